@@ -1,0 +1,49 @@
+"""Decoded images on disk, named after the files they come from: made once, read by all jobs."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import uuid
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from kd_bench.interfaces import UserError
+
+FOLDER = ".kd_bench_cache"
+
+
+def folders(root: Path) -> list[Path]:
+    """Where the cache of `root` may lie: in it, or, where `root` is read-only, with the user."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return [root / FOLDER, Path(home) / "kd_bench"]
+
+
+def find(root: Path, key: str) -> dict[str, Tensor] | None:
+    """The tensors saved as `key`, mapped rather than read, so that jobs share them; else None."""
+    for folder in folders(root):
+        path = folder / f"{key}.pt"
+        if path.exists():
+            try:
+                return torch.load(path, weights_only=True, mmap=True)
+            except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+                raise UserError(f"{path} is damaged: delete it, it is made anew") from error
+    return None
+
+
+def save(root: Path, key: str, tensors: dict[str, Tensor]) -> None:
+    """Save tensors as `key`. The file appears whole or not at all, whoever else writes it."""
+    beside, own = folders(root)
+    folder = beside if os.access(root, os.W_OK) else own
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f"{key}.{uuid.uuid4().hex}.part"
+    try:
+        with open(part, "xb") as file:
+            torch.save(tensors, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, folder / f"{key}.pt")
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,258 @@
+"""Images as a job sees them: on its device as uint8, made into normalised batches on demand."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from kd_bench.data import views
+from kd_bench.data.source import Description, Source, Split
+from kd_bench.interfaces import require
+
+# Which images are held out is part of the data set, not of a job: every seed has the same.
+VALIDATION_SEED = 20150309
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """A data set on a device. Only the batch that is asked for is ever more than uint8."""
+
+    train: Split  # image [N, H+2p, W+2p, 3]: padded for `view`
+    test: Split
+    validation: Split | None
+    num_classes: int
+    pad: int
+    flip: bool
+    mean: Tensor  # [3] float, of pixels in [0, 1]
+    std: Tensor  # [3]
+    fingerprint: str  # of training and test images and labels, as the source gave them
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of an image, without padding."""
+        _, height, width, _ = self.test.image.shape
+        return height, width
+
+    @property
+    def train_size(self) -> int:
+        """Number of training images, after a validation split was taken."""
+        return len(self.train.target)
+
+    @property
+    def view_count(self) -> int:
+        """Number of different views of a training image."""
+        return views.view_count(self.pad, self.flip)
+
+    def view(self, index: Tensor, epoch: int | Tensor, seed: int) -> Tensor:
+        """Training images `index` [B], cropped and flipped at random, normalised.
+
+        float [B, 3, H, W], channels_last. What an image looks like depends on (seed, epoch, its
+        index) alone: neither on the batch it is in nor on the device.
+        """
+        return self.render(index, views.draw_view(seed, epoch, index, self.view_count))
+
+    def render(self, index: Tensor, view: Tensor) -> Tensor:
+        """Training images `index` [B] in the views numbered `view` [B]: float [B, 3, H, W]."""
+        image = views.gather(self.train.image, index, view, self.pad, self.flip)
+        return self._normalise(image)
+
+    def clean(self, split: Split, start: int, stop: int) -> Tensor:
+        """Images start..stop-1 of a split, normalised, as they are: float [B, 3, H, W].
+
+        Of `train`, whose images are padded, this gives the middle: the image itself.
+        """
+        height, width = self.image_size
+        margin = (split.image.shape[1] - height) // 2
+        middle = slice(margin, margin + height), slice(margin, margin + width)
+        return self._normalise(split.image[start:stop, middle[0], middle[1]])
+
+    def _normalise(self, image: Tensor) -> Tensor:
+        """(image / 255 - mean) / std of uint8 [B, H, W, 3], as float [B, 3, H, W] channels_last."""
+        # Product and sum are rounded one after the other. An operator that fuses them leaves it
+        # to the device, and to the place in the batch, whether the product is rounded.
+        scale, shift = self._scale_and_shift
+        return image.float().mul_(scale).add_(shift).permute(0, 3, 1, 2)
+
+    @cached_property
+    def _scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """(x / 255 - mean) / std as x * scale + shift, each [H, W, 3].
+
+        One value per pixel where three would do: five times faster on a CPU, whose inner loop
+        would else be three long.
+        """
+        mean, std = self.mean.double(), self.std.double()
+        scale, shift = 1 / (255 * std), -mean / std
+        return tuple(x.float().expand(*self.image_size, 3).contiguous() for x in (scale, shift))
+
+
+class Dataset:
+    """A source of images, and how its images are seen: `dataset` of the configuration."""
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        pad: int,
+        padding: str,
+        flip: bool,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        validation: int = 0,
+    ):
+        """Views are crops after padding by `pad` pixels of `padding` ("zero" or "reflect").
+
+        `mean` and `std` per channel of pixels in [0, 1], or None: those of the training images.
+        `validation` images leave the training set, the same ones in every job.
+        """
+        require(pad >= 0, f"dataset.pad must be at least 0, got {pad}")
+        require(
+            padding in ("zero", "reflect"),
+            f"dataset.padding must be zero or reflect, got {padding}",
+        )
+        for name, values in (("mean", mean), ("std", std)):
+            require(
+                values is None or len(values) == 3,
+                f"dataset.{name} must be three numbers (red, green, blue) or null, got {values}",
+            )
+        require(std is None or min(std) > 0, f"dataset.std must be above 0, got {std}")
+        self.source = source
+        self.pad = pad
+        self.padding = padding
+        self.flip = flip
+        self.mean = mean
+        self.std = std
+        self.validation = validation
+
+    def describe(self) -> Description:
+        """Sizes as a job has them, without decoding; refuses settings that do not fit them."""
+        described = self.source.describe()
+        smaller = min(described.height, described.width)
+        require(
+            self.pad < smaller,
+            f"dataset.pad must be below the image size ({smaller}), got {self.pad}",
+        )
+        require(
+            0 <= self.validation < described.train_size,
+            f"dataset.validation must be from 0 to {described.train_size - 1} "
+            f"(training images less one), got {self.validation}",
+        )
+        return replace(described, train_size=described.train_size - self.validation)
+
+    def load(self, device: str | torch.device = "cpu") -> Data:
+        """Decode, check, hold out the validation images, measure, pad and move to the device."""
+        described = self.describe()
+        train, test = self.source.load()
+        _check_split(train, described.train_size + self.validation, described, "training set")
+        _check_split(test, described.test_size, described, "test set")
+        fingerprint = fingerprint_of(train, test)
+        train, validation = hold_out(train, self.validation)
+        _check_classes(train, described, "training set that validation leaves")
+        mean, std = self._statistics(train)
+        padded = Split(views.pad_images(train.image, self.pad, self.padding), train.target)
+        return Data(
+            train=_move(padded, device),
+            test=_move(test, device),
+            validation=_move(validation, device) if validation else None,
+            num_classes=described.num_classes,
+            pad=self.pad,
+            flip=self.flip,
+            mean=mean.to(device),
+            std=std.to(device),
+            fingerprint=fingerprint,
+        )
+
+    def _statistics(self, train: Split) -> tuple[Tensor, Tensor]:
+        """Mean and deviation per channel, float [3]: the given ones, else those of the images."""
+        mean, std = self.mean, self.std
+        if mean is None or std is None:
+            measured = channel_statistics(train.image)
+            mean, std = measured[0] if mean is None else mean, measured[1] if std is None else std
+        mean, std = (torch.as_tensor(x, dtype=torch.float32) for x in (mean, std))
+        require(
+            bool((std > 0).all()),
+            "a colour channel is the same in all training images, so it has no deviation to "
+            "divide by: set dataset.std",
+        )
+        return mean, std
+
+
+def channel_statistics(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and population deviation of each channel of uint8 [N, H, W, 3]: double [3], in [0, 1].
+
+    From counts of the 256 levels, which are exact for any number of images and threads.
+    """
+    channels = (image[..., c].flatten() for c in range(3))
+    count = torch.stack([channel.bincount(minlength=256) for channel in channels])  # [3, 256]
+    share = count / count.sum(1, keepdim=True).double()
+    level = torch.arange(256, dtype=torch.float64) / 255
+    mean = (share * level).sum(1)
+    variance = (share * (level - mean[:, None]) ** 2).sum(1)
+    return mean, variance.sqrt()
+
+
+def hold_out(train: Split, size: int) -> tuple[Split, Split | None]:
+    """The training set without its validation images, and those; both in the order they had.
+
+    The images with the `size` smallest hashes of their positions are taken: a choice that neither
+    a library's random numbers nor a job's seed can change, and of which a smaller one is a part.
+    """
+    if size == 0:
+        return train, None
+    position = torch.arange(len(train.target))
+    rank = views.splitmix64(position + VALIDATION_SEED).argsort()
+    held, kept = (chosen.sort().values for chosen in (rank[:size], rank[size:]))
+    return _select(train, kept), _select(train, held)
+
+
+def fingerprint_of(train: Split, test: Split) -> str:
+    """16 hexadecimal digits of SHA-256 over shapes, pixels and labels of both splits."""
+    digest = hashlib.sha256()
+    for tensor in (train.image, train.target, test.image, test.target):
+        digest.update(str(tuple(tensor.shape)).encode())
+        digest.update(tensor.flatten().numpy())
+    return digest.hexdigest()[:16]
+
+
+def _select(split: Split, index: Tensor) -> Split:
+    return Split(split.image[index], split.target[index])
+
+
+def _move(split: Split, device: str | torch.device) -> Split:
+    return Split(split.image.to(device), split.target.to(device))
+
+
+def _check_split(split: Split, size: int, described: Description, name: str) -> None:
+    """Refuse a source whose images are not what it described."""
+    require(size > 0, f"the {name} has no image")
+    expected = (size, described.height, described.width, 3)
+    shape, dtype = tuple(split.image.shape), split.image.dtype
+    require(
+        shape == expected and dtype == torch.uint8,
+        f"the {name} should be uint8 images {list(expected)}, got {dtype} {list(shape)}",
+    )
+    shape, dtype = tuple(split.target.shape), split.target.dtype
+    require(
+        shape == (size,) and dtype == torch.int64,
+        f"the {name} should have int64 classes [{size}], got {dtype} {list(shape)}",
+    )
+    low, high = int(split.target.min()), int(split.target.max())
+    require(
+        low >= 0 and high < described.num_classes,
+        f"classes of the {name} should be 0..{described.num_classes - 1}, got {low}..{high}",
+    )
+    _check_classes(split, described, name)
+
+
+def _check_classes(split: Split, described: Description, name: str) -> None:
+    count = split.target.bincount(minlength=described.num_classes)
+    empty = (count == 0).nonzero().flatten().tolist()
+    require(
+        not empty,
+        f"{len(empty)} of {described.num_classes} classes have no image in the {name}: "
+        f"{', '.join(map(str, empty[:5]))}{', ...' if len(empty) > 5 else ''}",
+    )

@@ -1,0 +1,57 @@
+"""Handwritten digits of 8x8 pixels: real images that come with scikit-learn, without a download."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from kd_bench.data.source import Description, Split
+from kd_bench.interfaces import require
+
+IMAGES = 1797  # the test part of "Optical Recognition of Handwritten Digits" (UCI, 1998)
+SIZE = 8
+LEVELS = 16  # pixels are 0..16: how many of 4x4 binary pixels were set
+
+
+class Digits:
+    """The digits split by file order: the first `train` images to train on, the rest to test.
+
+    A random split is nearly solved by any network (98-99 %). By file order most writers of the
+    test images are unseen, which leaves something to gain.
+    """
+
+    def __init__(self, train: int):
+        require(
+            0 < train < IMAGES,
+            f"dataset.source.train must be from 1 to {IMAGES - 1} of the {IMAGES} digits, "
+            f"got {train}",
+        )
+        self.train = train
+
+    def describe(self) -> Description:
+        """Sizes; a `UserError` if scikit-learn or its file is not there."""
+        _file()
+        return Description(10, SIZE, SIZE, self.train, IMAGES - self.train)
+
+    def load(self) -> tuple[Split, Split]:
+        """Grey levels 0..16 become 0..255, the nearest integer to level * 255 / 16 (half: up)."""
+        table = np.loadtxt(_file(), delimiter=",", dtype=np.int64)  # [1797, 64 pixels + label]
+        pixels, target = table[:, :-1], torch.from_numpy(table[:, -1].copy())
+        grey = (2 * 255 * pixels + LEVELS) // (2 * LEVELS)
+        image = torch.from_numpy(grey.astype(np.uint8)).view(IMAGES, SIZE, SIZE, 1)
+        image = image.expand(-1, -1, -1, 3).contiguous()
+        parts = slice(None, self.train), slice(self.train, None)
+        train, test = (Split(image[part], target[part]) for part in parts)
+        return train, test
+
+
+def _file() -> Path:
+    """The file inside the installed scikit-learn. Importing its loader would cost every job 1 s."""
+    package = find_spec("sklearn")
+    require(package is not None, "the digits are part of scikit-learn: pip install scikit-learn")
+    path = Path(package.submodule_search_locations[0], "datasets", "data", "digits.csv.gz")
+    require(path.is_file(), f"the installed scikit-learn has no digits at {path}: reinstall it")
+    return path

@@ -1,0 +1,93 @@
+"""A view of an image (crop and flip) is a pure function of (seed, epoch, index), in integers.
+
+The images lie padded in memory, so a view is a window of the original size at one of (2p+1)^2
+places, mirrored or not. Integer arithmetic alone decides: the same view on every device, in
+whatever batch the image comes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def _signed(word: int) -> int:
+    """The int64 with the bits of an unsigned 64-bit word."""
+    return word - (1 << 64) if word >> 63 else word
+
+
+_GAMMA = _signed(0x9E3779B97F4A7C15)
+_MIX1 = _signed(0xBF58476D1CE4E5B9)
+_MIX2 = _signed(0x94D049BB133111EB)
+_NONNEGATIVE = (1 << 63) - 1
+
+
+def _xorshift(z: Tensor, bits: int) -> Tensor:
+    # >> on int64 repeats the sign bit; the mask makes it the unsigned shift of the definition
+    return z ^ ((z >> bits) & ((1 << (64 - bits)) - 1))
+
+
+def splitmix64(state: Tensor) -> Tensor:
+    """The output of the generator splitmix64 at `state` (Steele, Lea and Flood, OOPSLA 2014).
+
+    int64 tensors carry the unsigned words bit for bit: they wrap on overflow just the same. As a
+    map of 64-bit words it is one to one.
+    """
+    z = state + _GAMMA
+    z = _xorshift(z, 30) * _MIX1
+    z = _xorshift(z, 27) * _MIX2
+    return _xorshift(z, 31)
+
+
+def view_count(pad: int, flip: bool) -> int:
+    """How many views an image has: (2 pad + 1)^2 places, twice that with flips."""
+    return (2 * pad + 1) ** 2 * (1 + flip)
+
+
+def draw_view(seed: int, epoch: int | Tensor, index: Tensor, count: int) -> Tensor:
+    """Which view each image of `index` [B] shows in this epoch: int64 [B], uniform in 0..count-1.
+
+    `epoch` may be a tensor, so that a captured step draws anew each time it is replayed.
+    """
+    epoch = torch.as_tensor(epoch).long()
+    # a scalar on the CPU mixes with an index on any device, without a copy or a wait
+    stream = splitmix64(torch.full_like(epoch, seed))
+    word = splitmix64(splitmix64(stream + epoch) + index)
+    return (word & _NONNEGATIVE) % count
+
+
+def place(view: Tensor, pad: int, flip: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """A view's top row and left column in the padded image, 0..2 pad, and if it is mirrored."""
+    corner = view // (1 + flip)
+    mirrored = view % (1 + flip) == 1
+    return corner // (2 * pad + 1), corner % (2 * pad + 1), mirrored
+
+
+def gather(padded: Tensor, index: Tensor, view: Tensor, pad: int, flip: bool) -> Tensor:
+    """Views cut out of padded images [N, H+2p, W+2p, C]: [B, H, W, C], contiguous, same type.
+
+    One lookup of whole pixels for the batch. On a CPU it is several times faster than indexing
+    by image, row and column, and than cutting windows and mirroring them in a second pass.
+    """
+    _, rows, columns, channels = padded.shape
+    height, width = rows - 2 * pad, columns - 2 * pad
+    top, left, mirrored = place(view, pad, flip)
+    y = torch.arange(height, device=index.device)
+    x = torch.arange(width, device=index.device)
+    x = torch.where(mirrored[:, None], width - 1 - x, x)  # [B, W]
+    corner = (index * rows + top) * columns + left  # [B], counted in pixels of all images
+    pixel = corner[:, None, None] + (y * columns)[:, None] + x[:, None, :]  # [B, H, W]
+    found = padded.view(-1, channels).index_select(0, pixel.flatten())
+    return found.view(len(index), height, width, channels)
+
+
+def pad_images(image: Tensor, pad: int, padding: str) -> Tensor:
+    """Images [N, H, W, C] with `pad` more pixels on each side: [N, H+2p, W+2p, C], on the CPU.
+
+    "zero" surrounds them with zeros; "reflect" mirrors them at the outermost pixel, which is not
+    repeated: 2 1 | 0 1 2 3 | 2 1.
+    """
+    mode = {"zero": "constant", "reflect": "reflect"}[padding]
+    width = ((0, 0), (pad, pad), (pad, pad), (0, 0))
+    return torch.from_numpy(np.pad(image.numpy(), width, mode=mode))

@@ -1,0 +1,162 @@
+"""CIFAR-10, CIFAR-100, SVHN and Fashion-MNIST, downloaded and read by torchvision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from kd_bench.data.source import Description, Split
+from kd_bench.interfaces import UserError, require
+
+# How torchvision says that files are missing or damaged: by their checksums, else by their content
+DAMAGED = (RuntimeError, ValueError, AssertionError)
+
+
+class TorchvisionSource:
+    """A set that torchvision knows, in the folder `root`; its sizes are constants.
+
+    A subclass names the set, its sizes and its files, and says how torchvision reads one split.
+    """
+
+    title: str
+    files: tuple[str, ...]  # relative to `root`: what is there when the set is there
+    num_classes: int
+    size: int  # height = width
+    train_size: int
+    test_size: int
+
+    def __init__(self, root: str, download: bool):
+        self.root = Path(root).expanduser().absolute()
+        self.download = download
+
+    def describe(self) -> Description:
+        """Sizes; a `UserError` if the files are missing and must not be downloaded."""
+        found = all((self.root / file).exists() for file in self.files)
+        require(found or self.download, f"{self.title} is not in {self.root}: {self._remedy()}")
+        return Description(self.num_classes, self.size, self.size, self.train_size, self.test_size)
+
+    def load(self) -> tuple[Split, Split]:
+        """Both splits in their published order, downloaded first where that is asked for."""
+        try:
+            return self._load(download=False)
+        except DAMAGED as error:
+            if not self.download:
+                raise UserError(
+                    f"{self.title} in {self.root} is incomplete or damaged: {self._remedy()}"
+                ) from error
+        with _alone(self.root):
+            try:
+                return self._load(download=True)
+            except (*DAMAGED, OSError) as error:
+                reason = " ".join(str(error).split())  # torchvision's takes several lines
+                raise UserError(
+                    f"{self.title} could not be downloaded to {self.root}: {reason}"
+                ) from error
+
+    def read(self, train: bool, download: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Images uint8 [N, H, W, 3] and classes [N] of one split, from torchvision's arrays."""
+        raise NotImplementedError
+
+    def _load(self, download: bool) -> tuple[Split, Split]:
+        pairs = [self.read(train, download) for train in (True, False)]
+        train, test = (
+            Split(
+                torch.from_numpy(np.ascontiguousarray(image)),
+                torch.from_numpy(np.asarray(target, dtype=np.int64)),
+            )
+            for image, target in pairs
+        )
+        return train, test
+
+    def _remedy(self) -> str:
+        return "get it with dataset.download=true, or say where it is with dataset.root=FOLDER"
+
+
+class CIFAR10(TorchvisionSource):
+    """CIFAR-10 (Krizhevsky, 2009): photos of 10 kinds of things."""
+
+    title = "CIFAR-10"
+    files = ("cifar-10-batches-py",)
+    num_classes = 10
+    size = 32
+    train_size = 50_000
+    test_size = 10_000
+
+    def read(self, train: bool, download: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Images and classes of one split."""
+        read = _datasets().CIFAR10(self.root, train=train, download=download)
+        return read.data, read.targets
+
+
+class CIFAR100(TorchvisionSource):
+    """CIFAR-100 (Krizhevsky, 2009) with its 100 fine classes."""
+
+    title = "CIFAR-100"
+    files = ("cifar-100-python",)
+    num_classes = 100
+    size = 32
+    train_size = 50_000
+    test_size = 10_000
+
+    def read(self, train: bool, download: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Images and fine classes of one split."""
+        read = _datasets().CIFAR100(self.root, train=train, download=download)
+        return read.data, read.targets
+
+
+class SVHN(TorchvisionSource):
+    """Street View House Numbers, cropped digits (Netzer et al., 2011), without the 'extra' images.
+
+    Its files call the digit 0 class 10; here, as in torchvision, it is class 0.
+    """
+
+    title = "SVHN"
+    files = ("train_32x32.mat", "test_32x32.mat")
+    num_classes = 10
+    size = 32
+    train_size = 73_257
+    test_size = 26_032
+
+    def read(self, train: bool, download: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Images and digits of one split."""
+        split = "train" if train else "test"
+        read = _datasets().SVHN(self.root, split=split, download=download)
+        return read.data.transpose(0, 2, 3, 1), read.labels
+
+
+class FashionMNIST(TorchvisionSource):
+    """Fashion-MNIST (Xiao, Rasul and Vollgraf, arXiv:1708.07747): grey, as 3 equal channels."""
+
+    title = "Fashion-MNIST"
+    files = ("FashionMNIST/raw",)
+    num_classes = 10
+    size = 28
+    train_size = 60_000
+    test_size = 10_000
+
+    def read(self, train: bool, download: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Images and classes of one split."""
+        read = _datasets().FashionMNIST(self.root, train=train, download=download)
+        return np.repeat(read.data.numpy()[..., None], 3, axis=3), read.targets.numpy()
+
+
+def _datasets():
+    """torchvision.datasets, imported where images are read: its import takes 2 s."""
+    from kd_bench.data._torchvision import torchvision
+
+    return torchvision.datasets
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """One process at a time downloads to a folder; the others wait and then find the files."""
+    import fcntl  # not on Windows, where all but the download works
+
+    root.mkdir(parents=True, exist_ok=True)
+    with open(root / ".kd_bench_download.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # given back when the file closes, also by a crash
+        yield

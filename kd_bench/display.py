@@ -1,0 +1,167 @@
+"""What a person sees while jobs run: live where the output is a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from kd_bench.records import read_result
+
+if TYPE_CHECKING:
+    from kd_bench.sweep import Job, Running, Slot
+
+
+def console() -> Console:
+    """Where people read; keeps lines whole where no terminal limits their width."""
+    width = None if sys.stdout.isatty() else 200
+    return Console(width=width, highlight=False, soft_wrap=True)
+
+
+def progress_bar(to: Console) -> Progress:
+    """A bar with what is done, a few words, and the time left; nothing without a terminal."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[words]}"),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=to, disable=not to.is_terminal, transient=True)
+
+
+class JobDisplay:
+    """A bar over the epochs of a job, and a line when it is done."""
+
+    def __init__(self):
+        self.console = console()
+        self._bar: Progress | None = None
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self.console.print(text, markup=False)
+
+    def begin(self, label: str, epochs: int) -> None:
+        """Show a job's bar."""
+        self._bar = progress_bar(self.console)
+        self._task = self._bar.add_task(label, total=epochs, words="")
+        self._bar.start()
+
+    def epoch(self, row: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
+        """Move the bar to an epoch."""
+        self._bar.update(self._task, completed=row["epoch"], words=epoch_words(row, timing))
+
+    def end(self) -> None:
+        """Take the bar away."""
+        self._bar.stop()
+
+    def result(self, label: str, record: Mapping[str, Any], trained: bool) -> None:
+        """A job's number, and whether it had been trained before."""
+        verb = "done" if trained else "done already, nothing to train"
+        self.say(f"{label}: {verb}: {accuracy_words(record)}")
+
+
+def epoch_words(row: Mapping[str, Any], timing: Mapping[str, Any]) -> str:
+    """An epoch in a few words: 93.4 % 5,210 images/s."""
+    return f"{row['test_accuracy']:.2f} % {timing['images_per_second']:,.0f} images/s"
+
+
+def accuracy_words(record: Mapping[str, Any]) -> str:
+    """A record's number in a few words: 93.4 % after 20 epochs, 3.1 s."""
+    epochs = record["config"]["recipe"]["epochs"]
+    last, seconds = record["accuracy"]["last"], record["seconds"]
+    return f"{last:.2f} % after {epochs} epochs, {seconds:.1f} s"
+
+
+class SweepDisplay:
+    """A line for every job that ends, and below them a live view of the slots."""
+
+    def __init__(self, total: int):
+        self.console = console()
+        self.total = total
+        self._live = Live(console=self.console, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> SweepDisplay:
+        if self.console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._live.stop()
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self.console.print(text, markup=False)
+
+    def done(self, job: Job) -> None:
+        """A job has its result."""
+        record = read_result(job.path)
+        self.say(f"{job.label}: done: {accuracy_words(record)}")
+
+    def done_already(self, job: Job) -> None:
+        """A job had its result before."""
+        self.say(f"{job.label}: done already, nothing to train")
+
+    def elsewhere(self, job: Job) -> None:
+        """Another process works at a job."""
+        self.say(f"{job.label}: being trained by another process, waiting for it")
+
+    def failed(self, job: Job, reason: str, waiting: Sequence[str]) -> None:
+        """A job ended without a result."""
+        for_whom = f"; waiting for it: {', '.join(waiting)}" if waiting else ""
+        self.say(f"{job.label}: FAILED: {reason}; see {job.path / 'console.log'}{for_whom}")
+
+    def interrupted(self) -> None:
+        """The sweep was asked to end."""
+        self.say("interrupted; the same command again goes on from here")
+
+    def failures(self, jobs: Sequence[Job], reasons: Mapping[str, str]) -> None:
+        """All that failed, at the end."""
+        self.say(f"{len(jobs)} of {self.total} jobs failed:")
+        for job in jobs:
+            self.say(f"  {job.label}: {reasons[job.folder]}; see {job.path}")
+
+    def table(self, jobs: Sequence[Job], failed: Mapping[str, str]) -> None:
+        """The results of a sweep's jobs, as far as they are there."""
+        from kd_bench import table  # pandas and scipy cost a second; only now are they needed
+
+        found = [record for job in jobs if (record := read_result(job.path))]
+        if found:
+            failures = [{"folder": folder, "reason": why} for folder, why in failed.items()]
+            self.say(table.render(found, failures=failures, format="terminal"))
+
+    def update(self, running: Mapping[Slot, Running], pending: Sequence[Job], failed: Mapping):
+        """Show what each slot does."""
+        if not self.console.is_terminal:
+            return
+        grid = Table.grid(padding=(0, 2))
+        for slot, now in running.items():
+            grid.add_row(slot.name, now.job.label, _last_epoch(now.job))
+        done = self.total - len(pending) - len(running) - len(failed)
+        counts = f"{done} done, {len(running)} running, {len(pending)} left, {len(failed)} failed"
+        grid.add_row("", counts, "")
+        self._live.update(grid)
+
+
+def _last_epoch(job: Job) -> str:
+    """A running job's last epoch, as its files tell it."""
+    epochs = job.config["recipe"]["epochs"]
+    try:
+        row, timing = (
+            dict(zip(lines[0].split(","), lines[-1].split(","), strict=True))
+            for lines in (
+                (job.path / name).read_text().splitlines() for name in ("history.csv", "timing.csv")
+            )
+        )
+    except FileNotFoundError:
+        return "starting"
+    words = epoch_words(
+        {"test_accuracy": float(row["test_accuracy"])},
+        {"images_per_second": float(timing["images_per_second"])},
+    )
+    return f"epoch {row['epoch']}/{epochs} {words}"

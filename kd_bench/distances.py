@@ -1,0 +1,31 @@
+"""Distances between tensors as functions: tensors in, numbers out, no weights and no state."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def soft_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """How far softened predictions are apart, for each image: [B, K], [B, K] -> [B].
+
+    KL(p || q) = sum_k p_k log(p_k / q_k) with p = softmax(teacher / T), q = softmax(student / T);
+    Hinton, Vinyals and Dean, arXiv:1503.02531, section 2.
+
+    Without the factor T^2, which belongs to the methods that want it. One number per image, so
+    that a method can weigh or leave out images before it takes the mean.
+    """
+    log_p = F.log_softmax(teacher / temperature, dim=1)
+    log_q = F.log_softmax(student / temperature, dim=1)
+    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
+
+
+def attention_map(features: Tensor) -> Tensor:
+    """Where a network looks: [B, C, H, W] -> [B, H*W], each row of length one.
+
+    Q = mean_c F_c^2, flattened and divided by its L2 norm; Zagoruyko and Komodakis,
+    arXiv:1612.03928, section 3.1 (F^2_sum; mean or sum is the same after the division). Features
+    that are zero everywhere give zeros, and a gradient of zero.
+    """
+    energy = features.pow(2).mean(1).flatten(1)  # [B, H*W]
+    return F.normalize(energy, dim=1, eps=1e-12)

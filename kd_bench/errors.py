@@ -1,0 +1,21 @@
+"""Mistakes of the user, told apart from bugs: one line with the right choices, and no traceback."""
+
+from __future__ import annotations
+
+import math
+
+
+class UserError(ValueError):
+    """A mistake of the user: one line that names the right choices."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise a `UserError` with `message` unless `condition` holds."""
+    if not condition:
+        raise UserError(message)
+
+
+def require_positive(name: str, value: float) -> None:
+    """Raise a `UserError` unless `value`, called `name` in YAML, is a finite number above 0."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    require(number and 0 < value < math.inf, f"{name} must be a number above 0, got {value!r}")

@@ -1,0 +1,109 @@
+"""What rows and columns are called: a name, and in brackets what differs from it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from kd_bench.records import PLACES, flatten
+
+
+def nodes(tree: Mapping, above: str = "") -> list[str]:
+    """Every path into nested dicts: ["losses", "losses.st", "losses.st.temperature"]."""
+    found = []
+    for key, value in tree.items():
+        found.append(above + key)
+        if isinstance(value, Mapping):
+            found += nodes(value, f"{above}{key}.")
+    return found
+
+
+def short_name(path: str, paths: Iterable[str]) -> str:
+    """The shortest end of `path` that no other of `paths` ends with: "temperature"."""
+    parts = path.split(".")
+    others = [f".{other}" for other in paths if other != path]
+    ends = (".".join(parts[-length:]) for length in range(1, len(parts) + 1))
+    return next((end for end in ends if not any(o.endswith(f".{end}") for o in others)), path)
+
+
+def spelled(value: Any) -> str:
+    """A configuration's value as one would type it on the command line."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return json.dumps(value)
+
+
+def natural(text: str) -> list:
+    """Sorts names with numbers as a reader would: resnet8 before resnet20."""
+    parts = re.split(r"(\d+)", text)  # text and number in turns, so that like meets like
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)]
+
+
+def in_brackets(name: str, details: Iterable[str]) -> str:
+    """`name (detail, detail)`, or the bare name."""
+    joined = ", ".join(details)
+    return f"{name} ({joined})" if joined else name
+
+
+def changes(record: Mapping, section: str) -> dict[str, str]:
+    """The changed values of a section, by path: "losses.st.temperature" -> "8"."""
+    above = f"{section}."
+    return {
+        path.removeprefix(above): spelled(value)
+        for path, value in record["changed"].items()
+        if path.startswith(above) and path != f"{above}name"
+    }
+
+
+def _assignments(record: Mapping, section: str, paths: Iterable[str]) -> list[str]:
+    """Changed values as "temperature=8", with as much of the path as makes a name unique."""
+    values, every = changes(record, section), nodes(record["config"][section])
+    return [f"{short_name(path, every)}={values[path]}" for path in sorted(paths)]
+
+
+def method_label(record: Mapping) -> str:
+    """A row's name: the method, and the values of it that were changed: "st (temperature=8)"."""
+    method = record["config"]["method"]
+    return in_brackets(method["name"], _assignments(record, "method", changes(record, "method")))
+
+
+def setting(record: Mapping) -> list[str]:
+    """What was changed outside the method and is part of the job: "epochs=10", "teacher.seed=1"."""
+    dataset = [path for path in changes(record, "dataset") if not PLACES & set(path.split("."))]
+    found = _assignments(record, "dataset", dataset)
+    for section in ("model", "recipe"):
+        found += _assignments(record, section, changes(record, section))
+    if record["identity"].get("teacher"):
+        teacher = _assignments(record, "teacher", changes(record, "teacher"))
+        found += [f"teacher.{text}" for text in teacher]
+    return found
+
+
+def differences(jobs: list[Mapping]) -> list[list[str]]:
+    """For each of several jobs' identities, its values at the paths where they are not all equal.
+
+    A value equal to a default is left out of an identity, so a job may have nothing to tell.
+    """
+    by_job = [flatten(job) for job in jobs]
+    paths = sorted(set().union(*by_job))
+    differing = [path for path in paths if len({spelled(job.get(path)) for job in by_job}) > 1]
+    names = {path: short_name(path, paths) for path in differing}
+    return [[f"{names[p]}={spelled(job[p])}" for p in differing if p in job] for job in by_job]
+
+
+def conflict(jobs: Mapping[str, Mapping]) -> str:
+    """Where the jobs in some folders differ, in one line: "method.beta is 2 in A, 3 in B"."""
+    by_folder = {folder: flatten(job) for folder, job in jobs.items()}
+    told = []
+    for path in sorted(set().union(*by_folder.values())):
+        values: dict[str, str] = {}
+        for folder, job in by_folder.items():
+            value = spelled(job[path]) if path in job else "the default"
+            values.setdefault(value, folder)  # one folder is enough to find the rest
+        if len(values) > 1:
+            told.append(f"{path} is " + ", ".join(f"{v} in {f}" for v, f in values.items()))
+    return "; ".join(told)

@@ -1,0 +1,35 @@
+"""Paying More Attention to Attention (Zagoruyko and Komodakis, 2017), arXiv:1612.03928."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from kd_bench.adapters import map_stages, to_common_size
+from kd_bench.distances import attention_map
+from kd_bench.interfaces import Batch, Loss, Output, Spec
+
+
+class AttentionTransfer(Loss):
+    """Sum over stages of mean((Q_s - Q_t)^2), Q a network's attention map of length one.
+
+    The mean is over the batch and the positions, as in the authors' code, whose weight 1000 goes
+    with it; equation 2 of the paper has the norm of the difference, not squared. Since Q has length
+    one, the mean grows with 1 / (H W): small images want a smaller weight. Maps of unequal size
+    are brought to the smaller one before the attention is taken.
+    """
+
+    def __init__(self, spec: Spec, stages: Sequence[str]):
+        super().__init__(spec)
+        self.taps = map_stages(spec, stages)
+
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        pairs = ((student.features[stage], teacher.features[stage]) for stage in self.taps)
+        return sum(_attention_distance(s, t) for s, t in pairs)
+
+
+def _attention_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    s, t = map(attention_map, to_common_size(student, teacher))  # [B, H*W]
+    return F.mse_loss(s, t)

@@ -1,0 +1,30 @@
+"""Penultimate features by mean squared error: what the predecessor's tables call "logits".
+
+The predecessor is hankyul2/KnowledgeDistillation (2021); there is no paper.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from kd_bench.adapters import require_equal_channels
+from kd_bench.interfaces import Batch, Loss, Output, Spec
+
+
+class FeatureMSE(Loss):
+    """mean((h_s - h_t)^2) over the batch and the channels of what the classifier reads.
+
+    Raises:
+        UserError: where the two networks have not as many channels there.
+    """
+
+    taps = ("pooled",)
+
+    def __init__(self, spec: Spec):
+        super().__init__(spec)
+        require_equal_channels(spec, "pooled", "feature_mse")
+
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        s, t = (out.features["pooled"].flatten(1) for out in (student, teacher))  # [B, C]
+        return F.mse_loss(s, t)

@@ -1,0 +1,52 @@
+"""A Gift from Knowledge Distillation (Yim, Joo, Bae and Kim, 2017), CVPR 2017.
+
+As the predecessor, hankyul2/KnowledgeDistillation, trained it: beside cross entropy from the first
+epoch on, which is not the paper's way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kd_bench.adapters import map_stages, require_equal_channels, to_common_size
+from kd_bench.interfaces import Batch, Loss, Output, Spec, require
+
+
+def flow_matrix(first: Tensor, second: Tensor) -> Tensor:
+    """How two stages' channels go together: [B, C, H, W], [B, D, J, L] -> [B, C, D].
+
+    G = F_first F_second^T / (H W), the paper's equation 1; the larger map is averaged down first.
+    """
+    first, second = (x.flatten(2) for x in to_common_size(first, second))  # [B, C or D, H*W]
+    return torch.bmm(first, second.transpose(1, 2)) / first.shape[2]
+
+
+class FlowOfSolution(Loss):
+    """Mean over consecutive pairs of stages of mean((G_s - G_t)^2), G their flow matrix.
+
+    Where this leaves the paper: one stage of training instead of two; maps are made smaller by
+    average pooling instead of max pooling; means over the matrix and the pairs instead of sums.
+
+    Raises:
+        UserError: for fewer than two stages, and where the networks' channels differ.
+    """
+
+    def __init__(self, spec: Spec, stages: Sequence[str]):
+        super().__init__(spec)
+        self.taps = map_stages(spec, stages)
+        require(len(stages) > 1, f"FSP needs two stages or more, got {', '.join(stages)}")
+        for stage in self.taps:
+            require_equal_channels(spec, stage, "FSP")
+
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        s, t = (out.features for out in (student, teacher))
+        pairs = [
+            F.mse_loss(flow_matrix(s[a], s[b]), flow_matrix(t[a], t[b]))
+            for a, b in pairwise(self.taps)
+        ]
+        return torch.stack(pairs).mean()

@@ -1,0 +1,26 @@
+"""Distilling the Knowledge in a Neural Network (Hinton et al., 2014), arXiv:1503.02531."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from kd_bench.distances import soft_kl
+from kd_bench.interfaces import Batch, Loss, Output, Spec, require_positive
+
+
+class SoftTarget(Loss):
+    """T^2 KL(softmax(z_t / T) || softmax(z_s / T)), summed over classes, mean over the batch.
+
+    The factor T^2 keeps the size of the gradient as T changes (section 2 of the paper). The paper
+    gives cross entropy a much lower weight than this term; both at 1 and T = 4 are the choice of
+    the predecessor, hankyul2/KnowledgeDistillation.
+    """
+
+    def __init__(self, spec: Spec, temperature: float):
+        super().__init__(spec)
+        require_positive("temperature", temperature)
+        self.temperature = temperature
+
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        distance = soft_kl(student.logits, teacher.logits, self.temperature)  # [B]
+        return self.temperature**2 * distance.mean()

@@ -1,0 +1,351 @@
+"""One job from its plain configuration to its record: teacher, lock, training, result."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import kd_bench
+from kd_bench import build, checkpoint, records, schema
+from kd_bench.data.dataset import Data
+from kd_bench.interfaces import Spec
+from kd_bench.records import Lock, Locked
+from kd_bench.seeds import stream
+from kd_bench.teacher import Teacher, load_weights
+from kd_bench.train import Progress, Row, Training, percent_equal, phases, predictions, train
+
+Config = Mapping[str, Any]
+WEIGHTS = "weights.pt"
+
+
+class Quiet:
+    """Shows nothing of a job; the interface of whatever shows something."""
+
+    def say(self, text: str) -> None:
+        """A line about a job."""
+
+    def begin(self, label: str, epochs: int) -> None:
+        """A job's training begins, or goes on."""
+
+    def epoch(self, row: Row, timing: Row) -> None:
+        """An epoch is over."""
+
+    def end(self) -> None:
+        """A job's training is over."""
+
+
+def label(config: Config) -> str:
+    """A job in a few words: digits resnet20-resnet8 st seed 0."""
+    pair = config["model"]["name"]
+    if build.needs_teacher(config):
+        pair = f"{config['teacher']['model']['name']}-{pair}"
+    return f"{config['dataset']['name']} {pair} {config['method']['name']} seed {config['seed']}"
+
+
+def run(config: Config, changed: Config, show: Quiet) -> tuple[dict, bool]:
+    """Run a job, and its teacher's before it, unless they are done.
+
+    Args:
+        config: the whole job, shaped like `schema.Config`; checked already.
+        changed: what differs from the composed choice, kept in the record.
+        show: is told what happens.
+
+    Returns:
+        The record, and whether this call trained it.
+
+    Raises:
+        Locked: another process works at this job.
+    """
+    folder = Path(config["runs_dir"]) / build.folder_name(config)
+    if record := records.read_result(folder):
+        return record, False
+    teacher = build.teacher_job(config)
+    if teacher is not None:
+        _make_teacher(teacher, show)
+    records.make_folder(folder)
+    with Lock(folder):
+        if record := records.read_result(folder):  # finished while we waited for the lock
+            return record, False
+        try:
+            return _train_and_record(config, changed, folder, show), True
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            records.write_whole(folder / "error.txt", f"{reason}\n\n{traceback.format_exc()}")
+            raise
+
+
+def _make_teacher(config: Config, show: Quiet) -> None:
+    """Train the teacher, or wait for the process that does."""
+    folder = Path(config["runs_dir"]) / build.folder_name(config)
+    while True:
+        try:
+            run(config, {}, show)
+            return
+        except Locked as owner:
+            show.say(f"waiting for the teacher {label(config)}, which {owner} trains")
+            records.wait_for(folder)
+
+
+def _train_and_record(config: Config, changed: Config, folder: Path, show: Quiet) -> dict:
+    (folder / "error.txt").unlink(missing_ok=True)
+    device = choose_device(config["device"])
+    prepare_torch(config["threads"])
+    started = time.perf_counter()
+    job = assemble(config, device)
+    show.begin(label(config), sum(phase.epochs for phase in phases(job)))
+    events = _events(config, folder)
+
+    def report(row: Row, timing: Row) -> None:
+        show.epoch(row, timing)
+        if events is not None:
+            events.add(row | {"images_per_second": timing["images_per_second"]})
+
+    progress = train(job, folder, report)
+    show.end()
+    record = _record(config, changed, job, progress, folder)
+    record["seconds"] = round(sum(r["train"] + r["evaluation"] for r in progress.timing), 3)
+    record["seconds_of_process"] = round(time.perf_counter() - started, 3)
+    if events is not None:
+        numbers = {k: v for k, v in records.flatten(record["identity"]).items() if v is not None}
+        events.close(numbers, record["accuracy"]["last"], len(progress.history))
+    _finish(job, record, folder)
+    return record
+
+
+def _finish(job: Training, record: dict, folder: Path) -> None:
+    """Keep the weights, then the result: its presence means that all else is there."""
+    torch.save(job.student.net.state_dict(), folder / f".{WEIGHTS}")
+    os.replace(folder / f".{WEIGHTS}", folder / WEIGHTS)
+    records.write_json(folder / "result.json", record)
+    checkpoint.remove(folder)
+
+
+def _events(config: Config, folder: Path):
+    if not config["tensorboard"]:
+        return None
+    from kd_bench.events import Events  # a third of a second that a job without it is spared
+
+    return Events(folder)
+
+
+# Objects
+
+
+def choose_device(choice: str) -> torch.device:
+    """The device for `cpu`, `cuda`, or `auto`: the GPU where there is one."""
+    if choice == schema.Device.auto.value:
+        choice = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(choice)
+
+
+def prepare_torch(threads: int) -> None:
+    """Settings of the process that equal bits need; made before anything runs on a device."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, changes no result
+
+
+def assemble(config: Config, device: torch.device) -> Training:
+    """Everything that a job trains with, each part's random numbers from a stream of its own."""
+    data = build.dataset(config["dataset"]).load(device)
+    torch.manual_seed(stream(config["seed"], "student"))
+    student = build.network(config["model"], data.num_classes)
+    torch.manual_seed(stream(config["seed"], "teacher"))  # for one that is trained along
+    teacher = _load_teacher(config, data) if build.needs_teacher(config) else None
+    spec = Spec(
+        student=student.shapes(data.image_size),
+        teacher=teacher and teacher.shapes(data.image_size),
+        num_classes=data.num_classes,
+        labels=data.train.target,
+        epochs=config["recipe"]["epochs"],
+        teacher_net=teacher and teacher.net,
+    )
+    torch.manual_seed(stream(config["seed"], "method"))
+    method = build.method(config["method"], spec).to(device)
+    speed = schema.Speed(config["speed"])
+    layout = torch.contiguous_format if speed is schema.Speed.reference else torch.channels_last
+    for network in filter(None, (student, teacher)):
+        network.net.to(device, memory_format=layout)
+    return Training(
+        student.tapped(method.taps),
+        teacher
+        and Teacher(
+            teacher.tapped(method.taps),
+            learns=build.teacher_learns(config),
+            needs_graph=method.needs_graph,
+        ),
+        method,
+        data,
+        build.section(schema.RecipeConfig, config["recipe"]),
+        build.section(schema.InitConfig, config["method"]["init"]),
+        config["seed"],
+        speed,
+    )
+
+
+def _load_teacher(config: Config, data: Data) -> build.Network:
+    network = build.network(config["teacher"]["model"], data.num_classes)
+    if build.teacher_learns(config):
+        return network
+    path = config["teacher"]["checkpoint"]
+    if (job := build.teacher_job(config)) is not None:
+        folder = Path(config["runs_dir"]) / build.folder_name(job)
+        path = folder / WEIGHTS
+        if records.read_result(folder)["data_fingerprint"] != data.fingerprint:
+            raise RuntimeError(f"the teacher in {folder} learnt from other images; remove it")
+    load_weights(network.net, path, network.name)
+    network.net.requires_grad_(False)
+    return network
+
+
+# The record
+
+
+def _record(
+    config: Config, changed: Config, job: Training, progress: Progress, folder: Path
+) -> dict:
+    identity = build.identity(config)
+    device = job.data.train.target.device
+    return {
+        "format": 1,
+        "status": "done",
+        "folder": records.folder_name(identity, config["seed"]),
+        "digest": records.digest(identity),
+        "identity": identity,
+        "config": dict(config),
+        "changed": dict(changed),
+        "accuracy": _accuracy(progress.history),
+        "teacher": _teacher_record(config, job),
+        "images": {
+            "train": job.data.train_size,
+            "test": len(job.data.test.target),
+            "validation": 0 if job.data.validation is None else len(job.data.validation.target),
+        },
+        "parameters": _parameters(job),
+        "images_per_second": _median([row["images_per_second"] for row in progress.timing]),
+        "peak_memory_mb": _peak_memory_mb(device),
+        "device": device.type,
+        "device_name": _device_name(device),
+        "threads": torch.get_num_threads(),
+        "speed": job.speed.value,
+        "versions": {
+            "kd_bench": kd_bench.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+        },
+        **_commit(),
+        "data_fingerprint": job.data.fingerprint,
+        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def _accuracy(history: list[Row]) -> dict[str, Any]:
+    best = max(history, key=lambda row: row["test_accuracy"])
+    by_validation = None
+    if "validation_accuracy" in best:
+        chosen = max(history, key=lambda row: row["validation_accuracy"])
+        by_validation = chosen["test_accuracy"]
+    return {
+        "last": history[-1]["test_accuracy"],
+        "best": best["test_accuracy"],
+        "best_epoch": best["epoch"],
+        "best_val": by_validation,
+    }
+
+
+def _teacher_record(config: Config, job: Training) -> dict | None:
+    if job.teacher is None:
+        return None
+    test = job.data.test
+    taught = predictions(job.teacher.tapped, job.data, test)
+    said = predictions(job.student, job.data, test)
+    teacher_job = build.teacher_job(config)
+    return {
+        "folder": None if teacher_job is None else build.folder_name(teacher_job),
+        "accuracy": percent_equal(taught, test.target),
+        "source": config["teacher"]["source"],
+        "agreement": percent_equal(taught, said),
+    }
+
+
+def _parameters(job: Training) -> dict[str, int]:
+    student = sum(p.numel() for p in job.student.parameters())
+    adapters = sum(p.numel() for p in job.method.parameters())
+    return {"student": student, "training": student + adapters, "inference": student}
+
+
+def _median(values: list[float]) -> float:
+    return round(sorted(values)[len(values) // 2], 1)
+
+
+def _peak_memory_mb(device: torch.device) -> float:
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(kilobytes / 2**10, 1)
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if "model name" in line)
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _commit() -> dict[str, Any]:
+    """The commit of the code, and whether the code differs from it; None outside a checkout."""
+    root = Path(kd_bench.__file__).resolve().parent.parent
+
+    def git(*arguments: str) -> str | None:
+        command = ["git", "-C", str(root), *arguments]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        return done.stdout.strip()
+
+    if not (root / ".git").exists() or (commit := git("rev-parse", "HEAD")) is None:
+        return {"commit": None, "dirty": False}
+    return {"commit": commit, "dirty": bool(git("status", "--porcelain", "--", "kd_bench", "conf"))}
+
+
+# One job of a frozen sweep, in a process of its own
+
+
+def main() -> int:
+    """python -m kd_bench.run SWEEP.jsonl NUMBER: run one frozen job; what a sweep starts."""
+    path, number = sys.argv[1], int(sys.argv[2])
+    if cores := os.environ.get("KD_BENCH_CORES"):
+        os.sched_setaffinity(0, map(int, cores.split(",")))
+    sys.path.insert(0, os.getcwd())  # where a user's own losses and models are looked for
+    job = json.loads(Path(path).read_text().splitlines()[number])
+    try:
+        run(job["config"], job["changed"], Quiet())
+    except Locked:
+        return LOCKED_ELSEWHERE
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+LOCKED_ELSEWHERE = 75  # exit code: another process works at the job
+
+if __name__ == "__main__":
+    sys.exit(main())

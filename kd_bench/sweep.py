@@ -1,0 +1,289 @@
+"""Many jobs on one machine: frozen first, a process for each, and on past those that fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kd_bench import build, records
+from kd_bench.display import SweepDisplay
+from kd_bench.run import LOCKED_ELSEWHERE, label
+
+POLL_SECONDS = 0.05
+GRACE_SECONDS = 10.0  # that an interrupted job has to end by itself
+
+
+@dataclass
+class Job:
+    """One frozen job: all that it needs, so that editing conf/ changes nothing any more."""
+
+    config: dict[str, Any]
+    changed: dict[str, Any]
+    folder: str  # below runs_dir
+    label: str
+    after: str | None  # the folder of its teacher
+    asked: bool  # False for a teacher that is there for others' sake
+
+    @property
+    def path(self) -> Path:
+        """The job's folder."""
+        return Path(self.config["runs_dir"]) / self.folder
+
+    @property
+    def is_done(self) -> bool:
+        """Whether its result is there."""
+        return (self.path / "result.json").exists()
+
+
+def freeze(composed: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> list[Job]:
+    """Check all jobs, merge twins, and put before each job the job that makes its teacher.
+
+    Args:
+        composed: configurations, each with what was changed in it.
+
+    Raises:
+        UserError: for the first job that does not fit, before anything is trained.
+    """
+    build.check_all(config for config, _ in composed)
+    jobs: dict[str, Job] = {}
+    for config, changed in composed:
+        folder = build.folder_name(config)
+        after = None
+        if (teacher := build.teacher_job(config)) is not None:
+            after = build.folder_name(teacher)
+            jobs.setdefault(after, Job(teacher, {}, after, label(teacher), None, asked=False))
+        if folder in jobs:
+            jobs[folder].asked = True
+        else:
+            jobs[folder] = Job(dict(config), dict(changed), folder, label(config), after, True)
+    # A stable sort: teachers first, for others wait for them; else as they were asked for.
+    waited_for = {job.after for job in jobs.values()}
+    return sorted(jobs.values(), key=lambda job: job.folder not in waited_for)
+
+
+def write_frozen(jobs: Sequence[Job], name: str) -> Path:
+    """Write the jobs to runs/.sweeps/<name>.jsonl, a line each."""
+    folder = Path(jobs[0].config["runs_dir"]) / ".sweeps"
+    records.make_folder(folder)
+    path = folder / f"{name}.jsonl"
+    records.write_whole(path, "".join(json.dumps(asdict(job)) + "\n" for job in jobs))
+    return path
+
+
+# Slots
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place for one job: a GPU (or a share of one), or a few cores."""
+
+    name: str
+    environment: dict[str, str] = field(hash=False)
+
+
+def visible_gpus() -> list[str]:
+    """Ids of the GPUs that this process may use; asks nvidia-smi, so torch need not be loaded."""
+    if (chosen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [gpu for gpu in chosen.split(",") if gpu]
+    command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    return found.split()
+
+
+def make_slots(
+    device: str, threads: int, jobs_per_gpu: int, jobs_at_once: int | None
+) -> list[Slot]:
+    """Where jobs run: every visible GPU `jobs_per_gpu` times, else the cores by `threads` each.
+
+    Args:
+        device: a job's `device`; "cpu" leaves GPUs alone.
+        threads: of a job.
+        jobs_per_gpu: jobs that share a GPU.
+        jobs_at_once: at most so many slots; None: as many as there are.
+    """
+    limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    gpus = visible_gpus() if device != "cpu" else []
+    slots = [
+        Slot(f"GPU {gpu}", limits | {"CUDA_VISIBLE_DEVICES": gpu})
+        for _ in range(jobs_per_gpu)
+        for gpu in gpus
+    ]
+    if not slots:
+        cores = sorted(os.sched_getaffinity(0))
+        groups = [cores[i : i + threads] for i in range(0, len(cores) - threads + 1, threads)]
+        slots = [
+            Slot(f"core {','.join(names)}", limits | {"KD_BENCH_CORES": ",".join(names)})
+            for names in ([str(core) for core in group] for group in groups or [cores])
+        ]
+    return slots[:jobs_at_once]
+
+
+# Running
+
+
+@dataclass
+class Running:
+    """A job's process in its slot."""
+
+    job: Job
+    process: subprocess.Popen
+    started: float
+
+
+class Sweep:
+    """Runs frozen jobs in slots until none is left.
+
+    Args:
+        jobs: teachers before those who wait for them.
+        frozen: the file in which `jobs` stand, in this order.
+        slots: places to run in.
+        show: is told what happens.
+    """
+
+    def __init__(
+        self, jobs: Sequence[Job], frozen: Path, slots: Sequence[Slot], show: SweepDisplay
+    ):
+        self.jobs, self.frozen, self.show = list(jobs), frozen, show
+        self.free = list(slots)
+        self.pending = list(jobs)
+        self.running: dict[Slot, Running] = {}
+        self.failed: dict[str, str] = {}  # folder -> reason
+        self.not_before: dict[str, float] = {}  # jobs that another process works at
+        self.interruptions = 0  # signals that asked the sweep to end
+
+    def run(self) -> None:
+        """Run all jobs. After SIGINT, SIGTERM or SIGHUP, stop them and leave no process behind."""
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        handlers = {number: signal.signal(number, self._interrupt) for number in numbers}
+        try:
+            while (self.pending or self.running) and not self.interruptions:
+                self._collect()
+                self._start_ready()
+                self.show.update(self.running, self.pending, self.failed)
+                time.sleep(POLL_SECONDS)
+            if self.running:
+                self._stop()
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    def _interrupt(self, _number: int, _frame: object) -> None:
+        # Only counted: an exception here could come between a process's start and its entry
+        # among the running, and leave it behind.
+        self.interruptions += 1
+
+    def _start_ready(self) -> None:
+        for job in list(self.pending):
+            if job.is_done:
+                self.pending.remove(job)
+                self.show.done_already(job)
+            elif job.after in self.failed:
+                self.pending.remove(job)
+                self.failed[job.folder] = f"its teacher failed: {job.after}"
+            elif self.free and self._is_ready(job):
+                self.pending.remove(job)
+                self._start(job)
+
+    def _is_ready(self, job: Job) -> bool:
+        teacher_is_there = job.after is None or (
+            (Path(job.config["runs_dir"]) / job.after / "result.json").exists()
+        )
+        return teacher_is_there and time.monotonic() >= self.not_before.get(job.folder, 0)
+
+    def _start(self, job: Job) -> None:
+        slot = self.free.pop(0)
+        records.make_folder(job.path)
+        number = next(i for i, other in enumerate(self.jobs) if other.folder == job.folder)
+        with open(job.path / "console.log", "ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "kd_bench.run", str(self.frozen), str(number)],
+                env=os.environ | slot.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on
+            )
+        self.running[slot] = Running(job, process, time.monotonic())
+
+    def _collect(self) -> None:
+        for slot, running in list(self.running.items()):
+            if (code := running.process.poll()) is None:
+                continue
+            del self.running[slot]
+            self.free.insert(0, slot)
+            self._ended(running.job, code)
+
+    def _ended(self, job: Job, code: int) -> None:
+        if job.is_done:
+            self.show.done(job)
+        elif code == LOCKED_ELSEWHERE:
+            self.not_before[job.folder] = time.monotonic() + 1.0
+            self.pending.append(job)
+            self.show.elsewhere(job)
+        else:
+            self.failed[job.folder] = self._reason(job, code)
+            waiting = [other.label for other in self.pending if other.after == job.folder]
+            self.show.failed(job, self.failed[job.folder], waiting)
+
+    def _reason(self, job: Job, code: int) -> str:
+        if code < 0:
+            reason = f"killed by {signal.Signals(-code).name}"
+        elif (job.path / "error.txt").exists():
+            return (job.path / "error.txt").read_text().partition("\n")[0]
+        else:
+            reason = f"ended with exit code {code} and no result"
+        records.write_whole(job.path / "error.txt", reason + "\n")
+        return reason
+
+    def _stop(self) -> None:
+        """Ask the jobs to end; make those that do not, at once if asked a second time."""
+        for number, seconds in ((signal.SIGINT, GRACE_SECONDS), (signal.SIGTERM, 2.0)):
+            if self.interruptions == 1:
+                self._signal(number)
+                self._wait(seconds)
+        self._signal(signal.SIGKILL)
+        for running in self.running.values():
+            running.process.wait()
+
+    def _signal(self, number: int) -> None:
+        for running in self.running.values():
+            if running.process.poll() is None:
+                os.killpg(running.process.pid, number)
+
+    def _wait(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while (
+            time.monotonic() < end
+            and self.interruptions == 1
+            and any(running.process.poll() is None for running in self.running.values())
+        ):
+            time.sleep(POLL_SECONDS)
+
+
+def run_sweep(jobs: Sequence[Job], name: str, slots: Sequence[Slot], show: SweepDisplay) -> int:
+    """Run frozen jobs, then print their table.
+
+    Returns:
+        The exit code: 0, 1 where jobs failed, 130 after an interruption.
+    """
+    sweep = Sweep(jobs, write_frozen(jobs, name), slots, show)
+    with show:
+        sweep.run()
+    show.table([job for job in jobs if job.asked], sweep.failed)
+    if sweep.failed:
+        show.failures([job for job in jobs if job.folder in sweep.failed], sweep.failed)
+    if sweep.interruptions:
+        show.interrupted()
+        return 130
+    return 1 if sweep.failed else 0

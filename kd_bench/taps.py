@@ -1,0 +1,158 @@
+"""Reads named stages of a network without changing it.
+
+A stage is a name for a place in a network: `path` means the output of the module at that path,
+`path:input` its first input. A module that is called more than once in a forward pass gives what
+it saw last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from kd_bench.interfaces import Output, Stages, UserError, require
+
+INPUT = ":input"
+
+
+class Tapped(nn.Module):
+    """A network that also tells the features at its tapped stages.
+
+    `forward(image)` returns an `Output` whose features are those of `taps` and nothing else. They
+    are the network's own tensors, not copies: what changes them in place afterwards would change
+    them here too, and `probe` refuses such stages. The hooks stay on `net`, which belongs to this
+    object from then on. A network's weights are saved from `.net`.
+
+    Raises:
+        UserError: for a tap that `stages` lacks, and for a path that `net` lacks.
+    """
+
+    def __init__(
+        self, net: nn.Module, stages: Mapping[str, str], taps: Iterable[str], model_name: str
+    ):
+        super().__init__()
+        self.net = net
+        self._features: dict[str, Tensor] = {}  # of the forward pass under way
+        for stage in dict.fromkeys(taps):
+            require(
+                stage in stages,
+                f"no stage '{stage}' in {model_name}; it has {', '.join(stages)}",
+            )
+            _hook(net, stage, stages[stage], self._features, model_name)
+
+    def forward(self, image: Tensor) -> Output:
+        logits = self.net(image)
+        features = dict(self._features)
+        self._features.clear()  # or this step's graph would live until the next
+        return Output(logits, features)
+
+
+def probe(
+    net: nn.Module, stages: Mapping[str, str], image_size: tuple[int, int], model_name: str
+) -> Stages:
+    """Shapes, without the batch, of all stages for images of `image_size` (height, width).
+
+    Runs `net` once on black images, in eval mode and without gradients, and leaves it bit for bit
+    as it was: parameters, buffers, the mode of each module, its hooks. Networks on the meta device
+    are probed without any arithmetic.
+
+    Raises:
+        UserError: for a path that `net` lacks, a stage that gives no tensor [B, ...], a stage that
+            is changed in place after it was read (as far as eval mode does it), and images of a
+            size that `net` cannot take.
+    """
+    seen, handles = _Seen(), []
+    try:
+        for stage, path in stages.items():
+            handles.append(_hook(net, stage, path, seen, model_name))
+        with _eval_mode(net), torch.no_grad():
+            net(_black(net, image_size))
+    except RuntimeError as error:
+        size = "x".join(map(str, (3, *image_size)))
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{model_name} cannot take images of {size}: {reason}") from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    shapes = {stage: seen.shape(stage, path, model_name) for stage, path in stages.items()}
+    return Stages(model_name, shapes, stages)
+
+
+_BATCH = 2  # two images, so that a batch dimension can be told from a dimension of one
+
+
+class _Seen(dict):
+    """Features beside the version they had when seen; an operation in place raises a version."""
+
+    def __setitem__(self, stage: str, feature: object) -> None:
+        version = feature._version if isinstance(feature, Tensor) else None
+        super().__setitem__(stage, (feature, version))
+
+    def shape(self, stage: str, path: str, model_name: str) -> tuple[int, ...]:
+        where = f"stage '{stage}' of {model_name}: '{path}'"
+        feature, version = self.get(stage, (None, None))
+        batched = isinstance(feature, Tensor) and feature.dim() > 1 and len(feature) == _BATCH
+        require(batched, f"{where} gives no tensor with the batch as its first dimension")
+        require(
+            feature._version == version,
+            f"{where} is changed in place after it is read; use ReLU(inplace=False) and the like",
+        )
+        return tuple(feature.shape[1:])
+
+
+def _black(net: nn.Module, image_size: tuple[int, int]) -> Tensor:
+    like = next(net.parameters(), torch.empty(0))
+    return torch.zeros(_BATCH, 3, *image_size, device=like.device, dtype=like.dtype)
+
+
+@contextmanager
+def _eval_mode(net: nn.Module) -> Iterator[None]:
+    # Module by module, as `net.train()` would also wake the parts that somebody had frozen.
+    modes = {module: module.training for module in net.modules()}
+    try:
+        for module in modes:
+            module.training = False
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _hook(
+    net: nn.Module, stage: str, path: str, features: dict[str, Tensor], model_name: str
+) -> RemovableHandle:
+    """Have `features[stage]` written whenever `net` runs."""
+    module = _module(net, stage, path.removesuffix(INPUT), model_name)
+    # Partial functions, not closures: a deep copy of a network must write into its own features.
+    if path.endswith(INPUT):
+        # Before the module runs, as it may work in place.
+        return module.register_forward_pre_hook(partial(_keep_input, features, stage))
+    return module.register_forward_hook(partial(_keep_output, features, stage))
+
+
+def _keep_input(features: dict, stage: str, module: nn.Module, inputs: tuple) -> None:
+    features[stage] = inputs[0] if inputs else None
+
+
+def _keep_output(features: dict, stage: str, module: nn.Module, inputs: tuple, output) -> None:
+    features[stage] = output
+
+
+def _module(net: nn.Module, stage: str, path: str, model_name: str) -> nn.Module:
+    module, found = net, []
+    for name in path.split("."):
+        children = dict(module.named_children())
+        place = f"'{'.'.join(found)}'" if found else "the network"
+        require(
+            name in children,
+            f"stage '{stage}' of {model_name}: no module '{path}'; "
+            f"{place} has {', '.join(children) or 'no modules'}",
+        )
+        module = children[name]
+        found.append(name)
+    return module

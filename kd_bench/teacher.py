@@ -1,0 +1,84 @@
+"""The teacher: frozen, in eval mode, and asked without gradients, unless a method says else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from kd_bench.errors import UserError
+from kd_bench.interfaces import Output
+from kd_bench.taps import Tapped
+
+
+class Teacher:
+    """The other network, made harmless once, here, unless the method has it learn.
+
+    After a job a teacher's parameters and batch-norm statistics are bit for bit what they were:
+    its parameters take no gradient, and it never leaves eval mode.
+
+    Args:
+        tapped: the network.
+        learns: it is trained along (deep mutual learning), so it is not frozen.
+        needs_graph: losses differentiate its outputs with respect to images or features.
+    """
+
+    def __init__(self, tapped: Tapped, *, learns: bool = False, needs_graph: bool = False):
+        self.tapped, self.learns = tapped, learns
+        self._has_gradients = learns or needs_graph
+        if not learns:
+            tapped.eval().requires_grad_(False)
+
+    def __call__(self, image: Tensor) -> Output:
+        """What the teacher says about images [B, 3, H, W]: logits [B, K] and tapped features."""
+        with torch.set_grad_enabled(self._has_gradients):
+            return self.tapped(image)
+
+
+def load_weights(net: nn.Module, path: str | Path, model: str) -> None:
+    """Load a state dict from a file into `net`; nothing in the file can run code.
+
+    The file holds a state dict, or a dict with one under "state_dict" or "model".
+
+    Raises:
+        UserError: where there is no such file, or its tensors are not those of the network.
+    """
+    state = read_state(path)
+    check_fits(net, state, path, model)
+    net.load_state_dict(state)
+
+
+def read_state(path: str | Path) -> dict[str, torch.Tensor]:
+    """The state dict in a file, on the CPU."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"cannot read the checkpoint {path}: {error.strerror}") from None
+    except Exception as error:  # torch.load raises anything from KeyError to UnpicklingError
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} is no checkpoint of tensors alone: {reason}") from None
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(map(torch.is_tensor, content.values())):
+        raise UserError(
+            f"{path} holds no state dict (names to tensors), nor one under 'state_dict' or 'model'"
+        )
+    return content
+
+
+def check_fits(
+    net: nn.Module, state: dict[str, torch.Tensor], path: str | Path, model: str
+) -> None:
+    """Refuse a state dict whose names or shapes are not the network's (which may be on meta)."""
+    wanted = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+    given = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    odd = [name for name in wanted | given if wanted.get(name) != given.get(name)]
+    if odd:
+        name = odd[0]
+        raise UserError(
+            f"the checkpoint {path} is not one of {model}: {len(odd)} of {len(wanted | given)}"
+            f" tensors differ; {name} is {given.get(name, 'missing')} in the file and"
+            f" {wanted.get(name, 'missing')} in the model"
+        )

@@ -1,0 +1,48 @@
+"""Real jobs for tests: composed from conf/ as the command line would, but tiny."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+from pathlib import Path
+
+from hydra import initialize_config_dir
+
+from kd_bench import compose, run
+from kd_bench.launchers import local
+
+TINY = (
+    "dataset=synthetic",
+    "dataset.source.train=40",
+    "dataset.source.test=24",
+    "dataset.source.num_classes=4",
+    "dataset.source.size=8",
+    "pair=resnet20-resnet8_half",
+    "model.net.widths=[4,4,8,8]",
+    "teacher.model.net.depth=8",
+    "recipe=quickstart",
+    "recipe.epochs=2",
+    "recipe.batch_size=16",
+    "teacher.recipe.epochs=1",
+    "tensorboard=false",
+)
+
+
+@cache
+def _composed(overrides: tuple[str, ...]) -> dict:
+    compose.register_schema()
+    local.register()
+    with initialize_config_dir(compose.CONFIG_DIR, version_base="1.3"):
+        return compose.job(overrides)[0]
+
+
+def job(runs_dir: Path, *overrides: str) -> dict:
+    """A tiny job's configuration; `overrides` come last."""
+    config = copy.deepcopy(_composed((*TINY, *overrides)))
+    return {**config, "runs_dir": str(runs_dir)}
+
+
+def trained(config: dict) -> tuple[dict, Path]:
+    """Run a job: its record, and its folder."""
+    record, _ = run.run(config, {}, run.Quiet())
+    return record, Path(config["runs_dir"]) / record["folder"]

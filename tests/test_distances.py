@@ -1,0 +1,122 @@
+"""Distances against numbers worked by hand, slow loops, and what the papers say of their limits."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.autograd import gradcheck
+
+from kd_bench.distances import attention_map, soft_kl
+
+
+def rand(*shape: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.double)
+
+
+def slow_kl(student: list[float], teacher: list[float], temperature: float) -> float:
+    p, q = slow_softmax(teacher, temperature), slow_softmax(student, temperature)
+    return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+
+
+def slow_softmax(logits: list[float], temperature: float) -> list[float]:
+    powers = [math.exp(z / temperature) for z in logits]
+    return [power / sum(powers) for power in powers]
+
+
+def test_soft_kl_of_three_quarters_against_a_half():
+    # softmax([2 ln 3, 0] / 2) = [3/4, 1/4], softmax([0, 0]) = [1/2, 1/2];
+    # 3/4 ln(3/2) + 1/4 ln(1/2) = 0.304099 - 0.173287 = 0.130812
+    student, teacher = torch.zeros(1, 2), torch.tensor([[2 * math.log(3), 0.0]])
+    assert soft_kl(student, teacher, 2.0).tolist() == pytest.approx([0.130812], abs=1e-6)
+    # and the other way round, as KL is no metric: 1/2 ln(2/3) + 1/2 ln 2 = 0.143841
+    assert soft_kl(teacher, student, 2.0).tolist() == pytest.approx([0.143841], abs=1e-6)
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 999), temperature=st.floats(0.5, 20))
+def test_soft_kl_is_the_sum_over_classes_for_each_image(seed, temperature):
+    student, teacher = 3 * rand(3, 5, seed=seed), 3 * rand(3, 5, seed=seed + 1000)
+    rows = zip(student.tolist(), teacher.tolist(), strict=True)
+    expected = [slow_kl(s, t, temperature) for s, t in rows]
+    distance = soft_kl(student, teacher, temperature)
+    assert distance.tolist() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 999), shift=st.floats(-50, 50))
+def test_soft_kl_does_not_see_a_shift_of_an_images_logits(seed, shift):
+    student, teacher = rand(4, 3, seed=seed), rand(4, 3, seed=seed + 1000)
+    shifted = soft_kl(student + shift, teacher - 2 * shift, 4.0)
+    torch.testing.assert_close(shifted, soft_kl(student, teacher, 4.0), rtol=1e-9, atol=1e-12)
+
+
+def test_soft_kl_is_zero_at_equality_and_nowhere_below():
+    student, teacher = rand(50, 4), rand(50, 4, seed=1)
+    assert (soft_kl(student, teacher, 4.0) > 0).all()
+    assert (soft_kl(teacher, teacher, 4.0) == 0).all()
+
+
+def test_soft_kl_does_not_change_with_classes_that_nobody_predicts():
+    student, teacher = rand(6, 10), rand(6, 10, seed=1)
+    nobody = torch.full((6, 90), -1e4, dtype=torch.double)
+    padded = soft_kl(torch.cat([student, nobody], 1), torch.cat([teacher, nobody], 1), 4.0)
+    torch.testing.assert_close(padded, soft_kl(student, teacher, 4.0), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_soft_kl_and_its_gradient_are_finite_for_extreme_logits(temperature):
+    student = torch.tensor([[1e4, -1e4, 0.0], [-1e4, 1e4, 1e4]], requires_grad=True)
+    teacher = torch.tensor([[-1e4, 1e4, 0.0], [1e4, -1e4, -1e4]])
+    distance = soft_kl(student, teacher, temperature)
+    # All of the teacher's mass is where the student's log-probability is -20,000 / T (- ln 2).
+    rounded = [20_000 / temperature, 20_000 / temperature + math.log(2)]
+    assert distance.tolist() == pytest.approx(rounded, rel=1e-5)
+    distance.sum().backward()
+    assert student.grad.isfinite().all()
+
+
+def test_soft_kl_has_the_gradient_that_differences_give():
+    student, teacher = rand(3, 4).requires_grad_(), rand(3, 4, seed=1)
+    assert gradcheck(lambda s: soft_kl(s, teacher, 4.0), student)
+
+
+def test_attention_is_where_the_energy_is():
+    # Two channels, two places: energies (3^2 + 1^2)/2 = 5 and (0^2 + 2^2)/2 = 2, length sqrt(29)
+    features = torch.tensor([[[[3.0, 0.0]], [[-1.0, 2.0]]]])
+    expected = [5 / math.sqrt(29), 2 / math.sqrt(29)]
+    assert attention_map(features)[0].tolist() == pytest.approx(expected)
+
+
+def test_attention_has_length_one_and_a_row_for_each_image():
+    attention = attention_map(rand(5, 3, 2, 4))
+    assert attention.shape == (5, 8)
+    torch.testing.assert_close(attention.norm(dim=1), torch.ones(5, dtype=torch.double))
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 999), scale=st.floats(0.01, 1000))
+def test_attention_does_not_see_the_scale_of_features(seed, scale):
+    features = rand(2, 3, 4, 4, seed=seed)
+    torch.testing.assert_close(attention_map(-scale * features), attention_map(features))
+
+
+def test_attention_does_not_see_the_order_of_channels():
+    features = rand(2, 4, 3, 3)
+    torch.testing.assert_close(attention_map(features[:, [2, 0, 3, 1]]), attention_map(features))
+
+
+def test_attention_of_nothing_is_zero_and_so_is_its_gradient():
+    features = torch.zeros(2, 3, 4, 4, requires_grad=True)
+    attention = attention_map(features)
+    assert not attention.any()
+    (attention - 0.25).pow(2).sum().backward()
+    assert not features.grad.any()
+
+
+def test_attention_has_the_gradient_that_differences_give():
+    assert gradcheck(attention_map, rand(2, 3, 2, 2).requires_grad_())

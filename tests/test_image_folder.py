@@ -1,0 +1,276 @@
+"""Images of one's own: what is read, what is refused, and what the cache keeps."""
+
+import os
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from kd_bench.data import cache, image_folder
+from kd_bench.data.dataset import Dataset
+from kd_bench.data.image_folder import ImageFolder
+from kd_bench.interfaces import UserError
+
+COLOURS = {"cat": (255, 0, 0), "dog": (0, 128, 255)}
+
+
+def save(path, pixels, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.asarray(pixels, dtype=np.uint8)).save(path, **options)
+
+
+def plain(colour, height=4, width=4):
+    return np.full((height, width, 3), colour)
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """Two red cats and one blue dog to train on, one of each to test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    root = tmp_path / "pets"
+    for name in ("train/cat/b.png", "train/cat/a.png", "train/dog/z.png"):
+        save(root / name, plain(COLOURS[name.split("/")[1]]))
+    for name in COLOURS:
+        save(root / "test" / name / "1.png", plain(COLOURS[name]))
+    return root
+
+
+def load(root, size=None):
+    return ImageFolder(str(root), size).load()
+
+
+def refused(message):
+    return pytest.raises(UserError, match=re.escape(message))
+
+
+def test_classes_and_files_are_read_in_the_order_of_their_names(root):
+    save(root / "train/cat/a.png", plain((255, 0, 7)))
+    train, test = load(root)
+    assert train.target.tolist() == [0, 0, 1]
+    assert test.target.tolist() == [0, 1]
+    assert train.image.shape == (3, 4, 4, 3)
+    assert train.image.dtype == torch.uint8
+    assert train.image[:, 0, 0].tolist() == [[255, 0, 7], [255, 0, 0], [0, 128, 255]]
+
+
+def test_sizes_are_described_from_the_head_of_one_image(root):
+    save(root / "test/dog/2.png", plain(COLOURS["dog"], height=9))  # not looked at yet
+    described = ImageFolder(str(root), None).describe()
+    assert (described.height, described.width) == (4, 4)
+    assert (described.num_classes, described.train_size, described.test_size) == (2, 3, 3)
+    described = ImageFolder(str(root), 16).describe()
+    assert (described.height, described.width) == (16, 16)
+
+
+def test_a_folder_is_a_data_set_like_any_other(root):
+    data = Dataset(ImageFolder(str(root), None), pad=1, padding="reflect", flip=True).load()
+    assert data.view(torch.arange(3), 1, 0).shape == (3, 3, 4, 4)
+    assert data.train.target.tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "gif", "tiff", "webp", "ppm"])
+def test_formats_of_pil_are_read(root, suffix):
+    options = {"lossless": True} if suffix == "webp" else {}
+    save(root / f"train/dog/x.{suffix}", plain((0, 128, 255)), **options)
+    train, _ = load(root)
+    assert train.image[2].unique(dim=0).shape[0] == 1
+    assert train.image[2, 0, 0].tolist() == [0, 128, 255]
+
+
+def test_jpegs_are_read_up_to_their_loss(root):
+    save(root / "train/dog/x.JPEG", plain((0, 128, 255)), quality=95)
+    train, _ = load(root)
+    assert (train.image[2, 0, 0].int() - torch.tensor([0, 128, 255])).abs().max() <= 3
+
+
+def test_grey_palette_and_transparent_images_become_rgb(root):
+    save(root / "train/dog/1grey.png", np.full((4, 4), 77))
+    Image.fromarray(plain((10, 20, 30)).astype(np.uint8)).convert(
+        "P", palette=Image.Palette.ADAPTIVE
+    ).save(root / "train/dog/2palette.png")
+    save(root / "train/dog/3alpha.png", np.full((4, 4, 4), (1, 2, 3, 128)))
+    train, _ = load(root)
+    assert train.image[2:5, 0, 0].tolist() == [[77, 77, 77], [10, 20, 30], [1, 2, 3]]
+
+
+def test_hidden_files_are_skipped(root):
+    for name in ("train/.DS_Store", "train/cat/.thumbs", "train/.git/x"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text("no image")
+    train, _ = load(root)
+    assert len(train.target) == 3
+
+
+def test_resizing_averages_what_a_new_pixel_covers(root):
+    # Stripes, one column in four white, made four times smaller. The bilinear filter is then 16
+    # columns / 4 = a triangle of 4 columns to each side: white columns at distance 1.5 and 2.5
+    # of a new pixel's centre weigh .625 and .375 out of 4: 255 / 4 = 63.75. Two neighbouring
+    # columns alone (no antialiasing) would be black.
+    stripes = np.zeros((32, 32, 3))
+    stripes[:, ::4] = 255
+    save(root / "train/cat/a.png", stripes)
+    train, _ = load(root, size=8)
+    assert train.image.shape == (3, 8, 8, 3)
+    assert train.image[0, :, 1:-1].unique().tolist() == [64]
+    assert train.image[1].unique(dim=0).shape[0] == 1  # one colour stays one colour, larger
+
+
+def test_resizing_takes_the_middle_of_an_oblong_image(root):
+    wide = plain((9, 9, 9), height=4, width=12)
+    wide[:, :4] = wide[:, 8:] = 200
+    save(root / "train/cat/a.png", wide)
+    train, _ = load(root, size=4)
+    assert train.image[0].unique().tolist() == [9]
+
+
+def test_images_of_two_sizes_are_refused_with_a_file_of_each(root):
+    save(root / "test/dog/odd.png", plain((0, 0, 0), height=5, width=6))
+    with refused(
+        f"{root}/train/cat/a.png has 4x4 pixels, {root}/test/dog/odd.png has 6x5; "
+        "set dataset.source.size"
+    ):
+        load(root)
+
+
+@pytest.mark.parametrize("size", [None, 8])
+def test_a_file_that_is_no_image_is_named(root, size):
+    (root / "train/dog/notes.txt").write_text("good dog")
+    with refused(f"{root}/train/dog/notes.txt is not an image that PIL can read"):
+        load(root, size)
+
+
+@pytest.mark.parametrize("name", ["train/cat/a.png", "train/dog/z.png"])
+def test_a_cut_off_image_is_named(root, name):
+    save(root / name, np.random.default_rng(0).integers(256, size=(4, 4, 3)))
+    path = root / name
+    path.write_bytes(path.read_bytes()[:60])
+    with refused(f"{path} is not an image that PIL can read"):
+        load(root)
+
+
+def test_an_image_of_16_bits_is_refused_rather_than_clipped(root):
+    deep = Image.fromarray(np.full((4, 4), 40_000, dtype=np.uint16))
+    deep.save(root / "train/dog/deep.png")
+    with refused(f"{root}/train/dog/deep.png has more than 8 bits per channel"):
+        load(root)
+
+
+def test_differing_classes_are_refused_with_counts_and_names(root):
+    for name in ("ant", "bee", "cow", "eel"):
+        save(root / "train" / name / "1.png", plain((0, 0, 0)))
+    save(root / "test/fly/1.png", plain((0, 0, 0)))
+    with refused(
+        f"{root} has 6 classes in train and 3 in test; "
+        "only in train: ant, bee, cow, ...; only in test: fly"
+    ):
+        ImageFolder(str(root), None).describe()
+
+
+def test_what_is_not_laid_out_as_classes_is_refused(root):
+    (root / "train/labels.csv").write_text("a,b")
+    with refused(f"{root}/train/labels.csv is a file; {root}/train holds a folder for each class"):
+        ImageFolder(str(root), None).describe()
+    os.remove(root / "train/labels.csv")
+    (root / "train/emu").mkdir()
+    with refused(f"class folder {root}/train/emu has no image"):
+        ImageFolder(str(root), None).describe()
+
+
+def test_a_missing_folder_is_named_in_full(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with refused(f"no folder {tmp_path}/data/birds/train: "):
+        ImageFolder("data/birds", None).describe()
+    (tmp_path / "data/birds/train").mkdir(parents=True)
+    with refused(f"{tmp_path}/data/birds/train is empty"):
+        ImageFolder("data/birds", None).describe()
+
+
+@pytest.mark.parametrize("size", [0, -3])
+def test_a_size_must_be_positive(size):
+    with refused(f"dataset.source.size must be above 0, got {size}"):
+        ImageFolder("data", size)
+
+
+# --- the cache ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The files that were decoded, in the order they were."""
+    files = []
+    decode = image_folder._decode_image
+
+    def watched(path, size):
+        files.append(path)
+        return decode(path, size)
+
+    monkeypatch.setattr(image_folder, "_decode_image", watched)
+    return files
+
+
+def cached(root):
+    return sorted((root / ".kd_bench_cache").iterdir())
+
+
+def test_images_are_decoded_once(root, decoded):
+    first, first_test = load(root)
+    assert len(decoded) == 5
+    again, again_test = load(root)
+    assert len(decoded) == 5
+    assert torch.equal(first.image, again.image)
+    assert torch.equal(first.target, again.target)
+    assert torch.equal(first_test.image, again_test.image)
+    assert [path.suffix for path in cached(root)] == [".pt"]
+
+
+def test_the_cache_is_for_these_files_and_this_size_only(root, decoded):
+    load(root)
+    load(root, size=2)
+    assert len(decoded) == 10  # another size
+    save(root / "train/dog/new.png", plain((1, 1, 1)))
+    assert len(load(root)[0].target) == 4  # another file
+    save(root / "train/dog/new.png", plain((2, 2, 2)))
+    os.utime(root / "train/dog/new.png", (1, 1))
+    assert load(root)[0].image[2, 0, 0].tolist() == [2, 2, 2]  # of another time
+    before = len(decoded)
+    os.rename(root / "train/dog/new.png", root / "train/cat/new.png")
+    assert load(root)[0].target.tolist() == [0, 0, 0, 1]  # in another class
+    assert len(decoded) == before + 6
+
+
+def test_where_the_folder_is_read_only_the_cache_lies_with_the_user(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache.os, "access", lambda path, mode: False)
+    load(root)
+    assert not (root / ".kd_bench_cache").exists()
+    [path] = (tmp_path / "home" / "kd_bench").iterdir()
+    assert path.suffix == ".pt"
+
+
+def test_a_cache_that_another_user_made_is_used_where_the_folder_is_read_only(
+    root, decoded, monkeypatch
+):
+    load(root)
+    monkeypatch.setattr(cache.os, "access", lambda path, mode: False)
+    load(root)
+    assert len(decoded) == 5
+
+
+def test_a_cache_file_appears_whole_or_not_at_all(root, monkeypatch):
+    def dies(tensors, file):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", dies)
+    with pytest.raises(KeyboardInterrupt):
+        load(root)
+    assert cached(root) == []
+
+
+def test_a_damaged_cache_file_is_named(root):
+    load(root)
+    [path] = cached(root)
+    path.write_bytes(path.read_bytes()[:-100])
+    with refused(f"{path} is damaged: delete it"):
+        load(root)

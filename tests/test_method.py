@@ -1,0 +1,107 @@
+"""Terms, weights, ramps and stages of a method."""
+
+import pytest
+import torch
+
+from kd_bench.errors import UserError
+from kd_bench.interfaces import Batch, Loss, Output
+from kd_bench.method import Method, flatten_weights
+
+
+class Constant(Loss):
+    def __init__(self, value, taps=()):
+        super().__init__(None)
+        self.value, self.taps, self.stage = value, taps, None
+
+    def forward(self, student, teacher, batch):
+        return torch.tensor(self.value)
+
+    def begin(self, stage):
+        self.stage = stage
+
+
+class Pair(Loss):
+    terms = ("a", "b")
+    needs_teacher = False
+
+    def __init__(self):
+        super().__init__(None)
+
+    def forward(self, student, teacher, batch):
+        return {"a": torch.tensor(3.0), "b": torch.tensor(5.0)}
+
+
+def batch(epoch=1.0):
+    return Batch(
+        torch.zeros(2, 3, 4, 4), torch.tensor([0, 1]), torch.arange(2), torch.tensor(epoch)
+    )
+
+
+def says():
+    return Output(torch.zeros(2, 4))  # four classes, all equally likely: cross entropy ln 4
+
+
+def test_the_total_is_the_weighted_sum_of_the_raw_terms():
+    method = Method(
+        {"c": Constant(2.0), "p": Pair()}, {"ce": 0.5, "c": 10, "p": {"a": 1.0, "b": 100.0}}
+    )
+    terms = method(says(), says(), batch())
+    assert {name: term.item() for name, term in terms.items()} == pytest.approx(
+        {"ce": 1.3862944, "c": 2.0, "p/a": 3.0, "p/b": 5.0}
+    )
+    # 0.5 ln 4 + 10 * 2 + 1 * 3 + 100 * 5
+    assert method.total(terms, torch.tensor(1.0)).item() == pytest.approx(0.6931472 + 523)
+
+
+@pytest.mark.parametrize(("epoch", "share"), [(1, 0.25), (3, 0.75), (4, 1.0), (9, 1.0)])
+def test_a_ramp_raises_a_weight_linearly(epoch, share):
+    method = Method({"c": Constant(2.0)}, {"ce": 0, "c": 10.0}, {"c": 4})
+    terms = method(says(), says(), batch(epoch))
+    assert method.total(terms, torch.tensor(float(epoch))).item() == pytest.approx(20 * share)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"ce": 1, "c": 1, "x": 1}, "weight without a term: x; the terms are ce, c"),
+        ({"ce": 1}, "term without a weight: c"),
+        ({"c": 1}, "term without a weight: ce"),
+        ({"ce": 1, "c": "much"}, "the weight of 'c' must be a number, got 'much'"),
+        ({"ce": 1, "c": True}, "must be a number"),
+        ({"ce": 1, "c": {"a": 1}}, "weight without a term: c/a"),
+    ],
+    ids=str,
+)
+def test_weights_and_terms_are_the_same_names(weights, message):
+    with pytest.raises(UserError, match=message):
+        Method({"c": Constant(1.0)}, weights)
+
+
+@pytest.mark.parametrize("ramp", [{"x": 3}, {"c": 0}])
+def test_a_ramp_without_a_term_or_without_a_length_is_refused(ramp):
+    with pytest.raises(UserError, match="ramp_epochs"):
+        Method({"c": Constant(1.0)}, {"ce": 1, "c": 1}, ramp)
+
+
+def test_each_stage_of_training_computes_what_it_has_weights_for():
+    losses = {"first": Constant(2.0), "later": Constant(3.0)}
+    method = Method(losses, {"ce": 1, "later": 1}, init_weights={"first": 7})
+    method.begin("init")
+    terms = method(says(), says(), batch())
+    assert list(terms) == ["first"]
+    assert method.total(terms, torch.tensor(1.0)).item() == 14
+    method.begin("main")
+    assert list(method(says(), says(), batch())) == ["ce", "later"]
+    assert losses["first"].stage == "main"
+
+
+def test_a_method_wants_every_stage_once_and_a_teacher_if_one_loss_does():
+    method = Method(
+        {"a": Constant(1.0, ("stage1", "pooled")), "b": Constant(1.0, ("pooled",)), "p": Pair()},
+        {"ce": 1, "a": 1, "b": 1, "p": {"a": 1, "b": 1}},
+    )
+    assert method.taps == ("stage1", "pooled")
+
+
+def test_nested_weights_get_the_names_they_are_logged_by():
+    assert flatten_weights({"ce": 1, "rkd": {"angle": 50}}) == {"ce": 1.0, "rkd/angle": 50.0}

@@ -1,0 +1,220 @@
+"""Stages are read where they are, and reading them changes nothing."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import nn
+
+from kd_bench.errors import UserError
+from kd_bench.models.resnet import ResNet
+from kd_bench.taps import Tapped, probe
+
+
+@pytest.fixture
+def net() -> ResNet:
+    torch.manual_seed(0)
+    return ResNet(10, 8, [4, 4, 8, 16])
+
+
+@pytest.fixture
+def image() -> torch.Tensor:
+    return torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def third_party() -> nn.Sequential:
+    """A network that knows nothing of stages."""
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 10))
+
+
+def test_features_are_those_that_were_asked_for_and_no_others(net, image):
+    out = Tapped(net, net.stages, ["stage2", "pooled"], "resnet8")(image)
+    assert {stage: tuple(x.shape) for stage, x in out.features.items()} == {
+        "stage2": (5, 8, 4, 4),
+        "pooled": (5, 16),
+    }
+    assert Tapped(third_party(), {}, [], "mine")(image).features == {}
+
+
+def test_taps_do_not_change_the_logits(net, image):
+    expected = copy.deepcopy(net)(image)
+    assert torch.equal(Tapped(net, net.stages, net.stages, "resnet8")(image).logits, expected)
+
+
+def test_a_network_from_elsewhere_is_read_by_a_table_of_paths(image):
+    net, stages = third_party(), {"stem": "1", "stem_pre": "1:input", "pooled": "3:input"}
+    features = Tapped(net, stages, stages, "mine")(image).features
+    before = net[0](image)
+    assert torch.equal(features["stem_pre"], before)
+    assert torch.equal(features["stem"], before.clamp(min=0))
+    assert torch.equal(features["pooled"], before.clamp(min=0).flatten(1))
+    shapes = {"stem": (4, 6, 6), "stem_pre": (4, 6, 6), "pooled": (144,)}
+    assert probe(net, stages, (8, 8), "mine") == shapes
+
+
+def test_a_module_that_is_called_twice_gives_what_it_saw_last():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.relu = nn.ReLU()
+
+        def forward(self, image):
+            return self.relu(self.relu(image) - 1)
+
+    features = Tapped(Twice(), {"pre": "relu:input"}, ["pre"], "twice")(torch.full((2, 3), 5.0))
+    assert (features.features["pre"] == 4).all()
+
+
+def test_an_unknown_stage_is_answered_with_the_stages_there_are(net):
+    with pytest.raises(UserError, match=r"^no stage 'stage9' in resnet8; it has stem, stage1, "):
+        Tapped(net, net.stages, ["stage9"], "resnet8")
+    with pytest.raises(UserError, match=r"^no stage 'stage9' in resnet8; it has stem, stage1, "):
+        probe(net, net.stages, (8, 8), "resnet8")["stage9"]
+
+
+@pytest.mark.parametrize(
+    ("path", "answer"),
+    [
+        ("layer9", "no module 'layer9'; the network has conv1, bn1, relu, layer1, layer2"),
+        ("layer2.1.relu1", "no module 'layer2.1.relu1'; 'layer2' has 0$"),
+        ("layer2.0.relu:input", "no module 'layer2.0.relu'; 'layer2.0' has conv1, bn1, relu1"),
+        ("fc.weight", "no module 'fc.weight'; 'fc' has no modules"),
+        ("layer2:output", "no module 'layer2:output'; the network has conv1"),
+        ("", "no module ''; the network has conv1"),
+    ],
+)
+def test_a_path_that_leads_nowhere_is_answered_with_the_nearest_modules(net, path, answer):
+    for read in (
+        lambda: Tapped(net, {"hint": path}, ["hint"], "resnet8"),
+        lambda: probe(net, {"hint": path}, (8, 8), "resnet8"),
+    ):
+        with pytest.raises(UserError, match=f"^stage 'hint' of resnet8: {answer}"):
+            read()
+
+
+def test_a_tap_of_our_networks_equals_its_copy_made_when_it_was_seen(net, image):
+    copies = {}
+    for stage, path in net.stages.items():
+        module = net.get_submodule(path.removesuffix(":input"))
+        if path.endswith(":input"):
+            module.register_forward_pre_hook(lambda _, x, s=stage: copies.update({s: x[0].clone()}))
+        else:
+            module.register_forward_hook(lambda _, x, y, s=stage: copies.update({s: y.clone()}))
+    features = Tapped(net, net.stages, net.stages, "resnet8")(image).features
+    assert set(features) == set(copies) == set(net.stages)
+    for stage, feature in features.items():
+        assert torch.equal(feature, copies[stage])
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("path", ["0", "1:input"])
+def test_a_stage_that_is_changed_in_place_afterwards_is_refused(path, device):
+    with torch.device(device):
+        net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Flatten())
+    message = f"^stage 'hint' of mine: '{path}' is changed in place after it is read; use ReLU"
+    with pytest.raises(UserError, match=message):
+        probe(net, {"hint": path}, (8, 8), "mine")
+    assert probe(net, {"hint": "1"}, (8, 8), "mine") == {"hint": (4, 6, 6)}
+
+
+def test_a_stage_without_a_batch_of_tensors_is_refused():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.never = nn.ModuleList([nn.Identity()])
+            self.mean, self.pair, self.named = _Mean(), _Pair(), nn.Identity()
+
+        def forward(self, image):
+            return self.pair(self.named(input=image))[0] + self.mean(image)
+
+    for path in ("never", "never.0", "mean", "pair", "named:input"):
+        with pytest.raises(UserError, match=f"^stage 'hint' of odd: '{path}' gives no tensor with"):
+            probe(Odd(), {"hint": path}, (8, 8), "odd")
+
+
+class _Mean(nn.Module):
+    def forward(self, x):
+        return x.mean()
+
+
+class _Pair(nn.Module):
+    def forward(self, x):
+        return x, x
+
+
+def test_images_that_a_network_cannot_take_are_refused_with_the_reason():
+    with pytest.raises(UserError, match=r"^mine cannot take images of 3x9x9: mat1 and mat2 shapes"):
+        probe(third_party(), {"stem": "0"}, (9, 9), "mine")
+
+
+def test_a_probe_leaves_a_network_in_train_mode_bit_for_bit_as_it_was(net):
+    net.train()
+    net.layer2.eval()  # somebody froze a part
+    state = copy.deepcopy(net.state_dict())
+    modes = {path: module.training for path, module in net.named_modules()}
+    random_state = torch.get_rng_state()
+    probe(net, net.stages, (8, 8), "resnet8")
+    assert all(torch.equal(state[name], tensor) for name, tensor in net.state_dict().items())
+    assert {path: module.training for path, module in net.named_modules()} == modes
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert all(p.grad is None for p in net.parameters())
+    hooks = [m._forward_hooks or m._forward_pre_hooks for m in net.modules()]
+    assert not any(hooks)
+
+
+def test_a_probe_that_fails_leaves_the_network_as_it_was():
+    net = third_party().train()
+    with pytest.raises(UserError):
+        probe(net, {"stem": "0"}, (9, 9), "mine")
+    with pytest.raises(UserError):
+        probe(net, {"stem": "0", "hint": "nowhere"}, (8, 8), "mine")
+    assert all(module.training for module in net.modules())
+    assert not any(module._forward_hooks for module in net.modules())
+
+
+def test_a_probe_on_the_meta_device_tells_the_same_shapes(net):
+    with torch.device("meta"):
+        abstract = ResNet(10, 8, [4, 4, 8, 16])
+    expected = probe(net, net.stages, (8, 12), "resnet8")
+    assert probe(abstract, abstract.stages, (8, 12), "resnet8") == expected
+    assert expected["stage3"] == (16, 2, 3)
+
+
+def test_gradients_flow_through_a_tap(net, image):
+    features = Tapped(net, net.stages, ["stage2"], "resnet8")(image).features
+    features["stage2"].sum().backward()
+    assert net.conv1.weight.grad.abs().sum() > 0
+    assert net.layer3[0].conv1.weight.grad is None
+
+
+def test_features_live_no_longer_than_the_step_that_read_them(net, image):
+    tapped = Tapped(net, net.stages, ["stage1"], "resnet8")
+    out = tapped(image)
+    feature = weakref.ref(out.features["stage1"])
+    del out
+    gc.collect()
+    assert feature() is None
+
+
+def test_a_deep_copy_reads_its_own_features(net, image):
+    tapped = Tapped(net, net.stages, ["stage1"], "resnet8")
+    twin = copy.deepcopy(tapped)
+    nn.init.zeros_(twin.net.bn1.weight)
+    nn.init.zeros_(twin.net.layer1[0].bn2.weight)
+    assert not twin(image).features["stage1"].any()
+    assert tapped(image).features["stage1"].any()
+
+
+def test_a_tapped_network_compiles_to_one_graph(net, image):
+    tapped = Tapped(net.eval(), net.stages, ["stage1_pre", "pooled"], "resnet8")
+    expected = tapped(image)
+    compiled = torch.compile(tapped, backend="eager", fullgraph=True)
+    for _ in range(2):
+        out = compiled(image)
+        assert torch.equal(out.logits, expected.logits)
+        assert set(out.features) == {"stage1_pre", "pooled"}
+        assert all(torch.equal(x, expected.features[stage]) for stage, x in out.features.items())

@@ -1,0 +1,175 @@
+"""A view is a function of (seed, epoch, index), uniform, and cut out as slicing would cut it."""
+
+from collections import Counter
+from itertools import product
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from kd_bench.data import views
+from kd_bench.data.dataset import Dataset
+from kd_bench.data.synthetic import Synthetic
+
+WORD = 1 << 64
+INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
+
+
+def reference_splitmix64(state):
+    """The generator as published, in Python's unbounded integers."""
+    z = (state + 0x9E3779B97F4A7C15) % WORD
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % WORD
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB % WORD
+    return z ^ (z >> 31)
+
+
+@pytest.fixture(scope="module")
+def data():
+    source = Synthetic(num_classes=3, size=7, train=60, test=3, seed=0, noise=0.3)
+    return Dataset(source, pad=2, padding="zero", flip=True).load()
+
+
+def test_splitmix64_gives_the_published_sequence():
+    # The generator started at 1234567 (Rosetta Code, "Pseudo-random numbers/Splitmix64"); its
+    # state grows by a constant from output to output.
+    states = 1234567 + torch.arange(5) * (0x9E3779B97F4A7C15 - WORD)
+    published = [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+        4593380528125082431,
+        16408922859458223821,
+    ]
+    assert [z % WORD for z in views.splitmix64(states).tolist()] == published
+
+
+@given(INT64)
+def test_splitmix64_in_int64_equals_big_integers(state):
+    assert views.splitmix64(torch.tensor(state)).item() % WORD == reference_splitmix64(state)
+
+
+@given(seed=INT64, epoch=st.integers(0, 10**6), index=st.integers(0, 10**9))
+def test_a_view_follows_from_seed_epoch_and_index_in_big_integers_too(seed, epoch, index):
+    word = reference_splitmix64(reference_splitmix64(reference_splitmix64(seed) + epoch) + index)
+    drawn = views.draw_view(seed, epoch, torch.tensor([index]), 162)
+    assert drawn.tolist() == [word % (1 << 63) % 162]
+
+
+@pytest.mark.parametrize(
+    ("pad", "flip", "count"), [(4, True, 162), (1, False, 9), (4, False, 81), (0, False, 1)]
+)
+def test_an_image_has_as_many_views_as_it_has_places_and_mirrors(pad, flip, count):
+    assert views.view_count(pad, flip) == count
+    top, left, mirrored = views.place(torch.arange(count), pad, flip)
+    seen = set(zip(top.tolist(), left.tolist(), mirrored.tolist(), strict=True))
+    steps = range(2 * pad + 1)
+    assert seen == set(product(steps, steps, (False, True) if flip else (False,)))
+
+
+def chi_square(drawn, count):
+    """p value of `drawn` being uniform over 0..count-1."""
+    seen = Counter(drawn)
+    assert set(seen) <= set(range(count))
+    return stats.chisquare([seen[k] for k in range(count)]).pvalue
+
+
+def passes(p):
+    # Neither uneven nor evener than chance: taking turns would have p = 1.
+    return 1e-3 < p < 1 - 1e-3
+
+
+def test_views_are_uniform_over_images_epochs_and_seeds():
+    many = torch.arange(32_400)
+    over_images = views.draw_view(7, 3, many, 162)
+    over_epochs = views.draw_view(7, many, torch.full_like(many, 5), 162)
+    over_seeds = [views.draw_view(k, 3, torch.tensor([5]), 162).item() for k in range(3_240)]
+    assert passes(chi_square(over_images.tolist(), 162))
+    assert passes(chi_square(over_epochs.tolist(), 162))
+    assert passes(chi_square(over_seeds, 162))
+    assert not passes(chi_square((many % 162).tolist(), 162))  # the bound can fail: too even
+    assert not passes(chi_square((over_images * 0.99).int().tolist(), 162))  # too uneven
+
+
+def test_the_view_of_one_epoch_says_nothing_about_that_of_the_next():
+    index = torch.arange(16_200)
+    now, then = (views.draw_view(0, epoch, index, 9) for epoch in (1, 2))
+    assert passes(chi_square((9 * now + then).tolist(), 81))
+    assert passes(chi_square((9 * now[:-1] + now[1:]).tolist(), 81))  # nor of the next image
+
+
+def test_an_epoch_may_be_a_tensor_of_any_type():
+    index = torch.arange(50)
+    drawn = views.draw_view(1, 12, index, 162)
+    assert torch.equal(views.draw_view(1, torch.tensor(12.0), index, 162), drawn)
+    assert torch.equal(views.draw_view(1, torch.tensor(12), index, 162), drawn)
+
+
+def test_padding_surrounds_with_zeros_or_mirrors_without_the_edge():
+    image = torch.tensor([[1, 2, 3], [4, 5, 6], [7, 8, 9]], dtype=torch.uint8).view(1, 3, 3, 1)
+    zero = views.pad_images(image, 1, "zero")[0, :, :, 0].tolist()
+    assert zero == [[0, 0, 0, 0, 0], [0, 1, 2, 3, 0], [0, 4, 5, 6, 0], [0, 7, 8, 9, 0], [0] * 5]
+    reflect = views.pad_images(image, 2, "reflect")[0, :, :, 0].tolist()
+    assert reflect == [
+        [9, 8, 7, 8, 9, 8, 7],
+        [6, 5, 4, 5, 6, 5, 4],
+        [3, 2, 1, 2, 3, 2, 1],
+        [6, 5, 4, 5, 6, 5, 4],
+        [9, 8, 7, 8, 9, 8, 7],
+        [6, 5, 4, 5, 6, 5, 4],
+        [3, 2, 1, 2, 3, 2, 1],
+    ]
+
+
+@pytest.mark.parametrize("padding", ["zero", "reflect"])
+@pytest.mark.parametrize(("pad", "flip"), [(4, True), (4, False), (1, True), (0, True)])
+def test_every_view_equals_slicing_and_mirroring(pad, flip, padding):
+    height, width, images = 6, 9, 5
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(256, (images, height, width, 3), generator=generator).to(torch.uint8)
+    padded = views.pad_images(image, pad, padding)
+    count = views.view_count(pad, flip)
+    index = (torch.arange(count) * 3) % images
+    gathered = views.gather(padded, index, torch.arange(count), pad, flip)
+    assert gathered.dtype == torch.uint8
+    position = 0
+    for top, left in product(range(2 * pad + 1), repeat=2):
+        for mirrored in (False, True)[: 1 + flip]:
+            window = padded[index[position], top : top + height, left : left + width]
+            expected = window.flip(1) if mirrored else window
+            assert torch.equal(gathered[position], expected)
+            position += 1
+    assert position == count
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    index=st.lists(st.integers(0, 59), min_size=1, max_size=70),
+    epoch=st.integers(1, 500),
+    seed=st.integers(0, 2**31),
+)
+def test_a_view_does_not_depend_on_the_batch_it_is_in(data, index, epoch, seed):
+    batch = data.view(torch.tensor(index), epoch, seed)
+    for position, one in enumerate(index):
+        alone = data.view(torch.tensor([one]), epoch, seed)
+        assert torch.equal(batch[position], alone[0])  # the same bits, not close values
+
+
+def test_another_seed_or_epoch_shows_other_views(data):
+    index = torch.arange(60)
+    first = data.view(index, 1, 0)
+    assert torch.equal(data.view(index, 1, 0), first)
+    assert not torch.equal(data.view(index, 2, 0), first)
+    assert not torch.equal(data.view(index, 1, 1), first)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_view_has_the_same_bits_on_the_gpu(data):
+    source = Synthetic(num_classes=3, size=7, train=60, test=3, seed=0, noise=0.3)
+    on_gpu = Dataset(source, pad=2, padding="zero", flip=True).load("cuda")
+    index = torch.arange(60)
+    epoch = torch.tensor(4.0, device="cuda")
+    assert torch.equal(on_gpu.view(index.cuda(), epoch, 9).cpu(), data.view(index, 4, 9))
+    assert torch.equal(on_gpu.view(index.cuda(), 4, 9).cpu(), data.view(index, 4, 9))
