@@ -9,6 +9,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -219,6 +220,13 @@ def teacher_job(config: Config) -> dict | None:
     }
 
 
+def teacher_changes(changed: Config) -> dict[str, Any]:
+    """What was changed in a job's teacher, as changes of the teacher's own job."""
+    parts = ("teacher.model.", "teacher.recipe.")
+    own = {k.removeprefix("teacher."): v for k, v in changed.items() if k.startswith(parts)}
+    return own | {k: v for k, v in changed.items() if k.startswith(("dataset.", "speed"))}
+
+
 # The check before anything trains
 
 
@@ -235,6 +243,7 @@ def check(config: Config) -> None:
         require(seed >= 0, f"{name} must be 0 or more, got {seed}")
     if config["device"] == schema.Device.cuda.value and not torch.cuda.is_available():
         raise UserError("device=cuda: PyTorch sees no GPU here; choose device=cpu or device=auto")
+    records.make_folder(Path(config["runs_dir"]))
     data = dataset(config["dataset"]).describe()
     size = (data.height, data.width)
     with torch.device("meta"):

@@ -1,8 +1,8 @@
 """Records to cells: which runs stand together, what they average to, and what their seeds can tell.
 
-The steps: `tidy` makes one line of each record; `standing` puts the lines into columns, one for
-each dataset, pair of models, recipe and whatever else of a job is not its method; `table_from`
-averages the seeds of each row and column.
+The steps: `tidy` makes one line of each record; `choose` puts the lines into columns, one for each
+dataset, pair of models, recipe and whatever else of a job is not its method; `table_from` averages
+the seeds of each row and column.
 """
 
 from __future__ import annotations
@@ -16,14 +16,7 @@ import pandas as pd
 
 from kd_bench.errors import UserError, require
 from kd_bench.intervals import Pooled, half_width, pooled
-from kd_bench.labels import (
-    conflict,
-    differences,
-    in_brackets,
-    method_label,
-    natural,
-    setting,
-)
+from kd_bench.labels import conflict, differences, in_brackets, method_label, natural, setting
 
 BASELINE = "baseline"  # the row that deltas are taken against
 METRICS = ("last", "best", "best-val")
@@ -122,8 +115,9 @@ def _key(value: object) -> str:
 
 def _job(record: Mapping) -> dict:
     """What a table must know of a job, whether it ended well or not."""
-    config, identity = record["config"], record["identity"]
-    teacher = identity.get("teacher")
+    config, job = record["config"], record["identity"]
+    teacher = job.get("teacher", {})
+    is_finished = "seed" in teacher or "checkpoint" in teacher  # else it learns along, or is none
     return {
         "folder": record["folder"],
         "dataset": config["dataset"]["name"],
@@ -136,9 +130,10 @@ def _job(record: Mapping) -> dict:
         "setting": setting(record),
         "changed": record["changed"],
         "seed": config["seed"],
-        "job": _key(identity),
-        "where": _key({k: identity.get(k) for k in ("dataset", "model", "recipe", "speed")}),
-        "behind": _key(teacher) if teacher else "",
+        "job": _key(job),
+        "where": _key({k: job.get(k) for k in ("dataset", "model", "recipe", "speed")}),
+        "beside": _key(teacher["model"]) if teacher else "",
+        "behind": _key(teacher) if is_finished else "",
     }
 
 
@@ -153,8 +148,10 @@ def _accuracy(record: Mapping, metric: str) -> float:
 
 
 def _line(record: Mapping, metric: str) -> dict:
-    teacher = record["teacher"] or {"folder": None, "accuracy": None}
-    return _job(record) | {
+    job, teacher = _job(record), {"folder": None, "accuracy": None}
+    if job["behind"]:
+        teacher = record["teacher"]
+    return job | {
         "failed": False,
         "accuracy": _accuracy(record, metric),
         "teacher_folder": teacher["folder"],
@@ -187,58 +184,58 @@ def tidy(records: Iterable[Mapping], metric: str = "last") -> pd.DataFrame:
 
 
 def _failed_line(failure: Mapping, lines: Sequence[dict]) -> dict | None:
-    """A failed job's line; None where its row or column cannot be told.
+    """A failed job's line; None where its row and column cannot be told.
 
-    A failure that carries its job (config, identity, changed) tells all; else another seed of the
-    same job does; else, where just one column has the folder's dataset and pair, the method's name
-    must do.
+    They can where the failure carries its job, or where another seed of the job ended well.
     """
-    failed = {"folder": failure["folder"], "failed": True, "accuracy": None}
+    job, _, seed = failure["folder"].rpartition("/seed")
+    failed = {"folder": failure["folder"], "seed": int(seed), "failed": True, "accuracy": None}
     if "identity" in failure:
         return _job(failure) | failed
-    job, _, seed = failure["folder"].rpartition("/seed")
-    dataset, pair, method, digest = job.split("/")
-    failed |= {"seed": int(seed), "method": method}
-    for line in lines:
-        if line["folder"].startswith(f"{job}/"):
-            return line | failed
-    beside = [line for line in lines if (line["dataset"], line["pair"]) == (dataset, pair)]
-    if len({(line["where"], line["behind"]) for line in beside}) != 1:
-        return None
-    row = in_brackets(method, [digest] if method in {line["row"] for line in beside} else [])
-    return beside[0] | failed | {"row": row, "changed": {}}
+    twin = next((line for line in lines if line["folder"].startswith(f"{job}/")), None)
+    return None if twin is None else twin | failed
 
 
 # Columns
 
 
 def standing(runs: pd.DataFrame, teachers: Iterable[str] = ()) -> pd.DataFrame:
-    """The runs with the column each stands in, a baseline once for every column it belongs to.
+    """The runs where they stand: a baseline once for every pair of models it belongs to.
 
-    A run without a teacher belongs to all columns of its dataset, student and recipe; where there
-    is none it makes a column, unless all that would stand in it are `teachers` of others.
+    A run with a finished teacher makes its column. A run whose teacher learns along belongs to all
+    columns of its pair, a run without a teacher to all columns of its student, of equal dataset and
+    recipe; where there are none they make a column, but not if all that would stand in it are
+    `teachers` of others.
 
     Args:
         runs: as from `tidy`.
         teachers: folders of the runs that are there because somebody needed a teacher.
-
-    Returns:
-        a frame with a new column "column", the label.
     """
-    taught = runs[runs["behind"] != ""]
-    free = runs[runs["behind"] == ""]
-    columns = taught[["where", "behind", "pair"]].drop_duplicates()
-    shared = free.drop(columns=["behind", "pair"]).merge(columns, on="where")
-    alone = free[~free["where"].isin(columns["where"])]
+    finished = runs["behind"] != ""
+    learns = ~finished & (runs["beside"] != "")
+    placed = _spread(runs[learns], runs[finished], ["where", "beside"])
+    free = _spread(runs[runs["beside"] == ""], placed, ["where"])
+    alone = free[free["beside"] == ""]
     wanted = alone.loc[~alone["folder"].isin(set(teachers)), "where"]
-    alone = alone[alone["where"].isin(wanted)]
-    placed = pd.concat([taught, shared, alone], ignore_index=True)
-    labels = _column_labels(placed)
-    keys = zip(placed["where"], placed["behind"], placed["pair"], strict=True)
-    return placed.assign(column=[labels[key] for key in keys])
+    return free[(free["beside"] != "") | free["where"].isin(wanted)]
 
 
-def _column_labels(runs: pd.DataFrame) -> dict[tuple[str, str, str], str]:
+def _spread(runs: pd.DataFrame, placed: pd.DataFrame, key: list[str]) -> pd.DataFrame:
+    """What is `placed`, and the runs: each in all columns of its key, by itself where are none."""
+    columns = placed[["where", "beside", "behind", "pair"]].drop_duplicates()
+    shared = runs.drop(columns=[name for name in columns if name not in key]).merge(columns, on=key)
+    alone = runs[~runs["folder"].isin(shared["folder"])]
+    return pd.concat([placed, shared, alone], ignore_index=True)
+
+
+def _labelled(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs with their column's label as "column"."""
+    labels = _column_labels(runs)
+    keys = zip(runs["where"], runs["behind"], runs["pair"], strict=True)
+    return runs.assign(column=[labels[key] for key in keys])
+
+
+def _column_labels(runs: pd.DataFrame) -> dict[tuple[str, ...], str]:
     """A label for each (where, behind, pair): dataset, pair, in brackets what tells it apart."""
     several = [kind for kind in ("recipe", "speed") if runs[kind].nunique() > 1]
     names, details = {}, {}
@@ -254,13 +251,13 @@ def _column_labels(runs: pd.DataFrame) -> dict[tuple[str, str, str], str]:
     return {key: in_brackets(names[key], details[key]) for key in names}
 
 
-def _parts(key: tuple[str, str, str]) -> dict:
+def _parts(key: tuple[str, ...]) -> dict:
     where, behind, _ = key
     return json.loads(where) | {"teacher": json.loads(behind or "{}")}
 
 
 def choose(runs: pd.DataFrame, choice: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """The runs in their columns, only those chosen.
+    """The chosen runs, where they stand, with the label of their column as "column".
 
     Args:
         runs: as from `tidy`.
@@ -274,15 +271,15 @@ def choose(runs: pd.DataFrame, choice: Mapping[str, Sequence[str]]) -> pd.DataFr
     choice = {kind: list(names) for kind, names in choice.items() if names}
     asked = "pair" in choice or "student" in choice
     teachers = set() if asked else set(runs["teacher_folder"])
-    for kind in choice.keys() - {"pair"}:
+    for kind in [kind for kind in choice if kind != "pair"]:
         kept = _known(kind, choice[kind], runs)
         runs = runs[runs[kind].isin([*kept, BASELINE] if kind == "method" else kept)]
     runs = standing(runs, teachers)
-    if "pair" in choice:  # a baseline's pair is that of the column, known only now
+    if "pair" in choice:  # a baseline's pair is that of its column, known only now
         runs = runs[runs["pair"].isin(_known("pair", choice["pair"], runs))]
     told = ", ".join(f"{kind} {' or '.join(names)}" for kind, names in choice.items())
     require(len(runs) > 0, f"no records of {told}")
-    return runs
+    return _labelled(runs)
 
 
 def _known(kind: str, names: Sequence[str], runs: pd.DataFrame) -> Sequence[str]:
@@ -300,7 +297,10 @@ def _refuse_unlike(runs: pd.DataFrame, row: str, column: str) -> None:
     jobs = dict(zip(runs["job"], runs["folder"], strict=True))
     if len(jobs) > 1:
         told = conflict({folder: json.loads(job) for job, folder in sorted(jobs.items())})
-        raise UserError(f"{row} in {column} has runs that differ in more than the seed: {told}")
+        raise UserError(
+            f"{row} in {column} has runs that differ in more than the seed: {told};"
+            " move away those that should not count"
+        )
     for seed, same in runs.groupby("seed"):
         folders = ", ".join(sorted(same["folder"]))
         require(len(same) == 1, f"{row} in {column} has seed {seed} more than once: {folders}")
@@ -411,8 +411,8 @@ def table_from(
 
     Args:
         records: as from `reading.read_records`, in any order.
-        failures: as from `reading.read_failures`; each may also carry its job's "config",
-            "identity" and "changed", which tells its row and column for sure.
+        failures: as from `reading.read_failures`: "folder", "reason", and the job's "identity",
+            "config" and "changed" where they are known, which tell its row and column.
         metric: "last", "best" (over test epochs) or "best-val".
         order: names of methods, the order of the rows; others follow by name.
         choice: what to show, see `choose`; a given order of names is the order shown.

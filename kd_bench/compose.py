@@ -34,13 +34,11 @@ def plain(config: DictConfig) -> dict[str, Any]:
     """A composed configuration as plain values, every reference resolved.
 
     Raises:
-        UserError: for a key that the schema does not have (Hydra lets `+key=value` through), and
-            for a value that nobody gave.
+        UserError: for a key that the schema does not have (Hydra lets `+key=value` through).
+        omegaconf.errors.MissingMandatoryValue: for a value that nobody gave.
     """
     config = OmegaConf.masked_copy(config, [k for k in config if k != "sweep"])
-    if missing := sorted(OmegaConf.missing_keys(config)):
-        raise UserError(f"give a value for {', '.join(missing)}")
-    values = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+    values = OmegaConf.to_container(config, resolve=True, enum_to_str=True, throw_on_missing=True)
     _refuse_unknown(values, schema.Config, "")
     return values
 
@@ -67,7 +65,9 @@ def job(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     choices = _group_choices(overrides)
     if len(choices) == len(overrides):
         return config, {}
-    unchanged = plain(compose("config", choices))
+    # A choice that leaves a name open (dataset.name=birds) needs it to compose at all.
+    names = [text for text in overrides if re.match(r"\+?[\w.]+\.name=", text)]
+    unchanged = plain(compose("config", [*choices, *names]))
     return config, _differences(config, unchanged)
 
 

@@ -132,7 +132,17 @@ class SweepDisplay:
 
         found = [record for job in jobs if (record := read_result(job.path))]
         if found:
-            failures = [{"folder": folder, "reason": why} for folder, why in failed.items()]
+            failures = [
+                {
+                    "folder": job.folder,
+                    "reason": failed[job.folder],
+                    "identity": job.identity,
+                    "config": job.config,
+                    "changed": job.changed,
+                }
+                for job in jobs
+                if job.folder in failed
+            ]
             self.say(table.render(found, failures=failures, format="terminal"))
 
     def update(self, running: Mapping[Slot, Running], pending: Sequence[Job], failed: Mapping):

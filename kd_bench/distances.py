@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -29,3 +30,12 @@ def attention_map(features: Tensor) -> Tensor:
     """
     energy = features.pow(2).mean(1).flatten(1)  # [B, H*W]
     return F.normalize(energy, dim=1, eps=1e-12)
+
+
+def unit(x: Tensor, dim: int) -> Tensor:
+    """Vectors along `dim` at length one; those of length zero stay as they are.
+
+    Unlike F.normalize, whose gradient at zero is the one behind it times 1e12.
+    """
+    length = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
+    return x / length.masked_fill(length == 0, 1.0)

@@ -84,6 +84,7 @@ class Loss(nn.Module):
     needs_teacher: bool = True
     teacher_learns: bool = False  # the teacher starts afresh and is trained along
     needs_graph: bool = False  # gradients inside both networks: image and features carry them
+    capturable: bool = True  # forward never waits for the device: a CUDA graph can hold it
     revision: int = 1  # raised when the numbers that the loss gives change
 
     def __init__(self, spec: Spec):

@@ -73,14 +73,13 @@ def method_label(record: Mapping) -> str:
 
 def setting(record: Mapping) -> list[str]:
     """What was changed outside the method and is part of the job: "epochs=10", "teacher.seed=1"."""
+    teacher_parts = record["identity"].get("teacher", {})  # all of it, its model, or nothing
     dataset = [path for path in changes(record, "dataset") if not PLACES & set(path.split("."))]
     found = _assignments(record, "dataset", dataset)
     for section in ("model", "recipe"):
         found += _assignments(record, section, changes(record, section))
-    if record["identity"].get("teacher"):
-        teacher = _assignments(record, "teacher", changes(record, "teacher"))
-        found += [f"teacher.{text}" for text in teacher]
-    return found
+    teacher = [p for p in changes(record, "teacher") if p.split(".")[0] in teacher_parts]
+    return found + [f"teacher.{text}" for text in _assignments(record, "teacher", teacher)]
 
 
 def differences(jobs: list[Mapping]) -> list[list[str]]:

@@ -21,6 +21,7 @@ import kd_bench
 from kd_bench import build, checkpoint, records, schema
 from kd_bench.data.dataset import Data
 from kd_bench.interfaces import Spec
+from kd_bench.labels import method_label
 from kd_bench.records import Lock, Locked
 from kd_bench.seeds import stream
 from kd_bench.teacher import Teacher, load_weights
@@ -46,12 +47,13 @@ class Quiet:
         """A job's training is over."""
 
 
-def label(config: Config) -> str:
-    """A job in a few words: digits resnet20-resnet8 st seed 0."""
+def label(config: Config, changed: Config) -> str:
+    """A job in a few words: digits resnet20-resnet8 st (temperature=8) seed 0."""
     pair = config["model"]["name"]
     if build.needs_teacher(config):
         pair = f"{config['teacher']['model']['name']}-{pair}"
-    return f"{config['dataset']['name']} {pair} {config['method']['name']} seed {config['seed']}"
+    method = method_label({"config": config, "changed": changed})
+    return f"{config['dataset']['name']} {pair} {method} seed {config['seed']}"
 
 
 def run(config: Config, changed: Config, show: Quiet) -> tuple[dict, bool]:
@@ -73,7 +75,7 @@ def run(config: Config, changed: Config, show: Quiet) -> tuple[dict, bool]:
         return record, False
     teacher = build.teacher_job(config)
     if teacher is not None:
-        _make_teacher(teacher, show)
+        _make_teacher(teacher, build.teacher_changes(changed), show)
     records.make_folder(folder)
     with Lock(folder):
         if record := records.read_result(folder):  # finished while we waited for the lock
@@ -86,15 +88,15 @@ def run(config: Config, changed: Config, show: Quiet) -> tuple[dict, bool]:
             raise
 
 
-def _make_teacher(config: Config, show: Quiet) -> None:
+def _make_teacher(config: Config, changed: Config, show: Quiet) -> None:
     """Train the teacher, or wait for the process that does."""
     folder = Path(config["runs_dir"]) / build.folder_name(config)
     while True:
         try:
-            run(config, {}, show)
+            run(config, changed, show)
             return
         except Locked as owner:
-            show.say(f"waiting for the teacher {label(config)}, which {owner} trains")
+            show.say(f"waiting for the teacher {label(config, changed)}, which {owner} trains")
             records.wait_for(folder)
 
 
@@ -104,7 +106,7 @@ def _train_and_record(config: Config, changed: Config, folder: Path, show: Quiet
     prepare_torch(config["threads"])
     started = time.perf_counter()
     job = assemble(config, device)
-    show.begin(label(config), sum(phase.epochs for phase in phases(job)))
+    show.begin(label(config, changed), sum(phase.epochs for phase in phases(job)))
     events = _events(config, folder)
 
     def report(row: Row, timing: Row) -> None:

@@ -27,6 +27,7 @@ class Job:
 
     config: dict[str, Any]
     changed: dict[str, Any]
+    identity: dict[str, Any]
     folder: str  # below runs_dir
     label: str
     after: str | None  # the folder of its teacher
@@ -55,18 +56,22 @@ def freeze(composed: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> l
     build.check_all(config for config, _ in composed)
     jobs: dict[str, Job] = {}
     for config, changed in composed:
-        folder = build.folder_name(config)
         after = None
         if (teacher := build.teacher_job(config)) is not None:
-            after = build.folder_name(teacher)
-            jobs.setdefault(after, Job(teacher, {}, after, label(teacher), None, asked=False))
-        if folder in jobs:
-            jobs[folder].asked = True
-        else:
-            jobs[folder] = Job(dict(config), dict(changed), folder, label(config), after, True)
+            made = _job(teacher, build.teacher_changes(changed))
+            after = jobs.setdefault(made.folder, made).folder
+        asked = _job(config, changed, after)
+        jobs.setdefault(asked.folder, asked).asked = True
     # A stable sort: teachers first, for others wait for them; else as they were asked for.
     waited_for = {job.after for job in jobs.values()}
     return sorted(jobs.values(), key=lambda job: job.folder not in waited_for)
+
+
+def _job(config: Mapping[str, Any], changed: Mapping[str, Any], after: str | None = None) -> Job:
+    identity = build.identity(config)
+    folder = records.folder_name(identity, config["seed"])
+    name = label(config, changed)
+    return Job(dict(config), dict(changed), identity, folder, name, after, asked=False)
 
 
 def write_frozen(jobs: Sequence[Job], name: str) -> Path:
@@ -85,8 +90,9 @@ def write_frozen(jobs: Sequence[Job], name: str) -> Path:
 class Slot:
     """A place for one job: a GPU (or a share of one), or a few cores."""
 
+    number: int
     name: str
-    environment: dict[str, str] = field(hash=False)
+    environment: dict[str, str] = field(compare=False)
 
 
 def visible_gpus() -> list[str]:
@@ -114,19 +120,19 @@ def make_slots(
     """
     limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     gpus = visible_gpus() if device != "cpu" else []
-    slots = [
-        Slot(f"GPU {gpu}", limits | {"CUDA_VISIBLE_DEVICES": gpu})
-        for _ in range(jobs_per_gpu)
-        for gpu in gpus
-    ]
-    if not slots:
-        cores = sorted(os.sched_getaffinity(0))
-        groups = [cores[i : i + threads] for i in range(0, len(cores) - threads + 1, threads)]
-        slots = [
-            Slot(f"core {','.join(names)}", limits | {"KD_BENCH_CORES": ",".join(names)})
-            for names in ([str(core) for core in group] for group in groups or [cores])
-        ]
+    places = [(f"GPU {gpu}", {"CUDA_VISIBLE_DEVICES": gpu}) for gpu in gpus] * jobs_per_gpu
+    if not places:
+        groups = [",".join(map(str, group)) for group in _groups_of_cores(threads)]
+        places = [(f"core {cores}", {"KD_BENCH_CORES": cores}) for cores in groups]
+    slots = [Slot(i, name, limits | place) for i, (name, place) in enumerate(places)]
     return slots[:jobs_at_once]
+
+
+def _groups_of_cores(size: int) -> list[list[int]]:
+    """This process's cores, `size` at a time; all of them where there are fewer."""
+    cores = sorted(os.sched_getaffinity(0))
+    starts = range(0, len(cores) - size + 1, size)
+    return [cores[start : start + size] for start in starts] or [cores]
 
 
 # Running

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 from hydra import initialize_config_dir
 
-from kd_bench import compose, run
-from kd_bench.launchers import local
+from kd_bench import compose, launchers, run
 
 TINY = (
     "dataset=synthetic",
@@ -28,18 +29,25 @@ TINY = (
 )
 
 
-@cache
-def _composed(overrides: tuple[str, ...]) -> dict:
+@contextmanager
+def composing() -> Iterator[None]:
+    """Where `compose.job` works, as it does inside the program."""
     compose.register_schema()
-    local.register()
+    launchers.register()
     with initialize_config_dir(compose.CONFIG_DIR, version_base="1.3"):
+        yield
+
+
+@cache
+def composed(*overrides: str) -> dict:
+    """A job's configuration; not to be changed, as it is kept."""
+    with composing():
         return compose.job(overrides)[0]
 
 
 def job(runs_dir: Path, *overrides: str) -> dict:
     """A tiny job's configuration; `overrides` come last."""
-    config = copy.deepcopy(_composed((*TINY, *overrides)))
-    return {**config, "runs_dir": str(runs_dir)}
+    return {**copy.deepcopy(composed(*TINY, *overrides)), "runs_dir": str(runs_dir)}
 
 
 def trained(config: dict) -> tuple[dict, Path]:

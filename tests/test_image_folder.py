@@ -229,13 +229,19 @@ def test_the_cache_is_for_these_files_and_this_size_only(root, decoded):
     load(root)
     load(root, size=2)
     assert len(decoded) == 10  # another size
-    save(root / "train/dog/new.png", plain((1, 1, 1)))
+    save(root / "train/dog/new.bmp", plain((1, 1, 1)))
     assert len(load(root)[0].target) == 4  # another file
-    save(root / "train/dog/new.png", plain((2, 2, 2)))
-    os.utime(root / "train/dog/new.png", (1, 1))
+    save(root / "train/dog/new.bmp", plain((2, 2, 2)))  # as many bytes: no compression
+    os.utime(root / "train/dog/new.bmp", (1, 1))
     assert load(root)[0].image[2, 0, 0].tolist() == [2, 2, 2]  # of another time
     before = len(decoded)
-    os.rename(root / "train/dog/new.png", root / "train/cat/new.png")
+    with open(root / "train/dog/new.bmp", "ab") as file:
+        file.write(b"tail")
+    os.utime(root / "train/dog/new.bmp", (1, 1))
+    load(root)
+    assert len(decoded) == before + 6  # of another length
+    before = len(decoded)
+    os.rename(root / "train/dog/new.bmp", root / "train/cat/new.bmp")
     assert load(root)[0].target.tolist() == [0, 0, 0, 1]  # in another class
     assert len(decoded) == before + 6
 

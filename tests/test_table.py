@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import json
 import math
 import random
 import subprocess
@@ -246,6 +247,28 @@ def test_a_baseline_stands_in_every_column_of_its_student_and_recipe():
     assert lines(table)["st"] == expected
 
 
+def test_a_method_whose_teacher_learns_along_stands_in_every_column_of_its_pair():
+    records = [
+        record(accuracy=90.0),
+        record("st", accuracy=91.0),
+        record("st", accuracy=92.0, changed={"teacher.seed": 1}),
+        record("dml", accuracy=93.0, teacher_accuracy=50.0, changed={"teacher.seed": 1}),
+        record("dml", accuracy=94.0, teacher="resnet110", teacher_accuracy=50.0),
+    ]
+    assert lines(table_from(records)) == {
+        "method": [
+            DIGITS,
+            f"{DIGITS} (teacher.seed=1)",
+            "digits resnet110-resnet8",
+            "average",
+        ],
+        "teacher": ["96.1", "96.1", "", ""],
+        "baseline": ["90.0 (1)", "90.0 (1)", "90.0 (1)", "90.0"],
+        "dml": ["93.0 (1) +3.0", "93.0 (1) +3.0", "94.0 (1) +4.0", "93.3 +3.3"],  # 280 / 3
+        "st": ["91.0 (1) +1.0", "92.0 (1) +2.0", "", ""],
+    }
+
+
 @pytest.mark.parametrize(
     "changed, column",
     [
@@ -321,7 +344,7 @@ def test_a_cell_never_averages_jobs_that_differ_in_more_than_the_seed():
     assert str(error.value) == (
         f"st in {DIGITS} has runs that differ in more than the seed:"
         f" method.losses.st.temperature is 4 in {record('st', 0)['folder']},"
-        f" 8 in {edited['folder']}"
+        f" 8 in {edited['folder']}; move away those that should not count"
     )
 
 
@@ -408,29 +431,38 @@ def test_a_failed_seed_is_counted_in_its_cell():
     assert lines(table)["st"] == ["91.5 ± 0.7 (2) +2.0, 1 failed"]  # SD sqrt(2) / 2 = 0.71
 
 
-def test_a_method_that_always_failed_has_a_row_that_says_so():
-    table = table_from(BASELINE + SOFT, [failure(record("at"), seed) for seed in (0, 1)])
-    assert lines(table)["at"] == ["failed"]
+def job_of(of: dict) -> dict:
+    """What a failure carries of its job."""
+    return {key: of[key] for key in ("identity", "config", "changed")}
 
 
-def test_a_failed_version_of_a_method_is_not_counted_with_another():
+def test_a_job_that_always_failed_has_a_row_that_says_so():
     changed = record("st", changed={"method.losses.st.temperature": 8})
-    table = table_from(BASELINE + SOFT, [failure(changed, 0)])
-    assert lines(table)["st"] == ["92.0 ± 1.0 (3) +2.0"]
-    assert lines(table)[f"st ({changed['digest']})"] == ["failed"]
+    failures = [
+        failure(each, seed) | job_of(each) for each in (changed, record("at")) for seed in (0, 1)
+    ]
+    table = lines(table_from(BASELINE + SOFT, failures))
+    assert table["st"] == ["92.0 ± 1.0 (3) +2.0"]
+    assert table["st (temperature=8)"] == ["failed"]
+    assert table["at"] == ["failed"]
 
 
-def test_a_failure_that_carries_its_job_is_labelled_by_it():
-    changed = record("st", changed={"method.losses.st.temperature": 8})
-    carried = {key: changed[key] for key in ("config", "identity", "changed")}
-    table = table_from(BASELINE + SOFT, [failure(changed, 0) | carried])
-    assert lines(table)["st (temperature=8)"] == ["failed"]
+def test_a_failed_baseline_stands_in_every_column_of_its_student():
+    job = record()
+    table = table_from([*SOFT, record("st", teacher="resnet110")], [failure(job, 0) | job_of(job)])
+    assert lines(table)["baseline"] == ["failed", "failed", ""]  # and no average
 
 
-def test_a_failure_without_a_place_is_named_beneath_the_table():
-    table = table_from(BASELINE, [failure(record("st", dataset="svhn"), 0)])
-    assert any("svhn/resnet20-resnet8/st" in text for text in warnings(table))
-    assert not table_from(BASELINE, table.unplaced, choice={"dataset": ["digits"]}).unplaced
+def test_a_failure_whose_job_is_unknown_is_named_beneath_the_table():
+    table = table_from(BASELINE + SOFT, [failure(record("at"), 0)])
+    assert "at" not in lines(table)
+    assert warnings(table) == [
+        f"failed, and in no cell: {record('at')['folder']} (FloatingPointError: loss is nan)."
+    ]
+    elsewhere = table_from(
+        [record(), record(dataset="svhn")], table.unplaced, choice={"dataset": ["svhn"]}
+    )
+    assert not elsewhere.unplaced
 
 
 # The protocol
@@ -602,8 +634,21 @@ def test_a_failure_is_read_by_its_first_line_unless_the_job_was_finished_since(t
         folder = tmp_path / record(seed=seed)["folder"]
         folder.mkdir(exist_ok=True)
         (folder / "error.txt").write_text("ValueError: no\n\nTraceback ...\n")
+    (tmp_path / "error.txt").write_text("of no job\n")
     assert read_failures(tmp_path / "digits") == [
         {"folder": record(seed=1)["folder"], "reason": "ValueError: no"}
+    ]
+
+
+def test_a_failure_of_a_sweep_carries_its_job(tmp_path):
+    job = record("st")
+    (tmp_path / job["folder"]).mkdir(parents=True)
+    (tmp_path / job["folder"] / "error.txt").write_text("ValueError: no\n")
+    (tmp_path / ".sweeps").mkdir()
+    frozen = {"folder": job["folder"], "label": "a job", **job_of(job)}
+    (tmp_path / ".sweeps" / "mine.jsonl").write_text(json.dumps(frozen) + "\n")
+    assert read_failures(tmp_path) == [
+        {"folder": job["folder"], "reason": "ValueError: no", **job_of(job)}
     ]
 
 
@@ -705,6 +750,13 @@ def test_an_empty_folder_is_one_line(place):
     Path("empty").mkdir()
     with pytest.raises(UserError, match=r"^no records in empty$"):
         tool("table").main(["--from", "empty"])
+
+
+@pytest.mark.parametrize("script", ["table", "publish"])
+def test_a_mistake_is_answered_with_one_line_and_no_traceback(tmp_path, script):
+    command = [sys.executable, REPOSITORY / f"tools/{script}.py", "--from", "nowhere"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "no folder nowhere to read records from\n")
 
 
 def test_a_table_is_made_without_torch():

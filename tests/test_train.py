@@ -170,7 +170,7 @@ def test_an_interrupted_job_goes_on_to_the_same_bits(tmp_path, name):
     config = job(tmp_path / "parts", *overrides)
     for epoch in (1, 2):
         with pytest.raises(Stop):
-            run.run(config, {}, StopAfter(epoch, run.label(config)))
+            run.run(config, {}, StopAfter(epoch, run.label(config, {})))
     _, parts = trained(config)
     assert (parts / "history.csv").read_text() == (whole / "history.csv").read_text()
     assert file_bits(parts) == file_bits(whole)
@@ -223,7 +223,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(tmp_path):
     config = job(tmp_path, "method=baseline", "recipe.epochs=3")
     folder = tmp_path / build.folder_name(config)
     with pytest.raises(Stop):
-        run.run(config, {}, StopAfter(2, run.label(config)))
+        run.run(config, {}, StopAfter(2, run.label(config, {})))
     (folder / "checkpoint.pt").write_bytes(b"not what it was")
     with pytest.warns(UserWarning, match=r"checkpoint\.pt\.damaged"):
         trained(config)

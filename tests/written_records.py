@@ -6,9 +6,15 @@ import copy
 import json
 from pathlib import Path
 
-from kd_bench.records import digest, flatten, folder_name
+from kd_bench.records import digest, flatten, folder_name, identity
 
-LOSSES = {"st": {"temperature": 4}, "at": {"power": 2}, "dkd": {"beta": 8, "alpha": 1}}
+LOSSES = {
+    "st": {"temperature": 4},
+    "at": {"power": 2},
+    "dkd": {"beta": 8, "alpha": 1},
+    "dml": {"temperature": 1},
+}
+LEARNS = {"dml"}  # the teacher learns along
 
 
 def _changed(config: dict, changed: dict) -> dict:
@@ -21,6 +27,29 @@ def _changed(config: dict, changed: dict) -> dict:
             section = section[name]
         section[last] = value
     return config
+
+
+def _config(
+    method: str, seed: int, dataset: str, student: str, teacher: str, recipe: str, speed: str
+) -> dict:
+    losses = {method: LOSSES[method]} if method in LOSSES else {}
+    return {
+        "dataset": {"name": dataset, "pad": 1, "source": {"root": "data"}},
+        "model": {"name": student, "net": {"width": 8}},
+        "method": {
+            "name": method,
+            "losses": losses,
+            "weights": {"ce": 1, **dict.fromkeys(losses, 1)},
+        },
+        "recipe": {"name": recipe, "epochs": 20, "lr": 0.05},
+        "teacher": {
+            "model": {"name": teacher, "net": {"width": 16}},
+            "recipe": {"name": recipe, "epochs": 60, "lr": 0.05},
+            "seed": 0,
+        },
+        "seed": seed,
+        "speed": speed,
+    }
 
 
 def record(
@@ -41,39 +70,20 @@ def record(
     **other,
 ) -> dict:
     """A finished job's record; a method with losses has a teacher. `other` replaces its entries."""
-    losses = {method: LOSSES[method]} if method in LOSSES else {}
-    config = {
-        "dataset": {"name": dataset, "pad": 1, "source": {"root": "data"}},
-        "model": {"name": student, "net": {"width": 8}},
-        "method": {
-            "name": method,
-            "losses": losses,
-            "weights": {"ce": 1, **dict.fromkeys(losses, 1)},
-        },
-        "recipe": {"name": recipe, "epochs": 20, "lr": 0.05},
-        "teacher": {
-            "model": {"name": teacher, "net": {"width": 16}},
-            "recipe": {"name": recipe, "epochs": 60, "lr": 0.05},
-            "seed": 0,
-        },
-        "seed": seed,
-        "speed": speed,
-    }
+    config = _config(method, seed, dataset, student, teacher, recipe, speed)
     config = _changed(config, changed or {})
-    identity = {
-        part: copy.deepcopy(config[part]) for part in ("dataset", "model", "method", "recipe")
-    }
-    del identity["dataset"]["source"]
-    if losses:
-        identity["teacher"] = config["teacher"]
-    if speed != "repro":
-        identity["speed"] = speed
+    job = identity(
+        config,
+        needs_teacher=method in LOSSES,
+        teacher_learns=method in LEARNS,
+        revisions={},
+    )
     written = {
         "format": 1,
         "status": "done",
-        "folder": folder_name(identity, seed),
-        "digest": digest(identity),
-        "identity": identity,
+        "folder": folder_name(job, seed),
+        "digest": digest(job),
+        "identity": job,
         "config": config,
         "changed": flatten(changed or {}),
         "accuracy": {
@@ -92,16 +102,9 @@ def record(
         "dirty": False,
         "data_fingerprint": f"images of {dataset}",
     }
-    if losses:
-        made = config["teacher"]
-        job = {
-            "dataset": identity["dataset"],
-            "model": made["model"],
-            "method": {"name": "baseline", "losses": {}, "weights": {"ce": 1}},
-            "recipe": made["recipe"],
-        }
+    if method in LOSSES:
         written["teacher"] = {
-            "folder": folder_name(job, made["seed"]),
+            "folder": None if method in LEARNS else teacher_record(written)["folder"],
             "accuracy": teacher_accuracy,
             "source": "online",
             "agreement": 95.0,
@@ -112,14 +115,13 @@ def record(
 def teacher_record(student: dict, accuracy: float = 96.1) -> dict:
     """The record of the job that made the teacher of `student`."""
     made = student["config"]["teacher"]
-    settings = {"recipe.epochs": made["recipe"]["epochs"], "model.net.width": 16}
     result = record(
         accuracy=accuracy,
         seed=made["seed"],
         student=made["model"]["name"],
         dataset=student["config"]["dataset"]["name"],
         recipe=made["recipe"]["name"],
-        changed=settings,
+        changed={"recipe.epochs": made["recipe"]["epochs"], "model.net.width": 16},
     )
     return result | {"changed": {}}
 

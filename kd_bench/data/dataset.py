@@ -73,8 +73,8 @@ class Data:
 
     def _normalise(self, image: Tensor) -> Tensor:
         """(image / 255 - mean) / std of uint8 [B, H, W, 3], as float [B, 3, H, W] channels_last."""
-        # Product and sum are rounded one after the other. An operator that fuses them leaves it
-        # to the device, and to the place in the batch, whether the product is rounded.
+        # Product and sum are rounded one after the other: the same bits everywhere. An operator
+        # that fuses them (addcmul) leaves it to the device whether the product is rounded.
         scale, shift = self._scale_and_shift
         return image.float().mul_(scale).add_(shift).permute(0, 3, 1, 2)
 

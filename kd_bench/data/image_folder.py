@@ -23,7 +23,7 @@ from kd_bench.interfaces import UserError, require
 
 SPLITS = ("train", "test")
 DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")  # more than 8 bits: PIL would clip to white
-THREADS = 4  # more do not help: a small image is mostly Python, one thread at a time
+THREADS = 4  # a small image is mostly Python, which runs one thread at a time
 CHUNK = 64  # images per task of a thread
 
 

@@ -1,0 +1,53 @@
+"""Hydra's complaints in one line that names the right choices."""
+
+from __future__ import annotations
+
+import re
+
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf.errors import (
+    ConfigKeyError,
+    InterpolationToMissingValueError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+    ValidationError,
+)
+
+Complaint = (HydraException, OmegaConfBaseException)
+
+
+def explain(error: Exception) -> str:
+    """One line for an error of Hydra's or OmegaConf's about what a user typed or wrote."""
+    if isinstance(error, MissingConfigException) and error.options:
+        return _unknown_choice(error)
+    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    where = _first_line(error).rstrip(".:")
+    if isinstance(cause, ConfigKeyError | AttributeError):
+        return _unknown_key(cause, where)
+    if isinstance(cause, ValidationError):
+        return f"{cause.full_key}: {_first_line(cause)}"
+    if isinstance(cause, MissingMandatoryValue):
+        return f"give a value for {cause.full_key}"
+    if isinstance(cause, InterpolationToMissingValueError):
+        return f"give a value for {_first_line(cause).rpartition(' ')[2]}"
+    if match := re.match(r"Ambiguous value for argument '(.*)'", where):
+        return f"{match[1]} are several values; add -m to run a job with each"
+    return where if cause is None else f"{where}: {_first_line(cause)}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0].strip()
+
+
+def _unknown_choice(error: MissingConfigException) -> str:
+    group, _, name = (error.missing_cfg_file or "").rpartition("/")
+    return f"no {group} '{name}'; there are {', '.join(error.options)}"
+
+
+def _unknown_key(cause: OmegaConfBaseException, where: str) -> str:
+    section, _, name = str(cause.full_key).rpartition(".")
+    keys = [str(key) for key in cause.parent_node or () if key not in ("hydra", "sweep")]
+    file = f"{where.partition(':')[0]}: " if where.startswith("In ") else ""
+    return (
+        f"{file}no key '{name}'{f' in {section}' if section else ''}; there are {', '.join(keys)}"
+    )

@@ -1,0 +1,49 @@
+"""Hydra's sweeper for a plain grid: every combination of what was typed and of the sweep's file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+@dataclass
+class GridConfig:
+    """hydra.sweeper of `hydra/sweeper=grid`."""
+
+    _target_: str = "hydra_plugins.kd_bench_grid.GridSweeper"
+    params: dict[str, Any] = field(default_factory=dict)  # group or key -> values with commas
+
+
+class GridSweeper(Sweeper):
+    """Launches all combinations at once.
+
+    Hydra's basic sweeper composes every job before its launcher composes it again, and leaves a
+    file of its own; of it only the product of the values is used.
+    """
+
+    def __init__(self, params: dict[str, Any]):
+        self.params = params
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Get the launcher ready; Hydra calls this before `sweep`."""
+        self.parser = OverridesParser.create(config_loader=hydra_context.config_loader)
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
+        """Launch all combinations of the sweep file's values; what was typed replaces them."""
+        given = [*(f"{key}={values}" for key, values in self.params.items()), *arguments]
+        (jobs,) = BasicSweeper.split_arguments(self.parser.parse_overrides(given), None)
+        return [self.launcher.launch(jobs, initial_job_idx=0)]

@@ -1,0 +1,213 @@
+"""Sweeps for real: processes, slots, failures, Ctrl-C, two at once."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from jobs import TINY, job
+
+from kd_bench import build, sweep
+from kd_bench.errors import UserError
+
+KD_BENCH = [sys.executable, "-m", "kd_bench"]
+FAST = (*TINY, "recipe.epochs=1")
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen:
+    environment = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*KD_BENCH, *arguments],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def kd_bench(folder: Path, *arguments: str) -> tuple[int, str]:
+    process = start(folder, *arguments)
+    printed, _ = process.communicate(timeout=120)
+    return process.returncode, printed
+
+
+def results(folder: Path) -> dict[Path, int]:
+    """Every result below a folder, with the time it appeared."""
+    return {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/*/*/*/*/result.json")}
+
+
+# Freezing
+
+
+def composed(tmp_path, *sets):
+    return [(job(tmp_path, *overrides), {}) for overrides in sets]
+
+
+def test_twins_run_once_and_teachers_go_first(tmp_path):
+    jobs = sweep.freeze(
+        composed(tmp_path, ["method=baseline"], ["method=st"], ["method=st"], ["method=at"])
+    )
+    assert [j.config["method"]["name"] for j in jobs] == ["baseline", "baseline", "st", "at"]
+    teacher, *others = jobs
+    assert not teacher.asked and all(j.asked for j in others)
+    assert [j.after for j in jobs] == [None, None, teacher.folder, teacher.folder]
+
+
+def test_all_jobs_are_checked_before_the_first_starts(tmp_path):
+    bad = composed(tmp_path, ["method=st"], ["method=at", "method.losses.at.stages=[stage9]"])
+    with pytest.raises(UserError, match="no stage 'stage9'"):
+        sweep.freeze(bad)
+
+
+# Slots
+
+
+def test_gpus_that_are_visible_are_slots_each_as_often_as_asked(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    slots = sweep.make_slots("auto", 1, jobs_per_gpu=2, jobs_at_once=None)
+    assert [s.environment["CUDA_VISIBLE_DEVICES"] for s in slots] == ["4", "6", "4", "6"]
+    assert len(set(slots)) == 4
+
+
+def test_without_a_gpu_the_cores_are_shared_out(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 5, 7})
+    slots = sweep.make_slots("auto", 2, 1, None)
+    assert [s.environment["KD_BENCH_CORES"] for s in slots] == ["0,1", "2,5"]
+    assert all(s.environment["OMP_NUM_THREADS"] == "2" for s in slots)
+    assert len(sweep.make_slots("cpu", 1, 1, jobs_at_once=3)) == 3
+    assert len(sweep.make_slots("cpu", 64, 1, None)) == 1
+
+
+# Running
+
+
+def test_a_sweep_trains_all_prints_a_table_and_has_nothing_to_do_the_second_time(tmp_path):
+    command = ("-m", *FAST, "method=baseline,st", "seed=0,1")
+    code, printed = kd_bench(tmp_path, *command)
+    assert code == 0, printed
+    assert len(re.findall(r": done: ", printed)) == 5  # four jobs and the teacher
+    assert "baseline" in printed.split("method")[-1]
+    before = results(tmp_path)
+    assert len(before) == 5
+    code, printed = kd_bench(tmp_path, *command)
+    assert code == 0
+    assert printed.count("done already, nothing to train") == 5
+    assert results(tmp_path) == before
+
+
+def test_two_sweeps_at_once_share_the_work_and_run_each_job_once(tmp_path):
+    command = ("-m", *FAST, "method=baseline,st", "seed=0,1")
+    both = [start(tmp_path, *command) for _ in range(2)]
+    printed = [process.communicate(timeout=180)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], printed
+    assert len(results(tmp_path)) == 5
+    # One that comes second finds the result there, or waits for it; its line says so.
+    assert sum(text.count(": done: ") for text in printed) >= 5
+    for path in results(tmp_path):
+        assert len(list(path.parent.glob("console.log"))) == 1
+    timings = tmp_path.glob("runs/*/*/*/*/*/timing.csv")
+    assert all(len(path.read_text().splitlines()) == 2 for path in timings)
+
+
+FAILING = """
+import os, signal, sys, torch
+from kd_bench.interfaces import Loss
+
+class Fails(Loss):
+    needs_teacher = False
+
+    def __init__(self, spec, how):
+        super().__init__(spec)
+        self.how = how
+
+    def forward(self, student, teacher, batch):
+        if self.how == "raise":
+            raise RuntimeError("as it was told to")
+        if self.how == "exit":
+            sys.exit(3)
+        if self.how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return student.logits.sum() * 0
+"""
+
+
+def test_jobs_that_fail_are_told_at_once_and_listed_and_the_others_go_on(tmp_path):
+    (tmp_path / "failing.py").write_text(FAILING)
+    (tmp_path / "conf" / "method").mkdir(parents=True)
+    (tmp_path / "conf" / "method" / "fails.yaml").write_text(
+        "name: fails\nweights: {ce: 1.0, f: 1.0}\nlosses: {f: {_target_: failing.Fails, how: no}}\n"
+    )
+    command = ("--config-dir", "conf", "-m", *FAST, "method=fails")
+    code, printed = kd_bench(tmp_path, *command, "method.losses.f.how=raise,no,exit,kill")
+    assert code == 1
+    assert "RuntimeError: as it was told to; see " in printed
+    assert "killed by SIGKILL" in printed
+    assert "exit code 3" in printed
+    assert "3 of 4 jobs failed:" in printed
+    assert len(results(tmp_path)) == 1
+    for how, result in (("raise", "failed"), ("exit", "failed"), ("kill", "failed")):
+        row = next(l for l in printed.splitlines() if l.strip().startswith(f"fails (how={how})"))
+        assert row.endswith(result)
+    (path,) = (p for p in tmp_path.glob("runs/*/*/*/*/*/error.txt") if "told" in p.read_text())
+    assert "Traceback" in path.read_text()
+
+
+def test_a_failed_teacher_is_one_failure_that_names_who_waited(tmp_path):
+    command = ("-m", *FAST, "method=st,at", "teacher.recipe.lr=1e30")
+    code, printed = kd_bench(tmp_path, *command, "teacher.recipe.schedule=constant")
+    assert code == 1
+    line = next(line for line in printed.splitlines() if "FAILED" in line)
+    assert "the loss is not finite in epoch 1" in line
+    assert "waiting for it: " in line and " st seed 0, " in line and " at seed 0" in line
+    assert "its teacher failed" in printed
+
+
+def processes_in(folder: Path) -> list[str]:
+    """Command lines of the processes that name a folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if any(str(folder) in word for word in words) or "kd_bench.run" in words:
+            found += [" ".join(words)] if _cwd(path) == folder else []
+    return found
+
+
+def _cwd(path: Path) -> Path | None:
+    try:
+        return (path.parent / "cwd").resolve()
+    except OSError:
+        return None
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_sweep_and_leaves_no_process_behind(tmp_path, number):
+    long = ("recipe.epochs=100000", "method=baseline", "seed=0,1")
+    process = start(tmp_path, "-m", *TINY, *long)
+    end = time.monotonic() + 60
+    while len(list(tmp_path.glob("runs/*/*/*/*/*/history.csv"))) < 1:
+        assert time.monotonic() < end and process.poll() is None
+        time.sleep(0.05)
+    assert processes_in(tmp_path)
+    process.send_signal(number)
+    printed, _ = process.communicate(timeout=30)
+    assert process.returncode == 130, printed
+    assert "the same command again goes on from here" in printed
+    assert processes_in(tmp_path) == []
+    assert not list(tmp_path.glob("runs/*/*/*/*/*/lock/*"))
+    assert results(tmp_path) == {}
+
+
+def test_the_whole_command_line_of_a_frozen_job_is_in_its_file(tmp_path):
+    frozen = sweep.write_frozen(sweep.freeze(composed(tmp_path, ["method=st"])), "mine")
+    assert frozen == tmp_path / ".sweeps" / "mine.jsonl"
+    assert len(frozen.read_text().splitlines()) == 2
+    assert build.folder_name(job(tmp_path, "method=st")) in frozen.read_text()
