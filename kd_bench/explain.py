@@ -48,6 +48,5 @@ def _unknown_key(cause: OmegaConfBaseException, where: str) -> str:
     section, _, name = str(cause.full_key).rpartition(".")
     keys = [str(key) for key in cause.parent_node or () if key not in ("hydra", "sweep")]
     file = f"{where.partition(':')[0]}: " if where.startswith("In ") else ""
-    return (
-        f"{file}no key '{name}'{f' in {section}' if section else ''}; there are {', '.join(keys)}"
-    )
+    place = f" in {section}" if section else ""
+    return f"{file}no key '{name}'{place}; there are {', '.join(keys)}"

@@ -152,7 +152,8 @@ def test_jobs_that_fail_are_told_at_once_and_listed_and_the_others_go_on(tmp_pat
     assert "3 of 4 jobs failed:" in printed
     assert len(results(tmp_path)) == 1
     for how, result in (("raise", "failed"), ("exit", "failed"), ("kill", "failed")):
-        row = next(l for l in printed.splitlines() if l.strip().startswith(f"fails (how={how})"))
+        lines = map(str.strip, printed.splitlines())
+        row = next(line for line in lines if line.startswith(f"fails (how={how})"))
         assert row.endswith(result)
     (path,) = (p for p in tmp_path.glob("runs/*/*/*/*/*/error.txt") if "told" in p.read_text())
     assert "Traceback" in path.read_text()
