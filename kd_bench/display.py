@@ -14,7 +14,8 @@ from rich.table import Table
 from kd_bench.records import read_result
 
 if TYPE_CHECKING:
-    from kd_bench.sweep import Job, Running, Slot
+    from kd_bench.slots import Slot
+    from kd_bench.sweep import Job, Running
 
 
 def console() -> Console:

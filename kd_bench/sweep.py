@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from kd_bench import build, records
 from kd_bench.display import SweepDisplay
 from kd_bench.run import LOCKED_ELSEWHERE, label
+from kd_bench.slots import Process, Slot
 
 POLL_SECONDS = 0.05
 GRACE_SECONDS = 10.0  # that an interrupted job has to end by itself
@@ -83,68 +81,12 @@ def write_frozen(jobs: Sequence[Job], name: str) -> Path:
     return path
 
 
-# Slots
-
-
-@dataclass(frozen=True)
-class Slot:
-    """A place for one job: a GPU (or a share of one), or a few cores."""
-
-    number: int
-    name: str
-    environment: dict[str, str] = field(compare=False)
-
-
-def visible_gpus() -> list[str]:
-    """Ids of the GPUs that this process may use; asks nvidia-smi, so torch need not be loaded."""
-    if (chosen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [gpu for gpu in chosen.split(",") if gpu]
-    command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return []
-    return found.split()
-
-
-def make_slots(
-    device: str, threads: int, jobs_per_gpu: int, jobs_at_once: int | None
-) -> list[Slot]:
-    """Where jobs run: every visible GPU `jobs_per_gpu` times, else the cores by `threads` each.
-
-    Args:
-        device: a job's `device`; "cpu" leaves GPUs alone.
-        threads: of a job.
-        jobs_per_gpu: jobs that share a GPU.
-        jobs_at_once: at most so many slots; None: as many as there are.
-    """
-    limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    gpus = visible_gpus() if device != "cpu" else []
-    places = [(f"GPU {gpu}", {"CUDA_VISIBLE_DEVICES": gpu}) for gpu in gpus] * jobs_per_gpu
-    if not places:
-        groups = [",".join(map(str, group)) for group in _groups_of_cores(threads)]
-        places = [(f"core {cores}", {"KD_BENCH_CORES": cores}) for cores in groups]
-    slots = [Slot(i, name, limits | place) for i, (name, place) in enumerate(places)]
-    return slots[:jobs_at_once]
-
-
-def _groups_of_cores(size: int) -> list[list[int]]:
-    """This process's cores, `size` at a time; all of them where there are fewer."""
-    cores = sorted(os.sched_getaffinity(0))
-    starts = range(0, len(cores) - size + 1, size)
-    return [cores[start : start + size] for start in starts] or [cores]
-
-
-# Running
-
-
 @dataclass
 class Running:
     """A job's process in its slot."""
 
     job: Job
-    process: subprocess.Popen
-    started: float
+    process: Process
 
 
 class Sweep:
@@ -210,17 +152,10 @@ class Sweep:
     def _start(self, job: Job) -> None:
         slot = self.free.pop(0)
         records.make_folder(job.path)
+        (job.path / "error.txt").unlink(missing_ok=True)
         number = next(i for i, other in enumerate(self.jobs) if other.folder == job.folder)
-        with open(job.path / "console.log", "ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "kd_bench.run", str(self.frozen), str(number)],
-                env=os.environ | slot.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on
-            )
-        self.running[slot] = Running(job, process, time.monotonic())
+        process = slot.start(self.frozen, number, job.path / "console.log")
+        self.running[slot] = Running(job, process)
 
     def _collect(self) -> None:
         for slot, running in list(self.running.items()):
@@ -259,13 +194,10 @@ class Sweep:
                 self._signal(number)
                 self._wait(seconds)
         self._signal(signal.SIGKILL)
-        for running in self.running.values():
-            running.process.wait()
 
     def _signal(self, number: int) -> None:
         for running in self.running.values():
-            if running.process.poll() is None:
-                os.killpg(running.process.pid, number)
+            running.process.signal(number)
 
     def _wait(self, seconds: float) -> None:
         end = time.monotonic() + seconds

@@ -12,7 +12,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # where both are listed as one of the pairs below.
 FLOORS = [
     {"errors", "schema", "seeds", "interfaces", "distances", "__init__"},
-    {"taps", "adapters", "records", "reading", "labels", "intervals", "data", "models"},
+    {"taps", "adapters", "records", "reading", "slots", "labels", "intervals", "data", "models"},
     {"methods", "method", "cells", "checkpoint", "events", "teacher", "optim"},
     {"step", "table", "blocks"},
     {"train", "build"},

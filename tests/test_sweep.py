@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from jobs import TINY, job
 
-from kd_bench import build, sweep
+from kd_bench import build, slots, sweep
 from kd_bench.errors import UserError
 
 KD_BENCH = [sys.executable, "-m", "kd_bench"]
@@ -69,19 +69,19 @@ def test_all_jobs_are_checked_before_the_first_starts(tmp_path):
 
 def test_gpus_that_are_visible_are_slots_each_as_often_as_asked(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
-    slots = sweep.make_slots("auto", 1, jobs_per_gpu=2, jobs_at_once=None)
-    assert [s.environment["CUDA_VISIBLE_DEVICES"] for s in slots] == ["4", "6", "4", "6"]
-    assert len(set(slots)) == 4
+    places = slots.local_slots("auto", 1, jobs_per_gpu=2, jobs_at_once=None)
+    assert [s.environment["CUDA_VISIBLE_DEVICES"] for s in places] == ["4", "6", "4", "6"]
+    assert len(set(places)) == 4
 
 
 def test_without_a_gpu_the_cores_are_shared_out(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 5, 7})
-    slots = sweep.make_slots("auto", 2, 1, None)
-    assert [s.environment["KD_BENCH_CORES"] for s in slots] == ["0,1", "2,5"]
-    assert all(s.environment["OMP_NUM_THREADS"] == "2" for s in slots)
-    assert len(sweep.make_slots("cpu", 1, 1, jobs_at_once=3)) == 3
-    assert len(sweep.make_slots("cpu", 64, 1, None)) == 1
+    places = slots.local_slots("auto", 2, 1, None)
+    assert [s.environment["KD_BENCH_CORES"] for s in places] == ["0,1", "2,5"]
+    assert all(s.environment["OMP_NUM_THREADS"] == "2" for s in places)
+    assert len(slots.local_slots("cpu", 1, 1, jobs_at_once=3)) == 3
+    assert len(slots.local_slots("cpu", 64, 1, None)) == 1
 
 
 # Running

@@ -12,7 +12,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from kd_bench import compose
+from kd_bench import compose, slots
 
 
 @dataclass
@@ -45,11 +45,11 @@ class LocalLauncher(Launcher):
 
         jobs = sweep.freeze(compose.jobs(job_overrides))
         first = jobs[0].config
-        slots = sweep.make_slots(
+        places = slots.local_slots(
             first["device"], first["threads"], self.jobs_per_gpu, self.jobs_at_once
         )
         show = SweepDisplay(len(jobs))
-        if code := sweep.run_sweep(jobs, self._name(job_overrides), slots, show):
+        if code := sweep.run_sweep(jobs, self._name(job_overrides), places, show):
             sys.exit(code)  # a failed JobReturn would make Hydra print its traceback
         return []
 
