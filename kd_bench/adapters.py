@@ -148,6 +148,17 @@ class Embedding(nn.Sequential):
         super().__init__(nn.Flatten(), nn.Linear(math.prod(shape), channels))
 
 
+class ProjectionHead(nn.Sequential):
+    """A feature of any shape in a space for comparisons: [B, *shape] -> [B, n], n its numbers.
+
+    Linear, ReLU, linear, as in SimCLR (arXiv:2002.05709) and SSKD (arXiv:2006.07114).
+    """
+
+    def __init__(self, shape: Sequence[int]):
+        size = math.prod(shape)
+        super().__init__(nn.Flatten(), nn.Linear(size, size), nn.ReLU(), nn.Linear(size, size))
+
+
 class VectorBatchNorm(nn.BatchNorm1d):
     """Batch norm of vectors [B, C] that takes one image, too, by its running statistics.
 

@@ -32,7 +32,7 @@ def attention_map(features: Tensor) -> Tensor:
     return F.normalize(energy, dim=1, eps=1e-12)
 
 
-def unit(x: Tensor, dim: int) -> Tensor:
+def unit(x: Tensor, dim: int | tuple[int, ...]) -> Tensor:
     """Vectors along `dim` at length one; those of length zero stay as they are.
 
     Unlike F.normalize, whose gradient at zero is the one behind it times 1e12.

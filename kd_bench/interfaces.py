@@ -82,6 +82,7 @@ class Loss(nn.Module):
     taps: tuple[str, ...] = ()  # stages read, on both sides
     terms: tuple[str, ...] = ()  # names of the entries, where `forward` returns a dict
     needs_teacher: bool = True
+    same_model: bool = False  # the teacher is a trained copy of the student's own model
     teacher_learns: bool = False  # the teacher starts afresh and is trained along
     needs_graph: bool = False  # gradients inside both networks: image and features carry them
     capturable: bool = True  # forward never waits for the device: a CUDA graph can hold it

@@ -22,7 +22,7 @@ from kd_bench import build, checkpoint, records, schema
 from kd_bench.data.dataset import Data
 from kd_bench.interfaces import Spec
 from kd_bench.labels import method_label
-from kd_bench.records import Lock, Locked
+from kd_bench.records import LOCKED_ELSEWHERE, Lock, Locked
 from kd_bench.seeds import stream
 from kd_bench.teacher import Teacher, load_weights
 from kd_bench.train import Progress, Row, Training, percent_equal, phases, predictions, train
@@ -77,11 +77,13 @@ def run(config: Config, changed: Config, show: Quiet) -> tuple[dict, bool]:
     if teacher is not None:
         _make_teacher(teacher, build.teacher_changes(changed), show)
     records.make_folder(folder)
-    with Lock(folder):
+    with Lock(folder) as lock:
         if record := records.read_result(folder):  # finished while we waited for the lock
             return record, False
         try:
-            return _train_and_record(config, changed, folder, show), True
+            return _train_and_record(config, changed, folder, show, lock), True
+        except Locked:
+            raise
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             records.write_whole(folder / "error.txt", f"{reason}\n\n{traceback.format_exc()}")
@@ -100,7 +102,9 @@ def _make_teacher(config: Config, changed: Config, show: Quiet) -> None:
             records.wait_for(folder)
 
 
-def _train_and_record(config: Config, changed: Config, folder: Path, show: Quiet) -> dict:
+def _train_and_record(
+    config: Config, changed: Config, folder: Path, show: Quiet, lock: Lock
+) -> dict:
     (folder / "error.txt").unlink(missing_ok=True)
     device = choose_device(config["device"])
     prepare_torch(config["threads"])
@@ -110,6 +114,8 @@ def _train_and_record(config: Config, changed: Config, folder: Path, show: Quiet
     events = _events(config, folder)
 
     def report(row: Row, timing: Row) -> None:
+        if lock.lost:
+            raise Locked("a process that took over because this one did not answer for long")
         show.epoch(row, timing)
         if events is not None:
             events.add(row | {"images_per_second": timing["images_per_second"]})
@@ -285,9 +291,11 @@ def _teacher_record(config: Config, job: Training) -> dict | None:
 
 
 def _parameters(job: Training) -> dict[str, int]:
-    student = sum(p.numel() for p in job.student.parameters())
-    adapters = sum(p.numel() for p in job.method.parameters())
-    return {"student": student, "training": student + adapters, "inference": student}
+    sizes = {
+        name: sum(p.numel() for p in module.parameters()) for name, module in job.learners.items()
+    }
+    student = sizes["student"]
+    return {"student": student, "training": sum(sizes.values()), "inference": student}
 
 
 def _median(values: list[float]) -> float:
@@ -346,8 +354,6 @@ def main() -> int:
         return 130
     return 0
 
-
-LOCKED_ELSEWHERE = 75  # exit code: another process works at the job
 
 if __name__ == "__main__":
     sys.exit(main())

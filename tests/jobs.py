@@ -12,12 +12,14 @@ from hydra import initialize_config_dir
 
 from kd_bench import compose, launchers, run
 
-TINY = (
+IMAGES = (
     "dataset=synthetic",
     "dataset.source.train=40",
     "dataset.source.test=24",
     "dataset.source.num_classes=4",
     "dataset.source.size=8",
+)
+NETS = (
     "pair=resnet20-resnet8_half",
     "model.net.widths=[4,4,8,8]",
     "teacher.model.net.depth=8",
@@ -27,6 +29,7 @@ TINY = (
     "teacher.recipe.epochs=1",
     "tensorboard=false",
 )
+TINY = (*IMAGES, *NETS)
 
 
 @contextmanager

@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from shipped import shapes
 from torch.autograd import gradcheck
 
-from kd_bench.adapters import map_stages, require_equal_channels, to_common_size
+from kd_bench.adapters import (
+    Connector,
+    ConvRegressor,
+    Embedding,
+    VectorBatchNorm,
+    map_stages,
+    require_equal_channels,
+    to_common_channels,
+    to_common_size,
+)
 from kd_bench.interfaces import Spec, UserError
 
 
@@ -89,3 +98,69 @@ def test_a_stage_that_is_no_map_is_refused():
 def test_a_stage_that_a_network_lacks_is_refused_with_those_it_has():
     with pytest.raises(UserError, match=r"^no stage 'stage9' in small; it has stage1, stage2"):
         map_stages(spec(), ["stage9"])
+
+
+def regressor(student: tuple[int, ...], teacher: tuple[int, ...]) -> ConvRegressor:
+    pair = shapes("small", stage2=student), shapes("large", stage2=teacher)
+    return ConvRegressor(
+        Spec(*pair, num_classes=10, labels=torch.zeros(4).long(), epochs=1), "stage2"
+    )
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "kernel"),
+    [
+        ((4, 8, 8), (6, 8, 8), (1, 1)),
+        ((4, 8, 8), (6, 4, 4), (3, 3)),
+        ((4, 4, 4), (6, 8, 8), (4, 4)),
+        ((4, 9, 8), (6, 4, 7), (6, 2)),  # 1 + 9 - 4 and 1 + 8 - 7, as FitNets have it
+        ((4, 2, 1), (6, 1, 1), (2, 1)),  # halved in height alone
+    ],
+)
+def test_a_regressor_gives_the_teachers_shape_and_nothing_negative(student, teacher, kernel):
+    adapter = regressor(student, teacher)
+    x = torch.randn(3, *student)
+    assert adapter[0].kernel_size == kernel
+    assert adapter(x).shape == (3, *teacher)
+    assert adapter(x).min() == 0
+
+
+def test_a_regressor_to_a_map_that_it_cannot_reach_is_refused_with_both_shapes():
+    with pytest.raises(UserError, match=r"stage2 is 4x4x4 in small and 6x16x16 in large; take"):
+        regressor((4, 4, 4), (6, 16, 16))
+
+
+def test_a_connector_changes_the_channels_and_may_be_negative():
+    torch.manual_seed(0)
+    adapter = Connector(200, 300)
+    out = adapter(torch.randn(4, 200, 2, 2))
+    assert out.shape == (4, 300, 2, 2) and out.min() < 0 and adapter[0].bias is None
+    # Variance 2 / 300, and 60,000 draws are within 2 % of it.
+    assert adapter[0].weight.var().item() == pytest.approx(2 / 300, rel=0.02)
+
+
+def test_the_wider_map_is_averaged_over_adjacent_channels():
+    # Twice the channels in pairs: (1 + 3) / 2 and (5 + 9) / 2. Five for three over the cells of
+    # adaptive pooling: 0-1, 1-3 and 3-4.
+    two, four = torch.zeros(1, 2, 1, 1), torch.tensor([1.0, 3.0, 5.0, 9.0]).view(1, 4, 1, 1)
+    narrow, wide = to_common_channels(two, four)
+    assert torch.equal(narrow, two) and wide.flatten().tolist() == [2, 7]
+    five = torch.arange(5.0).view(1, 5, 1, 1)
+    averaged, _ = to_common_channels(five, torch.zeros(1, 3, 2, 2))
+    assert averaged.flatten().tolist() == [0.5, 2, 3.5]
+
+
+def test_an_embedding_is_linear_and_takes_features_of_any_shape():
+    embedding = Embedding((2, 3, 1), 4)
+    x = torch.rand(5, 2, 3, 1)
+    weight, bias = embedding.parameters()
+    torch.testing.assert_close(embedding(x), x.view(5, 6) @ weight.T + bias)
+
+
+def test_batch_norm_of_vectors_takes_a_single_image_by_its_running_statistics():
+    ours, theirs = VectorBatchNorm(3), torch.nn.BatchNorm1d(3)
+    x = torch.rand(4, 3)
+    assert torch.equal(ours(x), theirs(x))
+    alone = ours(x[:1])
+    assert torch.equal(alone, theirs.eval()(x[:1]))
+    assert torch.equal(ours.running_mean, theirs.running_mean)

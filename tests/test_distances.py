@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from kd_bench.distances import attention_map, soft_kl
+from kd_bench.distances import attention_map, soft_kl, unit
 
 
 def rand(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -120,3 +120,16 @@ def test_attention_of_nothing_is_zero_and_so_is_its_gradient():
 
 def test_attention_has_the_gradient_that_differences_give():
     assert gradcheck(attention_map, rand(2, 3, 2, 2).requires_grad_())
+
+
+def test_unit_vectors_have_length_one_unless_there_is_none():
+    # [3, 4] / 5 and nothing; the gradient of a zero vector is what is behind it, not 1e12 of it.
+    x = torch.tensor([[3.0, 4.0], [0.0, 0.0]], requires_grad=True)
+    directions = unit(x, 1)
+    assert directions.tolist() == [[pytest.approx(0.6), pytest.approx(0.8)], [0, 0]]
+    directions.sum().backward()
+    assert x.grad[1].tolist() == [1, 1]
+
+
+def test_unit_has_the_gradient_that_differences_give():
+    assert gradcheck(lambda x: unit(x, 2), rand(2, 3, 4).requires_grad_())

@@ -1,5 +1,6 @@
 """Jobs trained for real, in the small: equal bits, equal starts, a harmless teacher, resume."""
 
+import csv
 import hashlib
 import json
 import os
@@ -12,9 +13,9 @@ from pathlib import Path
 import pytest
 import shipped
 import torch
-from jobs import job, trained
+from jobs import NETS, composed, job, trained
 
-from kd_bench import build, checkpoint, run, train
+from kd_bench import build, checkpoint, records, run, train
 from kd_bench.step import Step, Tally
 
 
@@ -157,15 +158,17 @@ def first_epoch(folder: Path) -> dict[str, float]:
     return {n: float(v) for n, v in zip(names, values, strict=True) if n != "stage"}
 
 
+# For the methods that need them.
+EQUAL_WIDTHS = ("model.net.widths=[8,8,8,8]", "teacher.model.net.widths=[8,8,8,8]")
+
+
 class Stop(Exception):
     pass
 
 
 @pytest.mark.parametrize("name", shipped.choices("method"))
 def test_an_interrupted_job_goes_on_to_the_same_bits(tmp_path, name):
-    # Equal widths, for the methods that need them.
-    widths = ("model.net.widths=[8,8,8,8]", "teacher.model.net.widths=[8,8,8,8]")
-    overrides = (f"method={name}", "recipe.epochs=3", *widths)
+    overrides = (f"method={name}", "recipe.epochs=3", *EQUAL_WIDTHS)
     _, whole = trained(job(tmp_path / "whole", *overrides))
     config = job(tmp_path / "parts", *overrides)
     for epoch in (1, 2):
@@ -297,3 +300,29 @@ def test_a_validation_split_is_scored_and_not_trained_on(runs):
     record, folder = trained(job(runs, "method=baseline", "dataset.validation=10"))
     assert record["images"] == {"train": 30, "test": 24, "validation": 10}
     assert "validation_accuracy" in (folder / "history.csv").read_text()
+
+
+@pytest.mark.parametrize("name", shipped.choices("method"))
+def test_every_method_learns_on_real_digits(tmp_path, name):
+    digits = ("dataset=digits", "dataset.source.train=200", "recipe.schedule=constant")
+    config = composed(*NETS, f"method={name}", *digits, *EQUAL_WIDTHS)
+    _, folder = trained({**config, "runs_dir": str(tmp_path)})
+    rows = list(csv.DictReader((folder / "history.csv").open()))
+    # Of the classes, not the total: CRD's term grows while its memories fill.
+    first, last = (float(row["ce"]) for row in rows if row["stage"] == "main")
+    assert last < first
+
+
+def test_a_process_that_lost_its_lock_stops_and_leaves_the_job_to_the_other(tmp_path, monkeypatch):
+    original = records.Lock.__enter__
+
+    def enter(self):
+        self.lost = True
+        return original(self)
+
+    monkeypatch.setattr(records.Lock, "__enter__", enter)
+    config = job(tmp_path, "method=baseline")
+    with pytest.raises(records.Locked):
+        trained(config)
+    folder = tmp_path / build.folder_name(config)
+    assert not (folder / "result.json").exists() and not (folder / "error.txt").exists()

@@ -1,0 +1,79 @@
+"""Correlation Congruence for Knowledge Distillation (Peng et al., 2019), ICCV, arXiv:1904.01802.
+
+The field has several losses under this name: `CorrelationCongruence` is the paper's, with its
+kernel; `NeighbourCorrelation` is what RepDistiller and its tables call CC.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from kd_bench.adapters import Embedding
+from kd_bench.distances import unit
+from kd_bench.interfaces import Batch, Loss, Output, Spec, require, require_positive
+
+
+def taylor_gaussian(x: Tensor, gamma: float, order: int) -> Tensor:
+    """The kernel exp(-gamma ||x_i - x_j||^2) of unit vectors, as a series: [B, C] -> [B, B].
+
+    Since ||a - b||^2 = 2 - 2 a.b, it is exp(-2 gamma) sum_p (2 gamma)^p / p! (a.b)^p; the sum stops
+    at `order`.
+    """
+    cosine = x @ x.T
+    terms = ((2 * gamma) ** p / math.factorial(p) * cosine**p for p in range(order + 1))
+    return math.exp(-2 * gamma) * sum(terms)
+
+
+class CorrelationCongruence(Loss):
+    """mean((K_s - K_t)^2) over the batch's pairs, K the Gaussian kernel's series; features [B, C].
+
+    The paper's correlation loss, with its kernel: gamma 0.4, order 2. As in
+    AberHu/Knowledge-Distillation-Zoo, which is nearest to the paper and whose weight of 100 (at
+    batch 128) is the default, features are brought to length one and not embedded first. What the
+    paper has besides: a term of soft targets, and batches sampled by class or by cluster.
+    torchdistill embeds, does not normalise and takes the norm without its square. The networks may
+    differ in width.
+    """
+
+    taps = ("pooled",)
+
+    def __init__(self, spec: Spec, gamma: float, order: int):
+        super().__init__(spec)
+        require_positive("gamma", gamma)
+        require(order >= 1, f"order must be 1 or more, got {order}")
+        self.gamma, self.order = gamma, order
+
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        s, t = (
+            taylor_gaussian(unit(out.features["pooled"].flatten(1), 1), self.gamma, self.order)
+            for out in (student, teacher)
+        )  # [B, B]
+        return F.mse_loss(s, t)
+
+
+class NeighbourCorrelation(Loss):
+    """mean_i |e_s - e_t|_i . |e_s - e_t|_{i+1} over neighbours in the batch; embeddings e [B, D].
+
+    What HobbitLong/RepDistiller has for CC, by its comment the code of the paper's first author:
+    no kernel, no correlation of images. Both embeddings are linear and learn, the teacher's too, so
+    that the two can agree on a constant, for which the loss is zero. The weight of 0.02 and 128
+    channels are RepDistiller's, at batch 64. The networks may differ in width.
+    """
+
+    taps = ("pooled",)
+
+    def __init__(self, spec: Spec, channels: int):
+        super().__init__(spec)
+        require_positive("channels", channels)
+        self.student = Embedding(spec.student["pooled"], channels)
+        self.teacher = Embedding(spec.teacher["pooled"], channels)
+
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        s = self.student(student.features["pooled"])
+        t = self.teacher(teacher.features["pooled"])
+        gap = (s - t).abs()  # [B, D]
+        neighbours = max(len(gap) - 1, 1)  # a single image has none, and loss zero
+        return (gap[:-1] * gap[1:]).sum() / neighbours

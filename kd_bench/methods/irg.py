@@ -1,0 +1,78 @@
+"""Knowledge Distillation via Instance Relationship Graph (Liu et al., 2019), CVPR 2019."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kd_bench.adapters import map_stages, to_common_channels, to_common_size
+from kd_bench.interfaces import Batch, Loss, Output, Spec, require
+
+
+def edges(x: Tensor) -> Tensor:
+    """The graph's edges: squared distances of images over the largest, [B, ...] -> [B, B]."""
+    x = x.flatten(1)
+    x = x - x.mean(0)  # moves nothing, and rounds less
+    square = x.pow(2).sum(1)
+    distance = (square[:, None] + square[None] - 2 * x @ x.T).clamp(min=0)
+    others = 1 - torch.eye(len(x), device=x.device, dtype=x.dtype)
+    return _over_largest(distance * others)
+
+
+def transformation(first: Tensor, second: Tensor) -> Tensor:
+    """How far each image moves between two stages, over the farthest: two maps -> [B].
+
+    The larger map is averaged down first, the wider one over neighbouring channels.
+    """
+    first, second = to_common_channels(*to_common_size(first, second))
+    return _over_largest((first - second).pow(2).flatten(1).sum(1))
+
+
+def _over_largest(x: Tensor) -> Tensor:
+    largest = x.amax()
+    return x / torch.where(largest > 0, largest, 1.0)  # all zero: stays so
+
+
+class InstanceRelationshipGraph(Loss):
+    """Three terms: mean((V_s - V_t)^2) for the graph's vertices, edges and transformations.
+
+    From the paper: vertices are the logits [B, K]; edges are squared Euclidean distances of the
+    batch's images [B, B] over the largest; the transformation is the squared distance of an image's
+    features at two layers [B], which presupposes features of one size.
+
+    From AberHu/Knowledge-Distillation-Zoo: edges of the maps of `stages` and of the pooled feature,
+    averaged over these; the transformation between consecutive `stages`; and the weights, at batch
+    128. It halves the channels of the second stage by averaging adjacent pairs, which supposes that
+    they double; here any wider map's are averaged to the narrower's number, the same where they
+    double. Which channels go together is arbitrary either way.
+
+    The authors' code (yufanLIU/IRG) escapes this: it compares the pooled maps of the first and the
+    last block of a stage, which are of equal width. It takes edges of pooled features alone, and
+    lets no gradient into the largest distance. The paper also speaks of a transformation of edges;
+    neither code has it. Neither channels nor sizes of the two networks' maps need to agree.
+    """
+
+    terms = ("vertex", "edge", "transformation")
+
+    def __init__(self, spec: Spec, stages: Sequence[str]):
+        super().__init__(spec)
+        self.stages = map_stages(spec, stages)
+        require(len(stages) > 1, f"IRG needs two stages or more, got {', '.join(stages)}")
+        self.taps = (*self.stages, "pooled")
+
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
+        s, t = student.features, teacher.features
+        edge = [F.mse_loss(edges(s[stage]), edges(t[stage])) for stage in self.taps]
+        moves = [
+            F.mse_loss(transformation(s[a], s[b]), transformation(t[a], t[b]))
+            for a, b in pairwise(self.stages)
+        ]
+        return {
+            "vertex": F.mse_loss(student.logits, teacher.logits),
+            "edge": torch.stack(edge).mean(),
+            "transformation": torch.stack(moves).mean(),
+        }

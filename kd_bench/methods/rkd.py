@@ -1,0 +1,47 @@
+"""Relational Knowledge Distillation (Park, Kim, Lu and Cho, 2019), CVPR 2019, arXiv:1904.05068."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kd_bench.interfaces import Batch, Loss, Output, Spec
+
+
+def relations(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Distances [B, B] of images and angles [B, B, B] between them, from features [B, C].
+
+    The distance of i and j is over the mean of the batch's positive ones; entry [i, j, k] of the
+    angles is the cosine at corner i between j and k. Images with equal features have distance 0
+    and cosine 0.
+    """
+    difference = x[None] - x[:, None]  # [B, B, C]; its length is the distance, exact near zero
+    length = torch.linalg.vector_norm(difference, dim=2)  # [B, B]
+    positive = (length > 0).sum().clamp(min=1)
+    mean = (length.sum() / positive).clamp(min=1e-12)
+    direction = difference / length.masked_fill(length == 0, 1.0)[:, :, None]
+    return length / mean, direction @ direction.transpose(1, 2)
+
+
+class RelationalDistillation(Loss):
+    """Huber(D_s - D_t) over pairs and Huber(A_s - A_t) over triplets of a batch's images.
+
+    Two terms, "distance" and "angle", each the mean over all B^2 or B^3 entries, as in the authors'
+    code (lenscloth/RKD), where the paper sums. The authors' weights of 25 and 50 for CIFAR belong
+    to batches of 128, features of length one, and a term of soft targets; RepDistiller takes them
+    without either at batch 64, as here. In both codes equal features are 1e-6 apart, here they are
+    0. Memory is B^2 C and B^3 numbers a network: 1 MB each at B = 64 and C = 64, and 8 MB for the
+    triplets at B = 128. The networks may differ in width.
+    """
+
+    taps = ("pooled",)
+    terms = ("distance", "angle")
+
+    def __init__(self, spec: Spec):
+        super().__init__(spec)
+
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
+        s, t = (relations(out.features["pooled"].flatten(1)) for out in (student, teacher))
+        names = ("distance", "angle")
+        return {name: F.smooth_l1_loss(*pair) for name, *pair in zip(names, s, t, strict=True)}

@@ -1,0 +1,59 @@
+"""Understanding the Role of the Projector in Knowledge Distillation (Miles and Mikolajczyk, 2024).
+
+AAAI 2024, arXiv:2303.11098; "a simple recipe for distillation".
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from kd_bench.adapters import Embedding
+from kd_bench.distances import soft_kl
+from kd_bench.interfaces import Batch, Loss, Output, Spec, require, require_positive
+
+SPREAD = 1e-4  # added to the variance, as in the authors' code
+EPSILON = 1e-6  # inside the logarithm, which has no value for equal features
+
+
+def standardise(x: Tensor) -> Tensor:
+    """Every channel at mean 0 and variance 1 over the batch: [B, C] -> [B, C].
+
+    Batch norm without parameters. A constant channel is zero, so a batch of one image is.
+    """
+    centred = x - x.mean(0)
+    return centred * (centred.square().mean(0) + SPREAD).rsqrt()
+
+
+class SimpleRecipe(Loss):
+    """log sum |N(W h_s) - N(h_t)|^a and KL(p_t || p_s), N batch norm; pooled features h [B, C].
+
+    Two terms, "feature" and "logits". The projector W is linear, learns, and goes to the teacher's
+    width, also where the widths are equal. The power a, 4, softens the maximum over all entries;
+    the logarithm makes the size of the gradient independent of the distance, and of the batch's
+    size, since it turns a factor into a constant. All is as in the authors' code for ImageNet
+    (roymiles/Simple-Recipe-Distillation), with its weights of 2 and 1 and temperature 1 at batch
+    256, except that equal features give it minus infinity; it has nothing for CIFAR-100. The
+    networks may differ in width.
+
+    Raises:
+        UserError: for an exponent below 1, whose gradient has no bound, and for a temperature that
+            is not above zero.
+    """
+
+    taps = ("pooled",)
+    terms = ("feature", "logits")
+
+    def __init__(self, spec: Spec, exponent: float, temperature: float):
+        super().__init__(spec)
+        require(exponent >= 1, f"exponent must be 1 or more, got {exponent}")
+        require_positive("temperature", temperature)
+        self.exponent, self.temperature = exponent, temperature
+        channels = spec.teacher["pooled"][0]
+        self.projector = Embedding(spec.student["pooled"], channels)
+
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
+        s = standardise(self.projector(student.features["pooled"]))  # [B, C]
+        t = standardise(teacher.features["pooled"].flatten(1))
+        kl = soft_kl(student.logits, teacher.logits, self.temperature)  # [B]
+        distance = (s - t).abs().pow(self.exponent).sum()
+        return {"feature": (distance + EPSILON).log(), "logits": kl.mean()}
