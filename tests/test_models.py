@@ -76,7 +76,8 @@ def test_stages_have_the_published_shapes():
         "stage3": (256, 8, 8),
     }
     before = {f"{stage}_pre": shape for stage, shape in maps.items()}
-    assert shapes == {**maps, **before, "pooled": (256,)}
+    norms = {f"{stage}_norm": shape for stage, shape in maps.items()}
+    assert shapes == {**maps, **before, **norms, "pooled": (256,)}
 
 
 @pytest.mark.parametrize("depth", [8, 14, 20, 32, 44, 56, 110])
@@ -137,9 +138,18 @@ def test_features_fit_together_as_their_names_say():
         before = out.features[f"{stage}_pre"]
         assert before.min() < 0
         assert torch.equal(out.features[stage], before.clamp(min=0))
+    assert torch.equal(out.features["stem_norm"], out.features["stem_pre"])
+    for i in (1, 2, 3):  # the second of two blocks: nothing but the branch is added to its input
+        inner = net.get_submodule(f"layer{i}.0")(_input_of(i, out.features))
+        before = inner + out.features[f"stage{i}_norm"]
+        torch.testing.assert_close(before, out.features[f"stage{i}_pre"])
     pooled = out.features["pooled"]
     torch.testing.assert_close(pooled, out.features["stage3"].mean((2, 3)))
     torch.testing.assert_close(out.logits, pooled @ net.fc.weight.T + net.fc.bias)
+
+
+def _input_of(stage: int, features: dict[str, torch.Tensor]) -> torch.Tensor:
+    return features["stem" if stage == 1 else f"stage{stage - 1}"]
 
 
 @pytest.mark.parametrize("depth", [2, 18, 20.0, "20"])

@@ -1,7 +1,7 @@
 """A Gift from Knowledge Distillation (Yim, Joo, Bae and Kim, 2017), CVPR 2017.
 
-As the predecessor, hankyul2/KnowledgeDistillation, trained it: beside cross entropy from the first
-epoch on, which is not the paper's way.
+`fsp` has the paper's two stages: first the flow alone, then cross entropy alone. `fsp_joint` has
+both from the first epoch on, as in the predecessor, hankyul2/KnowledgeDistillation.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ def flow_matrix(first: Tensor, second: Tensor) -> Tensor:
 class FlowOfSolution(Loss):
     """Mean over consecutive pairs of stages of mean((G_s - G_t)^2), G their flow matrix.
 
-    Where this leaves the paper: one stage of training instead of two; maps are made smaller by
-    average pooling instead of max pooling; means over the matrix and the pairs instead of sums.
+    Where this leaves the paper, as RepDistiller does: maps are made smaller by average pooling
+    instead of max pooling; means over the matrix and the pairs instead of sums. RepDistiller adds
+    the pairs up, so its weight of 1 is 3 here, for three pairs.
 
     Raises:
         UserError: for fewer than two stages, and where the networks' channels differ.

@@ -60,7 +60,8 @@ class ResNet(nn.Module):
 
     Stages (32x32 image, widths 16, 16, 32, 64): stem and stage1 [16, 32, 32], stage2 [32, 16, 16],
     stage3 [64, 8, 8], each after its ReLU, and before it under the same name with `_pre`; pooled
-    [64], what the classifier reads.
+    [64], what the classifier reads. `stage1_norm` and so on is the batch norm before that ReLU, on
+    the branch beside the shortcut.
     """
 
     def __init__(self, num_classes: int, depth: int, widths: Sequence[int]):
@@ -95,7 +96,9 @@ def _stages(blocks: int) -> dict[str, str]:
     """Stage -> module path; a path with `:input` means what goes into that module."""
     layers = {f"stage{i}": f"layer{i}" for i in (1, 2, 3)}
     before = {f"stage{i}_pre": f"layer{i}.{blocks - 1}.relu2:input" for i in (1, 2, 3)}
-    return {"stem": "relu", **layers, "pooled": "fc:input", "stem_pre": "relu:input", **before}
+    norms = {f"stage{i}_norm": f"layer{i}.{blocks - 1}.bn2" for i in (1, 2, 3)}
+    own = {"stem": "relu", **layers, "pooled": "fc:input", "stem_pre": "relu:input", **before}
+    return {**own, "stem_norm": "bn1", **norms}
 
 
 def _check(depth: int, widths: Sequence[int]) -> None:

@@ -1,0 +1,79 @@
+"""Pay Attention to Features, Transfer Learn Faster CNNs (Wang et al., 2020), ICLR 2020.
+
+OpenReview ryxyCeHtPB. Another AFD, Attention-based Feature Distillation (AAAI 2021), has nothing
+to do with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kd_bench.adapters import map_stages, require_equal_channels, to_common_size
+from kd_bench.distances import unit
+from kd_bench.interfaces import Batch, Loss, Output, Spec
+
+
+class ChannelAttention(nn.Module):
+    """How much each channel of a map counts, adding up to one: [B, C, H, W] -> [B, C].
+
+    Two linear layers with a ReLU between them read the channels' means; their sigmoids are divided
+    by their sum.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, channels)
+        )
+        for layer in (self.layers[0], self.layers[2]):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        # exp(log sigmoid) over its sum: the sigmoids themselves could all be zero.
+        return F.softmax(F.logsigmoid(self.layers(features.mean((2, 3)))), dim=1)
+
+
+class AttentiveFeatures(Loss):
+    """Mean over stages of sum_c rho_c mean_HW (F_s,c - F_t,c)^2, mean over the batch.
+
+    Each channel of each map has length one, and rho, a trained function of the teacher's map, says
+    how much a channel counts.
+
+    From the paper is the idea that a trained attention over the teacher's channels weighs the
+    distances between channels. The form of the attention, the normalisation of channels, the three
+    stages and the weight of 500 are those of AberHu/Knowledge-Distillation-Zoo, whose author found
+    the paper's attention unstable; they have not been checked against the paper. The paper has a
+    second half that is not here, the selection of features (AFS), which prunes the student, and it
+    fine-tunes a network of the same shape instead of training a smaller one.
+
+    Raises:
+        UserError: where the networks' channels differ.
+    """
+
+    def __init__(self, spec: Spec, stages: Sequence[str]):
+        super().__init__(spec)
+        self.taps = map_stages(spec, stages)
+        for stage in self.taps:
+            require_equal_channels(spec, stage, "AFD")
+        self.attention = nn.ModuleDict(
+            {stage: ChannelAttention(spec.teacher[stage][0]) for stage in self.taps}
+        )
+
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        s, t = (out.features for out in (student, teacher))
+        distances = [
+            (self.attention[stage](t[stage]) * channel_distance(s[stage], t[stage])).sum(1).mean()
+            for stage in self.taps
+        ]
+        return torch.stack(distances).mean()
+
+
+def channel_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """How far channels of length one are apart: two maps [B, C, H, W] -> [B, C]."""
+    s, t = (unit(x.flatten(2), 2) for x in to_common_size(student, teacher))  # [B, C, H*W]
+    return (s - t).pow(2).mean(2)

@@ -1,0 +1,94 @@
+"""Comprehensive Overhaul of Feature Distillation (Heo et al., 2019), ICCV, arXiv:1904.01866."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from kd_bench.adapters import Connector, map_stages, to_common_size
+from kd_bench.interfaces import Batch, Loss, Output, Spec, require
+
+
+def negative_mean(norm: nn.BatchNorm2d) -> Tensor:
+    """The mean of what is negative of a batch norm's output, by channel: [C].
+
+    E[x | x < 0] = beta - |gamma| phi(z) / Phi(-z), z = beta / |gamma|, for x normal with the norm's
+    bias as its mean and its weight as its deviation. Where less than a thousandth is negative it is
+    -3 |gamma|, as in the authors' code.
+    """
+    mean, deviation = norm.bias.detach(), norm.weight.detach().abs()
+    z = mean / deviation.clamp(min=1e-12)
+    log_share = torch.special.log_ndtr(-z)  # of what is negative
+    log_density = -z.pow(2) / 2 - math.log(2 * math.pi) / 2
+    negative = mean - deviation * (log_density - log_share).exp()
+    return torch.where(log_share > math.log(0.001), negative, -3 * deviation)
+
+
+def partial_distance(student: Tensor, target: Tensor) -> Tensor:
+    """Squares added up, but not where student <= target <= 0: [B, C, H, W] twice -> [B].
+
+    What the ReLU behind will make zero in both is left alone.
+    """
+    counts = (student > target) | (target > 0)
+    return ((student - target).pow(2) * counts).sum((1, 2, 3))
+
+
+class FeatureOverhaul(Loss):
+    """Sum over n stages of 2^(i - n) d(r(F_s), max(F_t, m)), i = 1..n, mean over the batch.
+
+    F are the maps before a stage's last ReLU, r a 1x1 convolution with batch norm, trained along;
+    m is the mean of what is negative of the teacher's last batch norm there, and d leaves out what
+    is negative in both. Weights of stages and the weight 1/1000 are the authors'
+    (clovaai/overhaul-distillation, CIFAR-100, batch 128). In their networks and in these, that
+    batch norm has the shortcut added to it before the ReLU, which m takes no notice of.
+
+    The authors' code leaves the teacher in train mode, so that its maps are normalised by the
+    batch and its statistics move; mdistiller does so too. Here a teacher is always in eval mode.
+    Maps of unequal size are brought to the smaller one.
+
+    A network needs two further stages for each of `stages`: stage1_pre, before its last ReLU, and
+    stage1_norm, the last batch norm before that.
+
+    Raises:
+        UserError: for a stage that a network lacks, or whose `_norm` is no batch norm with weights.
+    """
+
+    def __init__(self, spec: Spec, stages: Sequence[str]):
+        super().__init__(spec)
+        stages = map_stages(spec, stages)
+        self.taps = map_stages(spec, [f"{stage}_pre" for stage in stages])
+        self.connectors = nn.ModuleDict(
+            {tap: Connector(spec.student[tap][0], spec.teacher[tap][0]) for tap in self.taps}
+        )
+        for stage, tap in zip(stages, self.taps, strict=True):
+            margin = negative_mean(_norm_of(spec, f"{stage}_norm"))
+            self.register_buffer(f"margin_{tap}", margin.view(-1, 1, 1))
+
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        distances = [
+            self._distance(tap, student.features[tap], teacher.features[tap]) for tap in self.taps
+        ]
+        last = len(distances) - 1
+        return sum(2.0 ** (i - last) * d.mean() for i, d in enumerate(distances))
+
+    def _distance(self, tap: str, student: Tensor, teacher: Tensor) -> Tensor:
+        s, t = to_common_size(student, teacher)
+        target = torch.maximum(t, self.get_buffer(f"margin_{tap}"))
+        return partial_distance(self.connectors[tap](s), target)  # [B]
+
+
+def _norm_of(spec: Spec, stage: str) -> nn.BatchNorm2d:
+    """The teacher's batch norm at `stage`."""
+    spec.teacher[stage]  # refused where there is none
+    path = spec.teacher.paths[stage]
+    modules = dict(spec.teacher_net.named_modules())
+    norm = modules.get(path)
+    require(
+        isinstance(norm, nn.BatchNorm2d) and norm.affine,
+        f"OFD needs a batch norm with weights at stage '{stage}' of {spec.teacher.model}; "
+        f"'{path}' is {type(norm).__name__}",
+    )
+    return norm
