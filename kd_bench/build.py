@@ -250,6 +250,7 @@ def check(config: Config) -> None:
         student = network(config["model"], data.num_classes)
         teacher = None
         if needs_teacher(config):
+            _check_pair(config)
             teacher = network(config["teacher"]["model"], data.num_classes)
         spec = Spec(
             student.shapes(size),
@@ -266,6 +267,24 @@ def check(config: Config) -> None:
     _check_init(config["method"])
     if teacher is not None and not teacher_learns(config):
         _check_teacher(config["teacher"], teacher)
+
+
+def _check_pair(config: Config) -> None:
+    """Refuse a teacher that is not of the kind that the method is made for."""
+    name, student, teacher = (config[k] for k in ("method", "model", "teacher"))
+    name = f"method '{name['name']}'"
+    if any(loss.same_model for loss in loss_classes(config["method"]).values()):
+        require(
+            records.canonical(student["net"]) == records.canonical(teacher["model"]["net"]),
+            f"{name} has a trained copy of the student as teacher, but the student is"
+            f" {student['name']} and the teacher {teacher['model']['name']};"
+            f" add teacher={student['name']}",
+        )
+    require(
+        not (teacher_learns(config) and teacher["checkpoint"]),
+        f"{name} trains the teacher from the start, along with the student;"
+        " leave out teacher.checkpoint",
+    )
 
 
 def _check_init(config: Config) -> None:

@@ -14,6 +14,7 @@ from kd_bench.adapters import (
     Connector,
     ConvRegressor,
     Embedding,
+    ProjectionHead,
     VectorBatchNorm,
     map_stages,
     require_equal_channels,
@@ -155,6 +156,15 @@ def test_an_embedding_is_linear_and_takes_features_of_any_shape():
     x = torch.rand(5, 2, 3, 1)
     weight, bias = embedding.parameters()
     torch.testing.assert_close(embedding(x), x.view(5, 6) @ weight.T + bias)
+
+
+def test_a_head_keeps_the_size_of_a_feature_and_bends_it_once():
+    head = ProjectionHead((2, 3, 1))
+    x = torch.randn(5, 2, 3, 1)
+    first, second = (layer for layer in head if isinstance(layer, torch.nn.Linear))
+    expected = F.relu(x.flatten(1) @ first.weight.T + first.bias) @ second.weight.T + second.bias
+    assert head(x).shape == (5, 6)
+    torch.testing.assert_close(head(x), expected)
 
 
 def test_batch_norm_of_vectors_takes_a_single_image_by_its_running_statistics():

@@ -1,0 +1,132 @@
+"""Knowledge Distillation Meets Self-Supervision (Xu et al., 2020), ECCV 2020, arXiv:2006.07114."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kd_bench.adapters import ProjectionHead
+from kd_bench.distances import soft_kl, unit
+from kd_bench.interfaces import Batch, Loss, Output, Spec, require, require_positive
+
+TURNS = {"turned_90": 1, "turned_180": 2, "turned_270": 3}  # view -> quarter turns
+
+
+def error_rank(scores: Tensor, answer: Tensor) -> Tensor:
+    """How many alternatives [N, M] score above the right one [N]: [N], 0 where it is the best."""
+    return (scores > scores.gather(1, answer[:, None])).sum(1)
+
+
+def selected(rank: Tensor, share: float) -> Tensor:
+    """Which answers are good enough to learn from: [N] -> [N] bool.
+
+    All of rank 0, and of the others the `share` (rounded down) with the lowest ranks; among equal
+    ranks those that stand first.
+    """
+    wrong = (rank > 0).sum()
+    kept = len(rank) - wrong + (share * wrong).floor()
+    place = rank.argsort(stable=True).argsort()
+    return place < kept
+
+
+class SelfSupervision(Loss):
+    """KL on upright and turned images, and on how alike a turned image is to all upright ones.
+
+    Every image is seen upright and turned by 90, 180 and 270 degrees. A head of each network maps
+    what its classifier reads; S [3B, B] are the cosines between the heads' answers to turned and
+    upright images. Terms, each summed over classes (or columns), mean over images (or rows):
+
+    - `teacher_head`: cross entropy of the rows of the teacher's S, the right answer an image's own
+      upright view. For the stage of training that comes first, of the teacher's head alone;
+      it stays as it is then. The teacher itself is frozen from the start.
+    - `upright`: T^2 KL(softmax(z_t / T) || softmax(z_s / T)); `turned`: the same on turned images.
+    - `similarity`: the same between rows of S, at a temperature of its own.
+
+    Teachers err on turned images, so `turned` and `similarity` are learnt from all images (rows)
+    that the teacher gets right, and from the given share of the others: those in which the label
+    (the own upright view) has the best rank. The turns, the heads, the four terms and the selection
+    are the paper's. The numbers are the authors' code's (xuguodong03/SSKD): weights, temperatures,
+    shares, 60 epochs of the first stage beside 240, and no temperature in it. Neither's: the first
+    stage keeps its rate, which they lower twice, and the student sees mirrored images where the
+    dataset has them. torchdistill gives cross entropy ten times the weight.
+
+    A batch of B images is 4B to the networks.
+
+    Raises:
+        UserError: for a temperature that is not above 0, a share outside of [0, 1], and maps that
+            are not square: their images are not, and cannot be turned.
+    """
+
+    taps = ("pooled",)
+    terms = ("teacher_head", "upright", "turned", "similarity")
+
+    def __init__(
+        self,
+        spec: Spec,
+        temperature: float,
+        similarity_temperature: float,
+        turned_share: float,
+        similarity_share: float,
+    ):
+        super().__init__(spec)
+        require_positive("temperature", temperature)
+        require_positive("similarity_temperature", similarity_temperature)
+        for name, share in (("turned", turned_share), ("similarity", similarity_share)):
+            require(0 <= share <= 1, f"{name}_share must be in [0, 1], got {share}")
+        _require_square(spec)
+        self.temperature, self.similarity_temperature = temperature, similarity_temperature
+        self.turned_share, self.similarity_share = turned_share, similarity_share
+        self.student_head = ProjectionHead(spec.student["pooled"])
+        self.teacher_head = ProjectionHead(spec.teacher["pooled"])
+
+    def begin(self, stage: str) -> None:
+        self.stage = stage
+
+    def more_views(self, image: Tensor) -> dict[str, Tensor]:
+        return {view: torch.rot90(image, turns, (2, 3)) for view, turns in TURNS.items()}
+
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
+        own = torch.arange(len(batch.target), device=batch.target.device).repeat(len(TURNS))
+        if self.stage == "init":
+            return {"teacher_head": F.cross_entropy(_similarity(self.teacher_head, teacher), own)}
+        with torch.no_grad():
+            t = _similarity(self.teacher_head, teacher)
+        s = _similarity(self.student_head, student)
+        label = batch.target.repeat(len(TURNS))
+        s_turned, t_turned = map(_turned_logits, (student, teacher))
+        warm, sharp = self.temperature, self.similarity_temperature
+        return {
+            "upright": warm**2 * soft_kl(student.logits, teacher.logits, warm).mean(),
+            "turned": _selective(s_turned, t_turned, label, self.turned_share, warm),
+            "similarity": _selective(s, t, own, self.similarity_share, sharp),
+        }
+
+
+def _selective(s: Tensor, t: Tensor, answer: Tensor, share: float, temperature: float) -> Tensor:
+    """T^2 KL, mean over the rows [N, M] in which the teacher is good enough: a scalar."""
+    chosen = selected(error_rank(t, answer), share)
+    distance = soft_kl(s, t, temperature) * chosen  # [N]
+    return temperature**2 * distance.sum() / chosen.sum().clamp(min=1)
+
+
+def _turned_logits(said: Output) -> Tensor:
+    """What a network says of the turned images, turn by turn: [3B, K]."""
+    return torch.cat([said.views[view].logits for view in TURNS])
+
+
+def _similarity(head: nn.Module, said: Output) -> Tensor:
+    """Cosines between turned images, turn by turn, and upright ones: [3B, B]."""
+    turned = torch.cat([said.views[view].features["pooled"] for view in TURNS])
+    upright = said.features["pooled"]
+    return unit(head(turned), dim=1) @ unit(head(upright), dim=1).T
+
+
+def _require_square(spec: Spec) -> None:
+    for stage, shape in spec.student.items():
+        is_square = len(shape) != 3 or shape[1] == shape[2]
+        require(
+            is_square,
+            f"SSKD turns images by 90 degrees, so they must be square; {stage} of "
+            f"{spec.student.model} is {'x'.join(map(str, shape))}",
+        )
