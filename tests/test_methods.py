@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 
 import pytest
 import torch
-from shipped import choices, load, shapes
+from shipped import CONF, choices, load, shapes
 from torch import Tensor
 from torch.autograd import gradcheck
 
@@ -438,3 +439,14 @@ def test_a_loss_and_its_gradient_are_finite_for_features_of_any_size(loss, scale
     value.backward()
     assert value.isfinite()
     assert all(x.grad.isfinite().all() for x in student.features.values())
+
+
+def test_the_sweep_over_all_methods_leaves_none_out():
+    sweep = (CONF / "sweep" / "classics.yaml").read_text()
+    (listed,) = re.findall(r"^ +method: (.*)$", sweep, re.MULTILINE)
+    assert sorted(listed.split(",")) == choices("method")
+
+
+def test_the_readme_lists_every_method():
+    readme = (CONF.parent / "README.md").read_text()
+    assert not [name for name in choices("method") if f"`{name}`" not in readme]
