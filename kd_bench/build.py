@@ -9,13 +9,12 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from kd_bench import optim, records, schema
+from kd_bench import execution, optim, records, schema, view_table
 from kd_bench.data.dataset import Dataset
 from kd_bench.errors import UserError, require
 from kd_bench.interfaces import Loss, Spec, Stages
@@ -217,6 +216,7 @@ def teacher_job(config: Config) -> dict | None:
         "recipe": teacher["recipe"],
         "seed": teacher["seed"],
         "method": schema.BASELINE,
+        "chosen": {},
     }
 
 
@@ -224,7 +224,7 @@ def teacher_changes(changed: Config) -> dict[str, Any]:
     """What was changed in a job's teacher, as changes of the teacher's own job."""
     parts = ("teacher.model.", "teacher.recipe.")
     own = {k.removeprefix("teacher."): v for k, v in changed.items() if k.startswith(parts)}
-    return own | {k: v for k, v in changed.items() if k.startswith(("dataset.", "speed"))}
+    return own | {k: v for k, v in changed.items() if k.startswith(("dataset.", *records.MODE))}
 
 
 # The check before anything trains
@@ -238,12 +238,10 @@ def check(config: Config) -> None:
     """
     records.check_names(config)
     optim.check_recipe(section(schema.RecipeConfig, config["recipe"]))
+    execution.check(config)
     require(config["threads"] >= 1, f"threads must be 1 or more, got {config['threads']}")
     for name, seed in (("seed", config["seed"]), ("teacher.seed", config["teacher"]["seed"])):
         require(seed >= 0, f"{name} must be 0 or more, got {seed}")
-    if config["device"] == schema.Device.cuda.value and not torch.cuda.is_available():
-        raise UserError("device=cuda: PyTorch sees no GPU here; choose device=cpu or device=auto")
-    records.make_folder(Path(config["runs_dir"]))
     data = dataset(config["dataset"]).describe()
     size = (data.height, data.width)
     with torch.device("meta"):
@@ -264,6 +262,8 @@ def check(config: Config) -> None:
     for shapes in filter(None, (spec.student, spec.teacher)):
         for tap in built.taps:
             shapes[tap]  # refused where there is none
+    if teacher is not None and config["teacher"]["source"] == schema.TeacherSource.table.value:
+        view_table.check(loss_classes(config["method"]), built.taps)
     _check_init(config["method"])
     if teacher is not None and not teacher_learns(config):
         _check_teacher(config["teacher"], teacher)

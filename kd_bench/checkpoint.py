@@ -10,16 +10,14 @@ from typing import Any
 
 import torch
 
-from kd_bench.records import write_whole
-
-NAMES = ("checkpoint.pt", "checkpoint_before.pt")
+from kd_bench.records import CHECKPOINTS, write_whole
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:
     """Write the state whole, and keep the one before it."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    newest, before = (folder / name for name in NAMES)
+    newest, before = (folder / name for name in CHECKPOINTS)
     if newest.exists():
         os.replace(newest, before)
     write_whole(newest, buffer.getvalue())
@@ -30,7 +28,7 @@ def load(folder: Path, device: torch.device) -> dict[str, Any] | None:
 
     A file that cannot be read is renamed to `<name>.damaged` with a warning that names it.
     """
-    for path in (folder / name for name in NAMES):
+    for path in (folder / name for name in CHECKPOINTS):
         if not path.exists():
             continue
         try:
@@ -44,5 +42,5 @@ def load(folder: Path, device: torch.device) -> dict[str, Any] | None:
 
 def remove(folder: Path) -> None:
     """Free what only an unfinished job needs."""
-    for name in NAMES:
+    for name in CHECKPOINTS:
         (folder / name).unlink(missing_ok=True)

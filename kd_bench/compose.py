@@ -1,4 +1,4 @@
-"""From command-line overrides to plain job configurations; with cli.py, all that speaks Hydra."""
+"""From command-line overrides to plain job configurations; most of what speaks Hydra."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from hydra import compose
+from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from kd_bench import schema
 from kd_bench.errors import UserError
-from kd_bench.records import flatten
+from kd_bench.records import MODE, flatten
 
 _PACKAGE = Path(__file__).resolve().parent
 # In a wheel the configuration lies in the package, in a checkout beside it.
 CONFIG_DIR = str(next(d for d in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if d.is_dir()))
 
 # What a record's label may have to tell: all that is learnt depends on, but for the seed.
-_IDENTITY = ("dataset", "model", "teacher", "method", "recipe", "speed")
+_IDENTITY = ("dataset", "model", "teacher", "method", "recipe", *MODE)
 
 
 def register_schema() -> None:
@@ -69,6 +69,19 @@ def job(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     names = [text for text in overrides if re.match(r"\+?[\w.]+\.name=", text)]
     unchanged = plain(compose("config", [*choices, *names]))
     return config, _differences(config, unchanged)
+
+
+def one(overrides: Sequence[str], config_dir: str | None) -> dict[str, Any]:
+    """The configuration of one job, outside of Hydra's application.
+
+    Args:
+        overrides: what would be typed.
+        config_dir: as --config-dir, a folder with a user's own files.
+    """
+    more = [f"hydra.searchpath=[file://{Path(config_dir).absolute()}]"] if config_dir else []
+    register_schema()
+    with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
+        return plain(compose("config", [*overrides, *more]))
 
 
 def jobs(sweep: Sequence[Sequence[str]]) -> list[tuple[dict[str, Any], dict[str, Any]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,16 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from kd_bench import estimate
 from kd_bench.records import read_result
+from kd_bench.states import LEFT, RUNNING, State, progress_words, read_progress
 
 if TYPE_CHECKING:
+    from kd_bench.frozen import Job
     from kd_bench.slots import Slot
-    from kd_bench.sweep import Job, Running
+    from kd_bench.sweep import Running
+
+LOOK_SECONDS = 0.5  # between two looks at the files of the running jobs
 
 
 def console() -> Console:
@@ -85,6 +91,8 @@ class SweepDisplay:
     def __init__(self, total: int):
         self.console = console()
         self.total = total
+        self._paces = estimate.Paces()
+        self._look_again = 0.0
         self._live = Live(console=self.console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> SweepDisplay:
@@ -99,13 +107,15 @@ class SweepDisplay:
         """Print a line."""
         self.console.print(text, markup=False)
 
-    def done(self, job: Job) -> None:
-        """A job has its result."""
+    def done(self, job: Job, seconds: float) -> None:
+        """A job has its result, after so many seconds in its slot."""
         record = read_result(job.path)
+        self._paces.add_record(record, seconds)
         self.say(f"{job.label}: done: {accuracy_words(record)}")
 
     def done_already(self, job: Job) -> None:
         """A job had its result before."""
+        self._paces.add_record(read_result(job.path))
         self.say(f"{job.label}: done already, nothing to train")
 
     def elsewhere(self, job: Job) -> None:
@@ -116,6 +126,14 @@ class SweepDisplay:
         """A job ended without a result."""
         for_whom = f"; waiting for it: {', '.join(waiting)}" if waiting else ""
         self.say(f"{job.label}: FAILED: {reason}; see {job.path / 'console.log'}{for_whom}")
+
+    def tried_again(self, job: Job, reason: str, number: int, most: int) -> None:
+        """A job that failed gets another chance."""
+        self.say(f"{job.label}: {reason}; trying again, {number} of {most}")
+
+    def stopped(self) -> None:
+        """A failure ended the sweep, as it was told to."""
+        self.say("stopped after a failure (on_error=stop); the same command goes on from here")
 
     def interrupted(self) -> None:
         """The sweep was asked to end."""
@@ -146,33 +164,29 @@ class SweepDisplay:
             ]
             self.say(table.render(found, failures=failures, format="terminal"))
 
-    def update(self, running: Mapping[Slot, Running], pending: Sequence[Job], failed: Mapping):
-        """Show what each slot does."""
-        if not self.console.is_terminal:
+    def update(
+        self,
+        running: Mapping[Slot, Running],
+        pending: Sequence[Job],
+        failed: Mapping[str, str],
+        places: int,
+    ) -> None:
+        """Show what each slot does; called often, it looks at the jobs' files now and then."""
+        if not self.console.is_terminal or time.monotonic() < self._look_again:
             return
+        self._look_again = time.monotonic() + LOOK_SECONDS
+        now = {slot: _running(at_work.job) for slot, at_work in running.items()}
         grid = Table.grid(padding=(0, 2))
-        for slot, now in running.items():
-            grid.add_row(slot.name, now.job.label, _last_epoch(now.job))
+        for slot, state in now.items():
+            job = running[slot].job
+            grid.add_row(slot.name, job.label, progress_words(job, state))
         done = self.total - len(pending) - len(running) - len(failed)
         counts = f"{done} done, {len(running)} running, {len(pending)} left, {len(failed)} failed"
-        grid.add_row("", counts, "")
+        jobs = [(running[slot].job, state) for slot, state in now.items()]
+        jobs += [(job, State(LEFT)) for job in pending]
+        grid.add_row("", counts, estimate.left_words(jobs, self._paces, places))
         self._live.update(grid)
 
 
-def _last_epoch(job: Job) -> str:
-    """A running job's last epoch, as its files tell it."""
-    epochs = job.config["recipe"]["epochs"]
-    try:
-        row, timing = (
-            dict(zip(lines[0].split(","), lines[-1].split(","), strict=True))
-            for lines in (
-                (job.path / name).read_text().splitlines() for name in ("history.csv", "timing.csv")
-            )
-        )
-    except FileNotFoundError:
-        return "starting"
-    words = epoch_words(
-        {"test_accuracy": float(row["test_accuracy"])},
-        {"images_per_second": float(timing["images_per_second"])},
-    )
-    return f"epoch {row['epoch']}/{epochs} {words}"
+def _running(job: Job) -> State:
+    return State(RUNNING, progress=read_progress(job.path))

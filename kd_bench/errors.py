@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class UserError(ValueError):
@@ -19,3 +22,18 @@ def require_positive(name: str, value: float) -> None:
     """Raise a `UserError` unless `value`, called `name` in YAML, is a finite number above 0."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     require(number and 0 < value < math.inf, f"{name} must be a number above 0, got {value!r}")
+
+
+@contextmanager
+def answered_in_a_line() -> Iterator[None]:
+    """Answer a user's mistake, and a job that diverged, with a line; other errors are bugs."""
+    try:
+        yield
+    except UserError as error:
+        message, code = str(error), 2
+    except FloatingPointError as error:
+        message, code = str(error), 1
+    else:
+        return
+    print(f"kd-bench: {message}", file=sys.stderr)
+    sys.exit(code)

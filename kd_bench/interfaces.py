@@ -29,6 +29,7 @@ class Batch:
     target: Tensor  # [B] int64, the class
     index: Tensor  # [B] int64, position in the training set
     epoch: Tensor  # [] float, counted from 1; a tensor so that a captured step sees it change
+    view: Tensor | None = None  # [B] int64, which of its views (crop, flip) each image shows
 
 
 @dataclass

@@ -79,6 +79,11 @@ class Method(nn.Module):
         """Whether some loss differentiates inside the networks."""
         return any(loss.needs_graph for loss in self.losses.values())
 
+    @property
+    def capturable(self) -> bool:
+        """Whether a CUDA graph can hold all losses."""
+        return all(loss.capturable for loss in self.losses.values())
+
     def begin(self, stage: str) -> None:
         """An epoch of the stage "init" or "main" begins: its weights, its terms."""
         self.weights = self._weights[stage]

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.optim import lr_scheduler
+from torch.optim.sgd import sgd
 
 from kd_bench.errors import require
 from kd_bench.schema import RecipeConfig, Schedule
@@ -52,57 +52,87 @@ def milestone_epochs(recipe: RecipeConfig) -> list[int]:
 
 
 def learning_rates(recipe: RecipeConfig, steps_per_epoch: int) -> Tensor:
-    """The learning rate of every step of a run, as PyTorch's own schedulers give it.
+    """The learning rate of every step of a run, as PyTorch's schedulers of these names give it.
+
+    In closed form, because those want an optimizer of `torch.optim`; see `SGD`.
 
     Returns:
         [epochs * steps_per_epoch] float64.
     """
-    dummy = torch.optim.SGD([torch.zeros(1)], lr=recipe.lr)
     if recipe.schedule is Schedule.onecycle:
-        steps = recipe.epochs * steps_per_epoch
-        scheduler = lr_scheduler.OneCycleLR(
-            dummy, recipe.lr, steps, pct_start=recipe.warmup, cycle_momentum=False
-        )
-        return _trace(scheduler, dummy, steps)
+        return _one_cycle(recipe, recipe.epochs * steps_per_epoch)
+    epoch = torch.arange(recipe.epochs, dtype=torch.float64)
     if recipe.schedule is Schedule.step:
-        scheduler = lr_scheduler.MultiStepLR(dummy, milestone_epochs(recipe), recipe.gamma)
+        drops = (epoch[:, None] >= torch.tensor(milestone_epochs(recipe))).sum(1)
+        rates = recipe.lr * recipe.gamma ** drops.double()
     elif recipe.schedule is Schedule.cosine:
-        scheduler = lr_scheduler.CosineAnnealingLR(dummy, recipe.epochs)
+        rates = _cosine(recipe.lr, 0.0, epoch / recipe.epochs)
     else:
-        scheduler = lr_scheduler.ConstantLR(dummy, factor=1.0)
-    return _trace(scheduler, dummy, recipe.epochs).repeat_interleave(steps_per_epoch)
+        rates = torch.full_like(epoch, recipe.lr)
+    return rates.repeat_interleave(steps_per_epoch)
 
 
-def _trace(scheduler: lr_scheduler.LRScheduler, optimizer: torch.optim.Optimizer, n: int) -> Tensor:
-    rates = []
-    for _ in range(n):
-        rates.append(scheduler.get_last_lr()[0])
-        optimizer.step()  # PyTorch warns if the schedule moves before the optimizer does
-        scheduler.step()
-    return torch.tensor(rates, dtype=torch.float64)
+def _one_cycle(recipe: RecipeConfig, steps: int) -> Tensor:
+    """From a 25th of the rate up to it within the warm-up, and down to a 10,000th of the start."""
+    start, peak = recipe.lr / 25, recipe.warmup * steps - 1
+    step = torch.arange(steps, dtype=torch.float64)
+    rising = _cosine(start, recipe.lr, step / peak)
+    falling = _cosine(recipe.lr, start / 1e4, (step - peak) / (steps - 1 - peak))
+    return torch.where(step < peak, rising, falling)
 
 
-def sgd(
-    parameters: Iterable[nn.Parameter], recipe: RecipeConfig, *, fused: bool
-) -> torch.optim.Optimizer:
-    """SGD over all that learns, whose rate is a tensor on the parameters' device.
+def _cosine(start: float, end: float, part: Tensor) -> Tensor:
+    """Half a cosine from `start`, at part 0, to `end`, at part 1."""
+    return end + (start - end) / 2 * (1 + torch.cos(torch.pi * part))
 
-    The rate is a tensor so that changing it needs no new optimizer and no host synchronisation.
-    Weight decay acts on every parameter, batch norm's too, as in the field's reference code.
+
+class SGD:
+    """Stochastic gradient descent with momentum, whose rate is a tensor beside the parameters.
+
+    The arithmetic is PyTorch's (`torch.optim.sgd.sgd`); `torch.optim.SGD` around it loads the
+    compiler when the first one is made, which costs every job a second. Momentum starts as zeros,
+    so that no step is special and all may be captured: the first one's is then its gradient.
+    Weight decay acts on every parameter, batch norm's too, as in the field's reference code. A
+    parameter without a gradient stays as it is.
+
+    Args:
+        parameters: all that learns.
+        recipe: momentum, weight decay and the first rate.
+        fused: one kernel for many parameters; it rounds differently than one after the other.
     """
-    parameters = list(parameters)
-    return torch.optim.SGD(
-        parameters,
-        lr=torch.tensor(recipe.lr, device=parameters[0].device),
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
-        weight_decay=recipe.weight_decay,
-        fused=fused,
-        foreach=False if not fused else None,
-    )
 
+    def __init__(self, parameters: Iterable[nn.Parameter], recipe: RecipeConfig, *, fused: bool):
+        self.parameters = list(parameters)
+        self.rate = torch.tensor(recipe.lr, device=self.parameters[0].device)  # of the next step
+        has_momentum = recipe.momentum > 0
+        self.momentum = [torch.zeros_like(p) if has_momentum else None for p in self.parameters]
+        self._options = {
+            "weight_decay": recipe.weight_decay,
+            "momentum": recipe.momentum,
+            "nesterov": recipe.nesterov,
+            "dampening": 0.0,
+            "maximize": False,
+            "fused": fused,
+            "foreach": False,
+        }
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give the next step its learning rate, without waiting for the device."""
-    for group in optimizer.param_groups:
-        group["lr"].fill_(rate)
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move the parameters along their gradients, at the rate."""
+        pairs = zip(self.parameters, self.momentum, strict=True)
+        moving = [(p, p.grad, momentum) for p, momentum in pairs if p.grad is not None]
+        sgd(*map(list, zip(*moving, strict=True)), lr=self.rate, **self._options)
+
+    def state_dict(self) -> dict[str, list[Tensor]]:
+        """What a resumed training goes on with."""
+        return {"momentum": [momentum for momentum in self.momentum if momentum is not None]}
+
+    def load_state_dict(self, state: dict[str, list[Tensor]]) -> None:
+        """Go on from a `state_dict`, in place."""
+        for momentum, saved in zip(self.momentum, state["momentum"], strict=False):
+            momentum.copy_(saved)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from enum import Enum
 from pathlib import Path
+from typing import Any
 
+from kd_bench import schema
 from kd_bench.errors import UserError, require
 
 FORMAT = 1  # of a record, the version that is read here
@@ -19,6 +23,17 @@ def _job_folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
     for folder, folders, files in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield Path(folder), files
+
+
+def find_jobs(root: str | Path) -> Iterator[Path]:
+    """The folder of each job below `root`, whether it is done or not."""
+    return (folder for folder, _ in _job_folders(Path(root)) if _is_job(folder))
+
+
+def folder_size(folder: Path) -> int:
+    """Bytes of all files in a folder and below it."""
+    paths = (Path(at) / name for at, _, files in os.walk(folder) for name in files)
+    return sum(path.lstat().st_size for path in paths)
 
 
 def _parse(path: Path) -> dict:
@@ -45,6 +60,41 @@ def find_records(root: str | Path) -> Iterator[tuple[Path, dict]]:
     for folder, files in _job_folders(root):
         if "result.json" in files:
             yield folder, _parse(folder / "result.json")
+
+
+def read_record(path: str | Path) -> tuple[Path, dict]:
+    """A finished job's folder and record, from that folder or a file in it.
+
+    Raises:
+        UserError: there is no record, or it is of another format.
+    """
+    example = (
+        "the folder of a finished job, such as runs/digits/none-resnet8/baseline/3f9c1a2b/seed0"
+    )
+    require(Path(path).exists(), f"there is no {path}; give {example}")
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    has_record = (folder / "result.json").exists()
+    require(has_record, f"there is no result.json in {folder}; give {example}")
+    return folder, _parse(folder / "result.json")
+
+
+def job_config(record: Mapping) -> dict:
+    """A record's job in the shape that today's code reads: what it lacks is the default."""
+    defaults = asdict(schema.Config(), dict_factory=_plain)
+    return _over(defaults, record["config"])
+
+
+def _plain(items: Iterable[tuple[str, Any]]) -> dict:
+    return {name: v.value if isinstance(v, Enum) else v for name, v in items}
+
+
+def _over(below: Mapping, above: Mapping) -> dict:
+    """`below` with the values of `above`, section by section."""
+    merged = dict(below)
+    for name, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(below.get(name), Mapping)
+        merged[name] = _over(below[name], value) if both else value
+    return merged
 
 
 def read_records(root: str | Path) -> list[dict]:

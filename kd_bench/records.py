@@ -9,6 +9,7 @@ import re
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import is_dataclass
@@ -21,6 +22,12 @@ from kd_bench.errors import UserError
 
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 120.0  # a lock of another host, untouched for so long, belongs to nobody
+WEIGHTS = "weights.pt"  # the student's, of a finished job
+CHECKPOINTS = ("checkpoint.pt", "checkpoint_before.pt")  # of an unfinished one, the newest first
+LOCKED_ELSEWHERE = 75  # exit code of a job's process: another process works at the job
+
+# How steps are executed, as far as it is part of what a job is.
+MODE = ("speed", "compile", "precision")
 
 # Where the images lie is no part of what is learnt; `weights` act through the method's.
 PLACES = {"root", "download", "weights"}
@@ -69,6 +76,8 @@ def _teacher_identity(config: Mapping) -> dict:
         teacher["seed"] = config["seed"]
     if config.get("source") not in (None, schema.TeacherSource.online.value):
         teacher["source"] = config["source"]
+    if config.get("precision") is not None:
+        teacher["precision"] = config["precision"]
     return teacher
 
 
@@ -95,8 +104,10 @@ def identity(
         result["teacher"] = {"model": model}
     elif needs_teacher:
         result["teacher"] = _teacher_identity(config["teacher"])
-    if config.get("speed", schema.Speed.repro.value) != schema.Speed.repro.value:
-        result["speed"] = config["speed"]
+    for name in MODE:
+        usual = canonical(getattr(schema.Config, name))
+        if config.get(name, usual) != usual:
+            result[name] = config[name]
     if raised := {name: number for name, number in revisions.items() if number != 1}:
         result["revisions"] = raised
     return result
@@ -160,7 +171,7 @@ def flatten(nested: Mapping, prefix: str = "") -> dict[str, Any]:
 
 def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file so that it appears whole or not at all: beside it, flushed, renamed."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     with open(part, "wb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
@@ -185,7 +196,7 @@ def make_folder(folder: Path) -> None:
     """Make a job's folder; a place that cannot be written to is the user's to mend."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".{os.getpid()}.writable"
+        probe = folder / f".{uuid.uuid4().hex}.writable"  # process ids are not unique over hosts
         probe.touch()
         probe.unlink()
     except OSError as error:
@@ -205,21 +216,28 @@ class Locked(Exception):
 def _process_started(pid: int) -> str:
     """When a process of this host started, in clock ticks since boot; '' where it can't be told.
 
-    Told apart by its start, a recycled process id is not taken for the one that held the lock.
+    Told apart by its start, a recycled process id is not taken for the one that held the lock. A
+    process that ended but that nobody waits for, as in a container without init, is gone too.
     """
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return ""
+    return "ended" if state in "ZX" else numbers[18]
 
 
 def _host() -> str:
-    """This host's name, and its process-id namespace: containers share names, not processes."""
+    """What shares this process's ids: a machine since it started, and a namespace in it.
+
+    The name alone would not do: containers share it and not their processes, and machines may
+    have the same. Where two are told apart that are one, as after a reboot, a lock's age decides.
+    """
     try:
         namespace = os.readlink("/proc/self/ns/pid").strip("pid:[]")
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
     except OSError:
-        namespace = ""
-    return f"{socket.gethostname()}~{namespace}"
+        namespace = boot = ""
+    return f"{socket.gethostname()}~{boot}~{namespace}"
 
 
 def _is_alive(pid: int, started: str) -> bool:
@@ -232,6 +250,12 @@ def _is_alive(pid: int, started: str) -> bool:
     return _process_started(pid) == started
 
 
+def _named(owner: str) -> str:
+    """A lock's owner as people name it: process 4711 on somehost."""
+    host, pid, _ = owner.split(",")
+    return f"process {pid} on {host.partition('~')[0]}"
+
+
 class Lock:
     """Sole right to work in a folder, across processes and hosts that share a file system.
 
@@ -239,8 +263,9 @@ class Lock:
     It appears by renaming a prepared directory, which fails where another's has a file in it. A
     dead owner's lock is taken over by renaming that owner's file: of several takers one succeeds,
     because the old name is gone for the others. On the owner's host dead means that the process
-    is gone; elsewhere, that the file's time has not moved for `STALE_SECONDS`, measured against a
-    file touched just now in the same folder, so that clocks need not agree.
+    is gone; elsewhere, that the file's time is `STALE_SECONDS` from that of a file touched just now
+    in the same folder, so that this clock does not matter, and that it does not move while one
+    looks, so that the owner's does not matter either, where it is that which sets the time.
     """
 
     def __init__(self, folder: Path):
@@ -254,9 +279,8 @@ class Lock:
             owner = self._owner()
             if owner is None:
                 continue  # released in between
-            if not self._is_stale(owner):
-                host, pid, _ = owner.split(",")
-                raise Locked(f"process {pid} on {host.partition('~')[0]}")
+            if not (self._is_stale(owner) and self._stays_silent(owner)):
+                raise Locked(_named(owner))
             if self._take_over(owner):
                 break
         threading.Thread(target=self._beat, daemon=True).start()
@@ -276,6 +300,8 @@ class Lock:
         try:
             prepared.rename(self.directory)
         except OSError:  # there is one, with its owner's file in it
+            if not prepared.exists():  # NFS may ask twice, and be told of the second time alone
+                return (self.directory / self.name).exists()
             (prepared / self.name).unlink()
             prepared.rmdir()
             return False
@@ -300,7 +326,21 @@ class Lock:
             return False
         finally:
             now.unlink()
-        return age > STALE_SECONDS
+        return abs(age) > STALE_SECONDS
+
+    def _stays_silent(self, owner: str) -> bool:
+        """Whether an owner of another host gives no sign of life for two heartbeats and a half."""
+        host, _, _ = owner.split(",")
+        if host == _host():
+            return True
+        times = []
+        for seconds in (0.0, 2.5 * HEARTBEAT_SECONDS):
+            time.sleep(seconds)
+            try:
+                times.append((self.directory / owner).stat().st_mtime_ns)
+            except FileNotFoundError:
+                return True  # gone altogether, as taking over will find
+        return times[0] == times[1]
 
     def _take_over(self, owner: str) -> bool:
         theirs, mine = self.directory / owner, self.directory / self.name
@@ -318,6 +358,8 @@ class Lock:
             except FileNotFoundError:
                 self.lost = not self._stop.is_set()
                 return
+            except OSError:  # a file system that does not answer for a while: the next beat may
+                continue
 
 
 def lock_owner(folder: Path) -> str | None:
@@ -325,6 +367,25 @@ def lock_owner(folder: Path) -> str | None:
     lock = Lock(folder)
     owner = lock._owner()
     return None if owner is None or lock._is_stale(owner) else owner
+
+
+def who_works_in(folder: Path) -> str | None:
+    """Who works in a folder, in words for people; None where nobody does, or the owner is dead.
+
+    This only reads, so that anybody may look on. Hence another host's sign of life is judged by
+    the clock of this one: good enough to be shown, not to act on.
+    """
+    lock = Lock(folder)
+    if (owner := lock._owner()) is None:
+        return None
+    host, pid, started = owner.split(",")
+    if host == _host():
+        return _named(owner) if _is_alive(int(pid), started) else None
+    try:
+        age = time.time() - (lock.directory / owner).stat().st_mtime
+    except FileNotFoundError:
+        return None
+    return _named(owner) if age <= STALE_SECONDS else None
 
 
 def wait_for(folder: Path, seconds: float = 0.5) -> dict | None:

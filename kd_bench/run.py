@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import platform
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -18,17 +20,20 @@ from typing import Any
 import torch
 
 import kd_bench
-from kd_bench import build, checkpoint, records, schema
+from kd_bench import build, checkpoint, choice, execution, records, schema, view_table
 from kd_bench.data.dataset import Data
-from kd_bench.interfaces import Spec
+from kd_bench.errors import UserError
+from kd_bench.interfaces import Spec, Stages
 from kd_bench.labels import method_label
-from kd_bench.records import LOCKED_ELSEWHERE, Lock, Locked
+from kd_bench.records import LOCKED_ELSEWHERE, WEIGHTS, Lock, Locked
 from kd_bench.seeds import stream
 from kd_bench.teacher import Teacher, load_weights
-from kd_bench.train import Progress, Row, Training, percent_equal, phases, predictions, train
+from kd_bench.train import Progress, Row, percent_equal, predictions, train
+from kd_bench.training import Training, phases
+from kd_bench.view_table import TableTeacher
 
 Config = Mapping[str, Any]
-WEIGHTS = "weights.pt"
+CHOICE = "choice.json"  # of an unfinished job; the record tells it, too
 
 
 class Quiet:
@@ -45,6 +50,9 @@ class Quiet:
 
     def end(self) -> None:
         """A job's training is over."""
+
+
+QUIET = Quiet()
 
 
 def label(config: Config, changed: Config) -> str:
@@ -109,7 +117,11 @@ def _train_and_record(
     device = choose_device(config["device"])
     prepare_torch(config["threads"])
     started = time.perf_counter()
-    job = assemble(config, device)
+    job = assemble(config, device, show)
+    if job.execution.speed is schema.Speed.fast:
+        config = {**config, "chosen": config["chosen"] or _choose(job, folder, show)}
+        job.execution = execution.plan(config, job.method, device)
+        execution.prepare(job.execution)
     show.begin(label(config, changed), sum(phase.epochs for phase in phases(job)))
     events = _events(config, folder)
 
@@ -132,12 +144,23 @@ def _train_and_record(
     return record
 
 
+def _choose(job: Training, folder: Path, show: Quiet) -> dict[str, Any]:
+    """What speed=fast chooses for a job, once: a resumed one keeps to it."""
+    file = folder / CHOICE
+    if not file.exists():
+        chosen = choice.choose(job)
+        show.say(f"speed=fast: {', '.join(f'{k}={v}' for k, v in chosen.items())}")
+        records.write_json(file, chosen)
+    return json.loads(file.read_text())
+
+
 def _finish(job: Training, record: dict, folder: Path) -> None:
     """Keep the weights, then the result: its presence means that all else is there."""
     torch.save(job.student.net.state_dict(), folder / f".{WEIGHTS}")
     os.replace(folder / f".{WEIGHTS}", folder / WEIGHTS)
     records.write_json(folder / "result.json", record)
     checkpoint.remove(folder)
+    (folder / CHOICE).unlink(missing_ok=True)
 
 
 def _events(config: Config, folder: Path):
@@ -152,9 +175,16 @@ def _events(config: Config, folder: Path):
 
 
 def choose_device(choice: str) -> torch.device:
-    """The device for `cpu`, `cuda`, or `auto`: the GPU where there is one."""
+    """The device for `cpu`, `cuda`, or `auto`: the GPU where there is one.
+
+    Raises:
+        UserError: `cuda` on a machine without; where a sweep starts, it need not have one.
+    """
+    has_gpu = torch.cuda.is_available()
     if choice == schema.Device.auto.value:
-        choice = "cuda" if torch.cuda.is_available() else "cpu"
+        choice = "cuda" if has_gpu else "cpu"
+    if choice == schema.Device.cuda.value and not has_gpu:
+        raise UserError("device=cuda: PyTorch sees no GPU here; choose device=cpu or device=auto")
     return torch.device(choice)
 
 
@@ -163,11 +193,13 @@ def prepare_torch(threads: int) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
     torch.backends.cudnn.benchmark = False
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.allow_tf32 = False  # where a job allows it, it does for its steps alone
+    # use_deterministic_algorithms(True, warn_only=True), which would load the compiler: a second
+    torch.set_deterministic_debug_mode("warn")
     torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, changes no result
 
 
-def assemble(config: Config, device: torch.device) -> Training:
+def assemble(config: Config, device: torch.device, show: Quiet = QUIET) -> Training:
     """Everything that a job trains with, each part's random numbers from a stream of its own."""
     data = build.dataset(config["dataset"]).load(device)
     torch.manual_seed(stream(config["seed"], "student"))
@@ -184,11 +216,11 @@ def assemble(config: Config, device: torch.device) -> Training:
     )
     torch.manual_seed(stream(config["seed"], "method"))
     method = build.method(config["method"], spec).to(device)
-    speed = schema.Speed(config["speed"])
-    layout = torch.contiguous_format if speed is schema.Speed.reference else torch.channels_last
+    how = execution.plan(config, method, device)
+    execution.prepare(how)
     for network in filter(None, (student, teacher)):
-        network.net.to(device, memory_format=layout)
-    return Training(
+        network.net.to(device, memory_format=how.layout)
+    job = Training(
         student.tapped(method.taps),
         teacher
         and Teacher(
@@ -201,20 +233,43 @@ def assemble(config: Config, device: torch.device) -> Training:
         build.section(schema.RecipeConfig, config["recipe"]),
         build.section(schema.InitConfig, config["method"]["init"]),
         config["seed"],
-        speed,
+        how,
     )
+    if teacher and config["teacher"]["source"] == schema.TeacherSource.table.value:
+        job.teacher = _tabled(config, job, spec.teacher, show)
+    return job
+
+
+def _tabled(config: Config, job: Training, shapes: Stages, show: Quiet) -> Teacher:
+    """The teacher, looked up in its table of views instead of asked."""
+    how, device, teacher = job.execution, job.device, job.teacher
+    key = view_table.key(
+        build.identity(config)["dataset"],
+        job.data.fingerprint,
+        records.file_hash(_teacher_weights(config)),
+        teacher.tapped.taps,
+        [how.speed.value, how.as_record()],
+        [device.type, torch.get_num_threads(), torch.__version__],
+    )
+    folder = Path(config["runs_dir"]) / view_table.FOLDER / key
+    return view_table.load(folder, teacher.executed(how), shapes, job.data, show.say)
+
+
+def _teacher_weights(config: Config) -> Path:
+    """The file with the teacher's weights: the given one, or that of its own job."""
+    if (job := build.teacher_job(config)) is None:
+        return Path(config["teacher"]["checkpoint"])
+    return Path(config["runs_dir"]) / build.folder_name(job) / WEIGHTS
 
 
 def _load_teacher(config: Config, data: Data) -> build.Network:
     network = build.network(config["teacher"]["model"], data.num_classes)
     if build.teacher_learns(config):
         return network
-    path = config["teacher"]["checkpoint"]
-    if (job := build.teacher_job(config)) is not None:
-        folder = Path(config["runs_dir"]) / build.folder_name(job)
-        path = folder / WEIGHTS
-        if records.read_result(folder)["data_fingerprint"] != data.fingerprint:
-            raise RuntimeError(f"the teacher in {folder} learnt from other images; remove it")
+    path = _teacher_weights(config)
+    made = None if config["teacher"]["checkpoint"] else records.read_result(path.parent)
+    if made is not None and made["data_fingerprint"] != data.fingerprint:
+        raise RuntimeError(f"the teacher in {path.parent} learnt from other images; remove it")
     load_weights(network.net, path, network.name)
     network.net.requires_grad_(False)
     return network
@@ -249,7 +304,8 @@ def _record(
         "device": device.type,
         "device_name": _device_name(device),
         "threads": torch.get_num_threads(),
-        "speed": job.speed.value,
+        "speed": job.execution.speed.value,
+        "execution": job.execution.as_record(),
         "versions": {
             "kd_bench": kd_bench.__version__,
             "python": platform.python_version(),
@@ -287,6 +343,7 @@ def _teacher_record(config: Config, job: Training) -> dict | None:
         "accuracy": percent_equal(taught, test.target),
         "source": config["teacher"]["source"],
         "agreement": percent_equal(taught, said),
+        **({"table": job.teacher.about} if isinstance(job.teacher, TableTeacher) else {}),
     }
 
 
@@ -341,11 +398,27 @@ def _commit() -> dict[str, Any]:
 
 def main() -> int:
     """python -m kd_bench.run SWEEP.jsonl NUMBER: run one frozen job; what a sweep starts."""
-    path, number = sys.argv[1], int(sys.argv[2])
+    if parent := os.environ.get("KD_BENCH_PARENT"):
+        _end_with(int(parent))
     if cores := os.environ.get("KD_BENCH_CORES"):
         os.sched_setaffinity(0, map(int, cores.split(",")))
+    return run_frozen(Path(sys.argv[1]), int(sys.argv[2]))
+
+
+def _end_with(parent: int) -> None:
+    """Have Linux end this process at the same time as the one that started it."""
+    end_with_parent = 1  # PR_SET_PDEATHSIG of prctl(2)
+    ctypes.CDLL(None).prctl(end_with_parent, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before it could be watched
+        sys.exit(1)
+    # Ray's processes, and so those that they start, do not listen to Ctrl-C.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def run_frozen(path: Path, number: int) -> int:
+    """Run job `number` of a sweep's file; its exit code: 0, `LOCKED_ELSEWHERE`, 130 interrupted."""
     sys.path.insert(0, os.getcwd())  # where a user's own losses and models are looked for
-    job = json.loads(Path(path).read_text().splitlines()[number])
+    job = json.loads(path.read_text().splitlines()[number])
     try:
         run(job["config"], job["changed"], Quiet())
     except Locked:

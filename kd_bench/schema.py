@@ -30,6 +30,15 @@ class Speed(Enum):
 
     reference = "reference"  # eager, contiguous: the truth that the others are compared with
     repro = "repro"  # all that changes bits follows from the configuration
+    fast = "fast"  # what pays is found out by measuring, and recorded
+
+
+class Precision(Enum):
+    """What networks compute in; weights and losses are single precision always."""
+
+    fp32 = "fp32"
+    tf32 = "tf32"  # GPUs round factors of convolutions and products to 10 bits; elsewhere fp32
+    bf16 = "bf16"  # autocast to bfloat16
 
 
 class Device(Enum):
@@ -43,7 +52,8 @@ class Device(Enum):
 class TeacherSource(Enum):
     """Where the teacher's outputs come from."""
 
-    online = "online"
+    online = "online"  # it looks at every batch
+    table = "table"  # of what it says about every view of every image, made once for all jobs
 
 
 @dataclass
@@ -99,6 +109,11 @@ class InitConfig:
     weights: dict[str, Any] = field(default_factory=dict)  # as the method's, for this stage
 
 
+def init_epochs(fraction: float, epochs: int) -> int:
+    """Epochs of the training before the training: a fraction of the recipe's `epochs`."""
+    return max(1, round(fraction * epochs)) if fraction else 0
+
+
 @dataclass
 class MethodConfig:
     """A method: named losses and the weights of their terms."""
@@ -119,6 +134,7 @@ class TeacherConfig:
     seed: int = 0
     checkpoint: str | None = None  # a file with a state dict, instead of training one
     source: TeacherSource = TeacherSource.online
+    precision: Precision | None = None  # None: the student's
 
 
 @dataclass
@@ -132,11 +148,14 @@ class Config:
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     seed: int = 0
     speed: Speed = Speed.repro
+    compile: bool = False  # networks by torch.compile: a minute at first, then a faster step
+    precision: Precision = Precision.fp32
     # What follows changes nothing that is learnt, and stays out of a job's identity.
     runs_dir: str = "runs"
     device: Device = Device.auto
     threads: int = 1  # of a job on a CPU; another number gives other bits, so it has no 'auto'
     tensorboard: bool = True
+    chosen: dict[str, Any] = field(default_factory=dict)  # by speed=fast, for `rerun`
 
 
 # The method of every teacher, and conf/method/baseline.yaml: cross entropy alone.

@@ -20,6 +20,9 @@ class Process(Protocol):
     def signal(self, number: int) -> None:
         """Send it a signal, if it still works."""
 
+    def reason(self) -> str | None:
+        """Why it ended without a result, where its place knows more than the exit code says."""
+
 
 class Slot(Protocol):
     """A place for one job at a time."""
@@ -46,6 +49,9 @@ class LocalProcess:
             os.killpg(self._process.pid, number)
             if number == signal.SIGKILL:
                 self._process.wait()
+
+    def reason(self) -> None:
+        """Nothing: the exit code says it all."""
 
 
 @dataclass(frozen=True)

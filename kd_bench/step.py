@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from kd_bench.interfaces import Batch, Output
 from kd_bench.method import Method
-from kd_bench.taps import Tapped
+from kd_bench.optim import SGD
+from kd_bench.taps import ask
 from kd_bench.teacher import Teacher
 
 
@@ -25,10 +26,10 @@ class Step:
 
     def __init__(
         self,
-        student: Tapped,
+        student: Callable[[Tensor], Output],
         teacher: Teacher | None,
         method: Method,
-        optimizer: torch.optim.Optimizer,
+        optimizer: SGD,
     ):
         self.student, self.teacher, self.method = student, teacher, method
         self.optimizer = optimizer
@@ -43,35 +44,15 @@ class Step:
         if self.method.needs_graph:
             batch.image.requires_grad_()
         views = self.method.more_views(batch.image)
-        taught = None if self.teacher is None else ask(self.teacher, batch.image, views)
+        taught = None if self.teacher is None else self.teacher.answer(batch, views)
         said = ask(self.student, batch.image, views)
         terms = self.method(said, taught, batch)
         total = self.method.total(terms, batch.epoch)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         total.backward()
         self.optimizer.step()
         correct = (said.logits.detach().argmax(1) == batch.target).sum()
         return {name: term.detach() for name, term in (terms | {"total": total}).items()}, correct
-
-
-def ask(net: Callable[[Tensor], Output], image: Tensor, views: Mapping[str, Tensor]) -> Output:
-    """What a network says about images and about further views of them, in one pass.
-
-    One pass, so that batch norm sees them together, as the methods that use views publish.
-    """
-    parts = [image, *views.values()]
-    whole = net(image if not views else torch.cat(parts))
-    if not views:
-        whole.net = net
-        return whole
-    sizes = [len(part) for part in parts]
-    features = {stage: feature.split(sizes) for stage, feature in whole.features.items()}
-    first, *others = (
-        Output(logits, {stage: split[i] for stage, split in features.items()}, net=net)
-        for i, logits in enumerate(whole.logits.split(sizes))
-    )
-    first.views = dict(zip(views, others, strict=True))
-    return first
 
 
 class Tally:
@@ -84,19 +65,32 @@ class Tally:
 
     def __init__(self, names: list[str], device: torch.device):
         self.names = names
-        self.images = 0
-        self._sums = torch.zeros(len(names) + 1, dtype=torch.float64, device=device)
-        self._bad_step = torch.full((), -1.0, dtype=torch.float64, device=device)
-        self._bad_terms = torch.zeros(len(names), dtype=torch.float64, device=device)
+        double = {"dtype": torch.float64, "device": device}
+        self._sums = torch.zeros(len(names) + 1, **double)  # of the terms, and the hits
+        self._images = torch.zeros(1, **double)
+        self._bad_step = torch.zeros(1, **double)  # 0: none was bad
+        self._bad_terms = torch.zeros(len(names), **double)
 
-    def add(self, step: int, terms: dict[str, Tensor], correct: Tensor, images: int) -> None:
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that `add` changes."""
+        return [self._sums, self._images, self._bad_terms, self._bad_step]
+
+    def reset(self) -> None:
+        """Begin an epoch."""
+        for tensor in self.tensors:
+            tensor.zero_()
+
+    def add(
+        self, step: int | Tensor, terms: dict[str, Tensor], correct: Tensor, images: int
+    ) -> None:
         """Count one step: its number in the epoch (from 1), terms, hits, and images."""
         values = torch.stack([terms[name] for name in self.names]).double()
         self._sums += torch.cat([values * images, correct.double().view(1)])
-        self.images += images
-        is_first_bad = ~values.isfinite().all() & (self._bad_step < 0)
-        self._bad_step = torch.where(is_first_bad, float(step), self._bad_step)
-        self._bad_terms = torch.where(is_first_bad, values, self._bad_terms)
+        self._images += images
+        is_first_bad = ~values.isfinite().all() & (self._bad_step == 0)
+        self._bad_step.copy_(torch.where(is_first_bad, step, self._bad_step))
+        self._bad_terms.copy_(torch.where(is_first_bad, values, self._bad_terms))
 
     def means(self, epoch: int) -> dict[str, float]:
         """Mean of every term over the epoch's images, and `train_accuracy` in percent.
@@ -104,13 +98,14 @@ class Tally:
         Raises:
             FloatingPointError: where a term was not finite; with epoch, step and terms.
         """
-        read = torch.cat([self._sums, self._bad_step.view(1), self._bad_terms]).tolist()  # syncs
-        sums, bad_step = read[: len(self.names) + 1], int(read[len(self.names) + 1])
-        if bad_step >= 0:
-            values = dict(zip(self.names, read[-len(self.names) :], strict=True))
+        read = torch.cat(self.tensors).tolist()  # waits for the device
+        *sums, correct, images = read[: len(self.names) + 2]
+        *bad_terms, bad_step = read[len(self.names) + 2 :]
+        if bad_step:
+            values = dict(zip(self.names, bad_terms, strict=True))
             listed = ", ".join(f"{name} = {value:g}" for name, value in values.items())
             raise FloatingPointError(
-                f"the loss is not finite in epoch {epoch}, step {bad_step}: {listed}"
+                f"the loss is not finite in epoch {epoch}, step {bad_step:.0f}: {listed}"
             )
-        means = {n: s / self.images for n, s in zip(self.names, sums, strict=False)}
-        return means | {"train_accuracy": 100.0 * sums[-1] / self.images}
+        means = {name: total / images for name, total in zip(self.names, sums, strict=True)}
+        return means | {"train_accuracy": 100.0 * correct / images}

@@ -2,44 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kd_bench import build, records
+from kd_bench import build, frozen, records
 from kd_bench.display import SweepDisplay
-from kd_bench.run import LOCKED_ELSEWHERE, label
+from kd_bench.failures import GO_ON, Policy
+from kd_bench.frozen import Job
+from kd_bench.records import LOCKED_ELSEWHERE
+from kd_bench.run import label
 from kd_bench.slots import Process, Slot
 
 POLL_SECONDS = 0.05
 GRACE_SECONDS = 10.0  # that an interrupted job has to end by itself
-
-
-@dataclass
-class Job:
-    """One frozen job: all that it needs, so that editing conf/ changes nothing any more."""
-
-    config: dict[str, Any]
-    changed: dict[str, Any]
-    identity: dict[str, Any]
-    folder: str  # below runs_dir
-    label: str
-    after: str | None  # the folder of its teacher
-    asked: bool  # False for a teacher that is there for others' sake
-
-    @property
-    def path(self) -> Path:
-        """The job's folder."""
-        return Path(self.config["runs_dir"]) / self.folder
-
-    @property
-    def is_done(self) -> bool:
-        """Whether its result is there."""
-        return (self.path / "result.json").exists()
 
 
 def freeze(composed: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> list[Job]:
@@ -72,21 +52,13 @@ def _job(config: Mapping[str, Any], changed: Mapping[str, Any], after: str | Non
     return Job(dict(config), dict(changed), identity, folder, name, after, asked=False)
 
 
-def write_frozen(jobs: Sequence[Job], name: str) -> Path:
-    """Write the jobs to runs/.sweeps/<name>.jsonl, a line each."""
-    folder = Path(jobs[0].config["runs_dir"]) / ".sweeps"
-    records.make_folder(folder)
-    path = folder / f"{name}.jsonl"
-    records.write_whole(path, "".join(json.dumps(asdict(job)) + "\n" for job in jobs))
-    return path
-
-
 @dataclass
 class Running:
     """A job's process in its slot."""
 
     job: Job
     process: Process
+    since: float = field(default_factory=time.monotonic)
 
 
 class Sweep:
@@ -97,16 +69,23 @@ class Sweep:
         frozen: the file in which `jobs` stand, in this order.
         slots: places to run in.
         show: is told what happens.
+        policy: what is done about jobs that fail.
     """
 
     def __init__(
-        self, jobs: Sequence[Job], frozen: Path, slots: Sequence[Slot], show: SweepDisplay
+        self,
+        jobs: Sequence[Job],
+        frozen: Path,
+        slots: Sequence[Slot],
+        show: SweepDisplay,
+        policy: Policy,
     ):
-        self.jobs, self.frozen, self.show = list(jobs), frozen, show
+        self.jobs, self.frozen, self.show, self.policy = list(jobs), frozen, show, policy
         self.free = list(slots)
         self.pending = list(jobs)
         self.running: dict[Slot, Running] = {}
         self.failed: dict[str, str] = {}  # folder -> reason
+        self.tried_again: Counter[str] = Counter()  # folder -> how often
         self.not_before: dict[str, float] = {}  # jobs that another process works at
         self.interruptions = 0  # signals that asked the sweep to end
 
@@ -114,17 +93,24 @@ class Sweep:
         """Run all jobs. After SIGINT, SIGTERM or SIGHUP, stop them and leave no process behind."""
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         handlers = {number: signal.signal(number, self._interrupt) for number in numbers}
+        places = len(self.free)
         try:
-            while (self.pending or self.running) and not self.interruptions:
+            while (self.pending or self.running) and not (self.interruptions or self.stopped):
                 self._collect()
-                self._start_ready()
-                self.show.update(self.running, self.pending, self.failed)
+                if not self.stopped:
+                    self._start_ready()
+                self.show.update(self.running, self.pending, self.failed, places)
                 time.sleep(POLL_SECONDS)
-            if self.running:
-                self._stop()
         finally:
+            if self.running:  # interrupted, or a place that takes no more jobs
+                self._stop()
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a failure ends the sweep."""
+        return bool(self.failed) and self.policy.stops
 
     def _interrupt(self, _number: int, _frame: object) -> None:
         # Only counted: an exception here could come between a process's start and its entry
@@ -147,7 +133,18 @@ class Sweep:
         teacher_is_there = job.after is None or (
             (Path(job.config["runs_dir"]) / job.after / "result.json").exists()
         )
-        return teacher_is_there and time.monotonic() >= self.not_before.get(job.folder, 0)
+        return teacher_is_there and not self._is_elsewhere(job)
+
+    def _is_elsewhere(self, job: Job) -> bool:
+        """Whether a job that was found locked still is; looked at once a second."""
+        if job.folder not in self.not_before:
+            return False
+        if time.monotonic() >= self.not_before[job.folder]:
+            if records.lock_owner(job.path) is None:
+                del self.not_before[job.folder]
+                return False
+            self.not_before[job.folder] = time.monotonic() + 1.0
+        return True
 
     def _start(self, job: Job) -> None:
         slot = self.free.pop(0)
@@ -163,22 +160,35 @@ class Sweep:
                 continue
             del self.running[slot]
             self.free.insert(0, slot)
-            self._ended(running.job, code)
+            self._ended(running, code)
 
-    def _ended(self, job: Job, code: int) -> None:
+    def _ended(self, running: Running, code: int) -> None:
+        job = running.job
         if job.is_done:
-            self.show.done(job)
+            self.show.done(job, time.monotonic() - running.since)
         elif code == LOCKED_ELSEWHERE:
             self.not_before[job.folder] = time.monotonic() + 1.0
             self.pending.append(job)
             self.show.elsewhere(job)
         else:
-            self.failed[job.folder] = self._reason(job, code)
-            waiting = [other.label for other in self.pending if other.after == job.folder]
-            self.show.failed(job, self.failed[job.folder], waiting)
+            self._failed(job, self._reason(running, code), lost=code < 0)
 
-    def _reason(self, job: Job, code: int) -> str:
-        if code < 0:
+    def _failed(self, job: Job, reason: str, lost: bool) -> None:
+        tried = self.tried_again[job.folder]
+        if self.policy.tries_again(reason, lost=lost, tried=tried):
+            self.tried_again[job.folder] += 1
+            self.pending.append(job)
+            self.show.tried_again(job, reason, tried + 1, self.policy.retries)
+            return
+        self.failed[job.folder] = reason
+        waiting = [other.label for other in self.pending if other.after == job.folder]
+        self.show.failed(job, reason, waiting)
+
+    def _reason(self, running: Running, code: int) -> str:
+        job = running.job
+        if (told := running.process.reason()) is not None:
+            reason = told
+        elif code < 0:
             reason = f"killed by {signal.Signals(-code).name}"
         elif (job.path / "error.txt").exists():
             return (job.path / "error.txt").read_text().partition("\n")[0]
@@ -190,7 +200,7 @@ class Sweep:
     def _stop(self) -> None:
         """Ask the jobs to end; make those that do not, at once if asked a second time."""
         for number, seconds in ((signal.SIGINT, GRACE_SECONDS), (signal.SIGTERM, 2.0)):
-            if self.interruptions == 1:
+            if self.interruptions <= 1:
                 self._signal(number)
                 self._wait(seconds)
         self._signal(signal.SIGKILL)
@@ -203,19 +213,25 @@ class Sweep:
         end = time.monotonic() + seconds
         while (
             time.monotonic() < end
-            and self.interruptions == 1
+            and self.interruptions <= 1
             and any(running.process.poll() is None for running in self.running.values())
         ):
             time.sleep(POLL_SECONDS)
 
 
-def run_sweep(jobs: Sequence[Job], name: str, slots: Sequence[Slot], show: SweepDisplay) -> int:
+def run_sweep(
+    jobs: Sequence[Job],
+    name: str,
+    slots: Sequence[Slot],
+    show: SweepDisplay,
+    policy: Policy = GO_ON,
+) -> int:
     """Run frozen jobs, then print their table.
 
     Returns:
         The exit code: 0, 1 where jobs failed, 130 after an interruption.
     """
-    sweep = Sweep(jobs, write_frozen(jobs, name), slots, show)
+    sweep = Sweep(jobs, frozen.write(jobs, name), slots, show, policy)
     with show:
         sweep.run()
     show.table([job for job in jobs if job.asked], sweep.failed)
@@ -224,4 +240,6 @@ def run_sweep(jobs: Sequence[Job], name: str, slots: Sequence[Slot], show: Sweep
     if sweep.interruptions:
         show.interrupted()
         return 130
+    if sweep.stopped:
+        show.stopped()
     return 1 if sweep.failed else 0

@@ -7,7 +7,7 @@ it saw last.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
@@ -37,8 +37,9 @@ class Tapped(nn.Module):
     ):
         super().__init__()
         self.net = net
+        self.taps = tuple(taps)
         self._features: dict[str, Tensor] = {}  # of the forward pass under way
-        for stage in dict.fromkeys(taps):
+        for stage in dict.fromkeys(self.taps):
             require(
                 stage in stages,
                 f"no stage '{stage}' in {model_name}; it has {', '.join(stages)}",
@@ -50,6 +51,26 @@ class Tapped(nn.Module):
         features = dict(self._features)
         self._features.clear()  # or this step's graph would live until the next
         return Output(logits, features)
+
+
+def ask(net: Callable[[Tensor], Output], image: Tensor, views: Mapping[str, Tensor]) -> Output:
+    """What a network says about images and about further views of them, in one pass.
+
+    One pass, so that batch norm sees them together, as the methods that use views publish.
+    """
+    parts = [image, *views.values()]
+    whole = net(image if not views else torch.cat(parts))
+    if not views:
+        whole.net = net
+        return whole
+    sizes = [len(part) for part in parts]
+    features = {stage: feature.split(sizes) for stage, feature in whole.features.items()}
+    first, *others = (
+        Output(logits, {stage: split[i] for stage, split in features.items()}, net=net)
+        for i, logits in enumerate(whole.logits.split(sizes))
+    )
+    first.views = dict(zip(views, others, strict=True))
+    return first
 
 
 def probe(

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from kd_bench import execution
 from kd_bench.errors import UserError
-from kd_bench.interfaces import Output
-from kd_bench.taps import Tapped
+from kd_bench.execution import Execution
+from kd_bench.interfaces import Batch, Output
+from kd_bench.schema import Precision, Speed
+from kd_bench.taps import Tapped, ask
 
 
 class Teacher:
@@ -27,13 +32,29 @@ class Teacher:
     def __init__(self, tapped: Tapped, *, learns: bool = False, needs_graph: bool = False):
         self.tapped, self.learns = tapped, learns
         self._has_gradients = learns or needs_graph
+        self._run: Callable[[Tensor], Output] = tapped
+        self._may_use_tf32 = False
         if not learns:
             tapped.eval().requires_grad_(False)
 
+    def executed(self, how: Execution) -> Teacher:
+        """This teacher, run as `how` says; without taps, its batch norm is folded."""
+        other = copy.copy(self)
+        can_fold = not self._has_gradients and not self.tapped.taps
+        fold = can_fold and how.speed is not Speed.reference
+        precision = how.precision if self.learns else how.teacher_precision
+        other._run = execution.runner(self.tapped, how, precision, fold=fold)
+        other._may_use_tf32 = precision is Precision.tf32
+        return other
+
     def __call__(self, image: Tensor) -> Output:
         """What the teacher says about images [B, 3, H, W]: logits [B, K] and tapped features."""
-        with torch.set_grad_enabled(self._has_gradients):
-            return self.tapped(image)
+        with torch.set_grad_enabled(self._has_gradients), execution.tf32(self._may_use_tf32):
+            return self._run(image)
+
+    def answer(self, batch: Batch, views: Mapping[str, Tensor]) -> Output:
+        """What the teacher says about a batch's images, and about further views of them."""
+        return ask(self, batch.image, views)
 
 
 def load_weights(net: nn.Module, path: str | Path, model: str) -> None:

@@ -1,7 +1,59 @@
-"""What holds for all tests: one thread each, so that several run side by side."""
+"""What holds for all tests: one thread each, so that several run side by side; what they share."""
 
 import os
 
 os.environ["OMP_NUM_THREADS"] = (
     "1"  # before torch is loaded; processes that tests start have it too
 )
+
+import shutil
+import sys
+
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from jobs import job, trained
+
+from kd_bench import cli
+
+
+@pytest.fixture
+def kd_bench(tmp_path, monkeypatch, capsys):
+    """Call `kd-bench` in an empty folder: its exit code, and all that it printed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["kd-bench", *map(str, arguments)])
+        GlobalHydra.instance().clear()
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        finally:
+            GlobalHydra.instance().clear()
+        printed = capsys.readouterr()
+        return code, printed.out + printed.err
+
+    threads, path = torch.get_num_threads(), list(sys.path)
+    yield call
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+    sys.path[:] = path
+
+
+@pytest.fixture(scope="session")
+def _trained_once(tmp_path_factory):
+    runs = tmp_path_factory.mktemp("finished") / "runs"
+    trained(job(runs, "method=st"))
+    return runs
+
+
+@pytest.fixture
+def finished(tmp_path, _trained_once):
+    """runs/ in the test's folder with a finished student of st and its teacher: their folders."""
+    shutil.copytree(_trained_once, tmp_path / "runs")
+    (student,) = tmp_path.glob("runs/*/*/st/*/seed0")
+    (teacher,) = tmp_path.glob("runs/*/none-*/baseline/*/seed0")
+    return student, teacher

@@ -9,10 +9,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from kd_bench.interfaces import Stages
-from kd_bench.schema import MethodConfig, ModelConfig
+from kd_bench.schema import MethodConfig, ModelConfig, RecipeConfig
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-SCHEMAS = {"method": MethodConfig, "model": ModelConfig}
+SCHEMAS = {"method": MethodConfig, "model": ModelConfig, "recipe": RecipeConfig}
 
 
 def choices(group: str) -> list[str]:

@@ -6,38 +6,10 @@ import time
 
 import pytest
 import torch
-from hydra.core.global_hydra import GlobalHydra
 from jobs import TINY, composed, composing, job
 
-from kd_bench import build, cli, compose
+from kd_bench import application, build, compose, run
 from kd_bench.records import read_result
-
-
-@pytest.fixture
-def kd_bench(tmp_path, monkeypatch, capsys):
-    """Call `kd-bench` in an empty folder: its exit code, and all that it printed."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["kd-bench", *arguments])
-        GlobalHydra.instance().clear()
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = end.code
-        finally:
-            GlobalHydra.instance().clear()
-        printed = capsys.readouterr()
-        return code, printed.out + printed.err
-
-    threads, path = torch.get_num_threads(), list(sys.path)
-    yield call
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(False)
-    sys.path[:] = path
-
 
 MISTAKES = {
     "a misspelt key": (["sede=1"], "no key 'sede'; there are dataset, model, teacher"),
@@ -94,6 +66,10 @@ MISTAKES = {
     "a target that is no loss": (
         ["method.losses.st._target_=kd_bench.schema.Config"],
         "is no kd_bench.interfaces.Loss",
+    ),
+    "a misspelt command": (
+        ["plna", "sweep=quickstart"],
+        "no command 'plna'; there are plan, status",
     ),
     "no threads": (["threads=0"], "threads must be 1 or more, got 0"),
 }
@@ -162,6 +138,16 @@ def test_a_job_is_run_and_a_second_time_is_found_done(kd_bench, tmp_path):
     assert "done already, nothing to train" in printed
 
 
+def test_ctrl_c_is_answered_in_a_line(kd_bench, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "run", interrupted)
+    code, printed = kd_bench(*TINY, "method=baseline")
+    assert (code, printed.count("\n")) == (130, 1), printed
+    assert "goes on from its last epoch" in printed
+
+
 def test_values_that_differ_from_the_choices_are_kept_in_the_record(kd_bench, tmp_path):
     kd_bench(*TINY, "method=st", "method.losses.st.temperature=8", "recipe.momentum=0.9")
     (folder,) = tmp_path.glob("runs/synthetic/*/st/*/seed0")
@@ -191,7 +177,7 @@ def test_help_answers_within_two_seconds_and_without_torch(arguments, tmp_path):
 
 def test_the_alias_for_the_teacher_and_the_place_of_m():
     given = ["teacher=resnet110", "-m", "seed=0,1", "teacher.seed=3"]
-    assert cli.hydra_arguments(given) == [
+    assert application.hydra_arguments(given) == [
         "-m",
         "model@teacher.model=resnet110",
         "seed=0,1",

@@ -20,8 +20,7 @@ from kd_bench.methods.fsp import FlowOfSolution, flow_matrix
 from kd_bench.methods.logits import LogitRegression
 from kd_bench.methods.st import SoftTarget
 from kd_bench.models.resnet import ResNet
-from kd_bench.step import ask
-from kd_bench.taps import Tapped, probe
+from kd_bench.taps import Tapped, ask, probe
 from kd_bench.teacher import Teacher
 
 METHODS = choices("method")

@@ -100,9 +100,9 @@ def test_sgd_follows_the_textbook():
     #   g = 2 + 0.5 * 0.75 = 2.375;  v = 0.9 * 2.5 + 2.375 = 4.625;  rate 0.01: theta = 0.70375
     for fused in (True, False):
         theta = torch.nn.Parameter(torch.ones(1))
-        sgd = optim.sgd([theta], recipe(weight_decay=0.5), fused=fused)
+        sgd = optim.SGD([theta], recipe(weight_decay=0.5), fused=fused)
         for rate, expected in ((0.1, 0.75), (0.01, 0.70375)):
-            optim.set_rate(sgd, rate)
+            sgd.rate.fill_(rate)
             theta.grad = torch.tensor([2.0])
             sgd.step()
             assert theta.item() == pytest.approx(expected, rel=1e-6)

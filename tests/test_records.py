@@ -1,10 +1,13 @@
 """A job's identity, its lock, and files that appear whole."""
 
+import errno
 import json
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -230,7 +233,95 @@ def test_an_owner_that_was_taken_over_leaves_the_new_owner_its_lock(tmp_path):
     assert records.lock_owner(tmp_path) == "elsewhere~1,42,7"
 
 
-def _count_alone(folder, counter, ready):
+def test_a_process_that_ended_but_that_nobody_waited_for_holds_no_lock(tmp_path):
+    if (child := os.fork()) == 0:
+        records.Lock(tmp_path).__enter__()
+        os._exit(0)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # it has ended, and is left a zombie
+    os.kill(child, 0)  # its id is still taken
+    assert records.lock_owner(tmp_path) is None
+    os.waitpid(child, 0)
+
+
+def test_a_machine_of_the_same_name_is_another_host(tmp_path):
+    name, boot, namespace = records._host().split("~")
+    assert boot and namespace
+    (tmp_path / "lock").mkdir()
+    # Process 4194304 does not exist here, but here is not where the lock was made.
+    (tmp_path / "lock" / f"{name}~00000000~{namespace},4194304,1").touch()
+    with pytest.raises(records.Locked, match=f"process 4194304 on {name}"):
+        records.Lock(tmp_path).__enter__()
+
+
+NAMESPACE = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child"]
+
+
+@pytest.mark.skipif(
+    shutil.which("unshare") is None or subprocess.run([*NAMESPACE, "true"]).returncode != 0,
+    reason="needs process-id namespaces, as containers are made of",
+)
+def test_a_container_on_this_machine_is_another_host(tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path; from kd_bench.records import Lock\n"
+        "Lock(Path(sys.argv[1])).__enter__(); print('held', flush=True); time.sleep(60)"
+    )
+    command = [*NAMESPACE, sys.executable, "-c", code, str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    (owner,) = os.listdir(tmp_path / "lock")
+    assert owner.split(",")[1] == "1"  # its id in there; here it is that of init, which is alive
+    assert records.lock_owner(tmp_path) == owner
+    process.kill()
+    process.wait()
+    # Nobody here can know that it is gone: only its silence tells.
+    assert records.lock_owner(tmp_path) == owner
+    long_ago = time.time() - records.STALE_SECONDS - 5
+    os.utime(tmp_path / "lock" / owner, (long_ago, long_ago))
+    assert records.lock_owner(tmp_path) is None
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_living_owner_keeps_its_lock_however_wrong_its_clock(tmp_path, monkeypatch, hours):
+    monkeypatch.setattr(records, "HEARTBEAT_SECONDS", 0.05)
+    (tmp_path / "lock").mkdir()
+    owner = tmp_path / "lock" / "elsewhere~1~2,42,7"
+    owner.touch()
+    stop = threading.Event()
+
+    def beat():
+        while not stop.wait(0.02):
+            os.utime(owner, (time.time() + hours * 3600,) * 2)
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    time.sleep(0.1)
+    with pytest.raises(records.Locked, match="process 42 on elsewhere"):
+        records.Lock(tmp_path).__enter__()
+    stop.set()
+    thread.join()
+    with records.Lock(tmp_path) as lock:  # silent from now on
+        assert os.listdir(tmp_path / "lock") == [lock.name]
+
+
+def test_a_file_system_that_does_not_answer_for_a_while_costs_no_lock(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "HEARTBEAT_SECONDS", 0.01)
+    beats = []
+
+    def utime(path, *_):
+        beats.append(path)
+        if len(beats) < 3:
+            raise OSError(errno.ESTALE, "stale file handle")
+
+    monkeypatch.setattr(os, "utime", utime)
+    with records.Lock(tmp_path) as lock:
+        while len(beats) < 5:
+            time.sleep(0.01)
+        assert not lock.lost
+
+
+def _count_alone(folder, counter, ready, host):
+    records._host = lambda: host
+    records.HEARTBEAT_SECONDS = 0.02
     ready.wait()
     for _ in range(20):
         while True:
@@ -244,16 +335,20 @@ def _count_alone(folder, counter, ready):
                 time.sleep(0.001)
 
 
-def test_of_many_processes_one_at_a_time_holds_the_lock(tmp_path):
+@pytest.mark.parametrize("hosts", [["a"] * 4, ["a", "b", "c", "d"]], ids=["one host", "several"])
+def test_of_many_processes_one_at_a_time_holds_the_lock(tmp_path, hosts):
     counter = tmp_path / "counter"
     counter.write_text("0")
     # A dead owner's lock stands in the way of all at first.
     (tmp_path / "lock").mkdir()
-    (tmp_path / "lock" / f"{records._host()},4194304,1").touch()
+    dead = tmp_path / "lock" / "a,4194304,1"
+    dead.touch()
+    os.utime(dead, (time.time() - records.STALE_SECONDS - 5,) * 2)
     context = multiprocessing.get_context("fork")
     ready = context.Event()
     workers = [
-        context.Process(target=_count_alone, args=(tmp_path, counter, ready)) for _ in range(4)
+        context.Process(target=_count_alone, args=(tmp_path, counter, ready, host))
+        for host in hosts
     ]
     for worker in workers:
         worker.start()

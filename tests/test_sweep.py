@@ -1,17 +1,19 @@
 """Sweeps for real: processes, slots, failures, Ctrl-C, two at once."""
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from jobs import TINY, job
 
-from kd_bench import build, slots, sweep
+from kd_bench import build, frozen, slots, sweep
 from kd_bench.errors import UserError
 
 KD_BENCH = [sys.executable, "-m", "kd_bench"]
@@ -115,48 +117,115 @@ def test_two_sweeps_at_once_share_the_work_and_run_each_job_once(tmp_path):
     assert all(len(path.read_text().splitlines()) == 2 for path in timings)
 
 
+# Each step of a job that is told to do X adds a line to the file seen/X: its GPU, and when.
 FAILING = """
-import os, signal, sys, torch
+import os, resource, signal, sys, time, torch
 from kd_bench.interfaces import Loss
 
 class Fails(Loss):
     needs_teacher = False
 
-    def __init__(self, spec, how):
+    def __init__(self, spec, how, seconds):
         super().__init__(spec)
-        self.how = how
+        self.how, self.seconds = how, seconds
 
     def forward(self, student, teacher, batch):
+        with open(f"seen/{self.how}", "a") as file:
+            print(os.environ.get("CUDA_VISIBLE_DEVICES"), time.time_ns(), file=file)
+        time.sleep(self.seconds)
         if self.how == "raise":
             raise RuntimeError("as it was told to")
         if self.how == "exit":
             sys.exit(3)
         if self.how == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.how == "memory":
+            used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (used + 2**28,) * 2)
+            torch.ones(2**30)
         return student.logits.sum() * 0
+"""
+FAILS = """
+name: fails
+weights: {ce: 1.0, f: 1.0}
+losses: {f: {_target_: failing.Fails, how: no, seconds: 0.0}}
 """
 
 
-def test_jobs_that_fail_are_told_at_once_and_listed_and_the_others_go_on(tmp_path):
-    (tmp_path / "failing.py").write_text(FAILING)
-    (tmp_path / "conf" / "method").mkdir(parents=True)
-    (tmp_path / "conf" / "method" / "fails.yaml").write_text(
-        "name: fails\nweights: {ce: 1.0, f: 1.0}\nlosses: {f: {_target_: failing.Fails, how: no}}\n"
-    )
-    command = ("--config-dir", "conf", "-m", *FAST, "method=fails")
-    code, printed = kd_bench(tmp_path, *command, "method.losses.f.how=raise,no,exit,kill")
+def prepare_failing(folder: Path) -> None:
+    (folder / "seen").mkdir()
+    (folder / "failing.py").write_text(FAILING)
+    (folder / "conf" / "method").mkdir(parents=True)
+    (folder / "conf" / "method" / "fails.yaml").write_text(FAILS)
+
+
+def steps(folder: Path) -> dict[str, list[tuple[str, int]]]:
+    """What each job wrote at its steps: the GPU that it saw, and when."""
+    found = {}
+    for path in (folder / "seen").iterdir():
+        rows = (line.split() for line in path.read_text().splitlines())
+        found[path.name] = [(gpu, int(time)) for gpu, time in rows]
+    return found
+
+
+def test_twelve_jobs_on_two_gpus_of_which_four_fail(tmp_path, monkeypatch):
+    prepare_failing(tmp_path)
+    monkeypatch.setenv(
+        "CUDA_VISIBLE_DEVICES", "4,6"
+    )  # stand-ins: PyTorch finds none and uses cores
+    command = ("--config-dir", "conf", "-m", *FAST, "method=fails", "method.losses.f.seconds=0.1")
+    names = "raise,a,b,exit,c,d,kill,e,f,memory,g,h"
+    code, printed = kd_bench(tmp_path, *command, f"method.losses.f.how={names}")
     assert code == 1
     assert "RuntimeError: as it was told to; see " in printed
     assert "killed by SIGKILL" in printed
     assert "exit code 3" in printed
-    assert "3 of 4 jobs failed:" in printed
-    assert len(results(tmp_path)) == 1
-    for how, result in (("raise", "failed"), ("exit", "failed"), ("kill", "failed")):
+    assert "FAILED: RuntimeError: [enforce fail at alloc_cpu" in printed
+    assert "can't allocate memory: you tried to allocate 4294967296 bytes" in printed  # 2^30 floats
+    assert "4 of 12 jobs failed:" in printed
+    assert len(results(tmp_path)) == 8
+    for how in ("raise", "exit", "kill", "memory"):
         lines = map(str.strip, printed.splitlines())
-        row = next(line for line in lines if line.startswith(f"fails (how={how})"))
-        assert row.endswith(result)
+        row = next(line for line in lines if line.startswith(f"fails (how={how}"))
+        assert row.endswith("failed")
     (path,) = (p for p in tmp_path.glob("runs/*/*/*/*/*/error.txt") if "told" in p.read_text())
     assert "Traceback" in path.read_text()
+
+    # Each saw one GPU, and no GPU saw two at a time.
+    assert {gpu for rows in steps(tmp_path).values() for gpu, _ in rows} == {"4", "6"}
+    for gpu in ("4", "6"):
+        rows = [rows for rows in steps(tmp_path).values() if rows[0][0] == gpu]
+        spans = sorted((times[0][1], times[-1][1]) for times in rows)
+        assert all(one[1] < other[0] for one, other in pairwise(spans))
+
+
+def test_a_launcher_that_was_killed_and_the_same_command_twice_at_the_same_moment(tmp_path):
+    prepare_failing(tmp_path)
+    command = ("--config-dir", "conf", "-m", *FAST, "method=fails", "method.losses.f.seconds=0.3")
+    command = (*command, "method.losses.f.how=a,b,c,d,e,f")
+    killed = start(tmp_path, *command)
+    end = time.monotonic() + 60
+    while not (results(tmp_path) and len(steps(tmp_path)) >= 3):  # one is done, others are at work
+        assert time.monotonic() < end and killed.poll() is None
+        time.sleep(0.02)
+    killed.kill()
+    before = results(tmp_path)
+    both = [start(tmp_path, *command) for _ in range(2)]
+    printed = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], printed
+    killed.communicate()
+
+    after = results(tmp_path)
+    assert len(after) == 6
+    assert before.items() <= after.items()
+    appeared = {how_of(path): time for path, time in after.items()}
+    for how, rows in steps(tmp_path).items():
+        assert len(rows) == 3  # 40 images in batches of 16, once: nothing was trained twice
+        assert all(time < appeared[how] for _, time in rows)
+
+
+def how_of(result: Path) -> str:
+    return json.loads(result.read_text())["config"]["method"]["losses"]["f"]["how"]
 
 
 def test_a_failed_teacher_is_one_failure_that_names_who_waited(tmp_path):
@@ -208,7 +277,7 @@ def test_a_signal_ends_the_sweep_and_leaves_no_process_behind(tmp_path, number):
 
 
 def test_the_whole_command_line_of_a_frozen_job_is_in_its_file(tmp_path):
-    frozen = sweep.write_frozen(sweep.freeze(composed(tmp_path, ["method=st"])), "mine")
-    assert frozen == tmp_path / ".sweeps" / "mine.jsonl"
-    assert len(frozen.read_text().splitlines()) == 2
-    assert build.folder_name(job(tmp_path, "method=st")) in frozen.read_text()
+    path = frozen.write(sweep.freeze(composed(tmp_path, ["method=st"])), "mine")
+    assert path == tmp_path / ".sweeps" / "mine.jsonl"
+    assert len(path.read_text().splitlines()) == 2
+    assert build.folder_name(job(tmp_path, "method=st")) in path.read_text()

@@ -87,22 +87,21 @@ def test_under_one_seed_every_method_sees_the_same_batches_in_the_same_order(run
 def test_seeds_differ_in_weights_order_and_views(runs):
     one, other = (assembled(runs, "method=baseline", f"seed={seed}") for seed in (0, 1))
     assert bits(one.student.net.state_dict()) != bits(other.student.net.state_dict())
-    orders = [torch.cat(train.batches(work, "main", 1)).tolist() for work in (one, other)]
+    orders = [work.order("main", 1).tolist() for work in (one, other)]
     assert orders[0] != orders[1]
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(40))
 
 
 def test_the_order_changes_from_epoch_to_epoch(runs):
     work = assembled(runs, "method=baseline")
-    first, second = (torch.cat(train.batches(work, "main", epoch)).tolist() for epoch in (1, 2))
+    first, second = (work.order("main", epoch).tolist() for epoch in (1, 2))
     assert first != second
 
 
 def test_the_last_smaller_batch_is_trained_on_unless_the_recipe_drops_it(runs):
-    sizes = [len(b) for b in train.batches(assembled(runs, "method=baseline"), "main", 1)]
-    assert sizes == [16, 16, 8]
+    assert assembled(runs, "method=baseline").step_sizes == [16, 16, 8]
     dropping = assembled(runs, "method=baseline", "recipe.drop_last=true")
-    assert [len(b) for b in train.batches(dropping, "main", 1)] == [16, 16]
+    assert dropping.step_sizes == [16, 16]
 
 
 # The teacher
@@ -308,9 +307,10 @@ def test_every_method_learns_on_real_digits(tmp_path, name):
     config = composed(*NETS, f"method={name}", *digits, *EQUAL_WIDTHS)
     _, folder = trained({**config, "runs_dir": str(tmp_path)})
     rows = list(csv.DictReader((folder / "history.csv").open()))
-    # Of the classes, not the total: CRD's term grows while its memories fill.
-    first, last = (float(row["ce"]) for row in rows if row["stage"] == "main")
-    assert last < first
+    first, last = (row for row in rows if row["stage"] == "main")
+    falling = {name for name in ("total", "ce") if float(last[name]) < float(first[name])}
+    # The total falls, but for CRD's, whose term grows while its memories fill.
+    assert falling >= ({"ce"} if name == "crd" else {"total"})
 
 
 def test_a_process_that_lost_its_lock_stops_and_leaves_the_job_to_the_other(tmp_path, monkeypatch):

@@ -54,7 +54,11 @@ class Data:
         float [B, 3, H, W], channels_last. What an image looks like depends on (seed, epoch, its
         index) alone: neither on the batch it is in nor on the device.
         """
-        return self.render(index, views.draw_view(seed, epoch, index, self.view_count))
+        return self.render(index, self.draw(index, epoch, seed))
+
+    def draw(self, index: Tensor, epoch: int | Tensor, seed: int) -> Tensor:
+        """Which of its views each training image of `index` [B] shows in an epoch: [B] int64."""
+        return views.draw_view(seed, epoch, index, self.view_count)
 
     def render(self, index: Tensor, view: Tensor) -> Tensor:
         """Training images `index` [B] in the views numbered `view` [B]: float [B, 3, H, W]."""

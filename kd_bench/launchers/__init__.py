@@ -9,12 +9,15 @@ import types
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 
-from kd_bench.launchers import grid, local
+from kd_bench.launchers import grid, local, plan, ray, slurm
 
 
 def register() -> None:
-    """Make `hydra/launcher=local` and `hydra/sweeper=grid` known."""
+    """Make the launchers and `hydra/sweeper=grid` known."""
     _register(local, local.LocalLauncher, "hydra/launcher", "local", local.LocalConfig)
+    _register(slurm, slurm.SlurmLauncher, "hydra/launcher", "slurm", slurm.SlurmConfig)
+    _register(ray, ray.RayLauncher, "hydra/launcher", "ray", ray.RayConfig)
+    _register(plan, plan.PlanLauncher, "hydra/launcher", "plan", plan.PlanConfig)
     _register(grid, grid.GridSweeper, "hydra/sweeper", "grid", grid.GridConfig)
 
 

@@ -1,0 +1,97 @@
+"""Hydra's part of the command line: what was typed becomes jobs, and each job becomes a record."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from kd_bench import compose, launchers
+from kd_bench.errors import UserError, answered_in_a_line
+from kd_bench.explain import Complaint, explain
+from kd_bench.records import LOCKED_ELSEWHERE
+
+
+def main(typed: Sequence[str]) -> None:
+    """Run the jobs that were typed, or answer --help and the like."""
+    sys.argv[1:] = hydra_arguments(typed)
+    # Hydra would print several lines about a user's mistake, and cut a bug's traceback short.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    compose.register_schema()
+    launchers.register()
+    with explained():
+        _hydra_main()
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn Hydra's complaints about what a user typed into a `UserError` of one line."""
+    try:
+        yield
+    except Complaint as error:
+        raise UserError(explain(error)) from error
+
+
+def composed(typed: Sequence[str], config_dir: str | None) -> dict[str, Any]:
+    """The configuration of the one job that was typed, which is not run."""
+    launchers.register()
+    with explained():
+        return compose.one(hydra_arguments(typed), config_dir)
+
+
+def hydra_arguments(typed: Sequence[str]) -> list[str]:
+    """What was typed, as Hydra takes it.
+
+    `teacher=NAME`, the one alias, becomes `model@teacher.model=NAME`; -m and --multirun move to
+    the front, because Hydra refuses values on both sides of them.
+    """
+    flags = [text for text in typed if text in ("-m", "--multirun")]
+    rest = [text for text in typed if text not in flags]
+    return flags + [re.sub(r"^teacher=", "model@teacher.model=", text) for text in rest]
+
+
+@hydra.main(version_base="1.3", config_path=compose.CONFIG_DIR, config_name="config")
+def _hydra_main(_: DictConfig) -> None:
+    """One job; several go through the launcher instead."""
+    with answered_in_a_line(), explained():  # here too, or Hydra adds a line of its own
+        config, changed = compose.job(list(HydraConfig.get().overrides.task))
+        if HydraConfig.get().runtime.choices["hydra/launcher"] == "plan":
+            code = _plan(config, changed)
+        else:
+            code = _run(config, changed)
+    if code:
+        sys.exit(code)
+
+
+def _plan(config: dict, changed: dict) -> int:
+    from kd_bench import plan, sweep
+
+    plan.show(sweep.freeze([(config, changed)]), places=1)
+    return 0
+
+
+def _run(config: dict, changed: dict) -> int:
+    # torch costs more than a second: --help and completion never come here.
+    from kd_bench import build, run
+    from kd_bench.display import JobDisplay
+    from kd_bench.records import Locked, make_folder
+
+    build.check(config)
+    run.choose_device(config["device"])  # cuda is refused before anything is prepared for it
+    make_folder(Path(config["runs_dir"]))
+    show = JobDisplay()
+    try:
+        record, trained = run.run(config, changed, show)
+    except Locked as owner:
+        show.say(f"{run.label(config, changed)} is being trained by {owner}; left to it")
+        return LOCKED_ELSEWHERE
+    show.result(run.label(config, changed), record, trained)
+    return 0

@@ -1,0 +1,52 @@
+"""speed=fast: what pays is found out before the first epoch, by taking a few steps each way."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from kd_bench import execution
+from kd_bench.epoch import Epochs
+from kd_bench.execution import Execution
+from kd_bench.training import Training, phases
+
+STEPS = 10
+# Compiling takes a minute or two and gains a fifth or so: nothing to try out for a short job.
+WORTH_TRYING = 600.0  # seconds that the job would take without
+
+
+def choose(job: Training) -> dict[str, Any]:
+    """What is compiled, and whether cuDNN tries out its algorithms; leaves the job as it was.
+
+    Returns:
+        Values for the configuration's `chosen`.
+    """
+    autotuned = job.device.type == "cuda"
+    plain = replace(job.execution, compiled=False, autotuned=autotuned)
+    seconds = {False: seconds_per_step(job, plain)}
+    steps = sum(phase.epochs for phase in phases(job)) * len(job.step_sizes)
+    if seconds[False] * steps > WORTH_TRYING and not job.method.needs_graph:
+        seconds[True] = seconds_per_step(job, replace(plain, compiled=True))
+    return {"compiled": min(seconds, key=seconds.get), "autotuned": autotuned}
+
+
+def seconds_per_step(job: Training, how: Execution, steps: int = STEPS) -> float:
+    """How long a step of the main stage takes if it is executed so; nothing is learnt."""
+    execution.prepare(how)
+    tried = replace(job, execution=how)
+    with Epochs(tried, phases(job)[-1]).rehearsal() as step:
+        step()  # compiles, records
+        _wait(job)
+        started = time.perf_counter()
+        for _ in range(steps):
+            step()
+        _wait(job)
+    return (time.perf_counter() - started) / steps
+
+
+def _wait(job: Training) -> None:
+    if job.device.type == "cuda":
+        torch.cuda.synchronize(job.device)

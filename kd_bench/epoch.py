@@ -1,0 +1,140 @@
+"""An epoch: one step after the other, each the same operations on the same tensors.
+
+All that changes from step to step lies on the device: the order of the images, how far in it the
+step is, the rates, the epoch, the sums. So no step needs a value from the host or gives one to it,
+and the whole of it, from the positions of its images to the sums, may be recorded and replayed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from kd_bench import capture, execution
+from kd_bench.interfaces import Batch
+from kd_bench.optim import SGD
+from kd_bench.schema import Precision, Speed
+from kd_bench.seeds import stream
+from kd_bench.step import Step, Tally
+from kd_bench.training import Phase, Training
+
+
+class Epochs:
+    """Runs the epochs of a stage of a job's training.
+
+    Args:
+        job: what is trained.
+        phase: the stage of training. Each has an optimizer of its own and begins without momentum.
+    """
+
+    def __init__(self, job: Training, phase: Phase):
+        self.job, self.phase = job, phase
+        learning = [p for module in job.learners.values() for p in module.parameters()]
+        is_fused = job.execution.speed is not Speed.reference
+        self.optimizer = SGD(learning, job.recipe, fused=is_fused)
+        device, rates = job.device, phase.rates
+        self._order = torch.zeros(job.data.train_size, dtype=torch.int64, device=device)
+        self._rates = torch.zeros(rates.shape[1], device=device)  # [steps]
+        self._epoch = torch.zeros((), device=device)
+        self._cursor = torch.zeros(1, dtype=torch.int64, device=device)  # steps that are done
+        self._within = torch.arange(job.recipe.batch_size, device=device)
+        self._views_seed = stream(job.seed, phase.name, "views")
+        job.method.begin(phase.name)
+        self._tally = Tally([*job.method.weights, "total"], device)
+        self._steps: dict[int, Callable[[], None]] = {}  # by number of images
+
+    def run(self, epoch: int) -> dict[str, float]:
+        """Train for one epoch (counted from 1): its first rate, the mean of each term, accuracy.
+
+        Raises:
+            FloatingPointError: at its end, where a term was not finite.
+        """
+        self._begin(epoch)
+        with execution.tf32(self.job.execution.precision is Precision.tf32):
+            for size in self.job.step_sizes:
+                self._step(size)()
+        return {"lr": self.phase.rates[epoch - 1, 0].item(), **self._tally.means(epoch)}
+
+    @contextmanager
+    def rehearsal(self) -> Iterator[Callable[[], None]]:
+        """The first step of the first epoch, to be taken any number of times; all is undone."""
+        with (
+            capture.unchanged(self._state()),
+            execution.tf32(self.job.execution.precision is Precision.tf32),
+        ):
+            self._begin(epoch=1)
+
+            def step() -> None:
+                self._cursor.zero_()
+                self._step(self.job.step_sizes[0])()
+
+            yield step
+
+    def _begin(self, epoch: int) -> None:
+        # Whatever a method draws while it trains follows from seed and epoch, so a resumed job
+        # draws the same without any generator's state being kept.
+        torch.manual_seed(stream(self.job.seed, self.phase.name, "method", epoch))
+        for module in self.job.learners.values():
+            module.train()
+        self.job.method.begin(self.phase.name)
+        self._order.copy_(self.job.order(self.phase.name, epoch))
+        self._rates.copy_(self.phase.rates[epoch - 1])
+        self._epoch.fill_(epoch)
+        self._cursor.zero_()
+        self._tally.reset()
+
+    def _step(self, size: int) -> Callable[[], None]:
+        """The step on so many images, recorded when it is first needed."""
+        if size not in self._steps:
+            step = partial(self._learn_from_next, self._learning(size), size)
+            if self.job.execution.captured:
+                step = capture.record(step, self._state())
+            self._steps[size] = step
+        return self._steps[size]
+
+    def _learning(self, size: int) -> Step:
+        """The step from a batch on. Only a whole batch, in the main stage, is worth compiling.
+
+        Another number of images would have to be compiled anew. In the stage before, a network's
+        last layers may learn nothing, and would get gradients of zero instead of none.
+        """
+        job = self.job
+        if size != job.recipe.batch_size or self.phase.name != "main":
+            how = execution.uncompiled(job.execution)
+        else:
+            how = job.execution
+        student = execution.runner(job.student, how, how.precision)
+        teacher = job.teacher and job.teacher.executed(how)
+        return Step(student, teacher, job.method, self.optimizer)
+
+    def _learn_from_next(self, step: Step, size: int) -> None:
+        """Learn from the next `size` images of the order."""
+        job = self.job
+        place = self._cursor * job.recipe.batch_size + self._within[:size]
+        index = self._order.index_select(0, place)
+        # A tensor as an index would be read by the host; index_select leaves it on the device.
+        self.optimizer.rate.copy_(self._rates.index_select(0, self._cursor).squeeze(0))
+        terms, correct = step(self._batch(index))
+        self._cursor.add_(1)
+        self._tally.add(self._cursor, terms, correct, size)
+
+    def _batch(self, index: Tensor) -> Batch:
+        data = self.job.data
+        view = data.draw(index, self._epoch, self._views_seed)
+        image = data.render(index, view)
+        if self.job.execution.speed is Speed.reference:
+            image = image.contiguous()
+        target = data.train.target.index_select(0, index)
+        return Batch(image, target, index, self._epoch, view)
+
+    def _state(self) -> Iterator[Tensor]:
+        """Every tensor that a step changes."""
+        for module in self.job.learners.values():
+            yield from module.parameters()
+            yield from module.buffers()
+        yield from (momentum for momentum in self.optimizer.momentum if momentum is not None)
+        yield from (self.optimizer.rate, self._cursor, *self._tally.tensors)

@@ -1,0 +1,83 @@
+"""What Hydra's launchers of this project share: a sweep's jobs are frozen, then run in slots."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from kd_bench import compose
+from kd_bench.errors import require
+from kd_bench.failures import GO_ON, OnError, Policy
+
+if TYPE_CHECKING:
+    from kd_bench.frozen import Job
+    from kd_bench.slots import Slot
+
+
+@dataclass
+class SweepConfig:
+    """What hydra.launcher has in every kind of place."""
+
+    on_error: OnError = GO_ON.on_error  # continue: the other jobs go on; stop: they do not
+    retries: int = GO_ON.retries  # of a job that ran out of memory or whose process was lost
+
+
+class SweepLauncher(Launcher):
+    """Runs all jobs of a sweep in the slots of one kind of place."""
+
+    library: str | None = None  # that the place needs, and the extra that installs it
+    extra: str | None = None
+
+    def __init__(self, on_error: OnError, retries: int):
+        require(retries >= 0, f"hydra.launcher.retries must be 0 or more, got {retries}")
+        self.policy = Policy(on_error, retries)
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Keep the sweep's configuration; Hydra calls this before `launch`."""
+        require(
+            self.library is None or importlib.util.find_spec(self.library) is not None,
+            f"hydra/launcher={self.extra} needs {self.library}, which is not installed:"
+            f' pip install "kd-bench[{self.extra}]"',
+        )
+        self.config = config
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Run all jobs; leaves with an exit code where some failed."""
+        from kd_bench import sweep  # imports torch, which --help does without
+        from kd_bench.display import SweepDisplay
+
+        jobs = sweep.freeze(compose.jobs(job_overrides))
+        places = self.slots(jobs[0].config)
+        show = SweepDisplay(len(jobs))
+        name = self._name(jobs)
+        if code := sweep.run_sweep(jobs, name, places, show, self.policy):
+            sys.exit(code)  # a failed JobReturn would make Hydra print its traceback
+        return []
+
+    def slots(self, config: dict[str, Any]) -> Sequence[Slot]:
+        """Places for jobs such as `config`, one of the sweep's."""
+        raise NotImplementedError
+
+    def _name(self, jobs: Sequence[Job]) -> str:
+        """What the frozen sweep is called: its file of conf/, and a digest of its jobs.
+
+        The same command may mean other jobs once conf/ was edited; those of a sweep that is still
+        at work, or whose jobs wait in a queue, stay as they are.
+        """
+        chosen = self.config.hydra.runtime.choices.get("sweep")
+        text = json.dumps([asdict(job) for job in jobs], sort_keys=True)
+        return f"{chosen or 'command-line'}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

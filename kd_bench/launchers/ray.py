@@ -1,0 +1,48 @@
+"""Hydra's launcher for a Ray cluster: a task for each job, with its share of GPUs and cores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from kd_bench.errors import require
+from kd_bench.failures import OnError
+from kd_bench.launchers.base import SweepConfig, SweepLauncher
+from kd_bench.ray_slots import RaySlot, ray_slots
+
+
+@dataclass
+class RayConfig(SweepConfig):
+    """hydra.launcher of `hydra/launcher=ray`."""
+
+    _target_: str = "hydra_plugins.kd_bench_ray.RayLauncher"
+    address: str = "local"  # a cluster of this machine for this sweep; auto: the one that runs
+    num_gpus: float = 1.0  # of a job; below 1, several share a GPU
+    num_cpus: float = 1.0
+    jobs_at_once: int | None = None  # None: as many as there is room for when the sweep starts
+
+
+class RayLauncher(SweepLauncher):
+    """One Ray task per job."""
+
+    library = "ray"
+    extra = "ray"
+
+    def __init__(
+        self,
+        address: str,
+        num_gpus: float,
+        num_cpus: float,
+        jobs_at_once: int | None,
+        on_error: OnError,
+        retries: int,
+    ):
+        super().__init__(on_error, retries)
+        require(num_cpus > 0, f"hydra.launcher.num_cpus must be above 0, got {num_cpus}")
+        require(num_gpus >= 0, f"hydra.launcher.num_gpus must be 0 or more, got {num_gpus}")
+        self.address, self.jobs_at_once = address, jobs_at_once
+        self.resources = {"num_gpus": num_gpus, "num_cpus": num_cpus}
+
+    def slots(self, config: dict[str, Any]) -> list[RaySlot]:
+        """As many as the cluster has room for."""
+        return ray_slots(self.address, self.resources, config["threads"], self.jobs_at_once)

@@ -1,0 +1,59 @@
+"""Hydra's launcher for a Slurm cluster: a Slurm job for each job, through submitit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kd_bench.errors import require
+from kd_bench.failures import OnError
+from kd_bench.frozen import FOLDER
+from kd_bench.launchers.base import SweepConfig, SweepLauncher
+from kd_bench.slurm_slots import SlurmSlot, slurm_slots
+
+
+@dataclass
+class SlurmConfig(SweepConfig):
+    """hydra.launcher of `hydra/launcher=slurm`; what is null is left to the site."""
+
+    _target_: str = "hydra_plugins.kd_bench_slurm.SlurmLauncher"
+    _convert_: str = "all"
+    jobs_at_once: int = 16  # in the queue, waiting or running
+    partition: str | None = None
+    timeout_min: int = 720  # a job that takes longer is put back into the queue and goes on
+    gpus_per_node: int | None = 1
+    cpus_per_task: int = 4
+    mem_gb: float | None = 16
+    setup: list[str] = field(default_factory=list)  # lines of shell before the job
+    # Any other option of sbatch. A job whose node is taken away is put back into the queue.
+    additional_parameters: dict[str, Any] = field(default_factory=lambda: {"requeue": True})
+
+
+class SlurmLauncher(SweepLauncher):
+    """One Slurm job per job."""
+
+    library = "submitit"
+    extra = "slurm"
+
+    def __init__(
+        self,
+        jobs_at_once: int,
+        timeout_min: int,
+        mem_gb: float | None,
+        on_error: OnError,
+        retries: int,
+        **others: Any,
+    ):
+        super().__init__(on_error, retries)
+        at_once = "hydra.launcher.jobs_at_once"
+        require(jobs_at_once >= 1, f"{at_once} must be 1 or more, got {jobs_at_once}")
+        self.jobs_at_once = jobs_at_once
+        memory = None if mem_gb is None else f"{round(mem_gb * 1024)}MB"
+        parameters = {"time": timeout_min, "mem": memory} | others
+        self.parameters = {name: value for name, value in parameters.items() if value is not None}
+
+    def slots(self, config: dict[str, Any]) -> list[SlurmSlot]:
+        """As many as may be in the queue at once."""
+        folder = Path(config["runs_dir"]) / FOLDER / "slurm"
+        return slurm_slots(folder, config["threads"], self.parameters, self.jobs_at_once)

@@ -1,0 +1,197 @@
+"""What a sweep would do: its jobs, what is done, and the time and disk that the rest takes."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from kd_bench import build, words
+from kd_bench.data.source import Description
+from kd_bench.display import console
+from kd_bench.estimate import Estimate, Likeness, Pace, Paces, at_once, likenesses, remaining
+from kd_bench.frozen import Job
+from kd_bench.reading import find_records, folder_size
+from kd_bench.run import choose_device
+from kd_bench.states import DONE, FAILED, RUNNING, State, progress_words, states
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Bytes that a finished job takes."""
+
+    size: int
+    is_weights_alone: bool  # no like job has finished: the rest of its files is not counted
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A job, what its folder tells, and what it still takes."""
+
+    job: Job
+    state: State
+    time: Estimate | None  # None: nothing is known to go by
+    disk: Disk | None  # None where it is done
+
+    @property
+    def line(self) -> str:
+        """The job in a line: digits resnet20-resnet8 st seed 0: to do, about 4 s."""
+        return f"{self.job.label}: {self._what()}"
+
+    def _what(self) -> str:
+        state, begun = self.state, self.state.progress
+        if state.kind == DONE:
+            return f"done: {state.record['accuracy']['last']:.2f} %"
+        if state.kind == RUNNING:
+            return f"running, {state.owner}: {progress_words(self.job, state)}"
+        begins = f" from epoch {begun.epoch + 1} of {self.job.epochs}" if begun else ""
+        failed = f"; failed before: {state.reason}" if state.kind == FAILED else ""
+        return f"to do{begins}, {self._time()}{failed}"
+
+    def _time(self) -> str:
+        if self.time is None:
+            return "time unknown"
+        return f"{'roughly' if self.time.is_rough else 'about'} {words.duration(self.time.seconds)}"
+
+
+def show(jobs: Sequence[Job], places: int | None) -> None:
+    """Print the plan of some jobs.
+
+    Args:
+        jobs: as from `sweep.freeze`.
+        places: in which jobs run at once; None where a scheduler has the say.
+    """
+    found, to = plan(jobs), console()
+    for each in found:
+        to.print(each.line, markup=False)
+    for line in totals(found, places):
+        to.print(line, markup=False)
+
+
+def plan(jobs: Sequence[Job]) -> list[Planned]:
+    """What the runs folder tells of each job, and of jobs like it."""
+    now, experience = states(jobs), Experience(jobs)
+    for job in jobs:
+        experience.add_unfinished(job, now[job.folder])
+    return [
+        Planned(
+            job,
+            now[job.folder],
+            remaining(job, now[job.folder], experience.paces, experience.images(job)),
+            None if now[job.folder].kind == DONE else experience.disk(job),
+        )
+        for job in jobs
+    ]
+
+
+# Experience
+
+
+class Experience:
+    """What the finished jobs of a runs folder tell: how long like jobs take, and how much disk."""
+
+    def __init__(self, jobs: Sequence[Job]):
+        self.paces = Paces()
+        self._sizes: dict[Likeness, int] = {}
+        self._described: dict[str, Description] = {}
+        config = jobs[0].config
+        device = choose_device(config["device"]).type
+        for dataset in {job.config["dataset"]["name"] for job in jobs}:
+            if (folder := Path(config["runs_dir"]) / dataset).is_dir():
+                self._add_records(folder, device)
+
+    def _add_records(self, root: Path, device: str) -> None:
+        for folder, record in find_records(root):
+            recipe, size = record["config"]["recipe"]["name"], folder_size(folder)
+            for kind in likenesses(record["folder"], record["identity"], recipe):
+                # The largest, for what is no longer needed may have been removed from others.
+                self._sizes[kind] = max(size, self._sizes.get(kind, 0))
+            if record["device"] == device:
+                self.paces.add_record(record)
+
+    def add_unfinished(self, job: Job, now: State) -> None:
+        """What a job that began tells of others like it."""
+        if now.progress is not None:
+            pace = Pace(now.progress.seconds_per_epoch, images=self.images(job))
+            self.paces.add(self._kinds(job), pace)
+
+    def disk(self, job: Job) -> Disk:
+        """What a job's folder will take."""
+        for kind in self._kinds(job):
+            if kind in self._sizes:
+                return Disk(self._sizes[kind], is_weights_alone=False)
+        return Disk(weights_size(job, self._describe(job).num_classes), is_weights_alone=True)
+
+    def images(self, job: Job) -> int:
+        """How many images a job trains on."""
+        return self._describe(job).train_size
+
+    def _describe(self, job: Job) -> Description:
+        config = job.config["dataset"]
+        key = json.dumps(config, sort_keys=True)
+        if key not in self._described:
+            self._described[key] = build.dataset(config).describe()
+        return self._described[key]
+
+    def _kinds(self, job: Job) -> list[Likeness]:
+        return likenesses(job.folder, job.identity, job.config["recipe"]["name"])
+
+
+def weights_size(job: Job, num_classes: int) -> int:
+    """Bytes of a job's student."""
+    with torch.device("meta"):
+        net = build.network(job.config["model"], num_classes).net
+    return sum(tensor.numel() * tensor.element_size() for tensor in net.state_dict().values())
+
+
+# Totals
+
+SHORT = 60.0  # seconds of training; below, the start of a process is felt
+
+
+def totals(found: Sequence[Planned], places: int | None) -> list[str]:
+    """How many jobs are done and left, and what those left take: three lines, or one."""
+    kinds = Counter(each.state.kind for each in found)
+    left = [each for each in found if each.state.kind != DONE]
+    to_do = len(left) - kinds[RUNNING]
+    failed = f" ({kinds[FAILED]} failed before)" if kinds[FAILED] else ""
+    counts = f"{words.count(len(found), 'job')}: {kinds[DONE]} done, {kinds[RUNNING]} running"
+    lines = [f"{counts}, {to_do} to do{failed}"]
+    if left:
+        lines += [_time_line(left, places), _disk_line(left)]
+    return lines
+
+
+def _time_line(left: Sequence[Planned], places: int | None) -> str:
+    known = [each.time.seconds for each in left if each.time is not None]
+    unknown = len(left) - len(known)
+    runs = left[0].job.config["runs_dir"]
+    if not known:
+        return f"time: unknown; nothing like these jobs has run in {runs} yet"
+    about = "at least" if unknown else "about"
+    line = f"time: {about} {words.duration(sum(known))} of training"
+    if places is None or places > 1:
+        line += f", {_at_once(known, places, about)}"
+    if sum(known) < SHORT * len(known):
+        line += "; to start its process takes each some seconds more"
+    if unknown:
+        line += f"; unknown for {words.count(unknown, 'job')}, like none that ran in {runs}"
+    return line
+
+
+def _at_once(known: Sequence[float], places: int | None, about: str) -> str:
+    if places is None:
+        return "divided by as many jobs as the scheduler runs at once"
+    return f"{about} {words.duration(at_once(known, places))} in {places} places"
+
+
+def _disk_line(left: Sequence[Planned]) -> str:
+    size = words.size(sum(each.disk.size for each in left))
+    alone = sum(each.disk.is_weights_alone for each in left)
+    if not alone:
+        return f"disk: about {size}"
+    return f"disk: at least {size}; of {words.count(alone, 'job')} the weights alone are counted"

@@ -1,0 +1,75 @@
+"""Everything that one job trains with, and the stages of its training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kd_bench import optim
+from kd_bench.data.dataset import Data
+from kd_bench.execution import Execution
+from kd_bench.method import Method
+from kd_bench.schema import InitConfig, RecipeConfig, init_epochs
+from kd_bench.seeds import stream
+from kd_bench.taps import Tapped
+from kd_bench.teacher import Teacher
+
+
+@dataclass
+class Training:
+    """Everything that one job trains with."""
+
+    student: Tapped
+    teacher: Teacher | None
+    method: Method
+    data: Data
+    recipe: RecipeConfig
+    init: InitConfig
+    seed: int
+    execution: Execution
+
+    @property
+    def learners(self) -> dict[str, nn.Module]:
+        """All that is trained, by name."""
+        peer = {"teacher": self.teacher.tapped} if self.teacher and self.teacher.learns else {}
+        return {"student": self.student, "method": self.method} | peer
+
+    @property
+    def device(self) -> torch.device:
+        """Where it trains."""
+        return self.data.train.target.device
+
+    @property
+    def step_sizes(self) -> list[int]:
+        """Images of each step of an epoch; the last may have fewer."""
+        full, rest = divmod(self.data.train_size, self.recipe.batch_size)
+        is_kept = rest > 0 and not self.recipe.drop_last
+        return [self.recipe.batch_size] * full + [rest] * is_kept
+
+    def order(self, phase: str, epoch: int) -> Tensor:
+        """The positions of an epoch's images [N], on the CPU; of seed, stage and epoch alone."""
+        generator = torch.Generator().manual_seed(stream(self.seed, phase, "order", epoch))
+        return torch.randperm(self.data.train_size, generator=generator)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stage of training: "init" or "main", how long it lasts, and the rate of every step."""
+
+    name: str
+    epochs: int
+    rates: Tensor  # [epochs, steps] float64
+
+
+def phases(job: Training) -> list[Phase]:
+    """The stages of a job's training, in their order."""
+    steps = len(job.step_sizes)
+    rates = optim.learning_rates(job.recipe, steps).view(job.recipe.epochs, steps)
+    main = Phase("main", job.recipe.epochs, rates)
+    if not job.init.epochs:
+        return [main]
+    epochs = init_epochs(job.init.epochs, job.recipe.epochs)
+    constant = torch.full((epochs, steps), job.init.lr * job.recipe.lr, dtype=torch.float64)
+    return [Phase("init", epochs, constant), main]

@@ -1,0 +1,166 @@
+"""What a teacher says about every view of every training image: made once, shared by all jobs.
+
+A crop and a flip give an image few views: 162 on CIFAR, 9 on the digits. Where a method needs
+nothing but logits and pooled features, what the teacher says about them all is a table: the same
+numbers as asking it at every step, cheaper where epochs times jobs are more than views.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from kd_bench import records, words
+from kd_bench.errors import require
+from kd_bench.execution import Execution, forward_batch
+from kd_bench.interfaces import Batch, Loss, Output, Stages
+from kd_bench.taps import Tapped
+from kd_bench.teacher import Teacher
+
+if TYPE_CHECKING:
+    from kd_bench.data.dataset import Data
+
+STAGES = ("pooled",)  # small enough to be kept for every view
+ROWS, ABOUT = "rows.f32", "table.json"  # of which the second appears last
+FLOAT = 4  # bytes
+FOLDER = ".tables"  # below the runs folder
+
+
+def check(losses: Mapping[str, type[Loss]], taps: Iterable[str]) -> None:
+    """Refuse a method that needs more of its teacher than a table holds.
+
+    Args:
+        losses: the classes of the method's losses, by name.
+        taps: all stages that they read.
+
+    Raises:
+        UserError: naming the loss and what to choose instead.
+    """
+    advice = "take teacher.source=online"
+    maps = [stage for stage in taps if stage not in STAGES]
+    require(
+        not maps,
+        "teacher.source=table holds logits and pooled features, and the method reads"
+        f" {', '.join(maps)}; {advice}",
+    )
+    for name, loss in losses.items():
+        asks = {
+            "trains the teacher": loss.teacher_learns,
+            "differentiates the teacher": loss.needs_graph,
+            "shows the teacher views of its own": loss.more_views is not Loss.more_views,
+        }
+        for what, is_so in asks.items():
+            require(not is_so, f"teacher.source=table: '{name}' {what}; {advice}")
+
+
+class TableTeacher(Teacher):
+    """A teacher whose answers are looked up; beyond the training images it is asked as any other.
+
+    Args:
+        tapped: the network.
+        table: [images * views, numbers] float on the device, as from `load`.
+        views: of each image.
+        shapes: of the network's stages.
+        about: what the record tells of the table.
+    """
+
+    def __init__(
+        self, tapped: Tapped, table: Tensor, views: int, shapes: Stages, about: dict[str, Any]
+    ):
+        super().__init__(tapped)
+        self.about = about
+        self._table, self._views = table, views
+        self._shapes = {stage: shapes[stage] for stage in tapped.taps}
+
+    def executed(self, how: Execution) -> TableTeacher:
+        """Itself: how the network was run is settled in the table."""
+        return self
+
+    def answer(self, batch: Batch, views: Mapping[str, Tensor]) -> Output:
+        """What the teacher says about the views that a batch's images show."""
+        row = self._table.index_select(0, batch.index * self._views + batch.view)
+        sizes = [torch.Size(shape).numel() for shape in self._shapes.values()]
+        logits, *flat = row.split([row.shape[1] - sum(sizes), *sizes], dim=1)
+        features = {
+            stage: part.unflatten(1, shape)
+            for (stage, shape), part in zip(self._shapes.items(), flat, strict=True)
+        }
+        return Output(logits, features, net=self)
+
+
+def key(*facts: Any) -> str:
+    """Names a table: a hash of all that its numbers follow from, as plain values."""
+    text = json.dumps(facts, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def load(
+    folder: Path, teacher: Teacher, shapes: Stages, data: Data, say: Callable[[str], None]
+) -> TableTeacher:
+    """A teacher's table, made where there is none yet, by one process at a time.
+
+    Args:
+        folder: the table's own, named by `key`.
+        teacher: to be asked, executed as it would be online.
+        shapes: of the teacher's stages.
+        data: the training images; it decides which views they have.
+        say: is told what happens.
+    """
+    taps = teacher.tapped.taps
+    columns = data.num_classes + sum(torch.Size(shapes[stage]).numel() for stage in taps)
+    records.make_folder(folder)
+    while not (folder / ABOUT).exists():
+        try:
+            with records.Lock(folder):
+                if not (folder / ABOUT).exists():
+                    _make(folder, teacher, data, columns, say)
+        except records.Locked as owner:
+            say(f"waiting for the teacher's view table, which {owner} makes")
+            records.wait_for(folder)
+    about = json.loads((folder / ABOUT).read_text())
+    shape = (data.train_size * data.view_count, columns)
+    # Mapped, not read: the jobs of a machine share its pages.
+    table = torch.from_file(str(folder / ROWS), size=shape[0] * shape[1], dtype=torch.float32)
+    table = table.view(shape).to(data.train.target.device)
+    return TableTeacher(teacher.tapped, table, data.view_count, shapes, about)
+
+
+def _make(
+    folder: Path, teacher: Teacher, data: Data, columns: int, say: Callable[[str], None]
+) -> None:
+    """Ask the teacher about every row; what a killed process had written is gone on from."""
+    rows, batch = data.train_size * data.view_count, forward_batch(data)
+    size, part = rows * columns * FLOAT, folder / f"{ROWS}.part"
+    what = f"{data.view_count} views of {words.count(data.train_size, 'image')}"
+    say(f"making the teacher's view table: {what}, {words.size(size)}")
+    started = time.perf_counter()
+    with open(part, "ab") as file:
+        written = file.tell() // (batch * columns * FLOAT) * batch  # rows, in whole batches
+        file.truncate(written * columns * FLOAT)
+        for start in range(written, rows, batch):
+            file.write(_rows(teacher, data, start, rows, batch).cpu().numpy().tobytes())
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, folder / ROWS)
+    seconds = round(time.perf_counter() - started, 3)
+    say(f"the view table took {words.duration(seconds)}")
+    about = {"images": data.train_size, "views": data.view_count, "bytes": size}
+    records.write_json(folder / ABOUT, about | {"seconds": seconds})
+
+
+@torch.no_grad()
+def _rows(teacher: Teacher, data: Data, start: int, stop: int, batch: int) -> Tensor:
+    """Rows start .. start+batch-1, at most to stop-1: logits and features, [B, columns]."""
+    row = torch.arange(start, start + batch, device=data.train.target.device)
+    row = row.clamp(max=stop - 1)  # always a whole batch, so that nothing is compiled twice
+    said = teacher(data.render(row // data.view_count, row % data.view_count))
+    flat = [said.features[stage].flatten(1) for stage in teacher.tapped.taps]
+    return torch.cat([said.logits, *flat], 1)[: stop - start]

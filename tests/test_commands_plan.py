@@ -1,0 +1,144 @@
+"""kd-bench plan: what there is to do, what it takes; nothing is trained or written."""
+
+import os
+
+import pytest
+from jobs import TINY, job
+
+from kd_bench import build, plan, sweep
+from kd_bench.records import Lock
+
+
+def contents(folder):
+    """All files below a folder with their times and contents."""
+    return {
+        path: (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else None)
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def lines_of(printed):
+    return dict(line.split(": ", 1) for line in printed.splitlines())
+
+
+def test_a_sweep_of_which_nothing_is_done_is_all_to_do_and_its_time_unknown(kd_bench, tmp_path):
+    code, printed = kd_bench("plan", "-m", *TINY, "method=baseline,st", "seed=0,1")
+    told = lines_of(printed)
+    assert code == 0
+    assert told["synthetic resnet20 baseline seed 0"] == "to do, time unknown"  # the teacher
+    assert told["synthetic resnet20-resnet8_half st seed 1"] == "to do, time unknown"
+    assert told["5 jobs"] == "0 done, 0 running, 5 to do"
+    assert told["time"] == "unknown; nothing like these jobs has run in runs yet"
+    assert contents(tmp_path) == {}
+
+
+def test_one_job_is_planned_with_its_teacher(kd_bench, tmp_path):
+    code, printed = kd_bench("plan", *TINY, "method=st")
+    assert (code, lines_of(printed)["2 jobs"]) == (0, "0 done, 0 running, 2 to do")
+    assert contents(tmp_path) == {}
+
+
+def test_what_is_done_running_failed_or_begun_is_told_apart_and_nothing_is_written(
+    kd_bench, finished, tmp_path
+):
+    student, _ = finished
+    runs, failed, begun = (student.with_name(f"seed{k}") for k in (1, 2, 3))
+    for folder in (runs, failed, begun):
+        folder.mkdir()
+        (folder / "history.csv").write_text("epoch,test_accuracy\n1,50.0\n")
+        (folder / "timing.csv").write_text("epoch,train,evaluation,images_per_second\n1,4,1,10.0\n")
+    (failed / "error.txt").write_text("RuntimeError: as it was told to\n\nTraceback ...")
+    (begun / "checkpoint.pt").touch()
+    with Lock(runs):
+        before = contents(tmp_path)
+        code, printed = kd_bench("plan", "-m", *TINY, "method=st", "seed=0,1,2,3")
+        assert contents(tmp_path) == before
+    told = lines_of(printed.replace("resnet20-resnet8_half st ", ""))
+    assert code == 0
+    assert told["synthetic seed 0"].startswith("done: ")
+    assert f"running, process {os.getpid()} on " in told["synthetic seed 1"]
+    # one of two epochs is over and took 5 s
+    assert told["synthetic seed 1"].endswith("epoch 1/2 50.00 % 10 images/s, 5 s left")
+    # there is no checkpoint that it could go on from
+    assert told["synthetic seed 2"].startswith("to do, about ")
+    assert told["synthetic seed 2"].endswith("; failed before: RuntimeError: as it was told to")
+    assert told["synthetic seed 3"].startswith("to do from epoch 2 of 2, about 5 s")
+    assert told["5 jobs"] == "2 done, 1 running, 2 to do (1 failed before)"
+
+
+def test_time_and_disk_are_those_of_like_jobs(kd_bench, finished):
+    student, _ = finished
+    _rewrite(student, seconds=10.0, seconds_of_process=13.0)
+    (student / "weights.pt").write_bytes(bytes(2_000_000))
+    _, printed = kd_bench("plan", "-m", *TINY, "method=st", "seed=1,2,3", "recipe.epochs=4")
+    told = lines_of(printed)
+    # 2 epochs took 10 s and 3 s to begin; 4 take 20 s and 3 s; three such jobs 69 s
+    assert told["synthetic resnet20-resnet8_half st seed 1"] == "to do, about 23 s"
+    assert told["time"].startswith("about 1 min 09 s of training")
+    assert told["disk"] == "about 6.0 MB"
+
+
+def test_times_of_another_kind_of_device_are_not_taken(kd_bench, finished):
+    for folder in finished:
+        _rewrite(folder, device="cuda")
+    _, printed = kd_bench("plan", *TINY, "method=st", "seed=1", "device=cpu")
+    assert lines_of(printed)["time"].startswith("unknown")
+
+
+def _rewrite(folder, **values):
+    from kd_bench.records import read_result, write_json
+
+    write_json(folder / "result.json", read_result(folder) | values)
+
+
+def test_a_sweep_for_a_cluster_is_planned_and_not_submitted(kd_bench, finished, tmp_path):
+    before = contents(tmp_path)
+    there = ("hydra/launcher=slurm", "hydra.launcher.partition=gpu", "+hydra.launcher.qos=night")
+    code, printed = kd_bench("plan", "-m", *TINY, "method=st", "seed=0,1", *there)
+    told = lines_of(printed)
+    assert code == 0
+    assert told["3 jobs"] == "2 done, 0 running, 1 to do"
+    assert "divided by as many jobs as the scheduler runs at once" in told["time"]
+    assert contents(tmp_path) == before
+
+
+def test_places_of_this_machine_share_the_work(tmp_path):
+    jobs = sweep.freeze([(job(tmp_path, "method=baseline", f"seed={k}"), {}) for k in range(4)])
+    now = [plan.Planned(j, plan.State("left"), plan.Estimate(90, False), None) for j in jobs]
+    assert (
+        plan._time_line(now, 2)
+        == "time: about 6 min 00 s of training, about 3 min 00 s in 2 places"
+    )
+    assert plan._time_line(now, 1) == "time: about 6 min 00 s of training"
+
+
+def test_without_a_like_job_the_weights_alone_are_counted(tmp_path):
+    (one,) = sweep.freeze([(job(tmp_path, "method=baseline"), {})])
+    net = build.network(one.config["model"], 4).net
+    # four bytes for each parameter; batch norm: two more numbers a channel, and a counter of eight
+    norms = [m for m in net.modules() if hasattr(m, "running_mean")]
+    numbers = sum(p.numel() for p in net.parameters()) + sum(2 * m.num_features for m in norms)
+    assert plan.weights_size(one, 4) == 4 * numbers + 8 * len(norms)
+
+
+@pytest.mark.parametrize(
+    ("typed", "answer"),
+    [
+        (["-m", "method=st,kd"], "no method 'kd'; there are "),
+        (["sweep=quick"], "no sweep 'quick'; there are "),
+        (["method=st,at"], "add -m to run a job with each"),
+        (["method=at", "method.losses.at.stages=[stage9]"], "no stage 'stage9' in resnet8"),
+        (["sede=1"], "no key 'sede'; there are dataset"),
+    ],
+    ids=str,
+)
+def test_a_mistake_is_answered_as_it_would_be_without_the_word(kd_bench, tmp_path, typed, answer):
+    code, printed = kd_bench("plan", *typed)
+    assert (code, printed.count("\n")) == (2, 1), printed
+    assert answer in printed
+    assert contents(tmp_path) == {}
+
+
+def test_help_shows_what_may_be_typed(kd_bench):
+    code, printed = kd_bench("plan", "--help")
+    assert code == 0 and "kd-bench plan sweep=quickstart" in printed
