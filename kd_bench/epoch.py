@@ -44,7 +44,7 @@ class Epochs:
         self._within = torch.arange(job.recipe.batch_size, device=device)
         self._views_seed = stream(job.seed, phase.name, "views")
         job.method.begin(phase.name)
-        self._tally = Tally([*job.method.weights, "total"], device)
+        self.tally = Tally([*job.method.weights, "total"], device)
         self._steps: dict[int, Callable[[], None]] = {}  # by number of images
 
     def run(self, epoch: int) -> dict[str, float]:
@@ -57,11 +57,16 @@ class Epochs:
         with execution.tf32(self.job.execution.precision is Precision.tf32):
             for size in self.job.step_sizes:
                 self._step(size)()
-        return {"lr": self.phase.rates[epoch - 1, 0].item(), **self._tally.means(epoch)}
+        return {"lr": self.phase.rates[epoch - 1, 0].item(), **self.tally.means(epoch)}
 
     @contextmanager
     def rehearsal(self) -> Iterator[Callable[[], None]]:
-        """The first step of the first epoch, to be taken any number of times; all is undone."""
+        """A step on a whole batch of the first epoch, to be taken any number of times.
+
+        All is undone at the end.
+        """
+        size = self.job.step_sizes[0]
+        whole = self.job.step_sizes.count(size)
         with (
             capture.unchanged(self._state()),
             execution.tf32(self.job.execution.precision is Precision.tf32),
@@ -69,8 +74,8 @@ class Epochs:
             self._begin(epoch=1)
 
             def step() -> None:
-                self._cursor.zero_()
-                self._step(self.job.step_sizes[0])()
+                self._cursor.remainder_(whole)
+                self._step(size)()
 
             yield step
 
@@ -85,7 +90,7 @@ class Epochs:
         self._rates.copy_(self.phase.rates[epoch - 1])
         self._epoch.fill_(epoch)
         self._cursor.zero_()
-        self._tally.reset()
+        self.tally.reset()
 
     def _step(self, size: int) -> Callable[[], None]:
         """The step on so many images, recorded when it is first needed."""
@@ -120,7 +125,7 @@ class Epochs:
         self.optimizer.rate.copy_(self._rates.index_select(0, self._cursor).squeeze(0))
         terms, correct = step(self._batch(index))
         self._cursor.add_(1)
-        self._tally.add(self._cursor, terms, correct, size)
+        self.tally.add(self._cursor, terms, correct, size)
 
     def _batch(self, index: Tensor) -> Batch:
         data = self.job.data
@@ -137,4 +142,4 @@ class Epochs:
             yield from module.parameters()
             yield from module.buffers()
         yield from (momentum for momentum in self.optimizer.momentum if momentum is not None)
-        yield from (self.optimizer.rate, self._cursor, *self._tally.tensors)
+        yield from (self.optimizer.rate, self._cursor, *self.tally.tensors)

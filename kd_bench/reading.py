@@ -68,9 +68,7 @@ def read_record(path: str | Path) -> tuple[Path, dict]:
     Raises:
         UserError: there is no record, or it is of another format.
     """
-    example = (
-        "the folder of a finished job, such as runs/digits/none-resnet8/baseline/3f9c1a2b/seed0"
-    )
+    example = "the folder of a finished job: runs/<dataset>/<pair>/<method>/<digest>/seed<k>"
     require(Path(path).exists(), f"there is no {path}; give {example}")
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
     has_record = (folder / "result.json").exists()

@@ -6,6 +6,7 @@ import tempfile
 import pytest
 from jobs import job, trained
 
+from kd_bench import run
 from kd_bench.reading import job_config
 from kd_bench.records import read_result, write_json
 
@@ -29,7 +30,7 @@ def test_equal_numbers_are_said_to_be_and_leave_nothing_behind(kd_bench, finishe
     accuracy = read_result(student)["accuracy"]["last"]
     assert code == 0
     assert f"equal bit for bit: {accuracy:.2f} %\n" in printed
-    assert list(temporary.iterdir()) == []
+    assert list(temporary.glob("kd-bench*")) == []
 
 
 def test_a_published_record_is_enough(kd_bench, finished, tmp_path, temporary):
@@ -64,12 +65,20 @@ def test_different_numbers_are_told_with_what_differs_and_kept(kd_bench, finishe
     assert f"the new run is in {kept}" in printed
 
 
-def test_different_numbers_under_the_same_conditions_are_a_bug(kd_bench, finished):
+def test_different_numbers_under_the_same_conditions_are_a_bug(kd_bench, finished, monkeypatch):
     _, teacher = finished
-    change(teacher, accuracy=read_result(teacher)["accuracy"] | {"last": 12.5})
-    code, printed = kd_bench("rerun", teacher)
-    assert code == 1
-    assert "so this is a bug" in printed and "not the same then and now" not in printed
+    accuracy = read_result(teacher)["accuracy"] | {"last": 12.5}
+    for is_dirty, word in (
+        (False, "so this is a bug"),
+        (True, "uncommitted changes may be others"),
+    ):
+        code = {"commit": "abc123", "dirty": is_dirty}
+        monkeypatch.setattr(run, "_commit", lambda code=code: code)
+        change(teacher, accuracy=accuracy, **code)
+        code, printed = kd_bench("rerun", teacher)
+        assert code == 1
+        assert word in printed
+        assert ("not the same then and now" in printed) == is_dirty
 
 
 def test_a_record_without_its_history_is_compared_by_its_accuracies(kd_bench, finished):
@@ -100,7 +109,7 @@ def test_a_record_older_than_a_key_has_its_default(tmp_path):
     ("typed", "answer"),
     [
         (["nowhere/result.json"], "there is no nowhere/result.json; give the folder of"),
-        (["."], "there is no result.json in .; give the folder of a finished job"),
+        (["."], "there is no result.json in .; give the folder of a finished job: runs/<"),
         ([], "the following arguments are required: RECORD; usage: kd-bench rerun"),
         (["RECORD", "runs_dir=runs"], "runs has this job already"),
         (["RECORD", "--data", "images"], "dataset 'synthetic' are in no folder; leave out --data"),
@@ -113,4 +122,4 @@ def test_a_mistake_is_answered_in_one_line(kd_bench, finished, temporary, typed,
     code, printed = kd_bench("rerun", *(teacher if word == "RECORD" else word for word in typed))
     assert (code, printed.count("\n")) == (2, 1), printed
     assert answer in printed
-    assert list(temporary.iterdir()) == []
+    assert list(temporary.glob("kd-bench*")) == []

@@ -123,16 +123,20 @@ def _numbers(record: Mapping) -> dict[str, Any]:
 
 def differing_conditions(old: Mapping, new: Mapping) -> list[str]:
     """Which of what numbers may depend on, beside the job itself, differs between two records."""
-    return _differing(_conditions(old), _conditions(new))
+    told = _differing(_conditions(old), _conditions(new))
+    if old["dirty"] and new["dirty"] and old["commit"] == new["commit"]:
+        told.append("uncommitted changes may be others")
+    return told
 
 
 def _conditions(record: Mapping) -> dict[str, Any]:
+    commit = (record["commit"] or "unknown")[:12]
     changes = " with uncommitted changes" if record["dirty"] else ""
     return {
         "device": f"{record['device']} ({record['device_name']})",
         "threads": record["threads"],
         **record["versions"],
-        "commit": f"{record['commit'] or 'unknown'}{changes}",
+        "commit": commit + changes,
         "data": record["data_fingerprint"],
         "identity of the job": record["digest"],  # another where its method's code was revised
     }
