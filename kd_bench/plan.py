@@ -99,7 +99,9 @@ class Experience:
         self._sizes: dict[Likeness, int] = {}
         self._described: dict[str, Description] = {}
         config = jobs[0].config
-        device = choose_device(config["device"]).type
+        device = config["device"]
+        if device == "auto":  # what was asked for by name may be another machine's
+            device = choose_device(device).type
         for dataset in {job.config["dataset"]["name"] for job in jobs}:
             if (folder := Path(config["runs_dir"]) / dataset).is_dir():
                 self._add_records(folder, device)

@@ -302,7 +302,7 @@ def _record(
         "images_per_second": _median([row["images_per_second"] for row in progress.timing]),
         "peak_memory_mb": _peak_memory_mb(device),
         "device": device.type,
-        "device_name": _device_name(device),
+        "device_name": device_name(device),
         "threads": torch.get_num_threads(),
         "speed": job.execution.speed.value,
         "execution": job.execution.as_record(),
@@ -366,9 +366,9 @@ def _peak_memory_mb(device: torch.device) -> float:
     return round(kilobytes / 2**10, 1)
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+        return torch.cuda.getdevice_name(device)
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.partition(":")[2].strip() for line in lines if "model name" in line)

@@ -40,6 +40,9 @@ def freeze(composed: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> l
             after = jobs.setdefault(made.folder, made).folder
         asked = _job(config, changed, after)
         jobs.setdefault(asked.folder, asked).asked = True
+    for job in jobs.values():
+        if not job.asked:  # its recipe may be another than that of a student of the same name
+            job.label += " (teacher)"
     # A stable sort: teachers first, for others wait for them; else as they were asked for.
     waited_for = {job.after for job in jobs.values()}
     return sorted(jobs.values(), key=lambda job: job.folder not in waited_for)
