@@ -17,6 +17,7 @@ import pandas as pd
 from kd_bench.errors import UserError, require
 from kd_bench.intervals import Pooled, half_width, pooled
 from kd_bench.labels import conflict, differences, in_brackets, method_label, natural, setting
+from kd_bench.records import MODE, mode
 
 BASELINE = "baseline"  # the row that deltas are taken against
 METRICS = ("last", "best", "best-val")
@@ -124,14 +125,14 @@ def _job(record: Mapping) -> dict:
         "student": config["model"]["name"],
         "pair": record["folder"].split("/")[1],
         "recipe": config["recipe"]["name"],
-        "speed": config["speed"],
+        "speed": mode(job),
         "method": config["method"]["name"],
         "row": method_label(record),
         "setting": setting(record),
         "changed": record["changed"],
         "seed": config["seed"],
         "job": _key(job),
-        "where": _key({k: job.get(k) for k in ("dataset", "model", "recipe", "speed")}),
+        "where": _key({k: job.get(k) for k in ("dataset", "model", "recipe", *MODE)}),
         "beside": _key(teacher["model"]) if teacher else "",
         "behind": _key(teacher) if is_finished else "",
     }

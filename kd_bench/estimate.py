@@ -11,6 +11,7 @@ from typing import Any
 
 from kd_bench import words
 from kd_bench.frozen import Job, total_epochs
+from kd_bench.records import mode
 from kd_bench.states import DONE, RUNNING, State
 
 Likeness = tuple[str, ...]
@@ -25,7 +26,7 @@ def likenesses(folder: str, identity: Mapping[str, Any], recipe: str) -> list[Li
     """
     dataset, pair, method, digest, _ = folder.split("/")
     data, model = (json.dumps(identity[part], sort_keys=True) for part in ("dataset", "model"))
-    speed = identity.get("speed", "")
+    speed = mode(identity)
     return [
         (dataset, pair, method, digest),
         (data, pair, method, recipe, speed),

@@ -113,6 +113,14 @@ def identity(
     return result
 
 
+def mode(job_identity: Mapping) -> str:
+    """How a job's steps are executed, in words: "repro", or "repro, compiled, bf16"."""
+    words = [job_identity.get("speed", schema.Speed.repro.value)]
+    if job_identity.get("compile"):
+        words.append("compiled")
+    return ", ".join([*words, *filter(None, [job_identity.get("precision")])])
+
+
 def digest(job_identity: Mapping) -> str:
     """Eight hexadecimal digits that name an identity."""
     text = json.dumps(job_identity, sort_keys=True, separators=(",", ":"))

@@ -249,7 +249,7 @@ def _tabled(config: Config, job: Training, shapes: Stages, show: Quiet) -> Teach
         records.file_hash(_teacher_weights(config)),
         teacher.tapped.taps,
         [how.speed.value, how.as_record()],
-        [device.type, torch.get_num_threads(), torch.__version__],
+        [device_name(device), torch.get_num_threads(), torch.__version__],
     )
     folder = Path(config["runs_dir"]) / view_table.FOLDER / key
     return view_table.load(folder, teacher.executed(how), shapes, job.data, show.say)
@@ -367,6 +367,7 @@ def _peak_memory_mb(device: torch.device) -> float:
 
 
 def device_name(device: torch.device) -> str:
+    """What a GPU or a CPU calls itself."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:

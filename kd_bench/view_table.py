@@ -147,11 +147,14 @@ def _make(
         file.truncate(written * columns * FLOAT)
         for start in range(written, rows, batch):
             file.write(_rows(teacher, data, start, rows, batch).cpu().numpy().tobytes())
+            if start == written + batch:  # the first batch is slower than those that follow
+                left = (time.perf_counter() - started) / 2 * (rows - start) / batch
+                say(f"the view table will take about {words.duration(left)}")
         file.flush()
         os.fsync(file.fileno())
     os.replace(part, folder / ROWS)
     seconds = round(time.perf_counter() - started, 3)
-    say(f"the view table took {words.duration(seconds)}")
+    say(f"the view table is done after {words.duration(seconds)}")
     about = {"images": data.train_size, "views": data.view_count, "bytes": size}
     records.write_json(folder / ABOUT, about | {"seconds": seconds})
 

@@ -30,13 +30,13 @@ class NotCapturable(Exception):
 
 
 class _FromTheHost(TorchFunctionMode):
-    """Refuses tensors on the device that are made of Python's numbers: a copy that is waited for."""
+    """Refuses tensors on the device made of Python's numbers: a copy that is waited for."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        if function in (torch.tensor, torch.as_tensor) and result.device == META:
-            if not isinstance(args[0], torch.Tensor):
-                raise NotCapturable(f"{function.__name__}({args[0]!r}) copies from the host")
+        made_here = function in (torch.tensor, torch.as_tensor) and result.device == META
+        if made_here and not isinstance(args[0], torch.Tensor):
+            raise NotCapturable(f"{function.__name__}({args[0]!r}) copies from the host")
         return result
 
 

@@ -106,3 +106,87 @@ def test_sgd_follows_the_textbook():
             theta.grad = torch.tensor([2.0])
             sgd.step()
             assert theta.item() == pytest.approx(expected, rel=1e-6)
+
+
+def steps_of(scheduler, optimizer, count):
+    """The rate of each step, as a scheduler of PyTorch gives it."""
+    for _ in range(count):
+        yield optimizer.param_groups[0]["lr"]
+        optimizer.step()
+        scheduler.step()
+
+
+@pytest.mark.parametrize(
+    ("changes", "make"),
+    [
+        (
+            {"milestones": [0.2, 0.2, 0.7]},
+            lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [2, 2, 7]),
+        ),
+        (
+            {"schedule": Schedule.cosine},
+            lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 10),
+        ),
+        (
+            {"schedule": Schedule.onecycle, "warmup": 0.3},
+            lambda o: torch.optim.lr_scheduler.OneCycleLR(
+                o, 0.1, 10, pct_start=0.3, cycle_momentum=False
+            ),
+        ),
+        (
+            {"schedule": Schedule.onecycle, "warmup": 0.05},  # less than a step of warming up
+            lambda o: torch.optim.lr_scheduler.OneCycleLR(
+                o, 0.1, 10, pct_start=0.05, cycle_momentum=False
+            ),
+        ),
+    ],
+    ids=["step", "cosine", "onecycle", "onecycle at once"],
+)
+def test_rates_are_those_of_pytorch_s_schedulers(changes, make):
+    dummy = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+    theirs = list(steps_of(make(dummy), dummy, 10))
+    ours = optim.learning_rates(recipe(epochs=10, **changes), 1)
+    torch.testing.assert_close(ours, torch.tensor(theirs, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"nesterov": True}, {"weight_decay": 0.1}, {"momentum": 0.0}],
+    ids=lambda changes: ", ".join(changes) or "plain",
+)
+def test_sgd_is_pytorch_s_to_the_last_bit(changes, fused):
+    torch.manual_seed(0)
+    start, rule = torch.randn(5, 7), recipe(**changes)
+    ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    mine = optim.SGD([ours], rule, fused=fused)
+    reference = torch.optim.SGD(
+        [theirs],
+        lr=torch.tensor(rule.lr),
+        momentum=rule.momentum,
+        nesterov=rule.nesterov,
+        weight_decay=rule.weight_decay,
+        fused=fused,
+        foreach=False,
+    )
+    for _ in range(4):
+        ours.grad = torch.randn(5, 7)
+        theirs.grad = ours.grad.clone()
+        mine.step()
+        reference.step()
+        assert torch.equal(ours, theirs)
+
+
+def test_sgd_goes_on_where_it_was_and_leaves_alone_what_has_no_gradient():
+    torch.manual_seed(0)
+    moved, still = (torch.nn.Parameter(torch.randn(3)) for _ in range(2))
+    before = still.detach().clone()
+    sgd = optim.SGD([moved, still], recipe(weight_decay=0.1), fused=True)
+    moved.grad = torch.randn(3)
+    sgd.step()
+    assert torch.equal(still, before)
+    other = optim.SGD([moved, still], recipe(weight_decay=0.1), fused=True)
+    other.load_state_dict(sgd.state_dict())
+    assert torch.equal(other.momentum[0], sgd.momentum[0])
+    sgd.zero_grad()
+    assert moved.grad is None

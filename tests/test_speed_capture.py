@@ -8,7 +8,7 @@ import torch
 from graph_guard import META, NotCapturable, guarded, on_meta
 from jobs import job, trained
 
-from kd_bench import build, capture, run
+from kd_bench import build, run
 from kd_bench.epoch import Epochs
 from kd_bench.training import phases
 

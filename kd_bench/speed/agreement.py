@@ -46,10 +46,12 @@ def _ours(job: Training) -> list[float]:
 
 def _plain(job: Training) -> list[float]:
     step, phase = PlainStep(job, tuned=False), phases(job)[-1]
-    batches = job.order(phase.name, 1).to(job.device).split(job.recipe.batch_size)
+    size = job.step_sizes[0]
+    batches = job.order(phase.name, 1).to(job.device).split(size)[: job.step_sizes.count(size)]
     shown = []
-    for number, index in enumerate(batches[:STEPS]):
-        step.optimizer.param_groups[0]["lr"] = phase.rates[0, number].item()
+    for number in range(STEPS):
+        index = batches[number % len(batches)]
+        step.optimizer.param_groups[0]["lr"] = phase.rates[0, number % len(batches)].item()
         view = job.data.draw(index, 1, stream(job.seed, phase.name, "views"))
         image = as_a_loader_would(job.data, index, view)
         shown.append(step(image, job.data.train.target[index], index))

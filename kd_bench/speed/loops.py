@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from kd_bench import run
 from kd_bench.data.dataset import Data
 from kd_bench.epoch import Epochs
-from kd_bench.interfaces import Batch
+from kd_bench.interfaces import Batch, Stages
 from kd_bench.training import Training, phases
 from kd_bench.view_table import TableTeacher
 
@@ -59,11 +59,13 @@ def make(kind: str, config: Config, workers: int) -> Loop:
 
 
 def pretended_table(job: Training) -> TableTeacher:
-    """A teacher's view table with any numbers: looking up is as fast, and it need not be made."""
-    data, shapes = job.data, {}
-    rows = data.train_size * data.view_count
-    table = torch.zeros(rows, data.num_classes, device=job.device).normal_()
-    return TableTeacher(job.teacher.tapped, table, data.view_count, shapes, about={})
+    """A teacher's view table with any numbers: looking up is as fast, and none need be made."""
+    data, network = job.data, job.teacher.tapped
+    said = job.teacher(data.clean(data.test, 0, 2))
+    shapes = Stages("teacher", {k: tuple(v.shape[1:]) for k, v in said.features.items()}, {})
+    columns = data.num_classes + sum(feature[0].numel() for feature in said.features.values())
+    table = torch.empty(data.train_size * data.view_count, columns, device=job.device).normal_()
+    return TableTeacher(network, table, data.view_count, shapes, about={})
 
 
 class Ours:

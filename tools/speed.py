@@ -1,0 +1,304 @@
+"""python tools/speed.py: how fast kd-bench trains, against plain PyTorch loops in the same run.
+
+python tools/speed.py                       what this machine is for: its GPU, else its CPU
+python tools/speed.py --quick               the same in a few minutes, less exactly
+python tools/speed.py --student resnet8x4 --teacher resnet32x4 --method st --batch 64 128
+
+Images are random ones of CIFAR's size unless --dataset names others. Results are printed, and
+written as JSON and as a plot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import kd_bench
+from kd_bench import build, compose, launchers, run
+from kd_bench.errors import UserError, require
+from kd_bench.records import write_json
+from kd_bench.schema import Precision
+from kd_bench.speed import agreement, limits
+from kd_bench.speed.contest import Contestant, compete, ratio
+from kd_bench.speed.scenes import Scene, contestants, write_teacher
+
+SCRIPT = "tools/speed.py"
+ON_CPU = [Scene("resnet20", "resnet56", "st", 64, packed=(2,))]
+ON_GPU = [
+    Scene("resnet20", "resnet20", "st", 128, packed=(2, 4, 8)),
+    Scene("resnet20", "resnet20", "baseline", 1024, packed=()),
+]
+EPOCHS = 5  # of the whole job
+Config = Mapping[str, Any]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(
+        prog=f"python {SCRIPT}",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    result.add_argument("--student", help="a model of conf/model")
+    result.add_argument("--teacher", help="its teacher")
+    result.add_argument("--method", default="st", help="baseline: without a teacher")
+    result.add_argument("--batch", type=int, nargs="+", default=[64], help="images of a step")
+    result.add_argument("--jobs", type=int, nargs="*", default=[2], help="jobs at once")
+    result.add_argument("--dataset", help="a data set of conf/dataset, instead of random images")
+    result.add_argument("--images", type=int, help="number of random images to train on")
+    result.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    result.add_argument("--threads", type=int, help="of a job on a CPU; all cores, if not given")
+    result.add_argument("--workers", type=int, help="of a DataLoader; as many as cores, at most 8")
+    result.add_argument("--rounds", type=int, default=7)
+    result.add_argument("--seconds", type=float, default=4.0, help="of each contestant in a round")
+    result.add_argument("--quick", action="store_true", help="3 rounds of 2 seconds, fewer images")
+    result.add_argument("--only", nargs="+", help="contestants whose names contain one of these")
+    result.add_argument("--no-whole", action="store_true", help="leave out the whole job")
+    result.add_argument("--out", default="speed", help="of the files: speed.json, speed.png")
+    return result
+
+
+def main(typed: Sequence[str] | None = None) -> int:
+    """Measure, print, write."""
+    args = parser().parse_args(typed)
+    if args.quick:
+        args.rounds, args.seconds = 3, 2.0
+    compose.register_schema()
+    launchers.register()
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            report = measure(args, Path(scratch))
+    except UserError as error:
+        print(f"speed.py: {error}", file=sys.stderr)
+        return 2
+    write_json(Path(f"{args.out}.json"), report)
+    plot(report, Path(f"{args.out}.png"))
+    print(f"\nwritten: {args.out}.json, {args.out}.png")
+    return 0 if all(scene["agreement"]["is_equal"] for scene in report["scenes"]) else 1
+
+
+def scenes(args: argparse.Namespace, has_gpu: bool) -> list[Scene]:
+    """What was asked for; else what is worth knowing of such a machine."""
+    if args.student is None and args.teacher is None:
+        return ON_GPU if has_gpu else ON_CPU
+    require(
+        args.student and (args.teacher or args.method == "baseline"),
+        "give --student and --teacher, or --student and --method baseline",
+    )
+    teacher = args.teacher or args.student
+    packed = tuple(args.jobs)
+    return [Scene(args.student, teacher, args.method, batch, packed) for batch in args.batch]
+
+
+def measure(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    """Everything, as plain values."""
+    device = run.choose_device(args.device)
+    cores = len(os.sched_getaffinity(0))
+    threads = args.threads or cores
+    run.prepare_torch(threads)
+    bandwidth = limits.copy_bandwidth(device)
+    machine = {
+        "device": device.type,
+        "name": run.device_name(device),
+        "cores": cores,
+        "threads": threads,
+        "copy_gb_per_second": round(bandwidth / 1e9, 1),
+        "torch": torch.__version__,
+        "kd_bench": kd_bench.__version__,
+    }
+    print(", ".join(f"{key} {value}" for key, value in machine.items()))
+    found = [
+        measure_scene(scene, args, scratch, device, bandwidth, cores, threads)
+        for scene in scenes(args, device.type == "cuda")
+    ]
+    return {"machine": machine, "rounds": args.rounds, "seconds": args.seconds, "scenes": found}
+
+
+def measure_scene(
+    scene: Scene,
+    args: argparse.Namespace,
+    scratch: Path,
+    device: torch.device,
+    bandwidth: float,
+    cores: int,
+    threads: int,
+) -> dict[str, Any]:
+    """One job's speed in all ways of running it."""
+    print(f"\n{scene.name}")
+    config = job(scene, args, scratch, device, threads)
+    data = build.dataset(config["dataset"]).load()
+    write_teacher(config, data, Path(config["teacher"]["checkpoint"]))
+    build.check(config)
+    agreed = agree(config, scene)
+    workers = min(8, cores) if args.workers is None else args.workers
+    is_gpu = device.type == "cuda"
+    field = contestants(config, scene, has_gpu=is_gpu, cores=cores, workers=workers)
+    if args.only:
+        wanted = [*args.only, "plain"]
+        field = [each for each in field if any(text in each.name for text in wanted)]
+    compete(field, args.rounds, args.seconds, print)
+    bounds = machine_limits(config, device)
+    plain = field[0]
+    tuned = next((each for each in field if each.kind == "tuned"), plain)
+    rows = [row(each, plain, tuned, bounds, bandwidth) for each in field]
+    show(rows)
+    return {
+        "name": scene.name,
+        **asdict(scene),
+        "train_images": data.train_size,
+        "loader_workers": workers,
+        "agreement": agreed,
+        "limits": bounds,
+        "contestants": rows,
+        "whole_job": None if args.no_whole else whole_job(config, scratch),
+    }
+
+
+def job(
+    scene: Scene, args: argparse.Namespace, scratch: Path, device: torch.device, threads: int
+) -> dict[str, Any]:
+    """The configuration of a scene's job, with a teacher from a file."""
+    images = args.images or (20_000 if device.type == "cuda" else 2_048)
+    dataset = [f"dataset={args.dataset}"]
+    if args.dataset is None:
+        dataset = [
+            "dataset=synthetic",
+            "dataset.source.size=32",
+            f"dataset.source.train={images}",
+            f"dataset.source.test={images // 5}",
+            "dataset.pad=4",
+            "dataset.flip=true",
+        ]
+    places = [f"device={device.type}", f"threads={threads}", f"runs_dir={scratch / 'runs'}"]
+    config = compose.one([*dataset, *scene.overrides(), *places], None)
+    config["teacher"]["checkpoint"] = str(scratch / f"{scene.teacher}.pt")
+    return config
+
+
+def agree(config: Config, scene: Scene) -> dict[str, Any]:
+    """Whether kd-bench and the plain loop learn the same.
+
+    At a low rate: at a high one two runs that differ in the last bit drift apart, whoever runs
+    them.
+    """
+    slow = {**config["recipe"], "lr": 5e-4, "milestones": []}
+    mine, other = agreement.losses({**config, "recipe": slow})
+    worst = agreement.worst(mine, other)
+    is_equal = worst <= agreement.TOLERANCE
+    verdict = "equal" if is_equal else "NOT EQUAL"
+    print(
+        f"losses of the first {len(mine)} steps, ours and plain: {verdict},"
+        f" largest relative difference {worst:.1e}"
+    )
+    return {"is_equal": is_equal, "worst": worst, "ours": mine, "plain": other}
+
+
+def machine_limits(config: Config, device: torch.device) -> dict[str, Any]:
+    """Traffic and convolutions of an image, and what the convolutions alone allow."""
+    run.prepare_torch(config["threads"])
+    work = run.assemble(config, device)
+    image = work.data.view(torch.arange(config["recipe"]["batch_size"], device=device), 1, 0)
+    asked = limits.work(work.teacher.tapped, image[:1]).outputs if work.teacher else 0
+    student = limits.work(work.student, image[:1])
+    return {
+        "numbers_moved_per_image": limits.LEARNING * student.outputs + limits.ASKED * asked,
+        "numbers_moved_per_image_with_a_table": limits.LEARNING * student.outputs,
+        "student_flop_per_image": 3 * student.operations,
+        "convolutions_alone": {
+            precision.value: limits.convolution_limit(work.student, image, precision)
+            for precision in (Precision.fp32, Precision.bf16)
+        },
+    }
+
+
+def row(
+    each: Contestant, plain: Contestant, tuned: Contestant, bounds: Mapping, bandwidth: float
+) -> dict[str, Any]:
+    """What is told of a contestant."""
+    precision = each.config["precision"] if each.kind.startswith("ours") else "fp32"
+    table = "_with_a_table" if "table" in each.kind else ""
+    moved = bounds[f"numbers_moved_per_image{table}"] * (2 if precision == "bf16" else 4)
+    rate = sorted(each.rates)[len(each.rates) // 2]
+    return {
+        "name": each.name,
+        "images_per_second": rate,
+        "rates": each.rates,
+        "ratio_to_plain": asdict(ratio(each, plain)),
+        "ratio_to_tuned": asdict(ratio(each, tuned)),
+        "of_traffic_limit": rate * moved / bandwidth,
+        "of_convolution_limit": rate / bounds["convolutions_alone"][precision],
+        "start_seconds": max(start["import"] for start in each.starts),
+        "prepare_seconds": max(start["prepare"] for start in each.starts),
+        "threads": each.config["threads"],
+        "jobs": each.jobs,
+    }
+
+
+def show(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print a scene's table."""
+    head = ("", "images/s", "to plain", "range", "of traffic", "of conv.", "ready after")
+    print(
+        f"{head[0]:32}{head[1]:>10}{head[2]:>10}{head[3]:>14}"
+        + "".join(f"{h:>12}" for h in head[4:])
+    )
+    for each in rows:
+        found = each["ratio_to_plain"]
+        seconds = each["start_seconds"] + each["prepare_seconds"]
+        print(
+            f"{each['name']:32}{each['images_per_second']:10,.0f}{found['median']:10.2f}"
+            f"{found['low']:8.2f}-{found['high']:.2f}"
+            f"{each['of_traffic_limit']:12.1%}{each['of_convolution_limit']:12.1%}{seconds:10.1f} s"
+        )
+
+
+def whole_job(config: Config, scratch: Path) -> dict[str, float]:
+    """Seconds of a short job from the shell, and how many of them are not training."""
+    short = {**config, "recipe": {**config["recipe"], "epochs": EPOCHS}}
+    frozen = scratch / "whole.jsonl"
+    frozen.write_text(json.dumps({"config": short, "changed": {}}) + "\n")
+    started = time.perf_counter()
+    environment = os.environ | {"OMP_NUM_THREADS": str(config["threads"])}
+    command = [sys.executable, "-m", "kd_bench.run", str(frozen), "0"]
+    subprocess.run(command, env=environment, check=True)
+    seconds = time.perf_counter() - started
+    folder = Path(config["runs_dir"]) / build.folder_name(short)
+    trained = json.loads((folder / "result.json").read_text())["seconds"]
+    print(
+        f"a whole job of {EPOCHS} epochs from the shell: {seconds:.1f} s, training {trained:.1f} s"
+    )
+    return {"epochs": EPOCHS, "seconds": seconds, "training_seconds": trained}
+
+
+def plot(report: Mapping[str, Any], path: Path) -> None:
+    """Ratios to the plain loop, a panel per scene, with their ranges."""
+    from matplotlib.figure import Figure
+
+    count = sum(len(scene["contestants"]) for scene in report["scenes"])
+    figure = Figure(figsize=(8, 0.6 + 0.4 * count + 0.6 * len(report["scenes"])), layout="tight")
+    panels = figure.subplots(len(report["scenes"]), squeeze=False)[:, 0]
+    for panel, scene in zip(panels, report["scenes"], strict=True):
+        rows = scene["contestants"][::-1]
+        ratios = [each["ratio_to_plain"] for each in rows]
+        middle = [each["median"] for each in ratios]
+        low = [each["median"] - each["low"] for each in ratios]
+        high = [each["high"] - each["median"] for each in ratios]
+        panel.barh([each["name"] for each in rows], middle, xerr=[low, high], color="#4c72b0")
+        panel.axvline(1, color="grey", linewidth=0.8)
+        panel.set_title(scene["name"])
+        panel.set_xlabel("images/s, in multiples of the plain loop")
+    figure.savefig(path, dpi=150)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
