@@ -97,7 +97,7 @@ def uncompiled(how: Execution) -> Execution:
 
 
 def runner(
-    net: Tapped, how: Execution, precision: Precision, *, fold: bool = False
+    net: Tapped, how: Execution, precision: Precision, *, fixed: bool = False
 ) -> Callable[[Tensor], Output]:
     """A network as steps run it. Its outputs are single precision, whatever it computes in.
 
@@ -105,13 +105,16 @@ def runner(
         net: eager and in single precision.
         how: of it, the layout and whether it is compiled.
         precision: what it computes in; TF32 is up to `tf32`.
-        fold: batch norm becomes part of the convolutions before it, where they can be told. Only
-            for a network that stays as it is, in eval mode, and without taps.
+        fixed: it stays as it is, in eval mode, and nobody differentiates it. So, where no taps are
+            inside, batch norm becomes part of the convolutions before it, where they can be told.
     """
-    run = folded(net, how.layout) if fold else net
+    run = folded(net, how.layout) if fixed and not net.taps else net
     if how.compiled:
+        # Weights that stay are laid out for a CPU's convolutions once instead of at every step.
+        is_on_cpu = next(net.parameters()).device.type == "cpu"
+        options = {"freezing": True} if fixed and is_on_cpu else None
         # One shape, one graph: a break in it would be a step that cannot be captured.
-        run = torch.compile(run, fullgraph=True, dynamic=False)
+        run = torch.compile(run, fullgraph=True, dynamic=False, options=options)
     return _Autocast(run) if precision is Precision.bf16 else run
 
 

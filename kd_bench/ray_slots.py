@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kd_bench import environment
 from kd_bench.errors import UserError, require
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ LATE_SECONDS = 5.0  # a node's files may show here so much later
 GRACE_SECONDS = 8.0  # that an interrupted job has to end by itself
 
 
-def work(frozen: str, number: int, log: str, folder: str, environment: Mapping[str, str]) -> int:
+def work(frozen: str, number: int, log: str, folder: str, variables: Mapping[str, str]) -> int:
     """What runs in Ray's worker: job `number` as a process of its own; its exit code.
 
     Ray has chosen the GPUs, and says so in this process's environment. Interrupted, it passes that
@@ -34,7 +35,7 @@ def work(frozen: str, number: int, log: str, folder: str, environment: Mapping[s
         process = subprocess.Popen(
             [sys.executable, "-m", "kd_bench.run", frozen, str(number)],
             cwd=folder,
-            env=os.environ | environment | parent,
+            env=os.environ | variables | parent,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -153,12 +154,11 @@ def ray_slots(
     wanted = ", ".join(f"hydra.launcher.{name}={value:g}" for name, value in resources.items())
     require(room > 0, f"no node of the Ray cluster has room for a job with {wanted}")
     task = ray.remote(max_retries=0, **resources)(work)
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-    environment = {name: str(threads) for name in names}
+    shared = environment.for_job(threads)
     if "PYTHONPATH" in os.environ:
-        environment["PYTHONPATH"] = os.environ["PYTHONPATH"]
+        shared["PYTHONPATH"] = os.environ["PYTHONPATH"]
     return [
-        RaySlot(number, f"Ray {number + 1}", task, environment)
+        RaySlot(number, f"Ray {number + 1}", task, shared)
         for number in range(room if jobs_at_once is None else jobs_at_once)
     ]
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from kd_bench import environment
+
 
 class Process(Protocol):
     """A job at work."""
@@ -99,13 +101,13 @@ def local_slots(
         jobs_per_gpu: jobs that share a GPU.
         jobs_at_once: at most so many slots; None: as many as there are.
     """
-    limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     gpus = visible_gpus() if device != "cpu" else []
     places = [(f"GPU {gpu}", {"CUDA_VISIBLE_DEVICES": gpu}) for gpu in gpus] * jobs_per_gpu
     if not places:
         groups = [",".join(map(str, group)) for group in _groups_of_cores(threads)]
         places = [(f"core {cores}", {"KD_BENCH_CORES": cores}) for cores in groups]
-    slots = [LocalSlot(i, name, limits | place) for i, (name, place) in enumerate(places)]
+    shared = environment.for_job(threads)
+    slots = [LocalSlot(i, name, shared | place) for i, (name, place) in enumerate(places)]
     return slots[:jobs_at_once]
 
 

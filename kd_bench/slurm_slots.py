@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kd_bench import environment
 from kd_bench.errors import UserError, require
 
 if TYPE_CHECKING:
@@ -237,8 +238,8 @@ def slurm_slots(
     import submitit
 
     executor = submitit.SlurmExecutor(folder.absolute() / "%j")
-    limits = [f"export {name}={threads}" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")]
+    exports = [f"export {name}={value}" for name, value in environment.for_job(threads).items()]
     own = {"job_name": "kd-bench", "stderr_to_stdout": True}
-    executor.update_parameters(**parameters | own | {"setup": [*limits, *parameters["setup"]]})
+    executor.update_parameters(**parameters | own | {"setup": [*exports, *parameters["setup"]]})
     queue = Queue()
     return [SlurmSlot(executor, queue) for _ in range(number)]

@@ -40,10 +40,9 @@ class Teacher:
     def executed(self, how: Execution) -> Teacher:
         """This teacher, run as `how` says; without taps, its batch norm is folded."""
         other = copy.copy(self)
-        can_fold = not self._has_gradients and not self.tapped.taps
-        fold = can_fold and how.speed is not Speed.reference
+        fixed = not self._has_gradients and how.speed is not Speed.reference
         precision = how.precision if self.learns else how.teacher_precision
-        other._run = execution.runner(self.tapped, how, precision, fold=fold)
+        other._run = execution.runner(self.tapped, how, precision, fixed=fixed)
         other._may_use_tf32 = precision is Precision.tf32
         return other
 

@@ -248,10 +248,10 @@ def test_compiled_networks_learn_the_same_whatever_their_taps(runs, traced):
 def test_a_compiled_network_is_one_graph_for_whole_batches_and_eager_for_the_rest(
     runs, monkeypatch
 ):
-    compiled = []
+    compiled, asked = [], []
 
     def watch(net, **options):
-        assert options == {"fullgraph": True, "dynamic": False}
+        asked.append(options)
         return lambda image: compiled.append(len(image)) or net(image)
 
     work = assembled(runs, "method=st")
@@ -259,6 +259,22 @@ def test_a_compiled_network_is_one_graph_for_whole_batches_and_eager_for_the_res
     monkeypatch.setattr(torch, "compile", watch)
     Epochs(work, phases(work)[-1]).run(1)
     assert compiled == [16, 16] * 2  # teacher and student; the last 8 images are not compiled for
+    whole = {"fullgraph": True, "dynamic": False}
+    # The teacher's weights stay, so they may be laid out once.
+    assert asked == [whole | {"options": None}, whole | {"options": {"freezing": True}}]
+
+
+def test_a_compiled_teacher_says_the_same_and_shows_the_same_features(runs):
+    how = Execution(compiled=True)
+    execution.prepare(how)
+    for tapped in (network(), network("stage2", "pooled")):
+        image = torch.randn(16, 3, 8, 8).to(memory_format=torch.channels_last)
+        teacher = Teacher(tapped)
+        one, other = teacher(image), teacher.executed(how)(image)
+        torch.testing.assert_close(one.logits, other.logits, rtol=1e-4, atol=1e-5)
+        assert list(one.features) == list(other.features)
+        for stage, feature in one.features.items():
+            torch.testing.assert_close(feature, other.features[stage], rtol=1e-4, atol=1e-5)
 
 
 def test_what_trains_before_the_training_is_not_compiled(runs, monkeypatch):
@@ -297,8 +313,8 @@ def test_a_long_job_is_tried_compiled(runs, monkeypatch):
         tried.append(how.compiled)
         return 1.0 if how.compiled else 2.0
 
-    monkeypatch.setattr(choice, "seconds_per_step", pace)
     work = assembled(runs, "method=st", "speed=fast")
+    monkeypatch.setattr(choice, "seconds_per_step", pace)
     # 2 epochs of 3 steps of 2 seconds
     monkeypatch.setattr(choice, "WORTH_TRYING", 11.9)
     assert choice.choose(work) == {"compiled": True, "autotuned": False}

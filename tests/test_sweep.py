@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from jobs import TINY, job
 
-from kd_bench import build, frozen, slots, sweep
+from kd_bench import build, environment, frozen, slots, sweep
 from kd_bench.errors import UserError
 
 KD_BENCH = [sys.executable, "-m", "kd_bench"]
@@ -21,11 +21,11 @@ FAST = (*TINY, "recipe.epochs=1")
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen:
-    environment = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+    variables = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [*KD_BENCH, *arguments],
         cwd=folder,
-        env=environment,
+        env=variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -84,6 +84,13 @@ def test_without_a_gpu_the_cores_are_shared_out(monkeypatch):
     assert all(s.environment["OMP_NUM_THREADS"] == "2" for s in places)
     assert len(slots.local_slots("cpu", 1, 1, jobs_at_once=3)) == 3
     assert len(slots.local_slots("cpu", 64, 1, None)) == 1
+
+
+def test_a_job_keeps_the_memory_that_it_frees_unless_one_has_settings_of_ones_own(monkeypatch):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    assert "glibc.malloc.trim_threshold=" in environment.for_job(1)["GLIBC_TUNABLES"]
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=1")
+    assert environment.for_job(1)["GLIBC_TUNABLES"] == "glibc.malloc.check=1"
 
 
 # Running

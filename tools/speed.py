@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 import kd_bench
-from kd_bench import build, compose, launchers, run
+from kd_bench import build, compose, environment, launchers, run
 from kd_bench.errors import UserError, require
 from kd_bench.records import write_json
 from kd_bench.schema import Precision
@@ -268,9 +268,8 @@ def whole_job(config: Config, scratch: Path) -> dict[str, float]:
     frozen = scratch / "whole.jsonl"
     frozen.write_text(json.dumps({"config": short, "changed": {}}) + "\n")
     started = time.perf_counter()
-    environment = os.environ | {"OMP_NUM_THREADS": str(config["threads"])}
     command = [sys.executable, "-m", "kd_bench.run", str(frozen), "0"]
-    subprocess.run(command, env=environment, check=True)
+    subprocess.run(command, env=os.environ | environment.for_job(config["threads"]), check=True)
     seconds = time.perf_counter() - started
     folder = Path(config["runs_dir"]) / build.folder_name(short)
     trained = json.loads((folder / "result.json").read_text())["seconds"]

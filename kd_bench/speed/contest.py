@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+from kd_bench import environment
 from kd_bench.speed.worker import Worker
 
 
@@ -24,9 +25,11 @@ class Contestant:
     rates: list[float] = field(default_factory=list)  # images/s of all together, by round
 
     def environment(self) -> dict[str, str]:
-        """Of its processes: as many threads as the job has."""
-        threads = str(self.config["threads"])
-        return os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        """Of its processes: kd-bench's own as a job has it, another loop's as a shell has it."""
+        own = environment.for_job(self.config["threads"])
+        if not self.kind.startswith("ours"):
+            own.pop("GLIBC_TUNABLES")
+        return os.environ | own
 
 
 def compete(
