@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from kd_bench import execution, optim, records, schema, view_table
+from kd_bench.data import views
 from kd_bench.data.dataset import Dataset
 from kd_bench.errors import UserError, require
 from kd_bench.interfaces import Loss, Spec, Stages
@@ -242,13 +243,27 @@ def check(config: Config) -> None:
     require(config["threads"] >= 1, f"threads must be 1 or more, got {config['threads']}")
     for name, seed in (("seed", config["seed"]), ("teacher.seed", config["teacher"]["seed"])):
         require(seed >= 0, f"{name} must be 0 or more, got {seed}")
+    if needs_teacher(config):
+        _check_pair(config)
+    spec, teacher, built = _on_meta(config)
+    for shapes in filter(None, (spec.student, spec.teacher)):
+        for tap in built.taps:
+            shapes[tap]  # refused where there is none
+    if teacher is not None and config["teacher"]["source"] == schema.TeacherSource.table.value:
+        view_table.check(loss_classes(config["method"]), built.taps)
+    _check_init(config["method"])
+    if teacher is not None and not teacher_learns(config):
+        _check_teacher(config["teacher"], teacher)
+
+
+def _on_meta(config: Config) -> tuple[Spec, Network | None, Method]:
+    """A job's parts without weights: what a method is told, its teacher, and the method itself."""
     data = dataset(config["dataset"]).describe()
     size = (data.height, data.width)
     with torch.device("meta"):
         student = network(config["model"], data.num_classes)
         teacher = None
         if needs_teacher(config):
-            _check_pair(config)
             teacher = network(config["teacher"]["model"], data.num_classes)
         spec = Spec(
             student.shapes(size),
@@ -258,15 +273,25 @@ def check(config: Config) -> None:
             config["recipe"]["epochs"],
             teacher and teacher.net,
         )
-        built = method(config["method"], spec)
-    for shapes in filter(None, (spec.student, spec.teacher)):
-        for tap in built.taps:
-            shapes[tap]  # refused where there is none
-    if teacher is not None and config["teacher"]["source"] == schema.TeacherSource.table.value:
+        return spec, teacher, method(config["method"], spec)
+
+
+def table_shape(config: Config) -> tuple[int, int] | None:
+    """Rows and columns that the teacher's view table has, or would have.
+
+    Returns:
+        None for a job without a teacher, or one that needs more of it than a table holds.
+    """
+    if not needs_teacher(config):
+        return None
+    spec, _, built = _on_meta(config)
+    try:
         view_table.check(loss_classes(config["method"]), built.taps)
-    _check_init(config["method"])
-    if teacher is not None and not teacher_learns(config):
-        _check_teacher(config["teacher"], teacher)
+    except UserError:
+        return None
+    part = dataset(config["dataset"])
+    rows = len(spec.labels) * views.view_count(part.pad, part.flip)
+    return rows, view_table.columns(spec.teacher, built.taps, spec.num_classes)
 
 
 def _check_pair(config: Config) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from kd_bench import build, words
+from kd_bench.answers import answers
 from kd_bench.data.source import Description
 from kd_bench.display import console
 from kd_bench.estimate import Estimate, Likeness, Pace, Paces, at_once, likenesses, remaining
@@ -156,7 +157,7 @@ SHORT = 60.0  # seconds of training; below, the start of a process is felt
 
 
 def totals(found: Sequence[Planned], places: int | None) -> list[str]:
-    """How many jobs are done and left, and what those left take: three lines, or one."""
+    """How many jobs are done and left, and what those left take of time, disk and teachers."""
     kinds = Counter(each.state.kind for each in found)
     left = [each for each in found if each.state.kind != DONE]
     to_do = len(left) - kinds[RUNNING]
@@ -165,6 +166,7 @@ def totals(found: Sequence[Planned], places: int | None) -> list[str]:
     lines = [f"{counts}, {to_do} to do{failed}"]
     if left:
         lines += [_time_line(left, places), _disk_line(left)]
+        lines += [each.line for each in answers([each.job for each in left])]
     return lines
 
 

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from kd_bench import capture, checkpoint
+from kd_bench.checkpoint import Saver
 from kd_bench.data.dataset import Data
 from kd_bench.data.source import Split
 from kd_bench.epoch import Epochs
 from kd_bench.execution import forward_batch
 from kd_bench.optim import SGD
-from kd_bench.records import write_whole
 from kd_bench.taps import Tapped
 from kd_bench.training import Training, phases
 
@@ -57,17 +57,18 @@ def train(job: Training, folder: Path, report: Report) -> Progress:
     for row, timing in zip(progress.history, progress.timing, strict=True):
         report(row, timing)
     score = Score(job)
-    for phase in phases(job):
-        done, epochs = progress.epochs(phase.name), Epochs(job, phase)
-        if 0 < done < phase.epochs:
-            epochs.optimizer.load_state_dict(state["optimizer"])
-        for epoch in range(done + 1, phase.epochs + 1):
-            row, timing = _epoch(epochs, score, epoch)
-            number = {"epoch": len(progress.history) + 1}
-            progress.history.append(number | row)
-            progress.timing.append(number | timing)
-            _save(job, epochs.optimizer, progress, folder)
-            report(progress.history[-1], progress.timing[-1])
+    with Saver(folder) as saver:
+        for phase in phases(job):
+            done, epochs = progress.epochs(phase.name), Epochs(job, phase)
+            if 0 < done < phase.epochs:
+                epochs.optimizer.load_state_dict(state["optimizer"])
+            for epoch in range(done + 1, phase.epochs + 1):
+                row, timing = _epoch(epochs, score, epoch)
+                number = {"epoch": len(progress.history) + 1}
+                progress.history.append(number | row)
+                progress.timing.append(number | timing)
+                saver.save(*_saved(job, epochs.optimizer, progress))
+                report(progress.history[-1], progress.timing[-1])
     return progress
 
 
@@ -130,7 +131,8 @@ def predictions(net: Tapped, data: Data, split: Split) -> Tensor:
     return classes
 
 
-def _save(job: Training, optimizer: SGD, progress: Progress, folder: Path) -> None:
+def _saved(job: Training, optimizer: SGD, progress: Progress) -> tuple[dict[str, Any], dict]:
+    """What a resumed training goes on from, and the files that people read, by name."""
     state = {
         "learners": {name: module.state_dict() for name, module in job.learners.items()},
         "optimizer": optimizer.state_dict(),
@@ -138,9 +140,8 @@ def _save(job: Training, optimizer: SGD, progress: Progress, folder: Path) -> No
         "timing": progress.timing,
         "data": job.data.fingerprint,
     }
-    checkpoint.save(folder, state)
-    write_whole(folder / "history.csv", as_csv(progress.history))
-    write_whole(folder / "timing.csv", as_csv(progress.timing))
+    files = {"history.csv": as_csv(progress.history), "timing.csv": as_csv(progress.timing)}
+    return state, files
 
 
 def _load(job: Training, folder: Path) -> dict[str, Any] | None:

@@ -102,6 +102,11 @@ def key(*facts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def columns(shapes: Stages, taps: Iterable[str], num_classes: int) -> int:
+    """Numbers in a row: logits, and the features that are read."""
+    return num_classes + sum(torch.Size(shapes[stage]).numel() for stage in taps)
+
+
 def load(
     folder: Path, teacher: Teacher, shapes: Stages, data: Data, say: Callable[[str], None]
 ) -> TableTeacher:
@@ -114,19 +119,18 @@ def load(
         data: the training images; it decides which views they have.
         say: is told what happens.
     """
-    taps = teacher.tapped.taps
-    columns = data.num_classes + sum(torch.Size(shapes[stage]).numel() for stage in taps)
+    width = columns(shapes, teacher.tapped.taps, data.num_classes)
     records.make_folder(folder)
     while not (folder / ABOUT).exists():
         try:
             with records.Lock(folder):
                 if not (folder / ABOUT).exists():
-                    _make(folder, teacher, data, columns, say)
+                    _make(folder, teacher, data, width, say)
         except records.Locked as owner:
             say(f"waiting for the teacher's view table, which {owner} makes")
             records.wait_for(folder)
     about = json.loads((folder / ABOUT).read_text())
-    shape = (data.train_size * data.view_count, columns)
+    shape = (data.train_size * data.view_count, width)
     # Mapped, not read: the jobs of a machine share its pages.
     table = torch.from_file(str(folder / ROWS), size=shape[0] * shape[1], dtype=torch.float32)
     table = table.view(shape).to(data.train.target.device)
@@ -134,17 +138,17 @@ def load(
 
 
 def _make(
-    folder: Path, teacher: Teacher, data: Data, columns: int, say: Callable[[str], None]
+    folder: Path, teacher: Teacher, data: Data, width: int, say: Callable[[str], None]
 ) -> None:
     """Ask the teacher about every row; what a killed process had written is gone on from."""
     rows, batch = data.train_size * data.view_count, forward_batch(data)
-    size, part = rows * columns * FLOAT, folder / f"{ROWS}.part"
+    size, part = rows * width * FLOAT, folder / f"{ROWS}.part"
     what = f"{data.view_count} views of {words.count(data.train_size, 'image')}"
     say(f"making the teacher's view table: {what}, {words.size(size)}")
     started = time.perf_counter()
     with open(part, "ab") as file:
-        written = file.tell() // (batch * columns * FLOAT) * batch  # rows, in whole batches
-        file.truncate(written * columns * FLOAT)
+        written = file.tell() // (batch * width * FLOAT) * batch  # rows, in whole batches
+        file.truncate(written * width * FLOAT)
         for start in range(written, rows, batch):
             file.write(_rows(teacher, data, start, rows, batch).cpu().numpy().tobytes())
             if start == written + batch:  # the first batch is slower than those that follow

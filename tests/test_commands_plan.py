@@ -142,3 +142,27 @@ def test_a_mistake_is_answered_as_it_would_be_without_the_word(kd_bench, tmp_pat
 def test_help_shows_what_may_be_typed(kd_bench):
     code, printed = kd_bench("plan", "--help")
     assert code == 0 and "kd-bench plan sweep=quickstart" in printed
+
+
+VIEWS = ("dataset.pad=1", "dataset.flip=true")  # 9 places for a crop, 2 ways to face: 18
+
+
+def test_it_tells_which_source_asks_the_teacher_less(kd_bench):
+    command = ("plan", "-m", *TINY, *VIEWS, "method=baseline,st,logits,at", "seed=0,1")
+    code, printed = kd_bench(*command)
+    assert code == 0
+    # 4 jobs of 2 epochs of 40 images; 18 views of 40 images, 4 logits of 4 bytes each. The
+    # baseline asks nobody, and what `at` reads is in no table.
+    assert [line for line in printed.splitlines() if line.startswith("teacher ")] == [
+        "teacher resnet20: 4 jobs would ask about 320 images online, a view table of 11.5 kB about"
+        " 720 once; teacher.source=online asks less"
+    ]
+    code, printed = kd_bench(*command, "recipe.epochs=6")
+    assert "960 images online" in printed
+    assert "teacher.source=online asks more than table would" in printed
+
+
+def test_a_table_that_was_chosen_is_told_from_one_that_might_be(kd_bench):
+    code, printed = kd_bench("plan", *TINY, *VIEWS, "method=st", "teacher.source=table")
+    assert code == 0
+    assert "teacher.source=table asks more than online would" in printed

@@ -12,7 +12,6 @@ from torch import nn
 
 from kd_bench import build
 from kd_bench.data.dataset import Data
-from kd_bench.errors import UserError
 from kd_bench.speed.contest import Contestant
 
 PLAIN, TUNED, OURS, TABLE = "plain", "tuned", "ours", "ours with a table"
@@ -64,7 +63,6 @@ def contestants(
         cores: that packed jobs share.
         workers: processes that load images for each of the other loops.
     """
-    has_table = _has_table(config)
     bf16 = {"precision": "bf16"} if has_gpu else {}
     compiled = {"compile": True, **bf16}
     words = ", bf16" if has_gpu else ""
@@ -76,7 +74,7 @@ def contestants(
     if has_gpu:
         found.append(Contestant("ours, bf16", OURS, {**config, **bf16}))
     found.append(Contestant(f"ours{words}, compiled", OURS, {**config, **compiled}))
-    if has_table:
+    if build.table_shape(config) is not None:
         found.append(Contestant("ours, table", TABLE, config))
         name = f"ours{words}, table, compiled"
         found.append(Contestant(name, TABLE, {**config, **compiled}))
@@ -85,14 +83,6 @@ def contestants(
         job = {**best.config, "threads": max(1, cores // jobs)}
         found.append(Contestant(f"{jobs} jobs: {best.name}", best.kind, job, jobs))
     return found
-
-
-def _has_table(config: Mapping[str, Any]) -> bool:
-    try:
-        build.check({**config, "teacher": {**config["teacher"], "source": "table"}})
-    except UserError:
-        return False
-    return build.needs_teacher(config)
 
 
 def write_teacher(config: Mapping[str, Any], data: Data, path: Path) -> None:

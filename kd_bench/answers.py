@@ -1,0 +1,71 @@
+"""How often jobs ask their teacher: online at every step, or for a table of all views once."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kd_bench import build, words
+from kd_bench.frozen import Job
+from kd_bench.schema import TeacherSource
+from kd_bench.view_table import FLOAT
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What jobs that could share a view table ask of their teacher, by either source."""
+
+    teacher: str
+    jobs: int
+    online: int  # images
+    table: int  # images, which are all views of those for training
+    size: int  # bytes of the table
+    is_table: bool  # which of the two was chosen
+
+    @property
+    def line(self) -> str:
+        """Both counts, and which value of teacher.source asks less."""
+        online, table = self.online, self.table
+        chosen, other = ("table", "online") if self.is_table else ("online", "table")
+        less = TeacherSource.table if table < online else TeacherSource.online
+        verdict = "asks less" if less.value == chosen else f"asks more than {other} would"
+        return (
+            f"teacher {self.teacher}: {words.count(self.jobs, 'job')} would ask about"
+            f" {online:,} images online, a view table of {words.size(self.size)} about {table:,}"
+            f" once; teacher.source={chosen} {verdict}"
+        )
+
+
+def answers(jobs: Sequence[Job]) -> list[Answers]:
+    """What jobs ask of teachers, one entry for all that could share a table.
+
+    Args:
+        jobs: that are to run. Those that need more of a teacher than a table holds are left out.
+    """
+    shared: dict[tuple, list[Job]] = defaultdict(list)
+    shapes = {}
+    for job in jobs:
+        settings = job.folder.rsplit("/", 1)[0]  # seeds share them
+        if settings not in shapes:
+            shapes[settings] = build.table_shape(job.config)
+        if (shape := shapes[settings]) is not None:
+            teacher = job.config["teacher"]
+            data = job.folder.split("/", 1)[0]
+            which = job.after or teacher["checkpoint"]
+            shared[data, which, shape, teacher["source"]].append(job)
+    found = []
+    for (_, _, (rows, columns), source), sharing in shared.items():
+        config = sharing[0].config
+        images = build.dataset(config["dataset"]).describe().train_size
+        found.append(
+            Answers(
+                config["teacher"]["model"]["name"],
+                len(sharing),
+                sum(job.epochs for job in sharing) * images,
+                rows,
+                rows * columns * FLOAT,
+                source == TeacherSource.table.value,
+            )
+        )
+    return found
