@@ -13,9 +13,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-WARM_UPS = (
-    3  # before recording, libraries choose algorithms and allocate, which a graph cannot hold
-)
+# Before recording: libraries choose algorithms and allocate, which a graph cannot hold.
+WARM_UPS = 3
 Result = TypeVar("Result")
 
 
@@ -32,6 +31,14 @@ def unchanged(state: Iterable[Tensor]) -> Iterator[None]:
             tensor.copy_(before)
 
 
+def warm_up(function: Callable[[], object], state: Iterable[Tensor]) -> None:
+    """Run a function a few times, each from the same state: it may stand at the end of an epoch."""
+    state = list(state)
+    for _ in range(WARM_UPS):
+        with unchanged(state):
+            function()
+
+
 def record(function: Callable[[], Result], state: Iterable[Tensor]) -> Callable[[], Result]:
     """Record a function that works on the current GPU.
 
@@ -43,12 +50,10 @@ def record(function: Callable[[], Result], state: Iterable[Tensor]) -> Callable[
         Replays the recording. What it returns are the same tensors each time, with new values.
     """
     stream = torch.cuda.Stream()
-    with unchanged(state):
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UPS):
-                function()
-        torch.cuda.current_stream().wait_stream(stream)
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        warm_up(function, state)
+    torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=stream):
         result = function()

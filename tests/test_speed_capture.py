@@ -1,5 +1,6 @@
 """That a step could be held by a CUDA graph, as far as this can be told without a GPU."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from graph_guard import META, NotCapturable, guarded, on_meta
 from jobs import job, trained
 
-from kd_bench import build, run
+from kd_bench import build, capture, run
 from kd_bench.epoch import Epochs
 from kd_bench.training import phases
 
@@ -60,3 +61,26 @@ def test_no_step_of_a_method_that_says_so_needs_the_host(runs, name):
         for size in (16, 8):  # a whole batch, and the epoch's last
             with guarded():
                 epochs._step(size)()
+
+
+def warmed_up(function, state):
+    """As `capture.record`, but for the recording: all that runs before it."""
+    capture.warm_up(function, state)
+    return function
+
+
+@pytest.mark.parametrize("name", shipped.choices("method"))
+def test_the_steps_before_a_recording_leave_no_trace(runs, name, monkeypatch):
+    monkeypatch.setattr(capture, "record", warmed_up)
+    eager, recorded = (assembled(runs, f"method={name}") for _ in range(2))
+    if not eager.method.capturable:
+        pytest.skip("says that it cannot be captured")
+    recorded.execution = replace(recorded.execution, captured=True)
+    assert learnt(eager) == learnt(recorded)
+
+
+def learnt(work) -> list[dict[str, float]]:
+    """What an epoch of every stage of training reports, and where it leads."""
+    rows = [Epochs(work, phase).run(1) for phase in phases(work)]
+    weights = [p.sum().item() for module in work.learners.values() for p in module.parameters()]
+    return [*rows, {"weights": sum(weights)}]
