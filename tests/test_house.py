@@ -38,7 +38,7 @@ FLOORS = [
         "capture",
     },
     {"methods", "method", "cells", "checkpoint", "events", "teacher", "optim", "frozen"},
-    {"step", "training", "view_table", "table", "blocks", "states"},
+    {"step", "training", "view_table", "table", "figure", "blocks", "states"},
     {"epoch", "train", "choice", "build", "estimate"},
     {"run", "display"},
     {"sweep", "plan", "answers", "speed", "compose", "explain"},

@@ -719,6 +719,21 @@ def test_check_names_stale_blocks_and_writes_nothing(place, capsys):
     assert "cells.csv: stale" in told
 
 
+def test_a_figure_is_stale_when_its_numbers_are(place, capsys):
+    Path("README.md").write_text(PAGE.replace("--csv cells.csv", "--figure deltas.svg"))
+    assert tool("table").main(["--check"]) == 1
+    assert "deltas.svg: stale" in capsys.readouterr().out
+    tool("table").main([])
+    assert tool("table").main(["--check"]) == 0
+    drawn = Path("deltas.svg").read_text()
+    Path("deltas.svg").write_text(drawn.replace("</svg>", "<!-- other lines --></svg>"))
+    assert tool("table").main(["--check"]) == 0
+    write(place / "results", [record("st", 3, 92.0), record("baseline", 3, 90.0)])
+    capsys.readouterr()
+    assert tool("table").main(["--check"]) == 1
+    assert "deltas.svg: stale" in capsys.readouterr().out
+
+
 def test_check_is_content_with_what_was_just_made_until_a_record_is_added(place):
     tool("table").main([])
     assert tool("table").main(["--check"]) == 0

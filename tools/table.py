@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 
+from kd_bench import figure
 from kd_bench.blocks import arguments, blocks, regenerated
 from kd_bench.cells import FILTERS, METRICS, Table, table_from
 from kd_bench.errors import UserError, require
@@ -42,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--metric", choices=METRICS, default="last", help="which epoch counts")
     result.add_argument("--note", default="", help="a sentence for the caption")
     result.add_argument("--csv", type=Path, help="also write the cells into this file")
+    result.add_argument("--figure", type=Path, help="also draw the differences into this SVG file")
     result.add_argument("--format", choices=FORMATS, help="of what is printed (terminal)")
     result.add_argument("--write", nargs="*", help="regenerate the blocks in these files")
     result.add_argument("--check", nargs="*", help="compare the blocks in these files")
@@ -64,21 +66,32 @@ def make_table(args: argparse.Namespace, command: str, read: Read) -> Table:
 
 
 def fresh(path: Path, read: Read) -> dict[Path, str]:
-    """A Markdown file, and the CSV files that its blocks write, as they should be."""
+    """A Markdown file, and the files that its blocks write, as they should be."""
     files = {}
 
     def make(command: str) -> str:
         args = parser().parse_args(arguments(command, SCRIPT))
         require(args.format in (None, "markdown"), f"a block is Markdown, got '{command}'")
         table = make_table(args, command, read)
-        if args.csv:
-            files[args.csv] = FORMATS["csv"](table)
+        files.update(beside(args, table))
         return FORMATS["markdown"](table)
 
     try:
         return {path: regenerated(path.read_text(encoding="utf-8"), make)} | files
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+
+
+def beside(args: argparse.Namespace, table: Table) -> dict[Path, str]:
+    """The files that a table's arguments ask for, besides itself."""
+    made = {args.csv: FORMATS["csv"], args.figure: figure.svg}
+    return {path: make(table) for path, make in made.items() if path}
+
+
+def is_fresh(file: Path, text: str) -> bool:
+    """Whether a file is as it should be; a figure, whether it was drawn from the same numbers."""
+    there = file.read_text(encoding="utf-8") if file.exists() else ""
+    return figure.facts(there) == figure.facts(text) if file.suffix == ".svg" else there == text
 
 
 def markdown_files(given: Iterable[str]) -> list[Path]:
@@ -92,7 +105,7 @@ def write(paths: Iterable[Path]) -> None:
     remembered = cache(read)
     for path in paths:
         for file, text in fresh(path, remembered).items():
-            if not file.exists() or file.read_text(encoding="utf-8") != text:
+            if not is_fresh(file, text):
                 file.parent.mkdir(parents=True, exist_ok=True)
                 write_whole(file, text)
                 print(f"wrote {file}")
@@ -105,7 +118,7 @@ def difference(old: str, new: str) -> str:
 
 
 def stale(path: Path, read: Read) -> list[str]:
-    """What regenerating a file's blocks would change, a text for each block and CSV file."""
+    """What regenerating a file's blocks would change, a text for each block and other file."""
     files = fresh(path, read)
     pairs = zip(blocks(path.read_text(encoding="utf-8")), blocks(files.pop(path)), strict=True)
     found = [
@@ -114,9 +127,10 @@ def stale(path: Path, read: Read) -> list[str]:
         if old.body != new.body
     ]
     for file, text in files.items():
-        there = file.read_text(encoding="utf-8") if file.exists() else ""
-        if there != text:
-            found.append(f"{file}: stale, made by a block in {path}\n{difference(there, text)}")
+        if not is_fresh(file, text):
+            there = file.read_text(encoding="utf-8") if file.exists() else ""
+            changes = "" if file.suffix == ".svg" else f"\n{difference(there, text)}"
+            found.append(f"{file}: stale, made by a block in {path}{changes}")
     return found
 
 
@@ -132,8 +146,8 @@ def show(args: argparse.Namespace, argv: list[str]) -> None:
     """Print one table."""
     table = make_table(args, shlex.join(["python", SCRIPT, *argv]), read)
     print(FORMATS[args.format or "terminal"](table), end="")
-    if args.csv:
-        write_whole(args.csv, FORMATS["csv"](table))
+    for path, text in beside(args, table).items():
+        write_whole(path, text)
 
 
 def main(argv: list[str]) -> int:
