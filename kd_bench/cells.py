@@ -18,6 +18,7 @@ from kd_bench.errors import UserError, require
 from kd_bench.intervals import Pooled, half_width, pooled
 from kd_bench.labels import conflict, differences, in_brackets, method_label, natural, setting
 from kd_bench.records import MODE, mode
+from kd_bench.words import count
 
 BASELINE = "baseline"  # the row that deltas are taken against
 METRICS = ("last", "best", "best-val")
@@ -125,6 +126,7 @@ def _job(record: Mapping) -> dict:
         "student": config["model"]["name"],
         "pair": record["folder"].split("/")[1],
         "recipe": config["recipe"]["name"],
+        "trained": f"{config['recipe']['name']} ({count(config['recipe']['epochs'], 'epoch')})",
         "speed": mode(job),
         "method": config["method"]["name"],
         "row": method_label(record),
@@ -158,6 +160,8 @@ def _line(record: Mapping, metric: str) -> dict:
         "teacher_folder": teacher["folder"],
         "teacher_accuracy": teacher["accuracy"],
         "images": record["images"],
+        "seconds": record["seconds"],
+        "pace": record["images_per_second"],
         "data": record["data_fingerprint"],
         "device": record["device_name"] if record["device"] == "cuda" else record["device"],
         "kd_bench": record["versions"]["kd_bench"],

@@ -17,6 +17,7 @@ from rich.table import Table as Grid
 from kd_bench.cells import BASELINE, Average, Cell, Column, Table, table_from
 from kd_bench.errors import require
 from kd_bench.labels import spelled
+from kd_bench.words import duration
 
 EPOCH = {
     "last": "at the last epoch",
@@ -144,10 +145,18 @@ def _protocol(table: Table) -> str:
     seeds = _listed(str(seed) for seed in sorted(set(done["seed"])))
     return (
         f"Accuracy in percent of all test images {EPOCH[table.metric]}, mean ± sample SD (n runs;"
-        f" seeds {seeds}). Data {_images(table.columns)}; recipe {_each(done, 'recipe')};"
+        f" seeds {seeds}). Data {_images(table.columns)}; recipe {_each(done, 'trained')};"
         f" speed mode {_each(done, 'speed')}; device {_each(done, 'device')};"
         f" kd_bench {_each(done, 'kd_bench')}, torch {_each(done, 'torch')}."
     )
+
+
+def _cost(table: Table) -> str:
+    """What the runs of a table took, those of its teachers left out."""
+    runs = table.runs[~table.runs["failed"]].drop_duplicates("folder")
+    low, high = (f"{edge(runs['pace']):,.0f}" for edge in (min, max))
+    pace = low if low == high else f"{low} to {high}"
+    return f"Training took these runs {duration(runs['seconds'].sum())}, at {pace} images/s each."
 
 
 def _deltas(table: Table) -> str:
@@ -203,6 +212,7 @@ def caption(table: Table, mark: str = "Bold") -> list[str]:
     """
     sentences = [
         _protocol(table),
+        _cost(table),
         _deltas(table),
         _boldness(table, mark),
         _teacher_sentence(table),

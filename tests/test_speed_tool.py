@@ -89,12 +89,22 @@ def test_the_work_of_resnet20_on_cifar_is_that_of_its_layers():
     assert work.operations == 2 * multiplied
 
 
-def test_limits_are_measured_without_touching_the_network():
+def test_a_table_leaves_the_limit_to_the_student_alone(config):
+    found = limits.measured(config)
+    assert found["convolutions_alone_with_a_table"].keys() == {"fp32", "bf16"}
+    moved = found["numbers_moved_per_image"] - found["numbers_moved_per_image_with_a_table"]
+    # The teacher is a resnet8 on 8x8 pixels, of 3 convolutions in each stage, the stem among them.
+    assert moved == limits.ASKED * 3 * (16 * 64 + 32 * 16 + 64 * 4)
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_limits_are_measured_without_touching_the_network(learns):
     torch.manual_seed(0)
     net = ResNet(num_classes=4, depth=8, widths=[4, 4, 8, 8])
     tapped = Tapped(net, net.stages, (), "resnet8").eval()
     before = [parameter.clone() for parameter in net.parameters()]
-    assert limits.convolution_limit(tapped, torch.randn(2, 3, 8, 8), Precision.fp32) > 0
+    image = torch.randn(2, 3, 8, 8)
+    assert limits.seconds_of_convolutions(tapped, image, Precision.fp32, learns=learns) > 0
     assert all(map(torch.equal, before, net.parameters()))
     assert all(p.grad is None and p.requires_grad for p in net.parameters())
 

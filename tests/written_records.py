@@ -94,6 +94,8 @@ def record(
         },
         "teacher": None,
         "images": {"train": 500, "test": test_images, "validation": 0},
+        "seconds": 60.0,
+        "images_per_second": 500.0,
         "device": "cpu",
         "device_name": "a processor",
         "speed": speed,

@@ -28,7 +28,6 @@ import kd_bench
 from kd_bench import build, compose, environment, launchers, run
 from kd_bench.errors import UserError, require
 from kd_bench.records import write_json
-from kd_bench.schema import Precision
 from kd_bench.speed import agreement, limits
 from kd_bench.speed.contest import Contestant, compete, ratio
 from kd_bench.speed.scenes import Scene, contestants, write_teacher
@@ -148,7 +147,7 @@ def measure_scene(
         wanted = [*args.only, "plain"]
         field = [each for each in field if any(text in each.name for text in wanted)]
     compete(field, args.rounds, args.seconds, print)
-    bounds = machine_limits(config, device)
+    bounds = limits.measured(config)
     plain = field[0]
     tuned = next((each for each in field if each.kind == "tuned"), plain)
     rows = [row(each, plain, tuned, bounds, bandwidth) for each in field]
@@ -204,24 +203,6 @@ def agree(config: Config, scene: Scene) -> dict[str, Any]:
     return {"is_equal": is_equal, "worst": worst, "ours": mine, "plain": other}
 
 
-def machine_limits(config: Config, device: torch.device) -> dict[str, Any]:
-    """Traffic and convolutions of an image, and what the convolutions alone allow."""
-    run.prepare_torch(config["threads"])
-    work = run.assemble(config, device)
-    image = work.data.view(torch.arange(config["recipe"]["batch_size"], device=device), 1, 0)
-    asked = limits.work(work.teacher.tapped, image[:1]).outputs if work.teacher else 0
-    student = limits.work(work.student, image[:1])
-    return {
-        "numbers_moved_per_image": limits.LEARNING * student.outputs + limits.ASKED * asked,
-        "numbers_moved_per_image_with_a_table": limits.LEARNING * student.outputs,
-        "student_flop_per_image": 3 * student.operations,
-        "convolutions_alone": {
-            precision.value: limits.convolution_limit(work.student, image, precision)
-            for precision in (Precision.fp32, Precision.bf16)
-        },
-    }
-
-
 def row(
     each: Contestant, plain: Contestant, tuned: Contestant, bounds: Mapping, bandwidth: float
 ) -> dict[str, Any]:
@@ -237,7 +218,7 @@ def row(
         "ratio_to_plain": asdict(ratio(each, plain)),
         "ratio_to_tuned": asdict(ratio(each, tuned)),
         "of_traffic_limit": rate * moved / bandwidth,
-        "of_convolution_limit": rate / bounds["convolutions_alone"][precision],
+        "of_convolution_limit": rate / bounds[f"convolutions_alone{table}"][precision],
         "start_seconds": max(start["import"] for start in each.starts),
         "prepare_seconds": max(start["prepare"] for start in each.starts),
         "threads": each.config["threads"],

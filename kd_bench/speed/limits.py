@@ -1,15 +1,24 @@
-"""What the machine can do at most, measured: copying memory, and nothing but convolutions."""
+"""What the machine can do at most, measured: copying memory, and nothing but convolutions.
+
+python -m kd_bench.speed.limits, with a job as JSON on its standard input: see `measured`.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from kd_bench import environment, run
 from kd_bench.schema import Precision
 from kd_bench.taps import Tapped
 
@@ -20,6 +29,47 @@ REPEATS = 5
 # gradients (4); half of the convolutions stand before a sum with a shortcut (5 together). Of a
 # teacher, with its batch norm folded: input, output, and half a shortcut.
 LEARNING, ASKED = 16.5, 3.0
+
+
+def measured(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Traffic and convolutions of an image, and images per second that convolutions alone allow.
+
+    In a process of its own, which has what a job's process has.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "kd_bench.speed.limits"],
+        env=os.environ | environment.for_job(config["threads"]),
+        input=json.dumps(config),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+def _measure(config: Mapping[str, Any]) -> dict[str, Any]:
+    run.prepare_torch(config["threads"])
+    device = run.choose_device(config["device"])
+    job = run.assemble(config, device)
+    image = job.data.view(torch.arange(config["recipe"]["batch_size"], device=device), 1, 0)
+    asked = work(job.teacher.tapped, image[:1]).outputs if job.teacher else 0
+    student = work(job.student, image[:1])
+    alone: dict[str, float] = {}
+    alone_with_a_table: dict[str, float] = {}
+    for precision in (Precision.fp32, Precision.bf16):
+        learning = seconds_of_convolutions(job.student, image, precision, learns=True)
+        asking = 0.0
+        if job.teacher:
+            asking = seconds_of_convolutions(job.teacher.tapped, image, precision, learns=False)
+        alone[precision.value] = len(image) / (learning + asking)
+        alone_with_a_table[precision.value] = len(image) / learning
+    return {
+        "numbers_moved_per_image": LEARNING * student.outputs + ASKED * asked,
+        "numbers_moved_per_image_with_a_table": LEARNING * student.outputs,
+        "student_flop_per_image": 3 * student.operations,
+        "convolutions_alone": alone,
+        "convolutions_alone_with_a_table": alone_with_a_table,
+    }
 
 
 @dataclass(frozen=True)
@@ -63,29 +113,41 @@ def copy_bandwidth(device: torch.device) -> float:
     return 2 * 4 * count / seconds_of(lambda: target.copy_(source), device)
 
 
-def convolution_limit(net: Tapped, image: Tensor, precision: Precision) -> float:
-    """Images per second if a training step were the network's convolutions and nothing else."""
+def seconds_of_convolutions(
+    net: Tapped, image: Tensor, precision: Precision, *, learns: bool
+) -> float:
+    """Of a network's convolutions and nothing else, on a batch of images [B, 3, H, W].
+
+    Args:
+        learns: with the backward pass.
+    """
     dtype = torch.bfloat16 if precision is Precision.bf16 else torch.float32
     by_shape: dict[tuple, list[tuple[nn.Conv2d, Tensor]]] = {}
     for module, given in convolutions(net, image):
         by_shape.setdefault((given.shape, module.weight.shape, module.stride), []).append(
             (module, given)
         )
-    seconds = sum(len(same) * _learning_seconds(*same[0], dtype) for same in by_shape.values())
-    return len(image) / seconds
+    one = _both_passes if learns else _forward_pass
+    return sum(
+        len(same) * seconds_of(one(*same[0], dtype), image.device) for same in by_shape.values()
+    )
 
 
-def _learning_seconds(module: nn.Conv2d, given: Tensor, dtype: torch.dtype) -> float:
-    """Of a convolution's forward and backward pass."""
+def _both_passes(module: nn.Conv2d, given: Tensor, dtype: torch.dtype) -> Callable[[], object]:
     given = given.detach().to(dtype).requires_grad_(given.shape[1] > 3)  # the first needs none
     weight = module.weight.detach().to(dtype).requires_grad_()
+    forward = _forward_pass(module, given, dtype, weight)
+    gradient = torch.ones_like(forward())
+    return lambda: forward().backward(gradient)
+
+
+def _forward_pass(
+    module: nn.Conv2d, given: Tensor, dtype: torch.dtype, weight: Tensor | None = None
+) -> Callable[[], Tensor]:
+    given = given.to(dtype)
+    weight = module.weight.detach().to(dtype) if weight is None else weight
     options = (None, module.stride, module.padding, module.dilation, module.groups)
-    gradient = torch.ones_like(nn.functional.conv2d(given, weight, *options))
-
-    def pass_both() -> None:
-        nn.functional.conv2d(given, weight, *options).backward(gradient)
-
-    return seconds_of(pass_both, given.device)
+    return lambda: nn.functional.conv2d(given, weight, *options)
 
 
 def seconds_of(function: Callable[[], object], device: torch.device) -> float:
@@ -100,3 +162,7 @@ def seconds_of(function: Callable[[], object], device: torch.device) -> float:
 
     timed()
     return median(timed() for _ in range(REPEATS))
+
+
+if __name__ == "__main__":
+    print(json.dumps(_measure(json.load(sys.stdin))))
