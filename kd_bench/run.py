@@ -30,7 +30,6 @@ from kd_bench.seeds import stream
 from kd_bench.teacher import Teacher, load_weights
 from kd_bench.train import Progress, Row, percent_equal, predictions, train
 from kd_bench.training import Training, phases
-from kd_bench.view_table import TableTeacher
 
 Config = Mapping[str, Any]
 CHOICE = "choice.json"  # of an unfinished job; the record tells it, too
@@ -343,7 +342,7 @@ def _teacher_record(config: Config, job: Training) -> dict | None:
         "accuracy": percent_equal(taught, test.target),
         "source": config["teacher"]["source"],
         "agreement": percent_equal(taught, said),
-        **({"table": job.teacher.about} if isinstance(job.teacher, TableTeacher) else {}),
+        **job.teacher.told,
     }
 
 

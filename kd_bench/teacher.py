@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,7 @@ class Teacher:
 
     def __init__(self, tapped: Tapped, *, learns: bool = False, needs_graph: bool = False):
         self.tapped, self.learns = tapped, learns
+        self.told: dict[str, Any] = {}  # what a job's record tells beside its accuracy
         self._has_gradients = learns or needs_graph
         self._run: Callable[[Tensor], Output] = tapped
         self._may_use_tf32 = False

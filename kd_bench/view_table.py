@@ -76,7 +76,7 @@ class TableTeacher(Teacher):
         self, tapped: Tapped, table: Tensor, views: int, shapes: Stages, about: dict[str, Any]
     ):
         super().__init__(tapped)
-        self.about = about
+        self.told = {"table": about}
         self._table, self._views = table, views
         self._shapes = {stage: shapes[stage] for stage in tapped.taps}
 

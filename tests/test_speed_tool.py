@@ -164,5 +164,8 @@ def test_the_tool_writes_what_it_measured(tmp_path, monkeypatch, capsys, setting
     assert scene["whole_job"]["seconds"] > scene["whole_job"]["training_seconds"] > 0
     assert os.path.getsize("found.png") > 1000
     assert "to plain" in capsys.readouterr().out
+    assert tool.main(["--show", "found.json"]) == 0
+    rate = f"{plain['images_per_second']:,.0f}"
+    assert f"| plain | {rate} | 1.00 | 1.00 to 1.00 | " in capsys.readouterr().out
     assert tool.main(["--student", "resnet8"]) == 2
     assert "give --student and --teacher" in capsys.readouterr().err

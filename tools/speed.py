@@ -2,6 +2,7 @@
 
 python tools/speed.py                       what this machine is for: its GPU, else its CPU
 python tools/speed.py --quick               the same in a few minutes, less exactly
+python tools/speed.py --show speed.json     what was found then, as a table in Markdown
 python tools/speed.py --student resnet8x4 --teacher resnet32x4 --method st --batch 64 128
 
 Images are random ones of CIFAR's size unless --dataset names others. Results are printed, and
@@ -28,7 +29,7 @@ import kd_bench
 from kd_bench import build, compose, environment, launchers, run
 from kd_bench.errors import UserError, require
 from kd_bench.records import write_json
-from kd_bench.speed import agreement, limits
+from kd_bench.speed import agreement, limits, report
 from kd_bench.speed.contest import Contestant, compete, ratio
 from kd_bench.speed.scenes import Scene, contestants, write_teacher
 
@@ -64,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--quick", action="store_true", help="3 rounds of 2 seconds, fewer images")
     result.add_argument("--only", nargs="+", help="contestants whose names contain one of these")
     result.add_argument("--no-whole", action="store_true", help="leave out the whole job")
+    result.add_argument("--show", type=Path, help="print a speed.json as a table in Markdown")
     result.add_argument("--out", default="speed", help="of the files: speed.json, speed.png")
     return result
 
@@ -71,20 +73,23 @@ def parser() -> argparse.ArgumentParser:
 def main(typed: Sequence[str] | None = None) -> int:
     """Measure, print, write."""
     args = parser().parse_args(typed)
+    if args.show:
+        print(report.markdown(json.loads(args.show.read_text(encoding="utf-8"))), end="")
+        return 0
     if args.quick:
         args.rounds, args.seconds = 3, 2.0
     compose.register_schema()
     launchers.register()
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            report = measure(args, Path(scratch))
+            found = measure(args, Path(scratch))
     except UserError as error:
         print(f"speed.py: {error}", file=sys.stderr)
         return 2
-    write_json(Path(f"{args.out}.json"), report)
-    plot(report, Path(f"{args.out}.png"))
+    write_json(Path(f"{args.out}.json"), found)
+    report.plot(found, Path(f"{args.out}.png"))
     print(f"\nwritten: {args.out}.json, {args.out}.png")
-    return 0 if all(scene["agreement"]["is_equal"] for scene in report["scenes"]) else 1
+    return 0 if all(scene["agreement"]["is_equal"] for scene in found["scenes"]) else 1
 
 
 def scenes(args: argparse.Namespace, has_gpu: bool) -> list[Scene]:
@@ -151,7 +156,7 @@ def measure_scene(
     plain = field[0]
     tuned = next((each for each in field if each.kind == "tuned"), plain)
     rows = [row(each, plain, tuned, bounds, bandwidth) for each in field]
-    show(rows)
+    print(report.lines(rows))
     return {
         "name": scene.name,
         **asdict(scene),
@@ -226,23 +231,6 @@ def row(
     }
 
 
-def show(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print a scene's table."""
-    head = ("", "images/s", "to plain", "range", "of traffic", "of conv.", "ready after")
-    print(
-        f"{head[0]:32}{head[1]:>10}{head[2]:>10}{head[3]:>14}"
-        + "".join(f"{h:>12}" for h in head[4:])
-    )
-    for each in rows:
-        found = each["ratio_to_plain"]
-        seconds = each["start_seconds"] + each["prepare_seconds"]
-        print(
-            f"{each['name']:32}{each['images_per_second']:10,.0f}{found['median']:10.2f}"
-            f"{found['low']:8.2f}-{found['high']:.2f}"
-            f"{each['of_traffic_limit']:12.1%}{each['of_convolution_limit']:12.1%}{seconds:10.1f} s"
-        )
-
-
 def whole_job(config: Config, scratch: Path) -> dict[str, float]:
     """Seconds of a short job from the shell, and how many of them are not training."""
     short = {**config, "recipe": {**config["recipe"], "epochs": EPOCHS}}
@@ -258,26 +246,6 @@ def whole_job(config: Config, scratch: Path) -> dict[str, float]:
         f"a whole job of {EPOCHS} epochs from the shell: {seconds:.1f} s, training {trained:.1f} s"
     )
     return {"epochs": EPOCHS, "seconds": seconds, "training_seconds": trained}
-
-
-def plot(report: Mapping[str, Any], path: Path) -> None:
-    """Ratios to the plain loop, a panel per scene, with their ranges."""
-    from matplotlib.figure import Figure
-
-    count = sum(len(scene["contestants"]) for scene in report["scenes"])
-    figure = Figure(figsize=(8, 0.6 + 0.4 * count + 0.6 * len(report["scenes"])), layout="tight")
-    panels = figure.subplots(len(report["scenes"]), squeeze=False)[:, 0]
-    for panel, scene in zip(panels, report["scenes"], strict=True):
-        rows = scene["contestants"][::-1]
-        ratios = [each["ratio_to_plain"] for each in rows]
-        middle = [each["median"] for each in ratios]
-        low = [each["median"] - each["low"] for each in ratios]
-        high = [each["high"] - each["median"] for each in ratios]
-        panel.barh([each["name"] for each in rows], middle, xerr=[low, high], color="#4c72b0")
-        panel.axvline(1, color="grey", linewidth=0.8)
-        panel.set_title(scene["name"])
-        panel.set_xlabel("images/s, in multiples of the plain loop")
-    figure.savefig(path, dpi=150)
 
 
 if __name__ == "__main__":
