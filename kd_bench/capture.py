@@ -6,6 +6,7 @@ same tensors each time, and nothing in it waits for the device or depends on a v
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -29,6 +30,17 @@ def unchanged(state: Iterable[Tensor]) -> Iterator[None]:
     with torch.no_grad():
         for tensor, before in zip(state, saved, strict=True):
             tensor.copy_(before)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without Python's collector: what it frees on a GPU while one records ends the recording."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def warm_up(function: Callable[[], object], state: Iterable[Tensor]) -> None:
@@ -55,7 +67,7 @@ def record(function: Callable[[], Result], state: Iterable[Tensor]) -> Callable[
         warm_up(function, state)
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
+    with _uncollected(), torch.cuda.graph(graph, stream=stream):
         result = function()
 
     def replay() -> Result:

@@ -75,7 +75,15 @@ def plan(config: Mapping[str, Any], method: Method, device: torch.device) -> Exe
     speed, precision = Speed(config["speed"]), Precision(config["precision"])
     chosen = {"compiled": config["compile"], "autotuned": False, **config["chosen"]}
     can_capture = device.type == "cuda" and speed is not Speed.reference
+    teacher_precision = Precision(config["teacher"]["precision"] or precision)
     notes = []
+    if method.needs_graph and Precision.bf16 in (precision, teacher_precision):
+        # Features are given to losses in fp32: copies, of which the logits are no function.
+        notes.append("not in bf16: a loss differentiates logits with respect to features")
+        precision, teacher_precision = (
+            Precision.fp32 if each is Precision.bf16 else each
+            for each in (precision, teacher_precision)
+        )
     if chosen["compiled"] and method.needs_graph:
         notes.append("not compiled: a loss differentiates gradients, which torch.compile cannot")
     if can_capture and not method.capturable:
@@ -83,7 +91,7 @@ def plan(config: Mapping[str, Any], method: Method, device: torch.device) -> Exe
     return Execution(
         speed,
         precision,
-        Precision(config["teacher"]["precision"] or precision),
+        teacher_precision,
         chosen["compiled"] and not method.needs_graph,
         can_capture and method.capturable,
         chosen["autotuned"],

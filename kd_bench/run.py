@@ -116,6 +116,8 @@ def _train_and_record(
     device = choose_device(config["device"])
     prepare_torch(config["threads"])
     started = time.perf_counter()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)  # this process may have trained the teacher
     job = assemble(config, device, show)
     if job.execution.speed is schema.Speed.fast:
         config = {**config, "chosen": config["chosen"] or _choose(job, folder, show)}
@@ -155,7 +157,8 @@ def _choose(job: Training, folder: Path, show: Quiet) -> dict[str, Any]:
 
 def _finish(job: Training, record: dict, folder: Path) -> None:
     """Keep the weights, then the result: its presence means that all else is there."""
-    torch.save(job.student.net.state_dict(), folder / f".{WEIGHTS}")
+    # From the CPU, so that they can be loaded where there is no GPU.
+    torch.save(checkpoint.on_cpu(job.student.net.state_dict()), folder / f".{WEIGHTS}")
     os.replace(folder / f".{WEIGHTS}", folder / WEIGHTS)
     records.write_json(folder / "result.json", record)
     checkpoint.remove(folder)
@@ -192,7 +195,8 @@ def prepare_torch(threads: int) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
     torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.allow_tf32 = False  # where a job allows it, it does for its steps alone
+    for library in (torch.backends.cudnn, torch.backends.cuda.matmul):
+        library.allow_tf32 = False  # where a job allows it, it does for its steps alone
     # use_deterministic_algorithms(True, warn_only=True), which would load the compiler: a second
     torch.set_deterministic_debug_mode("warn")
     torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, changes no result

@@ -28,6 +28,7 @@ NETS = (
     "recipe.batch_size=16",
     "teacher.recipe.epochs=1",
     "tensorboard=false",
+    "device=cpu",  # on a machine with a GPU, too
 )
 TINY = (*IMAGES, *NETS)
 

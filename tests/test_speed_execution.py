@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import shipped
 import torch
 from jobs import job, trained
 from torch import nn
@@ -201,6 +202,13 @@ def test_on_a_gpu_steps_are_captured_unless_a_loss_says_that_it_waits(runs):
     assert waits.notes == ("not captured: a loss waits for the device",)
 
 
+def test_a_method_that_differentiates_features_computes_in_single_precision_and_says_so(runs):
+    how = planned(runs, "lwm", "precision=bf16")
+    assert (how.precision, how.teacher_precision) == (Precision.fp32, Precision.fp32)
+    assert how.notes == ("not in bf16: a loss differentiates logits with respect to features",)
+    assert planned(runs, "st", "precision=bf16").precision is Precision.bf16
+
+
 def test_a_method_that_cannot_be_compiled_runs_without_and_says_so(runs):
     assert planned(runs, "st", "compile=true").compiled
     how = planned(runs, "sobolev", "compile=true")
@@ -384,11 +392,13 @@ def teacher_weights(config) -> Path:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("method", ["baseline", "st", "crd", "sskd"])
+@pytest.mark.parametrize("method", shipped.choices("method"))
 def test_a_captured_step_gives_the_bits_of_an_eager_one(tmp_path, monkeypatch, method):
-    on_gpu = ("device=cuda", f"method={method}")
+    on_gpu = (*WIDTHS, "device=cuda", f"method={method}")
     captured, one = trained(job(tmp_path / "captured", *on_gpu))
-    assert captured["execution"]["captured"]
+    if not captured["execution"]["captured"]:
+        assert captured["execution"]["notes"]
+        pytest.skip("says that it cannot be captured")
     monkeypatch.setattr(capture, "record", lambda function, state: function)
     _, other = trained(job(tmp_path / "eager", *on_gpu))
     assert (one / "history.csv").read_text() == (other / "history.csv").read_text()
@@ -398,14 +408,26 @@ def test_a_captured_step_gives_the_bits_of_an_eager_one(tmp_path, monkeypatch, m
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
 def test_a_gpu_and_a_cpu_begin_with_about_the_same_loss(tmp_path, precision):
-    folders = [
-        trained(job(tmp_path / device, "method=st", f"device={device}", f"precision={precision}"))[
-            1
-        ]
+    config = job(tmp_path, "method=st")
+    trained(build.teacher_job(config))
+    changes = ("method=st", f"precision={precision}", "recipe.batch_size=40")  # one step an epoch
+    given = f"teacher.checkpoint={teacher_weights(config)}"
+    cpu, gpu = (
+        losses(trained(job(tmp_path / device, *changes, given, f"device={device}"))[1])[0]
         for device in ("cpu", "cuda")
-    ]
-    tolerance = {"fp32": 1e-4, "tf32": 1e-2, "bf16": 5e-2}[precision]
-    assert losses(folders[0])[0] == pytest.approx(losses(folders[1])[0], rel=tolerance)
+    )
+    assert cpu == pytest.approx(gpu, rel={"fp32": 1e-4, "tf32": 1e-2, "bf16": 5e-2}[precision])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_compiled_step_is_captured_and_learns_the_same(tmp_path):
+    changes = ("method=st_at", "device=cuda")
+    eager, one = trained(job(tmp_path / "eager", *changes))
+    compiled, other = trained(job(tmp_path / "compiled", *changes, "compile=true"))
+    assert not eager["execution"]["compiled"]
+    assert compiled["execution"]["compiled"] and compiled["execution"]["captured"]
+    assert losses(one) == pytest.approx(losses(other), rel=1e-3)
 
 
 @pytest.mark.gpu

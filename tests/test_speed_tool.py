@@ -16,6 +16,7 @@ from kd_bench.models.resnet import ResNet
 from kd_bench.schema import Precision
 from kd_bench.speed import agreement, limits, loops, scenes
 from kd_bench.speed.contest import Contestant, compete, ratio
+from kd_bench.speed.worker import Ended
 from kd_bench.taps import Tapped
 
 SCRIPT = Path(__file__).parent.parent / "tools/speed.py"
@@ -128,10 +129,19 @@ def test_contestants_take_turns_and_jobs_at_once_are_added_up(config, settings):
     assert said[-1].startswith("round 2, images/s: two ")
 
 
-def test_a_contestant_that_fails_is_not_waited_for(config):
+def test_a_contestant_that_fails_is_left_out(config, settings):
+    said = []
     broken = {**config, "method": {**config["method"], "losses": {"st": {}}}}
-    with pytest.raises(RuntimeError, match="a contestant ended with exit code 1"):
-        compete([Contestant("broken", "ours", broken)], 1, 0.0, print)
+    first, second = Contestant("plain", "ours", config), Contestant("broken", "ours", broken)
+    assert compete([first, second], 1, 0.0, said.append) == [first]
+    assert "broken: left out, it ended with exit code 1" in said
+    assert len(first.rates) == 1
+
+
+def test_without_the_first_contestant_there_is_nothing_to_compare_with(config):
+    broken = {**config, "method": {**config["method"], "losses": {"st": {}}}}
+    with pytest.raises(Ended, match="exit code 1"):
+        compete([Contestant("plain", "ours", broken)], 1, 0.0, print)
 
 
 @pytest.mark.parametrize(("method", "has_table"), [("st", True), ("at", False)])

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -82,13 +82,13 @@ def main(typed: Sequence[str] | None = None) -> int:
     launchers.register()
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            found = measure(args, Path(scratch))
+            for found in measure(args, Path(scratch)):  # written after each, should time run out
+                write_json(Path(f"{args.out}.json"), found)
+                report.plot(found, Path(f"{args.out}.png"))
+                print(f"\nwritten: {args.out}.json, {args.out}.png")
     except UserError as error:
         print(f"speed.py: {error}", file=sys.stderr)
         return 2
-    write_json(Path(f"{args.out}.json"), found)
-    report.plot(found, Path(f"{args.out}.png"))
-    print(f"\nwritten: {args.out}.json, {args.out}.png")
     return 0 if all(scene["agreement"]["is_equal"] for scene in found["scenes"]) else 1
 
 
@@ -105,8 +105,8 @@ def scenes(args: argparse.Namespace, has_gpu: bool) -> list[Scene]:
     return [Scene(args.student, teacher, args.method, batch, packed) for batch in args.batch]
 
 
-def measure(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
-    """Everything, as plain values."""
+def measure(args: argparse.Namespace, scratch: Path) -> Iterator[dict[str, Any]]:
+    """Everything that was measured so far, as plain values, after each scene."""
     device = run.choose_device(args.device)
     cores = len(os.sched_getaffinity(0))
     threads = args.threads or cores
@@ -119,14 +119,22 @@ def measure(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         "threads": threads,
         "copy_gb_per_second": round(bandwidth / 1e9, 1),
         "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "mps": has_mps(),
         "kd_bench": kd_bench.__version__,
     }
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
-    found = [
-        measure_scene(scene, args, scratch, device, bandwidth, cores, threads)
-        for scene in scenes(args, device.type == "cuda")
-    ]
-    return {"machine": machine, "rounds": args.rounds, "seconds": args.seconds, "scenes": found}
+    about = {"machine": machine, "rounds": args.rounds, "seconds": args.seconds}
+    found = []
+    for scene in scenes(args, device.type == "cuda"):
+        found.append(measure_scene(scene, args, scratch, device, bandwidth, cores, threads))
+        yield {**about, "scenes": found}
+
+
+def has_mps() -> bool:
+    """Whether NVIDIA's Multi-Process Service runs, which lets jobs on one GPU run side by side."""
+    names = (path / "comm" for path in Path("/proc").glob("[0-9]*"))
+    return any("nvidia-cuda-mps" in name.read_text() for name in names if name.exists())
 
 
 def measure_scene(
@@ -151,7 +159,7 @@ def measure_scene(
     if args.only:
         wanted = [*args.only, "plain"]
         field = [each for each in field if any(text in each.name for text in wanted)]
-    compete(field, args.rounds, args.seconds, print)
+    field = compete(field, args.rounds, args.seconds, print)
     bounds = limits.measured(config)
     plain = field[0]
     tuned = next((each for each in field if each.kind == "tuned"), plain)
@@ -212,7 +220,7 @@ def row(
     each: Contestant, plain: Contestant, tuned: Contestant, bounds: Mapping, bandwidth: float
 ) -> dict[str, Any]:
     """What is told of a contestant."""
-    precision = each.config["precision"] if each.kind.startswith("ours") else "fp32"
+    precision = each.precision
     table = "_with_a_table" if "table" in each.kind else ""
     moved = bounds[f"numbers_moved_per_image{table}"] * (2 if precision == "bf16" else 4)
     rate = sorted(each.rates)[len(each.rates) // 2]

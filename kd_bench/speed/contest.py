@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from kd_bench import environment
-from kd_bench.speed.worker import Worker
+from kd_bench.speed.worker import Ended, Worker
 
 
 @dataclass
@@ -21,6 +21,7 @@ class Contestant:
     config: Mapping[str, Any]
     jobs: int = 1  # processes that train at the same time, each a job of its own
     workers: int = 0  # processes that load images, of each
+    precision: str = "fp32"  # that its limits are those of
     starts: list[dict[str, float]] = field(default_factory=list)  # seconds, of each process
     rates: list[float] = field(default_factory=list)  # images/s of all together, by round
 
@@ -34,22 +35,44 @@ class Contestant:
 
 def compete(
     contestants: Sequence[Contestant], rounds: int, seconds: float, say: Callable[[str], None]
-) -> None:
-    """Start all, then let each train for some seconds, in turns; fills in starts and rates."""
+) -> list[Contestant]:
+    """Start all, then let each train for some seconds, in turns; fills in starts and rates.
+
+    Returns:
+        Those that lasted; one that fails is named and left out.
+
+    Raises:
+        Ended: the first of them fails, which the others are compared with.
+    """
     processes: dict[str, list[Worker]] = {}
+    field = list(contestants)
+
+    def leave_out(each: Contestant, error: Ended) -> None:
+        if each is contestants[0]:
+            raise error
+        field.remove(each)
+        say(f"{each.name}: left out, {error}")
+
     try:
         for each in contestants:
             # One after the other: what starts at once is slowed by the others' starts.
             made = (each.kind, each.config, each.workers, each.environment())
             processes[each.name] = [Worker(*made) for _ in range(each.jobs)]
-            each.starts = [worker.answer() for worker in processes[each.name]]
-            say(f"{each.name}: ready after {_seconds(each):.1f} s")
+            try:
+                each.starts = [worker.answer() for worker in processes[each.name]]
+                say(f"{each.name}: ready after {_seconds(each):.1f} s")
+            except Ended as error:
+                leave_out(each, error)
         for number in range(rounds):
-            start = number % len(contestants)  # so that none always follows the same other one
-            for each in (*contestants[start:], *contestants[:start]):
-                each.rates.append(_rate(processes[each.name], seconds))
-            told = (f"{each.name} {each.rates[-1]:,.0f}" for each in contestants)
+            start = number % len(field)  # so that none always follows the same other one
+            for each in (*field[start:], *field[:start]):
+                try:
+                    each.rates.append(_rate(processes[each.name], seconds))
+                except Ended as error:
+                    leave_out(each, error)
+            told = (f"{each.name} {each.rates[-1]:,.0f}" for each in field)
             say(f"round {number + 1}, images/s: {', '.join(told)}")
+        return field
     finally:
         for workers in processes.values():
             for worker in workers:

@@ -168,7 +168,7 @@ class PlainStep:
             taught = None
             if job.teacher is not None:
                 with torch.no_grad():
-                    taught = job.teacher(image)
+                    taught = job.teacher.tapped(image)
             said = job.student(image)
             terms = job.method(said, taught, Batch(image, target, index, epoch))
             loss = job.method.total(terms, epoch)

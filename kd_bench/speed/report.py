@@ -54,9 +54,10 @@ def _section(scene: Mapping[str, Any], report: Mapping[str, Any]) -> str:
         f" {scene['agreement']['worst']:.0e}."
     )
     if whole:
+        trained = f"{whole['training_seconds']:.0f} s"
         told += (
             f" A whole job of {whole['epochs']} epochs of {scene['train_images']:,} images, from"
-            f" the shell: {whole['seconds']:.0f} s, of which training {whole['training_seconds']:.0f} s."
+            f" the shell: {whole['seconds']:.0f} s, of which training {trained}."
         )
     return "\n".join([*shown, "", told, ""])
 

@@ -66,22 +66,28 @@ def contestants(
     bf16 = {"precision": "bf16"} if has_gpu else {}
     compiled = {"compile": True, **bf16}
     words = ", bf16" if has_gpu else ""
+    best_precision = "bf16" if has_gpu else "fp32"
     found = [
-        Contestant("plain", PLAIN, config, workers=workers),
-        Contestant("tuned", TUNED, config, workers=workers),
+        # PyTorch as it comes lets a GPU's convolutions round to TF32.
+        Contestant(
+            "plain", PLAIN, config, workers=workers, precision="tf32" if has_gpu else "fp32"
+        ),
+        Contestant("tuned", TUNED, config, workers=workers, precision=best_precision),
         Contestant("ours", OURS, config),
     ]
     if has_gpu:
-        found.append(Contestant("ours, bf16", OURS, {**config, **bf16}))
-    found.append(Contestant(f"ours{words}, compiled", OURS, {**config, **compiled}))
+        found.append(Contestant("ours, bf16", OURS, {**config, **bf16}, precision=best_precision))
+    name = f"ours{words}, compiled"
+    found.append(Contestant(name, OURS, {**config, **compiled}, precision=best_precision))
     if build.table_shape(config) is not None:
         found.append(Contestant("ours, table", TABLE, config))
         name = f"ours{words}, table, compiled"
-        found.append(Contestant(name, TABLE, {**config, **compiled}))
+        found.append(Contestant(name, TABLE, {**config, **compiled}, precision=best_precision))
     best = found[-1]
     for jobs in scene.packed:
         job = {**best.config, "threads": max(1, cores // jobs)}
-        found.append(Contestant(f"{jobs} jobs: {best.name}", best.kind, job, jobs))
+        name = f"{jobs} jobs: {best.name}"
+        found.append(Contestant(name, best.kind, job, jobs, precision=best_precision))
     return found
 
 

@@ -11,7 +11,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
+
+
+class Ended(Exception):
+    """A contestant's process is no more."""
 
 
 class Worker:
@@ -36,7 +41,7 @@ class Worker:
         """What it says next: first its seconds of start and first step, then of every round."""
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"a contestant ended with exit code {self._process.wait()}")
+            raise Ended(f"it ended with exit code {self._process.wait()}")
         return json.loads(line)
 
     def go(self, seconds: float) -> None:
@@ -45,12 +50,14 @@ class Worker:
 
     def end(self) -> None:
         """Have it end."""
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):  # it ended before
+            self._process.stdin.close()
         self._process.wait()
 
     def _tell(self, message: Mapping[str, Any]) -> None:
-        self._process.stdin.write(json.dumps(message) + "\n")
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):  # it ended, which its answer will tell
+            self._process.stdin.write(json.dumps(message) + "\n")
+            self._process.stdin.flush()
 
 
 def main() -> None:
