@@ -35,9 +35,13 @@ def locate(target: str, where: str) -> Any:
     Raises:
         UserError: where there is none; naming what its module has instead.
     """
-    module_name, _, name = target.rpartition(".")
+    module_name, _, name = target.rpartition(".") if isinstance(target, str) else ("", "", "")
+    require(
+        bool(module_name and name),
+        f"{where}: _target_ is a dotted path to a class, like my_method.Mine; got {target}",
+    )
     try:
-        module = importlib.import_module(module_name) if module_name else None
+        module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise  # the module is there; something that it imports is not
@@ -246,6 +250,7 @@ def check(config: Config) -> None:
     if needs_teacher(config):
         _check_pair(config)
     spec, teacher, built = _on_meta(config)
+    _check_steps(config["recipe"], len(spec.labels))
     for shapes in filter(None, (spec.student, spec.teacher)):
         for tap in built.taps:
             shapes[tap]  # refused where there is none
@@ -292,6 +297,15 @@ def table_shape(config: Config) -> tuple[int, int] | None:
     part = dataset(config["dataset"])
     rows = len(spec.labels) * views.view_count(part.pad, part.flip)
     return rows, view_table.columns(spec.teacher, built.taps, spec.num_classes)
+
+
+def _check_steps(recipe: Config, images: int) -> None:
+    """Refuse an epoch without a step."""
+    require(
+        not recipe["drop_last"] or recipe["batch_size"] <= images,
+        f"recipe '{recipe['name']}': with drop_last, batch_size must be at most the {images:,}"
+        f" training images, got {recipe['batch_size']:,}",
+    )
 
 
 def _check_pair(config: Config) -> None:

@@ -21,7 +21,10 @@ Result = TypeVar("Result")
 
 @contextmanager
 def unchanged(state: Iterable[Tensor]) -> Iterator[None]:
-    """Undo, in place, whatever is done to these tensors and to the random generators."""
+    """Undo, in place, what is done to these tensors and to the random generators.
+
+    Not after an exception, which ends a job anyway.
+    """
     state = list(state)
     saved = [tensor.detach().clone() for tensor in state]
     gpus = sorted({tensor.device.index for tensor in state if tensor.device.type == "cuda"})

@@ -52,7 +52,7 @@ class Saver:
 
 
 def on_cpu(state: Any) -> Any:
-    """The same dicts and lists with copies of their tensors on the CPU."""
+    """Copies of dicts, lists and their tensors, which lie on the CPU."""
     if isinstance(state, Tensor):
         return state.detach().to("cpu", copy=True)
     if isinstance(state, Mapping):

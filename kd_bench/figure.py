@@ -29,12 +29,12 @@ def differences(table: Table, column: Column) -> Differences:
     return found
 
 
-def facts(svg: str) -> str | None:
+def facts(picture: str) -> str | None:
     """What a picture was drawn from, as it says itself; pictures of the same may differ in lines.
 
     (The same numbers become other lines with another version of matplotlib.)
     """
-    found = _FACTS.search(svg)
+    found = _FACTS.search(picture)
     return found and found.group()
 
 

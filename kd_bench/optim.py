@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -23,7 +24,9 @@ def check_recipe(recipe: RecipeConfig) -> None:
     require(
         recipe.batch_size >= 1, f"{name}: batch_size must be 1 or more, got {recipe.batch_size}"
     )
-    require(recipe.lr > 0, f"{name}: lr must be above 0, got {recipe.lr}")
+    for value in ("lr", "gamma"):
+        number = getattr(recipe, value)
+        require(0 < number < math.inf, f"{name}: {value} must be above 0 and finite, got {number}")
     require(0 <= recipe.momentum < 1, f"{name}: momentum must be in [0, 1), got {recipe.momentum}")
     require(
         not recipe.nesterov or recipe.momentum > 0, f"{name}: nesterov needs a momentum above 0"

@@ -78,8 +78,8 @@ def read_state(path: str | Path) -> dict[str, torch.Tensor]:
     except OSError as error:
         raise UserError(f"cannot read the checkpoint {path}: {error.strerror}") from None
     except Exception as error:  # torch.load raises anything from KeyError to UnpicklingError
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path} is no checkpoint of tensors alone: {reason}") from None
+        # Not its message: PyTorch's advises to load the file in a way that can run code.
+        raise UserError(f"{path} is no checkpoint of tensors alone") from error
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]

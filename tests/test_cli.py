@@ -72,6 +72,13 @@ MISTAKES = {
         "no command 'plna'; there are plan, status",
     ),
     "no threads": (["threads=0"], "threads must be 1 or more, got 0"),
+    "an epoch without a step": (
+        ["recipe.drop_last=true", "recipe.batch_size=100000"],
+        "batch_size must be at most the 500 training images, got 100,000",
+    ),
+    "rates without sense": (["recipe.gamma=-1"], "gamma must be above 0 and finite, got -1"),
+    "a name for a path": (["model.net._target_=Foo"], "a class, like my_method.Mine; got Foo"),
+    "a number for a path": (["model.net._target_=3"], "a class, like my_method.Mine; got 3"),
 }
 
 

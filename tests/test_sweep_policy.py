@@ -190,6 +190,8 @@ def test_a_real_job_that_was_killed_is_tried_again(tmp_path):
     ("typed", "answer"),
     [
         ("hydra.launcher.on_error=never", "expected one of [continue, stop]"),
+        ("hydra.launcher.jobs_at_once=0", "hydra.launcher.jobs_at_once must be 1 or more, got 0"),
+        ("hydra.launcher.jobs_per_gpu=0", "hydra.launcher.jobs_per_gpu must be 1 or more, got 0"),
         ("hydra.launcher.retries=-1", "hydra.launcher.retries must be 0 or more, got -1"),
         ("hydra.launcher.retries=often", "hydra.launcher.retries: Value 'often' of type 'str'"),
         ("hydra.launcher.retrys=1", "no key 'retrys' in hydra.launcher; there are "),

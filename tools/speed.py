@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from typing import Any
 import torch
 
 import kd_bench
-from kd_bench import build, compose, environment, launchers, run
+from kd_bench import application, build, compose, environment, launchers, run
 from kd_bench.errors import UserError, require
 from kd_bench.records import write_json
 from kd_bench.speed import agreement, limits, report
@@ -62,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--workers", type=int, help="of a DataLoader; as many as cores, at most 8")
     result.add_argument("--rounds", type=int, default=7)
     result.add_argument("--seconds", type=float, default=4.0, help="of each contestant in a round")
-    result.add_argument("--quick", action="store_true", help="3 rounds of 2 seconds, fewer images")
+    result.add_argument("--quick", action="store_true", help="3 rounds of 2 seconds")
     result.add_argument("--only", nargs="+", help="contestants whose names contain one of these")
     result.add_argument("--no-whole", action="store_true", help="leave out the whole job")
     result.add_argument("--show", type=Path, help="print a speed.json as a table in Markdown")
@@ -74,14 +75,13 @@ def main(typed: Sequence[str] | None = None) -> int:
     """Measure, print, write."""
     args = parser().parse_args(typed)
     if args.show:
-        print(report.markdown(json.loads(args.show.read_text(encoding="utf-8"))), end="")
-        return 0
+        return show(args.show)
     if args.quick:
         args.rounds, args.seconds = 3, 2.0
     compose.register_schema()
     launchers.register()
     try:
-        with tempfile.TemporaryDirectory() as scratch:
+        with application.explained(), tempfile.TemporaryDirectory() as scratch:
             for found in measure(args, Path(scratch)):  # written after each, should time run out
                 write_json(Path(f"{args.out}.json"), found)
                 report.plot(found, Path(f"{args.out}.png"))
@@ -92,10 +92,22 @@ def main(typed: Sequence[str] | None = None) -> int:
     return 0 if all(scene["agreement"]["is_equal"] for scene in found["scenes"]) else 1
 
 
+def show(path: Path) -> int:
+    """Print an earlier measurement."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        print(f"speed.py: cannot read {path}: {error.strerror}", file=sys.stderr)
+        return 2
+    print(report.markdown(json.loads(text)), end="")
+    return 0
+
+
 def scenes(args: argparse.Namespace, has_gpu: bool) -> list[Scene]:
     """What was asked for; else what is worth knowing of such a machine."""
     if args.student is None and args.teacher is None:
         return ON_GPU if has_gpu else ON_CPU
+    require(min(args.jobs, default=1) >= 1, "--jobs must be 1 or more")
     require(
         args.student and (args.teacher or args.method == "baseline"),
         "give --student and --teacher, or --student and --method baseline",
@@ -133,8 +145,11 @@ def measure(args: argparse.Namespace, scratch: Path) -> Iterator[dict[str, Any]]
 
 def has_mps() -> bool:
     """Whether NVIDIA's Multi-Process Service runs, which lets jobs on one GPU run side by side."""
-    names = (path / "comm" for path in Path("/proc").glob("[0-9]*"))
-    return any("nvidia-cuda-mps" in name.read_text() for name in names if name.exists())
+    for name in Path("/proc").glob("[0-9]*/comm"):
+        with suppress(OSError):  # a process that has ended since
+            if "nvidia-cuda-mps" in name.read_text():
+                return True
+    return False
 
 
 def measure_scene(
@@ -240,7 +255,7 @@ def row(
 
 
 def whole_job(config: Config, scratch: Path) -> dict[str, float]:
-    """Seconds of a short job from the shell, and how many of them are not training."""
+    """Seconds of a short job's process, and how many of them are training."""
     short = {**config, "recipe": {**config["recipe"], "epochs": EPOCHS}}
     frozen = scratch / "whole.jsonl"
     frozen.write_text(json.dumps({"config": short, "changed": {}}) + "\n")

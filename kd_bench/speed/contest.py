@@ -26,7 +26,7 @@ class Contestant:
     rates: list[float] = field(default_factory=list)  # images/s of all together, by round
 
     def environment(self) -> dict[str, str]:
-        """Of its processes: kd-bench's own as a job has it, another loop's as a shell has it."""
+        """Of its processes: as many threads as the job has; kd-bench's own also get its memory."""
         own = environment.for_job(self.config["threads"])
         if not self.kind.startswith("ours"):
             own.pop("GLIBC_TUNABLES")
@@ -51,6 +51,8 @@ def compete(
         if each is contestants[0]:
             raise error
         field.remove(each)
+        for worker in processes.pop(each.name):
+            worker.end()
         say(f"{each.name}: left out, {error}")
 
     try:
