@@ -56,7 +56,7 @@ def _section(scene: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     if whole:
         trained = f"{whole['training_seconds']:.0f} s"
         told += (
-            f" A whole job of {whole['epochs']} epochs of {scene['train_images']:,} images, from"
+            f" A whole job of {whole['epochs']} epochs of {whole['images']:,} images, from"
             f" the shell: {whole['seconds']:.0f} s, of which training {trained}."
         )
     return "\n".join([*shown, "", told, ""])
