@@ -1,5 +1,6 @@
 """The README's own method, model and data, run exactly as they stand there."""
 
+import json
 import os
 import re
 import subprocess
@@ -7,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from kd_bench.speed import report
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -66,3 +69,8 @@ def test_every_command_of_the_readme_composes(tmp_path):
         if "--config-dir" not in words and not {*words[:1]} & {*COMMANDS}:
             with composing():
                 assert compose.job(choices)
+
+
+def test_the_speed_table_is_what_was_measured():
+    measured = json.loads((ROOT / "docs/speed_cpu.json").read_text())
+    assert report.markdown(measured) in README

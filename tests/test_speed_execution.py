@@ -202,6 +202,18 @@ def test_on_a_gpu_steps_are_captured_unless_a_loss_says_that_it_waits(runs):
     assert waits.notes == ("not captured: a loss waits for the device",)
 
 
+def test_all_speeds_begin_with_the_same_loss(tmp_path):
+    config = job(tmp_path, "method=st")
+    trained(build.teacher_job(config))
+    changes = ("method=st", "recipe.batch_size=40", f"teacher.checkpoint={teacher_weights(config)}")
+    first = {
+        speed: losses(trained(job(tmp_path / speed, *changes, f"speed={speed}"))[1])[0]
+        for speed in ("reference", "repro", "fast")
+    }  # an epoch is one step
+    assert first["repro"] == pytest.approx(first["reference"], rel=1e-4)
+    assert first["fast"] == pytest.approx(first["reference"], rel=1e-4)
+
+
 def test_a_method_that_differentiates_features_computes_in_single_precision_and_says_so(runs):
     how = planned(runs, "lwm", "precision=bf16")
     assert (how.precision, how.teacher_precision) == (Precision.fp32, Precision.fp32)
