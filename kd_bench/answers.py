@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from kd_bench import build, words
 from kd_bench.frozen import Job
+from kd_bench.records import MODE
 from kd_bench.schema import TeacherSource
 from kd_bench.view_table import FLOAT
 
@@ -17,6 +18,7 @@ class Answers:
     """What jobs that could share a view table ask of their teacher, by either source."""
 
     teacher: str
+    methods: tuple[str, ...]
     jobs: int
     online: int  # images
     table: int  # images, which are all views of those for training
@@ -30,8 +32,9 @@ class Answers:
         chosen, other = ("table", "online") if self.is_table else ("online", "table")
         less = TeacherSource.table if table < online else TeacherSource.online
         verdict = "asks less" if less.value == chosen else f"asks more than {other} would"
+        jobs = words.count(self.jobs, "job")
         return (
-            f"teacher {self.teacher}: {words.count(self.jobs, 'job')} would ask about"
+            f"teacher {self.teacher} of {', '.join(self.methods)}: {jobs} would ask about"
             f" {online:,} images online, a view table of {words.size(self.size)} about {table:,}"
             f" once; teacher.source={chosen} {verdict}"
         )
@@ -53,14 +56,16 @@ def answers(jobs: Sequence[Job]) -> list[Answers]:
             teacher = job.config["teacher"]
             data = job.folder.split("/", 1)[0]
             which = job.after or teacher["checkpoint"]
-            shared[data, which, shape, teacher["source"]].append(job)
+            how = (teacher["precision"], *(job.config[name] for name in MODE))
+            shared[data, which, shape, teacher["source"], how].append(job)
     found = []
-    for (_, _, (rows, columns), source), sharing in shared.items():
+    for (_, _, (rows, columns), source, _), sharing in shared.items():
         config = sharing[0].config
         images = build.dataset(config["dataset"]).describe().train_size
         found.append(
             Answers(
                 config["teacher"]["model"]["name"],
+                tuple(dict.fromkeys(job.config["method"]["name"] for job in sharing)),
                 len(sharing),
                 sum(job.epochs for job in sharing) * images,
                 rows,

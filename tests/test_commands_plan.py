@@ -154,8 +154,8 @@ def test_it_tells_which_source_asks_the_teacher_less(kd_bench):
     # 4 jobs of 2 epochs of 40 images; 18 views of 40 images, 4 logits of 4 bytes each. The
     # baseline asks nobody, and what `at` reads is in no table.
     assert [line for line in printed.splitlines() if line.startswith("teacher ")] == [
-        "teacher resnet20: 4 jobs would ask about 320 images online, a view table of 11.5 kB about"
-        " 720 once; teacher.source=online asks less"
+        "teacher resnet20 of st, logits: 4 jobs would ask about 320 images online, a view table of"
+        " 11.5 kB about 720 once; teacher.source=online asks less"
     ]
     code, printed = kd_bench(*command, "recipe.epochs=6")
     assert "960 images online" in printed
