@@ -180,7 +180,15 @@ def test_twelve_jobs_on_two_gpus_of_which_four_fail(tmp_path, monkeypatch):
     monkeypatch.setenv(
         "CUDA_VISIBLE_DEVICES", "4,6"
     )  # stand-ins: PyTorch finds none and uses cores
-    command = ("--config-dir", "conf", "-m", *FAST, "method=fails", "method.losses.f.seconds=0.1")
+    command = (
+        "--config-dir",
+        "conf",
+        "-m",
+        *FAST,
+        "device=auto",
+        "method=fails",
+        "method.losses.f.seconds=0.1",
+    )
     names = "raise,a,b,exit,c,d,kill,e,f,memory,g,h"
     code, printed = kd_bench(tmp_path, *command, f"method.losses.f.how={names}")
     assert code == 1
