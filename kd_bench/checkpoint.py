@@ -1,7 +1,7 @@
 """A job's state after its last finished epoch, on disk; a damaged one is set aside, not trusted.
 
-It is written while the next epoch trains: on a fast GPU, packing and flushing a file would be a
-tenth of an epoch's time.
+It is written while the next epoch trains: packing and flushing a file takes tens of milliseconds,
+which short epochs would feel.
 """
 
 from __future__ import annotations

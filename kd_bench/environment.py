@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 
-# A training step frees hundreds of megabytes and asks for as many at once. As glibc comes, much of
-# that goes back to the system each time, which then clears every page again: up to a quarter of a
-# step's time on a CPU. So memory is kept, but for blocks above 32 MiB (the largest limit that
-# glibc takes), and lies in huge pages where the system lends them. Other C libraries ignore this.
+# A training step frees hundreds of megabytes and asks for as many at once. As glibc comes, much
+# of that goes back to the system each time, which then clears every page again. So memory is
+# kept, but for blocks above 32 MiB (the largest limit that glibc takes), and lies in huge pages
+# where the system lends them. Other C libraries ignore this.
 MEMORY = {
     "hugetlb": 1,
     "mmap_threshold": 2**25,

@@ -236,7 +236,7 @@ def row(
     each: Contestant, plain: Contestant, tuned: Contestant, bounds: Mapping, bandwidth: float
 ) -> dict[str, Any]:
     """What is told of a contestant."""
-    precision = each.precision
+    precision = each.precision or each.config["precision"]
     table = "_with_a_table" if "table" in each.kind else ""
     moved = bounds[f"numbers_moved_per_image{table}"] * (2 if precision == "bf16" else 4)
     rate = sorted(each.rates)[len(each.rates) // 2]
@@ -270,13 +270,16 @@ def whole_job(config: Config, scratch: Path) -> dict[str, float]:
     seconds = time.perf_counter() - started
     folder = Path(config["runs_dir"]) / build.folder_name(short)
     result = json.loads((folder / "result.json").read_text())
-    trained = result["seconds"]
+    trained, images = result["seconds"], result["images"]["train"]
     print(
         f"a whole job of {EPOCHS} epochs from the shell: {seconds:.1f} s, training {trained:.1f} s"
     )
-    images = result["images"]["train"]
-    times = {"seconds": seconds, "training_seconds": result["seconds"]}
-    return {"epochs": EPOCHS, "images": images, **times}
+    return {
+        "epochs": EPOCHS,
+        "images": images,
+        "seconds": seconds,
+        "training_seconds": trained,
+    }
 
 
 if __name__ == "__main__":

@@ -32,6 +32,14 @@ class SweepConfig:
     retries: int = GO_ON.retries  # of a job that ran out of memory or whose process was lost
 
 
+def require_one_or_more(**numbers: int | None) -> None:
+    """Refuse numbers below 1, by their names in hydra.launcher; None leaves it to others."""
+    for name, number in numbers.items():
+        require(
+            number is None or number >= 1, f"hydra.launcher.{name} must be 1 or more, got {number}"
+        )
+
+
 class SweepLauncher(Launcher):
     """Runs all jobs of a sweep in the slots of one kind of place."""
 

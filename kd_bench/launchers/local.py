@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kd_bench import slots
-from kd_bench.errors import require
-from kd_bench.launchers.base import SweepConfig, SweepLauncher
+from kd_bench.launchers.base import SweepConfig, SweepLauncher, require_one_or_more
 
 
 @dataclass
@@ -24,11 +23,7 @@ class LocalLauncher(SweepLauncher):
 
     def __init__(self, jobs_per_gpu: int, jobs_at_once: int | None, **policy):
         super().__init__(**policy)
-        for name, value in (("jobs_per_gpu", jobs_per_gpu), ("jobs_at_once", jobs_at_once)):
-            require(
-                value is None or value >= 1,
-                f"hydra.launcher.{name} must be 1 or more, got {value}",
-            )
+        require_one_or_more(jobs_per_gpu=jobs_per_gpu, jobs_at_once=jobs_at_once)
         self.jobs_per_gpu, self.jobs_at_once = jobs_per_gpu, jobs_at_once
 
     def slots(self, config: dict[str, Any]) -> list[slots.LocalSlot]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from kd_bench.errors import require
 from kd_bench.failures import OnError
-from kd_bench.launchers.base import SweepConfig, SweepLauncher
+from kd_bench.launchers.base import SweepConfig, SweepLauncher, require_one_or_more
 from kd_bench.ray_slots import RaySlot, ray_slots
 
 
@@ -40,10 +40,7 @@ class RayLauncher(SweepLauncher):
         super().__init__(on_error, retries)
         require(num_cpus > 0, f"hydra.launcher.num_cpus must be above 0, got {num_cpus}")
         require(num_gpus >= 0, f"hydra.launcher.num_gpus must be 0 or more, got {num_gpus}")
-        require(
-            jobs_at_once is None or jobs_at_once >= 1,
-            f"hydra.launcher.jobs_at_once must be 1 or more, got {jobs_at_once}",
-        )
+        require_one_or_more(jobs_at_once=jobs_at_once)
         self.address, self.jobs_at_once = address, jobs_at_once
         self.resources = {"num_gpus": num_gpus, "num_cpus": num_cpus}
 

@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kd_bench.errors import require
 from kd_bench.failures import OnError
 from kd_bench.frozen import FOLDER
-from kd_bench.launchers.base import SweepConfig, SweepLauncher
+from kd_bench.launchers.base import SweepConfig, SweepLauncher, require_one_or_more
 from kd_bench.slurm_slots import SlurmSlot, slurm_slots
 
 
@@ -46,8 +45,7 @@ class SlurmLauncher(SweepLauncher):
         **others: Any,
     ):
         super().__init__(on_error, retries)
-        at_once = "hydra.launcher.jobs_at_once"
-        require(jobs_at_once >= 1, f"{at_once} must be 1 or more, got {jobs_at_once}")
+        require_one_or_more(jobs_at_once=jobs_at_once)
         self.jobs_at_once = jobs_at_once
         memory = None if mem_gb is None else f"{round(mem_gb * 1024)}MB"
         parameters = {"time": timeout_min, "mem": memory} | others

@@ -21,7 +21,7 @@ class Contestant:
     config: Mapping[str, Any]
     jobs: int = 1  # processes that train at the same time, each a job of its own
     workers: int = 0  # processes that load images, of each
-    precision: str = "fp32"  # that its limits are those of
+    precision: str | None = None  # of its limits, where it is not its job's
     starts: list[dict[str, float]] = field(default_factory=list)  # seconds, of each process
     rates: list[float] = field(default_factory=list)  # images/s of all together, by round
 

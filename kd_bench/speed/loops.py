@@ -26,7 +26,7 @@ from kd_bench.data.dataset import Data
 from kd_bench.epoch import Epochs
 from kd_bench.interfaces import Batch, Stages
 from kd_bench.training import Training, phases
-from kd_bench.view_table import TableTeacher
+from kd_bench.view_table import TableTeacher, columns
 
 Config = Mapping[str, Any]
 TOP = 5  # the second accuracy that such loops report
@@ -63,8 +63,8 @@ def pretended_table(job: Training) -> TableTeacher:
     data, network = job.data, job.teacher.tapped
     said = job.teacher(data.clean(data.test, 0, 2))
     shapes = Stages("teacher", {k: tuple(v.shape[1:]) for k, v in said.features.items()}, {})
-    columns = data.num_classes + sum(feature[0].numel() for feature in said.features.values())
-    table = torch.empty(data.train_size * data.view_count, columns, device=job.device).normal_()
+    width = columns(shapes, network.taps, data.num_classes)
+    table = torch.empty(data.train_size * data.view_count, width, device=job.device).normal_()
     return TableTeacher(network, table, data.view_count, shapes, about={})
 
 

@@ -66,28 +66,23 @@ def contestants(
     bf16 = {"precision": "bf16"} if has_gpu else {}
     compiled = {"compile": True, **bf16}
     words = ", bf16" if has_gpu else ""
-    best_precision = "bf16" if has_gpu else "fp32"
     found = [
         # PyTorch as it comes lets a GPU's convolutions round to TF32.
-        Contestant(
-            "plain", PLAIN, config, workers=workers, precision="tf32" if has_gpu else "fp32"
-        ),
-        Contestant("tuned", TUNED, config, workers=workers, precision=best_precision),
+        Contestant("plain", PLAIN, config, workers=workers, precision="tf32" if has_gpu else None),
+        Contestant("tuned", TUNED, config, workers=workers, precision="bf16" if has_gpu else None),
         Contestant("ours", OURS, config),
     ]
     if has_gpu:
-        found.append(Contestant("ours, bf16", OURS, {**config, **bf16}, precision=best_precision))
-    name = f"ours{words}, compiled"
-    found.append(Contestant(name, OURS, {**config, **compiled}, precision=best_precision))
+        found.append(Contestant("ours, bf16", OURS, {**config, **bf16}))
+    found.append(Contestant(f"ours{words}, compiled", OURS, {**config, **compiled}))
     if build.table_shape(config) is not None:
         found.append(Contestant("ours, table", TABLE, config))
         name = f"ours{words}, table, compiled"
-        found.append(Contestant(name, TABLE, {**config, **compiled}, precision=best_precision))
+        found.append(Contestant(name, TABLE, {**config, **compiled}))
     best = found[-1]
     for jobs in scene.packed:
         job = {**best.config, "threads": max(1, cores // jobs)}
-        name = f"{jobs} jobs: {best.name}"
-        found.append(Contestant(name, best.kind, job, jobs, precision=best_precision))
+        found.append(Contestant(f"{jobs} jobs: {best.name}", best.kind, job, jobs))
     return found
 
 
