@@ -61,7 +61,7 @@ def answers(jobs: Sequence[Job]) -> list[Answers]:
     found = []
     for (_, _, (rows, columns), source, _), sharing in shared.items():
         config = sharing[0].config
-        images = build.dataset(config["dataset"]).describe().train_size
+        images = build.describe(config["dataset"]).train_size
         found.append(
             Answers(
                 config["teacher"]["model"]["name"],

@@ -9,6 +9,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from enum import Enum
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import nn
 from kd_bench import execution, optim, records, schema, view_table
 from kd_bench.data import views
 from kd_bench.data.dataset import Dataset
+from kd_bench.data.source import Description
 from kd_bench.errors import UserError, require
 from kd_bench.interfaces import Loss, Spec, Stages
 from kd_bench.method import Method
@@ -124,6 +126,16 @@ def dataset(config: Config) -> Dataset:
         std=config["std"],
         validation=config["validation"],
     )
+
+
+def describe(config: Config) -> Description:
+    """What is known of a dataset without loading it; looked up once for the jobs of a process."""
+    return _describe(json.dumps(config))
+
+
+@lru_cache(maxsize=32)  # a folder of images is listed for it
+def _describe(config: str) -> Description:
+    return dataset(json.loads(config)).describe()
 
 
 @dataclass
@@ -249,7 +261,7 @@ def check(config: Config) -> None:
         require(seed >= 0, f"{name} must be 0 or more, got {seed}")
     if needs_teacher(config):
         _check_pair(config)
-    spec, teacher, built = _on_meta(config)
+    spec, teacher, built = _parts_on_meta(config)
     _check_steps(config["recipe"], len(spec.labels))
     for shapes in filter(None, (spec.student, spec.teacher)):
         for tap in built.taps:
@@ -261,24 +273,38 @@ def check(config: Config) -> None:
         _check_teacher(config["teacher"], teacher)
 
 
-def _on_meta(config: Config) -> tuple[Spec, Network | None, Method]:
+def _parts_on_meta(config: Config) -> tuple[Spec, Network | None, Method]:
     """A job's parts without weights: what a method is told, its teacher, and the method itself."""
-    data = dataset(config["dataset"]).describe()
-    size = (data.height, data.width)
+    data = describe(config["dataset"])
+    _, student = on_meta(config["model"], data)
+    teacher = shapes = None
+    if needs_teacher(config):
+        teacher, shapes = on_meta(config["teacher"]["model"], data)
     with torch.device("meta"):
-        student = network(config["model"], data.num_classes)
-        teacher = None
-        if needs_teacher(config):
-            teacher = network(config["teacher"]["model"], data.num_classes)
         spec = Spec(
-            student.shapes(size),
-            teacher and teacher.shapes(size),
+            student,
+            shapes,
             data.num_classes,
             torch.empty(data.train_size, dtype=torch.long),
             config["recipe"]["epochs"],
             teacher and teacher.net,
         )
         return spec, teacher, method(config["method"], spec)
+
+
+def on_meta(config: Config, data: Description) -> tuple[Network, Stages]:
+    """A network without weights and the shapes of its stages; made once for the jobs of a process.
+
+    It belongs to all of them: look, and change nothing.
+    """
+    return _network_on_meta(json.dumps(config), data)
+
+
+@lru_cache(maxsize=32)  # to build a deep network and to ask it takes a while
+def _network_on_meta(config: str, data: Description) -> tuple[Network, Stages]:
+    with torch.device("meta"):
+        made = network(json.loads(config), data.num_classes)
+        return made, made.shapes((data.height, data.width))
 
 
 def table_shape(config: Config) -> tuple[int, int] | None:
@@ -289,7 +315,7 @@ def table_shape(config: Config) -> tuple[int, int] | None:
     """
     if not needs_teacher(config):
         return None
-    spec, _, built = _on_meta(config)
+    spec, _, built = _parts_on_meta(config)
     try:
         view_table.check(loss_classes(config["method"]), built.taps)
     except UserError:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from kd_bench import build, words
 from kd_bench.answers import answers
-from kd_bench.data.source import Description
 from kd_bench.display import console
 from kd_bench.estimate import Estimate, Likeness, Pace, Paces, at_once, likenesses, remaining
 from kd_bench.frozen import Job
@@ -98,7 +94,6 @@ class Experience:
     def __init__(self, jobs: Sequence[Job]):
         self.paces = Paces()
         self._sizes: dict[Likeness, int] = {}
-        self._described: dict[str, Description] = {}
         config = jobs[0].config
         device = config["device"]
         if device == "auto":  # what was asked for by name may be another machine's
@@ -127,33 +122,26 @@ class Experience:
         for kind in self._kinds(job):
             if kind in self._sizes:
                 return Disk(self._sizes[kind], is_weights_alone=False)
-        return Disk(weights_size(job, self._describe(job).num_classes), is_weights_alone=True)
+        return Disk(weights_size(job), is_weights_alone=True)
 
     def images(self, job: Job) -> int:
         """How many images a job trains on."""
-        return self._describe(job).train_size
-
-    def _describe(self, job: Job) -> Description:
-        config = job.config["dataset"]
-        key = json.dumps(config, sort_keys=True)
-        if key not in self._described:
-            self._described[key] = build.dataset(config).describe()
-        return self._described[key]
+        return build.describe(job.config["dataset"]).train_size
 
     def _kinds(self, job: Job) -> list[Likeness]:
         return likenesses(job.folder, job.identity, job.config["recipe"]["name"])
 
 
-def weights_size(job: Job, num_classes: int) -> int:
+def weights_size(job: Job) -> int:
     """Bytes of a job's student."""
-    with torch.device("meta"):
-        net = build.network(job.config["model"], num_classes).net
-    return sum(tensor.numel() * tensor.element_size() for tensor in net.state_dict().values())
+    network, _ = build.on_meta(job.config["model"], build.describe(job.config["dataset"]))
+    tensors = network.net.state_dict().values()
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 # Totals
 
-SHORT = 60.0  # seconds of training; below, the start of a process is felt
+SHORT = 60.0  # seconds of training; below, a scheduler's start of a process is felt
 
 
 def totals(found: Sequence[Planned], places: int | None) -> list[str]:
@@ -180,7 +168,7 @@ def _time_line(left: Sequence[Planned], places: int | None) -> str:
     line = f"time: {about} {words.duration(sum(known))} of training"
     if places is None or places > 1:
         line += f", {_at_once(known, places, about)}"
-    if sum(known) < SHORT * len(known):
+    if places is None and sum(known) < SHORT * len(known):
         line += "; to start its process takes each some seconds more"
     if unknown:
         line += f"; unknown for {words.count(unknown, 'job')}, like none that ran in {runs}"

@@ -404,9 +404,7 @@ def main() -> int:
     """python -m kd_bench.run SWEEP.jsonl NUMBER: run one frozen job; what a sweep starts."""
     if parent := os.environ.get("KD_BENCH_PARENT"):
         _end_with(int(parent))
-    if cores := os.environ.get("KD_BENCH_CORES"):
-        os.sched_setaffinity(0, map(int, cores.split(",")))
-    return run_frozen(Path(sys.argv[1]), int(sys.argv[2]))
+    return work(Path(sys.argv[1]), int(sys.argv[2]))
 
 
 def _end_with(parent: int) -> None:
@@ -417,6 +415,13 @@ def _end_with(parent: int) -> None:
         sys.exit(1)
     # Ray's processes, and so those that they start, do not listen to Ctrl-C.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def work(path: Path, number: int) -> int:
+    """Run job `number` of a sweep's file on the cores that the environment names; `run_frozen`."""
+    if cores := os.environ.get("KD_BENCH_CORES"):
+        os.sched_setaffinity(0, map(int, cores.split(",")))
+    return run_frozen(path, number)
 
 
 def run_frozen(path: Path, number: int) -> int:

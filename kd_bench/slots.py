@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from kd_bench import environment
+from kd_bench.forks import Fork
 
 
 class Process(Protocol):
@@ -35,27 +34,6 @@ class Slot(Protocol):
         """Run job `number` of the sweep file `frozen`; what it prints goes to `log`."""
 
 
-class LocalProcess:
-    """A process of this machine, and all that it starts."""
-
-    def __init__(self, process: subprocess.Popen):
-        self._process = process
-
-    def poll(self) -> int | None:
-        """Its exit code, None while it runs."""
-        return self._process.poll()
-
-    def signal(self, number: int) -> None:
-        """Signal its whole group; one that was killed is waited for, so that nothing is left."""
-        if self._process.poll() is None:
-            os.killpg(self._process.pid, number)
-            if number == signal.SIGKILL:
-                self._process.wait()
-
-    def reason(self) -> None:
-        """Nothing: the exit code says it all."""
-
-
 @dataclass(frozen=True)
 class LocalSlot:
     """A GPU, a share of one, or a few cores of this machine."""
@@ -64,18 +42,9 @@ class LocalSlot:
     name: str
     environment: dict[str, str] = field(compare=False)
 
-    def start(self, frozen: Path, number: int, log: Path) -> LocalProcess:
+    def start(self, frozen: Path, number: int, log: Path) -> Fork:
         """Start a process that is pinned to this place before it begins."""
-        with open(log, "ab") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "kd_bench.run", str(frozen), str(number)],
-                env=os.environ | self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C reaches the sweep alone, which passes it on
-            )
-        return LocalProcess(process)
+        return Fork(frozen, number, log, self.environment)
 
 
 def visible_gpus() -> list[str]:

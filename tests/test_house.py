@@ -15,6 +15,7 @@ FLOORS = [
         "errors",
         "schema",
         "environment",
+        "forks",
         "seeds",
         "words",
         "failures",

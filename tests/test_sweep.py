@@ -261,7 +261,7 @@ def processes_in(folder: Path) -> list[str]:
             words = path.read_bytes().decode().split("\0")
         except OSError:
             continue
-        if any(str(folder) in word for word in words) or "kd_bench.run" in words:
+        if any(str(folder) in word or "kd_bench" in word for word in words):
             found += [" ".join(words)] if _cwd(path) == folder else []
     return found
 

@@ -3,8 +3,7 @@
 python tools/overhead.py                     50 trivial jobs on 2 slots, and where their time goes
 python tools/overhead.py --records 10000     the table of so many records, made for the purpose
 
-Times are of this machine and of whatever else it does; the processor's time beside them says how
-much that was.
+Times are of this machine and of whatever else it does.
 """
 
 from __future__ import annotations
@@ -13,15 +12,12 @@ import argparse
 import copy
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 
 from kd_bench import records
 from kd_bench.frozen import FOLDER
@@ -46,31 +42,12 @@ TRIVIAL = (
 )
 
 
-@dataclass(frozen=True)
-class Part:
-    """A part of the time: seconds of wall clock for each job."""
-
-    name: str
-    seconds: float
-
-
-def processor_seconds() -> float:
-    """Of this process's children that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
 def run(folder: Path, command: Iterable[str]) -> tuple[float, float]:
     """Run a command: the time when it began, and how long it took."""
     began = time.time()
     with open(folder / "log", "wb") as log:
         subprocess.run(command, cwd=folder, stdout=log, stderr=log, check=True)
     return began, time.time() - began
-
-
-def start_up(statement: str, folder: Path) -> float:
-    """Median seconds of a Python that runs one statement."""
-    return median(run(folder, [sys.executable, "-c", statement])[1] for _ in range(5))
 
 
 def sweep(folder: Path, jobs: int, slots: int, tensorboard: bool) -> tuple[float, float]:
@@ -85,51 +62,47 @@ def overhead(jobs: int, slots: int, tensorboard: bool) -> dict:
     """Measure a sweep of trivial jobs and where its time goes."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        interpreter = start_up("pass", folder)
-        imports = start_up("import kd_bench.run", folder) - interpreter
-        before = processor_seconds()
         began, wall = sweep(folder, jobs, slots, tensorboard)
-        processor = processor_seconds() - before
         found = list(find_records(folder / "runs"))
         (frozen,) = (folder / "runs" / FOLDER).glob("*.jsonl")
         froze = frozen.stat().st_mtime - began
-        ended = max(path.joinpath("result.json").stat().st_mtime for path, _ in found) - began
-    made = [record for _, record in found]
+        made = [(path.joinpath("result.json").stat().st_mtime, record) for path, record in found]
     count = len(made)
-    training = sum(record["seconds"] for record in made)
-    set_up = sum(record["seconds_of_process"] for record in made) - training
-    shares = {  # of a slot's time
-        "interpreter": interpreter * count,
-        "imports": imports * count,
-        "job's own set-up": set_up,
-        "training and evaluation": training,
+    started = min(end - record["seconds_of_process"] for end, record in made) - began
+    ended = max(end for end, _ in made) - began
+    training = sum(record["seconds"] for _, record in made)
+    set_up = sum(record["seconds_of_process"] for _, record in made) - training
+    working = (training + set_up) / slots
+    parts = {
+        "composing, checking, freezing": froze,
+        "waiting for PyTorch, once": started - froze,
+        "a job's own set-up": set_up / slots,
+        "training and evaluation": training / slots,
+        "launching, waiting, ending": ended - started - working,
+        "table": wall - ended,
     }
-    parts = [Part("composing, checking, freezing", froze / count)]
-    parts += [Part(name, seconds / slots / count) for name, seconds in shares.items()]
-    rest = (ended - froze) / count - sum(part.seconds for part in parts[1:])
-    parts += [Part("launching, waiting, ending", rest), Part("table", (wall - ended) / count)]
     return {
         "jobs": count,
         "slots": slots,
         "wall": wall,
-        "processor": processor,
         "training": training,
         "overhead_per_job": (wall - training / slots) / count,
-        "parts": [asdict(part) for part in parts],
+        "parts": parts,  # seconds of wall clock
     }
 
 
 def show_overhead(found: Mapping) -> None:
     """Print the parts as a table."""
-    per_job = found["wall"] / found["jobs"]
     print(
-        f"{found['jobs']} jobs on {found['slots']} slots: {found['wall']:.1f} s, of the processor"
-        f" {found['processor']:.1f} s, training {found['training']:.1f} s"
+        f"{found['jobs']} jobs on {found['slots']} slots: {found['wall']:.1f} s,"
+        f" training {found['training']:.1f} s"
     )
-    print(f"{'wall clock for each job':<32}{'seconds':>9}{'share':>8}")
-    for part in found["parts"]:
-        print(f"{part['name']:<32}{part['seconds']:9.3f}{part['seconds'] / per_job:8.1%}")
-    print(f"{'(wall - training) / jobs':<32}{found['overhead_per_job']:9.3f}")
+    print(f"{'wall clock':<32}{'seconds':>9}{'a job':>9}{'share':>8}")
+    for name, seconds in found["parts"].items():
+        job, share = seconds / found["jobs"], seconds / found["wall"]
+        print(f"{name:<32}{seconds:9.2f}{job:9.3f}{share:8.1%}")
+    overhead = found["overhead_per_job"]
+    print(f"{'(wall - training) / jobs':<32}{'':9}{overhead:9.3f}")
 
 
 def table(number: int) -> dict:

@@ -65,16 +65,21 @@ class SweepLauncher(Launcher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Run all jobs; leaves with an exit code where some failed."""
+        composed = compose.jobs(job_overrides)
+        self.prepare(composed[0][0])
         from kd_bench import sweep  # imports torch, which --help does without
         from kd_bench.display import SweepDisplay
 
-        jobs = sweep.freeze(compose.jobs(job_overrides))
+        jobs = sweep.freeze(composed)
         places = self.slots(jobs[0].config)
         show = SweepDisplay(len(jobs))
         name = self._name(jobs)
         if code := sweep.run_sweep(jobs, name, places, show, self.policy):
             sys.exit(code)  # a failed JobReturn would make Hydra print its traceback
         return []
+
+    def prepare(self, config: dict[str, Any]) -> None:
+        """Begin what takes a while and can go on as jobs such as `config` are being checked."""
 
     def slots(self, config: dict[str, Any]) -> Sequence[Slot]:
         """Places for jobs such as `config`, one of the sweep's."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from kd_bench import slots
+from kd_bench import environment, forks, slots
 from kd_bench.launchers.base import SweepConfig, SweepLauncher, require_one_or_more
 
 
@@ -25,6 +25,10 @@ class LocalLauncher(SweepLauncher):
         super().__init__(**policy)
         require_one_or_more(jobs_per_gpu=jobs_per_gpu, jobs_at_once=jobs_at_once)
         self.jobs_per_gpu, self.jobs_at_once = jobs_per_gpu, jobs_at_once
+
+    def prepare(self, config: dict[str, Any]) -> None:
+        """Load PyTorch for all jobs."""
+        forks.prepare(environment.for_job(config["threads"]))
 
     def slots(self, config: dict[str, Any]) -> list[slots.LocalSlot]:
         """This machine's GPUs, or its cores."""
