@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 import os
@@ -96,6 +97,17 @@ def test_a_table_leaves_the_limit_to_the_student_alone(config):
     moved = found["numbers_moved_per_image"] - found["numbers_moved_per_image_with_a_table"]
     # The teacher is a resnet8 on 8x8 pixels, of 3 convolutions in each stage, the stem among them.
     assert moved == limits.ASKED * 3 * (16 * 64 + 32 * 16 + 64 * 4)
+
+
+def test_jobs_at_once_have_the_convolutions_of_all_of_them(monkeypatch):
+    one = {"convolutions_alone": {"fp32": 3.0}, "convolutions_alone_with_a_table": {"fp32": 5.0}}
+    monkeypatch.setattr(limits, "_in_a_process", lambda _: copy.deepcopy(one) | {"moved": 7})
+    assert limits.measured({}, 1) == one | {"moved": 7}
+    assert limits.measured({}, 2) == {
+        "convolutions_alone": {"fp32": 6.0},
+        "convolutions_alone_with_a_table": {"fp32": 10.0},
+        "moved": 7,
+    }
 
 
 @pytest.mark.parametrize("learns", [True, False])

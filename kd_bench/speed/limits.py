@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,11 +33,25 @@ RECORDED = 20
 LEARNING, ASKED = 16.5, 3.0
 
 
-def measured(config: Mapping[str, Any]) -> dict[str, Any]:
+def measured(config: Mapping[str, Any], jobs: int = 1) -> dict[str, Any]:
     """Traffic and convolutions of an image, and images per second that convolutions alone allow.
 
-    In a process of its own, which has what a job's process has.
+    In processes of their own, which have what a job's process has.
+
+    Args:
+        config: a job.
+        jobs: that many at once, their images per second together.
     """
+    with ThreadPoolExecutor(jobs) as pool:
+        first, *others = pool.map(_in_a_process, [config] * jobs)
+    for other in others:
+        for name in ("convolutions_alone", "convolutions_alone_with_a_table"):
+            for precision in first[name]:
+                first[name][precision] += other[name][precision]
+    return first
+
+
+def _in_a_process(config: Mapping[str, Any]) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-m", "kd_bench.speed.limits"],
         env=os.environ | environment.for_job(config["threads"]),
