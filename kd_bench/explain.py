@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import (
     ConfigKeyError,
     InterpolationToMissingValueError,
@@ -13,6 +13,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
+AS_TYPED = "choices and values are typed as group=name and key=value"
 Complaint = (HydraException, OmegaConfBaseException)
 
 
@@ -20,12 +21,14 @@ def explain(error: Exception) -> str:
     """One line for an error of Hydra's or OmegaConf's about what a user typed or wrote."""
     if isinstance(error, MissingConfigException) and error.options:
         return _unknown_choice(error)
+    if isinstance(error, OverrideParseException):
+        return f"cannot read '{error.override}'; {AS_TYPED}"
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     where = _first_line(error).rstrip(".:")
     if isinstance(cause, ConfigKeyError | AttributeError):
         return _unknown_key(cause, where)
     if isinstance(cause, ValidationError):
-        return f"{cause.full_key}: {_first_line(cause)}"
+        return _wrong_value(cause)
     if isinstance(cause, MissingMandatoryValue):
         return f"give a value for {cause.full_key}"
     if isinstance(cause, InterpolationToMissingValueError):
@@ -42,6 +45,14 @@ def _first_line(error: Exception) -> str:
 def _unknown_choice(error: MissingConfigException) -> str:
     group, _, name = (error.missing_cfg_file or "").rpartition("/")
     return f"no {group} '{name}'; there are {', '.join(error.options)}"
+
+
+def _wrong_value(cause: ValidationError) -> str:
+    key, told = str(cause.full_key), _first_line(cause)
+    if "is not a subclass of" in told:  # a word, where a group's file fills a section
+        group = key.rpartition(".")[2]
+        return f"{key} is a section: choose its file with {group}@{key}=NAME"
+    return f"{key}: {told}"
 
 
 def _unknown_key(cause: OmegaConfBaseException, where: str) -> str:

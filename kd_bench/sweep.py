@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import signal
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from kd_bench import build, frozen, records
 from kd_bench.display import SweepDisplay
 from kd_bench.failures import GO_ON, Policy
 from kd_bench.frozen import Job
+from kd_bench.labels import differences, in_brackets
 from kd_bench.records import LOCKED_ELSEWHERE
 from kd_bench.run import label
 from kd_bench.slots import Process, Slot
@@ -43,9 +44,21 @@ def freeze(composed: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> l
     for job in jobs.values():
         if not job.asked:  # its recipe may be another than that of a student of the same name
             job.label += " (teacher)"
+    _tell_apart(jobs.values())
     # A stable sort: teachers first, for others wait for them; else as they were asked for.
     waited_for = {job.after for job in jobs.values()}
     return sorted(jobs.values(), key=lambda job: job.folder not in waited_for)
+
+
+def _tell_apart(jobs: Iterable[Job]) -> None:
+    """Have jobs that would be called the same say where they differ, as in -m recipe.epochs=1,2."""
+    by_label: dict[str, list[Job]] = defaultdict(list)
+    for job in jobs:
+        by_label[job.label].append(job)
+    for same in by_label.values():
+        told = differences([job.identity for job in same])
+        for job, details in zip(same, told, strict=True):
+            job.label = in_brackets(job.label, details)
 
 
 def _job(config: Mapping[str, Any], changed: Mapping[str, Any], after: str | None = None) -> Job:

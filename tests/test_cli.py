@@ -71,6 +71,11 @@ MISTAKES = {
         ["plna", "sweep=quickstart"],
         "no command 'plna'; there are plan, status",
     ),
+    "a word alone": (["method=st", "quickstart"], "cannot read 'quickstart'; choices and values"),
+    "a choice for a section": (
+        ["teacher.recipe=short"],
+        "choose its file with recipe@teacher.recipe=NAME",
+    ),
     "no threads": (["threads=0"], "threads must be 1 or more, got 0"),
     "an epoch without a step": (
         ["recipe.drop_last=true", "recipe.batch_size=100000"],

@@ -15,6 +15,7 @@ def test_beside_its_record_it_scores_what_the_record_says(kd_bench, finished):
     for folder in finished:
         accuracy = read_result(folder)["accuracy"]["last"]
         code, printed = kd_bench("evaluate", folder / "weights.pt")
+        assert (code, printed) == kd_bench("evaluate", folder)
         assert code == 0
         assert f"on synthetic: {accuracy:.2f} % of 24 test images\n" in printed
         assert printed.endswith(f"its record says {accuracy:.2f} %: equal\n")

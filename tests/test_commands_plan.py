@@ -129,6 +129,7 @@ def test_without_a_like_job_the_weights_alone_are_counted(tmp_path):
         (["method=st,at"], "add -m to run a job with each"),
         (["method=at", "method.losses.at.stages=[stage9]"], "no stage 'stage9' in resnet8"),
         (["sede=1"], "no key 'sede'; there are dataset"),
+        (["hydra/launcher=slrum"], "no hydra/launcher 'slrum'; there are local, ray, slurm"),
     ],
     ids=str,
 )

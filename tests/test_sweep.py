@@ -66,6 +66,15 @@ def test_all_jobs_are_checked_before_the_first_starts(tmp_path):
         sweep.freeze(bad)
 
 
+def test_jobs_of_one_name_say_where_they_differ(tmp_path):
+    epochs = [[f"recipe.epochs={number}", "method=st"] for number in (3, 5)]
+    jobs = sweep.freeze(composed(tmp_path, *epochs, ["method=at"]))
+    labels = [j.label.removeprefix("synthetic ") for j in jobs if j.asked]
+    pair = "resnet20-resnet8_half"
+    told = [f"{pair} st seed 0 (recipe.epochs={number})" for number in (3, 5)]
+    assert labels == [*told, f"{pair} at seed 0"]
+
+
 # Slots
 
 

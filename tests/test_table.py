@@ -763,6 +763,16 @@ def test_a_block_runs_no_other_command(place):
         tool("table").main([])
 
 
+def test_files_beside_the_table_make_their_folder(place):
+    tool("table").main(["--csv", "new/cells.csv", "--figure", "new/deltas.svg"])
+    assert Path("new/cells.csv").exists() and Path("new/deltas.svg").exists()
+
+
+def test_a_page_that_is_not_there_is_one_line(place):
+    with pytest.raises(UserError, match=r"^there is no file docs/none.md$"):
+        tool("table").main(["--check", "docs/none.md"])
+
+
 def test_an_empty_folder_is_one_line(place):
     Path("empty").mkdir()
     with pytest.raises(UserError, match=r"^no records in empty$"):

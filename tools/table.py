@@ -67,6 +67,7 @@ def make_table(args: argparse.Namespace, command: str, read: Read) -> Table:
 
 def fresh(path: Path, read: Read) -> dict[Path, str]:
     """A Markdown file, and the files that its blocks write, as they should be."""
+    require(path.is_file(), f"there is no file {path}")
     files = {}
 
     def make(command: str) -> str:
@@ -88,6 +89,12 @@ def beside(args: argparse.Namespace, table: Table) -> dict[Path, str]:
     return {path: make(table) for path, make in made.items() if path}
 
 
+def write_beside(file: Path, text: str) -> None:
+    """Write a file, and the folder that it is in."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, text)
+
+
 def is_fresh(file: Path, text: str) -> bool:
     """Whether a file is as it should be; a figure, whether it was drawn from the same numbers."""
     there = file.read_text(encoding="utf-8") if file.exists() else ""
@@ -106,8 +113,7 @@ def write(paths: Iterable[Path]) -> None:
     for path in paths:
         for file, text in fresh(path, remembered).items():
             if not is_fresh(file, text):
-                file.parent.mkdir(parents=True, exist_ok=True)
-                write_whole(file, text)
+                write_beside(file, text)
                 print(f"wrote {file}")
 
 
@@ -147,7 +153,7 @@ def show(args: argparse.Namespace, argv: list[str]) -> None:
     table = make_table(args, shlex.join(["python", SCRIPT, *argv]), read)
     print(FORMATS[args.format or "terminal"](table), end="")
     for path, text in beside(args, table).items():
-        write_whole(path, text)
+        write_beside(path, text)
 
 
 def main(argv: list[str]) -> int:

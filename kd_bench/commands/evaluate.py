@@ -9,6 +9,7 @@ from typing import Any
 from kd_bench.commands.arguments import Parser, with_data
 from kd_bench.errors import require
 from kd_bench.reading import job_config, read_record
+from kd_bench.records import WEIGHTS
 
 DESCRIPTION = """\
 Scores a file of weights on all test images of a data set. Beside a record, model and data set are
@@ -24,7 +25,11 @@ SECTIONS = ("model", "dataset")
 def main(words: Sequence[str]) -> int:
     """Score a checkpoint."""
     parser = Parser("evaluate", DESCRIPTION)
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a state dict, such as weights.pt")
+    parser.add_argument(
+        "checkpoint",
+        metavar="CHECKPOINT",
+        help="a state dict, such as weights.pt, or the folder of a finished job",
+    )
     parser.add_argument(
         "choices",
         metavar="GROUP=CHOICE",
@@ -36,6 +41,8 @@ def main(words: Sequence[str]) -> int:
     parser.add_device("auto")
     parser.add_data()
     args = parser.parse(words)
+    if Path(args.checkpoint).is_dir():  # of a finished job
+        args.checkpoint = str(Path(args.checkpoint) / WEIGHTS)
     require(Path(args.checkpoint).is_file(), f"there is no file {args.checkpoint}")
     has_record = (Path(args.checkpoint).parent / "result.json").exists()
     record = read_record(args.checkpoint)[1] if has_record else None

@@ -6,6 +6,9 @@ import re
 from collections.abc import Sequence
 
 from kd_bench.commands.arguments import Parser
+from kd_bench.errors import require
+
+LAUNCHERS = ("local", "ray", "slurm")
 
 DESCRIPTION = """\
 Shows what a command would do: its jobs, which of them are done, running or failed before, and how
@@ -46,5 +49,10 @@ def _without_launcher(words: Sequence[str]) -> list[str]:
         for w in words
         if w not in launchers
     ]
-    instead_of = [re.sub(r".*=", "hydra.launcher.instead_of=", word) for word in launchers[-1:]]
+    chosen = [word.partition("=")[2] for word in launchers[-1:]]
+    require(
+        set(chosen) <= set(LAUNCHERS),
+        f"no hydra/launcher '{''.join(chosen)}'; there are {', '.join(LAUNCHERS)}",
+    )
+    instead_of = [f"hydra.launcher.instead_of={name}" for name in chosen]
     return [*rest, "hydra/launcher=plan", *instead_of]
