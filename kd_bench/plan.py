@@ -153,8 +153,10 @@ def totals(found: Sequence[Planned], places: int | None) -> list[str]:
     counts = f"{words.count(len(found), 'job')}: {kinds[DONE]} done, {kinds[RUNNING]} running"
     lines = [f"{counts}, {to_do} to do{failed}"]
     if left:
-        lines += [_time_line(left, places), _disk_line(left)]
-        lines += [each.line for each in answers([each.job for each in left])]
+        asked = answers([each.job for each in left])
+        tables = sum(each.size for each in asked if each.is_table)
+        lines += [_time_line(left, places), _disk_line(left, tables)]
+        lines += [each.line for each in asked]
     return lines
 
 
@@ -181,9 +183,12 @@ def _at_once(known: Sequence[float], places: int | None, about: str) -> str:
     return f"{about} {words.duration(at_once(known, places))} in {places} places"
 
 
-def _disk_line(left: Sequence[Planned]) -> str:
+def _disk_line(left: Sequence[Planned], tables: int) -> str:
     size = words.size(sum(each.disk.size for each in left))
     alone = sum(each.disk.is_weights_alone for each in left)
-    if not alone:
-        return f"disk: about {size}"
-    return f"disk: at least {size}; of {words.count(alone, 'job')} the weights alone are counted"
+    line = f"disk: {'at least' if alone else 'about'} {size}"
+    if tables:
+        line += f", and {words.size(tables)} of view tables unless they are there"
+    if alone:
+        line += f"; of {words.count(alone, 'job')} the weights alone are counted"
+    return line

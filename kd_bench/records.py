@@ -24,6 +24,7 @@ HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 120.0  # a lock of another host, untouched for so long, belongs to nobody
 WEIGHTS = "weights.pt"  # the student's, of a finished job
 CHECKPOINTS = ("checkpoint.pt", "checkpoint_before.pt")  # of an unfinished one, the newest first
+TABLES = ".tables"  # below the runs folder: what teachers say about all views
 LOCKED_ELSEWHERE = 75  # exit code of a job's process: another process works at the job
 
 # How steps are executed, as far as it is part of what a job is.

@@ -254,7 +254,7 @@ def _tabled(config: Config, job: Training, shapes: Stages, show: Quiet) -> Teach
         [how.speed.value, how.as_record()],
         [device_name(device), torch.get_num_threads(), torch.__version__],
     )
-    folder = Path(config["runs_dir"]) / view_table.FOLDER / key
+    folder = Path(config["runs_dir"]) / records.TABLES / key
     return view_table.load(folder, teacher.executed(how), shapes, job.data, show.say)
 
 

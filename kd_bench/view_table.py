@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 STAGES = ("pooled",)  # small enough to be kept for every view
 ROWS, ABOUT = "rows.f32", "table.json"  # of which the second appears last
 FLOAT = 4  # bytes
-FOLDER = ".tables"  # below the runs folder
 
 
 def check(losses: Mapping[str, type[Loss]], taps: Iterable[str]) -> None:

@@ -122,6 +122,23 @@ def test_event_files_go_where_that_is_asked_for(kd_bench, finished):
     assert not (student / "tensorboard").exists()
 
 
+def test_view_tables_go_where_that_is_asked_for_and_are_made_anew(kd_bench, finished, tmp_path):
+    table = (*TINY, "method=st", "teacher.source=table")
+    assert kd_bench(*table, "seed=1")[0] == 0
+    tables = tmp_path / "runs" / ".tables"
+    assert {path.split("/")[1] for path in files(tables)} == {"rows.f32", "table.json"}
+    assert "view tables" not in kd_bench("clean")[1]
+    with Lock(finished[0]):
+        _, printed = kd_bench("clean", "--tables", "--yes")
+        assert "left alone: 1 folder in which a process works, and view tables\n" in printed
+    assert files(tables)
+    _, printed = kd_bench("clean", "--tables", "--yes")
+    assert "view tables of teachers (2 files)" in printed
+    assert not list(tables.iterdir())
+    code, printed = kd_bench(*table, "seed=2")
+    assert code == 0 and "making the teacher's view table" in printed
+
+
 @pytest.mark.parametrize(
     ("typed", "answer"),
     [

@@ -167,3 +167,4 @@ def test_a_table_that_was_chosen_is_told_from_one_that_might_be(kd_bench):
     code, printed = kd_bench("plan", *TINY, *VIEWS, "method=st", "teacher.source=table")
     assert code == 0
     assert "teacher.source=table asks more than online would" in printed
+    assert ", and 11.5 kB of view tables unless they are there; of 2 jobs the weights" in printed

@@ -90,7 +90,7 @@ def test_the_source_of_the_teacher_s_answers_is_part_of_what_a_job_is(runs):
 
 def test_jobs_share_a_table_and_other_questions_make_another(runs):
     def tables():
-        return {path.name for path in (runs / view_table.FOLDER).iterdir()}
+        return {path.name for path in (runs / records.TABLES).iterdir()}
 
     assembled(runs, "method=st", TABLE)
     before = tables()

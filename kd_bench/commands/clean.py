@@ -49,9 +49,12 @@ def main(arguments: Sequence[str]) -> int:
     busy = {job for job in jobs if records.who_works_in(job)}
     waste = [each for job in jobs if job not in busy for each in find_waste(runs, job, choice)]
     waste += half_written(runs / frozen.FOLDER)
+    if args.tables and not busy:
+        waste += view_tables(runs)
     print("\n".join(summary(waste, args.list)))
     if busy:
-        print(f"left alone: {words.count(len(busy), 'folder')} in which a process works")
+        tables = ", and view tables" if args.tables else ""
+        print(f"left alone: {words.count(len(busy), 'folder')} in which a process works{tables}")
     if waste and args.yes:
         gone = delete(runs, waste, choice)
         print(f"deleted {words.count(len(gone), 'file')}, {words.size(sum(w.size for w in gone))}")
@@ -74,6 +77,11 @@ def _parser() -> Parser:
         "--tensorboard",
         action="store_true",
         help="also event files of finished jobs; the numbers in them are in history.csv, too",
+    )
+    parser.add_argument(
+        "--tables",
+        action="store_true",
+        help="also teachers' view tables, unless a job is at work; who needs one makes it anew",
     )
     parser.add_runs_dir("runs", "the folder with the runs (default: runs)")
     return parser
@@ -106,6 +114,14 @@ def find_waste(runs: Path, folder: Path, choice: Choice) -> Iterator[Waste]:
     is_teacher = is_baseline or folder.relative_to(runs).as_posix() in choice.teachers
     if choice.weights and not is_teacher:
         yield from _if_there("weights of students", folder / records.WEIGHTS)
+
+
+def view_tables(runs: Path) -> Iterator[Waste]:
+    """The files of all view tables, finished or not."""
+    for folder in sorted((runs / records.TABLES).glob("*/")):
+        for path in sorted(folder.iterdir()):
+            if path.is_file():  # or else the lock of a process that makes it
+                yield _waste("view tables of teachers", path)
 
 
 def half_written(folder: Path) -> Iterator[Waste]:
@@ -145,6 +161,15 @@ def delete(runs: Path, waste: Sequence[Waste], choice: Choice) -> list[Waste]:
     gone = [each for each in half_written(runs / frozen.FOLDER) if each in waste]
     _unlink(gone)
     folders = {each.path.parent for each in waste} - {runs / frozen.FOLDER}
+    tables = {folder for folder in folders if folder.parent == runs / records.TABLES}
+    for table in sorted(tables):
+        with suppress(records.Locked), records.Lock(table):
+            found = [each for each in waste if each.path.parent == table and each.path.exists()]
+            _unlink(found)
+            gone += found
+        with suppress(OSError):  # not empty: somebody makes it anew
+            table.rmdir()
+    folders -= tables
     for job in sorted(folder.parent if folder.name == EVENTS else folder for folder in folders):
         # Nobody begins to work in the folder meanwhile; and what can go is looked for again, for
         # much may have happened since it was shown.
