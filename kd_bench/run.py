@@ -419,6 +419,8 @@ def _end_with(parent: int) -> None:
 
 def work(path: Path, number: int) -> int:
     """Run job `number` of a sweep's file on the cores that the environment names; `run_frozen`."""
+    # A shell has what it starts in the background ignore it; a sweep's jobs end by it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if cores := os.environ.get("KD_BENCH_CORES"):
         os.sched_setaffinity(0, map(int, cores.split(",")))
     return run_frozen(path, number)

@@ -107,7 +107,9 @@ class Sweep:
 
     def run(self) -> None:
         """Run all jobs. After SIGINT, SIGTERM or SIGHUP, stop them and leave no process behind."""
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # or nohup would be of no use
+            numbers.append(signal.SIGHUP)
         handlers = {number: signal.signal(number, self._interrupt) for number in numbers}
         places = len(self.free)
         try:

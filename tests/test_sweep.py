@@ -20,7 +20,11 @@ KD_BENCH = [sys.executable, "-m", "kd_bench"]
 FAST = (*TINY, "recipe.epochs=1")
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen:
+def start(folder: Path, *arguments: str, ignored: tuple[int, ...] = ()) -> subprocess.Popen:
+    def ignore():
+        for number in ignored:
+            signal.signal(number, signal.SIG_IGN)
+
     variables = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [*KD_BENCH, *arguments],
@@ -29,6 +33,7 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=ignore,
     )
 
 
@@ -285,12 +290,16 @@ def _cwd(path: Path) -> Path | None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_sweep_and_leaves_no_process_behind(tmp_path, number):
     long = ("recipe.epochs=100000", "method=baseline", "seed=0,1")
-    process = start(tmp_path, "-m", *TINY, *long)
+    # As nohup and a shell's background leave them.
+    process = start(tmp_path, "-m", *TINY, *long, ignored=(signal.SIGHUP, signal.SIGINT))
     end = time.monotonic() + 60
     while len(list(tmp_path.glob("runs/*/*/*/*/*/history.csv"))) < 1:
         assert time.monotonic() < end and process.poll() is None
         time.sleep(0.05)
     assert processes_in(tmp_path)
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+    assert process.poll() is None
     process.send_signal(number)
     printed, _ = process.communicate(timeout=30)
     assert process.returncode == 130, printed
