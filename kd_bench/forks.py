@@ -1,7 +1,7 @@
 """Jobs as forks of one process that has loaded PyTorch, which takes longer than a small job's work.
 
 That process loads what every job needs and does nothing else, so that no thread and no GPU is in
-use where it forks. It ends with the sweep.
+use where it forks. It ends when the sweep and its jobs have.
 """
 
 from __future__ import annotations
@@ -11,14 +11,20 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
+from pkgutil import iter_modules
+from types import ModuleType
 
 PROGRAM = "kd_bench.run"  # a module with `work`
-LOADED = (PROGRAM, "kd_bench.events")  # once, for all
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+LONG = 60  # characters of a folder; the path of a socket has 107 at most
+LOST = 255  # what multiprocessing says of a fork once the process that forks is gone
+PACKAGES = ("methods", "models", "data")
 _CONTEXT = multiprocessing.get_context("forkserver")
 
 
@@ -28,10 +34,23 @@ def prepare(variables: Mapping[str, str]) -> None:
     Args:
         variables: of its environment: what libraries read when they are loaded.
     """
-    forkserver.set_forkserver_preload(list(LOADED))
+    forkserver.set_forkserver_preload(_loaded())
     # numpy's library would start its threads as it is loaded.
-    with _environment({**variables, "OPENBLAS_NUM_THREADS": "1"}):
+    openblas = {"OPENBLAS_NUM_THREADS": os.environ.get("OPENBLAS_NUM_THREADS", "1")}
+    resource_tracker.ensure_running()  # here, for it would let the signals through again
+    with _environment({**variables, **openblas}), _blocked(SIGNALS), _short_paths():
         forkserver.ensure_running()
+
+
+def _loaded() -> list[str]:
+    """All that a job may load of this package, so that the jobs of a sweep are of the same code.
+
+    But for modules with an underscore: torchvision takes a second, and few data sets need it.
+    """
+    here = Path(__file__).parent
+    found = [(package, m.name) for package in PACKAGES for m in iter_modules([str(here / package)])]
+    modules = [f"kd_bench.{package}.{name}" for package, name in found if name[0] != "_"]
+    return [PROGRAM, "kd_bench.events", *modules]
 
 
 class Fork:
@@ -48,14 +67,20 @@ class Fork:
         arguments = (frozen, number, log, dict(variables), begins)
         self._process = _CONTEXT.Process(target=_work, args=arguments)
         prepare(variables)  # once more, should the process that forks have been lost
-        self._process.start()
+        with _without_main():
+            try:
+                self._process.start()
+            except (EOFError, ConnectionError):  # it is lost just now
+                prepare(variables)
+                self._process.start()
         begins.close()
         begun.poll(None)  # until it has its own group of processes, which is signalled as a whole
         begun.close()
 
     def poll(self) -> int | None:
-        """Its exit code, None while it runs."""
-        return self._process.exitcode
+        """Its exit code, None while it runs; that of a killed process, where nobody knows."""
+        code = self._process.exitcode
+        return -signal.SIGKILL if code == LOST else code
 
     def signal(self, number: int) -> None:
         """Signal its whole group; one that was killed is waited for, so that nothing is left."""
@@ -73,21 +98,60 @@ def _work(
     frozen: Path, number: int, log: Path, variables: Mapping[str, str], begins: Connection
 ) -> None:
     os.setsid()  # Ctrl-C reaches the sweep alone, which passes it on
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     begins.close()
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(output, stream)
-    os.environ |= variables
+    # Without the process that forks nobody would know of this one's end.
+    os.environ |= {**variables, "KD_BENCH_PARENT": str(os.getppid())}
     sys.exit(importlib.import_module(PROGRAM).work(frozen, number))
 
 
 @contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
     """Have processes that start meanwhile begin with these variables."""
-    before = dict(os.environ)
+    before = {name: os.environ.get(name) for name in variables}
     os.environ |= variables
     try:
         yield
     finally:
-        os.environ.clear()
-        os.environ |= before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _blocked(numbers: Iterable[int]) -> Iterator[None]:
+    """Have processes that start meanwhile not hear signals, which are sent to the whole group."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _short_paths() -> Iterator[None]:
+    """Have temporary files lie in /tmp where their usual place is too long a name for a socket."""
+    before, is_long = tempfile.tempdir, len(tempfile.gettempdir()) > LONG
+    if is_long:
+        tempfile.tempdir = "/tmp"
+    try:
+        yield
+    finally:
+        if is_long:
+            tempfile.tempdir = before
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Have a fork not run the program again that starts it, as multiprocessing would."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main

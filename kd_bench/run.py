@@ -314,7 +314,7 @@ def _record(
             "python": platform.python_version(),
             "torch": torch.__version__,
         },
-        **_commit(),
+        **CODE,
         "data_fingerprint": job.data.fingerprint,
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
@@ -397,13 +397,14 @@ def _commit() -> dict[str, Any]:
     return {"commit": commit, "dirty": bool(git("status", "--porcelain", "--", "kd_bench", "conf"))}
 
 
+CODE = _commit()  # as it was loaded: it may be edited while jobs of a sweep are at work
+
+
 # One job of a frozen sweep, in a process of its own
 
 
 def main() -> int:
     """python -m kd_bench.run SWEEP.jsonl NUMBER: run one frozen job; what a sweep starts."""
-    if parent := os.environ.get("KD_BENCH_PARENT"):
-        _end_with(int(parent))
     return work(Path(sys.argv[1]), int(sys.argv[2]))
 
 
@@ -418,7 +419,12 @@ def _end_with(parent: int) -> None:
 
 
 def work(path: Path, number: int) -> int:
-    """Run job `number` of a sweep's file on the cores that the environment names; `run_frozen`."""
+    """Run job `number` of a sweep's file as the environment says; see `run_frozen`.
+
+    KD_BENCH_PARENT is the process that it ends with, KD_BENCH_CORES are the cores that it keeps to.
+    """
+    if parent := os.environ.get("KD_BENCH_PARENT"):
+        _end_with(int(parent))
     # A shell has what it starts in the background ignore it; a sweep's jobs end by it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if cores := os.environ.get("KD_BENCH_CORES"):

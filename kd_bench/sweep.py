@@ -51,14 +51,27 @@ def freeze(composed: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> l
 
 
 def _tell_apart(jobs: Iterable[Job]) -> None:
-    """Have jobs that would be called the same say where they differ, as in -m recipe.epochs=1,2."""
-    by_label: dict[str, list[Job]] = defaultdict(list)
-    for job in jobs:
-        by_label[job.label].append(job)
-    for same in by_label.values():
-        told = differences([job.identity for job in same])
-        for job, details in zip(same, told, strict=True):
-            job.label = in_brackets(job.label, details)
+    """Have jobs that would be called the same say where they differ, as in -m recipe.epochs=1,2.
+
+    By the names of their recipes, which stand for many values, and where that does not do by
+    those values.
+    """
+    for told in (_recipes, lambda same: differences([job.identity for job in same])):
+        by_label: dict[str, list[Job]] = defaultdict(list)
+        for job in jobs:
+            by_label[job.label].append(job)
+        for same in by_label.values():
+            for job, details in zip(same, told(same), strict=True):
+                job.label = in_brackets(job.label, details)
+
+
+def _recipes(jobs: Sequence[Job]) -> list[list[str]]:
+    """For each of several jobs its recipes, of the student and the teacher, where they differ."""
+    both = {"recipe": [job.config["recipe"]["name"] for job in jobs]}
+    if all(job.after for job in jobs):
+        both["teacher.recipe"] = [job.config["teacher"]["recipe"]["name"] for job in jobs]
+    differing = {key: names for key, names in both.items() if len(set(names)) > 1}
+    return [[f"{key}={names[i]}" for key, names in differing.items()] for i in range(len(jobs))]
 
 
 def _job(config: Mapping[str, Any], changed: Mapping[str, Any], after: str | None = None) -> Job:

@@ -73,7 +73,7 @@ def test_different_numbers_under_the_same_conditions_are_a_bug(kd_bench, finishe
         (True, "uncommitted changes may be others"),
     ):
         code = {"commit": "abc123", "dirty": is_dirty}
-        monkeypatch.setattr(run, "_commit", lambda code=code: code)
+        monkeypatch.setattr(run, "CODE", code)
         change(teacher, accuracy=accuracy, **code)
         code, printed = kd_bench("rerun", teacher)
         assert code == 1

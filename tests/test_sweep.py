@@ -34,6 +34,7 @@ def start(folder: Path, *arguments: str, ignored: tuple[int, ...] = ()) -> subpr
         stderr=subprocess.STDOUT,
         text=True,
         preexec_fn=ignore,
+        start_new_session=True,  # a group of its own, as from a terminal
     )
 
 
@@ -78,6 +79,15 @@ def test_jobs_of_one_name_say_where_they_differ(tmp_path):
     pair = "resnet20-resnet8_half"
     told = [f"{pair} st seed 0 (recipe.epochs={number})" for number in (3, 5)]
     assert labels == [*told, f"{pair} at seed 0"]
+
+
+def test_jobs_of_other_recipes_say_which(tmp_path):
+    sets = [[f"recipe={name}", "method=baseline"] for name in ("quickstart", "predecessor200")]
+    jobs = sweep.freeze(composed(tmp_path, *sets))
+    assert [j.label.partition(" (")[2] for j in jobs] == [
+        "recipe=quickstart)",
+        "recipe=predecessor200)",
+    ]
 
 
 # Slots
@@ -297,10 +307,10 @@ def test_a_signal_ends_the_sweep_and_leaves_no_process_behind(tmp_path, number):
         assert time.monotonic() < end and process.poll() is None
         time.sleep(0.05)
     assert processes_in(tmp_path)
-    process.send_signal(signal.SIGHUP)
+    os.killpg(process.pid, signal.SIGHUP)
     time.sleep(0.5)
     assert process.poll() is None
-    process.send_signal(number)
+    os.killpg(process.pid, number)
     printed, _ = process.communicate(timeout=30)
     assert process.returncode == 130, printed
     assert "the same command again goes on from here" in printed
