@@ -9,6 +9,8 @@ from pathlib import Path
 
 from jobs import TINY
 
+from kd_bench.records import CHECKPOINTS
+
 METHOD = """
 name: sees
 weights: {ce: 1.0, sees: 1.0}
@@ -88,6 +90,17 @@ def seen(folder: Path) -> list[Seen]:
             times = tuple(float(row[-1]) for row in rows)
             found.append(Seen(int(path.name), (node, gpu), job, int(parent), times))
     return found
+
+
+def after_an_epoch(folder: Path) -> list[Seen]:
+    """Jobs whose last epoch is on disk, and that have not come to their fourth."""
+    return [one for one in seen(folder) if len(one.times) < 3 * STEPS and is_saved(folder, one)]
+
+
+def is_saved(folder: Path, job: Seen) -> bool:
+    """Whether a job at work could go on elsewhere: epochs are saved while the next one trains."""
+    lock = next(folder.glob(f"runs/*/*/*/*/*/lock/*,{job.pid},*"), None)
+    return lock is not None and (lock.parents[1] / CHECKPOINTS[0]).exists()
 
 
 def wait_until(condition: Callable[[], object], process: subprocess.Popen, seconds: float = 60):
