@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kd_bench.errors import said
 from kd_bench.records import CHECKPOINTS, write_whole
 
 
@@ -85,7 +86,7 @@ def load(folder: Path, device: torch.device) -> dict[str, Any] | None:
         except Exception as error:  # torch.load raises anything from EOFError to UnpicklingError
             damaged = path.with_suffix(".pt.damaged")
             os.replace(path, damaged)
-            warnings.warn(f"set aside {damaged}: {str(error).splitlines()[0]}", stacklevel=2)
+            warnings.warn(f"set aside {damaged}: {said(error)[0]}", stacklevel=2)
     return None
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kd_bench import environment
-from kd_bench.errors import UserError, require
+from kd_bench.errors import UserError, require, said
 
 if TYPE_CHECKING:
     import ray
@@ -78,11 +78,10 @@ class RayProcess:
         try:
             code = ray.get(self._task)
         except ray.exceptions.RayTaskError as error:  # of `work` itself: no such folder, say
-            self._reason = f"Ray: {str(error).strip().splitlines()[-1]}"
+            self._reason = f"Ray: {said(error)[-1]}"
             return 1
         except ray.exceptions.RayError as error:
-            told = str(error).strip().splitlines()[0]
-            self._reason = f"Ray lost the job: {type(error).__name__}: {told}"
+            self._reason = f"Ray lost the job: {type(error).__name__}: {said(error)[0]}"
             return -signal.SIGKILL
         return None if code == 0 and self._is_on_its_way() else code
 
@@ -146,7 +145,7 @@ def ray_slots(
     except (ConnectionError, ValueError, ray.exceptions.RayError) as error:
         raise UserError(
             f"no Ray cluster answers at hydra.launcher.address={address}"
-            f" ({str(error).strip().splitlines()[0]}); start one with 'ray start --head', on every"
+            f" ({said(error)[0]}); start one with 'ray start --head', on every"
             " node with the same RAY_AUTH_MODE and token, or choose hydra.launcher.address=local"
         ) from None
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kd_bench import environment
-from kd_bench.errors import UserError, require
+from kd_bench.errors import UserError, require, said
 
 if TYPE_CHECKING:
     import submitit
@@ -213,8 +213,9 @@ class SlurmSlot:
             with redirect_stderr(io.StringIO()):  # what is raised is printed there as well
                 submitted = self.executor.submit(job)
         except FailedJobError as error:
-            told = str(error).strip().splitlines()[-1]
-            raise UserError(f"Slurm refuses the job: {told}; see hydra.launcher") from None
+            raise UserError(
+                f"Slurm refuses the job: {said(error)[-1]}; see hydra.launcher"
+            ) from None
         self.process = SlurmProcess(submitted, log.absolute().parent, self.queue)
         return self.process
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from kd_bench.errors import said
 from kd_bench.interfaces import Output, Stages, UserError, require
 
 INPUT = ":input"
@@ -95,8 +96,7 @@ def probe(
             net(_black(net, image_size))
     except RuntimeError as error:
         size = "x".join(map(str, (3, *image_size)))
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{model_name} cannot take images of {size}: {reason}") from error
+        raise UserError(f"{model_name} cannot take images of {size}: {said(error)[0]}") from error
     finally:
         for handle in handles:
             handle.remove()

@@ -50,3 +50,13 @@ def test_what_cannot_be_written_is_raised_before_more_is_trained(tmp_path):
         (tmp_path / "gone").mkdir()
         saver.save({"number": 1}, {})
     assert checkpoint.load(tmp_path / "gone", CPU) == {"number": 1}
+
+
+def test_an_error_without_words_sets_a_checkpoint_aside_as_any_other(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise EOFError
+
+    (tmp_path / "checkpoint.pt").write_bytes(b"")
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.warns(UserWarning, match=r"set aside .*checkpoint\.pt\.damaged: EOFError$"):
+        assert checkpoint.load(tmp_path, CPU) is None
