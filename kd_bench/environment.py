@@ -1,29 +1,36 @@
-"""The environment that a job's process starts in: its threads, and how memory is asked for."""
+"""What a job's process has around PyTorch: its threads, and memory that it keeps."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 
-# A training step frees hundreds of megabytes and asks for as many at once. As glibc comes, much
-# of that goes back to the system each time, which then clears every page again. So memory is
-# kept, but for blocks above 32 MiB (the largest limit that glibc takes), and lies in huge pages
-# where the system lends them. Other C libraries ignore this.
+# Parameters of glibc's mallopt(3) and their values. A training step frees hundreds of megabytes
+# and asks for as many at once; as glibc comes, much of that goes back to the system each time,
+# which then clears every page again. So memory is kept, but for single blocks above 32 MiB, the
+# largest limit that glibc takes.
 MEMORY = {
-    "hugetlb": 1,
-    "mmap_threshold": 2**25,
-    "trim_threshold": 2**40,
-    "top_pad": 2**26,
+    "M_MMAP_THRESHOLD": (-3, 2**25),
+    "M_TRIM_THRESHOLD": (-1, -1),  # never
+    "M_TOP_PAD": (-2, 2**26),
 }
 
 
 def for_job(threads: int) -> dict[str, str]:
-    """Variables for the process of a job with so many threads; none changes a result.
+    """Variables for the process of a job with so many threads, read as libraries are loaded."""
+    return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
 
-    Your own GLIBC_TUNABLES, where you have any, stay as they are.
+
+def keep_memory() -> bool:
+    """Have this process keep the memory that it frees; it changes no result.
+
+    Returns:
+        Whether it will: not with settings of your own, GLIBC_TUNABLES, nor with another C library.
     """
-    memory = ":".join(f"glibc.malloc.{name}={value}" for name, value in MEMORY.items())
-    return {
-        "OMP_NUM_THREADS": str(threads),
-        "MKL_NUM_THREADS": str(threads),
-        "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", memory),
-    }
+    if "GLIBC_TUNABLES" in os.environ:
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:
+        return False
+    return all(mallopt(number, value) == 1 for number, value in MEMORY.values())

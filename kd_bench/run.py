@@ -20,7 +20,16 @@ from typing import Any
 import torch
 
 import kd_bench
-from kd_bench import build, checkpoint, choice, execution, records, schema, view_table
+from kd_bench import (
+    build,
+    checkpoint,
+    choice,
+    environment,
+    execution,
+    records,
+    schema,
+    view_table,
+)
 from kd_bench.data.dataset import Data
 from kd_bench.errors import UserError
 from kd_bench.interfaces import Spec, Stages
@@ -191,7 +200,12 @@ def choose_device(choice: str) -> torch.device:
 
 
 def prepare_torch(threads: int) -> None:
-    """Settings of the process that equal bits need; made before anything runs on a device."""
+    """Settings of the process, made before anything runs on a device: for equal bits, and memory.
+
+    Args:
+        threads: of the process.
+    """
+    environment.keep_memory()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
     torch.backends.cudnn.benchmark = False

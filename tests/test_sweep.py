@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from jobs import TINY, job
 
-from kd_bench import build, environment, frozen, slots, sweep
+from kd_bench import build, frozen, slots, sweep
 from kd_bench.errors import UserError
 
 KD_BENCH = [sys.executable, "-m", "kd_bench"]
@@ -108,13 +108,6 @@ def test_without_a_gpu_the_cores_are_shared_out(monkeypatch):
     assert all(s.environment["OMP_NUM_THREADS"] == "2" for s in places)
     assert len(slots.local_slots("cpu", 1, 1, jobs_at_once=3)) == 3
     assert len(slots.local_slots("cpu", 64, 1, None)) == 1
-
-
-def test_a_job_keeps_the_memory_that_it_frees_unless_one_has_settings_of_ones_own(monkeypatch):
-    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-    assert "glibc.malloc.trim_threshold=" in environment.for_job(1)["GLIBC_TUNABLES"]
-    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=1")
-    assert environment.for_job(1)["GLIBC_TUNABLES"] == "glibc.malloc.check=1"
 
 
 # Running

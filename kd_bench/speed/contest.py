@@ -25,13 +25,6 @@ class Contestant:
     starts: list[dict[str, float]] = field(default_factory=list)  # seconds, of each process
     rates: list[float] = field(default_factory=list)  # images/s of all together, by round
 
-    def environment(self) -> dict[str, str]:
-        """Of its processes: as many threads as the job has; kd-bench's own also get its memory."""
-        own = environment.for_job(self.config["threads"])
-        if not self.kind.startswith("ours"):
-            own.pop("GLIBC_TUNABLES")
-        return os.environ | own
-
 
 def compete(
     contestants: Sequence[Contestant], rounds: int, seconds: float, say: Callable[[str], None]
@@ -58,7 +51,8 @@ def compete(
     try:
         for each in contestants:
             # One after the other: what starts at once is slowed by the others' starts.
-            made = (each.kind, each.config, each.workers, each.environment())
+            own = os.environ | environment.for_job(each.config["threads"])
+            made = (each.kind, each.config, each.workers, own)
             processes[each.name] = [Worker(*made) for _ in range(each.jobs)]
             try:
                 each.starts = [worker.answer() for worker in processes[each.name]]

@@ -47,12 +47,12 @@ def make(kind: str, config: Config, workers: int) -> Loop:
         config: the job; its teacher's weights must be there.
         workers: processes that load images, for the DataLoader.
     """
+    if kind in ("plain", "tuned"):  # PyTorch as it comes
+        torch.set_num_threads(config["threads"])
+        job = run.assemble(config, run.choose_device(config["device"]))
+        return Plain(job, workers, tuned=kind == "tuned")
     run.prepare_torch(config["threads"])
     job = run.assemble(config, run.choose_device(config["device"]))
-    if kind == "plain":
-        return Plain(job, workers, tuned=False)
-    if kind == "tuned":
-        return Plain(job, workers, tuned=True)
     if kind == "ours with a table":
         job.teacher = pretended_table(job)
     return Ours(job)
@@ -100,7 +100,7 @@ class Plain:
     def __init__(self, job: Training, workers: int, *, tuned: bool):
         self._step = PlainStep(job, tuned=tuned)
         is_cuda = job.device.type == "cuda"
-        _as_pytorch_comes(autotuned=tuned and is_cuda)
+        torch.backends.cudnn.benchmark = tuned and is_cuda
         loader = DataLoader(
             Photos(job.data),
             job.recipe.batch_size,
@@ -220,13 +220,6 @@ def _transform(data: Data) -> Callable[[Image.Image], Tensor]:
 def _endless(loader: DataLoader) -> Iterator[list[Tensor]]:
     for _ in itertools.count():
         yield from loader
-
-
-def _as_pytorch_comes(*, autotuned: bool) -> None:
-    """Undo the settings that kd-bench makes for equal bits."""
-    torch.backends.cudnn.benchmark = autotuned
-    torch.backends.cudnn.allow_tf32 = True
-    torch.set_deterministic_debug_mode("default")
 
 
 def _wait(device: torch.device) -> None:

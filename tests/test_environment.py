@@ -1,0 +1,50 @@
+"""What a job's process has around PyTorch."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+# A process that asks for 80 MiB, writes to them and frees them, several times.
+PAGES = """
+import ctypes, resource, sys
+from kd_bench import environment
+
+kept = sys.argv[1:] == ["keep"] and environment.keep_memory()
+c = ctypes.CDLL(None)
+c.malloc.restype, c.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+c.free.argtypes = [ctypes.c_void_p]
+c.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+
+def use():
+    blocks = [c.malloc(2**22) for _ in range(20)]
+    for block in blocks:
+        c.memset(block, 1, 2**22)
+    for block in blocks:
+        c.free(block)
+
+use()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    use()
+print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def pages(*arguments, **variables) -> tuple[bool, int]:
+    """Whether memory is kept, and how many pages were given anew for memory that was freed."""
+    command = [sys.executable, "-c", PAGES, *arguments]
+    environ = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"} | variables
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+    kept, count = done.stdout.split()
+    return kept == "True", int(count)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_a_process_keeps_the_memory_that_it_frees_unless_one_has_settings_of_ones_own():
+    kept, few = pages("keep")
+    assert kept and few < 50
+    assert pages("keep", GLIBC_TUNABLES="glibc.malloc.check=0")[0] is False
+    assert pages()[1] > 1000  # as glibc comes
