@@ -61,8 +61,8 @@ def job(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
         Its plain configuration, and the values by which it differs from what the choices of its
         groups alone compose.
     """
-    config = plain(compose("config", list(overrides)))
     choices = _group_choices(overrides)
+    config = plain(compose("config", list(overrides)))
     if len(choices) == len(overrides):
         return config, {}
     # A choice that leaves a name open (dataset.name=birds) needs it to compose at all.
@@ -103,10 +103,19 @@ def jobs(sweep: Sequence[Sequence[str]]) -> list[tuple[dict[str, Any], dict[str,
 
 
 def _group_choices(overrides: Sequence[str]) -> list[str]:
-    """Those overrides that choose a file of a group."""
+    """Those overrides that choose a file of a group.
+
+    Raises:
+        UserError: for several files of one, which Hydra would lay one over the other.
+    """
     groups = {folder.name for folder in Path(CONFIG_DIR).iterdir() if folder.is_dir()}
     parsed = OverridesParser.create().parse_overrides(list(overrides))
-    return [o.input_line for o in parsed if o.key_or_group.partition("@")[0] in groups]
+    choices = [o for o in parsed if o.key_or_group.partition("@")[0] in groups]
+    for choice in choices:
+        if isinstance(names := choice.value(), list):
+            group, each = choice.key_or_group, ",".join(map(str, names))
+            raise UserError(f"{choice.input_line}: choose one; -m {group}={each} runs each")
+    return [choice.input_line for choice in choices]
 
 
 def _differences(config: Mapping, unchanged: Mapping) -> dict[str, Any]:

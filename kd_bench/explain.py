@@ -60,4 +60,6 @@ def _unknown_key(cause: OmegaConfBaseException, where: str) -> str:
     keys = [str(key) for key in cause.parent_node or () if key not in ("hydra", "sweep")]
     file = f"{where.partition(':')[0]}: " if where.startswith("In ") else ""
     place = f" in {section}" if section else ""
+    if not keys:
+        return f"{file}no key '{name}'{place} yet; add it with +{cause.full_key}=VALUE"
     return f"{file}no key '{name}'{place}; there are {', '.join(keys)}"

@@ -30,6 +30,9 @@ def work(frozen: str, number: int, log: str, folder: str, variables: Mapping[str
     Ray has chosen the GPUs, and says so in this process's environment. Interrupted, it passes that
     on; killed, it takes the job with it.
     """
+    # A shell has what it starts in the background ignore it, a cluster's nodes, say; then
+    # `ray.cancel` would not interrupt this.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     parent = {"KD_BENCH_PARENT": str(os.getpid())}
     with open(log, "ab") as output:
         process = subprocess.Popen(

@@ -51,13 +51,16 @@ def canonical(value: Any) -> Any:
 
 
 def without_defaults(section: Mapping, kind: type) -> dict:
-    """`section` without values equal to the schema's defaults, so that a new key orphans none."""
+    """`section` without values equal to the schema's defaults, so that a new key orphans none.
+
+    None counts as one: what was not given had no other value in older records.
+    """
     default, kept = kind(), {}
     for name, value in section.items():
         usual = getattr(default, name, None)
         if is_dataclass(usual):
             value, usual = without_defaults(value, type(usual)), {}
-        if not hasattr(default, name) or canonical(value) != canonical(usual):
+        if value is not None and canonical(value) != canonical(usual):
             kept[name] = canonical(value)
     return kept
 

@@ -79,7 +79,8 @@ class ModelConfig:
 
     name: str = MISSING
     net: dict[str, Any] = field(default_factory=dict)  # _target_ and its arguments
-    stages: dict[str, str] | None = None  # stage -> module path; None: the network's own table
+    # Stage -> module path; none: the network's own table.
+    stages: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass

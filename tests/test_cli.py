@@ -67,6 +67,14 @@ MISTAKES = {
         ["method.losses.st._target_=kd_bench.schema.Config"],
         "is no kd_bench.interfaces.Loss",
     ),
+    "two files of one group": (
+        ["method=[st,at]"],
+        "method=[st,at]: choose one; -m method=st,at runs each",
+    ),
+    "a stage of one's own without a plus": (
+        ["model.stages={one: layer1}"],
+        "no key 'one' in model.stages yet; add it with +model.stages.one=VALUE",
+    ),
     "a misspelt command": (
         ["plna", "sweep=quickstart"],
         "no command 'plna'; there are plan, status",

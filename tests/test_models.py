@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from jobs import composed
 from shipped import CONF, choices, load
 from torch import nn
 
@@ -150,6 +151,12 @@ def test_features_fit_together_as_their_names_say():
 
 def _input_of(stage: int, features: dict[str, torch.Tensor]) -> torch.Tensor:
     return features["stem" if stage == 1 else f"stage{stage - 1}"]
+
+
+def test_stages_may_be_named_on_the_command_line():
+    model = composed("dataset=synthetic", "model=resnet8", "+model.stages.one=layer1")["model"]
+    network = build.network(model, 10)
+    assert network.shapes((32, 32)) == {"one": (16, 32, 32)}
 
 
 @pytest.mark.parametrize("depth", [2, 18, 20.0, "20"])

@@ -154,6 +154,12 @@ def test_a_new_key_with_its_default_orphans_no_record():
     assert records.without_defaults(new, kind) == records.without_defaults(old, kind)
 
 
+def test_what_older_records_say_was_not_given_orphans_none():
+    model = {"name": "small", "net": {"_target_": "m.Net", "depth": 8}}
+    assert digest(model={**model, "stages": None}) == digest(model={**model, "stages": {}})
+    assert digest(model={**model, "stages": {"one": "a"}}) != digest(model=model)
+
+
 @pytest.mark.parametrize("name", ["a/b", "", "..x/..", "two words", "-x"])
 def test_a_name_that_cannot_be_a_folder_is_refused(name):
     with pytest.raises(UserError, match="it names a folder"):

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,10 @@ SIX = (*CLUSTER, "seed=0,1,2,3,4,5", "recipe.epochs=4")
 
 
 def node(folder, gpus: int, *where: str) -> subprocess.Popen:
-    """A node that lasts as long as the process that is returned."""
+    """A node that lasts as long as the process that is returned.
+
+    It is deaf to Ctrl-C, as what a script starts in the background is.
+    """
     size = (f"--num-gpus={gpus}", f"--num-cpus={gpus}", "--disable-usage-stats")
     with open(folder / f"node-{gpus}.log", "wb") as log:
         return subprocess.Popen(
@@ -40,6 +44,7 @@ def node(folder, gpus: int, *where: str) -> subprocess.Popen:
             stdout=log,
             stderr=log,
             start_new_session=True,
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_IGN),
         )
 
 
