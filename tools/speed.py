@@ -175,10 +175,12 @@ def measure_scene(
         wanted = [*args.only, "plain"]
         field = [each for each in field if any(text in each.name for text in wanted)]
     field = compete(field, args.rounds, args.seconds, print)
-    bounds = limits_of(field, is_gpu=is_gpu)
+    # On a GPU jobs at once share what it can do; on a CPU each has fewer threads.
+    processes = {each.name: 1 if is_gpu else each.jobs for each in field}
+    bounds = limits_of(field, processes)
     plain = field[0]
     tuned = next((each for each in field if each.kind == "tuned"), plain)
-    rows = [row(each, plain, tuned, bounds[each.name], bandwidth) for each in field]
+    rows = [row(each, plain, tuned, bounds[processes[each.name]], bandwidth) for each in field]
     print(report.lines(rows))
     return {
         "name": scene.name,
@@ -232,15 +234,12 @@ def agree(config: Config, scene: Scene) -> dict[str, Any]:
     return {"is_equal": is_equal, "worst": worst, "ours": mine, "plain": other}
 
 
-def limits_of(field: Sequence[Contestant], *, is_gpu: bool) -> dict[str, dict[str, Any]]:
-    """What bounds each contestant, by its name; several jobs on a CPU have fewer threads each."""
-    # On a GPU jobs at once share what it can do.
-    jobs = {each.name: 1 if is_gpu else each.jobs for each in field}
-    known: dict[int, dict[str, Any]] = {}
-    for each in field:
-        if jobs[each.name] not in known:
-            known[jobs[each.name]] = limits.measured(each.config, jobs[each.name])
-    return {name: known[number] for name, number in jobs.items()}
+def limits_of(
+    field: Sequence[Contestant], processes: Mapping[str, int]
+) -> dict[int, dict[str, Any]]:
+    """What bounds the contestants, by the number of their processes, which `processes` tells."""
+    configs = {processes[each.name]: each.config for each in reversed(field)}  # the first of each
+    return {number: limits.measured(config, number) for number, config in configs.items()}
 
 
 def row(
