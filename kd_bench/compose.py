@@ -113,7 +113,7 @@ def _group_choices(overrides: Sequence[str]) -> list[str]:
     choices = [o for o in parsed if o.key_or_group.partition("@")[0] in groups]
     for choice in choices:
         if isinstance(names := choice.value(), list):
-            group, each = choice.key_or_group, ",".join(map(str, names))
+            group, each = choice.input_line.partition("=")[0], ",".join(map(str, names))
             raise UserError(f"{choice.input_line}: choose one; -m {group}={each} runs each")
     return [choice.input_line for choice in choices]
 

@@ -25,9 +25,10 @@ def keep_memory() -> bool:
     """Have this process keep the memory that it frees; it changes no result.
 
     Returns:
-        Whether it will: not with settings of your own, GLIBC_TUNABLES, nor with another C library.
+        Whether it will: not with settings of your own (GLIBC_TUNABLES, MALLOC_...), nor with
+        another C library.
     """
-    if "GLIBC_TUNABLES" in os.environ:
+    if any(name.startswith(("GLIBC_TUNABLES", "MALLOC_")) for name in os.environ):
         return False
     try:
         mallopt = ctypes.CDLL(None).mallopt

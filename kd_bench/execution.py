@@ -73,7 +73,9 @@ def check(config: Mapping[str, Any]) -> None:
 def plan(config: Mapping[str, Any], method: Method, device: torch.device) -> Execution:
     """How a job is executed; what a method cannot have is left out, and noted."""
     speed, precision = Speed(config["speed"]), Precision(config["precision"])
-    chosen = {"compiled": config["compile"], "autotuned": False, **config["chosen"]}
+    chosen = {"compiled": config["compile"], "autotuned": False}
+    if speed is Speed.fast:  # no other may depend on what is no part of its identity
+        chosen |= config["chosen"]
     can_capture = device.type == "cuda" and speed is not Speed.reference
     teacher_precision = Precision(config["teacher"]["precision"] or precision)
     notes = []

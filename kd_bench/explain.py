@@ -60,6 +60,8 @@ def _unknown_key(cause: OmegaConfBaseException, where: str) -> str:
     keys = [str(key) for key in cause.parent_node or () if key not in ("hydra", "sweep")]
     file = f"{where.partition(':')[0]}: " if where.startswith("In ") else ""
     place = f" in {section}" if section else ""
-    if not keys:
+    if not keys and name and section.endswith("stages"):
         return f"{file}no key '{name}'{place} yet; add it with +{cause.full_key}=VALUE"
+    if not keys:
+        return f"{file}no key '{name}'{place}, which has none"
     return f"{file}no key '{name}'{place}; there are {', '.join(keys)}"

@@ -98,11 +98,12 @@ def _work(
     frozen: Path, number: int, log: Path, variables: Mapping[str, str], begins: Connection
 ) -> None:
     os.setsid()  # Ctrl-C reaches the sweep alone, which passes it on
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    begins.close()
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(output, stream)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    begins.close()  # from here on it can be signalled
     # Without the process that forks nobody would know of this one's end.
     os.environ |= {**variables, "KD_BENCH_PARENT": str(os.getppid())}
     sys.exit(importlib.import_module(PROGRAM).work(frozen, number))

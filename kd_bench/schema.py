@@ -79,8 +79,8 @@ class ModelConfig:
 
     name: str = MISSING
     net: dict[str, Any] = field(default_factory=dict)  # _target_ and its arguments
-    # Stage -> module path; none: the network's own table.
-    stages: dict[str, str] = field(default_factory=dict)
+    # Stage -> module path; none, or null: the network's own table.
+    stages: dict[str, str] | None = field(default_factory=dict)
 
 
 @dataclass

@@ -71,6 +71,10 @@ MISTAKES = {
         ["method=[st,at]"],
         "method=[st,at]: choose one; -m method=st,at runs each",
     ),
+    "two teachers": (
+        ["teacher=[resnet8,resnet20]"],
+        "-m model@teacher.model=resnet8,resnet20 runs",
+    ),
     "a stage of one's own without a plus": (
         ["model.stages={one: layer1}"],
         "no key 'one' in model.stages yet; add it with +model.stages.one=VALUE",

@@ -47,4 +47,5 @@ def test_a_process_keeps_the_memory_that_it_frees_unless_one_has_settings_of_one
     kept, few = pages("keep")
     assert kept and few < 50
     assert pages("keep", GLIBC_TUNABLES="glibc.malloc.check=0")[0] is False
-    assert pages()[1] > 1000  # as glibc comes
+    assert pages("keep", MALLOC_TOP_PAD_="0")[0] is False
+    assert pages()[1] > 100  # as glibc comes; fewer where the system's pages are huge

@@ -10,6 +10,7 @@ cuDNN's autotuning.
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ def make(kind: str, config: Config, workers: int) -> Loop:
         workers: processes that load images, for the DataLoader.
     """
     if kind in ("plain", "tuned"):  # PyTorch as it comes
+        os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)  # of the process that started this one
         torch.set_num_threads(config["threads"])
         job = run.assemble(config, run.choose_device(config["device"]))
         return Plain(job, workers, tuned=kind == "tuned")
