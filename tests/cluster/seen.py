@@ -92,9 +92,10 @@ def seen(folder: Path) -> list[Seen]:
     return found
 
 
-def after_an_epoch(folder: Path) -> list[Seen]:
-    """Jobs whose last epoch is on disk, and that have not come to their fourth."""
-    return [one for one in seen(folder) if len(one.times) < 3 * STEPS and is_saved(folder, one)]
+def after_an_epoch(folder: Path, epochs: int = 4) -> list[Seen]:
+    """Jobs of which an epoch is on disk, and that have not come to their last."""
+    last = (epochs - 1) * STEPS
+    return [one for one in seen(folder) if len(one.times) < last and is_saved(folder, one)]
 
 
 def is_saved(folder: Path, job: Seen) -> bool:

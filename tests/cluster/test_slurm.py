@@ -72,8 +72,8 @@ def test_ctrl_c_leaves_nothing_in_the_queue(tmp_path):
 
 def test_a_job_that_is_put_back_into_the_queue_goes_on_from_its_last_epoch(tmp_path):
     prepare(tmp_path)
-    sweep = start(tmp_path, *SMALL, "seed=0,1", "recipe.epochs=6")
-    wait_until(lambda: len(after_an_epoch(tmp_path)) == 2, sweep)
+    sweep = start(tmp_path, *SMALL, "seed=0,1", "recipe.epochs=8")
+    wait_until(lambda: len(after_an_epoch(tmp_path, epochs=8)) == 2, sweep)
     timed_out, taken_away = seen(tmp_path)
     # As Slurm does before a job's time is over, and as it does with a node that is needed.
     subprocess.run(["scancel", "--signal=USR2", timed_out.slurm_job], check=True)
@@ -84,7 +84,7 @@ def test_a_job_that_is_put_back_into_the_queue_goes_on_from_its_last_epoch(tmp_p
     before = {timed_out.pid, taken_away.pid}
     again = [one for one in seen(tmp_path) if one.pid not in before]
     assert {one.slurm_job for one in again} == {timed_out.slurm_job, taken_away.slurm_job}
-    assert all(len(one.times) < 6 * STEPS for one in again)
+    assert all(len(one.times) < 8 * STEPS for one in again)
     assert locks(tmp_path) == []
 
 
