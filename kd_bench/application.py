@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -23,12 +23,26 @@ from kd_bench.records import LOCKED_ELSEWHERE
 def main(typed: Sequence[str]) -> None:
     """Run the jobs that were typed, or answer --help and the like."""
     sys.argv[1:] = hydra_arguments(typed)
+    _refuse_unknown_flags(sys.argv[1:])
     # Hydra would print several lines about a user's mistake, and cut a bug's traceback short.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     compose.register_schema()
     launchers.register()
     with explained():
         _hydra_main()
+
+
+def _refuse_unknown_flags(words: Sequence[str]) -> None:
+    """Answer in one line what Hydra would answer with its usage, of many lines."""
+    from hydra._internal.utils import get_args_parser  # nothing public tells Hydra's flags
+
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{message}; {' '.join(parser.format_usage().split())}")
+
+    parser.error = refuse
+    parser.parse_args(words)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 
+import kd_bench
 from kd_bench.commands import COMMANDS
 from kd_bench.errors import UserError, answered_in_a_line
 
@@ -29,6 +30,9 @@ def main() -> None:
 
 
 def _main(typed: list[str]) -> int:
+    if typed == ["--version"]:
+        print(f"kd-bench {kd_bench.__version__}")
+        return 0
     if typed and typed[0].isalpha() and typed[0] not in COMMANDS:
         raise UserError(
             f"no command '{typed[0]}'; there are {', '.join(COMMANDS)};"

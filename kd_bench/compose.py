@@ -78,6 +78,7 @@ def one(overrides: Sequence[str], config_dir: str | None) -> dict[str, Any]:
         overrides: what would be typed.
         config_dir: as --config-dir, a folder with a user's own files.
     """
+    _group_choices(overrides)  # refuses several files of one
     more = [f"hydra.searchpath=[file://{Path(config_dir).absolute()}]"] if config_dir else []
     register_schema()
     with initialize_config_dir(CONFIG_DIR, version_base="1.3"):

@@ -12,7 +12,6 @@ import os
 MEMORY = {
     "M_MMAP_THRESHOLD": (-3, 2**25),
     "M_TRIM_THRESHOLD": (-1, -1),  # never
-    "M_TOP_PAD": (-2, 2**26),
 }
 
 

@@ -100,7 +100,7 @@ def run(config: Config, changed: Config, show: Quiet) -> tuple[dict, bool]:
             return _train_and_record(config, changed, folder, show, lock), True
         except Locked:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a user's own code may leave the process
             reason = f"{type(error).__name__}: {error}"
             records.write_whole(folder / "error.txt", f"{reason}\n\n{traceback.format_exc()}")
             raise
@@ -398,17 +398,19 @@ def _commit() -> dict[str, Any]:
     """The commit of the code, and whether the code differs from it; None outside a checkout."""
     root = Path(kd_bench.__file__).resolve().parent.parent
 
-    def git(*arguments: str) -> str | None:
-        command = ["git", "-C", str(root), *arguments]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-        except (OSError, subprocess.CalledProcessError):
-            return None
-        return done.stdout.strip()
-
-    if not (root / ".git").exists() or (commit := git("rev-parse", "HEAD")) is None:
-        return {"commit": None, "dirty": False}
-    return {"commit": commit, "dirty": bool(git("status", "--porcelain", "--", "kd_bench", "conf"))}
+    none = {"commit": None, "dirty": False}
+    if not (root / ".git").exists():
+        return none
+    command = ["git", "-C", str(root), "status", "--porcelain=v2", "--branch", "--"]
+    try:
+        done = subprocess.run(
+            [*command, "kd_bench", "conf"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return none
+    told = done.stdout.splitlines()
+    head = next(line for line in told if line.startswith("# branch.oid "))
+    return {"commit": head.split()[-1], "dirty": not all(line.startswith("#") for line in told)}
 
 
 CODE = _commit()  # as it was loaded: it may be edited while jobs of a sweep are at work
@@ -447,7 +449,11 @@ def work(path: Path, number: int) -> int:
 
 
 def run_frozen(path: Path, number: int) -> int:
-    """Run job `number` of a sweep's file; its exit code: 0, `LOCKED_ELSEWHERE`, 130 interrupted."""
+    """Run job `number` of a sweep's file; its exit code.
+
+    Returns:
+        0, `LOCKED_ELSEWHERE`, 130 after an interruption, or 1 where a user's own code left.
+    """
     sys.path.insert(0, os.getcwd())  # where a user's own losses and models are looked for
     job = json.loads(path.read_text().splitlines()[number])
     try:
@@ -456,6 +462,8 @@ def run_frozen(path: Path, number: int) -> int:
         return LOCKED_ELSEWHERE
     except KeyboardInterrupt:
         return 130
+    except SystemExit:
+        return 1  # whatever it said: some codes have a meaning of their own for a sweep
     return 0
 
 

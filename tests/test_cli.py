@@ -8,6 +8,7 @@ import pytest
 import torch
 from jobs import TINY, composed, composing, job
 
+import kd_bench as package
 from kd_bench import application, build, compose, run
 from kd_bench.records import read_result
 
@@ -83,6 +84,7 @@ MISTAKES = {
         ["plna", "sweep=quickstart"],
         "no command 'plna'; there are plan, status",
     ),
+    "a misspelt flag": (["--multirn"], "unrecognized arguments: --multirn; usage: "),
     "a word alone": (["method=st", "quickstart"], "cannot read 'quickstart'; choices and values"),
     "a choice for a section": (
         ["teacher.recipe=short"],
@@ -197,6 +199,10 @@ def test_help_answers_within_two_seconds_and_without_torch(arguments, tmp_path):
     assert done.stderr.splitlines()[-1] == "False"
     assert "resnet8" in done.stdout
     print(time.perf_counter() - started)
+
+
+def test_the_version_is_the_programs_own(kd_bench):
+    assert kd_bench("--version") == (0, f"kd-bench {package.__version__}\n")
 
 
 def test_the_alias_for_the_teacher_and_the_place_of_m():

@@ -71,6 +71,7 @@ def test_a_model_of_ones_own_is_found_with_config_dir(kd_bench, finished, tmp_pa
         (["no.pt"], "there is no file no.pt"),
         (["mine.pt"], "say what it is: add model=NAME dataset=NAME"),
         (["mine.pt", "model=resnet20"], "say what it is: add dataset=NAME"),
+        (["mine.pt", "model=[resnet8,resnet20]", "dataset=digits"], "choose one; -m model="),
         (["mine.pt", "model=resnet21", "dataset=digits"], "no model 'resnet21'; there are "),
         (["mine.pt", *MODEL, "dataset=digits"], "fc.weight is (4, 8) in the file and (10, 8)"),
         (["mine.pt", *MODEL, "dataset=cifar10"], "dataset.download=true"),

@@ -37,7 +37,7 @@ def config(tmp_path_factory):
 @pytest.fixture
 def settings():
     yield
-    run.prepare_torch(1)  # the plain loop undoes what makes bits equal
+    run.prepare_torch(1)  # after a plain loop
 
 
 def test_the_plain_loop_and_ours_learn_the_same(config, settings):
@@ -68,6 +68,15 @@ def test_every_loop_trains_on_whole_batches(config, settings, kind):
     images, seconds = loop.train(0.0)
     assert images % 16 == 0 < images
     assert seconds > 0
+
+
+def test_plain_has_the_settings_that_pytorch_comes_with_and_ours_those_of_a_job(config, settings):
+    torch.set_deterministic_debug_mode("default")
+    torch.backends.cudnn.allow_tf32 = True
+    for kind, mode in (("plain", 0), ("tuned", 0), ("ours", 1)):
+        loops.make(kind, config, workers=0)
+        assert torch.get_deterministic_debug_mode() == mode
+        assert torch.backends.cudnn.allow_tf32 == (mode == 0)
 
 
 # Counting

@@ -159,8 +159,10 @@ class Fails(Loss):
         time.sleep(self.seconds)
         if self.how == "raise":
             raise RuntimeError("as it was told to")
+        if self.how == "leave":
+            sys.exit(-1)
         if self.how == "exit":
-            sys.exit(3)
+            os._exit(3)
         if self.how == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if self.how == "memory":
@@ -192,7 +194,7 @@ def steps(folder: Path) -> dict[str, list[tuple[str, int]]]:
     return found
 
 
-def test_twelve_jobs_on_two_gpus_of_which_four_fail(tmp_path, monkeypatch):
+def test_twelve_jobs_on_two_gpus_of_which_five_fail(tmp_path, monkeypatch):
     prepare_failing(tmp_path)
     monkeypatch.setenv(
         "CUDA_VISIBLE_DEVICES", "4,6"
@@ -206,17 +208,18 @@ def test_twelve_jobs_on_two_gpus_of_which_four_fail(tmp_path, monkeypatch):
         "method=fails",
         "method.losses.f.seconds=0.1",
     )
-    names = "raise,a,b,exit,c,d,kill,e,f,memory,g,h"
+    names = "raise,a,b,exit,c,d,kill,e,f,memory,g,leave"
     code, printed = kd_bench(tmp_path, *command, f"method.losses.f.how={names}")
     assert code == 1
     assert "RuntimeError: as it was told to; see " in printed
     assert "killed by SIGKILL" in printed
     assert "exit code 3" in printed
+    assert "FAILED: SystemExit: -1" in printed
     assert "FAILED: RuntimeError: [enforce fail at alloc_cpu" in printed
     assert "can't allocate memory: you tried to allocate 4294967296 bytes" in printed  # 2^30 floats
-    assert "4 of 12 jobs failed:" in printed
-    assert len(results(tmp_path)) == 8
-    for how in ("raise", "exit", "kill", "memory"):
+    assert "5 of 12 jobs failed:" in printed
+    assert len(results(tmp_path)) == 7
+    for how in ("raise", "exit", "kill", "memory", "leave"):
         lines = map(str.strip, printed.splitlines())
         row = next(line for line in lines if line.startswith(f"fails (how={how}"))
         assert row.endswith("failed")

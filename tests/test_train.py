@@ -15,6 +15,7 @@ import shipped
 import torch
 from jobs import NETS, composed, job, trained
 
+import kd_bench
 from kd_bench import build, checkpoint, records, run, train
 from kd_bench.step import Step, Tally
 
@@ -277,6 +278,29 @@ def test_a_job_that_diverges_says_why_and_leaves_no_result(tmp_path):
     folder = tmp_path / build.folder_name(config)
     assert (folder / "error.txt").read_text().startswith("FloatingPointError: the loss is not")
     assert not (folder / "result.json").exists()
+
+
+def test_a_job_knows_the_commit_of_its_code_and_whether_the_code_differs_from_it(
+    tmp_path, monkeypatch
+):
+    def git(*words):
+        mine = ["-c", "user.name=x", "-c", "user.email=x@x"]
+        command = ["git", "-C", str(tmp_path), *mine, *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    monkeypatch.setattr(kd_bench, "__file__", str(tmp_path / "kd_bench" / "__init__.py"))
+    assert run._commit() == {"commit": None, "dirty": False}
+    for folder in ("kd_bench", "conf"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "file").touch()
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "first")
+    commit = git("rev-parse", "HEAD")
+    (tmp_path / "README.md").touch()
+    assert run._commit() == {"commit": commit, "dirty": False}
+    (tmp_path / "conf" / "new.yaml").touch()
+    assert run._commit() == {"commit": commit, "dirty": True}
 
 
 def test_the_record_tells_last_and_best_apart(runs):

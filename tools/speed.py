@@ -175,12 +175,10 @@ def measure_scene(
         wanted = [*args.only, "plain"]
         field = [each for each in field if any(text in each.name for text in wanted)]
     field = compete(field, args.rounds, args.seconds, print)
-    # On a GPU jobs at once share what it can do; on a CPU each has fewer threads.
-    processes = {each.name: 1 if is_gpu else each.jobs for each in field}
-    bounds = limits_of(field, processes)
+    bounds = limits_of(field, is_gpu)
     plain = field[0]
     tuned = next((each for each in field if each.kind == "tuned"), plain)
-    rows = [row(each, plain, tuned, bounds[processes[each.name]], bandwidth) for each in field]
+    rows = [row(each, plain, tuned, bounds[place(each, is_gpu)], bandwidth) for each in field]
     print(report.lines(rows))
     return {
         "name": scene.name,
@@ -188,7 +186,7 @@ def measure_scene(
         "train_images": data.train_size,
         "loader_workers": workers,
         "agreement": agreed,
-        "limits": bounds,
+        "limits": [{"processes": p, "threads": t, **what} for (p, t), what in bounds.items()],
         "contestants": rows,
         "whole_job": None if args.no_whole else whole_job(config, scratch),
     }
@@ -234,12 +232,15 @@ def agree(config: Config, scene: Scene) -> dict[str, Any]:
     return {"is_equal": is_equal, "worst": worst, "ours": mine, "plain": other}
 
 
-def limits_of(
-    field: Sequence[Contestant], processes: Mapping[str, int]
-) -> dict[int, dict[str, Any]]:
-    """What bounds the contestants, by the number of their processes, which `processes` tells."""
-    configs = {processes[each.name]: each.config for each in reversed(field)}  # the first of each
-    return {number: limits.measured(config, number) for number, config in configs.items()}
+def place(each: Contestant, is_gpu: bool) -> tuple[int, int]:
+    """Processes and threads that bound a contestant; on a GPU its jobs share what one can do."""
+    return 1 if is_gpu else each.jobs, each.config["threads"]
+
+
+def limits_of(field: Sequence[Contestant], is_gpu: bool) -> dict[tuple[int, int], dict[str, Any]]:
+    """What bounds the contestants, by their places."""
+    configs = {place(each, is_gpu): each.config for each in reversed(field)}  # the first of each
+    return {at: limits.measured(config, at[0]) for at, config in configs.items()}
 
 
 def row(

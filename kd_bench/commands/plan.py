@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from kd_bench.commands.arguments import Parser
 from kd_bench.errors import require
 
-LAUNCHERS = ("local", "ray", "slurm")
-
 DESCRIPTION = """\
 Shows what a command would do: its jobs, which of them are done, running or failed before, and how
 much time and disk the rest takes. Nothing is trained, submitted or written.
@@ -43,13 +41,13 @@ def _without_launcher(words: Sequence[str]) -> list[str]:
 
     What was set of that launcher is handed on: the one that plans takes any key.
     """
-    launchers = [word for word in words if word.startswith("hydra/launcher=")]
+    from kd_bench.launchers import LAUNCHERS
+
+    named = [word for word in words if word.startswith("hydra/launcher=")]
     rest = [
-        re.sub(r"^\+*hydra\.launcher\.", "++hydra.launcher.", w)
-        for w in words
-        if w not in launchers
+        re.sub(r"^\+*hydra\.launcher\.", "++hydra.launcher.", w) for w in words if w not in named
     ]
-    chosen = [word.partition("=")[2] for word in launchers[-1:]]
+    chosen = [word.partition("=")[2] for word in named[-1:]]
     require(
         set(chosen) <= set(LAUNCHERS),
         f"no hydra/launcher '{''.join(chosen)}'; there are {', '.join(LAUNCHERS)}",

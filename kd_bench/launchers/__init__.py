@@ -11,12 +11,18 @@ from hydra.core.plugins import Plugins
 
 from kd_bench.launchers import grid, local, plan, ray, slurm
 
+# By the name that `hydra/launcher=NAME` has for it.
+LAUNCHERS = {
+    "local": (local, local.LocalLauncher, local.LocalConfig),
+    "ray": (ray, ray.RayLauncher, ray.RayConfig),
+    "slurm": (slurm, slurm.SlurmLauncher, slurm.SlurmConfig),
+}
+
 
 def register() -> None:
-    """Make the launchers and `hydra/sweeper=grid` known."""
-    _register(local, local.LocalLauncher, "hydra/launcher", "local", local.LocalConfig)
-    _register(slurm, slurm.SlurmLauncher, "hydra/launcher", "slurm", slurm.SlurmConfig)
-    _register(ray, ray.RayLauncher, "hydra/launcher", "ray", ray.RayConfig)
+    """Make the launchers, the one that plans, and `hydra/sweeper=grid` known."""
+    for name, (module, launcher, config) in LAUNCHERS.items():
+        _register(module, launcher, "hydra/launcher", name, config)
     _register(plan, plan.PlanLauncher, "hydra/launcher", "plan", plan.PlanConfig)
     _register(grid, grid.GridSweeper, "hydra/sweeper", "grid", grid.GridConfig)
 
