@@ -40,7 +40,7 @@ class Pace:
     """How fast a job ran, or will run."""
 
     per_epoch: float  # seconds
-    start: float = 0.0  # seconds before the first epoch: reading images, building networks
+    start: float = 0.0  # seconds once, however many epochs: reading images, compiling
     images: int | None = None  # training images, where they are known
     is_rough: bool = False  # told from jobs with little in common
 
@@ -79,10 +79,11 @@ class Paces:
         seconds, epochs = record["seconds"], total_epochs(record["config"])
         recipe = record["config"]["recipe"]["name"]
         whole = record.get("seconds_of_process", seconds) if whole is None else whole
-        start = max(0.0, whole - seconds)  # of one that was resumed, not all seconds are in `whole`
+        before = max(0.0, whole - seconds)  # a resumed one has seconds that are not in `whole`
+        warm_up = record.get("seconds_of_warm_up", 0.0)
         self.add(
             likenesses(record["folder"], record["identity"], recipe),
-            Pace(seconds / epochs, start, record["images"]["train"]),
+            Pace((seconds - warm_up) / epochs, before + warm_up, record["images"]["train"]),
         )
 
     def of(self, kinds: Sequence[Likeness], images: int | None = None) -> Pace | None:

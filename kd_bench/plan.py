@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kd_bench import build, words
+from kd_bench import build, records, words
 from kd_bench.answers import answers
 from kd_bench.display import console
 from kd_bench.estimate import Estimate, Likeness, Pace, Paces, at_once, likenesses, remaining
 from kd_bench.frozen import Job
 from kd_bench.reading import find_records, folder_size
 from kd_bench.run import choose_device
+from kd_bench.schema import Speed
 from kd_bench.states import DONE, FAILED, RUNNING, State, progress_words, states
 
 
@@ -26,6 +27,14 @@ class Disk:
 
 
 @dataclass(frozen=True)
+class Compiling:
+    """Seconds that a job takes with compile=true and without, told from like jobs of both kinds."""
+
+    compiled: float
+    eager: float
+
+
+@dataclass(frozen=True)
 class Planned:
     """A job, what its folder tells, and what it still takes."""
 
@@ -33,6 +42,7 @@ class Planned:
     state: State
     time: Estimate | None  # None: nothing is known to go by
     disk: Disk | None  # None where it is done
+    compiling: Compiling | None = None  # None where it is not known, or decided
 
     @property
     def line(self) -> str:
@@ -80,6 +90,7 @@ def plan(jobs: Sequence[Job]) -> list[Planned]:
             now[job.folder],
             remaining(job, now[job.folder], experience.paces, experience.images(job)),
             None if now[job.folder].kind == DONE else experience.disk(job),
+            experience.compiling(job) if now[job.folder].progress is None else None,
         )
         for job in jobs
     ]
@@ -94,6 +105,7 @@ class Experience:
     def __init__(self, jobs: Sequence[Job]):
         self.paces = Paces()
         self._sizes: dict[Likeness, int] = {}
+        self._compiling: dict[str, Compiling | None] = {}  # by folder, but for the seed
         config = jobs[0].config
         device = config["device"]
         if device == "auto":  # what was asked for by name may be another machine's
@@ -123,6 +135,23 @@ class Experience:
             if kind in self._sizes:
                 return Disk(self._sizes[kind], is_weights_alone=False)
         return Disk(weights_size(job), is_weights_alone=True)
+
+    def compiling(self, job: Job) -> Compiling | None:
+        """What it takes compiled and not; None unless jobs that differ in little else ran so."""
+        settings = job.folder.rpartition("/")[0]
+        if settings not in self._compiling:
+            both = [self._pace(job, compiled) for compiled in (True, False)]
+            is_known = all(pace is not None and not pace.is_rough for pace in both)
+            seconds = [pace.seconds(job.epochs) for pace in both] if is_known else ()
+            self._compiling[settings] = Compiling(*seconds) if seconds else None
+        return self._compiling[settings]
+
+    def _pace(self, job: Job, compiled: bool) -> Pace | None:
+        if job.config["speed"] != Speed.repro.value:  # reference never is, fast chooses for itself
+            return None
+        identity = build.identity({**job.config, "compile": compiled})
+        folder = records.folder_name(identity, job.config["seed"])
+        return self.paces.of(likenesses(folder, identity, job.config["recipe"]["name"]))
 
     def images(self, job: Job) -> int:
         """How many images a job trains on."""
@@ -155,7 +184,7 @@ def totals(found: Sequence[Planned], places: int | None) -> list[str]:
     if left:
         asked = answers([each.job for each in left])
         tables = sum(each.size for each in asked if each.is_table)
-        lines += [_time_line(left, places), _disk_line(left, tables)]
+        lines += [_time_line(left, places), _disk_line(left, tables), *_compile_lines(left)]
         lines += [each.line for each in asked]
     return lines
 
@@ -175,6 +204,19 @@ def _time_line(left: Sequence[Planned], places: int | None) -> str:
     if unknown:
         line += f"; unknown for {words.count(unknown, 'job')}, like none that ran in {runs}"
     return line
+
+
+def _compile_lines(left: Sequence[Planned]) -> list[str]:
+    """Whether torch.compile saves more than it takes, where that is known of any job."""
+    known = [each.compiling for each in left if each.compiling is not None]
+    if not known:
+        return []
+    compiled, eager = sum(each.compiled for each in known), sum(each.eager for each in known)
+    return [
+        f"compile=true {'pays' if compiled < eager else 'does not pay'}: of"
+        f" {words.count(len(known), 'job')} about {words.duration(compiled)} with it,"
+        f" about {words.duration(eager)} without"
+    ]
 
 
 def _at_once(known: Sequence[float], places: int | None, about: str) -> str:

@@ -146,6 +146,7 @@ def _train_and_record(
     show.end()
     record = _record(config, changed, job, progress, folder)
     record["seconds"] = round(sum(r["train"] + r["evaluation"] for r in progress.timing), 3)
+    record["seconds_of_warm_up"] = round(progress.warm_up, 3)
     record["seconds_of_process"] = round(time.perf_counter() - started, 3)
     if events is not None:
         numbers = {k: v for k, v in records.flatten(record["identity"]).items() if v is not None}

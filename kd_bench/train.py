@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -37,6 +39,16 @@ class Progress:
     def epochs(self, phase: str) -> int:
         """How many epochs of a phase are done."""
         return sum(row["stage"] == phase for row in self.history)
+
+    @property
+    def warm_up(self) -> float:
+        """Seconds by which a phase's first epoch outlasts its others: to compile, to record."""
+        seconds: dict[str, list[float]] = defaultdict(list)
+        for row, timing in zip(self.history, self.timing, strict=True):
+            seconds[row["stage"]].append(timing["train"])
+        return sum(
+            max(0.0, first - median(others)) for first, *others in seconds.values() if others
+        )
 
 
 # Is given each epoch's rows of history and timing, those before a resume again.

@@ -1,6 +1,7 @@
 """kd-bench plan: what there is to do, what it takes; nothing is trained or written."""
 
 import os
+import shutil
 
 import pytest
 from jobs import TINY, job
@@ -85,10 +86,32 @@ def test_times_of_another_kind_of_device_are_not_taken(kd_bench, finished):
     assert lines_of(printed)["time"].startswith("unknown")
 
 
-def _rewrite(folder, **values):
+def test_whether_to_compile_pays_is_told_where_like_jobs_ran_both_ways(
+    kd_bench, finished, tmp_path
+):
+    student, _ = finished
+    typed = ("plan", "-m", *TINY, "method=st", "seed=0,1,2,3")
+    _rewrite(student, seconds=10.0, seconds_of_process=10.0, seconds_of_warm_up=0.0)
+    assert "compile=true" not in kd_bench(*typed)[1]
+    compiled = job(tmp_path / "runs", "method=st", "compile=true")
+    identity, folder = build.identity(compiled), build.folder_name(compiled)
+    other = tmp_path / "runs" / folder
+    shutil.copytree(student, other)
+    _rewrite(other, **{"config": compiled, "identity": identity, "folder": folder})
+    # Two epochs took 12 s, of which 8 to compile: 2 s an epoch instead of 5 s.
+    _rewrite(other, seconds=12.0, seconds_of_process=12.0, seconds_of_warm_up=8.0)
+    told = lines_of(kd_bench(*typed)[1])
+    assert told["compile=true does not pay"] == ("of 3 jobs about 36 s with it, about 30 s without")
+    told = lines_of(kd_bench(*typed, "recipe.epochs=20")[1])
+    assert told["compile=true pays"] == (
+        "of 4 jobs about 3 min 12 s with it, about 6 min 40 s without"
+    )
+
+
+def _rewrite(path, **values):
     from kd_bench.records import read_result, write_json
 
-    write_json(folder / "result.json", read_result(folder) | values)
+    write_json(path / "result.json", read_result(path) | values)
 
 
 def test_a_sweep_for_a_cluster_is_planned_and_not_submitted(kd_bench, finished, tmp_path):

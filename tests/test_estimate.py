@@ -49,6 +49,12 @@ def test_twice_the_epochs_take_twice_the_training_and_once_the_start():
     assert seconds(frozen("st", changed={"recipe.epochs": 40}), known) == (23, False)
 
 
+def test_what_the_first_epochs_took_to_compile_is_taken_once():
+    # 20 epochs in 26 s, of which 6 to compile, and 3 s to begin: one second an epoch
+    known = paces(ran("st", seconds=26.0, process=29.0) | {"seconds_of_warm_up": 6.0})
+    assert seconds(frozen("st", changed={"recipe.epochs": 40}), known) == (49, False)
+
+
 def test_another_method_for_the_same_student_tells_roughly():
     known = paces(ran("at", seconds=10.0))
     assert seconds(frozen("st"), known) == (10, True)
