@@ -140,15 +140,18 @@ class Experience:
         """What it takes compiled and not; None unless jobs that differ in little else ran so."""
         settings = job.folder.rpartition("/")[0]
         if settings not in self._compiling:
-            both = [self._pace(job, compiled) for compiled in (True, False)]
-            is_known = all(pace is not None and not pace.is_rough for pace in both)
-            seconds = [pace.seconds(job.epochs) for pace in both] if is_known else ()
-            self._compiling[settings] = Compiling(*seconds) if seconds else None
+            self._compiling[settings] = self._compiling_of(job)
         return self._compiling[settings]
 
-    def _pace(self, job: Job, compiled: bool) -> Pace | None:
+    def _compiling_of(self, job: Job) -> Compiling | None:
         if job.config["speed"] != Speed.repro.value:  # reference never is, fast chooses for itself
             return None
+        both = [self._pace(job, compiled) for compiled in (True, False)]
+        if any(pace is None or pace.is_rough for pace in both):
+            return None
+        return Compiling(*(pace.seconds(job.epochs) for pace in both))
+
+    def _pace(self, job: Job, compiled: bool) -> Pace | None:
         identity = build.identity({**job.config, "compile": compiled})
         folder = records.folder_name(identity, job.config["seed"])
         return self.paces.of(likenesses(folder, identity, job.config["recipe"]["name"]))
