@@ -186,7 +186,9 @@ def measure_scene(
         "train_images": data.train_size,
         "loader_workers": workers,
         "agreement": agreed,
-        "limits": [{"processes": p, "threads": t, **what} for (p, t), what in bounds.items()],
+        "limits": [
+            {"processes": p, "threads": t, **what} for (p, t), what in sorted(bounds.items())
+        ],
         "contestants": rows,
         "whole_job": None if args.no_whole else whole_job(config, scratch),
     }
