@@ -106,7 +106,13 @@ def _work(
     begins.close()  # from here on it can be signalled
     # Without the process that forks nobody would know of this one's end.
     os.environ |= {**variables, "KD_BENCH_PARENT": str(os.getppid())}
-    sys.exit(importlib.import_module(PROGRAM).work(frozen, number))
+    try:
+        code = importlib.import_module(PROGRAM).work(frozen, number)
+    except SystemExit as end:  # by a user's own code, which may say -1
+        if isinstance(end.code, int) and end.code % 256 == LOST:
+            sys.exit(1)
+        raise
+    sys.exit(code)
 
 
 @contextmanager

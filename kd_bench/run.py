@@ -100,7 +100,7 @@ def run(config: Config, changed: Config, show: Quiet) -> tuple[dict, bool]:
             return _train_and_record(config, changed, folder, show, lock), True
         except Locked:
             raise
-        except (Exception, SystemExit) as error:  # a user's own code may leave the process
+        except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             records.write_whole(folder / "error.txt", f"{reason}\n\n{traceback.format_exc()}")
             raise
@@ -450,11 +450,7 @@ def work(path: Path, number: int) -> int:
 
 
 def run_frozen(path: Path, number: int) -> int:
-    """Run job `number` of a sweep's file; its exit code.
-
-    Returns:
-        0, `LOCKED_ELSEWHERE`, 130 after an interruption, or 1 where a user's own code left.
-    """
+    """Run job `number` of a sweep's file; its exit code: 0, `LOCKED_ELSEWHERE`, 130 interrupted."""
     sys.path.insert(0, os.getcwd())  # where a user's own losses and models are looked for
     job = json.loads(path.read_text().splitlines()[number])
     try:
@@ -463,8 +459,6 @@ def run_frozen(path: Path, number: int) -> int:
         return LOCKED_ELSEWHERE
     except KeyboardInterrupt:
         return 130
-    except SystemExit:
-        return 1  # whatever it said: some codes have a meaning of their own for a sweep
     return 0
 
 
