@@ -6,10 +6,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kd_bench import build, words
+from kd_bench import build
 from kd_bench.frozen import Job
 from kd_bench.records import MODE
 from kd_bench.schema import TeacherSource
+from kd_bench.utils import formatting
 from kd_bench.view_table import FLOAT
 
 
@@ -32,10 +33,10 @@ class Answers:
         chosen, other = ("table", "online") if self.is_table else ("online", "table")
         less = TeacherSource.table if table < online else TeacherSource.online
         verdict = "asks less" if less.value == chosen else f"asks more than {other} would"
-        jobs = words.count(self.jobs, "job")
+        jobs = formatting.count(self.jobs, "job")
         return (
             f"teacher {self.teacher} of {', '.join(self.methods)}: {jobs} would ask about"
-            f" {online:,} images online, a view table of {words.size(self.size)} about {table:,}"
+            f" {online:,} images online, a view table of {formatting.size(self.size)} about {table:,}"
             f" once; teacher.source={chosen} {verdict}"
         )
 

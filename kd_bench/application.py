@@ -15,9 +15,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from kd_bench import compose, launchers
-from kd_bench.errors import UserError, answered_in_a_line
 from kd_bench.explain import Complaint, explain
-from kd_bench.records import LOCKED_ELSEWHERE
+from kd_bench.utils.errors import UserError, answered_in_a_line
+from kd_bench.utils.lock import LOCKED_ELSEWHERE
 
 
 def main(typed: Sequence[str]) -> None:
@@ -96,7 +96,8 @@ def _run(config: dict, changed: dict) -> int:
     # torch costs more than a second: --help and completion never come here.
     from kd_bench import build, run
     from kd_bench.display import JobDisplay
-    from kd_bench.records import Locked, make_folder
+    from kd_bench.utils.files import make_folder
+    from kd_bench.utils.lock import Locked
 
     build.check(config)
     run.choose_device(config["device"])  # cuda is refused before anything is prepared for it

@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kd_bench.errors import require
+from kd_bench.utils.errors import require
 
 START, END = "<!-- table: ", "<!-- /table -->"
 _BLOCK = re.compile(rf"^{START}(?P<command>.*) -->\n(?P<body>(?:.*\n)*?){END}$", re.MULTILINE)

@@ -19,11 +19,11 @@ from kd_bench import execution, optim, records, schema, view_table
 from kd_bench.data import views
 from kd_bench.data.dataset import Dataset
 from kd_bench.data.source import Description
-from kd_bench.errors import UserError, require
 from kd_bench.interfaces import Loss, Spec, Stages
 from kd_bench.method import Method
 from kd_bench.taps import Tapped, probe
 from kd_bench.teacher import check_fits, read_state
+from kd_bench.utils.errors import UserError, require
 
 Config = Mapping[str, Any]
 

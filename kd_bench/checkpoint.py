@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kd_bench.errors import said
-from kd_bench.records import CHECKPOINTS, write_whole
+from kd_bench.records import CHECKPOINTS
+from kd_bench.utils.errors import said
+from kd_bench.utils.files import write_whole
 
 
 class Saver:

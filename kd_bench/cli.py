@@ -8,7 +8,7 @@ import sys
 
 import kd_bench
 from kd_bench.commands import COMMANDS
-from kd_bench.errors import UserError, answered_in_a_line
+from kd_bench.utils.errors import UserError, answered_in_a_line
 
 
 def main() -> None:

@@ -14,8 +14,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from kd_bench import schema
-from kd_bench.errors import UserError
 from kd_bench.records import MODE, flatten
+from kd_bench.utils.errors import UserError
 
 _PACKAGE = Path(__file__).resolve().parent
 # In a wheel the configuration lies in the package, in a checkout beside it.

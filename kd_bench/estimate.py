@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from kd_bench import words
 from kd_bench.frozen import Job, total_epochs
 from kd_bench.records import mode
 from kd_bench.states import DONE, RUNNING, State
+from kd_bench.utils import formatting
 
 Likeness = tuple[str, ...]
 ENOUGH = 25  # jobs to take a median of: the latest, so that large sweeps do not slow down
@@ -150,4 +150,4 @@ def left_words(jobs: Sequence[tuple[Job, State]], paces: Paces, places: int) -> 
     if not known:
         return ""
     about = "about" if len(known) == len(jobs) else "at least"
-    return f"{about} {words.duration(at_once([e.seconds for e in known], places))} left"
+    return f"{about} {formatting.duration(at_once([e.seconds for e in known], places))} left"

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from kd_bench.errors import require
 from kd_bench.interfaces import Output
 from kd_bench.schema import Precision, Speed
 from kd_bench.taps import Tapped
+from kd_bench.utils.errors import require
 
 if TYPE_CHECKING:
     from kd_bench.data.dataset import Data

@@ -8,7 +8,7 @@ import json
 import re
 
 from kd_bench.cells import BASELINE, Cell, Column, Table
-from kd_bench.errors import require
+from kd_bench.utils.errors import require
 
 TOLD, OPEN = "#1f4e8c", "#9aa5b1"  # an interval that leaves zero out, and one that does not
 INCHES_PER_ROW, INCHES_AROUND, WIDTH = 0.27, 1.0, 7.0

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from kd_bench import records, schema
-from kd_bench.errors import require
+from kd_bench import schema
+from kd_bench.utils.errors import require
+from kd_bench.utils.files import make_folder, write_whole
 
 FOLDER = ".sweeps"  # below the runs folder
 
@@ -51,9 +52,9 @@ def total_epochs(config: Mapping[str, Any]) -> int:
 def write(jobs: Sequence[Job], name: str) -> Path:
     """Write the jobs to <runs_dir>/.sweeps/<name>.jsonl."""
     folder = Path(jobs[0].config["runs_dir"]) / FOLDER
-    records.make_folder(folder)
+    make_folder(folder)
     path = folder / f"{name}.jsonl"
-    records.write_whole(path, "".join(json.dumps(asdict(job)) + "\n" for job in jobs))
+    write_whole(path, "".join(json.dumps(asdict(job)) + "\n" for job in jobs))
     return path
 
 

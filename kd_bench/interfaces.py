@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from kd_bench.errors import UserError, require, require_positive
+from kd_bench.utils.errors import UserError, require, require_positive
 
 __all__ = [
     "Batch",

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kd_bench.errors import UserError, require
 from kd_bench.interfaces import Batch, Loss, Output
+from kd_bench.utils.errors import UserError, require
 
 
 def flatten_weights(weights: Mapping, prefix: str = "") -> dict[str, float]:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.sgd import sgd
 
-from kd_bench.errors import require
 from kd_bench.schema import RecipeConfig, Schedule
+from kd_bench.utils.errors import require
 
 
 def check_recipe(recipe: RecipeConfig) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kd_bench import build, records, words
+from kd_bench import build, records
 from kd_bench.answers import answers
 from kd_bench.display import console
 from kd_bench.estimate import Estimate, Likeness, Pace, Paces, at_once, likenesses, remaining
@@ -16,6 +16,7 @@ from kd_bench.reading import find_records, folder_size
 from kd_bench.run import choose_device
 from kd_bench.schema import Speed
 from kd_bench.states import DONE, FAILED, RUNNING, State, progress_words, states
+from kd_bench.utils import formatting
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Planned:
     def _time(self) -> str:
         if self.time is None:
             return "time unknown"
-        return f"{'roughly' if self.time.is_rough else 'about'} {words.duration(self.time.seconds)}"
+        return f"{'roughly' if self.time.is_rough else 'about'} {formatting.duration(self.time.seconds)}"
 
 
 def show(jobs: Sequence[Job], places: int | None) -> None:
@@ -182,7 +183,7 @@ def totals(found: Sequence[Planned], places: int | None) -> list[str]:
     left = [each for each in found if each.state.kind != DONE]
     to_do = len(left) - kinds[RUNNING]
     failed = f" ({kinds[FAILED]} failed before)" if kinds[FAILED] else ""
-    counts = f"{words.count(len(found), 'job')}: {kinds[DONE]} done, {kinds[RUNNING]} running"
+    counts = f"{formatting.count(len(found), 'job')}: {kinds[DONE]} done, {kinds[RUNNING]} running"
     lines = [f"{counts}, {to_do} to do{failed}"]
     if left:
         asked = answers([each.job for each in left])
@@ -199,13 +200,13 @@ def _time_line(left: Sequence[Planned], places: int | None) -> str:
     if not known:
         return f"time: unknown; nothing like these jobs has run in {runs} yet"
     about = "at least" if unknown else "about"
-    line = f"time: {about} {words.duration(sum(known))} of training"
+    line = f"time: {about} {formatting.duration(sum(known))} of training"
     if places is None or places > 1:
         line += f", {_at_once(known, places, about)}"
     if places is None and sum(known) < SHORT * len(known):
         line += "; to start its process takes each some seconds more"
     if unknown:
-        line += f"; unknown for {words.count(unknown, 'job')}, like none that ran in {runs}"
+        line += f"; unknown for {formatting.count(unknown, 'job')}, like none that ran in {runs}"
     return line
 
 
@@ -217,23 +218,23 @@ def _compile_lines(left: Sequence[Planned]) -> list[str]:
     compiled, eager = sum(each.compiled for each in known), sum(each.eager for each in known)
     return [
         f"compile=true {'pays' if compiled < eager else 'does not pay'}: of"
-        f" {words.count(len(known), 'job')} about {words.duration(compiled)} with it,"
-        f" about {words.duration(eager)} without"
+        f" {formatting.count(len(known), 'job')} about {formatting.duration(compiled)} with it,"
+        f" about {formatting.duration(eager)} without"
     ]
 
 
 def _at_once(known: Sequence[float], places: int | None, about: str) -> str:
     if places is None:
         return "divided by as many jobs as the scheduler runs at once"
-    return f"{about} {words.duration(at_once(known, places))} in {places} places"
+    return f"{about} {formatting.duration(at_once(known, places))} in {places} places"
 
 
 def _disk_line(left: Sequence[Planned], tables: int) -> str:
-    size = words.size(sum(each.disk.size for each in left))
+    size = formatting.size(sum(each.disk.size for each in left))
     alone = sum(each.disk.is_weights_alone for each in left)
     line = f"disk: {'at least' if alone else 'about'} {size}"
     if tables:
-        line += f", and {words.size(tables)} of view tables unless they are there"
+        line += f", and {formatting.size(tables)} of view tables unless they are there"
     if alone:
-        line += f"; of {words.count(alone, 'job')} the weights alone are counted"
+        line += f"; of {formatting.count(alone, 'job')} the weights alone are counted"
     return line

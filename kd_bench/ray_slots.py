@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kd_bench import environment
-from kd_bench.errors import UserError, require, said
+from kd_bench.utils.errors import UserError, require, said
+from kd_bench.utils.process import for_job
 
 if TYPE_CHECKING:
     import ray
@@ -156,7 +156,7 @@ def ray_slots(
     wanted = ", ".join(f"hydra.launcher.{name}={value:g}" for name, value in resources.items())
     require(room > 0, f"no node of the Ray cluster has room for a job with {wanted}")
     task = ray.remote(max_retries=0, **resources)(work)
-    shared = environment.for_job(threads)
+    shared = for_job(threads)
     if "PYTHONPATH" in os.environ:
         shared["PYTHONPATH"] = os.environ["PYTHONPATH"]
     return [

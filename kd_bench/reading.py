@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kd_bench import schema
-from kd_bench.errors import UserError, require
+from kd_bench.utils.errors import UserError, require
 
 FORMAT = 1  # of a record, the version that is read here
 JOB = ("identity", "config", "changed")

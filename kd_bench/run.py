@@ -20,25 +20,19 @@ from typing import Any
 import torch
 
 import kd_bench
-from kd_bench import (
-    build,
-    checkpoint,
-    choice,
-    environment,
-    execution,
-    records,
-    schema,
-    view_table,
-)
+from kd_bench import build, checkpoint, choice, execution, records, schema, view_table
 from kd_bench.data.dataset import Data
-from kd_bench.errors import UserError
 from kd_bench.interfaces import Spec, Stages
 from kd_bench.labels import method_label
-from kd_bench.records import LOCKED_ELSEWHERE, WEIGHTS, Lock, Locked
-from kd_bench.seeds import stream
+from kd_bench.records import WEIGHTS
 from kd_bench.teacher import Teacher, load_weights
 from kd_bench.train import Progress, Row, percent_equal, predictions, train
 from kd_bench.training import Training, phases
+from kd_bench.utils.errors import UserError
+from kd_bench.utils.files import file_hash, make_folder, write_json, write_whole
+from kd_bench.utils.lock import LOCKED_ELSEWHERE, Lock, Locked
+from kd_bench.utils.process import keep_memory
+from kd_bench.utils.seeds import stream
 
 Config = Mapping[str, Any]
 CHOICE = "choice.json"  # of an unfinished job; the record tells it, too
@@ -92,7 +86,7 @@ def run(config: Config, changed: Config, show: Quiet) -> tuple[dict, bool]:
     teacher = build.teacher_job(config)
     if teacher is not None:
         _make_teacher(teacher, build.teacher_changes(changed), show)
-    records.make_folder(folder)
+    make_folder(folder)
     with Lock(folder) as lock:
         if record := records.read_result(folder):  # finished while we waited for the lock
             return record, False
@@ -102,7 +96,7 @@ def run(config: Config, changed: Config, show: Quiet) -> tuple[dict, bool]:
             raise
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
-            records.write_whole(folder / "error.txt", f"{reason}\n\n{traceback.format_exc()}")
+            write_whole(folder / "error.txt", f"{reason}\n\n{traceback.format_exc()}")
             raise
 
 
@@ -161,7 +155,7 @@ def _choose(job: Training, folder: Path, show: Quiet) -> dict[str, Any]:
     if not file.exists():
         chosen = choice.choose(job)
         show.say(f"speed=fast: {', '.join(f'{k}={v}' for k, v in chosen.items())}")
-        records.write_json(file, chosen)
+        write_json(file, chosen)
     return json.loads(file.read_text())
 
 
@@ -170,7 +164,7 @@ def _finish(job: Training, record: dict, folder: Path) -> None:
     # From the CPU, so that they can be loaded where there is no GPU.
     torch.save(checkpoint.on_cpu(job.student.net.state_dict()), folder / f".{WEIGHTS}")
     os.replace(folder / f".{WEIGHTS}", folder / WEIGHTS)
-    records.write_json(folder / "result.json", record)
+    write_json(folder / "result.json", record)
     checkpoint.remove(folder)
     (folder / CHOICE).unlink(missing_ok=True)
 
@@ -206,7 +200,7 @@ def prepare_torch(threads: int) -> None:
     Args:
         threads: of the process.
     """
-    environment.keep_memory()
+    keep_memory()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
     torch.backends.cudnn.benchmark = False
@@ -264,7 +258,7 @@ def _tabled(config: Config, job: Training, shapes: Stages, show: Quiet) -> Teach
     key = view_table.key(
         build.identity(config)["dataset"],
         job.data.fingerprint,
-        records.file_hash(_teacher_weights(config)),
+        file_hash(_teacher_weights(config)),
         teacher.tapped.taps,
         [how.speed.value, how.as_record()],
         [device_name(device), torch.get_num_threads(), torch.__version__],

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from kd_bench import environment
 from kd_bench.forks import Fork
+from kd_bench.utils import process
 
 
 class Process(Protocol):
@@ -75,7 +75,7 @@ def local_slots(
     if not places:
         groups = [",".join(map(str, group)) for group in _groups_of_cores(threads)]
         places = [(f"core {cores}", {"KD_BENCH_CORES": cores}) for cores in groups]
-    shared = environment.for_job(threads)
+    shared = process.for_job(threads)
     slots = [LocalSlot(i, name, shared | place) for i, (name, place) in enumerate(places)]
     return slots[:jobs_at_once]
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kd_bench import environment
-from kd_bench.errors import UserError, require, said
+from kd_bench.utils.errors import UserError, require, said
+from kd_bench.utils.process import for_job
 
 if TYPE_CHECKING:
     import submitit
@@ -239,7 +239,7 @@ def slurm_slots(
     import submitit
 
     executor = submitit.SlurmExecutor(folder.absolute() / "%j")
-    exports = [f"export {name}={value}" for name, value in environment.for_job(threads).items()]
+    exports = [f"export {name}={value}" for name, value in for_job(threads).items()]
     own = {"job_name": "kd-bench", "stderr_to_stdout": True}
     executor.update_parameters(**parameters | own | {"setup": [*exports, *parameters["setup"]]})
     queue = Queue()

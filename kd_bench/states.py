@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from kd_bench import words
 from kd_bench.frozen import Job
-from kd_bench.records import CHECKPOINTS, read_result, who_works_in
+from kd_bench.records import CHECKPOINTS, read_result
+from kd_bench.utils import formatting
+from kd_bench.utils.lock import who_works_in
 
 DONE, RUNNING, FAILED, LEFT = "done", "running", "failed", "left"
 KINDS = (DONE, RUNNING, FAILED, LEFT)
@@ -96,5 +97,5 @@ def progress_words(job: Job, state: State) -> str:
     left = (job.epochs - state.progress.epoch) * state.progress.seconds_per_epoch
     return (
         f"epoch {state.progress.epoch}/{job.epochs} {state.progress.accuracy:.2f} %"
-        f" {state.progress.images_per_second:,.0f} images/s, {words.duration(left)} left"
+        f" {state.progress.images_per_second:,.0f} images/s, {formatting.duration(left)} left"
     )

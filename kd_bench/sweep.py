@@ -15,9 +15,10 @@ from kd_bench.display import SweepDisplay
 from kd_bench.failures import GO_ON, Policy
 from kd_bench.frozen import Job
 from kd_bench.labels import differences, in_brackets
-from kd_bench.records import LOCKED_ELSEWHERE
 from kd_bench.run import label
 from kd_bench.slots import Process, Slot
+from kd_bench.utils.files import make_folder, write_whole
+from kd_bench.utils.lock import LOCKED_ELSEWHERE, lock_owner
 
 POLL_SECONDS = 0.05
 GRACE_SECONDS = 10.0  # that an interrupted job has to end by itself
@@ -171,7 +172,7 @@ class Sweep:
         if job.folder not in self.not_before:
             return False
         if time.monotonic() >= self.not_before[job.folder]:
-            if records.lock_owner(job.path) is None:
+            if lock_owner(job.path) is None:
                 del self.not_before[job.folder]
                 return False
             self.not_before[job.folder] = time.monotonic() + 1.0
@@ -179,7 +180,7 @@ class Sweep:
 
     def _start(self, job: Job) -> None:
         slot = self.free.pop(0)
-        records.make_folder(job.path)
+        make_folder(job.path)
         (job.path / "error.txt").unlink(missing_ok=True)
         number = next(i for i, other in enumerate(self.jobs) if other.folder == job.folder)
         process = slot.start(self.frozen, number, job.path / "console.log")
@@ -225,7 +226,7 @@ class Sweep:
             return (job.path / "error.txt").read_text().partition("\n")[0]
         else:
             reason = f"ended with exit code {code} and no result"
-        records.write_whole(job.path / "error.txt", reason + "\n")
+        write_whole(job.path / "error.txt", reason + "\n")
         return reason
 
     def _stop(self) -> None:

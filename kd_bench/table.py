@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from kd_bench.cells import BASELINE, Average, Cell, Column, Table, table_from
-from kd_bench.errors import require
 from kd_bench.labels import spelled
-from kd_bench.words import duration
+from kd_bench.utils.errors import require
+from kd_bench.utils.formatting import duration
 
 EPOCH = {
     "last": "at the last epoch",

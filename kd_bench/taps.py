@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from kd_bench.errors import said
 from kd_bench.interfaces import Output, Stages, UserError, require
+from kd_bench.utils.errors import said
 
 INPUT = ":input"
 

@@ -18,12 +18,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from kd_bench import records, words
-from kd_bench.errors import require
+from kd_bench import records
 from kd_bench.execution import Execution, forward_batch
 from kd_bench.interfaces import Batch, Loss, Output, Stages
 from kd_bench.taps import Tapped
 from kd_bench.teacher import Teacher
+from kd_bench.utils import formatting
+from kd_bench.utils.errors import require
+from kd_bench.utils.files import make_folder, write_json
+from kd_bench.utils.lock import Lock, Locked
 
 if TYPE_CHECKING:
     from kd_bench.data.dataset import Data
@@ -119,13 +122,13 @@ def load(
         say: is told what happens.
     """
     width = columns(shapes, teacher.tapped.taps, data.num_classes)
-    records.make_folder(folder)
+    make_folder(folder)
     while not (folder / ABOUT).exists():
         try:
-            with records.Lock(folder):
+            with Lock(folder):
                 if not (folder / ABOUT).exists():
                     _make(folder, teacher, data, width, say)
-        except records.Locked as owner:
+        except Locked as owner:
             say(f"waiting for the teacher's view table, which {owner} makes")
             records.wait_for(folder)
     about = json.loads((folder / ABOUT).read_text())
@@ -142,8 +145,8 @@ def _make(
     """Ask the teacher about every row; what a killed process had written is gone on from."""
     rows, batch = data.train_size * data.view_count, forward_batch(data)
     size, part = rows * width * FLOAT, folder / f"{ROWS}.part"
-    what = f"{data.view_count} views of {words.count(data.train_size, 'image')}"
-    say(f"making the teacher's view table: {what}, {words.size(size)}")
+    what = f"{data.view_count} views of {formatting.count(data.train_size, 'image')}"
+    say(f"making the teacher's view table: {what}, {formatting.size(size)}")
     started = time.perf_counter()
     with open(part, "ab") as file:
         written = file.tell() // (batch * width * FLOAT) * batch  # rows, in whole batches
@@ -152,14 +155,14 @@ def _make(
             file.write(_rows(teacher, data, start, rows, batch).cpu().numpy().tobytes())
             if start == written + batch:  # the first batch is slower than those that follow
                 left = (time.perf_counter() - started) / 2 * (rows - start) / batch
-                say(f"the view table will take about {words.duration(left)}")
+                say(f"the view table will take about {formatting.duration(left)}")
         file.flush()
         os.fsync(file.fileno())
     os.replace(part, folder / ROWS)
     seconds = round(time.perf_counter() - started, 3)
-    say(f"the view table is done after {words.duration(seconds)}")
+    say(f"the view table is done after {formatting.duration(seconds)}")
     about = {"images": data.train_size, "views": data.view_count, "bytes": size}
-    records.write_json(folder / ABOUT, about | {"seconds": seconds})
+    write_json(folder / ABOUT, about | {"seconds": seconds})
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ import pytest
 from jobs import TINY, job
 
 from kd_bench import frozen, sweep
-from kd_bench.records import Lock
+from kd_bench.utils.lock import Lock
 
 
 def files(folder):

@@ -7,7 +7,7 @@ import pytest
 from jobs import TINY, job
 
 from kd_bench import build, plan, sweep
-from kd_bench.records import Lock
+from kd_bench.utils.lock import Lock
 
 
 def contents(folder):
@@ -109,7 +109,8 @@ def test_whether_to_compile_pays_is_told_where_like_jobs_ran_both_ways(
 
 
 def _rewrite(path, **values):
-    from kd_bench.records import read_result, write_json
+    from kd_bench.records import read_result
+    from kd_bench.utils.files import write_json
 
     write_json(path / "result.json", read_result(path) | values)
 

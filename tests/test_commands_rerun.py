@@ -8,7 +8,8 @@ from jobs import job, trained
 
 from kd_bench import run
 from kd_bench.reading import job_config
-from kd_bench.records import read_result, write_json
+from kd_bench.records import read_result
+from kd_bench.utils.files import write_json
 
 
 @pytest.fixture(autouse=True)

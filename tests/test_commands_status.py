@@ -8,7 +8,7 @@ import pytest
 from jobs import job
 
 from kd_bench import frozen, sweep
-from kd_bench.records import Lock
+from kd_bench.utils.lock import Lock
 
 
 @pytest.fixture

@@ -3,10 +3,11 @@
 import pytest
 from written_records import record
 
-from kd_bench import estimate, words
+from kd_bench import estimate
 from kd_bench.estimate import Pace, Paces, likenesses
 from kd_bench.frozen import Job
 from kd_bench.states import DONE, LEFT, RUNNING, Progress, State
+from kd_bench.utils import formatting
 
 
 def ran(*arguments, seconds, process=None, images=500, **settings):
@@ -127,11 +128,11 @@ def test_paces_are_those_of_the_latest_jobs_so_that_large_sweeps_do_not_slow_dow
     ],
 )
 def test_durations_read_as_people_say_them(value, text):
-    assert words.duration(value) == text
+    assert formatting.duration(value) == text
 
 
 @pytest.mark.parametrize(
     ("value", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (1_234_567, "1.2 MB")]
 )
 def test_sizes_read_as_people_say_them(value, text):
-    assert words.size(value) == text
+    assert formatting.size(value) == text

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from jobs import TINY, job
 
-from kd_bench import environment, forks, frozen, sweep
+from kd_bench import forks, frozen, sweep
+from kd_bench.utils import process as process_module
 
 SERVER = """
 import os
@@ -48,7 +49,7 @@ def fork(tmp_path):
 
     def start(*overrides: str, number: int = 0, **variables: str) -> forks.Fork:
         path = frozen.write(sweep.freeze([(job(tmp_path, "method=baseline", *overrides), {})]), "x")
-        given = environment.for_job(1) | variables
+        given = process_module.for_job(1) | variables
         begun.append(forks.Fork(path, number, tmp_path / "console.log", given))
         return begun[-1]
 
@@ -100,7 +101,12 @@ def test_a_fork_trains_its_job_and_ends_with_0(fork, tmp_path):
 
 def test_a_fork_has_its_cores_and_a_group_of_its_own(fork, tmp_path):
     core = min(os.sched_getaffinity(0))
-    names = (*environment.for_job(1), "KD_BENCH_CORES", "KD_BENCH_PARENT", "OPENBLAS_NUM_THREADS")
+    names = (
+        *process_module.for_job(1),
+        "KD_BENCH_CORES",
+        "KD_BENCH_PARENT",
+        "OPENBLAS_NUM_THREADS",
+    )
     before = [os.environ.get(name) for name in names]
     process = fork("recipe.epochs=100000", KD_BENCH_CORES=str(core))
     wait_for_an_epoch(tmp_path, process)

@@ -10,7 +10,7 @@ import pytest
 from jobs import TINY
 
 from kd_bench import ray_slots, slurm_slots
-from kd_bench.errors import UserError
+from kd_bench.utils.errors import UserError
 
 
 @pytest.mark.parametrize(("place", "library"), [("slurm", "submitit"), ("ray", "ray")])

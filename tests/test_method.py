@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from kd_bench.errors import UserError
 from kd_bench.interfaces import Batch, Loss, Output
 from kd_bench.method import Method, flatten_weights
+from kd_bench.utils.errors import UserError
 
 
 class Constant(Loss):

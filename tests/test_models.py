@@ -12,9 +12,9 @@ from shipped import CONF, choices, load
 from torch import nn
 
 from kd_bench import build
-from kd_bench.errors import UserError
 from kd_bench.models.resnet import BasicBlock, ResNet
 from kd_bench.taps import Tapped, probe
+from kd_bench.utils.errors import UserError
 
 # For 10 and for 100 classes. As counted in RepDistiller's networks; resnet8_half on paper:
 # stem 3·8·9 + 16 = 232; stage1 2·8·8·9 + 32 = 1,184;

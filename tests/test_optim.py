@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kd_bench import build, optim
-from kd_bench.errors import UserError
 from kd_bench.schema import RecipeConfig, Schedule
+from kd_bench.utils.errors import UserError
 
 
 def recipe(**changes):

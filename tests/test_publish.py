@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from written_records import record, teacher_record, write
 
-from kd_bench.errors import UserError
+from kd_bench.utils.errors import UserError
 
 SCRIPT = Path(__file__).parent.parent / "tools/publish.py"
 

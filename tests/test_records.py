@@ -15,7 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kd_bench import records, schema
-from kd_bench.errors import UserError
+from kd_bench.utils import files
+from kd_bench.utils import lock as lock_module
+from kd_bench.utils.errors import UserError
 
 
 def config(**changes):
@@ -168,34 +170,34 @@ def test_a_name_that_cannot_be_a_folder_is_refused(name):
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "result.json"
-    records.write_whole(path, "old")
+    files.write_whole(path, "old")
 
     def fail(*_):
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="disk full"):
-        records.write_whole(path, "new")
+        files.write_whole(path, "new")
     assert path.read_text() == "old"
 
 
 def test_an_unwritable_place_is_answered_with_the_remedy(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="runs_dir=DIR"):
-        records.make_folder(tmp_path / "file" / "runs")
+        files.make_folder(tmp_path / "file" / "runs")
 
 
 # The lock
 
 
 def test_a_lock_is_held_by_one_and_free_again_after(tmp_path):
-    with records.Lock(tmp_path):
-        assert records.lock_owner(tmp_path)
-        with pytest.raises(records.Locked, match=f"process {os.getpid()}"):
-            records.Lock(tmp_path).__enter__()
-    assert records.lock_owner(tmp_path) is None
+    with lock_module.Lock(tmp_path):
+        assert lock_module.lock_owner(tmp_path)
+        with pytest.raises(lock_module.Locked, match=f"process {os.getpid()}"):
+            lock_module.Lock(tmp_path).__enter__()
+    assert lock_module.lock_owner(tmp_path) is None
     assert list(tmp_path.iterdir()) == []
-    with records.Lock(tmp_path):
+    with lock_module.Lock(tmp_path):
         pass
 
 
@@ -207,56 +209,56 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
     command = [sys.executable, "-c", code, str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "held\n"
-    with pytest.raises(records.Locked), records.Lock(tmp_path):
+    with pytest.raises(lock_module.Locked), lock_module.Lock(tmp_path):
         pass
     process.kill()
     process.wait()
-    with records.Lock(tmp_path):
-        assert records.lock_owner(tmp_path)
+    with lock_module.Lock(tmp_path):
+        assert lock_module.lock_owner(tmp_path)
 
 
 def test_a_recycled_process_id_is_not_taken_for_the_owner(tmp_path):
-    with records.Lock(tmp_path) as lock:
+    with lock_module.Lock(tmp_path) as lock:
         host, pid, _ = lock.name.split(",")
         (tmp_path / "lock" / lock.name).rename(tmp_path / "lock" / f"{host},{pid},12345")
-        assert records.lock_owner(tmp_path) is None
+        assert lock_module.lock_owner(tmp_path) is None
         (tmp_path / "lock" / f"{host},{pid},12345").rename(tmp_path / "lock" / lock.name)
 
 
-@pytest.mark.parametrize(("age", "is_dead"), [(0, False), (records.STALE_SECONDS + 5, True)])
+@pytest.mark.parametrize(("age", "is_dead"), [(0, False), (lock_module.STALE_SECONDS + 5, True)])
 def test_another_hosts_lock_is_judged_by_its_heartbeat(tmp_path, age, is_dead):
     (tmp_path / "lock").mkdir()
     owner = tmp_path / "lock" / "elsewhere~1,42,7"
     owner.touch()
     os.utime(owner, (time.time() - age,) * 2)
-    assert (records.lock_owner(tmp_path) is None) == is_dead
+    assert (lock_module.lock_owner(tmp_path) is None) == is_dead
 
 
 def test_an_owner_that_was_taken_over_leaves_the_new_owner_its_lock(tmp_path):
-    with records.Lock(tmp_path) as lock:
+    with lock_module.Lock(tmp_path) as lock:
         lock.lost = True
         (tmp_path / "lock" / lock.name).rename(tmp_path / "lock" / "elsewhere~1,42,7")
-    assert records.lock_owner(tmp_path) == "elsewhere~1,42,7"
+    assert lock_module.lock_owner(tmp_path) == "elsewhere~1,42,7"
 
 
 def test_a_process_that_ended_but_that_nobody_waited_for_holds_no_lock(tmp_path):
     if (child := os.fork()) == 0:
-        records.Lock(tmp_path).__enter__()
+        lock_module.Lock(tmp_path).__enter__()
         os._exit(0)
     os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # it has ended, and is left a zombie
     os.kill(child, 0)  # its id is still taken
-    assert records.lock_owner(tmp_path) is None
+    assert lock_module.lock_owner(tmp_path) is None
     os.waitpid(child, 0)
 
 
 def test_a_machine_of_the_same_name_is_another_host(tmp_path):
-    name, boot, namespace = records._host().split("~")
+    name, boot, namespace = lock_module._host().split("~")
     assert boot and namespace
     (tmp_path / "lock").mkdir()
     # Process 4194304 does not exist here, but here is not where the lock was made.
     (tmp_path / "lock" / f"{name}~00000000~{namespace},4194304,1").touch()
-    with pytest.raises(records.Locked, match=f"process 4194304 on {name}"):
-        records.Lock(tmp_path).__enter__()
+    with pytest.raises(lock_module.Locked, match=f"process 4194304 on {name}"):
+        lock_module.Lock(tmp_path).__enter__()
 
 
 NAMESPACE = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child"]
@@ -276,14 +278,14 @@ def test_a_container_on_this_machine_is_another_host(tmp_path):
     assert process.stdout.readline() == "held\n"
     (owner,) = os.listdir(tmp_path / "lock")
     assert owner.split(",")[1] == "1"  # its id in there; here it is that of init, which is alive
-    assert records.lock_owner(tmp_path) == owner
+    assert lock_module.lock_owner(tmp_path) == owner
     process.kill()
     process.wait()
     # Nobody here can know that it is gone: only its silence tells.
-    assert records.lock_owner(tmp_path) == owner
-    long_ago = time.time() - records.STALE_SECONDS - 5
+    assert lock_module.lock_owner(tmp_path) == owner
+    long_ago = time.time() - lock_module.STALE_SECONDS - 5
     os.utime(tmp_path / "lock" / owner, (long_ago, long_ago))
-    assert records.lock_owner(tmp_path) is None
+    assert lock_module.lock_owner(tmp_path) is None
 
 
 @pytest.mark.parametrize("hours", [-1, 1])
@@ -301,11 +303,11 @@ def test_a_living_owner_keeps_its_lock_however_wrong_its_clock(tmp_path, monkeyp
     thread = threading.Thread(target=beat)
     thread.start()
     time.sleep(0.1)
-    with pytest.raises(records.Locked, match="process 42 on elsewhere"):
-        records.Lock(tmp_path).__enter__()
+    with pytest.raises(lock_module.Locked, match="process 42 on elsewhere"):
+        lock_module.Lock(tmp_path).__enter__()
     stop.set()
     thread.join()
-    with records.Lock(tmp_path) as lock:  # silent from now on
+    with lock_module.Lock(tmp_path) as lock:  # silent from now on
         assert os.listdir(tmp_path / "lock") == [lock.name]
 
 
@@ -319,25 +321,25 @@ def test_a_file_system_that_does_not_answer_for_a_while_costs_no_lock(tmp_path, 
             raise OSError(errno.ESTALE, "stale file handle")
 
     monkeypatch.setattr(os, "utime", utime)
-    with records.Lock(tmp_path) as lock:
+    with lock_module.Lock(tmp_path) as lock:
         while len(beats) < 5:
             time.sleep(0.01)
         assert not lock.lost
 
 
 def _count_alone(folder, counter, ready, host):
-    records._host = lambda: host
-    records.HEARTBEAT_SECONDS = 0.02
+    lock_module._host = lambda: host
+    lock_module.HEARTBEAT_SECONDS = 0.02
     ready.wait()
     for _ in range(20):
         while True:
             try:
-                with records.Lock(folder):
+                with lock_module.Lock(folder):
                     text = counter.read_text()
                     time.sleep(0.001)
                     counter.write_text(str(int(text) + 1))
                 break
-            except records.Locked:
+            except lock_module.Locked:
                 time.sleep(0.001)
 
 
@@ -349,7 +351,7 @@ def test_of_many_processes_one_at_a_time_holds_the_lock(tmp_path, hosts):
     (tmp_path / "lock").mkdir()
     dead = tmp_path / "lock" / "a,4194304,1"
     dead.touch()
-    os.utime(dead, (time.time() - records.STALE_SECONDS - 5,) * 2)
+    os.utime(dead, (time.time() - lock_module.STALE_SECONDS - 5,) * 2)
     context = multiprocessing.get_context("fork")
     ready = context.Event()
     workers = [

@@ -19,13 +19,14 @@ from torch import nn
 
 from kd_bench import build, capture, choice, execution, records, run, train
 from kd_bench.epoch import Epochs
-from kd_bench.errors import UserError
 from kd_bench.execution import Execution
 from kd_bench.models.resnet import ResNet
 from kd_bench.schema import Precision, Speed
 from kd_bench.taps import Tapped
 from kd_bench.teacher import Teacher
 from kd_bench.training import Training, phases
+from kd_bench.utils import files
+from kd_bench.utils.errors import UserError
 
 CUDA = torch.device("cuda")
 # For the methods that need equal widths.
@@ -349,7 +350,7 @@ def test_a_choice_is_kept_by_a_resumed_job_and_by_one_that_is_given_it(runs, mon
     config = job(runs, "method=baseline", "speed=fast", "seed=3")
     folder = runs / build.folder_name(config)
     folder.mkdir(parents=True)
-    records.write_json(folder / run.CHOICE, chosen)
+    files.write_json(folder / run.CHOICE, chosen)
     assert trained(config)[0]["config"]["chosen"] == chosen
     given = {**job(runs, "method=baseline", "speed=fast", "seed=4"), "chosen": chosen}
     assert trained(given)[0]["execution"]["autotuned"]

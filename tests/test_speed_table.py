@@ -11,10 +11,11 @@ import torch
 from jobs import job, trained
 
 from kd_bench import build, records, run, view_table
-from kd_bench.errors import UserError
 from kd_bench.interfaces import Batch
 from kd_bench.teacher import Teacher
 from kd_bench.training import Training
+from kd_bench.utils import lock
+from kd_bench.utils.errors import UserError
 
 TOLERANCE = 1e-5  # relative, of logits: a batch of another size may be summed in another order
 TABLE = "teacher.source=table"
@@ -170,7 +171,7 @@ def test_who_finds_a_table_being_made_waits_for_it(work, tmp_path):
     def ask():
         found.append(make(work, tmp_path, Counting(work.teacher.tapped), say))
 
-    with records.Lock(tmp_path):
+    with lock.Lock(tmp_path):
         thread = threading.Thread(target=ask)
         thread.start()
         assert waiting.wait(10)

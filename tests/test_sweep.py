@@ -14,7 +14,7 @@ import pytest
 from jobs import TINY, job
 
 from kd_bench import build, frozen, slots, sweep
-from kd_bench.errors import UserError
+from kd_bench.utils.errors import UserError
 
 KD_BENCH = [sys.executable, "-m", "kd_bench"]
 FAST = (*TINY, "recipe.epochs=1")

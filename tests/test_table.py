@@ -19,11 +19,11 @@ from written_records import record, seeds, teacher_record, write
 
 from kd_bench import blocks
 from kd_bench.cells import Cell, Delta, table_from
-from kd_bench.errors import UserError
 from kd_bench.intervals import Pooled, half_width, pooled
 from kd_bench.labels import natural, short_name
 from kd_bench.reading import read_failures, read_records
 from kd_bench.table import FORMATS, caption, cell_text, grid, render, warnings
+from kd_bench.utils.errors import UserError
 
 REPOSITORY = Path(__file__).parent.parent
 DIGITS = "digits resnet20-resnet8"

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from kd_bench.errors import UserError
 from kd_bench.models.resnet import ResNet
 from kd_bench.taps import Tapped, probe
+from kd_bench.utils.errors import UserError
 
 
 @pytest.fixture

@@ -16,8 +16,9 @@ import torch
 from jobs import NETS, composed, job, trained
 
 import kd_bench
-from kd_bench import build, checkpoint, records, run, train
+from kd_bench import build, checkpoint, run, train
 from kd_bench.step import Step, Tally
+from kd_bench.utils import lock
 
 
 @pytest.fixture(autouse=True)
@@ -338,15 +339,15 @@ def test_every_method_learns_on_real_digits(tmp_path, name):
 
 
 def test_a_process_that_lost_its_lock_stops_and_leaves_the_job_to_the_other(tmp_path, monkeypatch):
-    original = records.Lock.__enter__
+    original = lock.Lock.__enter__
 
     def enter(self):
         self.lost = True
         return original(self)
 
-    monkeypatch.setattr(records.Lock, "__enter__", enter)
+    monkeypatch.setattr(lock.Lock, "__enter__", enter)
     config = job(tmp_path, "method=baseline")
-    with pytest.raises(records.Locked):
+    with pytest.raises(lock.Locked):
         trained(config)
     folder = tmp_path / build.folder_name(config)
     assert not (folder / "result.json").exists() and not (folder / "error.txt").exists()

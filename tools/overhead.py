@@ -22,6 +22,7 @@ from pathlib import Path
 from kd_bench import records
 from kd_bench.frozen import FOLDER
 from kd_bench.reading import find_records, read_records
+from kd_bench.utils.files import write_json
 
 METHODS = ("baseline", "logits", "st", "at", "st_at")
 # Small networks, small images, one epoch: what remains is what every job costs.
@@ -157,7 +158,7 @@ def main() -> None:
         found = overhead(args.jobs, args.slots, args.tensorboard)
         show_overhead(found)
     if args.json:
-        records.write_json(args.json, found)
+        write_json(args.json, found)
 
 
 if __name__ == "__main__":

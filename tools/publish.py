@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from kd_bench.cells import FILTERS, choose, tidy
-from kd_bench.errors import UserError, require
 from kd_bench.reading import find_records
-from kd_bench.records import folder_name, write_whole
+from kd_bench.records import folder_name
+from kd_bench.utils.errors import UserError, require
+from kd_bench.utils.files import write_whole
 
 SCRIPT = "tools/publish.py"
 FILES = ("history.csv", "result.json")  # the record last: its presence means published

@@ -27,12 +27,13 @@ from typing import Any
 import torch
 
 import kd_bench
-from kd_bench import application, build, compose, environment, launchers, run
-from kd_bench.errors import UserError, require
-from kd_bench.records import write_json
+from kd_bench import application, build, compose, launchers, run
 from kd_bench.speed import agreement, limits, report
 from kd_bench.speed.contest import Contestant, compete, ratio
 from kd_bench.speed.scenes import Scene, contestants, write_teacher
+from kd_bench.utils import process
+from kd_bench.utils.errors import UserError, require
+from kd_bench.utils.files import write_json
 
 SCRIPT = "tools/speed.py"
 ON_CPU = [Scene("resnet20", "resnet56", "st", 64, packed=(2,))]
@@ -279,7 +280,7 @@ def whole_job(config: Config, scratch: Path) -> dict[str, float]:
     frozen.write_text(json.dumps({"config": short, "changed": {}}) + "\n")
     started = time.perf_counter()
     command = [sys.executable, "-m", "kd_bench.run", str(frozen), "0"]
-    subprocess.run(command, env=os.environ | environment.for_job(config["threads"]), check=True)
+    subprocess.run(command, env=os.environ | process.for_job(config["threads"]), check=True)
     seconds = time.perf_counter() - started
     folder = Path(config["runs_dir"]) / build.folder_name(short)
     result = json.loads((folder / "result.json").read_text())

@@ -17,10 +17,10 @@ from pathlib import Path
 from kd_bench import figure
 from kd_bench.blocks import arguments, blocks, regenerated
 from kd_bench.cells import FILTERS, METRICS, Table, table_from
-from kd_bench.errors import UserError, require
 from kd_bench.reading import read_failures, read_records
-from kd_bench.records import write_whole
 from kd_bench.table import FORMATS
+from kd_bench.utils.errors import UserError, require
+from kd_bench.utils.files import write_whole
 
 SCRIPT = "tools/table.py"
 DIFF_LINES = 12

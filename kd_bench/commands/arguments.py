@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from kd_bench import schema
-from kd_bench.errors import UserError, require
+from kd_bench.utils.errors import UserError, require
 
 
 class Parser(argparse.ArgumentParser):

@@ -8,9 +8,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from kd_bench import frozen, records, schema, words
+from kd_bench import frozen, records, schema
 from kd_bench.commands.arguments import Parser, runs_folder
 from kd_bench.reading import find_jobs
+from kd_bench.utils import formatting
+from kd_bench.utils.lock import STALE_SECONDS, Lock, Locked, who_works_in
 
 DESCRIPTION = """\
 Shows what finished jobs no longer need and how much disk it takes, and with --yes deletes it:
@@ -46,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     runs = runs_folder(args.runs_dir)
     choice = Choice(args.weights, args.tensorboard, teachers(runs))
     jobs = list(find_jobs(runs))
-    busy = {job for job in jobs if records.who_works_in(job)}
+    busy = {job for job in jobs if who_works_in(job)}
     waste = [each for job in jobs if job not in busy for each in find_waste(runs, job, choice)]
     waste += half_written(runs / frozen.FOLDER)
     if args.tables and not busy:
@@ -54,10 +56,14 @@ def main(arguments: Sequence[str]) -> int:
     print("\n".join(summary(waste, args.list)))
     if busy:
         tables = ", and view tables" if args.tables else ""
-        print(f"left alone: {words.count(len(busy), 'folder')} in which a process works{tables}")
+        print(
+            f"left alone: {formatting.count(len(busy), 'folder')} in which a process works{tables}"
+        )
     if waste and args.yes:
         gone = delete(runs, waste, choice)
-        print(f"deleted {words.count(len(gone), 'file')}, {words.size(sum(w.size for w in gone))}")
+        print(
+            f"deleted {formatting.count(len(gone), 'file')}, {formatting.size(sum(w.size for w in gone))}"
+        )
     elif waste:
         print("nothing was deleted; add --yes to delete this")
     return 0
@@ -128,7 +134,7 @@ def half_written(folder: Path) -> Iterator[Waste]:
     """Files that were to appear whole but whose process ended before; no fresh ones."""
     for path in sorted([*folder.glob(".*.part"), *folder.glob(f".{records.WEIGHTS}")]):
         with suppress(FileNotFoundError):  # it was finished just now
-            if time.time() - path.stat().st_mtime > records.STALE_SECONDS:
+            if time.time() - path.stat().st_mtime > STALE_SECONDS:
                 yield _waste("files left half written", path)
 
 
@@ -145,12 +151,14 @@ def summary(waste: Sequence[Waste], every: bool) -> list[str]:
     """What can go in lines: by kind, or every file."""
     if not waste:
         return ["nothing to clean"]
-    lines = [f"{words.size(each.size):>9}  {each.path}" for each in waste if every]
+    lines = [f"{formatting.size(each.size):>9}  {each.path}" for each in waste if every]
     for kind in dict.fromkeys(each.kind for each in waste):
         sizes = [each.size for each in waste if each.kind == kind]
-        lines.append(f"{words.size(sum(sizes)):>9}  {kind} ({words.count(len(sizes), 'file')})")
-    total = words.size(sum(each.size for each in waste))
-    return [*lines, f"{total:>9}  in all ({words.count(len(waste), 'file')})"]
+        lines.append(
+            f"{formatting.size(sum(sizes)):>9}  {kind} ({formatting.count(len(sizes), 'file')})"
+        )
+    total = formatting.size(sum(each.size for each in waste))
+    return [*lines, f"{total:>9}  in all ({formatting.count(len(waste), 'file')})"]
 
 
 # Deleting
@@ -163,7 +171,7 @@ def delete(runs: Path, waste: Sequence[Waste], choice: Choice) -> list[Waste]:
     folders = {each.path.parent for each in waste} - {runs / frozen.FOLDER}
     tables = {folder for folder in folders if folder.parent == runs / records.TABLES}
     for table in sorted(tables):
-        with suppress(records.Locked), records.Lock(table):
+        with suppress(Locked), Lock(table):
             found = [each for each in waste if each.path.parent == table and each.path.exists()]
             _unlink(found)
             gone += found
@@ -173,7 +181,7 @@ def delete(runs: Path, waste: Sequence[Waste], choice: Choice) -> list[Waste]:
     for job in sorted(folder.parent if folder.name == EVENTS else folder for folder in folders):
         # Nobody begins to work in the folder meanwhile; and what can go is looked for again, for
         # much may have happened since it was shown.
-        with suppress(records.Locked), records.Lock(job):
+        with suppress(Locked), Lock(job):
             found = [each for each in find_waste(runs, job, choice) if each in waste]
             _unlink(found)
             gone += found

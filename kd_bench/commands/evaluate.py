@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from kd_bench.commands.arguments import Parser, with_data
-from kd_bench.errors import require
 from kd_bench.reading import job_config, read_record
 from kd_bench.records import WEIGHTS
+from kd_bench.utils.errors import require
 
 DESCRIPTION = """\
 Scores a file of weights on all test images of a data set. Beside a record, model and data set are

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from kd_bench import records
 from kd_bench.commands.arguments import Parser, with_data
-from kd_bench.errors import require
 from kd_bench.reading import job_config, read_record
+from kd_bench.utils.errors import require
+from kd_bench.utils.files import write_json, write_whole
 
 if TYPE_CHECKING:
     from kd_bench.build import Network
@@ -55,8 +56,8 @@ def main(words: Sequence[str]) -> int:
     )
     content = program(network, data) if args.format == "program" else state_dict(network)
     to.parent.mkdir(parents=True, exist_ok=True)
-    records.write_whole(to, content)
-    records.write_json(beside, description(record, data, args.format))
+    write_whole(to, content)
+    write_json(beside, description(record, data, args.format))
     print(f"wrote {to} and {beside}")
     return 0
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from kd_bench.commands.arguments import Parser
-from kd_bench.errors import require
+from kd_bench.utils.errors import require
 
 DESCRIPTION = """\
 Shows what a command would do: its jobs, which of them are done, running or failed before, and how

@@ -11,8 +11,8 @@ from typing import Any
 
 from kd_bench import records
 from kd_bench.commands.arguments import Parser, with_data
-from kd_bench.errors import require
 from kd_bench.reading import job_config, read_record
+from kd_bench.utils.errors import require
 
 DESCRIPTION = """\
 Runs a recorded job again, its teacher first, and says whether accuracy and history.csv are equal

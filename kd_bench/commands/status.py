@@ -8,10 +8,10 @@ from pathlib import Path
 
 from kd_bench import estimate, frozen
 from kd_bench.commands.arguments import Parser, runs_folder
-from kd_bench.errors import UserError, require
 from kd_bench.estimate import Paces
 from kd_bench.frozen import Job
 from kd_bench.states import DONE, FAILED, KINDS, RUNNING, State, progress_words, states
+from kd_bench.utils.errors import UserError, require
 
 DESCRIPTION = """\
 Shows how far sweeps are: how many jobs are done, running, failed and left, the running ones with

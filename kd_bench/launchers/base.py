@@ -16,8 +16,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from kd_bench import compose
-from kd_bench.errors import require
 from kd_bench.failures import GO_ON, OnError, Policy
+from kd_bench.utils.errors import require
 
 if TYPE_CHECKING:
     from kd_bench.frozen import Job

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from kd_bench import environment, forks, slots
+from kd_bench import forks, slots
 from kd_bench.launchers.base import SweepConfig, SweepLauncher, require_one_or_more
+from kd_bench.utils import process
 
 
 @dataclass
@@ -28,7 +29,7 @@ class LocalLauncher(SweepLauncher):
 
     def prepare(self, config: dict[str, Any]) -> None:
         """Load PyTorch for all jobs."""
-        forks.prepare(environment.for_job(config["threads"]))
+        forks.prepare(process.for_job(config["threads"]))
 
     def slots(self, config: dict[str, Any]) -> list[slots.LocalSlot]:
         """This machine's GPUs, or its cores."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from kd_bench.errors import require
 from kd_bench.failures import OnError
 from kd_bench.launchers.base import SweepConfig, SweepLauncher, require_one_or_more
 from kd_bench.ray_slots import RaySlot, ray_slots
+from kd_bench.utils.errors import require
 
 
 @dataclass

@@ -15,9 +15,9 @@ from kd_bench import run
 from kd_bench.data import views
 from kd_bench.data.dataset import Data
 from kd_bench.epoch import Epochs
-from kd_bench.seeds import stream
 from kd_bench.speed.loops import PlainStep
 from kd_bench.training import Training, phases
+from kd_bench.utils.seeds import stream
 
 STEPS = 20
 TOLERANCE = 1e-4  # relative, of the loss of every one of the steps

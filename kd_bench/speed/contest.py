@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from kd_bench import environment
 from kd_bench.speed.worker import Ended, Worker
+from kd_bench.utils import process
 
 
 @dataclass
@@ -51,7 +51,7 @@ def compete(
     try:
         for each in contestants:
             # One after the other: what starts at once is slowed by the others' starts.
-            own = os.environ | environment.for_job(each.config["threads"])
+            own = os.environ | process.for_job(each.config["threads"])
             made = (each.kind, each.config, each.workers, own)
             processes[each.name] = [Worker(*made) for _ in range(each.jobs)]
             try:

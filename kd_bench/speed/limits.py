@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kd_bench import capture, environment, execution, run
+from kd_bench import capture, execution, run
 from kd_bench.schema import Precision
 from kd_bench.taps import Tapped
+from kd_bench.utils import process
 
 REPEATS = 10
 RECORDED = 20
@@ -54,7 +55,7 @@ def measured(config: Mapping[str, Any], jobs: int = 1) -> dict[str, Any]:
 def _in_a_process(config: Mapping[str, Any]) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-m", "kd_bench.speed.limits"],
-        env=os.environ | environment.for_job(config["threads"]),
+        env=os.environ | process.for_job(config["threads"]),
         input=json.dumps(config),
         stdout=subprocess.PIPE,
         text=True,

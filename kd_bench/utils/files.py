@@ -1,0 +1,53 @@
+"""Files that appear whole or not at all, their hashes, and folders that can be written to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+from kd_bench.utils.errors import UserError
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file's content, 16 hexadecimal digits."""
+    content = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while chunk := file.read(1 << 20):
+                content.update(chunk)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    return content.hexdigest()[:16]
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file so that it appears whole or not at all: beside it, flushed, renamed."""
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    with open(part, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as readable JSON, whole or not at all."""
+    write_whole(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a job's folder; a place that cannot be written to is the user's to mend."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".{uuid.uuid4().hex}.writable"  # process ids are not unique over hosts
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {folder.absolute()}: {error.strerror};"
+            " choose another place with runs_dir=DIR"
+        ) from None
