@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kd_bench import build
+from kd_bench.config.identity import MODE
+from kd_bench.config.schema import TeacherSource
 from kd_bench.frozen import Job
-from kd_bench.records import MODE
-from kd_bench.schema import TeacherSource
 from kd_bench.utils import formatting
 from kd_bench.view_table import FLOAT
 

@@ -14,8 +14,10 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from kd_bench import compose, launchers
-from kd_bench.explain import Complaint, explain
+from kd_bench import launchers
+from kd_bench.config import compose
+from kd_bench.config.compose import CONFIG_DIR, register_schema
+from kd_bench.config.hydra_errors import Complaint, explain
 from kd_bench.utils.errors import UserError, answered_in_a_line
 from kd_bench.utils.lock import LOCKED_ELSEWHERE
 
@@ -26,7 +28,7 @@ def main(typed: Sequence[str]) -> None:
     _refuse_unknown_flags(sys.argv[1:])
     # Hydra would print several lines about a user's mistake, and cut a bug's traceback short.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    compose.register_schema()
+    register_schema()
     launchers.register()
     with explained():
         _hydra_main()
@@ -72,7 +74,7 @@ def hydra_arguments(typed: Sequence[str]) -> list[str]:
     return flags + [re.sub(r"^teacher=", "model@teacher.model=", text) for text in rest]
 
 
-@hydra.main(version_base="1.3", config_path=compose.CONFIG_DIR, config_name="config")
+@hydra.main(version_base="1.3", config_path=CONFIG_DIR, config_name="config")
 def _hydra_main(_: DictConfig) -> None:
     """One job; several go through the launcher instead."""
     with answered_in_a_line(), explained():  # here too, or Hydra adds a line of its own

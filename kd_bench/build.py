@@ -15,7 +15,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from kd_bench import execution, optim, records, schema, view_table
+from kd_bench import execution, optim, view_table
+from kd_bench.config import identity as identity_module
+from kd_bench.config.identity import MODE, canonical, check_names
+from kd_bench.config.schema import BASELINE, RecipeConfig, TeacherSource
 from kd_bench.data import views
 from kd_bench.data.dataset import Dataset
 from kd_bench.data.source import Description
@@ -209,7 +212,7 @@ def teacher_learns(config: Config) -> bool:
 def identity(config: Config) -> dict:
     """`records.identity` of a job, with what its losses' classes say of themselves."""
     classes = loss_classes(config["method"])
-    return records.identity(
+    return identity_module.identity(
         config,
         needs_teacher=needs_teacher(config),
         teacher_learns=teacher_learns(config),
@@ -219,7 +222,7 @@ def identity(config: Config) -> dict:
 
 def folder_name(config: Config) -> str:
     """A job's folder below the runs folder."""
-    return records.folder_name(identity(config), config["seed"])
+    return identity_module.folder_name(identity(config), config["seed"])
 
 
 def teacher_job(config: Config) -> dict | None:
@@ -232,7 +235,7 @@ def teacher_job(config: Config) -> dict | None:
         "model": teacher["model"],
         "recipe": teacher["recipe"],
         "seed": teacher["seed"],
-        "method": schema.BASELINE,
+        "method": BASELINE,
         "chosen": {},
     }
 
@@ -241,7 +244,7 @@ def teacher_changes(changed: Config) -> dict[str, Any]:
     """What was changed in a job's teacher, as changes of the teacher's own job."""
     parts = ("teacher.model.", "teacher.recipe.")
     own = {k.removeprefix("teacher."): v for k, v in changed.items() if k.startswith(parts)}
-    return own | {k: v for k, v in changed.items() if k.startswith(("dataset.", *records.MODE))}
+    return own | {k: v for k, v in changed.items() if k.startswith(("dataset.", *MODE))}
 
 
 # The check before anything trains
@@ -253,8 +256,8 @@ def check(config: Config) -> None:
     Raises:
         UserError: one line with the right choices.
     """
-    records.check_names(config)
-    optim.check_recipe(section(schema.RecipeConfig, config["recipe"]))
+    check_names(config)
+    optim.check_recipe(section(RecipeConfig, config["recipe"]))
     execution.check(config)
     require(config["threads"] >= 1, f"threads must be 1 or more, got {config['threads']}")
     for name, seed in (("seed", config["seed"]), ("teacher.seed", config["teacher"]["seed"])):
@@ -266,7 +269,7 @@ def check(config: Config) -> None:
     for shapes in filter(None, (spec.student, spec.teacher)):
         for tap in built.taps:
             shapes[tap]  # refused where there is none
-    if teacher is not None and config["teacher"]["source"] == schema.TeacherSource.table.value:
+    if teacher is not None and config["teacher"]["source"] == TeacherSource.table.value:
         view_table.check(loss_classes(config["method"]), built.taps)
     _check_init(config["method"])
     if teacher is not None and not teacher_learns(config):
@@ -340,7 +343,7 @@ def _check_pair(config: Config) -> None:
     name = f"method '{name['name']}'"
     if any(loss.same_model for loss in loss_classes(config["method"]).values()):
         require(
-            records.canonical(student["net"]) == records.canonical(teacher["model"]["net"]),
+            canonical(student["net"]) == canonical(teacher["model"]["net"]),
             f"{name} has a trained copy of the student as teacher, but the student is"
             f" {student['name']} and the teacher {teacher['model']['name']};"
             f" add teacher={student['name']}",
@@ -366,7 +369,7 @@ def _check_teacher(config: Config, teacher: Network) -> None:
     if path := config["checkpoint"]:
         check_fits(teacher.net, read_state(path), path, teacher.name)
     else:
-        optim.check_recipe(section(schema.RecipeConfig, config["recipe"]))
+        optim.check_recipe(section(RecipeConfig, config["recipe"]))
 
 
 def check_all(configs: Iterable[Config]) -> None:

@@ -14,9 +14,9 @@ from statistics import fmean, stdev
 
 import pandas as pd
 
+from kd_bench.config.identity import MODE, mode
 from kd_bench.intervals import Pooled, half_width, pooled
 from kd_bench.labels import conflict, differences, in_brackets, method_label, natural, setting
-from kd_bench.records import MODE, mode
 from kd_bench.utils.errors import UserError, require
 from kd_bench.utils.formatting import count
 

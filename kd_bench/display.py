@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from kd_bench import estimate
-from kd_bench.records import read_result
+from kd_bench.config.identity import read_result
 from kd_bench.states import LEFT, RUNNING, State, progress_words, read_progress
 
 if TYPE_CHECKING:

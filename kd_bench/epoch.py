@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from kd_bench import capture, execution
+from kd_bench.config.schema import Precision, Speed
 from kd_bench.interfaces import Batch
 from kd_bench.optim import SGD
-from kd_bench.schema import Precision, Speed
 from kd_bench.step import Step, Tally
 from kd_bench.training import Phase, Training
 from kd_bench.utils.seeds import stream

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from kd_bench.config.identity import mode
 from kd_bench.frozen import Job, total_epochs
-from kd_bench.records import mode
 from kd_bench.states import DONE, RUNNING, State
 from kd_bench.utils import formatting
 

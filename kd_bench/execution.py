@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from kd_bench.config.schema import Precision, Speed
 from kd_bench.interfaces import Output
-from kd_bench.schema import Precision, Speed
 from kd_bench.taps import Tapped
 from kd_bench.utils.errors import require
 

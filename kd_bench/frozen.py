@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from kd_bench import schema
+from kd_bench.config.schema import init_epochs
 from kd_bench.utils.errors import require
 from kd_bench.utils.files import make_folder, write_whole
 
@@ -46,7 +46,7 @@ class Job:
 def total_epochs(config: Mapping[str, Any]) -> int:
     """Epochs of a job, those of the training before the training among them."""
     epochs = config["recipe"]["epochs"]
-    return schema.init_epochs(config["method"]["init"]["epochs"], epochs) + epochs
+    return init_epochs(config["method"]["init"]["epochs"], epochs) + epochs
 
 
 def write(jobs: Sequence[Job], name: str) -> Path:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from kd_bench.records import PLACES, flatten
+from kd_bench.config.identity import PLACES, flatten
 
 
 def nodes(tree: Mapping, above: str = "") -> list[str]:

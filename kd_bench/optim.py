@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.sgd import sgd
 
-from kd_bench.schema import RecipeConfig, Schedule
+from kd_bench.config.schema import RecipeConfig, Schedule
 from kd_bench.utils.errors import require
 
 

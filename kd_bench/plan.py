@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kd_bench import build, records
+from kd_bench import build
 from kd_bench.answers import answers
+from kd_bench.config.identity import folder_name
+from kd_bench.config.schema import Speed
 from kd_bench.display import console
 from kd_bench.estimate import Estimate, Likeness, Pace, Paces, at_once, likenesses, remaining
 from kd_bench.frozen import Job
 from kd_bench.reading import find_records, folder_size
 from kd_bench.run import choose_device
-from kd_bench.schema import Speed
 from kd_bench.states import DONE, FAILED, RUNNING, State, progress_words, states
 from kd_bench.utils import formatting
 
@@ -154,7 +155,7 @@ class Experience:
 
     def _pace(self, job: Job, compiled: bool) -> Pace | None:
         identity = build.identity({**job.config, "compile": compiled})
-        folder = records.folder_name(identity, job.config["seed"])
+        folder = folder_name(identity, job.config["seed"])
         return self.paces.of(likenesses(folder, identity, job.config["recipe"]["name"]))
 
     def images(self, job: Job) -> int:

@@ -11,7 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from kd_bench import schema
+from kd_bench.config.schema import Config
 from kd_bench.utils.errors import UserError, require
 
 FORMAT = 1  # of a record, the version that is read here
@@ -78,7 +78,7 @@ def read_record(path: str | Path) -> tuple[Path, dict]:
 
 def job_config(record: Mapping) -> dict:
     """A record's job in the shape that today's code reads: what it lacks is the default."""
-    defaults = asdict(schema.Config(), dict_factory=_plain)
+    defaults = asdict(Config(), dict_factory=_plain)
     return _over(defaults, record["config"])
 
 

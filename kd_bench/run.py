@@ -20,11 +20,20 @@ from typing import Any
 import torch
 
 import kd_bench
-from kd_bench import build, checkpoint, choice, execution, records, schema, view_table
+from kd_bench import build, checkpoint, choice, execution, view_table
+from kd_bench.config.identity import (
+    TABLES,
+    WEIGHTS,
+    digest,
+    flatten,
+    folder_name,
+    read_result,
+    wait_for,
+)
+from kd_bench.config.schema import Device, InitConfig, RecipeConfig, Speed, TeacherSource
 from kd_bench.data.dataset import Data
 from kd_bench.interfaces import Spec, Stages
 from kd_bench.labels import method_label
-from kd_bench.records import WEIGHTS
 from kd_bench.teacher import Teacher, load_weights
 from kd_bench.train import Progress, Row, percent_equal, predictions, train
 from kd_bench.training import Training, phases
@@ -81,14 +90,14 @@ def run(config: Config, changed: Config, show: Quiet) -> tuple[dict, bool]:
         Locked: another process works at this job.
     """
     folder = Path(config["runs_dir"]) / build.folder_name(config)
-    if record := records.read_result(folder):
+    if record := read_result(folder):
         return record, False
     teacher = build.teacher_job(config)
     if teacher is not None:
         _make_teacher(teacher, build.teacher_changes(changed), show)
     make_folder(folder)
     with Lock(folder) as lock:
-        if record := records.read_result(folder):  # finished while we waited for the lock
+        if record := read_result(folder):  # finished while we waited for the lock
             return record, False
         try:
             return _train_and_record(config, changed, folder, show, lock), True
@@ -109,7 +118,7 @@ def _make_teacher(config: Config, changed: Config, show: Quiet) -> None:
             return
         except Locked as owner:
             show.say(f"waiting for the teacher {label(config, changed)}, which {owner} trains")
-            records.wait_for(folder)
+            wait_for(folder)
 
 
 def _train_and_record(
@@ -122,7 +131,7 @@ def _train_and_record(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)  # this process may have trained the teacher
     job = assemble(config, device, show)
-    if job.execution.speed is schema.Speed.fast:
+    if job.execution.speed is Speed.fast:
         config = {**config, "chosen": config["chosen"] or _choose(job, folder, show)}
         job.execution = execution.plan(config, job.method, device)
         execution.prepare(job.execution)
@@ -143,7 +152,7 @@ def _train_and_record(
     record["seconds_of_warm_up"] = round(progress.warm_up, 3)
     record["seconds_of_process"] = round(time.perf_counter() - started, 3)
     if events is not None:
-        numbers = {k: v for k, v in records.flatten(record["identity"]).items() if v is not None}
+        numbers = {k: v for k, v in flatten(record["identity"]).items() if v is not None}
         events.close(numbers, record["accuracy"]["last"], len(progress.history))
     _finish(job, record, folder)
     return record
@@ -187,9 +196,9 @@ def choose_device(choice: str) -> torch.device:
         UserError: `cuda` on a machine without; where a sweep starts, it need not have one.
     """
     has_gpu = torch.cuda.is_available()
-    if choice == schema.Device.auto.value:
+    if choice == Device.auto.value:
         choice = "cuda" if has_gpu else "cpu"
-    if choice == schema.Device.cuda.value and not has_gpu:
+    if choice == Device.cuda.value and not has_gpu:
         raise UserError("device=cuda: PyTorch sees no GPU here; choose device=cpu or device=auto")
     return torch.device(choice)
 
@@ -242,12 +251,12 @@ def assemble(config: Config, device: torch.device, show: Quiet = QUIET) -> Train
         ),
         method,
         data,
-        build.section(schema.RecipeConfig, config["recipe"]),
-        build.section(schema.InitConfig, config["method"]["init"]),
+        build.section(RecipeConfig, config["recipe"]),
+        build.section(InitConfig, config["method"]["init"]),
         config["seed"],
         how,
     )
-    if teacher and config["teacher"]["source"] == schema.TeacherSource.table.value:
+    if teacher and config["teacher"]["source"] == TeacherSource.table.value:
         job.teacher = _tabled(config, job, spec.teacher, show)
     return job
 
@@ -263,7 +272,7 @@ def _tabled(config: Config, job: Training, shapes: Stages, show: Quiet) -> Teach
         [how.speed.value, how.as_record()],
         [device_name(device), torch.get_num_threads(), torch.__version__],
     )
-    folder = Path(config["runs_dir"]) / records.TABLES / key
+    folder = Path(config["runs_dir"]) / TABLES / key
     return view_table.load(folder, teacher.executed(how), shapes, job.data, show.say)
 
 
@@ -279,7 +288,7 @@ def _load_teacher(config: Config, data: Data) -> build.Network:
     if build.teacher_learns(config):
         return network
     path = _teacher_weights(config)
-    made = None if config["teacher"]["checkpoint"] else records.read_result(path.parent)
+    made = None if config["teacher"]["checkpoint"] else read_result(path.parent)
     if made is not None and made["data_fingerprint"] != data.fingerprint:
         raise RuntimeError(f"the teacher in {path.parent} learnt from other images; remove it")
     load_weights(network.net, path, network.name)
@@ -298,8 +307,8 @@ def _record(
     return {
         "format": 1,
         "status": "done",
-        "folder": records.folder_name(identity, config["seed"]),
-        "digest": records.digest(identity),
+        "folder": folder_name(identity, config["seed"]),
+        "digest": digest(identity),
         "identity": identity,
         "config": dict(config),
         "changed": dict(changed),

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kd_bench import build, frozen, records
+from kd_bench import build, frozen
+from kd_bench.config.identity import folder_name
 from kd_bench.display import SweepDisplay
 from kd_bench.failures import GO_ON, Policy
 from kd_bench.frozen import Job
@@ -77,7 +78,7 @@ def _recipes(jobs: Sequence[Job]) -> list[list[str]]:
 
 def _job(config: Mapping[str, Any], changed: Mapping[str, Any], after: str | None = None) -> Job:
     identity = build.identity(config)
-    folder = records.folder_name(identity, config["seed"])
+    folder = folder_name(identity, config["seed"])
     name = label(config, changed)
     return Job(dict(config), dict(changed), identity, folder, name, after, asked=False)
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from kd_bench import records
+from kd_bench.config.identity import wait_for
 from kd_bench.execution import Execution, forward_batch
 from kd_bench.interfaces import Batch, Loss, Output, Stages
 from kd_bench.taps import Tapped
@@ -130,7 +130,7 @@ def load(
                     _make(folder, teacher, data, width, say)
         except Locked as owner:
             say(f"waiting for the teacher's view table, which {owner} makes")
-            records.wait_for(folder)
+            wait_for(folder)
     about = json.loads((folder / ABOUT).read_text())
     shape = (data.train_size * data.view_count, width)
     # Mapped, not read: the jobs of a machine share its pages.

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from hydra import initialize_config_dir
 
-from kd_bench import compose, launchers, run
+from kd_bench import launchers, run
+from kd_bench.config import compose
 
 IMAGES = (
     "dataset=synthetic",

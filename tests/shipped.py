@@ -8,8 +8,8 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from kd_bench.config.schema import MethodConfig, ModelConfig, RecipeConfig
 from kd_bench.interfaces import Stages
-from kd_bench.schema import MethodConfig, ModelConfig, RecipeConfig
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 SCHEMAS = {"method": MethodConfig, "model": ModelConfig, "recipe": RecipeConfig}

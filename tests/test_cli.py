@@ -9,8 +9,9 @@ import torch
 from jobs import TINY, composed, composing, job
 
 import kd_bench as package
-from kd_bench import application, build, compose, run
-from kd_bench.records import read_result
+from kd_bench import application, build, run
+from kd_bench.config import compose
+from kd_bench.config.identity import read_result
 
 MISTAKES = {
     "a misspelt key": (["sede=1"], "no key 'sede'; there are dataset, model, teacher"),
@@ -65,7 +66,7 @@ MISTAKES = {
         "there is no module kd_bench.methods.sott",
     ),
     "a target that is no loss": (
-        ["method.losses.st._target_=kd_bench.schema.Config"],
+        ["method.losses.st._target_=kd_bench.config.schema.Config"],
         "is no kd_bench.interfaces.Loss",
     ),
     "two files of one group": (

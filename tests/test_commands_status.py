@@ -63,7 +63,7 @@ def test_a_lock_of_a_dead_process_is_nobody_at_work(kd_bench, started):
     folder = started[2].path
     folder.mkdir()
     code = (
-        "import os, sys; from pathlib import Path; from kd_bench.records import Lock\n"
+        "import os, sys; from pathlib import Path; from kd_bench.config.identity import Lock\n"
         "Lock(Path(sys.argv[1])).__enter__(); os._exit(0)"
     )
     subprocess.run([sys.executable, "-c", code, folder], check=True)

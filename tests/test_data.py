@@ -12,13 +12,13 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from sklearn.datasets import load_digits
 
+from kd_bench.config.schema import Config
 from kd_bench.data import views
 from kd_bench.data.dataset import Dataset, hold_out
 from kd_bench.data.digits import Digits
 from kd_bench.data.source import Description, Split
 from kd_bench.data.synthetic import Synthetic
 from kd_bench.interfaces import UserError
-from kd_bench.schema import Config
 
 CONFIGS = sorted((Path(__file__).parent.parent / "conf" / "dataset").glob("*.yaml"))
 

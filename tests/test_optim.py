@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kd_bench import build, optim
-from kd_bench.schema import RecipeConfig, Schedule
+from kd_bench.config.schema import RecipeConfig, Schedule
 from kd_bench.utils.errors import UserError
 
 

@@ -57,8 +57,9 @@ def test_your_own_method_model_and_data_run_as_the_readme_says(outside):
 def test_every_command_of_the_readme_composes(tmp_path):
     from jobs import composing
 
-    from kd_bench import application, compose
+    from kd_bench import application
     from kd_bench.commands import COMMANDS
+    from kd_bench.config import compose
 
     lines = [line for kind, text in BLOCKS if kind == "bash" for line in text.splitlines()]
     commands = [re.sub(r"\s+#.*", "", line) for line in lines if line.startswith("kd-bench")]

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kd_bench import records, schema
+from kd_bench.config import identity, schema
+from kd_bench.config import identity as records
 from kd_bench.utils import files
 from kd_bench.utils import lock as lock_module
 from kd_bench.utils.errors import UserError
@@ -52,8 +53,8 @@ def config(**changes):
 
 
 def digest(needs_teacher=True, teacher_learns=False, revisions=(), **changes):
-    return records.digest(
-        records.identity(
+    return identity.digest(
+        identity.identity(
             config(**changes),
             needs_teacher=needs_teacher,
             teacher_learns=teacher_learns,
@@ -122,11 +123,11 @@ def test_a_given_checkpoint_counts_by_its_content(tmp_path):
 
 
 def test_the_folder_tells_dataset_pair_method_and_seed():
-    job = records.identity(config(), needs_teacher=True, teacher_learns=False, revisions={})
-    name = records.folder_name(job, 3)
-    assert name == f"digits/large-small/st/{records.digest(job)}/seed3"
-    job = records.identity(config(), needs_teacher=False, teacher_learns=False, revisions={})
-    assert records.folder_name(job, 0).startswith("digits/none-small/st/")
+    job = identity.identity(config(), needs_teacher=True, teacher_learns=False, revisions={})
+    name = identity.folder_name(job, 3)
+    assert name == f"digits/large-small/st/{identity.digest(job)}/seed3"
+    job = identity.identity(config(), needs_teacher=False, teacher_learns=False, revisions={})
+    assert identity.folder_name(job, 0).startswith("digits/none-small/st/")
 
 
 numbers = st.integers(-(10**6), 10**6) | st.floats(allow_nan=False, allow_infinity=False)
@@ -139,21 +140,21 @@ values = st.recursive(
 
 @given(values)
 def test_the_canonical_spelling_is_equal_and_survives_json(value):
-    canonical = records.canonical(value)
+    canonical = identity.canonical(value)
     assert canonical == value
-    assert records.canonical(json.loads(json.dumps(canonical))) == canonical
+    assert identity.canonical(json.loads(json.dumps(canonical))) == canonical
 
 
 @given(st.integers(-(10**6), 10**6))
 def test_a_whole_number_has_one_spelling(number):
-    assert json.dumps(records.canonical(float(number))) == json.dumps(number)
+    assert json.dumps(identity.canonical(float(number))) == json.dumps(number)
 
 
 def test_a_new_key_with_its_default_orphans_no_record():
     old = {"name": "r", "epochs": 2, "batch_size": 4, "lr": 0.1}
     new = vars(schema.RecipeConfig(**old))
     kind = schema.RecipeConfig
-    assert records.without_defaults(new, kind) == records.without_defaults(old, kind)
+    assert identity.without_defaults(new, kind) == identity.without_defaults(old, kind)
 
 
 def test_what_older_records_say_was_not_given_orphans_none():
@@ -165,7 +166,7 @@ def test_what_older_records_say_was_not_given_orphans_none():
 @pytest.mark.parametrize("name", ["a/b", "", "..x/..", "two words", "-x"])
 def test_a_name_that_cannot_be_a_folder_is_refused(name):
     with pytest.raises(UserError, match="it names a folder"):
-        records.check_names(config(method__name=name))
+        identity.check_names(config(method__name=name))
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -203,7 +204,7 @@ def test_a_lock_is_held_by_one_and_free_again_after(tmp_path):
 
 def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from kd_bench.records import Lock\n"
+        "import sys, time; from pathlib import Path; from kd_bench.config.identity import Lock\n"
         "Lock(Path(sys.argv[1])).__enter__(); print('held', flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
@@ -270,7 +271,7 @@ NAMESPACE = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-
 )
 def test_a_container_on_this_machine_is_another_host(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from kd_bench.records import Lock\n"
+        "import sys, time; from pathlib import Path; from kd_bench.config.identity import Lock\n"
         "Lock(Path(sys.argv[1])).__enter__(); print('held', flush=True); time.sleep(60)"
     )
     command = [*NAMESPACE, sys.executable, "-c", code, str(tmp_path)]

@@ -17,11 +17,12 @@ import torch
 from jobs import job, trained
 from torch import nn
 
-from kd_bench import build, capture, choice, execution, records, run, train
+from kd_bench import build, capture, choice, execution, run, train
+from kd_bench.config import identity as identity_module
+from kd_bench.config.schema import Precision, Speed
 from kd_bench.epoch import Epochs
 from kd_bench.execution import Execution
 from kd_bench.models.resnet import ResNet
-from kd_bench.schema import Precision, Speed
 from kd_bench.taps import Tapped
 from kd_bench.teacher import Teacher
 from kd_bench.training import Training, phases
@@ -178,8 +179,8 @@ def test_what_changes_bits_is_part_of_what_a_job_is(runs):
 def test_a_job_s_mode_is_told_in_words(runs):
     changes = ("speed=fast", "compile=true", "precision=bf16")
     identity = build.identity(job(runs, "method=st", *changes))
-    assert records.mode(identity) == "fast, compiled, bf16"
-    assert records.mode(build.identity(job(runs, "method=st"))) == "repro"
+    assert identity_module.mode(identity) == "fast, compiled, bf16"
+    assert identity_module.mode(build.identity(job(runs, "method=st"))) == "repro"
 
 
 def test_the_reference_is_eager_single_precision_and_nothing_else(runs):

@@ -10,7 +10,8 @@ import pytest
 import torch
 from jobs import job, trained
 
-from kd_bench import build, records, run, view_table
+from kd_bench import build, run, view_table
+from kd_bench.config import identity
 from kd_bench.interfaces import Batch
 from kd_bench.teacher import Teacher
 from kd_bench.training import Training
@@ -91,7 +92,7 @@ def test_the_source_of_the_teacher_s_answers_is_part_of_what_a_job_is(runs):
 
 def test_jobs_share_a_table_and_other_questions_make_another(runs):
     def tables():
-        return {path.name for path in (runs / records.TABLES).iterdir()}
+        return {path.name for path in (runs / identity.TABLES).iterdir()}
 
     assembled(runs, "method=st", TABLE)
     before = tables()

@@ -13,8 +13,8 @@ import torch
 from jobs import job, trained
 
 from kd_bench import build, run
+from kd_bench.config.schema import Precision
 from kd_bench.models.resnet import ResNet
-from kd_bench.schema import Precision
 from kd_bench.speed import agreement, limits, loops, scenes
 from kd_bench.speed.contest import Contestant, compete, ratio
 from kd_bench.speed.worker import Ended

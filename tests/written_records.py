@@ -6,7 +6,7 @@ import copy
 import json
 from pathlib import Path
 
-from kd_bench.records import digest, flatten, folder_name, identity
+from kd_bench.config.identity import digest, flatten, folder_name, identity
 
 LOSSES = {
     "st": {"temperature": 4},

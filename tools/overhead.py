@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from kd_bench import records
+from kd_bench.config import identity
 from kd_bench.frozen import FOLDER
 from kd_bench.reading import find_records, read_records
 from kd_bench.utils.files import write_json
@@ -131,8 +131,8 @@ def write_copies(template: Mapping, root: Path, number: int, seeds: int = 10) ->
             place["model"]["name"] = f"student{cell // 25}"
         record["config"]["seed"] = seed
         record["accuracy"]["last"] = record["accuracy"]["best"] = 50 + i * 7 % 100 / 4
-        record["folder"] = records.folder_name(record["identity"], seed)
-        record["digest"] = records.digest(record["identity"])
+        record["folder"] = identity.folder_name(record["identity"], seed)
+        record["digest"] = identity.digest(record["identity"])
         path = root / record["folder"]
         path.mkdir(parents=True)
         (path / "result.json").write_text(json.dumps(record, indent=1))

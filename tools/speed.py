@@ -27,7 +27,9 @@ from typing import Any
 import torch
 
 import kd_bench
-from kd_bench import application, build, compose, launchers, run
+from kd_bench import application, build, launchers, run
+from kd_bench.config import compose
+from kd_bench.config.compose import register_schema
 from kd_bench.speed import agreement, limits, report
 from kd_bench.speed.contest import Contestant, compete, ratio
 from kd_bench.speed.scenes import Scene, contestants, write_teacher
@@ -79,7 +81,7 @@ def main(typed: Sequence[str] | None = None) -> int:
         return show(args.show)
     if args.quick:
         args.rounds, args.seconds = 3, 2.0
-    compose.register_schema()
+    register_schema()
     launchers.register()
     try:
         with application.explained(), tempfile.TemporaryDirectory() as scratch:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from kd_bench import schema
+from kd_bench.config.schema import Device
 from kd_bench.utils.errors import UserError, require
 
 
@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
 
     def add_device(self, default: str) -> None:
         """`--device`, None where it is not given."""
-        choices = [device.value for device in schema.Device]
+        choices = [device.value for device in Device]
         self.add_argument(
             "--device", choices=choices, help=f"where to compute (default: {default})"
         )

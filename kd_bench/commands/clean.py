@@ -8,8 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from kd_bench import frozen, records, schema
+from kd_bench import frozen
 from kd_bench.commands.arguments import Parser, runs_folder
+from kd_bench.config.identity import CHECKPOINTS, TABLES, WEIGHTS, read_result
+from kd_bench.config.schema import BASELINE
 from kd_bench.reading import find_jobs
 from kd_bench.utils import formatting
 from kd_bench.utils.lock import STALE_SECONDS, Lock, Locked, who_works_in
@@ -107,24 +109,24 @@ def find_waste(runs: Path, folder: Path, choice: Choice) -> Iterator[Waste]:
     yield from half_written(folder)
     for path in sorted(folder.glob("*.damaged")):
         yield _waste("damaged checkpoints", path)
-    if (record := records.read_result(folder)) is None:
+    if (record := read_result(folder)) is None:
         return
-    for name in records.CHECKPOINTS:
+    for name in CHECKPOINTS:
         yield from _if_there("checkpoints of finished jobs", folder / name)
     yield from _if_there("console output of finished jobs", folder / "console.log")
     if choice.tensorboard:
         for path in sorted((folder / EVENTS).glob("*")):
             yield _waste("event files of TensorBoard", path)
     # A finished job is not trained again, so a teacher without weights would be of no use.
-    is_baseline = record["config"]["method"]["name"] == schema.BASELINE["name"]
+    is_baseline = record["config"]["method"]["name"] == BASELINE["name"]
     is_teacher = is_baseline or folder.relative_to(runs).as_posix() in choice.teachers
     if choice.weights and not is_teacher:
-        yield from _if_there("weights of students", folder / records.WEIGHTS)
+        yield from _if_there("weights of students", folder / WEIGHTS)
 
 
 def view_tables(runs: Path) -> Iterator[Waste]:
     """The files of all view tables, finished or not."""
-    for folder in sorted((runs / records.TABLES).glob("*/")):
+    for folder in sorted((runs / TABLES).glob("*/")):
         for path in sorted(folder.iterdir()):
             if path.is_file():  # or else the lock of a process that makes it
                 yield _waste("view tables of teachers", path)
@@ -132,7 +134,7 @@ def view_tables(runs: Path) -> Iterator[Waste]:
 
 def half_written(folder: Path) -> Iterator[Waste]:
     """Files that were to appear whole but whose process ended before; no fresh ones."""
-    for path in sorted([*folder.glob(".*.part"), *folder.glob(f".{records.WEIGHTS}")]):
+    for path in sorted([*folder.glob(".*.part"), *folder.glob(f".{WEIGHTS}")]):
         with suppress(FileNotFoundError):  # it was finished just now
             if time.time() - path.stat().st_mtime > STALE_SECONDS:
                 yield _waste("files left half written", path)
@@ -169,7 +171,7 @@ def delete(runs: Path, waste: Sequence[Waste], choice: Choice) -> list[Waste]:
     gone = [each for each in half_written(runs / frozen.FOLDER) if each in waste]
     _unlink(gone)
     folders = {each.path.parent for each in waste} - {runs / frozen.FOLDER}
-    tables = {folder for folder in folders if folder.parent == runs / records.TABLES}
+    tables = {folder for folder in folders if folder.parent == runs / TABLES}
     for table in sorted(tables):
         with suppress(Locked), Lock(table):
             found = [each for each in waste if each.path.parent == table and each.path.exists()]

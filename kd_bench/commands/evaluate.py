@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from kd_bench.commands.arguments import Parser, with_data
+from kd_bench.config.identity import WEIGHTS
 from kd_bench.reading import job_config, read_record
-from kd_bench.records import WEIGHTS
 from kd_bench.utils.errors import require
 
 DESCRIPTION = """\
@@ -71,7 +71,8 @@ def _config(record: Mapping | None, choices: Sequence[str], config_dir: str | No
 
 def score(config: Mapping[str, Any], checkpoint: str, device: str) -> tuple[float, int, str]:
     """Accuracy in percent, number of test images, and the data's fingerprint."""
-    from kd_bench import build, run, schema  # torch, which a mistake in the arguments is spared
+    from kd_bench import build, run
+    from kd_bench.config.schema import Speed  # torch, which a mistake in the arguments is spared
     from kd_bench.execution import layout
     from kd_bench.teacher import load_weights
     from kd_bench.train import accuracy
@@ -81,7 +82,7 @@ def score(config: Mapping[str, Any], checkpoint: str, device: str) -> tuple[floa
     data = build.dataset(config["dataset"]).load(at)
     network = build.network(config["model"], data.num_classes)
     load_weights(network.net, checkpoint, network.name)
-    network.net.to(at, memory_format=layout(schema.Speed(config["speed"])))
+    network.net.to(at, memory_format=layout(Speed(config["speed"])))
     return accuracy(network.tapped(()), data, data.test), len(data.test.target), data.fingerprint
 
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kd_bench import records
 from kd_bench.commands.arguments import Parser, with_data
+from kd_bench.config.identity import WEIGHTS
 from kd_bench.reading import job_config, read_record
 from kd_bench.utils.errors import require
 from kd_bench.utils.files import write_json, write_whole
@@ -41,8 +41,8 @@ def main(words: Sequence[str]) -> int:
     parser.add_data()
     args = parser.parse(words)
     folder, record = read_record(args.run)
-    weights = folder / records.WEIGHTS
-    require(weights.exists(), f"{folder} has no {records.WEIGHTS}: they were not kept there")
+    weights = folder / WEIGHTS
+    require(weights.exists(), f"{folder} has no {WEIGHTS}: they were not kept there")
     to = Path(args.to or default_name(record) + ENDINGS[args.format])
     beside = to.with_name(f"{to.name}.json")
     for path in (to, beside):

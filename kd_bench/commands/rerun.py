@@ -9,8 +9,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from kd_bench import records
 from kd_bench.commands.arguments import Parser, with_data
+from kd_bench.config import identity
 from kd_bench.reading import job_config, read_record
 from kd_bench.utils.errors import require
 
@@ -118,7 +118,7 @@ def _numbers(record: Mapping) -> dict[str, Any]:
     teacher = record["teacher"] or {}
     numbers = {"accuracy": record["accuracy"]}
     numbers |= {"teacher": {k: teacher[k] for k in ("accuracy", "agreement") if k in teacher}}
-    return records.flatten(numbers)
+    return identity.flatten(numbers)
 
 
 def differing_conditions(old: Mapping, new: Mapping) -> list[str]:

@@ -15,7 +15,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from kd_bench import compose
+from kd_bench.config import compose
 from kd_bench.failures import GO_ON, OnError, Policy
 from kd_bench.utils.errors import require
 

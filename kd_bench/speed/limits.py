@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_bench import capture, execution, run
-from kd_bench.schema import Precision
+from kd_bench.config.schema import Precision
 from kd_bench.taps import Tapped
 from kd_bench.utils import process
 

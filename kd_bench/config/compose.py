@@ -13,11 +13,11 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from kd_bench import schema
-from kd_bench.records import MODE, flatten
+from kd_bench.config.identity import MODE, flatten
+from kd_bench.config.schema import Config
 from kd_bench.utils.errors import UserError
 
-_PACKAGE = Path(__file__).resolve().parent
+_PACKAGE = Path(__file__).resolve().parents[1]
 # In a wheel the configuration lies in the package, in a checkout beside it.
 CONFIG_DIR = str(next(d for d in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if d.is_dir()))
 
@@ -27,7 +27,7 @@ _IDENTITY = ("dataset", "model", "teacher", "method", "recipe", *MODE)
 
 def register_schema() -> None:
     """Let Hydra know the types of a job's values."""
-    ConfigStore.instance().store(name="schema", node=schema.Config, provider="kd_bench")
+    ConfigStore.instance().store(name="schema", node=Config, provider="kd_bench")
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
     """
     config = OmegaConf.masked_copy(config, [k for k in config if k != "sweep"])
     values = OmegaConf.to_container(config, resolve=True, enum_to_str=True, throw_on_missing=True)
-    _refuse_unknown(values, schema.Config, "")
+    _refuse_unknown(values, Config, "")
     return values
 
 

@@ -12,7 +12,15 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from kd_bench import schema
+from kd_bench.config.schema import (
+    Config,
+    DatasetConfig,
+    MethodConfig,
+    ModelConfig,
+    RecipeConfig,
+    Speed,
+    TeacherSource,
+)
 from kd_bench.utils.errors import UserError
 from kd_bench.utils.files import file_hash
 from kd_bench.utils.lock import lock_owner
@@ -62,17 +70,17 @@ def without_defaults(section: Mapping, kind: type) -> dict:
 def _dataset_identity(config: Mapping) -> dict:
     dataset = {k: v for k, v in config.items() if k not in PLACES}
     dataset["source"] = {k: v for k, v in config["source"].items() if k not in PLACES}
-    return without_defaults(dataset, schema.DatasetConfig)
+    return without_defaults(dataset, DatasetConfig)
 
 
 def _teacher_identity(config: Mapping) -> dict:
-    teacher = {"model": without_defaults(config["model"], schema.ModelConfig)}
+    teacher = {"model": without_defaults(config["model"], ModelConfig)}
     if config.get("checkpoint"):
         teacher["checkpoint"] = file_hash(config["checkpoint"])
     else:
-        teacher["recipe"] = without_defaults(config["recipe"], schema.RecipeConfig)
+        teacher["recipe"] = without_defaults(config["recipe"], RecipeConfig)
         teacher["seed"] = config["seed"]
-    if config.get("source") not in (None, schema.TeacherSource.online.value):
+    if config.get("source") not in (None, TeacherSource.online.value):
         teacher["source"] = config["source"]
     if config.get("precision") is not None:
         teacher["precision"] = config["precision"]
@@ -93,17 +101,17 @@ def identity(
     config = canonical(config)
     result = {
         "dataset": _dataset_identity(config["dataset"]),
-        "model": without_defaults(config["model"], schema.ModelConfig),
-        "method": without_defaults(config["method"], schema.MethodConfig),
-        "recipe": without_defaults(config["recipe"], schema.RecipeConfig),
+        "model": without_defaults(config["model"], ModelConfig),
+        "method": without_defaults(config["method"], MethodConfig),
+        "recipe": without_defaults(config["recipe"], RecipeConfig),
     }
     if teacher_learns:
-        model = without_defaults(config["teacher"]["model"], schema.ModelConfig)
+        model = without_defaults(config["teacher"]["model"], ModelConfig)
         result["teacher"] = {"model": model}
     elif needs_teacher:
         result["teacher"] = _teacher_identity(config["teacher"])
     for name in MODE:
-        usual = canonical(getattr(schema.Config, name))
+        usual = canonical(getattr(Config, name))
         if config.get(name, usual) != usual:
             result[name] = config[name]
     if raised := {name: number for name, number in revisions.items() if number != 1}:
@@ -113,7 +121,7 @@ def identity(
 
 def mode(job_identity: Mapping) -> str:
     """How a job's steps are executed, in words: "repro", or "repro, compiled, bf16"."""
-    words = [job_identity.get("speed", schema.Speed.repro.value)]
+    words = [job_identity.get("speed", Speed.repro.value)]
     if job_identity.get("compile"):
         words.append("compiled")
     return ", ".join([*words, *filter(None, [job_identity.get("precision")])])
