@@ -19,7 +19,7 @@ from kd_bench import execution, optim, view_table
 from kd_bench.config import identity as identity_module
 from kd_bench.config.identity import MODE, canonical, check_names
 from kd_bench.config.schema import BASELINE, RecipeConfig, TeacherSource
-from kd_bench.data import views
+from kd_bench.data.augment import view_count
 from kd_bench.data.dataset import Dataset
 from kd_bench.data.source import Description
 from kd_bench.interfaces import Loss, Spec, Stages
@@ -324,7 +324,7 @@ def table_shape(config: Config) -> tuple[int, int] | None:
     except UserError:
         return None
     part = dataset(config["dataset"])
-    rows = len(spec.labels) * views.view_count(part.pad, part.flip)
+    rows = len(spec.labels) * view_count(part.pad, part.flip)
     return rows, view_table.columns(spec.teacher, built.taps, spec.num_classes)
 
 

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from sklearn.datasets import load_digits
 
 from kd_bench.config.schema import Config
-from kd_bench.data import views
+from kd_bench.data import augment
 from kd_bench.data.dataset import Dataset, hold_out
 from kd_bench.data.digits import Digits
 from kd_bench.data.source import Description, Split
@@ -367,7 +367,7 @@ def test_a_dataset_file_is_named_after_its_data_set(path):
 def test_shipped_data_sets_have_the_views_that_the_field_uses(name, count):
     [path] = [path for path in CONFIGS if path.stem == name]
     config = composed(path)
-    assert views.view_count(config.pad, config.flip) == count
+    assert augment.view_count(config.pad, config.flip) == count
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn", "fashion_mnist"])

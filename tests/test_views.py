@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from kd_bench.data import views
+from kd_bench.data import augment
 from kd_bench.data.dataset import Dataset
 from kd_bench.data.synthetic import Synthetic
 
@@ -42,18 +42,18 @@ def test_splitmix64_gives_the_published_sequence():
         4593380528125082431,
         16408922859458223821,
     ]
-    assert [z % WORD for z in views.splitmix64(states).tolist()] == published
+    assert [z % WORD for z in augment.splitmix64(states).tolist()] == published
 
 
 @given(INT64)
 def test_splitmix64_in_int64_equals_big_integers(state):
-    assert views.splitmix64(torch.tensor(state)).item() % WORD == reference_splitmix64(state)
+    assert augment.splitmix64(torch.tensor(state)).item() % WORD == reference_splitmix64(state)
 
 
 @given(seed=INT64, epoch=st.integers(0, 10**6), index=st.integers(0, 10**9))
 def test_a_view_follows_from_seed_epoch_and_index_in_big_integers_too(seed, epoch, index):
     word = reference_splitmix64(reference_splitmix64(reference_splitmix64(seed) + epoch) + index)
-    drawn = views.draw_view(seed, epoch, torch.tensor([index]), 162)
+    drawn = augment.draw_view(seed, epoch, torch.tensor([index]), 162)
     assert drawn.tolist() == [word % (1 << 63) % 162]
 
 
@@ -61,8 +61,8 @@ def test_a_view_follows_from_seed_epoch_and_index_in_big_integers_too(seed, epoc
     ("pad", "flip", "count"), [(4, True, 162), (1, False, 9), (4, False, 81), (0, False, 1)]
 )
 def test_an_image_has_as_many_views_as_it_has_places_and_mirrors(pad, flip, count):
-    assert views.view_count(pad, flip) == count
-    top, left, mirrored = views.place(torch.arange(count), pad, flip)
+    assert augment.view_count(pad, flip) == count
+    top, left, mirrored = augment.place(torch.arange(count), pad, flip)
     seen = set(zip(top.tolist(), left.tolist(), mirrored.tolist(), strict=True))
     steps = range(2 * pad + 1)
     assert seen == set(product(steps, steps, (False, True) if flip else (False,)))
@@ -82,9 +82,9 @@ def passes(p):
 
 def test_views_are_uniform_over_images_epochs_and_seeds():
     many = torch.arange(32_400)
-    over_images = views.draw_view(7, 3, many, 162)
-    over_epochs = views.draw_view(7, many, torch.full_like(many, 5), 162)
-    over_seeds = [views.draw_view(k, 3, torch.tensor([5]), 162).item() for k in range(3_240)]
+    over_images = augment.draw_view(7, 3, many, 162)
+    over_epochs = augment.draw_view(7, many, torch.full_like(many, 5), 162)
+    over_seeds = [augment.draw_view(k, 3, torch.tensor([5]), 162).item() for k in range(3_240)]
     assert passes(chi_square(over_images.tolist(), 162))
     assert passes(chi_square(over_epochs.tolist(), 162))
     assert passes(chi_square(over_seeds, 162))
@@ -94,23 +94,23 @@ def test_views_are_uniform_over_images_epochs_and_seeds():
 
 def test_the_view_of_one_epoch_says_nothing_about_that_of_the_next():
     index = torch.arange(16_200)
-    now, then = (views.draw_view(0, epoch, index, 9) for epoch in (1, 2))
+    now, then = (augment.draw_view(0, epoch, index, 9) for epoch in (1, 2))
     assert passes(chi_square((9 * now + then).tolist(), 81))
     assert passes(chi_square((9 * now[:-1] + now[1:]).tolist(), 81))  # nor of the next image
 
 
 def test_an_epoch_may_be_a_tensor_of_any_type():
     index = torch.arange(50)
-    drawn = views.draw_view(1, 12, index, 162)
-    assert torch.equal(views.draw_view(1, torch.tensor(12.0), index, 162), drawn)
-    assert torch.equal(views.draw_view(1, torch.tensor(12), index, 162), drawn)
+    drawn = augment.draw_view(1, 12, index, 162)
+    assert torch.equal(augment.draw_view(1, torch.tensor(12.0), index, 162), drawn)
+    assert torch.equal(augment.draw_view(1, torch.tensor(12), index, 162), drawn)
 
 
 def test_padding_surrounds_with_zeros_or_mirrors_without_the_edge():
     image = torch.tensor([[1, 2, 3], [4, 5, 6], [7, 8, 9]], dtype=torch.uint8).view(1, 3, 3, 1)
-    zero = views.pad_images(image, 1, "zero")[0, :, :, 0].tolist()
+    zero = augment.pad_images(image, 1, "zero")[0, :, :, 0].tolist()
     assert zero == [[0, 0, 0, 0, 0], [0, 1, 2, 3, 0], [0, 4, 5, 6, 0], [0, 7, 8, 9, 0], [0] * 5]
-    reflect = views.pad_images(image, 2, "reflect")[0, :, :, 0].tolist()
+    reflect = augment.pad_images(image, 2, "reflect")[0, :, :, 0].tolist()
     assert reflect == [
         [9, 8, 7, 8, 9, 8, 7],
         [6, 5, 4, 5, 6, 5, 4],
@@ -128,10 +128,10 @@ def test_every_view_equals_slicing_and_mirroring(pad, flip, padding):
     height, width, images = 6, 9, 5
     generator = torch.Generator().manual_seed(0)
     image = torch.randint(256, (images, height, width, 3), generator=generator).to(torch.uint8)
-    padded = views.pad_images(image, pad, padding)
-    count = views.view_count(pad, flip)
+    padded = augment.pad_images(image, pad, padding)
+    count = augment.view_count(pad, flip)
     index = (torch.arange(count) * 3) % images
-    gathered = views.gather(padded, index, torch.arange(count), pad, flip)
+    gathered = augment.gather(padded, index, torch.arange(count), pad, flip)
     assert gathered.dtype == torch.uint8
     position = 0
     for top, left in product(range(2 * pad + 1), repeat=2):

@@ -10,7 +10,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from kd_bench.data import views
+from kd_bench.data import augment
+from kd_bench.data.augment import draw_view, pad_images, splitmix64
 from kd_bench.data.source import Description, Source, Split
 from kd_bench.interfaces import require
 
@@ -46,7 +47,7 @@ class Data:
     @property
     def view_count(self) -> int:
         """Number of different views of a training image."""
-        return views.view_count(self.pad, self.flip)
+        return augment.view_count(self.pad, self.flip)
 
     def view(self, index: Tensor, epoch: int | Tensor, seed: int) -> Tensor:
         """Training images `index` [B], cropped and flipped at random, normalised.
@@ -58,11 +59,11 @@ class Data:
 
     def draw(self, index: Tensor, epoch: int | Tensor, seed: int) -> Tensor:
         """Which of its views each training image of `index` [B] shows in an epoch: [B] int64."""
-        return views.draw_view(seed, epoch, index, self.view_count)
+        return draw_view(seed, epoch, index, self.view_count)
 
     def render(self, index: Tensor, view: Tensor) -> Tensor:
         """Training images `index` [B] in the views numbered `view` [B]: float [B, 3, H, W]."""
-        image = views.gather(self.train.image, index, view, self.pad, self.flip)
+        image = augment.gather(self.train.image, index, view, self.pad, self.flip)
         return self._normalise(image)
 
     def clean(self, split: Split, start: int, stop: int) -> Tensor:
@@ -157,7 +158,7 @@ class Dataset:
         train, validation = hold_out(train, self.validation)
         _check_classes(train, described, "training set that validation leaves")
         mean, std = self._statistics(train)
-        padded = Split(views.pad_images(train.image, self.pad, self.padding), train.target)
+        padded = Split(pad_images(train.image, self.pad, self.padding), train.target)
         return Data(
             train=_move(padded, device),
             test=_move(test, device),
@@ -208,7 +209,7 @@ def hold_out(train: Split, size: int) -> tuple[Split, Split | None]:
     if size == 0:
         return train, None
     position = torch.arange(len(train.target))
-    rank = views.splitmix64(position + VALIDATION_SEED).argsort()
+    rank = splitmix64(position + VALIDATION_SEED).argsort()
     held, kept = (chosen.sort().values for chosen in (rank[:size], rank[size:]))
     return _select(train, kept), _select(train, held)
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from kd_bench import run
-from kd_bench.data import views
+from kd_bench.data import augment
 from kd_bench.data.dataset import Data
 from kd_bench.epoch import Epochs
 from kd_bench.speed.loops import PlainStep
@@ -70,7 +70,7 @@ def as_a_loader_would(data: Data, index: Tensor, view: Tensor) -> Tensor:
     change = torchvision.transforms.functional
     height, width = data.image_size
     pad = data.pad
-    top, left, mirrored = views.place(view.cpu(), pad, data.flip)
+    top, left, mirrored = augment.place(view.cpu(), pad, data.flip)
     made = []
     for i, y, x, is_mirrored in zip(
         index.tolist(), top.tolist(), left.tolist(), mirrored.tolist(), strict=True
