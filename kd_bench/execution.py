@@ -17,7 +17,7 @@ from kd_bench.utils.errors import require
 
 if TYPE_CHECKING:
     from kd_bench.data.dataset import Data
-    from kd_bench.method import Method
+    from kd_bench.methods.common.method import Method
 
 
 @dataclass(frozen=True)

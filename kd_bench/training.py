@@ -11,7 +11,7 @@ from kd_bench import optim
 from kd_bench.config.schema import InitConfig, RecipeConfig, init_epochs
 from kd_bench.data.dataset import Data
 from kd_bench.execution import Execution
-from kd_bench.method import Method
+from kd_bench.methods.common.method import Method
 from kd_bench.taps import Tapped
 from kd_bench.teacher import Teacher
 from kd_bench.utils.seeds import stream

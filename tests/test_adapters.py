@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from shipped import shapes
 from torch.autograd import gradcheck
 
-from kd_bench.adapters import (
+from kd_bench.interfaces import Spec, UserError
+from kd_bench.methods.common.adapters import (
     Connector,
     ConvRegressor,
     Embedding,
@@ -21,7 +22,6 @@ from kd_bench.adapters import (
     to_common_channels,
     to_common_size,
 )
-from kd_bench.interfaces import Spec, UserError
 
 
 def spec() -> Spec:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from kd_bench.distances import attention_map, soft_kl, unit
+from kd_bench.methods.common.functional import attention_map, soft_kl, unit
 
 
 def rand(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kd_bench.interfaces import Batch, Loss, Output
-from kd_bench.method import Method, flatten_weights
+from kd_bench.methods.common.method import Method, flatten_weights
 from kd_bench.utils.errors import UserError
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from small_nets import batch, linear, rand, smooth, spec
 
-from kd_bench.distances import soft_kl
 from kd_bench.interfaces import Output, UserError
 from kd_bench.methods.bss import BoundarySamples, attack, base_samples, sample_rival
+from kd_bench.methods.common.functional import soft_kl
 
 GIVEN = {
     "temperature": 3.0,

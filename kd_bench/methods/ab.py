@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_bench.adapters import Connector, map_stages, to_common_size
 from kd_bench.interfaces import Batch, Loss, Output, Spec, require_positive
+from kd_bench.methods.common.adapters import Connector, map_stages, to_common_size
 
 
 def boundary_distance(student: Tensor, teacher: Tensor, margin: float) -> Tensor:

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_bench.adapters import map_stages, require_equal_channels, to_common_size
-from kd_bench.distances import unit
 from kd_bench.interfaces import Batch, Loss, Output, Spec
+from kd_bench.methods.common.adapters import map_stages, require_equal_channels, to_common_size
+from kd_bench.methods.common.functional import unit
 
 
 class ChannelAttention(nn.Module):

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_bench.distances import soft_kl, unit
 from kd_bench.interfaces import Batch, Loss, Output, Spec, require, require_positive
+from kd_bench.methods.common.functional import soft_kl, unit
 
 OVERSHOOT = 1e-4  # of a logit, so that a step that ends on the boundary crosses it
 

@@ -11,9 +11,9 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_bench.adapters import Embedding
-from kd_bench.distances import unit
 from kd_bench.interfaces import Batch, Loss, Output, Spec, require, require_positive
+from kd_bench.methods.common.adapters import Embedding
+from kd_bench.methods.common.functional import unit
 
 
 def taylor_gaussian(x: Tensor, gamma: float, order: int) -> Tensor:

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_bench.adapters import Embedding
-from kd_bench.distances import unit
 from kd_bench.interfaces import Batch, Loss, Output, Spec, require, require_positive
+from kd_bench.methods.common.adapters import Embedding
+from kd_bench.methods.common.functional import unit
 
 
 def sample_others(labels: Tensor, target: Tensor, count: int) -> Tensor:

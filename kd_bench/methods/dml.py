@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_bench.distances import soft_kl
 from kd_bench.interfaces import Batch, Loss, Output
+from kd_bench.methods.common.functional import soft_kl
 
 
 class MutualLearning(Loss):

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_bench.adapters import require_equal_channels
 from kd_bench.interfaces import Batch, Loss, Output, Spec
+from kd_bench.methods.common.adapters import require_equal_channels
 
 
 class FeatureMSE(Loss):

@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_bench.adapters import ConvRegressor, map_stages
-from kd_bench.distances import soft_kl
 from kd_bench.interfaces import Batch, Loss, Output, Spec, require, require_positive
+from kd_bench.methods.common.adapters import ConvRegressor, map_stages
+from kd_bench.methods.common.functional import soft_kl
 
 
 class Hint(Loss):

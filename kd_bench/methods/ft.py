@@ -7,9 +7,9 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_bench.adapters import map_stages, to_common_size
-from kd_bench.distances import unit
 from kd_bench.interfaces import Batch, Loss, Output, Spec, require_positive
+from kd_bench.methods.common.adapters import map_stages, to_common_size
+from kd_bench.methods.common.functional import unit
 
 SLOPE = 0.1  # of the leaky ReLUs
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from kd_bench.adapters import Connector, map_stages
-from kd_bench.distances import unit
 from kd_bench.interfaces import Batch, Loss, Output, Spec
+from kd_bench.methods.common.adapters import Connector, map_stages
+from kd_bench.methods.common.functional import unit
 
 
 def channel_correlation(x: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_bench.adapters import map_stages, to_common_channels, to_common_size
 from kd_bench.interfaces import Batch, Loss, Output, Spec, require
+from kd_bench.methods.common.adapters import map_stages, to_common_channels, to_common_size
 
 
 def edges(x: Tensor) -> Tensor:

@@ -11,9 +11,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from kd_bench.adapters import map_stages, require_equal_channels
-from kd_bench.distances import unit
 from kd_bench.interfaces import Batch, Loss, Output, Spec, require
+from kd_bench.methods.common.adapters import map_stages, require_equal_channels
+from kd_bench.methods.common.functional import unit
 
 # Below this difference of two singular values' shares of the energy their vectors count as mixed.
 MIXED = 1e-4

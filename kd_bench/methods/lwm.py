@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_bench.adapters import map_stages, to_common_size
-from kd_bench.distances import unit
 from kd_bench.interfaces import Batch, Loss, Output, Spec, require
+from kd_bench.methods.common.adapters import map_stages, to_common_size
+from kd_bench.methods.common.functional import unit
 
 
 def grad_cam(logits: Tensor, features: Tensor, target: Tensor, *, create_graph: bool) -> Tensor:

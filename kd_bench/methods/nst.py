@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kd_bench.adapters import map_stages, to_common_size
-from kd_bench.distances import unit
 from kd_bench.interfaces import Batch, Loss, Output, Spec
+from kd_bench.methods.common.adapters import map_stages, to_common_size
+from kd_bench.methods.common.functional import unit
 
 
 def mean_kernel(first: Tensor, second: Tensor) -> Tensor:

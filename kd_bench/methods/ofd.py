@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from kd_bench.adapters import Connector, map_stages, to_common_size
 from kd_bench.interfaces import Batch, Loss, Output, Spec, require
+from kd_bench.methods.common.adapters import Connector, map_stages, to_common_size
 
 
 def negative_mean(norm: nn.BatchNorm2d) -> Tensor:

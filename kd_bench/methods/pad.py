@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_bench.adapters import Embedding, VectorBatchNorm
 from kd_bench.interfaces import Batch, Loss, Output, Spec
+from kd_bench.methods.common.adapters import Embedding, VectorBatchNorm
 
 EPSILON = 1e-6  # the least variance, as in torchdistill
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kd_bench.distances import unit
 from kd_bench.interfaces import Batch, Loss, Output, Spec
+from kd_bench.methods.common.functional import unit
 
 EPSILON = 1e-7  # in the logarithm, as in the authors' code
 

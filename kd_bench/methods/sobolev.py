@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_bench.distances import unit
 from kd_bench.interfaces import Batch, Loss, Output
+from kd_bench.methods.common.functional import unit
 
 
 def class_gradient(logits: Tensor, batch: Batch, *, create_graph: bool) -> Tensor:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from kd_bench.adapters import Embedding
-from kd_bench.distances import soft_kl
 from kd_bench.interfaces import Batch, Loss, Output, Spec, require, require_positive
+from kd_bench.methods.common.adapters import Embedding
+from kd_bench.methods.common.functional import soft_kl
 
 SPREAD = 1e-4  # added to the variance, as in the authors' code
 EPSILON = 1e-6  # inside the logarithm, which has no value for equal features

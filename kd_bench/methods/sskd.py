@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_bench.adapters import ProjectionHead
-from kd_bench.distances import soft_kl, unit
 from kd_bench.interfaces import Batch, Loss, Output, Spec, require, require_positive
+from kd_bench.methods.common.adapters import ProjectionHead
+from kd_bench.methods.common.functional import soft_kl, unit
 
 TURNS = {"turned_90": 1, "turned_180": 2, "turned_270": 3}  # view -> quarter turns
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from kd_bench.distances import soft_kl
 from kd_bench.interfaces import Batch, Loss, Output, Spec, require_positive
+from kd_bench.methods.common.functional import soft_kl
 
 
 class SoftTarget(Loss):

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_bench.adapters import map_stages, to_common_size
 from kd_bench.interfaces import Batch, Loss, Output, Spec, require, require_positive
+from kd_bench.methods.common.adapters import map_stages, to_common_size
 
 
 class Gaussian(nn.Module):
