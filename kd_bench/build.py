@@ -24,7 +24,7 @@ from kd_bench.data.dataset import Dataset
 from kd_bench.data.source import Description
 from kd_bench.interfaces import Loss, Spec, Stages
 from kd_bench.methods.common.method import Method
-from kd_bench.taps import Tapped, probe
+from kd_bench.models.features import Tapped, probe
 from kd_bench.teacher import check_fits, read_state
 from kd_bench.utils.errors import UserError, require
 

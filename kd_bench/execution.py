@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kd_bench.config.schema import Precision, Speed
 from kd_bench.interfaces import Output
-from kd_bench.taps import Tapped
+from kd_bench.models.features import Tapped
 from kd_bench.utils.errors import require
 
 if TYPE_CHECKING:

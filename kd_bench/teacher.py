@@ -14,7 +14,7 @@ from kd_bench import execution
 from kd_bench.config.schema import Precision, Speed
 from kd_bench.execution import Execution
 from kd_bench.interfaces import Batch, Output
-from kd_bench.taps import Tapped, ask
+from kd_bench.models.features import Tapped, ask
 from kd_bench.utils.errors import UserError
 
 

@@ -22,8 +22,8 @@ from kd_bench.data.dataset import Data
 from kd_bench.data.source import Split
 from kd_bench.epoch import Epochs
 from kd_bench.execution import forward_batch
+from kd_bench.models.features import Tapped
 from kd_bench.optim import SGD
-from kd_bench.taps import Tapped
 from kd_bench.training import Training, phases
 
 Row = dict[str, Any]

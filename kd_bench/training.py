@@ -12,7 +12,7 @@ from kd_bench.config.schema import InitConfig, RecipeConfig, init_epochs
 from kd_bench.data.dataset import Data
 from kd_bench.execution import Execution
 from kd_bench.methods.common.method import Method
-from kd_bench.taps import Tapped
+from kd_bench.models.features import Tapped
 from kd_bench.teacher import Teacher
 from kd_bench.utils.seeds import stream
 

@@ -20,8 +20,8 @@ from outputs import (
 
 from kd_bench.interfaces import UserError
 from kd_bench.methods.fitnet import AnnealedTarget, Hint
+from kd_bench.models.features import Tapped, probe
 from kd_bench.models.resnet import ResNet
-from kd_bench.taps import Tapped, probe
 
 STAGES = {"stage2": (2, 2, 2), "pooled": (2,)}
 SPEC = meeting(STAGES, {"stage2": (3, 2, 2), "pooled": (3,)})

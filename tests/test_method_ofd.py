@@ -20,8 +20,8 @@ from torch import nn
 from kd_bench import build
 from kd_bench.interfaces import Spec, UserError
 from kd_bench.methods.ofd import FeatureOverhaul, negative_mean, partial_distance
+from kd_bench.models.features import probe
 from kd_bench.models.resnet import ResNet
-from kd_bench.taps import probe
 
 MAPS = ["stage1", "stage2", "stage3"]
 STAGES = {"stage1": (2, 2, 2), "stage1_pre": (2, 2, 2)}

@@ -19,8 +19,8 @@ from kd_bench.methods.feature_mse import FeatureMSE
 from kd_bench.methods.fsp import FlowOfSolution, flow_matrix
 from kd_bench.methods.logits import LogitRegression
 from kd_bench.methods.st import SoftTarget
+from kd_bench.models.features import Tapped, ask, probe
 from kd_bench.models.resnet import ResNet
-from kd_bench.taps import Tapped, ask, probe
 from kd_bench.teacher import Teacher
 
 METHODS = choices("method")

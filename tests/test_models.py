@@ -12,8 +12,8 @@ from shipped import CONF, choices, load
 from torch import nn
 
 from kd_bench import build
+from kd_bench.models.features import Tapped, probe
 from kd_bench.models.resnet import BasicBlock, ResNet
-from kd_bench.taps import Tapped, probe
 from kd_bench.utils.errors import UserError
 
 # For 10 and for 100 classes. As counted in RepDistiller's networks; resnet8_half on paper:

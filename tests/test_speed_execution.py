@@ -22,8 +22,8 @@ from kd_bench.config import identity as identity_module
 from kd_bench.config.schema import Precision, Speed
 from kd_bench.epoch import Epochs
 from kd_bench.execution import Execution
+from kd_bench.models.features import Tapped
 from kd_bench.models.resnet import ResNet
-from kd_bench.taps import Tapped
 from kd_bench.teacher import Teacher
 from kd_bench.training import Training, phases
 from kd_bench.utils import files

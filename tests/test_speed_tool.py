@@ -14,11 +14,11 @@ from jobs import job, trained
 
 from kd_bench import build, run
 from kd_bench.config.schema import Precision
+from kd_bench.models.features import Tapped
 from kd_bench.models.resnet import ResNet
 from kd_bench.speed import agreement, limits, loops, scenes
 from kd_bench.speed.contest import Contestant, compete, ratio
 from kd_bench.speed.worker import Ended
-from kd_bench.taps import Tapped
 
 SCRIPT = Path(__file__).parent.parent / "tools/speed.py"
 # Cropped by up to 2 pixels, mirrored or not, and normalised: all that a loader does.

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from kd_bench.models.features import Tapped, probe
 from kd_bench.models.resnet import ResNet
-from kd_bench.taps import Tapped, probe
 from kd_bench.utils.errors import UserError
 
 

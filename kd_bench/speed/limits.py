@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from kd_bench import capture, execution, run
 from kd_bench.config.schema import Precision
-from kd_bench.taps import Tapped
+from kd_bench.models.features import Tapped
 from kd_bench.utils import process
 
 REPEATS = 10
