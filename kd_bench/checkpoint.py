@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kd_bench.config.identity import CHECKPOINTS
+from kd_bench.results.run_folder import CHECKPOINTS
 from kd_bench.utils.errors import said
 from kd_bench.utils.files import write_whole
 

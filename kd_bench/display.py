@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from kd_bench import estimate
-from kd_bench.config.identity import read_result
+from kd_bench.results.run_folder import read_result
 from kd_bench.states import LEFT, RUNNING, State, progress_words, read_progress
 
 if TYPE_CHECKING:
@@ -147,7 +147,9 @@ class SweepDisplay:
 
     def table(self, jobs: Sequence[Job], failed: Mapping[str, str]) -> None:
         """The results of a sweep's jobs, as far as they are there."""
-        from kd_bench import table  # pandas and scipy cost a second; only now are they needed
+        from kd_bench.results import (
+            render,  # pandas and scipy cost a second; only now are they needed
+        )
 
         found = [record for job in jobs if (record := read_result(job.path))]
         if found:
@@ -162,7 +164,7 @@ class SweepDisplay:
                 for job in jobs
                 if job.folder in failed
             ]
-            self.say(table.render(found, failures=failures, format="terminal"))
+            self.say(render.render(found, failures=failures, format="terminal"))
 
     def update(
         self,

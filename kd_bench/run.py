@@ -21,19 +21,12 @@ import torch
 
 import kd_bench
 from kd_bench import build, checkpoint, choice, execution, view_table
-from kd_bench.config.identity import (
-    TABLES,
-    WEIGHTS,
-    digest,
-    flatten,
-    folder_name,
-    read_result,
-    wait_for,
-)
+from kd_bench.config.identity import digest, flatten, folder_name
 from kd_bench.config.schema import Device, InitConfig, RecipeConfig, Speed, TeacherSource
 from kd_bench.data.dataset import Data
 from kd_bench.interfaces import Spec, Stages
-from kd_bench.labels import method_label
+from kd_bench.results.labels import method_label
+from kd_bench.results.run_folder import TABLES, WEIGHTS, read_result, wait_for
 from kd_bench.teacher import Teacher, load_weights
 from kd_bench.train import Progress, Row, percent_equal, predictions, train
 from kd_bench.training import Training, phases

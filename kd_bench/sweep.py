@@ -15,7 +15,7 @@ from kd_bench.config.identity import folder_name
 from kd_bench.display import SweepDisplay
 from kd_bench.failures import GO_ON, Policy
 from kd_bench.frozen import Job
-from kd_bench.labels import differences, in_brackets
+from kd_bench.results.labels import differences, in_brackets
 from kd_bench.run import label
 from kd_bench.slots import Process, Slot
 from kd_bench.utils.files import make_folder, write_whole

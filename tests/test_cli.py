@@ -11,7 +11,7 @@ from jobs import TINY, composed, composing, job
 import kd_bench as package
 from kd_bench import application, build, run
 from kd_bench.config import compose
-from kd_bench.config.identity import read_result
+from kd_bench.results.run_folder import read_result
 
 MISTAKES = {
     "a misspelt key": (["sede=1"], "no key 'sede'; there are dataset, model, teacher"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from jobs import IMAGES
 
-from kd_bench.config.identity import read_result
+from kd_bench.results.run_folder import read_result
 from kd_bench.utils.files import write_json
 
 MODEL = ("model=resnet8_half", "model.net.widths=[4,4,8,8]")

@@ -109,7 +109,7 @@ def test_whether_to_compile_pays_is_told_where_like_jobs_ran_both_ways(
 
 
 def _rewrite(path, **values):
-    from kd_bench.config.identity import read_result
+    from kd_bench.results.run_folder import read_result
     from kd_bench.utils.files import write_json
 
     write_json(path / "result.json", read_result(path) | values)

@@ -7,8 +7,8 @@ import pytest
 from jobs import job, trained
 
 from kd_bench import run
-from kd_bench.config.identity import read_result
-from kd_bench.reading import job_config
+from kd_bench.results.run_folder import read_result
+from kd_bench.results.store import job_config
 from kd_bench.utils.files import write_json
 
 

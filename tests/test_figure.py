@@ -9,8 +9,8 @@ import pytest
 from matplotlib.figure import Figure
 from written_records import seeds
 
-from kd_bench import figure
-from kd_bench.cells import table_from
+from kd_bench.results import figure
+from kd_bench.results.table import table_from
 from kd_bench.utils.errors import UserError
 
 # SD 1 in each cell, so the 95 % interval at 4 degrees of freedom is +-2.776 * sqrt(2 / 3) = 2.27.

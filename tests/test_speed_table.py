@@ -11,8 +11,8 @@ import torch
 from jobs import job, trained
 
 from kd_bench import build, run, view_table
-from kd_bench.config import identity
 from kd_bench.interfaces import Batch
+from kd_bench.results import run_folder
 from kd_bench.teacher import Teacher
 from kd_bench.training import Training
 from kd_bench.utils import lock
@@ -92,7 +92,7 @@ def test_the_source_of_the_teacher_s_answers_is_part_of_what_a_job_is(runs):
 
 def test_jobs_share_a_table_and_other_questions_make_another(runs):
     def tables():
-        return {path.name for path in (runs / identity.TABLES).iterdir()}
+        return {path.name for path in (runs / run_folder.TABLES).iterdir()}
 
     assembled(runs, "method=st", TABLE)
     before = tables()

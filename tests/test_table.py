@@ -17,12 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from written_records import record, seeds, teacher_record, write
 
-from kd_bench import blocks
-from kd_bench.cells import Cell, Delta, table_from
-from kd_bench.intervals import Pooled, half_width, pooled
-from kd_bench.labels import natural, short_name
-from kd_bench.reading import read_failures, read_records
-from kd_bench.table import FORMATS, caption, cell_text, grid, render, warnings
+from kd_bench.results import markdown
+from kd_bench.results.caption import caption, warnings
+from kd_bench.results.labels import natural, short_name
+from kd_bench.results.render import FORMATS, cell_text, grid, render
+from kd_bench.results.statistics import Pooled, half_width, pooled
+from kd_bench.results.store import read_failures, read_records
+from kd_bench.results.table import Cell, Delta, table_from
 from kd_bench.utils.errors import UserError
 
 REPOSITORY = Path(__file__).parent.parent
@@ -691,7 +692,7 @@ def place(tmp_path, monkeypatch):
 
 def test_every_block_is_made_by_the_command_on_its_line(place):
     assert tool("table").main([]) == 0
-    first, second = blocks.blocks(Path("README.md").read_text())
+    first, second = markdown.blocks(Path("README.md").read_text())
     assert "| st |" in first.body
     assert "| at |" not in first.body
     assert "| at |" in second.body
@@ -787,6 +788,6 @@ def test_a_mistake_is_answered_with_one_line_and_no_traceback(tmp_path, script):
 
 
 def test_a_table_is_made_without_torch():
-    code = "import sys, kd_bench.blocks, kd_bench.table; print('torch' in sys.modules)"
+    code = "import sys, kd_bench.results.markdown, kd_bench.results.render; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

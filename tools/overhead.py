@@ -21,7 +21,7 @@ from pathlib import Path
 
 from kd_bench.config import identity
 from kd_bench.frozen import FOLDER
-from kd_bench.reading import find_records, read_records
+from kd_bench.results.store import find_records, read_records
 from kd_bench.utils.files import write_json
 
 METHODS = ("baseline", "logits", "st", "at", "st_at")
@@ -115,7 +115,9 @@ def table(number: int) -> dict:
         template = read_records(folder / "one")[-1]
         write_copies(template, folder / "runs", number)
         script = Path(__file__).with_name("table.py").absolute()
-        reading = "import sys; from kd_bench.reading import read_records; read_records(sys.argv[1])"
+        reading = (
+            "import sys; from kd_bench.results.store import read_records; read_records(sys.argv[1])"
+        )
         _, read = run(folder, [sys.executable, "-c", reading, "runs"])
         _, whole = run(folder, [sys.executable, str(script), "--from", "runs"])
     return {"records": number, "reading": read, "reading_and_table": whole}

@@ -10,9 +10,9 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from kd_bench.cells import FILTERS, choose, tidy
 from kd_bench.config.identity import folder_name
-from kd_bench.reading import find_records
+from kd_bench.results.select import FILTERS, choose, tidy
+from kd_bench.results.store import find_records
 from kd_bench.utils.errors import UserError, require
 from kd_bench.utils.files import write_whole
 

@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 
-from kd_bench import figure
-from kd_bench.blocks import arguments, blocks, regenerated
-from kd_bench.cells import FILTERS, METRICS, Table, table_from
-from kd_bench.reading import read_failures, read_records
-from kd_bench.table import FORMATS
+from kd_bench.results import figure
+from kd_bench.results.markdown import arguments, blocks, regenerated
+from kd_bench.results.render import FORMATS
+from kd_bench.results.select import FILTERS, METRICS
+from kd_bench.results.store import read_failures, read_records
+from kd_bench.results.table import Table, table_from
 from kd_bench.utils.errors import UserError, require
 from kd_bench.utils.files import write_whole
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from kd_bench import frozen
 from kd_bench.commands.arguments import Parser, runs_folder
-from kd_bench.config.identity import CHECKPOINTS, TABLES, WEIGHTS, read_result
 from kd_bench.config.schema import BASELINE
-from kd_bench.reading import find_jobs
+from kd_bench.results.run_folder import CHECKPOINTS, TABLES, WEIGHTS, read_result
+from kd_bench.results.store import find_jobs
 from kd_bench.utils import formatting
 from kd_bench.utils.lock import STALE_SECONDS, Lock, Locked, who_works_in
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from kd_bench.commands.arguments import Parser, with_data
-from kd_bench.config.identity import WEIGHTS
-from kd_bench.reading import job_config, read_record
+from kd_bench.results.run_folder import WEIGHTS
+from kd_bench.results.store import job_config, read_record
 from kd_bench.utils.errors import require
 
 DESCRIPTION = """\

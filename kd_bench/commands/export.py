@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kd_bench.commands.arguments import Parser, with_data
-from kd_bench.config.identity import WEIGHTS
-from kd_bench.reading import job_config, read_record
+from kd_bench.results.run_folder import WEIGHTS
+from kd_bench.results.store import job_config, read_record
 from kd_bench.utils.errors import require
 from kd_bench.utils.files import write_json, write_whole
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from kd_bench.commands.arguments import Parser, with_data
 from kd_bench.config import identity
-from kd_bench.reading import job_config, read_record
+from kd_bench.results.store import job_config, read_record
 from kd_bench.utils.errors import require
 
 DESCRIPTION = """\

@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import time
 from collections.abc import Mapping
 from dataclasses import is_dataclass
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
 from kd_bench.config.schema import (
@@ -23,11 +21,6 @@ from kd_bench.config.schema import (
 )
 from kd_bench.utils.errors import UserError
 from kd_bench.utils.files import file_hash
-from kd_bench.utils.lock import lock_owner
-
-WEIGHTS = "weights.pt"  # the student's, of a finished job
-CHECKPOINTS = ("checkpoint.pt", "checkpoint_before.pt")  # of an unfinished one, the newest first
-TABLES = ".tables"  # below the runs folder: what teachers say about all views
 
 # How steps are executed, as far as it is part of what a job is.
 MODE = ("speed", "compile", "precision")
@@ -171,19 +164,4 @@ def flatten(nested: Mapping, prefix: str = "") -> dict[str, Any]:
 # Files
 
 
-def read_result(folder: Path) -> dict | None:
-    """The result of a finished job, None where there is none (yet)."""
-    try:
-        return json.loads((folder / "result.json").read_text())
-    except FileNotFoundError:
-        return None
-
-
 # Lock
-
-
-def wait_for(folder: Path, seconds: float = 0.5) -> dict | None:
-    """Wait while another process works in a folder; its result, None if it left without one."""
-    while read_result(folder) is None and lock_owner(folder):
-        time.sleep(seconds)
-    return read_result(folder)

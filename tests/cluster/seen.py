@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jobs import TINY
 
-from kd_bench.config.identity import CHECKPOINTS
+from kd_bench.results.run_folder import CHECKPOINTS
 
 METHOD = """
 name: sees

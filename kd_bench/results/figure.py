@@ -7,7 +7,8 @@ import io
 import json
 import re
 
-from kd_bench.cells import BASELINE, Cell, Column, Table
+from kd_bench.results.select import BASELINE
+from kd_bench.results.table import Cell, Column, Table
 from kd_bench.utils.errors import require
 
 TOLD, OPEN = "#1f4e8c", "#9aa5b1"  # an interval that leaves zero out, and one that does not
