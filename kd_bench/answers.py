@@ -10,8 +10,8 @@ from kd_bench import build
 from kd_bench.config.identity import MODE
 from kd_bench.config.schema import TeacherSource
 from kd_bench.frozen import Job
+from kd_bench.training.teacher_cache import FLOAT
 from kd_bench.utils import formatting
-from kd_bench.view_table import FLOAT
 
 
 @dataclass(frozen=True)

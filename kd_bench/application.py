@@ -98,11 +98,12 @@ def _run(config: dict, changed: dict) -> int:
     # torch costs more than a second: --help and completion never come here.
     from kd_bench import build, run
     from kd_bench.display import JobDisplay
+    from kd_bench.training.device import choose_device
     from kd_bench.utils.files import make_folder
     from kd_bench.utils.lock import Locked
 
     build.check(config)
-    run.choose_device(config["device"])  # cuda is refused before anything is prepared for it
+    choose_device(config["device"])  # cuda is refused before anything is prepared for it
     make_folder(Path(config["runs_dir"]))
     show = JobDisplay()
     try:

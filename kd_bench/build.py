@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from kd_bench import execution, optim, view_table
 from kd_bench.config import identity as identity_module
 from kd_bench.config.identity import MODE, canonical, check_names
 from kd_bench.config.schema import BASELINE, RecipeConfig, TeacherSource
@@ -25,7 +24,9 @@ from kd_bench.data.source import Description
 from kd_bench.interfaces import Loss, Spec, Stages
 from kd_bench.methods.common.method import Method
 from kd_bench.models.features import Tapped, probe
-from kd_bench.teacher import check_fits, read_state
+from kd_bench.training import execution, teacher_cache
+from kd_bench.training.optim import check_recipe
+from kd_bench.training.teacher import check_fits, read_state
 from kd_bench.utils.errors import UserError, require
 
 Config = Mapping[str, Any]
@@ -257,7 +258,7 @@ def check(config: Config) -> None:
         UserError: one line with the right choices.
     """
     check_names(config)
-    optim.check_recipe(section(RecipeConfig, config["recipe"]))
+    check_recipe(section(RecipeConfig, config["recipe"]))
     execution.check(config)
     require(config["threads"] >= 1, f"threads must be 1 or more, got {config['threads']}")
     for name, seed in (("seed", config["seed"]), ("teacher.seed", config["teacher"]["seed"])):
@@ -270,7 +271,7 @@ def check(config: Config) -> None:
         for tap in built.taps:
             shapes[tap]  # refused where there is none
     if teacher is not None and config["teacher"]["source"] == TeacherSource.table.value:
-        view_table.check(loss_classes(config["method"]), built.taps)
+        teacher_cache.check(loss_classes(config["method"]), built.taps)
     _check_init(config["method"])
     if teacher is not None and not teacher_learns(config):
         _check_teacher(config["teacher"], teacher)
@@ -320,12 +321,12 @@ def table_shape(config: Config) -> tuple[int, int] | None:
         return None
     spec, _, built = _parts_on_meta(config)
     try:
-        view_table.check(loss_classes(config["method"]), built.taps)
+        teacher_cache.check(loss_classes(config["method"]), built.taps)
     except UserError:
         return None
     part = dataset(config["dataset"])
     rows = len(spec.labels) * view_count(part.pad, part.flip)
-    return rows, view_table.columns(spec.teacher, built.taps, spec.num_classes)
+    return rows, teacher_cache.columns(spec.teacher, built.taps, spec.num_classes)
 
 
 def _check_steps(recipe: Config, images: int) -> None:
@@ -369,7 +370,7 @@ def _check_teacher(config: Config, teacher: Network) -> None:
     if path := config["checkpoint"]:
         check_fits(teacher.net, read_state(path), path, teacher.name)
     else:
-        optim.check_recipe(section(RecipeConfig, config["recipe"]))
+        check_recipe(section(RecipeConfig, config["recipe"]))
 
 
 def check_all(configs: Iterable[Config]) -> None:

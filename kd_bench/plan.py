@@ -15,8 +15,8 @@ from kd_bench.display import console
 from kd_bench.estimate import Estimate, Likeness, Pace, Paces, at_once, likenesses, remaining
 from kd_bench.frozen import Job
 from kd_bench.results.store import find_records, folder_size
-from kd_bench.run import choose_device
 from kd_bench.states import DONE, FAILED, RUNNING, State, progress_words, states
+from kd_bench.training.device import choose_device
 from kd_bench.utils import formatting
 
 

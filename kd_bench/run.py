@@ -20,20 +20,21 @@ from typing import Any
 import torch
 
 import kd_bench
-from kd_bench import build, checkpoint, choice, execution, view_table
+from kd_bench import build
 from kd_bench.config.identity import digest, flatten, folder_name
-from kd_bench.config.schema import Device, InitConfig, RecipeConfig, Speed, TeacherSource
+from kd_bench.config.schema import InitConfig, RecipeConfig, Speed, TeacherSource
 from kd_bench.data.dataset import Data
 from kd_bench.interfaces import Spec, Stages
 from kd_bench.results.labels import method_label
 from kd_bench.results.run_folder import TABLES, WEIGHTS, read_result, wait_for
-from kd_bench.teacher import Teacher, load_weights
-from kd_bench.train import Progress, Row, percent_equal, predictions, train
-from kd_bench.training import Training, phases
-from kd_bench.utils.errors import UserError
+from kd_bench.training import autotune, checkpoint, execution, teacher_cache
+from kd_bench.training.checkpoint import on_cpu
+from kd_bench.training.device import choose_device, device_name, prepare_torch
+from kd_bench.training.loop import Progress, Row, percent_equal, predictions, train
+from kd_bench.training.setup import Training, phases
+from kd_bench.training.teacher import Teacher, load_weights
 from kd_bench.utils.files import file_hash, make_folder, write_json, write_whole
 from kd_bench.utils.lock import LOCKED_ELSEWHERE, Lock, Locked
-from kd_bench.utils.process import keep_memory
 from kd_bench.utils.seeds import stream
 
 Config = Mapping[str, Any]
@@ -155,7 +156,7 @@ def _choose(job: Training, folder: Path, show: Quiet) -> dict[str, Any]:
     """What speed=fast chooses for a job, once: a resumed one keeps to it."""
     file = folder / CHOICE
     if not file.exists():
-        chosen = choice.choose(job)
+        chosen = autotune.choose(job)
         show.say(f"speed=fast: {', '.join(f'{k}={v}' for k, v in chosen.items())}")
         write_json(file, chosen)
     return json.loads(file.read_text())
@@ -164,7 +165,7 @@ def _choose(job: Training, folder: Path, show: Quiet) -> dict[str, Any]:
 def _finish(job: Training, record: dict, folder: Path) -> None:
     """Keep the weights, then the result: its presence means that all else is there."""
     # From the CPU, so that they can be loaded where there is no GPU.
-    torch.save(checkpoint.on_cpu(job.student.net.state_dict()), folder / f".{WEIGHTS}")
+    torch.save(on_cpu(job.student.net.state_dict()), folder / f".{WEIGHTS}")
     os.replace(folder / f".{WEIGHTS}", folder / WEIGHTS)
     write_json(folder / "result.json", record)
     checkpoint.remove(folder)
@@ -180,37 +181,6 @@ def _events(config: Config, folder: Path):
 
 
 # Objects
-
-
-def choose_device(choice: str) -> torch.device:
-    """The device for `cpu`, `cuda`, or `auto`: the GPU where there is one.
-
-    Raises:
-        UserError: `cuda` on a machine without; where a sweep starts, it need not have one.
-    """
-    has_gpu = torch.cuda.is_available()
-    if choice == Device.auto.value:
-        choice = "cuda" if has_gpu else "cpu"
-    if choice == Device.cuda.value and not has_gpu:
-        raise UserError("device=cuda: PyTorch sees no GPU here; choose device=cpu or device=auto")
-    return torch.device(choice)
-
-
-def prepare_torch(threads: int) -> None:
-    """Settings of the process, made before anything runs on a device: for equal bits, and memory.
-
-    Args:
-        threads: of the process.
-    """
-    keep_memory()
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.set_num_threads(threads)
-    torch.backends.cudnn.benchmark = False
-    for library in (torch.backends.cudnn, torch.backends.cuda.matmul):
-        library.allow_tf32 = False  # where a job allows it, it does for its steps alone
-    # use_deterministic_algorithms(True, warn_only=True), which would load the compiler: a second
-    torch.set_deterministic_debug_mode("warn")
-    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, changes no result
 
 
 def assemble(config: Config, device: torch.device, show: Quiet = QUIET) -> Training:
@@ -257,7 +227,7 @@ def assemble(config: Config, device: torch.device, show: Quiet = QUIET) -> Train
 def _tabled(config: Config, job: Training, shapes: Stages, show: Quiet) -> Teacher:
     """The teacher, looked up in its table of views instead of asked."""
     how, device, teacher = job.execution, job.device, job.teacher
-    key = view_table.key(
+    key = teacher_cache.key(
         build.identity(config)["dataset"],
         job.data.fingerprint,
         file_hash(_teacher_weights(config)),
@@ -266,7 +236,7 @@ def _tabled(config: Config, job: Training, shapes: Stages, show: Quiet) -> Teach
         [device_name(device), torch.get_num_threads(), torch.__version__],
     )
     folder = Path(config["runs_dir"]) / TABLES / key
-    return view_table.load(folder, teacher.executed(how), shapes, job.data, show.say)
+    return teacher_cache.load(folder, teacher.executed(how), shapes, job.data, show.say)
 
 
 def _teacher_weights(config: Config) -> Path:
@@ -378,17 +348,6 @@ def _peak_memory_mb(device: torch.device) -> float:
         return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(kilobytes / 2**10, 1)
-
-
-def device_name(device: torch.device) -> str:
-    """What a GPU or a CPU calls itself."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if "model name" in line)
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def _commit() -> dict[str, Any]:

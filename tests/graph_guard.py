@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from kd_bench.data.dataset import Data
 from kd_bench.data.source import Split
-from kd_bench.training import Training
+from kd_bench.training.setup import Training
 
 META = torch.device("meta")
 # Factorisations report their success to the host.

@@ -6,7 +6,8 @@ import pytest
 import torch
 from jobs import job, trained
 
-from kd_bench import build, run, train
+from kd_bench import build, run
+from kd_bench.training import loop
 
 ASKING_MORE = ["sobolev", "at_gradient", "lwm", "bss", "sskd"]
 
@@ -16,7 +17,7 @@ def runs(tmp_path_factory):
     return tmp_path_factory.mktemp("runs")
 
 
-def assembled(runs: Path, *methods: str) -> train.Training:
+def assembled(runs: Path, *methods: str) -> loop.Training:
     """A job of these methods' losses together, ready to train."""
     configs = [job(runs, f"method={method}") for method in methods]
     trained(build.teacher_job(configs[0]))
@@ -27,7 +28,7 @@ def assembled(runs: Path, *methods: str) -> train.Training:
     return run.assemble(configs[0], torch.device("cpu"))
 
 
-def state(work: train.Training) -> list[torch.Tensor]:
+def state(work: loop.Training) -> list[torch.Tensor]:
     return [tensor.clone() for tensor in work.teacher.tapped.net.state_dict().values()]
 
 
@@ -35,7 +36,7 @@ def state(work: train.Training) -> list[torch.Tensor]:
 def test_a_teacher_is_left_bit_for_bit_as_it_was_whatever_it_is_asked(runs, tmp_path, method):
     work = assembled(runs, method)
     before = state(work)
-    train.train(work, tmp_path, lambda *_: None)
+    loop.train(work, tmp_path, lambda *_: None)
     assert all(map(torch.equal, before, state(work)))
     assert all(p.grad is None for p in work.teacher.tapped.net.parameters())
     assert not work.teacher.tapped.training
@@ -43,7 +44,7 @@ def test_a_teacher_is_left_bit_for_bit_as_it_was_whatever_it_is_asked(runs, tmp_
 
 def test_several_losses_differentiate_the_same_networks(runs, tmp_path):
     work = assembled(runs, "sobolev", "at_gradient", "lwm", "bss", "st")
-    (first, second) = train.train(work, tmp_path, lambda *_: None).history
+    (first, second) = loop.train(work, tmp_path, lambda *_: None).history
     terms = {"ce", "sobolev", "at_gradient", "lwm", "bss/clean", "bss/boundary", "st"}
     assert terms <= first.keys()
     assert all(second[term] == second[term] for term in terms)  # none is NaN
@@ -51,7 +52,7 @@ def test_several_losses_differentiate_the_same_networks(runs, tmp_path):
 
 def test_gradients_are_taken_where_there_are_further_views(runs, tmp_path):
     work = assembled(runs, "sskd", "sobolev", "bss")
-    history = train.train(work, tmp_path, lambda *_: None).history
+    history = loop.train(work, tmp_path, lambda *_: None).history
     assert [row["stage"] for row in history] == ["init", "main", "main"]
     assert {"sskd/turned", "sobolev", "bss/boundary"} <= history[-1].keys()
 

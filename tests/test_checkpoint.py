@@ -5,8 +5,8 @@ import threading
 import pytest
 import torch
 
-from kd_bench import checkpoint
-from kd_bench.checkpoint import Saver
+from kd_bench.training import checkpoint
+from kd_bench.training.checkpoint import Saver
 
 CPU = torch.device("cpu")
 

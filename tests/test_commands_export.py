@@ -8,7 +8,7 @@ from jobs import job
 
 from kd_bench import build
 from kd_bench.results.run_folder import read_result
-from kd_bench.teacher import load_weights
+from kd_bench.training.teacher import load_weights
 from kd_bench.utils.files import write_json
 
 

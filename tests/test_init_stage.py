@@ -10,7 +10,8 @@ import torch
 from jobs import job, trained
 from shipped import choices, load
 
-from kd_bench import build, run, train
+from kd_bench import build, run
+from kd_bench.training import device, loop
 
 METHODS = [name for name in choices("method") if load("method", name)["init"]["weights"]]
 ALIKE = ("model.net.widths=[8,8,8,8]", "teacher.model.net.widths=[8,8,8,8]")
@@ -19,7 +20,7 @@ ALIKE = ("model.net.widths=[8,8,8,8]", "teacher.model.net.widths=[8,8,8,8]")
 @pytest.fixture(autouse=True)
 def one_thread():
     before = torch.get_num_threads()
-    run.prepare_torch(1)
+    device.prepare_torch(1)
     yield
     torch.set_num_threads(before)
     torch.use_deterministic_algorithms(False)
@@ -105,7 +106,7 @@ def snapshots(runs: Path, name: str, *overrides: str) -> list[dict[str, torch.Te
         )
 
     take()
-    train.train(work, runs, take)
+    loop.train(work, runs, take)
     return taken
 
 

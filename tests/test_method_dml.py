@@ -8,10 +8,11 @@ from jobs import job, trained
 from small_nets import batch, rand, spec
 from torch.autograd import gradcheck
 
-from kd_bench import build, run, train
+from kd_bench import build, run
 from kd_bench.interfaces import Output, UserError
 from kd_bench.methods.dml import MutualLearning
 from kd_bench.sweep import freeze
+from kd_bench.training import loop
 
 LOSS = MutualLearning(spec())
 SEEN = batch(torch.zeros(2, 3, 1, 1), [0, 1])
@@ -118,7 +119,7 @@ def test_both_networks_learn_from_different_starts(tmp_path):
     student, peer = work.student.net, work.teacher.tapped.net
     before = [net.conv1.weight.clone() for net in (student, peer)]
     assert not torch.equal(*before)
-    train.train(work, tmp_path, lambda *_: None)
+    loop.train(work, tmp_path, lambda *_: None)
     assert not torch.equal(student.conv1.weight, before[0])
     assert not torch.equal(peer.conv1.weight, before[1])
     assert peer.bn1.num_batches_tracked == student.bn1.num_batches_tracked == 6

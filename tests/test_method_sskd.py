@@ -6,9 +6,10 @@ from jobs import job, trained
 from small_nets import rand, spec
 from torch.autograd import gradcheck
 
-from kd_bench import build, run, train
+from kd_bench import build, run
 from kd_bench.interfaces import Batch, Output, UserError
 from kd_bench.methods.sskd import TURNS, SelfSupervision, error_rank, selected
+from kd_bench.training import loop
 
 GIVEN = {
     "temperature": 4.0,
@@ -198,7 +199,7 @@ def test_the_first_stage_moves_the_teachers_head_alone_and_the_second_all_but_th
     trained(build.teacher_job(config))
     work = run.assemble(config, torch.device("cpu"))
     seen = [copies(work)]
-    progress = train.train(work, tmp_path, lambda *_: seen.append(copies(work)))
+    progress = loop.train(work, tmp_path, lambda *_: seen.append(copies(work)))
     assert [row["stage"] for row in progress.history] == ["init", "main", "main"]
     assert moved(seen[0], seen[1]) == {"teacher_head"}
     assert moved(seen[1], seen[2]) == {"student", "student_head"}

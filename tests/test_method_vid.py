@@ -19,9 +19,10 @@ from outputs import (
 )
 from torch.autograd import gradcheck
 
-from kd_bench import build, run, train
+from kd_bench import build, run
 from kd_bench.interfaces import UserError
 from kd_bench.methods.vid import VariationalInformation
+from kd_bench.training import loop
 
 SPEC = meeting(
     {"stage1": (2, 4, 2), "stage2": (2, 2, 2)}, {"stage1": (3, 2, 2), "stage2": (2, 2, 2)}
@@ -90,7 +91,7 @@ def test_a_job_trains_its_variances(tmp_path):
     gaussians = work.method.losses["vid"].gaussians
     before = {stage: gaussian.variance().detach() for stage, gaussian in gaussians.items()}
     assert all((variance - 5).abs().max() < 1e-5 for variance in before.values())
-    train.train(work, tmp_path, lambda *_: None)
+    loop.train(work, tmp_path, lambda *_: None)
     for stage, gaussian in gaussians.items():
         # Weight decay alone moves them together; the data tell channels apart.
         assert (gaussian.variance() - before[stage]).abs().min() > 0

@@ -21,7 +21,7 @@ from kd_bench.methods.logits import LogitRegression
 from kd_bench.methods.st import SoftTarget
 from kd_bench.models.features import Tapped, ask, probe
 from kd_bench.models.resnet import ResNet
-from kd_bench.teacher import Teacher
+from kd_bench.training.teacher import Teacher
 
 METHODS = choices("method")
 K, B, SIZE = 10, 6, (8, 8)

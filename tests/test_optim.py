@@ -8,8 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kd_bench import build, optim
+from kd_bench import build
 from kd_bench.config.schema import RecipeConfig, Schedule
+from kd_bench.training import optim
 from kd_bench.utils.errors import UserError
 
 

@@ -9,9 +9,11 @@ import torch
 from graph_guard import META, NotCapturable, guarded, on_meta
 from jobs import job, trained
 
-from kd_bench import build, capture, run
-from kd_bench.epoch import Epochs
-from kd_bench.training import phases
+from kd_bench import build, run
+from kd_bench.training import cuda_graph
+from kd_bench.training import cuda_graph as capture
+from kd_bench.training.epoch import Epochs
+from kd_bench.training.setup import phases
 
 # For the methods that need equal widths.
 WIDTHS = ("model.net.widths=[8,8,8,8]", "teacher.model.net.widths=[8,8,8,8]")
@@ -65,7 +67,7 @@ def test_no_step_of_a_method_that_says_so_needs_the_host(runs, name):
 
 def warmed_up(function, state):
     """As `capture.record`, but for the recording: all that runs before it."""
-    capture.warm_up(function, state)
+    cuda_graph.warm_up(function, state)
     return function
 
 

@@ -17,15 +17,19 @@ import torch
 from jobs import job, trained
 from torch import nn
 
-from kd_bench import build, capture, choice, execution, run, train
+from kd_bench import build, run
 from kd_bench.config import identity as identity_module
 from kd_bench.config.schema import Precision, Speed
-from kd_bench.epoch import Epochs
-from kd_bench.execution import Execution
 from kd_bench.models.features import Tapped
 from kd_bench.models.resnet import ResNet
-from kd_bench.teacher import Teacher
-from kd_bench.training import Training, phases
+from kd_bench.training import autotune, cuda_graph, execution, loop
+from kd_bench.training import autotune as choice
+from kd_bench.training import cuda_graph as capture
+from kd_bench.training import device as device_module
+from kd_bench.training.epoch import Epochs
+from kd_bench.training.execution import Execution
+from kd_bench.training.setup import Training, phases
+from kd_bench.training.teacher import Teacher
 from kd_bench.utils import files
 from kd_bench.utils.errors import UserError
 
@@ -43,9 +47,9 @@ def runs(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def settings():
     """Every test begins and ends with the settings of a plain job."""
-    run.prepare_torch(1)
+    device_module.prepare_torch(1)
     yield
-    run.prepare_torch(1)
+    device_module.prepare_torch(1)
 
 
 def assembled(runs: Path, *overrides: str) -> Training:
@@ -150,7 +154,7 @@ def test_accuracies_are_of_the_weights_in_single_precision(runs):
     record, folder = trained(job(runs, "method=baseline", "precision=bf16"))
     work = assembled(runs, "method=baseline")
     work.student.net.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
-    accuracy = train.accuracy(work.student, work.data, work.data.test)
+    accuracy = loop.accuracy(work.student, work.data, work.data.test)
     assert accuracy == record["accuracy"]["last"]
 
 
@@ -339,9 +343,9 @@ def test_a_long_job_is_tried_compiled(runs, monkeypatch):
     monkeypatch.setattr(choice, "seconds_per_step", pace)
     # 2 epochs of 3 steps of 2 seconds
     monkeypatch.setattr(choice, "WORTH_TRYING", 11.9)
-    assert choice.choose(work) == {"compiled": True, "autotuned": False}
+    assert autotune.choose(work) == {"compiled": True, "autotuned": False}
     monkeypatch.setattr(choice, "WORTH_TRYING", 12.1)
-    assert choice.choose(work) == {"compiled": False, "autotuned": False}
+    assert autotune.choose(work) == {"compiled": False, "autotuned": False}
     assert tried == [False, True, False]
 
 
@@ -371,7 +375,7 @@ def test_a_rehearsal_changes_nothing(runs):
 
 def test_unchanged_undoes_in_place():
     tensor = nn.Parameter(torch.ones(3))
-    with capture.unchanged([tensor]):
+    with cuda_graph.unchanged([tensor]):
         tensor.data += torch.rand(3)
     assert torch.equal(tensor, torch.ones(3))
 

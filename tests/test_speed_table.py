@@ -10,11 +10,13 @@ import pytest
 import torch
 from jobs import job, trained
 
-from kd_bench import build, run, view_table
+from kd_bench import build, run
 from kd_bench.interfaces import Batch
 from kd_bench.results import run_folder
-from kd_bench.teacher import Teacher
-from kd_bench.training import Training
+from kd_bench.training import teacher_cache
+from kd_bench.training import teacher_cache as view_table
+from kd_bench.training.setup import Training
+from kd_bench.training.teacher import Teacher
 from kd_bench.utils import lock
 from kd_bench.utils.errors import UserError
 
@@ -142,7 +144,7 @@ def work(runs, monkeypatch) -> Training:
 
 def make(work: Training, folder: Path, teacher: Teacher, say=lambda text: None) -> torch.Tensor:
     shapes = {}  # no stage is tapped
-    return view_table.load(folder, teacher, shapes, work.data, say)._table
+    return teacher_cache.load(folder, teacher, shapes, work.data, say)._table
 
 
 def test_a_killed_process_s_table_is_gone_on_with(work, tmp_path):

@@ -12,13 +12,14 @@ import pytest
 import torch
 from jobs import job, trained
 
-from kd_bench import build, run
+from kd_bench import build
 from kd_bench.config.schema import Precision
 from kd_bench.models.features import Tapped
 from kd_bench.models.resnet import ResNet
 from kd_bench.speed import agreement, limits, loops, scenes
 from kd_bench.speed.contest import Contestant, compete, ratio
 from kd_bench.speed.worker import Ended
+from kd_bench.training import device
 
 SCRIPT = Path(__file__).parent.parent / "tools/speed.py"
 # Cropped by up to 2 pixels, mirrored or not, and normalised: all that a loader does.
@@ -37,7 +38,7 @@ def config(tmp_path_factory):
 @pytest.fixture
 def settings():
     yield
-    run.prepare_torch(1)  # after a plain loop
+    device.prepare_torch(1)  # after a plain loop
 
 
 def test_the_plain_loop_and_ours_learn_the_same(config, settings):

@@ -16,15 +16,16 @@ import torch
 from jobs import NETS, composed, job, trained
 
 import kd_bench
-from kd_bench import build, checkpoint, run, train
-from kd_bench.step import Step, Tally
+from kd_bench import build, run
+from kd_bench.training import checkpoint, device, loop
+from kd_bench.training.step import Step, Tally
 from kd_bench.utils import lock
 
 
 @pytest.fixture(autouse=True)
 def one_thread():
     before = torch.get_num_threads()
-    run.prepare_torch(1)
+    device.prepare_torch(1)
     yield
     torch.set_num_threads(before)
     torch.use_deterministic_algorithms(False)
@@ -48,7 +49,7 @@ def file_bits(folder: Path) -> str:
     return bits(torch.load(folder / "weights.pt", weights_only=True))
 
 
-def assembled(runs, *overrides) -> train.Training:
+def assembled(runs, *overrides) -> loop.Training:
     config = job(runs, *overrides)
     if (teacher := build.teacher_job(config)) is not None:
         trained(teacher)
@@ -80,7 +81,7 @@ def test_under_one_seed_every_method_sees_the_same_batches_in_the_same_order(run
     for name in ("baseline", "st", "at"):
         seen[name] = []
         work = assembled(runs, f"method={name}")
-        train.train(work, Path(runs), lambda *_: None)
+        loop.train(work, Path(runs), lambda *_: None)
         checkpoint.remove(Path(runs))
     assert len(seen["baseline"]) == 6  # two epochs of 16 + 16 + 8 images
     assert seen["baseline"] == seen["st"] == seen["at"]
@@ -113,7 +114,7 @@ def test_the_last_smaller_batch_is_trained_on_unless_the_recipe_drops_it(runs):
 def test_a_job_leaves_its_teacher_bit_for_bit_as_it_was(runs, method):
     work = assembled(runs, f"method={method}")
     before = bits(work.teacher.tapped.net.state_dict())
-    train.train(work, Path(runs), lambda *_: None)
+    loop.train(work, Path(runs), lambda *_: None)
     checkpoint.remove(Path(runs))
     assert bits(work.teacher.tapped.net.state_dict()) == before
 
@@ -252,7 +253,7 @@ def test_a_finished_job_is_not_trained_again(runs):
 
 def test_every_test_image_is_scored(runs):
     work = assembled(runs, "method=baseline")
-    assert len(train.predictions(work.student, work.data, work.data.test)) == 24
+    assert len(loop.predictions(work.student, work.data, work.data.test)) == 24
     assert work.student.training
 
 

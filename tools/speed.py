@@ -27,12 +27,13 @@ from typing import Any
 import torch
 
 import kd_bench
-from kd_bench import application, build, launchers, run
+from kd_bench import application, build, launchers
 from kd_bench.config import compose
 from kd_bench.config.compose import register_schema
 from kd_bench.speed import agreement, limits, report
 from kd_bench.speed.contest import Contestant, compete, ratio
 from kd_bench.speed.scenes import Scene, contestants, write_teacher
+from kd_bench.training.device import choose_device, device_name, prepare_torch
 from kd_bench.utils import process
 from kd_bench.utils.errors import UserError, require
 from kd_bench.utils.files import write_json
@@ -122,14 +123,14 @@ def scenes(args: argparse.Namespace, has_gpu: bool) -> list[Scene]:
 
 def measure(args: argparse.Namespace, scratch: Path) -> Iterator[dict[str, Any]]:
     """Everything that was measured so far, as plain values, after each scene."""
-    device = run.choose_device(args.device)
+    device = choose_device(args.device)
     cores = len(os.sched_getaffinity(0))
     threads = args.threads or cores
-    run.prepare_torch(threads)
+    prepare_torch(threads)
     bandwidth = limits.copy_bandwidth(device)
     machine = {
         "device": device.type,
-        "name": run.device_name(device),
+        "name": device_name(device),
         "cores": cores,
         "threads": threads,
         "copy_gb_per_second": round(bandwidth / 1e9, 1),

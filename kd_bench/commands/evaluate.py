@@ -71,14 +71,15 @@ def _config(record: Mapping | None, choices: Sequence[str], config_dir: str | No
 
 def score(config: Mapping[str, Any], checkpoint: str, device: str) -> tuple[float, int, str]:
     """Accuracy in percent, number of test images, and the data's fingerprint."""
-    from kd_bench import build, run
+    from kd_bench import build
     from kd_bench.config.schema import Speed  # torch, which a mistake in the arguments is spared
-    from kd_bench.execution import layout
-    from kd_bench.teacher import load_weights
-    from kd_bench.train import accuracy
+    from kd_bench.training.device import choose_device, prepare_torch
+    from kd_bench.training.execution import layout
+    from kd_bench.training.loop import accuracy
+    from kd_bench.training.teacher import load_weights
 
-    run.prepare_torch(config["threads"])
-    at = run.choose_device(device)
+    prepare_torch(config["threads"])
+    at = choose_device(device)
     data = build.dataset(config["dataset"]).load(at)
     network = build.network(config["model"], data.num_classes)
     load_weights(network.net, checkpoint, network.name)

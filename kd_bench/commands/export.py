@@ -72,7 +72,7 @@ def default_name(record: Mapping[str, Any]) -> str:
 def load(config: Mapping[str, Any], weights: Path) -> tuple[Network, Data]:
     """The network with its weights, on the CPU in eval mode, and the data it was trained on."""
     from kd_bench import build  # torch, which a mistake in the arguments is spared
-    from kd_bench.teacher import load_weights
+    from kd_bench.training.teacher import load_weights
 
     data = build.dataset(config["dataset"]).load("cpu")
     network = build.network(config["model"], data.num_classes)

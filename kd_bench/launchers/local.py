@@ -33,7 +33,9 @@ class LocalLauncher(SweepLauncher):
 
     def slots(self, config: dict[str, Any]) -> list[slots.LocalSlot]:
         """This machine's GPUs, or its cores."""
-        from kd_bench.run import choose_device  # imports torch, which --help does without
+        from kd_bench.training.device import (
+            choose_device,  # imports torch, which --help does without
+        )
 
         choose_device(config["device"])
         return slots.local_slots(

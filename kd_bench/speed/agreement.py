@@ -14,9 +14,10 @@ from torch import Tensor
 from kd_bench import run
 from kd_bench.data import augment
 from kd_bench.data.dataset import Data
-from kd_bench.epoch import Epochs
 from kd_bench.speed.loops import PlainStep
-from kd_bench.training import Training, phases
+from kd_bench.training.device import choose_device, prepare_torch
+from kd_bench.training.epoch import Epochs
+from kd_bench.training.setup import Training, phases
 from kd_bench.utils.seeds import stream
 
 STEPS = 20
@@ -29,8 +30,8 @@ def losses(config: Mapping[str, Any]) -> tuple[list[float], list[float]]:
     The plain loop is given the same images in the same order, each cropped, mirrored and
     normalised by PIL and torchvision as the same view.
     """
-    run.prepare_torch(config["threads"])
-    device = run.choose_device(config["device"])
+    prepare_torch(config["threads"])
+    device = choose_device(config["device"])
     ours, theirs = (run.assemble(config, device) for _ in range(2))
     return _ours(ours), _plain(theirs)
 

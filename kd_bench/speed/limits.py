@@ -18,9 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kd_bench import capture, execution, run
+from kd_bench import run
 from kd_bench.config.schema import Precision
 from kd_bench.models.features import Tapped
+from kd_bench.training import cuda_graph, execution
+from kd_bench.training.device import choose_device, prepare_torch
 from kd_bench.utils import process
 
 REPEATS = 10
@@ -65,8 +67,8 @@ def _in_a_process(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _measure(config: Mapping[str, Any]) -> dict[str, Any]:
-    run.prepare_torch(config["threads"])
-    device = run.choose_device(config["device"])
+    prepare_torch(config["threads"])
+    device = choose_device(config["device"])
     job = run.assemble(config, device)
     image = job.data.view(torch.arange(config["recipe"]["batch_size"], device=device), 1, 0)
     asked = work(job.teacher.tapped, image[:1]).outputs if job.teacher else 0
@@ -181,7 +183,7 @@ def seconds_of(function: Callable[[], object], device: torch.device) -> float:
         for _ in range(RECORDED):
             function()
 
-    replay = capture.record(many, ())
+    replay = cuda_graph.record(many, ())
 
     def waited_for() -> None:
         replay()

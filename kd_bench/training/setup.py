@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kd_bench import optim
 from kd_bench.config.schema import InitConfig, RecipeConfig, init_epochs
 from kd_bench.data.dataset import Data
-from kd_bench.execution import Execution
 from kd_bench.methods.common.method import Method
 from kd_bench.models.features import Tapped
-from kd_bench.teacher import Teacher
+from kd_bench.training.execution import Execution
+from kd_bench.training.optim import learning_rates
+from kd_bench.training.teacher import Teacher
 from kd_bench.utils.seeds import stream
 
 
@@ -66,7 +66,7 @@ class Phase:
 def phases(job: Training) -> list[Phase]:
     """The stages of a job's training, in their order."""
     steps = len(job.step_sizes)
-    rates = optim.learning_rates(job.recipe, steps).view(job.recipe.epochs, steps)
+    rates = learning_rates(job.recipe, steps).view(job.recipe.epochs, steps)
     main = Phase("main", job.recipe.epochs, rates)
     if not job.init.epochs:
         return [main]

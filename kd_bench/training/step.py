@@ -10,8 +10,8 @@ from torch import Tensor
 from kd_bench.interfaces import Batch, Output
 from kd_bench.methods.common.method import Method
 from kd_bench.models.features import ask
-from kd_bench.optim import SGD
-from kd_bench.teacher import Teacher
+from kd_bench.training.optim import SGD
+from kd_bench.training.teacher import Teacher
 
 
 class Step:

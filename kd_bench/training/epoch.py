@@ -14,12 +14,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from kd_bench import capture, execution
 from kd_bench.config.schema import Precision, Speed
 from kd_bench.interfaces import Batch
-from kd_bench.optim import SGD
-from kd_bench.step import Step, Tally
-from kd_bench.training import Phase, Training
+from kd_bench.training import cuda_graph, execution
+from kd_bench.training.execution import uncompiled
+from kd_bench.training.optim import SGD
+from kd_bench.training.setup import Phase, Training
+from kd_bench.training.step import Step, Tally
 from kd_bench.utils.seeds import stream
 
 
@@ -68,7 +69,7 @@ class Epochs:
         size = self.job.step_sizes[0]
         whole = self.job.step_sizes.count(size)
         with (
-            capture.unchanged(self._state()),
+            cuda_graph.unchanged(self._state()),
             execution.tf32(self.job.execution.precision is Precision.tf32),
         ):
             self._begin(epoch=1)
@@ -97,7 +98,7 @@ class Epochs:
         if size not in self._steps:
             step = partial(self._learn_from_next, self._learning(size), size)
             if self.job.execution.captured:
-                step = capture.record(step, self._state())
+                step = cuda_graph.record(step, self._state())
             self._steps[size] = step
         return self._steps[size]
 
@@ -109,7 +110,7 @@ class Epochs:
         """
         job = self.job
         if size != job.recipe.batch_size or self.phase.name != "main":
-            how = execution.uncompiled(job.execution)
+            how = uncompiled(job.execution)
         else:
             how = job.execution
         student = execution.runner(job.student, how, how.precision)

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from kd_bench.execution import Execution, forward_batch
 from kd_bench.interfaces import Batch, Loss, Output, Stages
 from kd_bench.models.features import Tapped
 from kd_bench.results.run_folder import wait_for
-from kd_bench.teacher import Teacher
+from kd_bench.training.execution import Execution, forward_batch
+from kd_bench.training.teacher import Teacher
 from kd_bench.utils import formatting
 from kd_bench.utils.errors import require
 from kd_bench.utils.files import make_folder, write_json

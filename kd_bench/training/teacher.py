@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kd_bench import execution
 from kd_bench.config.schema import Precision, Speed
-from kd_bench.execution import Execution
 from kd_bench.interfaces import Batch, Output
 from kd_bench.models.features import Tapped, ask
+from kd_bench.training import execution
+from kd_bench.training.execution import Execution
 from kd_bench.utils.errors import UserError
 
 

@@ -16,15 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kd_bench import capture, checkpoint
-from kd_bench.checkpoint import Saver
 from kd_bench.data.dataset import Data
 from kd_bench.data.source import Split
-from kd_bench.epoch import Epochs
-from kd_bench.execution import forward_batch
 from kd_bench.models.features import Tapped
-from kd_bench.optim import SGD
-from kd_bench.training import Training, phases
+from kd_bench.training import checkpoint, cuda_graph
+from kd_bench.training.checkpoint import Saver
+from kd_bench.training.epoch import Epochs
+from kd_bench.training.execution import forward_batch
+from kd_bench.training.optim import SGD
+from kd_bench.training.setup import Training, phases
 
 Row = dict[str, Any]
 
@@ -116,7 +116,9 @@ class Score:
         if name not in self._predict:
             job = self.job
             predict = partial(predictions, job.student, job.data, self._splits[name])
-            self._predict[name] = capture.record(predict, ()) if job.execution.captured else predict
+            self._predict[name] = (
+                cuda_graph.record(predict, ()) if job.execution.captured else predict
+            )
         return self._predict[name]()
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from kd_bench import execution
-from kd_bench.epoch import Epochs
-from kd_bench.execution import Execution
-from kd_bench.training import Training, phases
+from kd_bench.training import execution
+from kd_bench.training.epoch import Epochs
+from kd_bench.training.execution import Execution
+from kd_bench.training.setup import Training, phases
 
 STEPS = 10
 # Compiling takes a minute or two and gains a fifth or so: nothing to try out for a short job.
