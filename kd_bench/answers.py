@@ -6,10 +6,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kd_bench import build
 from kd_bench.config.identity import MODE
 from kd_bench.config.schema import TeacherSource
-from kd_bench.frozen import Job
+from kd_bench.jobs import instantiate
+from kd_bench.jobs.job import Job
+from kd_bench.jobs.validate import table_shape
 from kd_bench.training.teacher_cache import FLOAT
 from kd_bench.utils import formatting
 
@@ -52,7 +53,7 @@ def answers(jobs: Sequence[Job]) -> list[Answers]:
     for job in jobs:
         settings = job.folder.rsplit("/", 1)[0]  # seeds share them
         if settings not in shapes:
-            shapes[settings] = build.table_shape(job.config)
+            shapes[settings] = table_shape(job.config)
         if (shape := shapes[settings]) is not None:
             teacher = job.config["teacher"]
             data = job.folder.split("/", 1)[0]
@@ -62,7 +63,7 @@ def answers(jobs: Sequence[Job]) -> list[Answers]:
     found = []
     for (_, _, (rows, columns), source, _), sharing in shared.items():
         config = sharing[0].config
-        images = build.describe(config["dataset"]).train_size
+        images = instantiate.describe(config["dataset"]).train_size
         found.append(
             Answers(
                 config["teacher"]["model"]["name"],

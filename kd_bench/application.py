@@ -96,20 +96,20 @@ def _plan(config: dict, changed: dict) -> int:
 
 def _run(config: dict, changed: dict) -> int:
     # torch costs more than a second: --help and completion never come here.
-    from kd_bench import build, run
     from kd_bench.display import JobDisplay
+    from kd_bench.jobs import runner, validate
     from kd_bench.training.device import choose_device
     from kd_bench.utils.files import make_folder
     from kd_bench.utils.lock import Locked
 
-    build.check(config)
+    validate.check(config)
     choose_device(config["device"])  # cuda is refused before anything is prepared for it
     make_folder(Path(config["runs_dir"]))
     show = JobDisplay()
     try:
-        record, trained = run.run(config, changed, show)
+        record, trained = runner.run(config, changed, show)
     except Locked as owner:
-        show.say(f"{run.label(config, changed)} is being trained by {owner}; left to it")
+        show.say(f"{runner.label(config, changed)} is being trained by {owner}; left to it")
         return LOCKED_ELSEWHERE
-    show.result(run.label(config, changed), record, trained)
+    show.result(runner.label(config, changed), record, trained)
     return 0

@@ -13,11 +13,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from kd_bench import estimate
+from kd_bench.jobs.status import LEFT, RUNNING, State, progress_words, read_progress
 from kd_bench.results.run_folder import read_result
-from kd_bench.states import LEFT, RUNNING, State, progress_words, read_progress
 
 if TYPE_CHECKING:
-    from kd_bench.frozen import Job
+    from kd_bench.jobs.job import Job
     from kd_bench.slots import Slot
     from kd_bench.sweep import Running
 

@@ -10,8 +10,8 @@ from statistics import median
 from typing import Any
 
 from kd_bench.config.identity import mode
-from kd_bench.frozen import Job, total_epochs
-from kd_bench.states import DONE, RUNNING, State
+from kd_bench.jobs.job import Job, total_epochs
+from kd_bench.jobs.status import DONE, RUNNING, State
 from kd_bench.utils import formatting
 
 Likeness = tuple[str, ...]

@@ -20,7 +20,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 from types import ModuleType
 
-PROGRAM = "kd_bench.run"  # a module with `work`
+PROGRAM = "kd_bench.jobs.worker"  # a module with `work`
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LONG = 60  # characters of a folder; the path of a socket has 107 at most
 LOST = 255  # what multiprocessing says of a fork once the process that forks is gone
@@ -50,7 +50,7 @@ def _loaded() -> list[str]:
     here = Path(__file__).parent
     found = [(package, m.name) for package in PACKAGES for m in iter_modules([str(here / package)])]
     modules = [f"kd_bench.{package}.{name}" for package, name in found if name[0] != "_"]
-    return [PROGRAM, "kd_bench.events", *modules]
+    return [PROGRAM, "kd_bench.jobs.tensorboard", *modules]
 
 
 class Fork:

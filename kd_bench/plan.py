@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kd_bench import build
 from kd_bench.answers import answers
 from kd_bench.config.identity import folder_name
 from kd_bench.config.schema import Speed
 from kd_bench.display import console
 from kd_bench.estimate import Estimate, Likeness, Pace, Paces, at_once, likenesses, remaining
-from kd_bench.frozen import Job
+from kd_bench.jobs import instantiate, resolve
+from kd_bench.jobs.job import Job
+from kd_bench.jobs.status import DONE, FAILED, RUNNING, State, progress_words, states
 from kd_bench.results.store import find_records, folder_size
-from kd_bench.states import DONE, FAILED, RUNNING, State, progress_words, states
 from kd_bench.training.device import choose_device
 from kd_bench.utils import formatting
 
@@ -154,13 +154,13 @@ class Experience:
         return Compiling(*(pace.seconds(job.epochs) for pace in both))
 
     def _pace(self, job: Job, compiled: bool) -> Pace | None:
-        identity = build.identity({**job.config, "compile": compiled})
+        identity = resolve.identity({**job.config, "compile": compiled})
         folder = folder_name(identity, job.config["seed"])
         return self.paces.of(likenesses(folder, identity, job.config["recipe"]["name"]))
 
     def images(self, job: Job) -> int:
         """How many images a job trains on."""
-        return build.describe(job.config["dataset"]).train_size
+        return instantiate.describe(job.config["dataset"]).train_size
 
     def _kinds(self, job: Job) -> list[Likeness]:
         return likenesses(job.folder, job.identity, job.config["recipe"]["name"])
@@ -168,7 +168,9 @@ class Experience:
 
 def weights_size(job: Job) -> int:
     """Bytes of a job's student."""
-    network, _ = build.on_meta(job.config["model"], build.describe(job.config["dataset"]))
+    network, _ = instantiate.on_meta(
+        job.config["model"], instantiate.describe(job.config["dataset"])
+    )
     tensors = network.net.state_dict().values()
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 

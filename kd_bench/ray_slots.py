@@ -36,7 +36,7 @@ def work(frozen: str, number: int, log: str, folder: str, variables: Mapping[str
     parent = {"KD_BENCH_PARENT": str(os.getpid())}
     with open(log, "ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "kd_bench.run", frozen, str(number)],
+            [sys.executable, "-m", "kd_bench.jobs.worker", frozen, str(number)],
             cwd=folder,
             env=os.environ | variables | parent,
             stdin=subprocess.DEVNULL,

@@ -91,10 +91,10 @@ class FrozenJob:
                 os.dup2(output.fileno(), stream.fileno())
         # submitit ignores it, and would be killed half a minute later.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        from kd_bench import run
+        from kd_bench.jobs.worker import run_frozen
 
         try:
-            code = run.run_frozen(self.frozen, self.number)
+            code = run_frozen(self.frozen, self.number)
         except SystemExit as end:  # by a user's own code
             if self.is_put_back:
                 raise

@@ -10,13 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kd_bench import build, frozen
 from kd_bench.config.identity import folder_name
 from kd_bench.display import SweepDisplay
 from kd_bench.failures import GO_ON, Policy
-from kd_bench.frozen import Job
+from kd_bench.jobs import resolve
+from kd_bench.jobs.job import Job, write
+from kd_bench.jobs.resolve import teacher_changes, teacher_job
+from kd_bench.jobs.runner import label
+from kd_bench.jobs.validate import check_all
 from kd_bench.results.labels import differences, in_brackets
-from kd_bench.run import label
 from kd_bench.slots import Process, Slot
 from kd_bench.utils.files import make_folder, write_whole
 from kd_bench.utils.lock import LOCKED_ELSEWHERE, lock_owner
@@ -34,12 +36,12 @@ def freeze(composed: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> l
     Raises:
         UserError: for the first job that does not fit, before anything is trained.
     """
-    build.check_all(config for config, _ in composed)
+    check_all(config for config, _ in composed)
     jobs: dict[str, Job] = {}
     for config, changed in composed:
         after = None
-        if (teacher := build.teacher_job(config)) is not None:
-            made = _job(teacher, build.teacher_changes(changed))
+        if (teacher := teacher_job(config)) is not None:
+            made = _job(teacher, teacher_changes(changed))
             after = jobs.setdefault(made.folder, made).folder
         asked = _job(config, changed, after)
         jobs.setdefault(asked.folder, asked).asked = True
@@ -77,7 +79,7 @@ def _recipes(jobs: Sequence[Job]) -> list[list[str]]:
 
 
 def _job(config: Mapping[str, Any], changed: Mapping[str, Any], after: str | None = None) -> Job:
-    identity = build.identity(config)
+    identity = resolve.identity(config)
     folder = folder_name(identity, config["seed"])
     name = label(config, changed)
     return Job(dict(config), dict(changed), identity, folder, name, after, asked=False)
@@ -264,7 +266,7 @@ def run_sweep(
     Returns:
         The exit code: 0, 1 where jobs failed, 130 after an interruption.
     """
-    sweep = Sweep(jobs, frozen.write(jobs, name), slots, show, policy)
+    sweep = Sweep(jobs, write(jobs, name), slots, show, policy)
     with show:
         sweep.run()
     show.table([job for job in jobs if job.asked], sweep.failed)

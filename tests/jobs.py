@@ -10,8 +10,9 @@ from pathlib import Path
 
 from hydra import initialize_config_dir
 
-from kd_bench import launchers, run
+from kd_bench import launchers
 from kd_bench.config import compose
+from kd_bench.jobs import reporter, runner
 
 IMAGES = (
     "dataset=synthetic",
@@ -57,5 +58,5 @@ def job(runs_dir: Path, *overrides: str) -> dict:
 
 def trained(config: dict) -> tuple[dict, Path]:
     """Run a job: its record, and its folder."""
-    record, _ = run.run(config, {}, run.Quiet())
+    record, _ = runner.run(config, {}, reporter.Quiet())
     return record, Path(config["runs_dir"]) / record["folder"]

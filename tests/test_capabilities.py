@@ -6,7 +6,7 @@ import pytest
 import torch
 from jobs import job, trained
 
-from kd_bench import build, run
+from kd_bench.jobs import assemble, resolve
 from kd_bench.training import loop
 
 ASKING_MORE = ["sobolev", "at_gradient", "lwm", "bss", "sskd"]
@@ -20,12 +20,12 @@ def runs(tmp_path_factory):
 def assembled(runs: Path, *methods: str) -> loop.Training:
     """A job of these methods' losses together, ready to train."""
     configs = [job(runs, f"method={method}") for method in methods]
-    trained(build.teacher_job(configs[0]))
+    trained(resolve.teacher_job(configs[0]))
     first = configs[0]["method"]
     for config in configs[1:]:
         first["losses"] |= config["method"]["losses"]
         first["weights"] |= config["method"]["weights"]
-    return run.assemble(configs[0], torch.device("cpu"))
+    return assemble.assemble(configs[0], torch.device("cpu"))
 
 
 def state(work: loop.Training) -> list[torch.Tensor]:

@@ -9,8 +9,10 @@ import torch
 from jobs import TINY, composed, composing, job
 
 import kd_bench as package
-from kd_bench import application, build, run
+from kd_bench import application
 from kd_bench.config import compose
+from kd_bench.jobs import resolve
+from kd_bench.jobs import runner as run
 from kd_bench.results.run_folder import read_result
 
 MISTAKES = {
@@ -241,7 +243,9 @@ def test_weights_that_suit_a_dataset_are_its_own_and_can_be_overridden():
 
 def test_a_baseline_is_one_job_under_every_pair_of_its_student(tmp_path):
     pairs = ("resnet110-resnet20", "resnet20-resnet20", "resnet56-resnet20")
-    names = {build.folder_name(job(tmp_path, "method=baseline", f"pair={pair}")) for pair in pairs}
+    names = {
+        resolve.folder_name(job(tmp_path, "method=baseline", f"pair={pair}")) for pair in pairs
+    }
     assert len(names) == 1
 
 
@@ -250,7 +254,7 @@ def test_the_teacher_of_a_pair_of_equals_is_the_baseline_of_its_seed(tmp_path):
     config["model"] = config["teacher"]["model"]
     config["recipe"] = config["teacher"]["recipe"]
     baseline = {**config, "method": job(tmp_path, "method=baseline")["method"]}
-    assert build.folder_name(build.teacher_job(config)) == build.folder_name(baseline)
+    assert resolve.folder_name(resolve.teacher_job(config)) == resolve.folder_name(baseline)
 
 
 def test_many_seeds_are_composed_as_if_each_were_composed_alone():

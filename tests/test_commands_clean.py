@@ -5,7 +5,8 @@ import os
 import pytest
 from jobs import TINY, job
 
-from kd_bench import frozen, sweep
+from kd_bench import sweep
+from kd_bench.jobs import job as job_module
 from kd_bench.utils.lock import Lock
 
 
@@ -101,7 +102,7 @@ def test_weights_of_whatever_a_sweep_names_as_a_teacher_stay(kd_bench, finished,
     student, _ = finished
     (one, *_) = sweep.freeze([(job(tmp_path / "runs", "method=baseline", "seed=5"), {})])
     one.after = student.relative_to(tmp_path / "runs").as_posix()
-    frozen.write([one], "mine")
+    job_module.write([one], "mine")
     kd_bench("clean", "--yes", "--weights")
     assert (student / "weights.pt").exists()
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from jobs import job
 
-from kd_bench import build
+from kd_bench.jobs import instantiate
 from kd_bench.results.run_folder import read_result
 from kd_bench.training.teacher import load_weights
 from kd_bench.utils.files import write_json
@@ -16,9 +16,9 @@ from kd_bench.utils.files import write_json
 def network(finished, tmp_path):
     """The student of `finished` in eval mode, and its data."""
     config = job(tmp_path)
-    net = build.network(config["model"], 4).net
+    net = instantiate.network(config["model"], 4).net
     load_weights(net, finished[0] / "weights.pt", "the student")
-    return net.eval(), build.dataset(config["dataset"]).load()
+    return net.eval(), instantiate.dataset(config["dataset"]).load()
 
 
 def test_a_state_dict_is_the_weights_as_they_are(kd_bench, finished, tmp_path):

@@ -6,7 +6,8 @@ import shutil
 import pytest
 from jobs import TINY, job
 
-from kd_bench import build, plan, sweep
+from kd_bench import plan, sweep
+from kd_bench.jobs import instantiate, resolve
 from kd_bench.utils.lock import Lock
 
 
@@ -94,7 +95,7 @@ def test_whether_to_compile_pays_is_told_where_like_jobs_ran_both_ways(
     _rewrite(student, seconds=10.0, seconds_of_process=10.0, seconds_of_warm_up=0.0)
     assert "compile=true" not in kd_bench(*typed)[1]
     compiled = job(tmp_path / "runs", "method=st", "compile=true")
-    identity, folder = build.identity(compiled), build.folder_name(compiled)
+    identity, folder = resolve.identity(compiled), resolve.folder_name(compiled)
     other = tmp_path / "runs" / folder
     shutil.copytree(student, other)
     _rewrite(other, **{"config": compiled, "identity": identity, "folder": folder})
@@ -138,7 +139,7 @@ def test_places_of_this_machine_share_the_work(tmp_path):
 
 def test_without_a_like_job_the_weights_alone_are_counted(tmp_path):
     (one,) = sweep.freeze([(job(tmp_path, "method=baseline"), {})])
-    net = build.network(one.config["model"], 4).net
+    net = instantiate.network(one.config["model"], 4).net
     # four bytes for each parameter; batch norm: two more numbers a channel, and a counter of eight
     norms = [m for m in net.modules() if hasattr(m, "running_mean")]
     numbers = sum(p.numel() for p in net.parameters()) + sum(2 * m.num_features for m in norms)

@@ -6,7 +6,7 @@ import tempfile
 import pytest
 from jobs import job, trained
 
-from kd_bench import run
+from kd_bench.jobs import runner as run
 from kd_bench.results.run_folder import read_result
 from kd_bench.results.store import job_config
 from kd_bench.utils.files import write_json

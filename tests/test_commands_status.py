@@ -7,7 +7,8 @@ import sys
 import pytest
 from jobs import job
 
-from kd_bench import frozen, sweep
+from kd_bench import sweep
+from kd_bench.jobs import job as job_module
 from kd_bench.utils.lock import Lock
 
 
@@ -16,7 +17,7 @@ def started(finished, tmp_path):
     """A sweep of which two jobs are done, written down as when it was started: its jobs."""
     sets = [["method=st", f"seed={seed}"] for seed in range(4)]
     jobs = sweep.freeze([(job(tmp_path / "runs", *overrides), {}) for overrides in sets])
-    frozen.write(jobs, "mine-0a1b2c3d")
+    job_module.write(jobs, "mine-0a1b2c3d")
     return jobs
 
 
@@ -51,7 +52,7 @@ def test_a_job_that_has_no_epoch_behind_it_is_starting(kd_bench, started):
 
 def test_those_who_wait_for_a_teacher_that_failed_have_failed(kd_bench, tmp_path):
     jobs = sweep.freeze([(job(tmp_path / "runs", "method=st"), {})])
-    frozen.write(jobs, "mine")
+    job_module.write(jobs, "mine")
     jobs[0].path.mkdir(parents=True)
     (jobs[0].path / "error.txt").write_text("FloatingPointError: the loss is not finite\n")
     _, printed = kd_bench("status")
@@ -85,7 +86,7 @@ def test_a_lock_of_another_host_counts_while_it_is_touched(kd_bench, started):
 
 
 def test_sweeps_are_chosen_by_how_their_names_begin(kd_bench, started):
-    frozen.write(started[:1], "other-00000000")
+    job_module.write(started[:1], "other-00000000")
     assert kd_bench("status")[1].count(" done, ") == 2
     assert kd_bench("status", "mi")[1].splitlines()[0].startswith("mine-0a1b2c3d: 2 done")
     assert kd_bench("status", "other")[1] == "other-00000000: 1 done, 0 running, 0 failed, 0 left\n"

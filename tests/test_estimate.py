@@ -5,8 +5,8 @@ from written_records import record
 
 from kd_bench import estimate
 from kd_bench.estimate import Pace, Paces, likenesses
-from kd_bench.frozen import Job
-from kd_bench.states import DONE, LEFT, RUNNING, Progress, State
+from kd_bench.jobs.job import Job
+from kd_bench.jobs.status import DONE, LEFT, RUNNING, Progress, State
 from kd_bench.utils import formatting
 
 

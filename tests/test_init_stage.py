@@ -10,7 +10,7 @@ import torch
 from jobs import job, trained
 from shipped import choices, load
 
-from kd_bench import build, run
+from kd_bench.jobs import assemble, reporter, resolve, runner
 from kd_bench.training import device, loop
 
 METHODS = [name for name in choices("method") if load("method", name)["init"]["weights"]]
@@ -55,7 +55,7 @@ class Stop(Exception):
     pass
 
 
-class StopAfter(run.Quiet):
+class StopAfter(reporter.Quiet):
     """Ends a job, as an error would, after an epoch."""
 
     def __init__(self, epoch: int):
@@ -68,7 +68,7 @@ class StopAfter(run.Quiet):
 
 def make_teacher(config: dict) -> None:
     """Train the teacher of a job, if another job has to."""
-    if (teacher := build.teacher_job(config)) is not None:
+    if (teacher := resolve.teacher_job(config)) is not None:
         trained(teacher)
 
 
@@ -81,7 +81,7 @@ def test_a_job_interrupted_in_either_stage_and_between_them_goes_on_to_the_same_
     make_teacher(config)
     for epoch in (1, 2, 3):
         with pytest.raises(Stop):
-            run.run(config, {}, StopAfter(epoch))
+            runner.run(config, {}, StopAfter(epoch))
     _, parts = trained(config)
     assert (parts / "history.csv").read_text() == (whole / "history.csv").read_text()
     ours, theirs = (torch.load(f / "weights.pt", weights_only=True) for f in (parts, whole))
@@ -92,7 +92,7 @@ def snapshots(runs: Path, name: str, *overrides: str) -> list[dict[str, torch.Te
     """All weights of student and method: before training, and after each epoch."""
     config = two_and_two(runs, name, *overrides)
     make_teacher(config)
-    work = run.assemble(config, torch.device("cpu"))
+    work = assemble.assemble(config, torch.device("cpu"))
     taken = []
 
     def take(*_):

@@ -177,7 +177,7 @@ def test_a_job_ends_with_the_process_that_started_it(tmp_path):
     program = (
         "import os, subprocess, sys, time\n"
         "environment = os.environ | {'KD_BENCH_PARENT': str(os.getpid())}\n"
-        "job = subprocess.Popen([sys.executable, '-m', 'kd_bench.run', sys.argv[1], '0'],"
+        "job = subprocess.Popen([sys.executable, '-m', 'kd_bench.jobs.runner', sys.argv[1], '0'],"
         " env=environment)\n"
         "print(job.pid, flush=True); time.sleep(60)"
     )

@@ -8,8 +8,8 @@ from jobs import job, trained
 from small_nets import batch, rand, spec
 from torch.autograd import gradcheck
 
-from kd_bench import build, run
 from kd_bench.interfaces import Output, UserError
+from kd_bench.jobs import assemble, instantiate, resolve, validate
 from kd_bench.methods.dml import MutualLearning
 from kd_bench.sweep import freeze
 from kd_bench.training import loop
@@ -78,8 +78,8 @@ def done(tmp_path_factory):
 
 def test_no_teacher_is_trained_before(done, tmp_path):
     config = job(tmp_path, "method=dml")
-    assert build.teacher_job(config) is None
-    assert [frozen.folder for frozen in freeze([(config, {})])] == [build.folder_name(config)]
+    assert resolve.teacher_job(config) is None
+    assert [frozen.folder for frozen in freeze([(config, {})])] == [resolve.folder_name(config)]
     runs = done[1].parents[4]
     assert [path.name for path in runs.glob("*/*")] == ["resnet20-resnet8_half"]
 
@@ -93,7 +93,7 @@ def test_the_record_has_the_peers_accuracy_and_no_folder_of_it(done):
 
 def test_the_peer_counts_among_the_parameters_of_training_alone(done):
     parameters = done[0]["parameters"]
-    net = build.network(done[0]["config"]["teacher"]["model"], 4).net
+    net = instantiate.network(done[0]["config"]["teacher"]["model"], 4).net
     peer = sum(p.numel() for p in net.parameters())
     assert parameters["training"] == parameters["student"] + peer
     assert parameters["inference"] == parameters["student"]
@@ -101,21 +101,21 @@ def test_the_peer_counts_among_the_parameters_of_training_alone(done):
 
 def test_the_peer_is_known_by_its_model_alone(done, tmp_path):
     assert set(done[0]["identity"]["teacher"]) == {"model"}
-    folder = build.folder_name(job(tmp_path, "method=dml"))
+    folder = resolve.folder_name(job(tmp_path, "method=dml"))
     same = job(tmp_path, "method=dml", "teacher.seed=5", "teacher.recipe.epochs=7")
     other = job(tmp_path, "method=dml", "teacher.model.net.depth=14")
-    assert build.folder_name(same) == folder != build.folder_name(other)
+    assert resolve.folder_name(same) == folder != resolve.folder_name(other)
 
 
 def test_a_checkpoint_for_a_teacher_that_starts_afresh_is_refused(tmp_path):
     config = job(tmp_path, "method=dml", "teacher.checkpoint=weights.pt")
     with pytest.raises(UserError, match=r"^method 'dml' trains the teacher from the start"):
-        build.check(config)
+        validate.check(config)
 
 
 def test_both_networks_learn_from_different_starts(tmp_path):
     twins = ("model.net.widths=[4,4,8,8]", "teacher.model.net.widths=[4,4,8,8]")
-    work = run.assemble(job(tmp_path, "method=dml", *twins), torch.device("cpu"))
+    work = assemble.assemble(job(tmp_path, "method=dml", *twins), torch.device("cpu"))
     student, peer = work.student.net, work.teacher.tapped.net
     before = [net.conv1.weight.clone() for net in (student, peer)]
     assert not torch.equal(*before)
@@ -127,7 +127,9 @@ def test_both_networks_learn_from_different_starts(tmp_path):
 
 def test_the_student_starts_as_with_any_other_method(tmp_path):
     weights = [
-        run.assemble(job(tmp_path, f"method={name}"), torch.device("cpu")).student.net.fc.weight
+        assemble.assemble(
+            job(tmp_path, f"method={name}"), torch.device("cpu")
+        ).student.net.fc.weight
         for name in ("dml", "baseline")
     ]
     assert torch.equal(*weights)

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from outputs import batch_of, meeting, rand, said
 from shipped import load
 
-from kd_bench import build
 from kd_bench.interfaces import UserError
+from kd_bench.jobs import instantiate
 
 STAGES = {"stem": (2, 4, 4), "stage1": (2, 4, 4), "stage2": (4, 2, 2), "stage3": (4, 1, 1)}
 
@@ -39,7 +39,7 @@ def test_the_first_stage_adds_up_the_pairs_of_stages():
         expected += (flow(student, *pair) - flow(teacher, *pair)).square().mean()
 
     spec = meeting(STAGES, STAGES)
-    method = build.method(load("method", "fsp"), spec)
+    method = instantiate.method(load("method", "fsp"), spec)
     method.begin("init")
     terms = method(said(torch.zeros(2, 2), **student), said(**teacher), batch_of(spec, 2))
     torch.testing.assert_close(method.total(terms, torch.tensor(1.0)).double(), expected)
@@ -48,4 +48,4 @@ def test_the_first_stage_adds_up_the_pairs_of_stages():
 def test_unequal_channels_are_refused_with_both_shapes():
     wider = {stage: (size[0] + 1, *size[1:]) for stage, size in STAGES.items()}
     with pytest.raises(UserError, match=r"FSP needs equal channels, but stem is 2x4x4 in small"):
-        build.method(load("method", "fsp"), meeting(STAGES, wider))
+        instantiate.method(load("method", "fsp"), meeting(STAGES, wider))

@@ -17,8 +17,8 @@ from outputs import (
 )
 from torch import nn
 
-from kd_bench import build
 from kd_bench.interfaces import Spec, UserError
+from kd_bench.jobs import validate
 from kd_bench.methods.ofd import FeatureOverhaul, negative_mean, partial_distance
 from kd_bench.models.features import probe
 from kd_bench.models.resnet import ResNet
@@ -158,7 +158,7 @@ def test_a_stage_that_is_no_batch_norm_is_refused():
 
 
 def test_a_job_is_checked_without_any_weights(tmp_path):
-    build.check(job(tmp_path, "method=ofd"))
+    validate.check(job(tmp_path, "method=ofd"))
 
 
 def test_margins_are_finite_for_any_batch_norm():

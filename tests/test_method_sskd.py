@@ -6,8 +6,8 @@ from jobs import job, trained
 from small_nets import rand, spec
 from torch.autograd import gradcheck
 
-from kd_bench import build, run
 from kd_bench.interfaces import Batch, Output, UserError
+from kd_bench.jobs import assemble, resolve
 from kd_bench.methods.sskd import TURNS, SelfSupervision, error_rank, selected
 from kd_bench.training import loop
 
@@ -196,8 +196,8 @@ def moved(before, after):
 
 def test_the_first_stage_moves_the_teachers_head_alone_and_the_second_all_but_the_teacher(tmp_path):
     config = job(tmp_path, "method=sskd")
-    trained(build.teacher_job(config))
-    work = run.assemble(config, torch.device("cpu"))
+    trained(resolve.teacher_job(config))
+    work = assemble.assemble(config, torch.device("cpu"))
     seen = [copies(work)]
     progress = loop.train(work, tmp_path, lambda *_: seen.append(copies(work)))
     assert [row["stage"] for row in progress.history] == ["init", "main", "main"]

@@ -8,8 +8,8 @@ from jobs import job, trained
 from small_nets import batch, rand, spec
 from torch.autograd import gradcheck
 
-from kd_bench import build
 from kd_bench.interfaces import Output, UserError
+from kd_bench.jobs import validate
 from kd_bench.methods.tfkd import PublishedVirtualTeacher, SelfTraining, VirtualTeacher
 
 SEEN = batch(torch.zeros(3, 3, 1, 1), [0, 2, 1])
@@ -64,14 +64,14 @@ def test_a_teacher_of_another_model_is_refused_before_anything_trains(tmp_path):
     config = job(tmp_path, "method=tfkd_self")
     message = r"the student is resnet8_half and the teacher resnet20; add teacher=resnet8_half$"
     with pytest.raises(UserError, match=message):
-        build.check(config)
+        validate.check(config)
 
 
 def test_the_teacher_is_the_baseline_of_the_students_own_model(tmp_path):
     model = "model@teacher.model=resnet8_half"
     same = "teacher.model.net.widths=[4,4,8,8]"
     config = job(tmp_path, "method=tfkd_self", model, same)
-    build.check(config)
+    validate.check(config)
     record, _ = trained(config)
     assert record["teacher"]["folder"].startswith("synthetic/none-resnet8_half/baseline/")
 

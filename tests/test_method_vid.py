@@ -19,8 +19,8 @@ from outputs import (
 )
 from torch.autograd import gradcheck
 
-from kd_bench import build, run
 from kd_bench.interfaces import UserError
+from kd_bench.jobs import assemble, resolve
 from kd_bench.methods.vid import VariationalInformation
 from kd_bench.training import loop
 
@@ -86,8 +86,8 @@ def test_trained_variances_are_the_mean_squares_of_their_channels_errors():
 
 def test_a_job_trains_its_variances(tmp_path):
     config = job(tmp_path, "method=vid")
-    trained(build.teacher_job(config))
-    work = run.assemble(config, torch.device("cpu"))
+    trained(resolve.teacher_job(config))
+    work = assemble.assemble(config, torch.device("cpu"))
     gaussians = work.method.losses["vid"].gaussians
     before = {stage: gaussian.variance().detach() for stage, gaussian in gaussians.items()}
     assert all((variance - 5).abs().max() < 1e-5 for variance in before.values())

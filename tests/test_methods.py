@@ -12,8 +12,8 @@ from shipped import CONF, choices, load, shapes
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from kd_bench import build
 from kd_bench.interfaces import Batch, Output, Spec, Stages, UserError
+from kd_bench.jobs import instantiate, resolve
 from kd_bench.methods.at import AttentionTransfer
 from kd_bench.methods.feature_mse import FeatureMSE
 from kd_bench.methods.fsp import FlowOfSolution, flow_matrix
@@ -37,8 +37,8 @@ class Meeting:
     def __init__(self, name: str):
         torch.manual_seed(0)
         self.config = load("method", name)
-        self.has_teacher = build.needs_teacher({"method": self.config})
-        self.learns = build.teacher_learns({"method": self.config})
+        self.has_teacher = resolve.needs_teacher({"method": self.config})
+        self.learns = resolve.teacher_learns({"method": self.config})
         self.stages = ["init", "main"] if self.config["init"]["weights"] else ["main"]
         self.teacher_net = ResNet(K, 14, TEACHER_WIDTHS)
         self.teacher_net.fc.bias.data[0] += 4.0  # it is right about one image, the first
@@ -58,7 +58,7 @@ class Meeting:
             epochs=3,
             teacher_net=teacher if self.has_teacher else None,
         )
-        self.method = build.method(self.config, self.spec)
+        self.method = instantiate.method(self.config, self.spec)
         self.student = Tapped(net, net.stages, self.method.taps, "student")
         tapped = Tapped(teacher, teacher.stages, self.method.taps, "teacher")
         self.teacher = Teacher(tapped, learns=self.learns, needs_graph=self.method.needs_graph)
@@ -91,7 +91,7 @@ def test_a_method_is_called_as_its_file(name):
 @pytest.mark.parametrize("name", METHODS)
 def test_a_hyperparameter_has_its_one_default_in_yaml(name):
     config = load("method", name)
-    for key, loss in build.loss_classes(config).items():
+    for key, loss in instantiate.loss_classes(config).items():
         given = config["losses"][key].keys() - {"_target_"}
         taken = inspect.signature(loss).parameters.values()
         assert given == {p.name for p in taken} - {"spec"}
@@ -160,7 +160,7 @@ def test_a_method_goes_on_from_its_saved_state(meeting):
     batch = meeting.batch()
     outputs = meeting.outputs(batch)
     meeting.method(*outputs, batch)  # memories fill up
-    twin = build.method(meeting.config, meeting.spec)
+    twin = instantiate.method(meeting.config, meeting.spec)
     twin.load_state_dict(meeting.method.state_dict())
     torch.manual_seed(1)
     expected = meeting.method(*outputs, batch)

@@ -11,7 +11,7 @@ from jobs import composed
 from shipped import CONF, choices, load
 from torch import nn
 
-from kd_bench import build
+from kd_bench.jobs import instantiate
 from kd_bench.models.features import Tapped, probe
 from kd_bench.models.resnet import BasicBlock, ResNet
 from kd_bench.utils.errors import UserError
@@ -36,7 +36,7 @@ PARAMETERS = {
 
 def shipped(name: str, num_classes: int = 10, device: str = "meta") -> nn.Module:
     with torch.device(device):
-        return build.network(load("model", name), num_classes).net
+        return instantiate.network(load("model", name), num_classes).net
 
 
 @pytest.mark.parametrize("name", choices("model"))
@@ -155,7 +155,7 @@ def _input_of(stage: int, features: dict[str, torch.Tensor]) -> torch.Tensor:
 
 def test_stages_may_be_named_on_the_command_line():
     model = composed("dataset=synthetic", "model=resnet8", "+model.stages.one=layer1")["model"]
-    network = build.network(model, 10)
+    network = instantiate.network(model, 10)
     assert network.shapes((32, 32)) == {"one": (16, 32, 32)}
 
 

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kd_bench import build
 from kd_bench.config.schema import RecipeConfig, Schedule
+from kd_bench.jobs import instantiate
 from kd_bench.training import optim
 from kd_bench.utils.errors import UserError
 
@@ -58,7 +58,9 @@ def test_a_recipe_keeps_its_shape_under_any_number_of_epochs(epochs, fractions):
 
 def test_the_published_recipes_drop_where_their_papers_do():
     drops = {
-        name: optim.milestone_epochs(build.section(RecipeConfig, shipped.load("recipe", name)))
+        name: optim.milestone_epochs(
+            instantiate.section(RecipeConfig, shipped.load("recipe", name))
+        )
         for name in ("zoo200", "predecessor200", "crd240")
     }
     assert drops == {
@@ -70,7 +72,7 @@ def test_the_published_recipes_drop_where_their_papers_do():
 
 @pytest.mark.parametrize("name", shipped.choices("recipe"))
 def test_every_shipped_recipe_can_train(name):
-    checked = build.section(RecipeConfig, shipped.load("recipe", name))
+    checked = instantiate.section(RecipeConfig, shipped.load("recipe", name))
     optim.check_recipe(checked)
     assert checked.name == name
     assert (optim.learning_rates(checked, 3) > 0).all()

@@ -9,7 +9,7 @@ import torch
 from graph_guard import META, NotCapturable, guarded, on_meta
 from jobs import job, trained
 
-from kd_bench import build, run
+from kd_bench.jobs import assemble, resolve
 from kd_bench.training import cuda_graph
 from kd_bench.training import cuda_graph as capture
 from kd_bench.training.epoch import Epochs
@@ -26,9 +26,9 @@ def runs(tmp_path_factory):
 
 def assembled(runs: Path, *overrides: str):
     config = job(runs, *WIDTHS, *overrides)
-    if (teacher := build.teacher_job(config)) is not None:
+    if (teacher := resolve.teacher_job(config)) is not None:
         trained(teacher)
-    return run.assemble(config, torch.device("cpu"))
+    return assemble.assemble(config, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

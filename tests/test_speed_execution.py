@@ -17,9 +17,9 @@ import torch
 from jobs import job, trained
 from torch import nn
 
-from kd_bench import build, run
 from kd_bench.config import identity as identity_module
 from kd_bench.config.schema import Precision, Speed
+from kd_bench.jobs import assemble, instantiate, resolve, runner, validate
 from kd_bench.models.features import Tapped
 from kd_bench.models.resnet import ResNet
 from kd_bench.training import autotune, cuda_graph, execution, loop
@@ -54,9 +54,9 @@ def settings():
 
 def assembled(runs: Path, *overrides: str) -> Training:
     config = job(runs, *overrides)
-    if (teacher := build.teacher_job(config)) is not None:
+    if (teacher := resolve.teacher_job(config)) is not None:
         trained(teacher)
-    return run.assemble(config, torch.device("cpu"))
+    return assemble.assemble(config, torch.device("cpu"))
 
 
 def history(folder: Path) -> list[dict[str, float]]:
@@ -171,27 +171,27 @@ def test_tf32_is_allowed_where_it_is_asked_for_and_nowhere_else(allowed):
 
 
 def test_what_changes_bits_is_part_of_what_a_job_is(runs):
-    names = [build.folder_name(job(runs, "method=st"))]
+    names = [resolve.folder_name(job(runs, "method=st"))]
     for change in ("compile=true", "precision=tf32", "precision=bf16", "speed=fast"):
-        names.append(build.folder_name(job(runs, "method=st", change)))
-    names.append(build.folder_name(job(runs, "method=st", "teacher.precision=bf16")))
+        names.append(resolve.folder_name(job(runs, "method=st", change)))
+    names.append(resolve.folder_name(job(runs, "method=st", "teacher.precision=bf16")))
     assert len(set(names)) == len(names)
     usual = ("compile=false", "precision=fp32", "speed=repro", "teacher.precision=null")
-    assert build.folder_name(job(runs, "method=st", *usual)) == names[0]
+    assert resolve.folder_name(job(runs, "method=st", *usual)) == names[0]
 
 
 def test_a_job_s_mode_is_told_in_words(runs):
     changes = ("speed=fast", "compile=true", "precision=bf16")
-    identity = build.identity(job(runs, "method=st", *changes))
+    identity = resolve.identity(job(runs, "method=st", *changes))
     assert identity_module.mode(identity) == "fast, compiled, bf16"
-    assert identity_module.mode(build.identity(job(runs, "method=st"))) == "repro"
+    assert identity_module.mode(resolve.identity(job(runs, "method=st"))) == "repro"
 
 
 def test_the_reference_is_eager_single_precision_and_nothing_else(runs):
     changes = ("speed=reference", "compile=true", "teacher.precision=bf16")
     message = r"reference is eager and fp32: leave out compile, teacher\.precision"
     with pytest.raises(UserError, match=message):
-        build.check(job(runs, "method=st", *changes))
+        validate.check(job(runs, "method=st", *changes))
 
 
 def planned(runs: Path, method: str, *changes: str, device=CUDA) -> Execution:
@@ -210,7 +210,7 @@ def test_on_a_gpu_steps_are_captured_unless_a_loss_says_that_it_waits(runs):
 
 def test_all_speeds_begin_with_the_same_loss(tmp_path):
     config = job(tmp_path, "method=st")
-    trained(build.teacher_job(config))
+    trained(resolve.teacher_job(config))
     changes = ("method=st", "recipe.batch_size=40", f"teacher.checkpoint={teacher_weights(config)}")
     first = {
         speed: losses(trained(job(tmp_path / speed, *changes, f"speed={speed}"))[1])[0]
@@ -327,7 +327,7 @@ def test_a_job_that_compiles_nothing_does_not_load_the_compiler(runs):
 def test_speed_fast_records_what_it_chose_and_leaves_no_trace_of_trying(runs, tmp_path):
     record, folder = trained(job(runs, "method=st", "speed=fast"))
     assert record["config"]["chosen"] == {"compiled": False, "autotuned": False}  # a short job
-    assert not (folder / run.CHOICE).exists()
+    assert not (folder / runner.CHOICE).exists()
     _, repro = trained(job(runs, "method=st"))
     assert history(folder) == history(repro)
 
@@ -353,9 +353,9 @@ def test_a_choice_is_kept_by_a_resumed_job_and_by_one_that_is_given_it(runs, mon
     monkeypatch.setattr(choice, "choose", None)
     chosen = {"compiled": False, "autotuned": True}
     config = job(runs, "method=baseline", "speed=fast", "seed=3")
-    folder = runs / build.folder_name(config)
+    folder = runs / resolve.folder_name(config)
     folder.mkdir(parents=True)
-    files.write_json(folder / run.CHOICE, chosen)
+    files.write_json(folder / runner.CHOICE, chosen)
     assert trained(config)[0]["config"]["chosen"] == chosen
     given = {**job(runs, "method=baseline", "speed=fast", "seed=4"), "chosen": chosen}
     assert trained(given)[0]["execution"]["autotuned"]
@@ -392,17 +392,19 @@ def test_jobs_that_run_at_once_get_the_bits_that_they_get_alone(runs, tmp_path):
         other["teacher"] = {**config["teacher"], "checkpoint": str(teacher_weights(config))}
     lines = [json.dumps({"config": other, "changed": {}}) for other in others]
     frozen.write_text("\n".join(lines) + "\n")
-    command = [sys.executable, "-m", "kd_bench.run", str(frozen)]
+    command = [sys.executable, "-m", "kd_bench.jobs.worker", str(frozen)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     processes = [subprocess.Popen([*command, str(n)], env=environment) for n in (0, 1)]
     assert [process.wait() for process in processes] == [0, 0]
     for other in others:
-        folder = Path(other["runs_dir"]) / build.folder_name(other)
+        folder = Path(other["runs_dir"]) / resolve.folder_name(other)
         assert (folder / "history.csv").read_text() == (alone / "history.csv").read_text()
 
 
 def teacher_weights(config) -> Path:
-    return Path(config["runs_dir"]) / build.folder_name(build.teacher_job(config)) / "weights.pt"
+    return (
+        Path(config["runs_dir"]) / resolve.folder_name(resolve.teacher_job(config)) / "weights.pt"
+    )
 
 
 # On a GPU
@@ -427,7 +429,7 @@ def test_a_captured_step_gives_the_bits_of_an_eager_one(tmp_path, monkeypatch, m
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
 def test_a_gpu_and_a_cpu_begin_with_about_the_same_loss(tmp_path, precision):
     config = job(tmp_path, "method=st")
-    trained(build.teacher_job(config))
+    trained(resolve.teacher_job(config))
     changes = ("method=st", f"precision={precision}", "recipe.batch_size=40")  # one step an epoch
     given = f"teacher.checkpoint={teacher_weights(config)}"
     cpu, gpu = (
@@ -453,7 +455,7 @@ def test_a_compiled_step_is_captured_and_learns_the_same(tmp_path):
 def test_views_are_the_same_integers_and_images_on_a_gpu(tmp_path):
     config = job(tmp_path, "method=baseline")
     index = torch.arange(40)
-    data = [build.dataset(config["dataset"]).load(device) for device in ("cpu", "cuda")]
+    data = [instantiate.dataset(config["dataset"]).load(device) for device in ("cpu", "cuda")]
     for epoch in (1, 2, 300):
         cpu, gpu = (d.draw(index.to(d.train.target.device), epoch, seed=2**62) for d in data)
         assert torch.equal(cpu, gpu.cpu())

@@ -10,8 +10,8 @@ import pytest
 import torch
 from jobs import job, trained
 
-from kd_bench import build, run
 from kd_bench.interfaces import Batch
+from kd_bench.jobs import assemble, resolve, validate
 from kd_bench.results import run_folder
 from kd_bench.training import teacher_cache
 from kd_bench.training import teacher_cache as view_table
@@ -32,8 +32,8 @@ def runs(tmp_path_factory):
 
 def assembled(runs: Path, *overrides: str) -> Training:
     config = job(runs, *overrides)
-    trained(build.teacher_job(config))
-    return run.assemble(config, torch.device("cpu"))
+    trained(resolve.teacher_job(config))
+    return assemble.assemble(config, torch.device("cpu"))
 
 
 def batch(work: Training, index: list[int], view: list[int]) -> Batch:
@@ -87,9 +87,9 @@ def test_training_with_the_table_is_training_with_the_teacher(runs):
 
 def test_the_source_of_the_teacher_s_answers_is_part_of_what_a_job_is(runs):
     online, table = (job(runs, "method=st", *more) for more in ((), (TABLE,)))
-    assert build.folder_name(online) != build.folder_name(table)
+    assert resolve.folder_name(online) != resolve.folder_name(table)
     baselines = [job(runs, "method=baseline", *more) for more in ((), (TABLE,))]
-    assert build.folder_name(baselines[0]) == build.folder_name(baselines[1])
+    assert resolve.folder_name(baselines[0]) == resolve.folder_name(baselines[1])
 
 
 def test_jobs_share_a_table_and_other_questions_make_another(runs):
@@ -115,7 +115,7 @@ def test_jobs_share_a_table_and_other_questions_make_another(runs):
 )
 def test_a_method_that_needs_more_than_a_table_holds_is_refused_in_a_line(runs, method, reason):
     with pytest.raises(UserError, match=f"teacher.source=table.*{reason}; take .*online") as error:
-        build.check(job(runs, f"method={method}", TABLE))
+        validate.check(job(runs, f"method={method}", TABLE))
     assert "\n" not in str(error.value)
 
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from jobs import job, trained
 
-from kd_bench import build
 from kd_bench.config.schema import Precision
+from kd_bench.jobs import instantiate, resolve
 from kd_bench.models.features import Tapped
 from kd_bench.models.resnet import ResNet
 from kd_bench.speed import agreement, limits, loops, scenes
@@ -31,7 +31,7 @@ def config(tmp_path_factory):
     """A tiny job whose teacher is there."""
     found = job(tmp_path_factory.mktemp("runs"), "method=st", *VIEWS, "recipe.schedule=constant")
     found["recipe"]["lr"] = 5e-4
-    trained(build.teacher_job(found))
+    trained(resolve.teacher_job(found))
     return found
 
 
@@ -55,7 +55,7 @@ def test_another_rate_would_be_noticed(config, settings):
 
 
 def test_pil_and_the_integers_give_the_same_views(config):
-    data = build.dataset(config["dataset"]).load()
+    data = instantiate.dataset(config["dataset"]).load()
     view = torch.arange(data.view_count)
     index = view % data.train_size
     assert len(view) == 5 * 5 * 2

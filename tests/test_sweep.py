@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 from jobs import TINY, job
 
-from kd_bench import build, frozen, slots, sweep
+from kd_bench import slots, sweep
+from kd_bench.jobs import job as job_module
+from kd_bench.jobs import resolve
 from kd_bench.utils.errors import UserError
 
 KD_BENCH = [sys.executable, "-m", "kd_bench"]
@@ -316,7 +318,7 @@ def test_a_signal_ends_the_sweep_and_leaves_no_process_behind(tmp_path, number):
 
 
 def test_the_whole_command_line_of_a_frozen_job_is_in_its_file(tmp_path):
-    path = frozen.write(sweep.freeze(composed(tmp_path, ["method=st"])), "mine")
+    path = job_module.write(sweep.freeze(composed(tmp_path, ["method=st"])), "mine")
     assert path == tmp_path / ".sweeps" / "mine.jsonl"
     assert len(path.read_text().splitlines()) == 2
-    assert build.folder_name(job(tmp_path, "method=st")) in path.read_text()
+    assert resolve.folder_name(job(tmp_path, "method=st")) in path.read_text()

@@ -8,10 +8,10 @@ from jobs import TINY
 from test_sweep import kd_bench as kd_bench_in
 from test_sweep import results
 
-from kd_bench import frozen
 from kd_bench.display import SweepDisplay
 from kd_bench.failures import OUT_OF_MEMORY, OnError, Policy
-from kd_bench.frozen import Job
+from kd_bench.jobs import job as job_module
+from kd_bench.jobs.job import Job
 from kd_bench.sweep import Sweep
 
 FOREVER = None
@@ -41,7 +41,7 @@ class Place:
         self.name, self.endings, self.started = name, endings, started
 
     def start(self, path, number, log):
-        job = frozen.read(path)[number]
+        job = job_module.read(path)[number]
         ending = self.endings[job.label].pop(0)
         self.started.append((job.label, Process(0 if ending == "done" else ending)))
         if ending == "done":
@@ -72,7 +72,7 @@ def swept(tmp_path, policy, places=1, **endings):
     jobs = [Job(config, {}, {}, f"a/b/c/{name}/seed0", name, None, True) for name in endings]
     started = []
     slots = [Place(str(number), endings, started) for number in range(places)]
-    sweep = Sweep(jobs, frozen.write(jobs, "mine"), slots, Told(len(jobs)), policy)
+    sweep = Sweep(jobs, job_module.write(jobs, "mine"), slots, Told(len(jobs)), policy)
     sweep.run()
     return sweep, sweep.show.lines, started
 

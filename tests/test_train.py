@@ -16,7 +16,8 @@ import torch
 from jobs import NETS, composed, job, trained
 
 import kd_bench
-from kd_bench import build, run
+from kd_bench.jobs import assemble, reporter, resolve, runner
+from kd_bench.jobs import record as record_module
 from kd_bench.training import checkpoint, device, loop
 from kd_bench.training.step import Step, Tally
 from kd_bench.utils import lock
@@ -51,9 +52,9 @@ def file_bits(folder: Path) -> str:
 
 def assembled(runs, *overrides) -> loop.Training:
     config = job(runs, *overrides)
-    if (teacher := build.teacher_job(config)) is not None:
+    if (teacher := resolve.teacher_job(config)) is not None:
         trained(teacher)
-    return run.assemble(config, torch.device("cpu"))
+    return assemble.assemble(config, torch.device("cpu"))
 
 
 # One seed, many methods
@@ -175,13 +176,13 @@ def test_an_interrupted_job_goes_on_to_the_same_bits(tmp_path, name):
     config = job(tmp_path / "parts", *overrides)
     for epoch in (1, 2):
         with pytest.raises(Stop):
-            run.run(config, {}, StopAfter(epoch, run.label(config, {})))
+            runner.run(config, {}, StopAfter(epoch, runner.label(config, {})))
     _, parts = trained(config)
     assert (parts / "history.csv").read_text() == (whole / "history.csv").read_text()
     assert file_bits(parts) == file_bits(whole)
 
 
-class StopAfter(run.Quiet):
+class StopAfter(reporter.Quiet):
     """Ends a job, as an error would, after an epoch; its teacher is left alone."""
 
     def __init__(self, epoch, label):
@@ -196,7 +197,7 @@ class StopAfter(run.Quiet):
 
 
 def start(frozen: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "kd_bench.run", str(frozen), "0"]
+    command = [sys.executable, "-m", "kd_bench.jobs.worker", str(frozen), "0"]
     return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
@@ -204,8 +205,8 @@ def test_a_job_killed_in_the_middle_and_started_again_ends_as_if_it_had_not_been
     folders = []
     for name in ("one", "two", "killed"):
         config = job(tmp_path / name, "method=st", "recipe.epochs=30")
-        trained(build.teacher_job(config))
-        folder = tmp_path / name / build.folder_name(config)
+        trained(resolve.teacher_job(config))
+        folder = tmp_path / name / resolve.folder_name(config)
         frozen = tmp_path / f"{name}.jsonl"
         frozen.write_text(json.dumps({"config": config, "changed": {}}))
         process = start(frozen)
@@ -226,9 +227,9 @@ def test_a_job_killed_in_the_middle_and_started_again_ends_as_if_it_had_not_been
 
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(tmp_path):
     config = job(tmp_path, "method=baseline", "recipe.epochs=3")
-    folder = tmp_path / build.folder_name(config)
+    folder = tmp_path / resolve.folder_name(config)
     with pytest.raises(Stop):
-        run.run(config, {}, StopAfter(2, run.label(config, {})))
+        runner.run(config, {}, StopAfter(2, runner.label(config, {})))
     (folder / "checkpoint.pt").write_bytes(b"not what it was")
     with pytest.warns(UserWarning, match=r"checkpoint\.pt\.damaged"):
         trained(config)
@@ -245,7 +246,7 @@ def test_a_finished_job_keeps_the_weights_and_frees_the_optimizer(runs):
 def test_a_finished_job_is_not_trained_again(runs):
     config = job(runs, "method=st")
     trained(config)
-    assert run.run(config, {}, run.Quiet())[1] is False
+    assert runner.run(config, {}, reporter.Quiet())[1] is False
 
 
 # What is measured
@@ -277,7 +278,7 @@ def test_a_job_that_diverges_says_why_and_leaves_no_result(tmp_path):
     config = job(tmp_path, "method=baseline", "recipe.lr=1e30", "recipe.schedule=constant")
     with pytest.raises(FloatingPointError, match="epoch 1, step"):
         trained(config)
-    folder = tmp_path / build.folder_name(config)
+    folder = tmp_path / resolve.folder_name(config)
     assert (folder / "error.txt").read_text().startswith("FloatingPointError: the loss is not")
     assert not (folder / "result.json").exists()
 
@@ -291,7 +292,7 @@ def test_a_job_knows_the_commit_of_its_code_and_whether_the_code_differs_from_it
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     monkeypatch.setattr(kd_bench, "__file__", str(tmp_path / "kd_bench" / "__init__.py"))
-    assert run._commit() == {"commit": None, "dirty": False}
+    assert record_module._commit() == {"commit": None, "dirty": False}
     for folder in ("kd_bench", "conf"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "file").touch()
@@ -300,17 +301,22 @@ def test_a_job_knows_the_commit_of_its_code_and_whether_the_code_differs_from_it
     git("commit", "-m", "first")
     commit = git("rev-parse", "HEAD")
     (tmp_path / "README.md").touch()
-    assert run._commit() == {"commit": commit, "dirty": False}
+    assert record_module._commit() == {"commit": commit, "dirty": False}
     (tmp_path / "conf" / "new.yaml").touch()
-    assert run._commit() == {"commit": commit, "dirty": True}
+    assert record_module._commit() == {"commit": commit, "dirty": True}
 
 
 def test_the_record_tells_last_and_best_apart(runs):
     rows = [{"epoch": e, "test_accuracy": a} for e, a in ((1, 50.0), (2, 70.0), (3, 60.0))]
-    assert run._accuracy(rows) == {"last": 60.0, "best": 70.0, "best_epoch": 2, "best_val": None}
+    assert record_module._accuracy(rows) == {
+        "last": 60.0,
+        "best": 70.0,
+        "best_epoch": 2,
+        "best_val": None,
+    }
     validation = (10.0, 20.0, 90.0)
     rows = [row | {"validation_accuracy": v} for row, v in zip(rows, validation, strict=True)]
-    assert run._accuracy(rows)["best_val"] == 60.0
+    assert record_module._accuracy(rows)["best_val"] == 60.0
 
 
 def test_the_reference_mode_is_a_job_of_its_own_and_computes_the_same_loss(runs):
@@ -350,5 +356,5 @@ def test_a_process_that_lost_its_lock_stops_and_leaves_the_job_to_the_other(tmp_
     config = job(tmp_path, "method=baseline")
     with pytest.raises(lock.Locked):
         trained(config)
-    folder = tmp_path / build.folder_name(config)
+    folder = tmp_path / resolve.folder_name(config)
     assert not (folder / "result.json").exists() and not (folder / "error.txt").exists()

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from kd_bench.config import identity
-from kd_bench.frozen import FOLDER
+from kd_bench.jobs.job import FOLDER
 from kd_bench.results.store import find_records, read_records
 from kd_bench.utils.files import write_json
 

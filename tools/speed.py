@@ -27,9 +27,10 @@ from typing import Any
 import torch
 
 import kd_bench
-from kd_bench import application, build, launchers
+from kd_bench import application, launchers
 from kd_bench.config import compose
 from kd_bench.config.compose import register_schema
+from kd_bench.jobs import instantiate, resolve, validate
 from kd_bench.speed import agreement, limits, report
 from kd_bench.speed.contest import Contestant, compete, ratio
 from kd_bench.speed.scenes import Scene, contestants, write_teacher
@@ -168,9 +169,9 @@ def measure_scene(
     """One job's speed in all ways of running it."""
     print(f"\n{scene.name}")
     config = job(scene, args, scratch, device, threads)
-    data = build.dataset(config["dataset"]).load()
+    data = instantiate.dataset(config["dataset"]).load()
     write_teacher(config, data, Path(config["teacher"]["checkpoint"]))
-    build.check(config)
+    validate.check(config)
     agreed = agree(config, scene)
     workers = min(8, cores) if args.workers is None else args.workers
     is_gpu = device.type == "cuda"
@@ -282,10 +283,10 @@ def whole_job(config: Config, scratch: Path) -> dict[str, float]:
     frozen = scratch / "whole.jsonl"
     frozen.write_text(json.dumps({"config": short, "changed": {}}) + "\n")
     started = time.perf_counter()
-    command = [sys.executable, "-m", "kd_bench.run", str(frozen), "0"]
+    command = [sys.executable, "-m", "kd_bench.jobs.worker", str(frozen), "0"]
     subprocess.run(command, env=os.environ | process.for_job(config["threads"]), check=True)
     seconds = time.perf_counter() - started
-    folder = Path(config["runs_dir"]) / build.folder_name(short)
+    folder = Path(config["runs_dir"]) / resolve.folder_name(short)
     result = json.loads((folder / "result.json").read_text())
     trained, images = result["seconds"], result["images"]["train"]
     print(

@@ -8,9 +8,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from kd_bench import frozen
 from kd_bench.commands.arguments import Parser, runs_folder
 from kd_bench.config.schema import BASELINE
+from kd_bench.jobs.job import FOLDER, read, sweeps
 from kd_bench.results.run_folder import CHECKPOINTS, TABLES, WEIGHTS, read_result
 from kd_bench.results.store import find_jobs
 from kd_bench.utils import formatting
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     jobs = list(find_jobs(runs))
     busy = {job for job in jobs if who_works_in(job)}
     waste = [each for job in jobs if job not in busy for each in find_waste(runs, job, choice)]
-    waste += half_written(runs / frozen.FOLDER)
+    waste += half_written(runs / FOLDER)
     if args.tables and not busy:
         waste += view_tables(runs)
     print("\n".join(summary(waste, args.list)))
@@ -100,7 +100,7 @@ def _parser() -> Parser:
 
 def teachers(runs: Path) -> frozenset[str]:
     """The folders of all jobs that are a teacher in some sweep."""
-    jobs = (job for path in frozen.sweeps(runs).values() for job in frozen.read(path))
+    jobs = (job for path in sweeps(runs).values() for job in read(path))
     return frozenset(job.after for job in jobs if job.after is not None)
 
 
@@ -168,9 +168,9 @@ def summary(waste: Sequence[Waste], every: bool) -> list[str]:
 
 def delete(runs: Path, waste: Sequence[Waste], choice: Choice) -> list[Waste]:
     """Delete what was found, as far as it can still go; what was deleted."""
-    gone = [each for each in half_written(runs / frozen.FOLDER) if each in waste]
+    gone = [each for each in half_written(runs / FOLDER) if each in waste]
     _unlink(gone)
-    folders = {each.path.parent for each in waste} - {runs / frozen.FOLDER}
+    folders = {each.path.parent for each in waste} - {runs / FOLDER}
     tables = {folder for folder in folders if folder.parent == runs / TABLES}
     for table in sorted(tables):
         with suppress(Locked), Lock(table):

@@ -71,8 +71,8 @@ def _config(record: Mapping | None, choices: Sequence[str], config_dir: str | No
 
 def score(config: Mapping[str, Any], checkpoint: str, device: str) -> tuple[float, int, str]:
     """Accuracy in percent, number of test images, and the data's fingerprint."""
-    from kd_bench import build
     from kd_bench.config.schema import Speed  # torch, which a mistake in the arguments is spared
+    from kd_bench.jobs import instantiate
     from kd_bench.training.device import choose_device, prepare_torch
     from kd_bench.training.execution import layout
     from kd_bench.training.loop import accuracy
@@ -80,8 +80,8 @@ def score(config: Mapping[str, Any], checkpoint: str, device: str) -> tuple[floa
 
     prepare_torch(config["threads"])
     at = choose_device(device)
-    data = build.dataset(config["dataset"]).load(at)
-    network = build.network(config["model"], data.num_classes)
+    data = instantiate.dataset(config["dataset"]).load(at)
+    network = instantiate.network(config["model"], data.num_classes)
     load_weights(network.net, checkpoint, network.name)
     network.net.to(at, memory_format=layout(Speed(config["speed"])))
     return accuracy(network.tapped(()), data, data.test), len(data.test.target), data.fingerprint

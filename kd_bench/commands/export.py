@@ -14,8 +14,8 @@ from kd_bench.utils.errors import require
 from kd_bench.utils.files import write_json, write_whole
 
 if TYPE_CHECKING:
-    from kd_bench.build import Network
     from kd_bench.data.dataset import Data
+    from kd_bench.jobs.instantiate import Network
 
 DESCRIPTION = """\
 Writes the network that a finished job trained to a file, and beside it FILE.json with what one must
@@ -71,11 +71,11 @@ def default_name(record: Mapping[str, Any]) -> str:
 
 def load(config: Mapping[str, Any], weights: Path) -> tuple[Network, Data]:
     """The network with its weights, on the CPU in eval mode, and the data it was trained on."""
-    from kd_bench import build  # torch, which a mistake in the arguments is spared
+    from kd_bench.jobs import instantiate  # torch, which a mistake in the arguments is spared
     from kd_bench.training.teacher import load_weights
 
-    data = build.dataset(config["dataset"]).load("cpu")
-    network = build.network(config["model"], data.num_classes)
+    data = instantiate.dataset(config["dataset"]).load("cpu")
+    network = instantiate.network(config["model"], data.num_classes)
     load_weights(network.net, weights, network.name)
     network.net.eval()
     return network, data

@@ -55,19 +55,23 @@ def _run(
     config: Mapping[str, Any], changed: Mapping[str, Any], runs_dir: str | None
 ) -> tuple[Path, dict]:
     """Run a job in a folder of its own, or in `runs_dir`: that folder, and the record."""
-    from kd_bench import build, run  # torch, which a mistake in the arguments is spared
     from kd_bench.display import JobDisplay
+    from kd_bench.jobs import (  # torch, which a mistake in the arguments is spared
+        resolve,
+        runner,
+        validate,
+    )
 
-    build.check(config)
+    validate.check(config)
     require(
-        runs_dir is None or not (Path(runs_dir) / build.folder_name(config)).exists(),
+        runs_dir is None or not (Path(runs_dir) / resolve.folder_name(config)).exists(),
         f"{runs_dir} has this job already, so it would not be run again;"
         " give another folder with --runs-dir, or none",
     )
     runs = Path(runs_dir or tempfile.mkdtemp(prefix="kd-bench-rerun-"))
     show = JobDisplay()
-    show.say(f"{run.label(config, changed)}: running again in {runs}")
-    record, _ = run.run({**config, "runs_dir": str(runs)}, changed, show)
+    show.say(f"{runner.label(config, changed)}: running again in {runs}")
+    record, _ = runner.run({**config, "runs_dir": str(runs)}, changed, show)
     return runs, record
 
 

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from kd_bench import estimate, frozen
+from kd_bench import estimate
 from kd_bench.commands.arguments import Parser, runs_folder
 from kd_bench.estimate import Paces
-from kd_bench.frozen import Job
-from kd_bench.states import DONE, FAILED, KINDS, RUNNING, State, progress_words, states
+from kd_bench.jobs.job import Job, read, sweeps
+from kd_bench.jobs.status import DONE, FAILED, KINDS, RUNNING, State, progress_words, states
 from kd_bench.utils.errors import UserError, require
 
 DESCRIPTION = """\
@@ -30,7 +30,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_runs_dir("runs", "the folder with the runs (default: runs)")
     args = parser.parse(words)
     for name, path in chosen(runs_folder(args.runs_dir), args.sweep).items():
-        print("\n".join(report(name, frozen.read(path))))
+        print("\n".join(report(name, read(path))))
     return 0
 
 
@@ -40,7 +40,7 @@ def chosen(runs: Path, prefix: str) -> dict[str, Path]:
     Raises:
         UserError: there is none; with those that there are.
     """
-    there = frozen.sweeps(runs)
+    there = sweeps(runs)
     require(bool(there), f"no sweep was started in {runs}; another place is chosen by runs_dir=DIR")
     found = {name: path for name, path in there.items() if name.startswith(prefix)}
     if not found:

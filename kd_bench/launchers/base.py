@@ -20,7 +20,7 @@ from kd_bench.failures import GO_ON, OnError, Policy
 from kd_bench.utils.errors import require
 
 if TYPE_CHECKING:
-    from kd_bench.frozen import Job
+    from kd_bench.jobs.job import Job
     from kd_bench.slots import Slot
 
 

@@ -11,9 +11,9 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from kd_bench import run
 from kd_bench.data import augment
 from kd_bench.data.dataset import Data
+from kd_bench.jobs import assemble
 from kd_bench.speed.loops import PlainStep
 from kd_bench.training.device import choose_device, prepare_torch
 from kd_bench.training.epoch import Epochs
@@ -32,7 +32,7 @@ def losses(config: Mapping[str, Any]) -> tuple[list[float], list[float]]:
     """
     prepare_torch(config["threads"])
     device = choose_device(config["device"])
-    ours, theirs = (run.assemble(config, device) for _ in range(2))
+    ours, theirs = (assemble.assemble(config, device) for _ in range(2))
     return _ours(ours), _plain(theirs)
 
 

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kd_bench import run
 from kd_bench.config.schema import Precision
+from kd_bench.jobs import assemble
 from kd_bench.models.features import Tapped
 from kd_bench.training import cuda_graph, execution
 from kd_bench.training.device import choose_device, prepare_torch
@@ -69,7 +69,7 @@ def _in_a_process(config: Mapping[str, Any]) -> dict[str, Any]:
 def _measure(config: Mapping[str, Any]) -> dict[str, Any]:
     prepare_torch(config["threads"])
     device = choose_device(config["device"])
-    job = run.assemble(config, device)
+    job = assemble.assemble(config, device)
     image = job.data.view(torch.arange(config["recipe"]["batch_size"], device=device), 1, 0)
     asked = work(job.teacher.tapped, image[:1]).outputs if job.teacher else 0
     student = work(job.student, image[:1])

@@ -22,9 +22,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from kd_bench import run
 from kd_bench.data.dataset import Data
 from kd_bench.interfaces import Batch, Stages
+from kd_bench.jobs import assemble
 from kd_bench.training.device import choose_device, prepare_torch
 from kd_bench.training.epoch import Epochs
 from kd_bench.training.setup import Training, phases
@@ -52,10 +52,10 @@ def make(kind: str, config: Config, workers: int) -> Loop:
     if kind in ("plain", "tuned"):  # PyTorch as it comes
         os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)  # of the process that started this one
         torch.set_num_threads(config["threads"])
-        job = run.assemble(config, choose_device(config["device"]))
+        job = assemble.assemble(config, choose_device(config["device"]))
         return Plain(job, workers, tuned=kind == "tuned")
     prepare_torch(config["threads"])
-    job = run.assemble(config, choose_device(config["device"]))
+    job = assemble.assemble(config, choose_device(config["device"]))
     if kind == "ours with a table":
         job.teacher = pretended_table(job)
     return Ours(job)

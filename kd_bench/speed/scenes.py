@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from kd_bench import build
 from kd_bench.data.dataset import Data
+from kd_bench.jobs import instantiate
+from kd_bench.jobs.validate import table_shape
 from kd_bench.speed.contest import Contestant
 
 PLAIN, TUNED, OURS, TABLE = "plain", "tuned", "ours", "ours with a table"
@@ -75,7 +76,7 @@ def contestants(
     if has_gpu:
         found.append(Contestant("ours, bf16", OURS, {**config, **bf16}))
     found.append(Contestant(f"ours{words}, compiled", OURS, {**config, **compiled}))
-    if build.table_shape(config) is not None:
+    if table_shape(config) is not None:
         found.append(Contestant("ours, table", TABLE, config))
         name = f"ours{words}, table, compiled"
         found.append(Contestant(name, TABLE, {**config, **compiled}))
@@ -89,7 +90,7 @@ def contestants(
 def write_teacher(config: Mapping[str, Any], data: Data, path: Path) -> None:
     """A teacher that has learnt nothing but its batch-norm statistics: as fast as any other."""
     torch.manual_seed(0)
-    net = build.network(config["teacher"]["model"], data.num_classes).net
+    net = instantiate.network(config["teacher"]["model"], data.num_classes).net
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # the mean over all batches

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from kd_bench.frozen import Job
+from kd_bench.jobs.job import Job
 from kd_bench.results.run_folder import CHECKPOINTS, read_result
 from kd_bench.utils import formatting
 from kd_bench.utils.lock import who_works_in
