@@ -88,15 +88,15 @@ def _hydra_main(_: DictConfig) -> None:
 
 
 def _plan(config: dict, changed: dict) -> int:
-    from kd_bench import plan, sweep
+    from kd_bench.sweep import dry_run, prepare
 
-    plan.show(sweep.freeze([(config, changed)]), places=1)
+    dry_run.show(prepare.freeze([(config, changed)]), places=1)
     return 0
 
 
 def _run(config: dict, changed: dict) -> int:
     # torch costs more than a second: --help and completion never come here.
-    from kd_bench.display import JobDisplay
+    from kd_bench.cli.progress import JobDisplay
     from kd_bench.jobs import runner, validate
     from kd_bench.training.device import choose_device
     from kd_bench.utils.files import make_folder

@@ -5,8 +5,8 @@ import os
 import pytest
 from jobs import TINY, job
 
-from kd_bench import sweep
 from kd_bench.jobs import job as job_module
+from kd_bench.sweep import prepare
 from kd_bench.utils.lock import Lock
 
 
@@ -100,7 +100,7 @@ def test_weights_go_where_that_is_asked_for_but_never_those_of_a_teacher(kd_benc
 
 def test_weights_of_whatever_a_sweep_names_as_a_teacher_stay(kd_bench, finished, tmp_path):
     student, _ = finished
-    (one, *_) = sweep.freeze([(job(tmp_path / "runs", "method=baseline", "seed=5"), {})])
+    (one, *_) = prepare.freeze([(job(tmp_path / "runs", "method=baseline", "seed=5"), {})])
     one.after = student.relative_to(tmp_path / "runs").as_posix()
     job_module.write([one], "mine")
     kd_bench("clean", "--yes", "--weights")

@@ -6,8 +6,8 @@ import shutil
 import pytest
 from jobs import TINY, job
 
-from kd_bench import plan, sweep
 from kd_bench.jobs import instantiate, resolve
+from kd_bench.sweep import dry_run, prepare
 from kd_bench.utils.lock import Lock
 
 
@@ -128,22 +128,24 @@ def test_a_sweep_for_a_cluster_is_planned_and_not_submitted(kd_bench, finished, 
 
 
 def test_places_of_this_machine_share_the_work(tmp_path):
-    jobs = sweep.freeze([(job(tmp_path, "method=baseline", f"seed={k}"), {}) for k in range(4)])
-    now = [plan.Planned(j, plan.State("left"), plan.Estimate(90, False), None) for j in jobs]
+    jobs = prepare.freeze([(job(tmp_path, "method=baseline", f"seed={k}"), {}) for k in range(4)])
+    now = [
+        dry_run.Planned(j, dry_run.State("left"), dry_run.Estimate(90, False), None) for j in jobs
+    ]
     assert (
-        plan._time_line(now, 2)
+        dry_run._time_line(now, 2)
         == "time: about 6 min 00 s of training, about 3 min 00 s in 2 places"
     )
-    assert plan._time_line(now, 1) == "time: about 6 min 00 s of training"
+    assert dry_run._time_line(now, 1) == "time: about 6 min 00 s of training"
 
 
 def test_without_a_like_job_the_weights_alone_are_counted(tmp_path):
-    (one,) = sweep.freeze([(job(tmp_path, "method=baseline"), {})])
+    (one,) = prepare.freeze([(job(tmp_path, "method=baseline"), {})])
     net = instantiate.network(one.config["model"], 4).net
     # four bytes for each parameter; batch norm: two more numbers a channel, and a counter of eight
     norms = [m for m in net.modules() if hasattr(m, "running_mean")]
     numbers = sum(p.numel() for p in net.parameters()) + sum(2 * m.num_features for m in norms)
-    assert plan.weights_size(one) == 4 * numbers + 8 * len(norms)
+    assert dry_run.weights_size(one) == 4 * numbers + 8 * len(norms)
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import sys
 import pytest
 from jobs import job
 
-from kd_bench import sweep
 from kd_bench.jobs import job as job_module
+from kd_bench.sweep import prepare
 from kd_bench.utils.lock import Lock
 
 
@@ -16,7 +16,7 @@ from kd_bench.utils.lock import Lock
 def started(finished, tmp_path):
     """A sweep of which two jobs are done, written down as when it was started: its jobs."""
     sets = [["method=st", f"seed={seed}"] for seed in range(4)]
-    jobs = sweep.freeze([(job(tmp_path / "runs", *overrides), {}) for overrides in sets])
+    jobs = prepare.freeze([(job(tmp_path / "runs", *overrides), {}) for overrides in sets])
     job_module.write(jobs, "mine-0a1b2c3d")
     return jobs
 
@@ -51,7 +51,7 @@ def test_a_job_that_has_no_epoch_behind_it_is_starting(kd_bench, started):
 
 
 def test_those_who_wait_for_a_teacher_that_failed_have_failed(kd_bench, tmp_path):
-    jobs = sweep.freeze([(job(tmp_path / "runs", "method=st"), {})])
+    jobs = prepare.freeze([(job(tmp_path / "runs", "method=st"), {})])
     job_module.write(jobs, "mine")
     jobs[0].path.mkdir(parents=True)
     (jobs[0].path / "error.txt").write_text("FloatingPointError: the loss is not finite\n")

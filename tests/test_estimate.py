@@ -3,10 +3,10 @@
 import pytest
 from written_records import record
 
-from kd_bench import estimate
-from kd_bench.estimate import Pace, Paces, likenesses
 from kd_bench.jobs.job import Job
 from kd_bench.jobs.status import DONE, LEFT, RUNNING, Progress, State
+from kd_bench.sweep import eta
+from kd_bench.sweep.eta import Pace, Paces, likenesses
 from kd_bench.utils import formatting
 
 
@@ -35,7 +35,7 @@ NOT_BEGUN = State(LEFT)
 
 
 def seconds(job, known, now=NOT_BEGUN, images=None):
-    found = estimate.remaining(job, now, known, images)
+    found = eta.remaining(job, now, known, images)
     return None if found is None else (found.seconds, found.is_rough)
 
 
@@ -94,18 +94,18 @@ def test_a_finished_job_takes_no_time():
 
 
 def test_jobs_in_several_places_take_their_share_and_no_less_than_the_longest():
-    assert estimate.at_once([10, 20, 30], places=2) == 30
-    assert estimate.at_once([10, 20, 30], places=3) == 30
-    assert estimate.at_once([20, 20, 20, 20], places=2) == 40
+    assert eta.at_once([10, 20, 30], places=2) == 30
+    assert eta.at_once([10, 20, 30], places=3) == 30
+    assert eta.at_once([20, 20, 20, 20], places=2) == 40
 
 
 def test_the_time_left_says_so_where_not_all_is_known():
     jobs = [(frozen("st", seed), State(LEFT)) for seed in range(4)]
     known = paces(ran("st", 9, seconds=60.0))
-    assert estimate.left_words(jobs, known, places=2) == "about 2 min 00 s left"
+    assert eta.left_words(jobs, known, places=2) == "about 2 min 00 s left"
     jobs.append((frozen("st", dataset="cifar10"), State(LEFT)))
-    assert estimate.left_words(jobs, known, places=2) == "at least 2 min 00 s left"
-    assert estimate.left_words(jobs, Paces(), places=2) == ""
+    assert eta.left_words(jobs, known, places=2) == "at least 2 min 00 s left"
+    assert eta.left_words(jobs, Paces(), places=2) == ""
 
 
 def test_paces_are_those_of_the_latest_jobs_so_that_large_sweeps_do_not_slow_down():

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from jobs import TINY, job
 
-from kd_bench import forks, sweep
+from kd_bench import forks
 from kd_bench.jobs import job as job_module
+from kd_bench.sweep import prepare
 from kd_bench.utils import process as process_module
 
 SERVER = """
@@ -50,7 +51,7 @@ def fork(tmp_path):
 
     def start(*overrides: str, number: int = 0, **variables: str) -> forks.Fork:
         path = job_module.write(
-            sweep.freeze([(job(tmp_path, "method=baseline", *overrides), {})]), "x"
+            prepare.freeze([(job(tmp_path, "method=baseline", *overrides), {})]), "x"
         )
         given = process_module.for_job(1) | variables
         begun.append(forks.Fork(path, number, tmp_path / "console.log", given))

@@ -11,7 +11,7 @@ from torch.autograd import gradcheck
 from kd_bench.interfaces import Output, UserError
 from kd_bench.jobs import assemble, instantiate, resolve, validate
 from kd_bench.methods.dml import MutualLearning
-from kd_bench.sweep import freeze
+from kd_bench.sweep.prepare import freeze
 from kd_bench.training import loop
 
 LOSS = MutualLearning(spec())

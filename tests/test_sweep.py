@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from jobs import TINY, job
 
-from kd_bench import slots, sweep
+from kd_bench import slots
 from kd_bench.jobs import job as job_module
 from kd_bench.jobs import resolve
+from kd_bench.sweep import prepare
 from kd_bench.utils.errors import UserError
 
 KD_BENCH = [sys.executable, "-m", "kd_bench"]
@@ -59,7 +60,7 @@ def composed(tmp_path, *sets):
 
 
 def test_twins_run_once_and_teachers_go_first(tmp_path):
-    jobs = sweep.freeze(
+    jobs = prepare.freeze(
         composed(tmp_path, ["method=baseline"], ["method=st"], ["method=st"], ["method=at"])
     )
     assert [j.config["method"]["name"] for j in jobs] == ["baseline", "baseline", "st", "at"]
@@ -71,12 +72,12 @@ def test_twins_run_once_and_teachers_go_first(tmp_path):
 def test_all_jobs_are_checked_before_the_first_starts(tmp_path):
     bad = composed(tmp_path, ["method=st"], ["method=at", "method.losses.at.stages=[stage9]"])
     with pytest.raises(UserError, match="no stage 'stage9'"):
-        sweep.freeze(bad)
+        prepare.freeze(bad)
 
 
 def test_jobs_of_one_name_say_where_they_differ(tmp_path):
     epochs = [[f"recipe.epochs={number}", "method=st"] for number in (3, 5)]
-    jobs = sweep.freeze(composed(tmp_path, *epochs, ["method=at"]))
+    jobs = prepare.freeze(composed(tmp_path, *epochs, ["method=at"]))
     labels = [j.label.removeprefix("synthetic ") for j in jobs if j.asked]
     pair = "resnet20-resnet8_half"
     told = [f"{pair} st seed 0 (recipe.epochs={number})" for number in (3, 5)]
@@ -85,7 +86,7 @@ def test_jobs_of_one_name_say_where_they_differ(tmp_path):
 
 def test_jobs_of_other_recipes_say_which(tmp_path):
     sets = [[f"recipe={name}", "method=baseline"] for name in ("quickstart", "predecessor200")]
-    jobs = sweep.freeze(composed(tmp_path, *sets))
+    jobs = prepare.freeze(composed(tmp_path, *sets))
     assert [j.label.partition(" (")[2] for j in jobs] == [
         "recipe=quickstart)",
         "recipe=predecessor200)",
@@ -318,7 +319,7 @@ def test_a_signal_ends_the_sweep_and_leaves_no_process_behind(tmp_path, number):
 
 
 def test_the_whole_command_line_of_a_frozen_job_is_in_its_file(tmp_path):
-    path = job_module.write(sweep.freeze(composed(tmp_path, ["method=st"])), "mine")
+    path = job_module.write(prepare.freeze(composed(tmp_path, ["method=st"])), "mine")
     assert path == tmp_path / ".sweeps" / "mine.jsonl"
     assert len(path.read_text().splitlines()) == 2
     assert resolve.folder_name(job(tmp_path, "method=st")) in path.read_text()

@@ -8,11 +8,11 @@ from jobs import TINY
 from test_sweep import kd_bench as kd_bench_in
 from test_sweep import results
 
-from kd_bench.display import SweepDisplay
-from kd_bench.failures import OUT_OF_MEMORY, OnError, Policy
 from kd_bench.jobs import job as job_module
 from kd_bench.jobs.job import Job
-from kd_bench.sweep import Sweep
+from kd_bench.sweep.display import SweepDisplay
+from kd_bench.sweep.retry import OUT_OF_MEMORY, OnError, Policy
+from kd_bench.sweep.scheduler import Sweep
 
 FOREVER = None
 

@@ -55,7 +55,7 @@ def _run(
     config: Mapping[str, Any], changed: Mapping[str, Any], runs_dir: str | None
 ) -> tuple[Path, dict]:
     """Run a job in a folder of its own, or in `runs_dir`: that folder, and the record."""
-    from kd_bench.display import JobDisplay
+    from kd_bench.cli.progress import JobDisplay
     from kd_bench.jobs import (  # torch, which a mistake in the arguments is spared
         resolve,
         runner,

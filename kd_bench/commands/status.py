@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from kd_bench import estimate
 from kd_bench.commands.arguments import Parser, runs_folder
-from kd_bench.estimate import Paces
 from kd_bench.jobs.job import Job, read, sweeps
 from kd_bench.jobs.status import DONE, FAILED, KINDS, RUNNING, State, progress_words, states
+from kd_bench.sweep import eta
+from kd_bench.sweep.eta import Paces
 from kd_bench.utils.errors import UserError, require
 
 DESCRIPTION = """\
@@ -75,4 +75,4 @@ def _time_left(jobs: Sequence[Job], now: Mapping[str, State], running: int) -> s
         if state.kind == DONE:
             paces.add_record(state.record)
     unfinished = [(job, now[job.folder]) for job in jobs if now[job.folder].kind != DONE]
-    return estimate.left_words(unfinished, paces, running)
+    return eta.left_words(unfinished, paces, running)

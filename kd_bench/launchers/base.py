@@ -16,7 +16,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from kd_bench.config import compose
-from kd_bench.failures import GO_ON, OnError, Policy
+from kd_bench.sweep.retry import GO_ON, OnError, Policy
 from kd_bench.utils.errors import require
 
 if TYPE_CHECKING:
@@ -67,14 +67,15 @@ class SweepLauncher(Launcher):
         """Run all jobs; leaves with an exit code where some failed."""
         composed = compose.jobs(job_overrides)
         self.prepare(composed[0][0])
-        from kd_bench import sweep  # imports torch, which --help does without
-        from kd_bench.display import SweepDisplay
+        from kd_bench.sweep.display import SweepDisplay
+        from kd_bench.sweep.prepare import freeze
+        from kd_bench.sweep.scheduler import run_sweep  # imports torch, which --help does without
 
-        jobs = sweep.freeze(composed)
+        jobs = freeze(composed)
         places = self.slots(jobs[0].config)
         show = SweepDisplay(len(jobs))
         name = self._name(jobs)
-        if code := sweep.run_sweep(jobs, name, places, show, self.policy):
+        if code := run_sweep(jobs, name, places, show, self.policy):
             sys.exit(code)  # a failed JobReturn would make Hydra print its traceback
         return []
 

@@ -32,9 +32,9 @@ class PlanLauncher(LocalLauncher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Print the plan."""
-        from kd_bench import plan, sweep  # imports torch, which --help does without
+        from kd_bench.sweep import dry_run, prepare  # imports torch, which --help does without
 
-        jobs = sweep.freeze(compose.jobs(job_overrides))
+        jobs = prepare.freeze(compose.jobs(job_overrides))
         is_local = self.instead_of == "local"
-        plan.show(jobs, len(self.slots(jobs[0].config)) if is_local else None)
+        dry_run.show(jobs, len(self.slots(jobs[0].config)) if is_local else None)
         return []

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kd_bench.failures import OnError
 from kd_bench.jobs.job import FOLDER
 from kd_bench.launchers.base import SweepConfig, SweepLauncher, require_one_or_more
 from kd_bench.slurm_slots import SlurmSlot, slurm_slots
+from kd_bench.sweep.retry import OnError
 
 
 @dataclass

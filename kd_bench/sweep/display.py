@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from kd_bench import estimate
 from kd_bench.jobs.status import LEFT, RUNNING, State, progress_words, read_progress
 from kd_bench.results.run_folder import read_result
+from kd_bench.sweep import eta
+from kd_bench.sweep.eta import Paces
 
 if TYPE_CHECKING:
     from kd_bench.jobs.job import Job
     from kd_bench.slots import Slot
-    from kd_bench.sweep import Running
+    from kd_bench.sweep.scheduler import Running
 
 LOOK_SECONDS = 0.5  # between two looks at the files of the running jobs
 
@@ -28,54 +28,6 @@ def console() -> Console:
     """Where people read; keeps lines whole where no terminal limits their width."""
     width = None if sys.stdout.isatty() else 200
     return Console(width=width, highlight=False, soft_wrap=True)
-
-
-def progress_bar(to: Console) -> Progress:
-    """A bar with what is done, a few words, and the time left; nothing without a terminal."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[words]}"),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=to, disable=not to.is_terminal, transient=True)
-
-
-class JobDisplay:
-    """A bar over the epochs of a job, and a line when it is done."""
-
-    def __init__(self):
-        self.console = console()
-        self._bar: Progress | None = None
-
-    def say(self, text: str) -> None:
-        """Print a line."""
-        self.console.print(text, markup=False)
-
-    def begin(self, label: str, epochs: int) -> None:
-        """Show a job's bar."""
-        self._bar = progress_bar(self.console)
-        self._task = self._bar.add_task(label, total=epochs, words="")
-        self._bar.start()
-
-    def epoch(self, row: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
-        """Move the bar to an epoch."""
-        self._bar.update(self._task, completed=row["epoch"], words=epoch_words(row, timing))
-
-    def end(self) -> None:
-        """Take the bar away."""
-        self._bar.stop()
-
-    def result(self, label: str, record: Mapping[str, Any], trained: bool) -> None:
-        """A job's number, and whether it had been trained before."""
-        verb = "done" if trained else "done already, nothing to train"
-        self.say(f"{label}: {verb}: {accuracy_words(record)}")
-
-
-def epoch_words(row: Mapping[str, Any], timing: Mapping[str, Any]) -> str:
-    """An epoch in a few words: 93.4 % 5,210 images/s."""
-    return f"{row['test_accuracy']:.2f} % {timing['images_per_second']:,.0f} images/s"
 
 
 def accuracy_words(record: Mapping[str, Any]) -> str:
@@ -91,7 +43,7 @@ class SweepDisplay:
     def __init__(self, total: int):
         self.console = console()
         self.total = total
-        self._paces = estimate.Paces()
+        self._paces = Paces()
         self._look_again = 0.0
         self._live = Live(console=self.console, refresh_per_second=4, transient=True)
 
@@ -186,7 +138,7 @@ class SweepDisplay:
         counts = f"{done} done, {len(running)} running, {len(pending)} left, {len(failed)} failed"
         jobs = [(running[slot].job, state) for slot, state in now.items()]
         jobs += [(job, State(LEFT)) for job in pending]
-        grid.add_row("", counts, estimate.left_words(jobs, self._paces, places))
+        grid.add_row("", counts, eta.left_words(jobs, self._paces, places))
         self._live.update(grid)
 
 

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kd_bench.answers import answers
 from kd_bench.config.identity import folder_name
 from kd_bench.config.schema import Speed
-from kd_bench.display import console
-from kd_bench.estimate import Estimate, Likeness, Pace, Paces, at_once, likenesses, remaining
 from kd_bench.jobs import instantiate, resolve
 from kd_bench.jobs.job import Job
 from kd_bench.jobs.status import DONE, FAILED, RUNNING, State, progress_words, states
 from kd_bench.results.store import find_records, folder_size
+from kd_bench.sweep.display import console
+from kd_bench.sweep.eta import Estimate, Likeness, Pace, Paces, at_once, likenesses, remaining
+from kd_bench.sweep.teacher_cost import answers
 from kd_bench.training.device import choose_device
 from kd_bench.utils import formatting
 
