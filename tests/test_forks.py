@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from jobs import TINY, job
 
-from kd_bench import forks
 from kd_bench.jobs import job as job_module
 from kd_bench.sweep import prepare
+from kd_bench.sweep.executors import fork_server
 from kd_bench.utils import process as process_module
 
 SERVER = """
@@ -49,12 +49,12 @@ def fork(tmp_path):
     """Start a job as a fork; those that still run at the end are killed."""
     begun = []
 
-    def start(*overrides: str, number: int = 0, **variables: str) -> forks.Fork:
+    def start(*overrides: str, number: int = 0, **variables: str) -> fork_server.Fork:
         path = job_module.write(
             prepare.freeze([(job(tmp_path, "method=baseline", *overrides), {})]), "x"
         )
         given = process_module.for_job(1) | variables
-        begun.append(forks.Fork(path, number, tmp_path / "console.log", given))
+        begun.append(fork_server.Fork(path, number, tmp_path / "console.log", given))
         return begun[-1]
 
     yield start
@@ -62,7 +62,7 @@ def fork(tmp_path):
         process.signal(signal.SIGKILL)
 
 
-def ended(process: forks.Fork) -> int:
+def ended(process: fork_server.Fork) -> int:
     end = time.monotonic() + 60
     while (code := process.poll()) is None:
         assert time.monotonic() < end
@@ -79,7 +79,7 @@ def works(number: int) -> bool:
     return state not in "ZX"
 
 
-def wait_for_an_epoch(folder: Path, process: forks.Fork) -> None:
+def wait_for_an_epoch(folder: Path, process: fork_server.Fork) -> None:
     end = time.monotonic() + 60
     while not list(folder.rglob("history.csv")):
         assert time.monotonic() < end and process.poll() is None
@@ -93,7 +93,7 @@ def test_what_forks_has_pytorch_loaded_but_no_second_thread():
 def test_all_that_a_job_may_load_is_loaded_before_it():
     loaded = python(LOADING)
     for package in ("methods", "models", "data"):
-        for path in (Path(forks.__file__).parent / package).glob("[a-z]*.py"):
+        for path in (Path(fork_server.__file__).parent / package).glob("[a-z]*.py"):
             assert f"kd_bench.{package}.{path.stem}" in loaded
 
 
@@ -152,7 +152,7 @@ def test_where_the_process_that_forks_is_lost_so_are_its_jobs_and_another_takes_
 def test_a_signal_to_all_of_its_group_does_not_reach_what_forks(fork):
     assert ended(fork("recipe.epochs=1")) == 0
     server = forkserver._forkserver._forkserver_pid
-    for number in forks.SIGNALS:
+    for number in fork_server.SIGNALS:
         os.kill(server, number)
     process = fork("recipe.epochs=1", "seed=1")
     assert ended(process) == 0

@@ -9,7 +9,9 @@ import time
 import pytest
 from jobs import TINY
 
-from kd_bench import ray_slots, slurm_slots
+from kd_bench.sweep.executors import ray
+from kd_bench.sweep.executors import slurm as slurm_module
+from kd_bench.sweep.executors import slurm as slurm_slots
 from kd_bench.utils.errors import UserError
 
 
@@ -66,7 +68,7 @@ def slurm(tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
 
     def process(job_id, queue):
-        return slurm_slots.SlurmProcess(Submitted(job_id, tmp_path), tmp_path / "runs", queue)
+        return slurm_module.SlurmProcess(Submitted(job_id, tmp_path), tmp_path / "runs", queue)
 
     return process
 
@@ -78,7 +80,7 @@ def calls(tmp_path):
 def test_the_queue_is_asked_once_for_all_jobs(tmp_path, slurm, monkeypatch):
     monkeypatch.setattr(slurm_slots, "ASK_SECONDS", 60.0)
     (tmp_path / "queue").write_text("".join(f"{i}|RUNNING|None\n" for i in range(50)))
-    queue = slurm_slots.Queue()
+    queue = slurm_module.Queue()
     processes = [slurm(str(i), queue) for i in range(50)]
     assert [process.poll() for process in processes * 3] == [None] * 150
     assert len(calls(tmp_path)) == 1
@@ -86,7 +88,7 @@ def test_the_queue_is_asked_once_for_all_jobs(tmp_path, slurm, monkeypatch):
 
 def test_a_job_that_leaves_the_queue_without_a_result_was_killed(tmp_path, slurm):
     (tmp_path / "queue").write_text("6|RUNNING|None\n")  # 7 is not there any more
-    process = slurm("7", slurm_slots.Queue())
+    process = slurm("7", slurm_module.Queue())
     assert process.poll() is None  # what it left behind may be on its way
     time.sleep(0.15)
     assert process.poll() == -signal.SIGKILL
@@ -95,7 +97,7 @@ def test_a_job_that_leaves_the_queue_without_a_result_was_killed(tmp_path, slurm
 
 def test_a_result_that_shows_late_is_waited_for(tmp_path, slurm):
     (tmp_path / "queue").write_text("7|COMPLETED|None\n")
-    process = slurm("7", slurm_slots.Queue())
+    process = slurm("7", slurm_module.Queue())
     assert process.poll() is None
     (tmp_path / "runs" / "result.json").touch()
     assert process.poll() == 0
@@ -103,7 +105,7 @@ def test_a_result_that_shows_late_is_waited_for(tmp_path, slurm):
 
 
 def test_a_job_that_is_put_back_into_the_queue_is_still_at_work(tmp_path, slurm):
-    process = slurm("7", slurm_slots.Queue())
+    process = slurm("7", slurm_module.Queue())
     for state in ("RUNNING", "PREEMPTED", "PENDING", "NODE_FAIL", "RUNNING"):
         (tmp_path / "queue").write_text(f"7|{state}|None\n")
         assert process.poll() is None
@@ -111,7 +113,7 @@ def test_a_job_that_is_put_back_into_the_queue_is_still_at_work(tmp_path, slurm)
 
 
 def test_a_queue_that_does_not_answer_says_nothing(tmp_path, slurm):
-    process = slurm("7", slurm_slots.Queue())
+    process = slurm("7", slurm_module.Queue())
     time.sleep(0.15)
     assert process.poll() is None  # there is no file to print: squeue fails
     time.sleep(0.15)
@@ -121,7 +123,7 @@ def test_a_queue_that_does_not_answer_says_nothing(tmp_path, slurm):
 @pytest.mark.parametrize(("code", "polled"), [(75, 75), (130, 130), (1, 1)])
 def test_a_jobs_own_exit_code_comes_from_the_file_it_left(tmp_path, slurm, code, polled):
     (tmp_path / "queue").write_text("7|RUNNING|None\n")
-    process = slurm("7", slurm_slots.Queue())
+    process = slurm("7", slurm_module.Queue())
     process.job.paths.result_pickle.write_text(str(code))
     assert process.poll() == polled
 
@@ -143,14 +145,14 @@ def test_a_job_that_waits_is_taken_out_and_one_that_runs_is_asked_first(
     tmp_path, slurm, state, number, expected
 ):
     (tmp_path / "queue").write_text(f"7|{state}|None\n")
-    slurm("7", slurm_slots.Queue()).signal(number)
+    slurm("7", slurm_module.Queue()).signal(number)
     assert calls(tmp_path)[1:] == expected
 
 
 def test_without_slurm_the_launcher_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="no sbatch here"):
-        slurm_slots.slurm_slots(tmp_path, 1, {"setup": []}, 1)
+        slurm_module.slurm_slots(tmp_path, 1, {"setup": []}, 1)
 
 
 # Ray
@@ -168,7 +170,7 @@ def test_without_slurm_the_launcher_says_so(tmp_path, monkeypatch):
 )
 def test_as_many_jobs_fit_on_a_node_as_have_their_share_of_it(gpus, cpus, fit):
     node = {"GPU": 2.0, "CPU": 8.0, "memory": 1e9}
-    assert ray_slots._jobs_that_fit(node, {"num_gpus": gpus, "num_cpus": cpus}) == fit
+    assert ray._jobs_that_fit(node, {"num_gpus": gpus, "num_cpus": cpus}) == fit
 
 
 def test_a_job_ends_with_the_process_that_started_it(tmp_path):

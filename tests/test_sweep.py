@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from jobs import TINY, job
 
-from kd_bench import slots
 from kd_bench.jobs import job as job_module
 from kd_bench.jobs import resolve
 from kd_bench.sweep import prepare
+from kd_bench.sweep.executors import local
 from kd_bench.utils.errors import UserError
 
 KD_BENCH = [sys.executable, "-m", "kd_bench"]
@@ -98,7 +98,7 @@ def test_jobs_of_other_recipes_say_which(tmp_path):
 
 def test_gpus_that_are_visible_are_slots_each_as_often_as_asked(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
-    places = slots.local_slots("auto", 1, jobs_per_gpu=2, jobs_at_once=None)
+    places = local.local_slots("auto", 1, jobs_per_gpu=2, jobs_at_once=None)
     assert [s.environment["CUDA_VISIBLE_DEVICES"] for s in places] == ["4", "6", "4", "6"]
     assert len(set(places)) == 4
 
@@ -106,11 +106,11 @@ def test_gpus_that_are_visible_are_slots_each_as_often_as_asked(monkeypatch):
 def test_without_a_gpu_the_cores_are_shared_out(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 5, 7})
-    places = slots.local_slots("auto", 2, 1, None)
+    places = local.local_slots("auto", 2, 1, None)
     assert [s.environment["KD_BENCH_CORES"] for s in places] == ["0,1", "2,5"]
     assert all(s.environment["OMP_NUM_THREADS"] == "2" for s in places)
-    assert len(slots.local_slots("cpu", 1, 1, jobs_at_once=3)) == 3
-    assert len(slots.local_slots("cpu", 64, 1, None)) == 1
+    assert len(local.local_slots("cpu", 1, 1, jobs_at_once=3)) == 3
+    assert len(local.local_slots("cpu", 64, 1, None)) == 1
 
 
 # Running

@@ -21,7 +21,7 @@ from kd_bench.utils.errors import require
 
 if TYPE_CHECKING:
     from kd_bench.jobs.job import Job
-    from kd_bench.slots import Slot
+    from kd_bench.sweep.executors.local import Slot
 
 
 @dataclass

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from kd_bench import forks, slots
 from kd_bench.launchers.base import SweepConfig, SweepLauncher, require_one_or_more
+from kd_bench.sweep.executors import fork_server
+from kd_bench.sweep.executors.local import LocalSlot, local_slots
 from kd_bench.utils import process
 
 
@@ -29,15 +30,15 @@ class LocalLauncher(SweepLauncher):
 
     def prepare(self, config: dict[str, Any]) -> None:
         """Load PyTorch for all jobs."""
-        forks.prepare(process.for_job(config["threads"]))
+        fork_server.prepare(process.for_job(config["threads"]))
 
-    def slots(self, config: dict[str, Any]) -> list[slots.LocalSlot]:
+    def slots(self, config: dict[str, Any]) -> list[LocalSlot]:
         """This machine's GPUs, or its cores."""
         from kd_bench.training.device import (
             choose_device,  # imports torch, which --help does without
         )
 
         choose_device(config["device"])
-        return slots.local_slots(
+        return local_slots(
             config["device"], config["threads"], self.jobs_per_gpu, self.jobs_at_once
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kd_bench.launchers.base import SweepConfig, SweepLauncher, require_one_or_more
-from kd_bench.ray_slots import RaySlot, ray_slots
+from kd_bench.sweep.executors.ray import RaySlot, ray_slots
 from kd_bench.sweep.retry import OnError
 from kd_bench.utils.errors import require
 

@@ -18,7 +18,7 @@ from kd_bench.sweep.eta import Paces
 
 if TYPE_CHECKING:
     from kd_bench.jobs.job import Job
-    from kd_bench.slots import Slot
+    from kd_bench.sweep.executors.local import Slot
     from kd_bench.sweep.scheduler import Running
 
 LOOK_SECONDS = 0.5  # between two looks at the files of the running jobs

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kd_bench.jobs.job import Job, write
-from kd_bench.slots import Process, Slot
 from kd_bench.sweep.display import SweepDisplay
+from kd_bench.sweep.executors.local import Process, Slot
 from kd_bench.sweep.retry import GO_ON, Policy
 from kd_bench.utils.files import make_folder, write_whole
 from kd_bench.utils.lock import LOCKED_ELSEWHERE, lock_owner

@@ -47,7 +47,7 @@ def _loaded() -> list[str]:
 
     But for modules with an underscore: torchvision takes a second, and few data sets need it.
     """
-    here = Path(__file__).parent
+    here = Path(__file__).parents[2]
     found = [(package, m.name) for package in PACKAGES for m in iter_modules([str(here / package)])]
     modules = [f"kd_bench.{package}.{name}" for package, name in found if name[0] != "_"]
     return [PROGRAM, "kd_bench.jobs.tensorboard", *modules]

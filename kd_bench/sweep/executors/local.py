@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from kd_bench.forks import Fork
+from kd_bench.sweep.executors.fork_server import Fork
 from kd_bench.utils import process
 
 
