@@ -14,10 +14,10 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from kd_bench import launchers
 from kd_bench.config import compose
 from kd_bench.config.compose import CONFIG_DIR, register_schema
 from kd_bench.config.hydra_errors import Complaint, explain
+from kd_bench.sweep import launchers
 from kd_bench.utils.errors import UserError, answered_in_a_line
 from kd_bench.utils.lock import LOCKED_ELSEWHERE
 

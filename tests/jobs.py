@@ -10,9 +10,9 @@ from pathlib import Path
 
 from hydra import initialize_config_dir
 
-from kd_bench import launchers
 from kd_bench.config import compose
 from kd_bench.jobs import reporter, runner
+from kd_bench.sweep import launchers
 
 IMAGES = (
     "dataset=synthetic",

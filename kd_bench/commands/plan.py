@@ -41,7 +41,7 @@ def _without_launcher(words: Sequence[str]) -> list[str]:
 
     What was set of that launcher is handed on: the one that plans takes any key.
     """
-    from kd_bench.launchers import LAUNCHERS
+    from kd_bench.sweep.launchers import LAUNCHERS
 
     named = [word for word in words if word.startswith("hydra/launcher=")]
     rest = [

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from kd_bench.launchers.base import SweepConfig, SweepLauncher, require_one_or_more
 from kd_bench.sweep.executors import fork_server
 from kd_bench.sweep.executors.local import LocalSlot, local_slots
+from kd_bench.sweep.launchers.base import SweepConfig, SweepLauncher, require_one_or_more
 from kd_bench.utils import process
 
 

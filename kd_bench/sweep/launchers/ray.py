@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from kd_bench.launchers.base import SweepConfig, SweepLauncher, require_one_or_more
 from kd_bench.sweep.executors.ray import RaySlot, ray_slots
+from kd_bench.sweep.launchers.base import SweepConfig, SweepLauncher, require_one_or_more
 from kd_bench.sweep.retry import OnError
 from kd_bench.utils.errors import require
 

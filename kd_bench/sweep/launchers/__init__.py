@@ -9,13 +9,20 @@ import types
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 
-from kd_bench.launchers import grid, local, plan, ray, slurm
+from kd_bench.sweep.launchers import dry_run as plan
+from kd_bench.sweep.launchers import grid_sweeper as grid
+from kd_bench.sweep.launchers import local, ray, slurm
+from kd_bench.sweep.launchers.dry_run import PlanConfig, PlanLauncher
+from kd_bench.sweep.launchers.grid_sweeper import GridConfig, GridSweeper
+from kd_bench.sweep.launchers.local import LocalConfig, LocalLauncher
+from kd_bench.sweep.launchers.ray import RayConfig, RayLauncher
+from kd_bench.sweep.launchers.slurm import SlurmConfig, SlurmLauncher
 
 # By the name that `hydra/launcher=NAME` has for it.
 LAUNCHERS = {
-    "local": (local, local.LocalLauncher, local.LocalConfig),
-    "ray": (ray, ray.RayLauncher, ray.RayConfig),
-    "slurm": (slurm, slurm.SlurmLauncher, slurm.SlurmConfig),
+    "local": (local, LocalLauncher, LocalConfig),
+    "ray": (ray, RayLauncher, RayConfig),
+    "slurm": (slurm, SlurmLauncher, SlurmConfig),
 }
 
 
@@ -23,8 +30,8 @@ def register() -> None:
     """Make the launchers, the one that plans, and `hydra/sweeper=grid` known."""
     for name, (module, launcher, config) in LAUNCHERS.items():
         _register(module, launcher, "hydra/launcher", name, config)
-    _register(plan, plan.PlanLauncher, "hydra/launcher", "plan", plan.PlanConfig)
-    _register(grid, grid.GridSweeper, "hydra/sweeper", "grid", grid.GridConfig)
+    _register(plan, PlanLauncher, "hydra/launcher", "plan", PlanConfig)
+    _register(grid, GridSweeper, "hydra/sweeper", "grid", GridConfig)
 
 
 def _register(module: types.ModuleType, plugin: type, group: str, name: str, config: type) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from hydra.core.utils import JobReturn
 
 from kd_bench.config import compose
-from kd_bench.launchers.local import LocalConfig, LocalLauncher
+from kd_bench.sweep.launchers.local import LocalConfig, LocalLauncher
 
 
 @dataclass

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from kd_bench.jobs.job import FOLDER
-from kd_bench.launchers.base import SweepConfig, SweepLauncher, require_one_or_more
 from kd_bench.sweep.executors.slurm import SlurmSlot, slurm_slots
+from kd_bench.sweep.launchers.base import SweepConfig, SweepLauncher, require_one_or_more
 from kd_bench.sweep.retry import OnError
 
 
