@@ -14,7 +14,7 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from jobs import job, trained
 
-from kd_bench import cli
+from kd_bench.cli import main
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def kd_bench(tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["kd-bench", *map(str, arguments)])
         GlobalHydra.instance().clear()
         try:
-            cli.main()
+            main.main()
             code = 0
         except SystemExit as end:
             code = end.code

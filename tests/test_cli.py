@@ -9,7 +9,7 @@ import torch
 from jobs import TINY, composed, composing, job
 
 import kd_bench as package
-from kd_bench import application
+from kd_bench.cli import hydra_app
 from kd_bench.config import compose
 from kd_bench.jobs import resolve
 from kd_bench.jobs import runner as run
@@ -192,7 +192,7 @@ def test_help_answers_within_two_seconds_and_without_torch(arguments, tmp_path):
     code = (
         "import sys; sys.argv = ['kd-bench', *sys.argv[1:]]\n"
         "import atexit; atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr))\n"
-        "from kd_bench.cli import main; main()"
+        "from kd_bench.cli.main import main; main()"
     )
     started = time.perf_counter()
     done = subprocess.run(
@@ -210,7 +210,7 @@ def test_the_version_is_the_programs_own(kd_bench):
 
 def test_the_alias_for_the_teacher_and_the_place_of_m():
     given = ["teacher=resnet110", "-m", "seed=0,1", "teacher.seed=3"]
-    assert application.hydra_arguments(given) == [
+    assert hydra_app.hydra_arguments(given) == [
         "-m",
         "model@teacher.model=resnet110",
         "seed=0,1",

@@ -130,7 +130,7 @@ def test_a_file_of_another_version_is_named(kd_bench, started, tmp_path):
 def test_neither_hydra_nor_torch_is_loaded(started, tmp_path):
     code = (
         "import sys; sys.argv = ['kd-bench', 'status']\n"
-        "from kd_bench.cli import main; main()\n"
+        "from kd_bench.cli.main import main; main()\n"
         "print(sorted({'torch', 'hydra', 'omegaconf', 'pandas', 'rich'} & set(sys.modules)))"
     )
     done = subprocess.run(

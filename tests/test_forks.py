@@ -35,7 +35,7 @@ for name in forks._loaded():
     import_module(name)
 print(*(name for name in sys.modules if name.startswith("kd_bench.")))
 """
-UNGUARDED = "import sys; sys.argv[1:] = {}; from kd_bench.cli import main; main()"
+UNGUARDED = "import sys; sys.argv[1:] = {}; from kd_bench.cli.main import main; main()"
 
 
 def python(code: str) -> list[str]:

@@ -18,7 +18,9 @@ from kd_bench.utils.errors import UserError
 @pytest.mark.parametrize(("place", "library"), [("slurm", "submitit"), ("ray", "ray")])
 def test_a_missing_library_is_answered_with_the_line_that_installs_it(tmp_path, place, library):
     arguments = ["-m", f"hydra/launcher={place}", *TINY, "seed=0,1"]
-    program = f"import sys; sys.modules['{library}'] = None; from kd_bench.cli import main; main()"
+    program = (
+        f"import sys; sys.modules['{library}'] = None; from kd_bench.cli.main import main; main()"
+    )
     command = [sys.executable, "-c", program, *arguments]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2

@@ -57,15 +57,14 @@ def test_your_own_method_model_and_data_run_as_the_readme_says(outside):
 def test_every_command_of_the_readme_composes(tmp_path):
     from jobs import composing
 
-    from kd_bench import application
-    from kd_bench.commands import COMMANDS
+    from kd_bench.cli import COMMANDS, hydra_app
     from kd_bench.config import compose
 
     lines = [line for kind, text in BLOCKS if kind == "bash" for line in text.splitlines()]
     commands = [re.sub(r"\s+#.*", "", line) for line in lines if line.startswith("kd-bench")]
     assert len(commands) > 5
     for command in commands:
-        words = application.hydra_arguments(command.replace("FOLDER", str(tmp_path)).split()[1:])
+        words = hydra_app.hydra_arguments(command.replace("FOLDER", str(tmp_path)).split()[1:])
         choices = [w for w in words if "=" in w and "," not in w and not w.startswith("sweep=")]
         if "--config-dir" not in words and not {*words[:1]} & {*COMMANDS}:
             with composing():

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 import kd_bench
-from kd_bench import application
+from kd_bench.cli.hydra_app import explained
 from kd_bench.config import compose
 from kd_bench.config.compose import register_schema
 from kd_bench.jobs import instantiate, resolve, validate
@@ -87,7 +87,7 @@ def main(typed: Sequence[str] | None = None) -> int:
     register_schema()
     launchers.register()
     try:
-        with application.explained(), tempfile.TemporaryDirectory() as scratch:
+        with explained(), tempfile.TemporaryDirectory() as scratch:
             for found in measure(args, Path(scratch)):  # written after each, should time run out
                 write_json(Path(f"{args.out}.json"), found)
                 report.plot(found, Path(f"{args.out}.png"))

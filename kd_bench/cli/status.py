@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from kd_bench.commands.arguments import Parser, runs_folder
+from kd_bench.cli.parser import Parser, runs_folder
 from kd_bench.jobs.job import Job, read, sweeps
 from kd_bench.jobs.status import DONE, FAILED, KINDS, RUNNING, State, progress_words, states
 from kd_bench.sweep import eta

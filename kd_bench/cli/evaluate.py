@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kd_bench.commands.arguments import Parser, with_data
+from kd_bench.cli.parser import Parser, with_data
 from kd_bench.results.run_folder import WEIGHTS
 from kd_bench.results.store import job_config, read_record
 from kd_bench.utils.errors import require
@@ -63,9 +63,9 @@ def _config(record: Mapping | None, choices: Sequence[str], config_dir: str | No
     missing = [name for name in SECTIONS if name not in chosen]
     if record is None or len(missing) == len(SECTIONS):
         require(not missing, f"say what it is: add {' '.join(f'{n}=NAME' for n in missing)}")
-    from kd_bench import application  # Hydra, which the record of a run does without
+    from kd_bench.cli import hydra_app  # Hydra, which the record of a run does without
 
-    composed = application.composed(choices, config_dir)
+    composed = hydra_app.composed(choices, config_dir)
     return composed if record is None else composed | {n: job_config(record)[n] for n in missing}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kd_bench.commands.arguments import Parser, with_data
+from kd_bench.cli.parser import Parser, with_data
 from kd_bench.results.run_folder import WEIGHTS
 from kd_bench.results.store import job_config, read_record
 from kd_bench.utils.errors import require

@@ -7,7 +7,7 @@ import os
 import sys
 
 import kd_bench
-from kd_bench.commands import COMMANDS
+from kd_bench.cli import COMMANDS
 from kd_bench.utils.errors import UserError, answered_in_a_line
 
 
@@ -40,6 +40,6 @@ def _main(typed: list[str]) -> int:
         )
     # Each is imported when it is asked for: `status` needs neither Hydra nor torch.
     if typed and typed[0] in COMMANDS:
-        return importlib.import_module(f"kd_bench.commands.{typed[0]}").main(typed[1:])
-    importlib.import_module("kd_bench.application").main(typed)
+        return importlib.import_module(f"kd_bench.cli.{typed[0]}").main(typed[1:])
+    importlib.import_module("kd_bench.cli.hydra_app").main(typed)
     return 0

@@ -9,7 +9,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from kd_bench.commands.arguments import Parser, with_data
+from kd_bench.cli.parser import Parser, with_data
 from kd_bench.config import identity
 from kd_bench.results.store import job_config, read_record
 from kd_bench.utils.errors import require

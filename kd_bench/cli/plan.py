@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from kd_bench.commands.arguments import Parser
+from kd_bench.cli.parser import Parser
 from kd_bench.utils.errors import require
 
 DESCRIPTION = """\
@@ -25,14 +25,14 @@ Times are those of like jobs that ran below runs_dir; where there are none the p
 
 def main(words: Sequence[str]) -> int:
     """Plan what the words would run."""
-    from kd_bench import application
+    from kd_bench.cli import hydra_app
 
     if {"-h", "--help"} & set(words):
         parser = Parser("plan", DESCRIPTION)
         parser.usage = "kd-bench plan [sweep=NAME] [-m] [GROUP=CHOICE ...] [KEY=VALUE ...]"
         parser.print_help()
     else:
-        application.main(_without_launcher(words))
+        hydra_app.main(_without_launcher(words))
     return 0
 
 

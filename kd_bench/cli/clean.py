@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from kd_bench.commands.arguments import Parser, runs_folder
+from kd_bench.cli.parser import Parser, runs_folder
 from kd_bench.config.schema import BASELINE
 from kd_bench.jobs.job import FOLDER, read, sweeps
 from kd_bench.results.run_folder import CHECKPOINTS, TABLES, WEIGHTS, read_result
