@@ -11,8 +11,8 @@ import sys
 
 import pytest
 import torch
+from helpers.jobs import job, trained
 from hydra.core.global_hydra import GlobalHydra
-from jobs import job, trained
 
 from kd_bench.cli import main
 

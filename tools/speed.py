@@ -25,15 +25,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from throughput import agreement, report
+from throughput import roofline as limits
+from throughput.contest import Contestant, compete, ratio
+from throughput.scenarios import Scene, contestants, write_teacher
 
 import kd_bench
 from kd_bench.cli.hydra_app import explained
 from kd_bench.config import compose
 from kd_bench.config.compose import register_schema
 from kd_bench.jobs import instantiate, resolve, validate
-from kd_bench.speed import agreement, limits, report
-from kd_bench.speed.contest import Contestant, compete, ratio
-from kd_bench.speed.scenes import Scene, contestants, write_teacher
 from kd_bench.sweep import launchers
 from kd_bench.training.device import choose_device, device_name, prepare_torch
 from kd_bench.utils import process

@@ -1,0 +1,263 @@
+"""The command line: what it answers to mistakes, what it makes of choices and values."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from helpers.jobs import TINY, composed, composing, job
+
+import kd_bench as package
+from kd_bench.cli import hydra_app
+from kd_bench.config import compose
+from kd_bench.jobs import resolve
+from kd_bench.jobs import runner as run
+from kd_bench.results.run_folder import read_result
+
+MISTAKES = {
+    "a misspelt key": (["sede=1"], "no key 'sede'; there are dataset, model, teacher"),
+    "a misspelt key with +": (["+sede=1"], "no key 'sede'; there are dataset, model, teacher"),
+    "a misspelt key in a section": (["+recipe.warm=1"], "'recipe' has name, epochs"),
+    "a misspelt key in a loss": (
+        ["method.losses.st.temprature=3"],
+        "no key 'temprature' in method.losses.st; there are _target_, temperature",
+    ),
+    "a misspelt key in a loss with +": (
+        ["+method.losses.st.temprature=3"],
+        "unknown 'temprature'; SoftTarget takes temperature",
+    ),
+    "a word for a number": (["seed=abc"], "seed: Value 'abc' of type 'str' could not be"),
+    "a word for a loss's number": (
+        ["method.losses.st.temperature=warm"],
+        "temperature must be of type float, got 'warm'",
+    ),
+    "an unknown device": (["device=gpu"], "expected one of [auto, cpu, cuda]"),
+    "an unknown method": (["method=kd"], "no method 'kd'; there are "),
+    "an unknown model": (["model=resnet21"], "no model 'resnet21'; there are "),
+    "an unknown teacher": (["teacher=resnet21"], "no model 'resnet21'; there are "),
+    "an unknown dataset": (["dataset=cifar"], "no dataset 'cifar'; there are cifar10, cifar100"),
+    "an unknown method in a sweep": (["-m", "method=st,kd"], "no method 'kd'; there are "),
+    "a wrong value in a sweep": (["-m", "seed=0,1,x"], "seed: Value 'x' of type 'str'"),
+    "several values without -m": (["method=st,at"], "add -m to run a job with each"),
+    "a stage that the model lacks": (
+        ["method=at", "method.losses.at.stages=[stage9]"],
+        "no stage 'stage9' in resnet8; it has stem, stage1",
+    ),
+    "a weight without a term": (["+method.weights.x=1"], "weight without a term: x; the terms are"),
+    "a missing dataset": (["dataset=cifar10"], "dataset.download=true"),
+    "a missing image folder": (
+        ["dataset=image_folder", "dataset.name=birds"],
+        "say where it is with dataset.root=FOLDER",
+    ),
+    "an image folder without a name": (["dataset=image_folder"], "give a value for dataset.name"),
+    "a negative seed": (["seed=-1"], "seed must be 0 or more, got -1"),
+    "temperature 0": (["method.losses.st.temperature=0"], "temperature must be"),
+    "zero epochs": (["recipe.epochs=0"], "epochs must be 1 or more, got 0"),
+    "zero epochs of the teacher": (["teacher.recipe.epochs=0"], "epochs must be 1 or more, got 0"),
+    "an unwritable runs folder": (["runs_dir=file/runs"], "choose another place with runs_dir=DIR"),
+    "an unwritable runs folder of a sweep": (["-m", "runs_dir=file/runs", "seed=0,1"], "runs_dir="),
+    "a missing checkpoint": (["teacher.checkpoint=no.pt"], "cannot read the checkpoint no.pt"),
+    "a name that is no folder's": (["method.name=a/b"], "it names a folder"),
+    "a target that is not there": (
+        ["method.losses.st._target_=kd_bench.methods.st.Sott"],
+        "kd_bench.methods.st has SoftTarget",
+    ),
+    "a module that is not there": (
+        ["method.losses.st._target_=kd_bench.methods.sott.Sott"],
+        "there is no module kd_bench.methods.sott",
+    ),
+    "a target that is no loss": (
+        ["method.losses.st._target_=kd_bench.config.schema.Config"],
+        "is no kd_bench.interfaces.Loss",
+    ),
+    "two files of one group": (
+        ["method=[st,at]"],
+        "method=[st,at]: choose one; -m method=st,at runs each",
+    ),
+    "two teachers": (
+        ["teacher=[resnet8,resnet20]"],
+        "-m model@teacher.model=resnet8,resnet20 runs",
+    ),
+    "a stage of one's own without a plus": (
+        ["model.stages={one: layer1}"],
+        "no key 'one' in model.stages yet; add it with +model.stages.one=VALUE",
+    ),
+    "a misspelt command": (
+        ["plna", "sweep=quickstart"],
+        "no command 'plna'; there are plan, status",
+    ),
+    "a misspelt flag": (["--multirn"], "unrecognized arguments: --multirn; usage: "),
+    "a word alone": (["method=st", "quickstart"], "cannot read 'quickstart'; choices and values"),
+    "a choice for a section": (
+        ["teacher.recipe=short"],
+        "choose its file with recipe@teacher.recipe=NAME",
+    ),
+    "no threads": (["threads=0"], "threads must be 1 or more, got 0"),
+    "an epoch without a step": (
+        ["recipe.drop_last=true", "recipe.batch_size=100000"],
+        "batch_size must be at most the 500 training images, got 100,000",
+    ),
+    "rates without sense": (["recipe.gamma=-1"], "gamma must be above 0 and finite, got -1"),
+    "a name for a path": (["model.net._target_=Foo"], "a class, like my_method.Mine; got Foo"),
+    "a number for a path": (["model.net._target_=3"], "a class, like my_method.Mine; got 3"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_answered_in_one_line_before_anything_trains(kd_bench, tmp_path, mistake):
+    arguments, answer = MISTAKES[mistake]
+    (tmp_path / "file").touch()
+    code, printed = kd_bench(*arguments)
+    assert code == 2
+    assert printed.count("\n") == 1, printed
+    assert answer in printed
+    assert not list(tmp_path.glob("runs/*/*"))
+
+
+def write_images(folder, classes):
+    from PIL import Image
+
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        for number in range(2):
+            Image.new("RGB", (8, 8), (number * 90, 3, 7)).save(folder / name / f"{number}.png")
+
+
+def test_class_counts_that_differ_between_train_and_test_are_refused(kd_bench, tmp_path):
+    write_images(tmp_path / "images" / "train", ["ant", "bee", "cat"])
+    write_images(tmp_path / "images" / "test", ["ant", "bee"])
+    code, printed = kd_bench("dataset=image_folder", "dataset.name=x", "dataset.root=images")
+    assert code == 2
+    assert printed.count("\n") == 1
+    assert "3" in printed and "2" in printed and "cat" in printed
+
+
+@pytest.mark.parametrize(
+    ("change", "answer"),
+    [
+        ({"depth": 14}, "is not one of resnet20"),
+        ({"num_classes": 7}, "fc.weight is (7, 64) in the file and (10, 64) in the model"),
+    ],
+    ids=str,
+)
+def test_a_checkpoint_of_another_network_is_refused(kd_bench, tmp_path, change, answer):
+    from kd_bench.models.resnet import ResNet
+
+    net = ResNet(**{"num_classes": 10, "depth": 20, "widths": [16, 16, 32, 64], **change})
+    torch.save(net.state_dict(), tmp_path / "teacher.pt")
+    code, printed = kd_bench("teacher.checkpoint=teacher.pt")
+    assert (code, printed.count("\n")) == (2, 1)
+    assert answer in printed
+
+
+def test_a_checkpoint_that_could_run_code_is_refused(kd_bench, tmp_path):
+    torch.save({"model": subprocess.Popen}, tmp_path / "teacher.pt")
+    code, printed = kd_bench("teacher.checkpoint=teacher.pt")
+    assert (code, printed.count("\n")) == (2, 1)
+    assert "no checkpoint of tensors alone" in printed
+
+
+def test_a_job_is_run_and_a_second_time_is_found_done(kd_bench, tmp_path):
+    code, printed = kd_bench(*TINY, "method=st")
+    assert code == 0
+    assert "synthetic resnet20-resnet8_half st seed 0: done: " in printed
+    code, printed = kd_bench(*TINY, "method=st")
+    assert code == 0
+    assert "done already, nothing to train" in printed
+
+
+def test_ctrl_c_is_answered_in_a_line(kd_bench, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "run", interrupted)
+    code, printed = kd_bench(*TINY, "method=baseline")
+    assert (code, printed.count("\n")) == (130, 1), printed
+    assert "goes on from its last epoch" in printed
+
+
+def test_values_that_differ_from_the_choices_are_kept_in_the_record(kd_bench, tmp_path):
+    kd_bench(*TINY, "method=st", "method.losses.st.temperature=8", "recipe.momentum=0.9")
+    (folder,) = tmp_path.glob("runs/synthetic/*/st/*/seed0")
+    changed = read_result(folder)["changed"]
+    assert changed["method.losses.st.temperature"] == 8
+    assert changed["recipe.epochs"] == 2
+    assert "recipe.momentum" not in changed  # spelt out, but what it is by default
+    assert "runs_dir" not in changed
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"]], ids=str)
+def test_help_answers_within_two_seconds_and_without_torch(arguments, tmp_path):
+    code = (
+        "import sys; sys.argv = ['kd-bench', *sys.argv[1:]]\n"
+        "import atexit; atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr))\n"
+        "from kd_bench.cli.main import main; main()"
+    )
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1] == "False"
+    assert "resnet8" in done.stdout
+    print(time.perf_counter() - started)
+
+
+def test_the_version_is_the_programs_own(kd_bench):
+    assert kd_bench("--version") == (0, f"kd-bench {package.__version__}\n")
+
+
+def test_the_alias_for_the_teacher_and_the_place_of_m():
+    given = ["teacher=resnet110", "-m", "seed=0,1", "teacher.seed=3"]
+    assert hydra_app.hydra_arguments(given) == [
+        "-m",
+        "model@teacher.model=resnet110",
+        "seed=0,1",
+        "teacher.seed=3",
+    ]
+
+
+def test_a_teacher_follows_the_students_recipe_unless_told_otherwise(tmp_path):
+    same = job(tmp_path, "recipe=crd240")
+    assert same["teacher"]["recipe"]["name"] == "crd240"
+    other = job(tmp_path, "recipe=crd240", "recipe@teacher.recipe=zoo200")
+    assert other["teacher"]["recipe"]["name"] == "zoo200"
+
+
+def test_a_pair_is_a_teacher_and_a_student_and_either_can_be_replaced(tmp_path):
+    pair = job(tmp_path, "pair=resnet56-resnet20")
+    assert (pair["teacher"]["model"]["name"], pair["model"]["name"]) == ("resnet56", "resnet20")
+    other = job(tmp_path, "pair=resnet56-resnet20", "model=resnet32")
+    assert (other["teacher"]["model"]["name"], other["model"]["name"]) == ("resnet56", "resnet32")
+
+
+def test_weights_that_suit_a_dataset_are_its_own_and_can_be_overridden():
+    def weight(*overrides):
+        return composed("method=at", *overrides)["method"]["weights"]["at"]
+
+    assert weight("dataset=cifar10") == 1000
+    assert weight("dataset=digits") == 30
+    assert weight("dataset=digits", "method.weights.at=7") == 7
+
+
+def test_a_baseline_is_one_job_under_every_pair_of_its_student(tmp_path):
+    pairs = ("resnet110-resnet20", "resnet20-resnet20", "resnet56-resnet20")
+    names = {
+        resolve.folder_name(job(tmp_path, "method=baseline", f"pair={pair}")) for pair in pairs
+    }
+    assert len(names) == 1
+
+
+def test_the_teacher_of_a_pair_of_equals_is_the_baseline_of_its_seed(tmp_path):
+    config = job(tmp_path, "method=st", "pair=resnet20-resnet20", "recipe.epochs=1")
+    config["model"] = config["teacher"]["model"]
+    config["recipe"] = config["teacher"]["recipe"]
+    baseline = {**config, "method": job(tmp_path, "method=baseline")["method"]}
+    assert resolve.folder_name(resolve.teacher_job(config)) == resolve.folder_name(baseline)
+
+
+def test_many_seeds_are_composed_as_if_each_were_composed_alone():
+    sweep = [[*TINY, f"method={m}", f"seed={s}"] for m in ("st", "at") for s in (0, 1, 2)]
+    with composing():
+        assert compose.jobs(sweep) == [compose.job(overrides) for overrides in sweep]

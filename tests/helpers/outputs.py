@@ -1,0 +1,99 @@
+"""Outputs that no network gave, and what every loss must stand, for tests of single losses."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.autograd import gradcheck
+
+from helpers.shipped import shapes
+from kd_bench.interfaces import Batch, Loss, Output, Spec
+
+K = 4  # classes
+Shapes = dict[str, tuple[int, ...]]
+
+
+def rand(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.double)
+
+
+def meeting(student: Shapes, teacher: Shapes, classes: int = K, images: int = 12) -> Spec:
+    """The spec of two networks of these shapes, and of images whose classes take turns."""
+    labels = torch.arange(images) % classes
+    small, large = shapes("small", **student), shapes("large", **teacher)
+    return Spec(small, large, classes, labels, epochs=1)
+
+
+def said(logits: Tensor | None = None, **features: Tensor) -> Output:
+    return Output(torch.zeros(1, K) if logits is None else logits, features)
+
+
+def batch_of(spec: Spec, size: int) -> Batch:
+    """The first images of a training set."""
+    index = torch.arange(size, device=spec.labels.device)
+    image = torch.zeros(size, 3, 4, 4, device=spec.labels.device)
+    return Batch(image, spec.labels[index], index, torch.tensor(1.0))
+
+
+def total(value: Tensor | dict[str, Tensor]) -> Tensor:
+    return value if isinstance(value, Tensor) else sum(value.values())
+
+
+def has_the_gradient_that_differences_give(loss: Loss, spec: Spec, size: int = 3) -> bool:
+    """By gradcheck, in double precision, for logits and all features that the loss reads."""
+    loss.double()
+    draws = torch.get_rng_state()
+    teacher = said(rand(size, K, seed=9), **_features(spec.teacher, loss, size, seed=1))
+    student = _features(spec.student, loss, size, seed=2)
+
+    def value(logits: Tensor, *features: Tensor) -> Tensor:
+        fresh = deepcopy(loss)  # as memories move with every call
+        torch.set_rng_state(draws)
+        output = said(logits, **dict(zip(student, features, strict=True)))
+        return total(fresh(output, teacher, batch_of(spec, size)))
+
+    inputs = [rand(size, K), *student.values()]
+    return gradcheck(value, [x.requires_grad_() for x in inputs])
+
+
+def is_finite_with_its_gradient(loss: Loss, spec: Spec, scale: float, size: int = 6) -> bool:
+    """In single precision: features times `scale` against ones, logits of 1e4 that disagree."""
+    logits = 1e4 * torch.tensor([1.0, -1.0]).repeat(size, K // 2)
+    student = {s: scale * x.float() for s, x in _features(spec.student, loss, size).items()}
+    teacher = {s: torch.ones(size, *spec.teacher[s]) for s in loss.taps}
+    leaves = [x.requires_grad_() for x in (logits, *student.values())]
+    other = said(-logits.detach(), **teacher)
+    value = total(loss(said(logits, **student), other, batch_of(spec, size)))
+    value.backward()
+    learning = [x for x in (*leaves, *loss.parameters()) if x.grad is not None]
+    return bool(value.isfinite()) and all(x.grad.isfinite().all() for x in learning)
+
+
+def never_asks_for_a_number(make, spec: Spec, size: int = 3) -> bool:
+    """Whether loss and gradient are computed without a single value being known.
+
+    On the meta device, where whatever would make a GPU wait (`.item()`, `if tensor:`, masks as
+    indices) is an error.
+    """
+    with torch.device("meta"):
+        labels = torch.empty(len(spec.labels), dtype=torch.long)
+        spec = replace(spec, labels=labels)
+        loss = make(spec)
+        student, teacher = (
+            said(torch.empty(size, K), **{s: torch.empty(size, *net[s]) for s in loss.taps})
+            for net in (spec.student, spec.teacher)
+        )
+        student.logits.requires_grad_()
+        for feature in student.features.values():
+            feature.requires_grad_()
+        total(loss(student, teacher, batch_of(spec, size))).backward()
+    return True
+
+
+def _features(network: Shapes, loss: Loss, size: int, seed: int = 0) -> dict[str, Tensor]:
+    stages = enumerate(loss.taps)
+    return {stage: rand(size, *network[stage], seed=seed + 10 * i) for i, stage in stages}

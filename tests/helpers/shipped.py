@@ -1,0 +1,35 @@
+"""What conf/ lists, for the tests that hold for every file there, those of tomorrow too."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from helpers.paths import CONF
+from kd_bench.config.schema import MethodConfig, ModelConfig, RecipeConfig
+from kd_bench.interfaces import Stages
+
+SCHEMAS = {"method": MethodConfig, "model": ModelConfig, "recipe": RecipeConfig}
+
+
+def choices(group: str) -> list[str]:
+    """Names of a group's files."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+@cache
+def load(group: str, name: str) -> dict:
+    """One choice with its own defaults; names that it looks up in other groups are made up."""
+    elsewhere = {"dataset": "digits", "model": "student", "teacher.model": "teacher"}
+    overrides = [f"+{node}.name={answer}" for node, answer in elsewhere.items() if node != group]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose(f"{group}/{name}", overrides)
+    typed = OmegaConf.merge({group: OmegaConf.structured(SCHEMAS[group])}, config)
+    return OmegaConf.to_container(typed[group], resolve=True)
+
+
+def shapes(model: str, **stages: tuple[int, ...]) -> Stages:
+    """Shapes of a network that there need not be."""
+    return Stages(model, stages, paths={})

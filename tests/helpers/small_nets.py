@@ -1,0 +1,38 @@
+"""Networks small enough to be worked out by hand, for methods that differentiate them."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from helpers.shipped import shapes
+from kd_bench.interfaces import Batch, Output, Spec
+
+
+def rand(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.double)
+
+
+def spec(classes: int = 2, epochs: int = 4, **stages: tuple[int, ...]) -> Spec:
+    """What a loss knows of two networks with equal stages."""
+    student, teacher = (shapes(name, **stages) for name in ("small", "large"))
+    return Spec(student, teacher, classes, labels=torch.zeros(4).long(), epochs=epochs)
+
+
+def batch(image: Tensor, target: list[int], epoch: float = 1.0) -> Batch:
+    """Images [B, 3, H, W], which carry gradients, of these classes."""
+    label = torch.tensor(target)
+    return Batch(image.requires_grad_(), label, torch.arange(len(label)), torch.tensor(epoch))
+
+
+def linear(image: Tensor, weight: Tensor) -> Output:
+    """Logits W x of images [B, 3, H, W]: W [K, 3*H*W] is the Jacobian."""
+    return Output(image.flatten(1) @ weight.T)
+
+
+def smooth(image: Tensor, mix: Tensor, classify: Tensor) -> Output:
+    """A network with a stage and with all derivatives: images [B, 3, H, W], [C, 3], [K, C]."""
+    stage = F.softplus(torch.einsum("bchw,dc->bdhw", image, mix))  # [B, C, H, W]
+    return Output(stage.pow(2).mean((2, 3)) @ classify.T, {"stage3": stage})

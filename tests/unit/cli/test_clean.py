@@ -1,0 +1,154 @@
+"""kd-bench clean: what finished jobs no longer need goes, when it was shown and agreed to."""
+
+import os
+
+import pytest
+from helpers.jobs import TINY, job
+
+from kd_bench.jobs import job as job_module
+from kd_bench.sweep import prepare
+from kd_bench.utils.lock import Lock
+
+
+def files(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def litter(folder):
+    """What killed processes and finished jobs leave in a folder."""
+    folder.mkdir(exist_ok=True)
+    (folder / "checkpoint.pt").write_bytes(bytes(3000))
+    (folder / "checkpoint_before.pt.damaged").write_bytes(bytes(500))
+    (folder / "console.log").write_text("nothing to see\n")
+    (folder / ".history.csv.77.part").write_text("epoch,")
+    os.utime(folder / ".history.csv.77.part", (0, 0))
+    (folder / "tensorboard").mkdir()
+    (folder / "tensorboard" / "events.out").write_bytes(bytes(100))
+
+
+KEPT = {"result.json", "history.csv", "timing.csv", "weights.pt", "tensorboard/events.out"}
+
+
+def test_nothing_is_deleted_before_it_was_agreed_to(kd_bench, finished, tmp_path):
+    litter(finished[0])
+    before = files(tmp_path)
+    code, printed = kd_bench("clean")
+    assert code == 0
+    assert files(tmp_path) == before
+    lines = [" ".join(line.split()) for line in printed.splitlines()]
+    assert lines == [
+        "6 B files left half written (1 file)",
+        "500 B damaged checkpoints (1 file)",
+        "3.0 kB checkpoints of finished jobs (1 file)",
+        "15 B console output of finished jobs (1 file)",
+        "3.5 kB in all (4 files)",
+        "nothing was deleted; add --yes to delete this",
+    ]
+
+
+def test_with_yes_that_goes_and_all_else_stays(kd_bench, finished):
+    student, teacher = finished
+    before = files(teacher)
+    litter(student)
+    code, printed = kd_bench("clean", "--yes")
+    assert code == 0
+    assert printed.endswith("deleted 4 files, 3.5 kB\n")
+    assert files(student) == KEPT
+    assert files(teacher) == before
+    assert kd_bench("clean", "--yes") == (0, "nothing to clean\n")
+
+
+def test_files_are_named_where_that_is_asked_for(kd_bench, finished):
+    litter(finished[0])
+    _, printed = kd_bench("clean", "--list")
+    assert f"3.0 kB  {finished[0].relative_to(finished[0].parents[5])}/checkpoint.pt" in printed
+
+
+def test_an_unfinished_job_keeps_what_it_goes_on_from(kd_bench, finished):
+    unfinished = finished[0].with_name("seed1")
+    litter(unfinished)
+    kd_bench("clean", "--yes", "--weights", "--tensorboard")
+    assert files(unfinished) == {"checkpoint.pt", "console.log", "tensorboard/events.out"}
+
+
+def test_a_folder_in_which_a_process_works_is_not_touched(kd_bench, finished):
+    student, _ = finished
+    litter(student)
+    with Lock(student):
+        before = files(student)
+        code, printed = kd_bench("clean", "--yes")
+        assert files(student) == before
+    assert code == 0
+    assert printed == "nothing to clean\nleft alone: 1 folder in which a process works\n"
+
+
+def test_a_file_that_is_being_written_stays(kd_bench, finished):
+    part = finished[0] / ".result.json.77.part"
+    part.touch()
+    kd_bench("clean", "--yes")
+    assert part.exists()
+
+
+def test_weights_go_where_that_is_asked_for_but_never_those_of_a_teacher(kd_bench, finished):
+    student, teacher = finished
+    _, printed = kd_bench("clean", "--yes", "--weights")
+    assert "weights of students (1 file)" in printed
+    assert not (student / "weights.pt").exists()
+    assert (teacher / "weights.pt").exists()
+    assert (student / "result.json").exists()
+
+
+def test_weights_of_whatever_a_sweep_names_as_a_teacher_stay(kd_bench, finished, tmp_path):
+    student, _ = finished
+    (one, *_) = prepare.freeze([(job(tmp_path / "runs", "method=baseline", "seed=5"), {})])
+    one.after = student.relative_to(tmp_path / "runs").as_posix()
+    job_module.write([one], "mine")
+    kd_bench("clean", "--yes", "--weights")
+    assert (student / "weights.pt").exists()
+
+
+def test_a_job_goes_on_with_its_teacher_after_all_that_can_go_is_gone(kd_bench, finished):
+    kd_bench("clean", "--yes", "--weights", "--tensorboard")
+    code, printed = kd_bench(*TINY, "method=st", "seed=1")
+    assert code == 0 and ": done: " in printed
+    code, printed = kd_bench(*TINY, "method=st")
+    assert code == 0 and "done already, nothing to train" in printed
+
+
+def test_event_files_go_where_that_is_asked_for(kd_bench, finished):
+    student, _ = finished
+    litter(student)
+    kd_bench("clean", "--yes", "--tensorboard")
+    assert files(student) == KEPT - {"tensorboard/events.out"}
+    assert not (student / "tensorboard").exists()
+
+
+def test_view_tables_go_where_that_is_asked_for_and_are_made_anew(kd_bench, finished, tmp_path):
+    table = (*TINY, "method=st", "teacher.source=table")
+    assert kd_bench(*table, "seed=1")[0] == 0
+    tables = tmp_path / "runs" / ".tables"
+    assert {path.split("/")[1] for path in files(tables)} == {"rows.f32", "table.json"}
+    assert "view tables" not in kd_bench("clean")[1]
+    with Lock(finished[0]):
+        _, printed = kd_bench("clean", "--tables", "--yes")
+        assert "left alone: 1 folder in which a process works, and view tables\n" in printed
+    assert files(tables)
+    _, printed = kd_bench("clean", "--tables", "--yes")
+    assert "view tables of teachers (2 files)" in printed
+    assert not list(tables.iterdir())
+    code, printed = kd_bench(*table, "seed=2")
+    assert code == 0 and "making the teacher's view table" in printed
+
+
+@pytest.mark.parametrize(
+    ("typed", "answer"),
+    [
+        (["runs_dir=none"], "there is no folder none; say where the runs are: runs_dir=DIR"),
+        (["--force"], "unrecognized arguments: --force; usage: kd-bench clean [-h] [--yes]"),
+    ],
+    ids=str,
+)
+def test_a_mistake_is_answered_in_one_line(kd_bench, typed, answer):
+    code, printed = kd_bench("clean", *typed)
+    assert (code, printed.count("\n")) == (2, 1), printed
+    assert answer in printed

@@ -1,0 +1,91 @@
+"""kd-bench evaluate: the accuracy of a file of weights, beside its record or without one."""
+
+import shutil
+
+import pytest
+import torch
+from helpers.jobs import IMAGES
+
+from kd_bench.results.run_folder import read_result
+from kd_bench.utils.files import write_json
+
+MODEL = ("model=resnet8_half", "model.net.widths=[4,4,8,8]")
+
+
+def test_beside_its_record_it_scores_what_the_record_says(kd_bench, finished):
+    for folder in finished:
+        accuracy = read_result(folder)["accuracy"]["last"]
+        code, printed = kd_bench("evaluate", folder / "weights.pt")
+        assert (code, printed) == kd_bench("evaluate", folder)
+        assert code == 0
+        assert f"on synthetic: {accuracy:.2f} % of 24 test images\n" in printed
+        assert printed.endswith(f"its record says {accuracy:.2f} %: equal\n")
+
+
+def test_elsewhere_model_and_data_are_chosen(kd_bench, finished, tmp_path):
+    student, _ = finished
+    shutil.copy(student / "weights.pt", tmp_path / "mine.pt")
+    code, printed = kd_bench("evaluate", "mine.pt", *MODEL, *IMAGES)
+    accuracy = read_result(student)["accuracy"]["last"]
+    assert code == 0
+    assert printed == f"resnet8_half on synthetic: {accuracy:.2f} % of 24 test images\n"
+
+
+def test_beside_a_record_another_data_set_may_be_chosen(kd_bench, finished):
+    student, _ = finished
+    more = [choice.replace("test=24", "test=48") for choice in IMAGES]
+    code, printed = kd_bench("evaluate", student / "weights.pt", *more)
+    assert code == 0
+    assert printed.startswith("resnet8_half on synthetic: ") and "of 48 test images" in printed
+    assert "its record" not in printed
+
+
+def test_an_accuracy_that_is_not_the_records_is_told(kd_bench, finished):
+    student, _ = finished
+    record = read_result(student)
+    last = record["accuracy"]["last"]
+    write_json(student / "result.json", record | {"accuracy": {"last": last - 1.5}})
+    _, printed = kd_bench("evaluate", student / "weights.pt")
+    assert f"its record says {last - 1.5:.2f} %: +1.50 points now" in printed
+    write_json(student / "result.json", record | {"data_fingerprint": "other"})
+    _, printed = kd_bench("evaluate", student / "weights.pt")
+    assert "of other images: the data have changed since" in printed
+
+
+def test_a_model_of_ones_own_is_found_with_config_dir(kd_bench, finished, tmp_path):
+    student, _ = finished
+    shutil.copy(student / "weights.pt", tmp_path / "mine.pt")
+    (tmp_path / "conf" / "model").mkdir(parents=True)
+    (tmp_path / "conf" / "model" / "own.yaml").write_text(
+        "name: own\n"
+        "net: {_target_: kd_bench.models.resnet.ResNet, depth: 8, widths: [4, 4, 8, 8]}\n"
+    )
+    code, printed = kd_bench("evaluate", "mine.pt", "model=own", *IMAGES, "--config-dir", "conf")
+    assert code == 0, printed
+    assert printed.startswith("own on synthetic: ")
+
+
+@pytest.mark.parametrize(
+    ("typed", "answer"),
+    [
+        ([], "the following arguments are required: CHECKPOINT; usage: kd-bench evaluate"),
+        (["no.pt"], "there is no file no.pt"),
+        (["mine.pt"], "say what it is: add model=NAME dataset=NAME"),
+        (["mine.pt", "model=resnet20"], "say what it is: add dataset=NAME"),
+        (["mine.pt", "model=[resnet8,resnet20]", "dataset=digits"], "choose one; -m model="),
+        (["mine.pt", "model=resnet21", "dataset=digits"], "no model 'resnet21'; there are "),
+        (["mine.pt", *MODEL, "dataset=digits"], "fc.weight is (4, 8) in the file and (10, 8)"),
+        (["mine.pt", *MODEL, "dataset=cifar10"], "dataset.download=true"),
+        (["WEIGHTS", "dataset.pad=1"], "say what it is: add model=NAME dataset=NAME"),
+        (["bad.pt", *MODEL, *IMAGES], "bad.pt is no checkpoint of tensors alone"),
+    ],
+    ids=str,
+)
+def test_a_mistake_is_answered_in_one_line(kd_bench, finished, tmp_path, typed, answer):
+    student, _ = finished
+    shutil.copy(student / "weights.pt", tmp_path / "mine.pt")
+    torch.save({"model": shutil.rmtree}, tmp_path / "bad.pt")
+    words = (student / "weights.pt" if word == "WEIGHTS" else word for word in typed)
+    code, printed = kd_bench("evaluate", *words)
+    assert (code, printed.count("\n")) == (2, 1), printed
+    assert answer in printed

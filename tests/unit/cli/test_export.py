@@ -1,0 +1,90 @@
+"""kd-bench export: a trained network for other programs, and what one must know to use it."""
+
+import json
+
+import pytest
+import torch
+from helpers.jobs import job
+
+from kd_bench.jobs import instantiate
+from kd_bench.results.run_folder import read_result
+from kd_bench.training.teacher import load_weights
+from kd_bench.utils.files import write_json
+
+
+@pytest.fixture
+def network(finished, tmp_path):
+    """The student of `finished` in eval mode, and its data."""
+    config = job(tmp_path)
+    net = instantiate.network(config["model"], 4).net
+    load_weights(net, finished[0] / "weights.pt", "the student")
+    return net.eval(), instantiate.dataset(config["dataset"]).load()
+
+
+def test_a_state_dict_is_the_weights_as_they_are(kd_bench, finished, tmp_path):
+    student, _ = finished
+    code, printed = kd_bench("export", student, "--to", "out/net.pt")
+    assert (code, printed) == (0, "wrote out/net.pt and out/net.pt.json\n")
+    was, now = (
+        torch.load(path, weights_only=True)
+        for path in (student / "weights.pt", tmp_path / "out" / "net.pt")
+    )
+    assert was.keys() == now.keys()
+    assert all(torch.equal(was[name], now[name]) for name in was)
+    assert all(tensor.is_contiguous() for tensor in now.values())
+
+
+def test_what_one_must_know_is_beside_it(kd_bench, finished, tmp_path, network):
+    student, _ = finished
+    kd_bench("export", student, "--to", "net.pt")
+    told = json.loads((tmp_path / "net.pt.json").read_text())
+    record = read_result(student)
+    _, data = network
+    assert told["model"]["name"] == "resnet8_half"
+    assert told["model"]["net"]["widths"] == [4, 4, 8, 8]
+    assert told["num_classes"] == 4
+    assert told["image"]["shape"] == [3, 8, 8]
+    assert torch.equal(torch.tensor(told["image"]["mean"]), data.mean)
+    assert torch.equal(torch.tensor(told["image"]["std"]), data.std)
+    assert told["accuracy"] == record["accuracy"]["last"]
+    assert told["record"] == {"folder": record["folder"], "digest": record["digest"]}
+
+
+def test_a_program_says_what_the_network_says_for_any_number_of_images(
+    kd_bench, finished, tmp_path, network
+):
+    student, _ = finished
+    code, printed = kd_bench("export", student, "--format", "program")
+    (path,) = tmp_path.glob("resnet8_half-synthetic-st-seed0-*.pt2")
+    assert code == 0 and path.name in printed
+    net, data = network
+    program = torch.export.load(path).module()
+    for images in (1, 5):
+        image = data.clean(data.test, 0, images)
+        with torch.no_grad():
+            torch.testing.assert_close(program(image), net(image))
+
+
+@pytest.mark.parametrize(
+    ("prepare", "typed", "answer"),
+    [
+        (None, ["nowhere"], "there is no nowhere; give the folder of a finished job"),
+        (None, ["RUN", "--format", "onnx"], "invalid choice: 'onnx' (choose from"),
+        ("there", ["RUN", "--to", "there.pt"], "there.pt is there already; choose another name"),
+        ("no weights", ["RUN"], "has no weights.pt: they were not kept there"),
+        ("other images", ["RUN"], "are not those that "),
+    ],
+    ids=str,
+)
+def test_a_mistake_is_answered_in_one_line(kd_bench, finished, tmp_path, prepare, typed, answer):
+    student, _ = finished
+    if prepare == "there":
+        (tmp_path / "there.pt").touch()
+    if prepare == "no weights":
+        (student / "weights.pt").unlink()
+    if prepare == "other images":
+        write_json(student / "result.json", read_result(student) | {"data_fingerprint": "other"})
+    code, printed = kd_bench("export", *(student if word == "RUN" else word for word in typed))
+    assert (code, printed.count("\n")) == (2, 1), printed
+    assert answer in printed
+    assert not list(tmp_path.glob("*.json"))

@@ -1,0 +1,197 @@
+"""kd-bench plan: what there is to do, what it takes; nothing is trained or written."""
+
+import os
+import shutil
+
+import pytest
+from helpers.jobs import TINY, job
+
+from kd_bench.jobs import instantiate, resolve
+from kd_bench.sweep import dry_run, prepare
+from kd_bench.utils.lock import Lock
+
+
+def contents(folder):
+    """All files below a folder with their times and contents."""
+    return {
+        path: (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else None)
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def lines_of(printed):
+    return dict(line.split(": ", 1) for line in printed.splitlines())
+
+
+def test_a_sweep_of_which_nothing_is_done_is_all_to_do_and_its_time_unknown(kd_bench, tmp_path):
+    code, printed = kd_bench("plan", "-m", *TINY, "method=baseline,st", "seed=0,1")
+    told = lines_of(printed)
+    assert code == 0
+    assert told["synthetic resnet20 baseline seed 0 (teacher)"] == "to do, time unknown"
+    assert told["synthetic resnet20-resnet8_half st seed 1"] == "to do, time unknown"
+    assert told["5 jobs"] == "0 done, 0 running, 5 to do"
+    assert told["time"] == "unknown; nothing like these jobs has run in runs yet"
+    assert contents(tmp_path) == {}
+
+
+def test_one_job_is_planned_with_its_teacher(kd_bench, tmp_path):
+    code, printed = kd_bench("plan", *TINY, "method=st")
+    assert (code, lines_of(printed)["2 jobs"]) == (0, "0 done, 0 running, 2 to do")
+    assert contents(tmp_path) == {}
+
+
+def test_what_is_done_running_failed_or_begun_is_told_apart_and_nothing_is_written(
+    kd_bench, finished, tmp_path
+):
+    student, _ = finished
+    runs, failed, begun = (student.with_name(f"seed{k}") for k in (1, 2, 3))
+    for folder in (runs, failed, begun):
+        folder.mkdir()
+        (folder / "history.csv").write_text("epoch,test_accuracy\n1,50.0\n")
+        (folder / "timing.csv").write_text("epoch,train,evaluation,images_per_second\n1,4,1,10.0\n")
+    (failed / "error.txt").write_text("RuntimeError: as it was told to\n\nTraceback ...")
+    (begun / "checkpoint.pt").touch()
+    with Lock(runs):
+        before = contents(tmp_path)
+        code, printed = kd_bench("plan", "-m", *TINY, "method=st", "seed=0,1,2,3")
+        assert contents(tmp_path) == before
+    told = lines_of(printed.replace("resnet20-resnet8_half st ", ""))
+    assert code == 0
+    assert told["synthetic seed 0"].startswith("done: ")
+    assert f"running, process {os.getpid()} on " in told["synthetic seed 1"]
+    # one of two epochs is over and took 5 s
+    assert told["synthetic seed 1"].endswith("epoch 1/2 50.00 % 10 images/s, 5 s left")
+    # there is no checkpoint that it could go on from
+    assert told["synthetic seed 2"].startswith("to do, about ")
+    assert told["synthetic seed 2"].endswith("; failed before: RuntimeError: as it was told to")
+    assert told["synthetic seed 3"].startswith("to do from epoch 2 of 2, about 5 s")
+    assert told["5 jobs"] == "2 done, 1 running, 2 to do (1 failed before)"
+
+
+def test_time_and_disk_are_those_of_like_jobs(kd_bench, finished):
+    student, _ = finished
+    _rewrite(student, seconds=10.0, seconds_of_process=13.0)
+    (student / "weights.pt").write_bytes(bytes(2_000_000))
+    _, printed = kd_bench("plan", "-m", *TINY, "method=st", "seed=1,2,3", "recipe.epochs=4")
+    told = lines_of(printed)
+    # 2 epochs took 10 s and 3 s to begin; 4 take 20 s and 3 s; three such jobs 69 s
+    assert told["synthetic resnet20-resnet8_half st seed 1"] == "to do, about 23 s"
+    assert told["time"].startswith("about 1 min 09 s of training")
+    assert told["disk"] == "about 6.0 MB"
+
+
+def test_times_of_another_kind_of_device_are_not_taken(kd_bench, finished):
+    for folder in finished:
+        _rewrite(folder, device="cuda")
+    _, printed = kd_bench("plan", *TINY, "method=st", "seed=1", "device=cpu")
+    assert lines_of(printed)["time"].startswith("unknown")
+
+
+def test_whether_to_compile_pays_is_told_where_like_jobs_ran_both_ways(
+    kd_bench, finished, tmp_path
+):
+    student, _ = finished
+    typed = ("plan", "-m", *TINY, "method=st", "seed=0,1,2,3")
+    _rewrite(student, seconds=10.0, seconds_of_process=10.0, seconds_of_warm_up=0.0)
+    assert "compile=true" not in kd_bench(*typed)[1]
+    compiled = job(tmp_path / "runs", "method=st", "compile=true")
+    identity, folder = resolve.identity(compiled), resolve.folder_name(compiled)
+    other = tmp_path / "runs" / folder
+    shutil.copytree(student, other)
+    _rewrite(other, **{"config": compiled, "identity": identity, "folder": folder})
+    # Two epochs took 12 s, of which 8 to compile: 2 s an epoch instead of 5 s.
+    _rewrite(other, seconds=12.0, seconds_of_process=12.0, seconds_of_warm_up=8.0)
+    told = lines_of(kd_bench(*typed)[1])
+    assert told["compile=true does not pay"] == ("of 3 jobs about 36 s with it, about 30 s without")
+    told = lines_of(kd_bench(*typed, "recipe.epochs=20")[1])
+    assert told["compile=true pays"] == (
+        "of 4 jobs about 3 min 12 s with it, about 6 min 40 s without"
+    )
+
+
+def _rewrite(path, **values):
+    from kd_bench.results.run_folder import read_result
+    from kd_bench.utils.files import write_json
+
+    write_json(path / "result.json", read_result(path) | values)
+
+
+def test_a_sweep_for_a_cluster_is_planned_and_not_submitted(kd_bench, finished, tmp_path):
+    before = contents(tmp_path)
+    there = ("hydra/launcher=slurm", "hydra.launcher.partition=gpu", "+hydra.launcher.qos=night")
+    code, printed = kd_bench("plan", "-m", *TINY, "method=st", "seed=0,1", *there)
+    told = lines_of(printed)
+    assert code == 0
+    assert told["3 jobs"] == "2 done, 0 running, 1 to do"
+    assert "divided by as many jobs as the scheduler runs at once" in told["time"]
+    assert contents(tmp_path) == before
+
+
+def test_places_of_this_machine_share_the_work(tmp_path):
+    jobs = prepare.freeze([(job(tmp_path, "method=baseline", f"seed={k}"), {}) for k in range(4)])
+    now = [
+        dry_run.Planned(j, dry_run.State("left"), dry_run.Estimate(90, False), None) for j in jobs
+    ]
+    assert (
+        dry_run._time_line(now, 2)
+        == "time: about 6 min 00 s of training, about 3 min 00 s in 2 places"
+    )
+    assert dry_run._time_line(now, 1) == "time: about 6 min 00 s of training"
+
+
+def test_without_a_like_job_the_weights_alone_are_counted(tmp_path):
+    (one,) = prepare.freeze([(job(tmp_path, "method=baseline"), {})])
+    net = instantiate.network(one.config["model"], 4).net
+    # four bytes for each parameter; batch norm: two more numbers a channel, and a counter of eight
+    norms = [m for m in net.modules() if hasattr(m, "running_mean")]
+    numbers = sum(p.numel() for p in net.parameters()) + sum(2 * m.num_features for m in norms)
+    assert dry_run.weights_size(one) == 4 * numbers + 8 * len(norms)
+
+
+@pytest.mark.parametrize(
+    ("typed", "answer"),
+    [
+        (["-m", "method=st,kd"], "no method 'kd'; there are "),
+        (["sweep=quick"], "no sweep 'quick'; there are "),
+        (["method=st,at"], "add -m to run a job with each"),
+        (["method=at", "method.losses.at.stages=[stage9]"], "no stage 'stage9' in resnet8"),
+        (["sede=1"], "no key 'sede'; there are dataset"),
+        (["hydra/launcher=slrum"], "no hydra/launcher 'slrum'; there are local, ray, slurm"),
+    ],
+    ids=str,
+)
+def test_a_mistake_is_answered_as_it_would_be_without_the_word(kd_bench, tmp_path, typed, answer):
+    code, printed = kd_bench("plan", *typed)
+    assert (code, printed.count("\n")) == (2, 1), printed
+    assert answer in printed
+    assert contents(tmp_path) == {}
+
+
+def test_help_shows_what_may_be_typed(kd_bench):
+    code, printed = kd_bench("plan", "--help")
+    assert code == 0 and "kd-bench plan sweep=quickstart" in printed
+
+
+VIEWS = ("dataset.pad=1", "dataset.flip=true")  # 9 places for a crop, 2 ways to face: 18
+
+
+def test_it_tells_which_source_asks_the_teacher_less(kd_bench):
+    command = ("plan", "-m", *TINY, *VIEWS, "method=baseline,st,logits,at", "seed=0,1")
+    code, printed = kd_bench(*command)
+    assert code == 0
+    # 4 jobs of 2 epochs of 40 images; 18 views of 40 images, 4 logits of 4 bytes each. The
+    # baseline asks nobody, and what `at` reads is in no table.
+    assert [line for line in printed.splitlines() if line.startswith("teacher ")] == [
+        "teacher resnet20 of st, logits: 4 jobs would ask about 320 images online, a view table of"
+        " 11.5 kB about 720 once; teacher.source=online asks less"
+    ]
+    code, printed = kd_bench(*command, "recipe.epochs=6")
+    assert "960 images online" in printed
+    assert "teacher.source=online asks more than table would" in printed
+
+
+def test_a_table_that_was_chosen_is_told_from_one_that_might_be(kd_bench):
+    code, printed = kd_bench("plan", *TINY, *VIEWS, "method=st", "teacher.source=table")
+    assert code == 0
+    assert "teacher.source=table asks more than online would" in printed
+    assert ", and 11.5 kB of view tables unless they are there; of 2 jobs the weights" in printed

@@ -1,0 +1,126 @@
+"""kd-bench rerun: a recorded job once more; equal, or what differs."""
+
+import shutil
+import tempfile
+
+import pytest
+from helpers.jobs import job, trained
+
+from kd_bench.jobs import runner as run
+from kd_bench.results.run_folder import read_result
+from kd_bench.results.store import job_config
+from kd_bench.utils.files import write_json
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path, monkeypatch):
+    """Where the reruns of a test go."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def change(folder, **values):
+    write_json(folder / "result.json", read_result(folder) | values)
+
+
+def test_equal_numbers_are_said_to_be_and_leave_nothing_behind(kd_bench, finished, temporary):
+    student, _ = finished
+    code, printed = kd_bench("rerun", student)
+    accuracy = read_result(student)["accuracy"]["last"]
+    assert code == 0
+    assert f"equal bit for bit: {accuracy:.2f} %\n" in printed
+    assert list(temporary.glob("kd-bench*")) == []
+
+
+def test_a_published_record_is_enough(kd_bench, finished, tmp_path, temporary):
+    student, _ = finished
+    for name in ("result.json", "history.csv"):
+        shutil.copy(student / name, tmp_path / name)
+    shutil.rmtree(tmp_path / "runs")
+    assert kd_bench("rerun", tmp_path / "result.json")[0] == 0
+    assert not (tmp_path / "runs").exists()
+
+
+def test_different_numbers_are_told_with_what_differs_and_kept(kd_bench, finished, temporary):
+    student, _ = finished
+    old = read_result(student)
+    versions = old["versions"] | {"torch": "1.0.0"}
+    accuracy = old["accuracy"] | {"last": 12.5}
+    change(student, accuracy=accuracy, versions=versions, threads=3, commit="abc123", dirty=False)
+    lines = (student / "history.csv").read_text().splitlines()
+    (student / "history.csv").write_text("\n".join([*lines[:2], lines[2] + "1"]) + "\n")
+    code, printed = kd_bench("rerun", student)
+    last = old["accuracy"]["last"]
+    assert code == 1
+    assert (
+        f"DIFFERENT: accuracy.last was 12.5, is {last}; history.csv differs from epoch 2 on"
+        in printed
+    )
+    conditions = next(line for line in printed.splitlines() if line.startswith("not the same"))
+    assert f"threads was 3, is 1; torch was 1.0.0, is {old['versions']['torch']}" in conditions
+    assert "commit was abc123, is " in conditions
+    assert "device" not in conditions and "data" not in conditions and "python" not in conditions
+    (kept,) = temporary.glob("*/synthetic/*/st/*/seed0")
+    assert f"the new run is in {kept}" in printed
+
+
+def test_different_numbers_under_the_same_conditions_are_a_bug(kd_bench, finished, monkeypatch):
+    _, teacher = finished
+    accuracy = read_result(teacher)["accuracy"] | {"last": 12.5}
+    for is_dirty, word in (
+        (False, "so this is a bug"),
+        (True, "uncommitted changes may be others"),
+    ):
+        code = {"commit": "abc123", "dirty": is_dirty}
+        monkeypatch.setattr(run, "CODE", code)
+        change(teacher, accuracy=accuracy, **code)
+        code, printed = kd_bench("rerun", teacher)
+        assert code == 1
+        assert word in printed
+        assert ("not the same then and now" in printed) == is_dirty
+
+
+def test_a_record_without_its_history_is_compared_by_its_accuracies(kd_bench, finished):
+    _, teacher = finished
+    (teacher / "history.csv").unlink()
+    code, printed = kd_bench("rerun", teacher)
+    assert code == 0
+    assert "there is no history.csv beside the record: accuracies alone are compared" in printed
+
+
+def test_the_folder_may_be_chosen_and_is_kept(kd_bench, finished, tmp_path):
+    _, teacher = finished
+    code, printed = kd_bench("rerun", teacher, "runs_dir=again")
+    folder = tmp_path / "again" / read_result(teacher)["folder"]
+    assert code == 0 and read_result(folder)
+    assert f"the new run is in {folder.relative_to(tmp_path)}" in printed
+
+
+def test_a_record_older_than_a_key_has_its_default(tmp_path):
+    record, _ = trained(job(tmp_path, "method=baseline", "recipe.epochs=1"))
+    wanted = record["config"]
+    older = {**wanted, "recipe": {**wanted["recipe"]}, "teacher": {**wanted["teacher"]}}
+    del older["recipe"]["drop_last"], older["teacher"]["source"], older["speed"]
+    assert job_config({"config": older}) == wanted
+
+
+@pytest.mark.parametrize(
+    ("typed", "answer"),
+    [
+        (["nowhere/result.json"], "there is no nowhere/result.json; give the folder of"),
+        (["."], "there is no result.json in .; give the folder of a finished job: runs/<"),
+        ([], "the following arguments are required: RECORD; usage: kd-bench rerun"),
+        (["RECORD", "runs_dir=runs"], "runs has this job already"),
+        (["RECORD", "--data", "images"], "dataset 'synthetic' are in no folder; leave out --data"),
+        (["RECORD", "--device", "gpu"], "invalid choice: 'gpu' (choose from"),
+    ],
+    ids=str,
+)
+def test_a_mistake_is_answered_in_one_line(kd_bench, finished, temporary, typed, answer):
+    _, teacher = finished
+    code, printed = kd_bench("rerun", *(teacher if word == "RECORD" else word for word in typed))
+    assert (code, printed.count("\n")) == (2, 1), printed
+    assert answer in printed
+    assert list(temporary.glob("kd-bench*")) == []

@@ -1,0 +1,139 @@
+"""kd-bench status: how far sweeps are, from their files alone."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from helpers.jobs import job
+
+from kd_bench.jobs import job as job_module
+from kd_bench.sweep import prepare
+from kd_bench.utils.lock import Lock
+
+
+@pytest.fixture
+def started(finished, tmp_path):
+    """A sweep of which two jobs are done, written down as when it was started: its jobs."""
+    sets = [["method=st", f"seed={seed}"] for seed in range(4)]
+    jobs = prepare.freeze([(job(tmp_path / "runs", *overrides), {}) for overrides in sets])
+    job_module.write(jobs, "mine-0a1b2c3d")
+    return jobs
+
+
+def begin(folder, epoch=1, seconds=2.0):
+    folder.mkdir(parents=True)
+    (folder / "history.csv").write_text(f"epoch,test_accuracy\n{epoch},62.5\n")
+    row = f"{epoch},{seconds - 0.5},0.5,1234.5"
+    (folder / "timing.csv").write_text(f"epoch,train,evaluation,images_per_second\n{row}\n")
+
+
+def test_done_running_failed_and_left_are_counted_and_told(kd_bench, started):
+    _, _, runs, failed, _ = started
+    begin(runs.path)
+    failed.path.mkdir()
+    (failed.path / "error.txt").write_text("killed by SIGKILL\n")
+    with Lock(runs.path):
+        code, printed = kd_bench("status")
+    head, running, failure = printed.splitlines()
+    assert code == 0
+    assert head.startswith("mine-0a1b2c3d: 2 done, 1 running, 1 failed, 1 left; about ")
+    assert head.endswith(" left")
+    assert running.startswith(f"  {runs.label}: epoch 1/2 62.50 % 1,234 images/s, 2 s left (pr")
+    assert failure == f"  {failed.label}: FAILED: killed by SIGKILL; see runs/{failed.folder}"
+
+
+def test_a_job_that_has_no_epoch_behind_it_is_starting(kd_bench, started):
+    started[2].path.mkdir()
+    with Lock(started[2].path):
+        _, printed = kd_bench("status")
+    assert f"  {started[2].label}: starting (process {os.getpid()} on " in printed
+
+
+def test_those_who_wait_for_a_teacher_that_failed_have_failed(kd_bench, tmp_path):
+    jobs = prepare.freeze([(job(tmp_path / "runs", "method=st"), {})])
+    job_module.write(jobs, "mine")
+    jobs[0].path.mkdir(parents=True)
+    (jobs[0].path / "error.txt").write_text("FloatingPointError: the loss is not finite\n")
+    _, printed = kd_bench("status")
+    assert "mine: 0 done, 0 running, 2 failed, 0 left" in printed
+    assert f"FAILED: its teacher failed: {jobs[0].folder}" in printed
+
+
+def test_a_lock_of_a_dead_process_is_nobody_at_work(kd_bench, started):
+    folder = started[2].path
+    folder.mkdir()
+    code = (
+        "import os, sys; from pathlib import Path; from kd_bench.config.identity import Lock\n"
+        "Lock(Path(sys.argv[1])).__enter__(); os._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", code, folder], check=True)
+    assert list(folder.glob("lock/*"))
+    _, printed = kd_bench("status")
+    assert "2 done, 0 running, 0 failed, 3 left" in printed
+
+
+def test_a_lock_of_another_host_counts_while_it_is_touched(kd_bench, started):
+    folder = started[2].path
+    (folder / "lock").mkdir(parents=True)
+    owner = folder / "lock" / "elsewhere~1,77,5"
+    owner.touch()
+    _, printed = kd_bench("status")
+    assert "starting (process 77 on elsewhere)" in printed
+    os.utime(owner, (0, 0))
+    _, printed = kd_bench("status")
+    assert "0 running" in printed
+
+
+def test_sweeps_are_chosen_by_how_their_names_begin(kd_bench, started):
+    job_module.write(started[:1], "other-00000000")
+    assert kd_bench("status")[1].count(" done, ") == 2
+    assert kd_bench("status", "mi")[1].splitlines()[0].startswith("mine-0a1b2c3d: 2 done")
+    assert kd_bench("status", "other")[1] == "other-00000000: 1 done, 0 running, 0 failed, 0 left\n"
+
+
+def test_another_runs_folder_is_chosen_in_either_spelling(kd_bench, started, tmp_path):
+    (tmp_path / "runs").rename(tmp_path / "elsewhere")
+    for typed in (["runs_dir=elsewhere"], ["--runs-dir", "elsewhere"], ["--runs-dir=elsewhere"]):
+        assert "2 done, 0 running, 0 failed, 3 left" in kd_bench("status", *typed)[1]
+
+
+@pytest.mark.parametrize(
+    ("typed", "answer"),
+    [
+        (["quick"], "no sweep 'quick' in runs; there are mine-0a1b2c3d"),
+        (["runs_dir=none"], "there is no folder none; say where the runs are: runs_dir=DIR"),
+        (["mine", "other"], "unrecognized arguments: other; usage: kd-bench status [-h]"),
+        (["--run-dir", "x"], "unrecognized arguments: --run-dir"),
+    ],
+    ids=str,
+)
+def test_a_mistake_is_answered_in_one_line(kd_bench, started, typed, answer):
+    code, printed = kd_bench("status", *typed)
+    assert (code, printed.count("\n")) == (2, 1), printed
+    assert answer in printed
+
+
+def test_a_folder_without_sweeps_is_said_to_be_one(kd_bench, finished):
+    code, printed = kd_bench("status")
+    assert (code, printed.count("\n")) == (2, 1)
+    assert "no sweep was started in runs" in printed
+
+
+def test_a_file_of_another_version_is_named(kd_bench, started, tmp_path):
+    (tmp_path / "runs" / ".sweeps" / "old.jsonl").write_text('{"folder": "a/b/c/d/seed0"}\n')
+    code, printed = kd_bench("status", "old")
+    assert (code, printed.count("\n")) == (2, 1)
+    assert "runs/.sweeps/old.jsonl was written by another version of kd-bench" in printed
+
+
+def test_neither_hydra_nor_torch_is_loaded(started, tmp_path):
+    code = (
+        "import sys; sys.argv = ['kd-bench', 'status']\n"
+        "from kd_bench.cli.main import main; main()\n"
+        "print(sorted({'torch', 'hydra', 'omegaconf', 'pandas', 'rich'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"

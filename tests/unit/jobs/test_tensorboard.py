@@ -1,0 +1,29 @@
+"""TensorBoard reads what a job wrote."""
+
+import pytest
+from helpers.jobs import job, trained
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    config = job(tmp_path_factory.mktemp("runs"), "method=st", "tensorboard=true")
+    record, folder = trained(config)
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    return record, events
+
+
+def test_every_term_accuracy_rate_and_speed_is_a_scalar_of_every_epoch(written):
+    _, events = written
+    wanted = {"ce", "st", "total", "lr", "train_accuracy", "test_accuracy", "images_per_second"}
+    assert wanted <= set(events.Tags()["scalars"])
+    assert [event.step for event in events.Scalars("st")] == [1, 2]
+
+
+def test_the_hyperparameters_stand_with_the_final_number(written):
+    record, events = written
+    (last,) = events.Scalars("accuracy/last")
+    assert last.value == pytest.approx(record["accuracy"]["last"])
+    plugin = events.SummaryMetadata("_hparams_/session_start_info").plugin_data
+    assert b"method.losses.st.temperature" in plugin.content

@@ -1,0 +1,116 @@
+"""AB: on which side of zero a neuron is."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers.maps import channels
+from helpers.outputs import (
+    batch_of,
+    has_the_gradient_that_differences_give,
+    is_finite_with_its_gradient,
+    meeting,
+    never_asks_for_a_number,
+    rand,
+    said,
+)
+from helpers.shipped import load
+from torch import nn
+
+from kd_bench.interfaces import Spec, UserError
+from kd_bench.methods.ab import ActivationBoundary, boundary_distance
+
+STAGES = {
+    "stage1": (2, 2, 2),
+    "stage1_pre": (2, 2, 2),
+    "stage2": (2, 1, 2),
+    "stage2_pre": (2, 1, 2),
+    "stage3": (2, 1, 1),
+    "stage3_pre": (2, 1, 1),
+}
+EQUAL = meeting(STAGES, STAGES)
+WIDER = meeting(STAGES, {stage: (3, *size) for stage, (_, *size) in STAGES.items()})
+BATCH = batch_of(EQUAL, 2)
+
+
+def ab(spec: Spec = WIDER, stages=("stage1", "stage2"), margin=1.0) -> ActivationBoundary:
+    return ActivationBoundary(spec, stages, margin)
+
+
+def test_a_value_pays_for_what_it_lacks_to_the_margin_on_the_teachers_side():
+    # The teacher is on: 2 is far enough, 1/2 lacks 1/2. It is off: -1/2 lacks 1/2, -2 is enough,
+    # and 1 lacks 2. A teacher's zero is off. (1/4 + 1/4 + 4) = 4.5
+    student = channels([2.0, 0.5, -0.5, -2.0, 1.0])
+    teacher = channels([9.0, 1.0, 0.0, -1.0, -7.0])
+    assert boundary_distance(student, teacher, 1.0).tolist() == [4.5]
+
+
+def test_it_is_the_case_distinction_of_the_paper():
+    student, teacher, margin = rand(2, 3, 2, 2) * 2, rand(2, 3, 2, 2, seed=1), 0.7
+    for image in range(2):
+        expected = 0.0
+        for s, t in zip(student[image].flatten(), teacher[image].flatten(), strict=True):
+            if t <= 0 and s > -margin:
+                expected += float(s + margin) ** 2
+            if t > 0 and s <= margin:
+                expected += float(s - margin) ** 2
+        assert boundary_distance(student, teacher, margin)[image].item() == pytest.approx(expected)
+
+
+def test_of_the_teacher_it_sees_the_signs_alone():
+    student, teacher = rand(2, 3, 2, 2), rand(2, 3, 2, 2, seed=1)
+    once = boundary_distance(student, teacher, 1.0)
+    assert torch.equal(boundary_distance(student, 1e-3 * teacher, 1.0), once)
+
+
+def test_a_student_that_fires_with_the_teacher_is_left_alone():
+    teacher = rand(2, 3, 2, 2)
+    student = (2.5 * teacher.sign()).requires_grad_()
+    value = boundary_distance(student, teacher, 2.0).sum()
+    (gradient,) = torch.autograd.grad(value, student)
+    assert value == 0 and not gradient.any()
+
+
+def test_stages_weigh_a_quarter_a_half_and_one_and_images_are_averaged():
+    # All values are zero, so each lacks a margin of 1: as many as values, 8, 4 and 2 in each of
+    # two images.
+    loss = ab(EQUAL, ["stage1", "stage2", "stage3"])
+    zeros = said(**{tap: torch.zeros(2, *STAGES[tap]) for tap in loss.taps})
+    assert loss(zeros, zeros, BATCH).item() == 8 / 4 + 4 / 2 + 2
+
+
+def test_connectors_are_there_where_channels_differ():
+    equal = ab(EQUAL).connectors["stage1_pre"]
+    assert isinstance(equal, nn.Identity)
+    assert ab().connectors["stage1_pre"](torch.zeros(2, 2, 2, 2)).shape == (2, 3, 2, 2)
+
+
+@pytest.mark.parametrize("spec", [EQUAL, WIDER])
+def test_it_has_the_gradient_that_differences_give_and_never_waits_for_a_number(spec):
+    torch.manual_seed(0)
+    assert has_the_gradient_that_differences_give(ab(spec), spec)
+    assert never_asks_for_a_number(ab, spec)
+
+
+@pytest.mark.parametrize("spec", [EQUAL, WIDER])
+@pytest.mark.parametrize("scale", [0.0, 1e4])
+def test_it_is_finite_for_features_of_any_size(spec, scale):
+    assert is_finite_with_its_gradient(ab(spec), spec, scale)
+
+
+@pytest.mark.parametrize("margin", [0.0, -1.0, None])
+def test_a_margin_that_is_not_above_zero_is_refused(margin):
+    with pytest.raises(UserError, match=r"^margin must be a number above 0, got "):
+        ab(margin=margin)
+
+
+def test_a_network_without_the_map_before_the_relu_is_refused():
+    with pytest.raises(UserError, match=r"^no stage 'stage1_pre' in small; it has stage1$"):
+        ab(meeting({"stage1": (2, 2, 2)}, STAGES), ["stage1"])
+
+
+def test_the_second_stage_has_the_soft_targets_of_the_authors_which_lack_the_square():
+    config = load("method", "ab")
+    temperature = config["losses"]["st"]["temperature"]
+    assert config["weights"]["st"] * temperature**2 == pytest.approx(1.0)
+    assert config["weights"]["ce"] == 0.0

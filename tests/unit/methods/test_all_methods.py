@@ -1,0 +1,451 @@
+"""Every method in conf/method keeps the rules, and the first ones give the right numbers."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+
+import pytest
+import torch
+from helpers.shipped import CONF, choices, load, shapes
+from torch import Tensor
+from torch.autograd import gradcheck
+
+from kd_bench.interfaces import Batch, Output, Spec, Stages, UserError
+from kd_bench.jobs import instantiate, resolve
+from kd_bench.methods.at import AttentionTransfer
+from kd_bench.methods.feature_mse import FeatureMSE
+from kd_bench.methods.fsp import FlowOfSolution, flow_matrix
+from kd_bench.methods.logits import LogitRegression
+from kd_bench.methods.st import SoftTarget
+from kd_bench.models.features import Tapped, ask, probe
+from kd_bench.models.resnet import ResNet
+from kd_bench.training.teacher import Teacher
+
+METHODS = choices("method")
+K, B, SIZE = 10, 6, (8, 8)
+TEACHER_WIDTHS = [6, 6, 12, 20]
+
+
+# --- every method -----------------------------------------------------------------------------
+
+
+class Meeting:
+    """A method between two networks that are unlike in depth and, where it can be, in width."""
+
+    def __init__(self, name: str):
+        torch.manual_seed(0)
+        self.config = load("method", name)
+        self.has_teacher = resolve.needs_teacher({"method": self.config})
+        self.learns = resolve.teacher_learns({"method": self.config})
+        self.stages = ["init", "main"] if self.config["init"]["weights"] else ["main"]
+        self.teacher_net = ResNet(K, 14, TEACHER_WIDTHS)
+        self.teacher_net.fc.bias.data[0] += 4.0  # it is right about one image, the first
+        try:
+            self._introduce([4, 4, 8, 16])
+        except UserError as refusal:
+            assert "needs equal channels" in str(refusal)
+            self._introduce(TEACHER_WIDTHS)
+
+    def _introduce(self, student_widths: list[int]) -> None:
+        net, teacher = ResNet(K, 8, student_widths), self.teacher_net
+        self.spec = Spec(
+            student=probe(net, net.stages, SIZE, "student"),
+            teacher=probe(teacher, teacher.stages, SIZE, "teacher") if self.has_teacher else None,
+            num_classes=K,
+            labels=torch.arange(4 * B) % K,
+            epochs=3,
+            teacher_net=teacher if self.has_teacher else None,
+        )
+        self.method = instantiate.method(self.config, self.spec)
+        self.student = Tapped(net, net.stages, self.method.taps, "student")
+        tapped = Tapped(teacher, teacher.stages, self.method.taps, "teacher")
+        self.teacher = Teacher(tapped, learns=self.learns, needs_graph=self.method.needs_graph)
+
+    def batch(self) -> Batch:
+        index = torch.arange(B)
+        image = torch.randn(B, 3, *SIZE).requires_grad_(self.method.needs_graph)
+        return Batch(image, self.spec.labels[index], index, torch.tensor(1.0))
+
+    def outputs(self, batch: Batch) -> list[Output | None]:
+        """What student and teacher say, as in a training step."""
+        views = self.method.more_views(batch.image)
+        taught = ask(self.teacher, batch.image, views) if self.has_teacher else None
+        return [ask(self.student, batch.image, views), taught]
+
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        return self.method(*self.outputs(batch), batch)
+
+
+@pytest.fixture(params=METHODS)
+def meeting(request) -> Meeting:
+    return Meeting(request.param)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_is_called_as_its_file(name):
+    assert load("method", name)["name"] == name
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_hyperparameter_has_its_one_default_in_yaml(name):
+    config = load("method", name)
+    for key, loss in instantiate.loss_classes(config).items():
+        given = config["losses"][key].keys() - {"_target_"}
+        taken = inspect.signature(loss).parameters.values()
+        assert given == {p.name for p in taken} - {"spec"}
+        assert all(p.default is inspect.Parameter.empty for p in taken)
+
+
+def test_terms_are_named_as_declared_and_are_finite_scalars(meeting):
+    for stage in meeting.stages:
+        meeting.method.begin(stage)
+        terms = meeting.terms(meeting.batch())
+        assert list(terms) == list(meeting.method.weights)
+        assert all(term.shape == () and term.isfinite() for term in terms.values())
+
+
+def test_gradient_reaches_student_and_every_adapter_but_not_the_teacher(meeting):
+    for stage in meeting.stages:
+        meeting.method.begin(stage)
+        sum(meeting.terms(meeting.batch()).values()).backward()
+    adapters = [p for p in meeting.method.parameters() if p.requires_grad]
+    for parameter in [*adapters, meeting.student.net.conv1.weight]:
+        assert parameter.grad.isfinite().all() and parameter.grad.any()
+    assert meeting.learns == any(p.grad is not None for p in meeting.teacher_net.parameters())
+
+
+def test_every_term_pulls_at_something_that_learns(meeting):
+    for stage in meeting.stages:
+        meeting.method.begin(stage)
+        adapters = [p for p in meeting.method.parameters() if p.requires_grad]
+        peers = [meeting.student.net, *([meeting.teacher_net] if meeting.learns else [])]
+        learning = [*(net.conv1.weight for net in peers), *adapters]
+        for term in meeting.terms(meeting.batch()).values():
+            pulls = torch.autograd.grad(term, learning, retain_graph=True, allow_unused=True)
+            assert any(pull is not None and pull.any() for pull in pulls)
+
+
+def everything_said(outputs: list[Output | None]) -> list[Output]:
+    """The outputs that there are, and those for their further views."""
+    return [x for out in outputs if out is not None for x in (out, *out.views.values())]
+
+
+class Watched(dict):
+    """Features that note in `read` which of them are looked at."""
+
+    def __init__(self, features: dict[str, Tensor], read: set[str]):
+        super().__init__(features)
+        self.read = read
+
+    def __getitem__(self, stage: str) -> Tensor:
+        self.read.add(stage)
+        return super().__getitem__(stage)
+
+
+def test_a_method_reads_the_stages_that_it_declares_and_no_others(meeting):
+    read = set()
+    for stage in meeting.stages:
+        meeting.method.begin(stage)
+        batch = meeting.batch()
+        outputs = meeting.outputs(batch)
+        for output in everything_said(outputs):
+            output.features = Watched(output.features, read)
+        meeting.method(*outputs, batch)
+    assert read == set(meeting.method.taps)
+
+
+def test_a_method_goes_on_from_its_saved_state(meeting):
+    batch = meeting.batch()
+    outputs = meeting.outputs(batch)
+    meeting.method(*outputs, batch)  # memories fill up
+    twin = instantiate.method(meeting.config, meeting.spec)
+    twin.load_state_dict(meeting.method.state_dict())
+    torch.manual_seed(1)
+    expected = meeting.method(*outputs, batch)
+    torch.manual_seed(1)
+    for name, term in twin(*outputs, batch).items():
+        assert torch.equal(term, expected[name])
+
+
+@pytest.mark.parametrize("logit", [0.0, 1e4])
+def test_terms_and_gradients_stay_finite_for_dead_features_and_extreme_logits(meeting, logit):
+    # The networks disagree as much as they can about every image, and see nothing in any.
+    batch = meeting.batch()
+    outputs = meeting.outputs(batch)
+    for sign, said_by_one in ((1, outputs[:1]), (-1, outputs[1:])):
+        for output in everything_said(said_by_one):
+            extreme = sign * logit * torch.tensor([1.0, -1.0]).repeat(K // 2)
+            output.features = {stage: x * 0 for stage, x in output.features.items()}
+            dead = sum(x.sum() for x in output.features.values())  # logits still follow from them
+            output.logits = output.logits * 0 + dead * 0 + extreme
+    terms = meeting.method(*outputs, batch)
+    assert all(term.isfinite() for term in terms.values())
+    sum(terms.values()).backward()
+    learning = [*meeting.method.parameters(), *meeting.student.parameters()]
+    assert all(p.grad is None or p.grad.isfinite().all() for p in learning)
+
+
+@pytest.mark.parametrize("name", ["st", "logits", "at", "st_at", "feature_mse", "fsp_joint"])
+def test_networks_may_differ_in_width_unless_channels_are_compared(name):
+    met_alike = Meeting(name).spec.student["stage1"] == (6, 8, 8)
+    assert met_alike == (name in {"feature_mse", "fsp_joint"})
+
+
+def test_the_weight_of_attention_is_the_datasets_where_it_has_one():
+    assert load("method", "at")["weights"] == {"ce": 1.0, "at": 1000.0}
+
+
+def test_a_combination_is_its_parts():
+    st, at, both = (load("method", name) for name in ("st", "at", "st_at"))
+    assert both["losses"] == st["losses"] | at["losses"]
+    assert both["weights"] == st["weights"] | at["weights"]
+
+
+# --- numbers ----------------------------------------------------------------------------------
+
+
+def spec_of(student: Stages, teacher: Stages) -> Spec:
+    return Spec(student, teacher, num_classes=2, labels=torch.zeros(4).long(), epochs=1)
+
+
+STAGES = {"stem": (2, 2, 2), "stage1": (2, 2, 2), "stage2": (2, 1, 1), "pooled": (2,)}
+SPEC = spec_of(shapes("small", **STAGES), shapes("large", **STAGES))
+BATCH = Batch(torch.zeros(2, 3, 4, 4), torch.zeros(2).long(), torch.arange(2), torch.tensor(1.0))
+
+
+def rand(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.double)
+
+
+def said(logits: Tensor | None = None, **features: Tensor) -> Output:
+    return Output(torch.zeros(1, 2) if logits is None else logits, features)
+
+
+def test_soft_target_is_sixteen_times_the_divergence_at_temperature_four():
+    # softmax([4 ln 3, 0] / 4) = [3/4, 1/4] against [1/2, 1/2] is 0.130812 (see soft_kl);
+    # the second image agrees, so the mean is half of that: 16 · 0.130812 / 2 = 1.046496
+    teacher = said(torch.tensor([[4 * math.log(3), 0.0], [0.0, 0.0]]))
+    loss = SoftTarget(SPEC, temperature=4.0)(said(torch.zeros(2, 2)), teacher, BATCH)
+    assert loss.item() == pytest.approx(1.046496, abs=1e-5)
+
+
+def gradient_of(loss, student: Tensor, teacher: Tensor) -> Tensor:
+    student = student.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(said(student), said(teacher), BATCH), student)
+    return gradient
+
+
+def test_soft_target_at_high_temperature_is_logit_matching():
+    # Hinton et al., equation 4: T^2 dC/dz = (z - v) / K for logits of mean zero, and the mean over
+    # the batch divides by B. That is half the gradient of mean((z - v)^2).
+    student, teacher = (x - x.mean(1, keepdim=True) for x in (rand(3, 5), rand(3, 5, seed=1)))
+    soft = gradient_of(SoftTarget(SPEC, temperature=1e4), student, teacher)
+    # The next term of the series is 1 / T = 1e-4 of the first, hence the tolerance.
+    torch.testing.assert_close(soft, (student - teacher) / (3 * 5), rtol=1e-3, atol=1e-5)
+    matching = gradient_of(LogitRegression(SPEC), student, teacher)
+    torch.testing.assert_close(soft, matching / 2, rtol=1e-3, atol=1e-5)
+
+
+def test_the_gradient_keeps_its_size_when_the_temperature_rises():
+    # Without T^2 the ratio would be 400. Small logits are near the limit even at T = 1.
+    student, teacher = 0.1 * rand(4, 10), 0.1 * rand(4, 10, seed=1)
+    cold, hot = (gradient_of(SoftTarget(SPEC, t), student, teacher).norm() for t in (1.0, 20.0))
+    assert (cold / hot).item() == pytest.approx(1.0, abs=0.1)
+
+
+def test_soft_target_sums_over_classes_and_averages_over_images():
+    # As one more image like the others changes nothing, and classes that nobody predicts neither:
+    # KLDivLoss's default would divide by the number of classes.
+    student, teacher = rand(3, 5), rand(3, 5, seed=1)
+    loss = SoftTarget(SPEC, temperature=4.0)
+    once = loss(said(student), said(teacher), BATCH)
+    twice = loss(said(student.repeat(2, 1)), said(teacher.repeat(2, 1)), BATCH)
+    nobody = torch.full((3, 95), -1e4, dtype=torch.double)
+    padded = [said(torch.cat([x, nobody], 1)) for x in (student, teacher)]
+    torch.testing.assert_close(twice, once)
+    torch.testing.assert_close(loss(*padded, BATCH), once)
+
+
+@pytest.mark.parametrize("loss", [SoftTarget(SPEC, 4.0), LogitRegression(SPEC)])
+def test_the_student_is_pulled_to_the_teacher_and_rests_there(loss):
+    student, teacher = rand(3, 5), rand(3, 5, seed=1)
+    pull = gradient_of(loss, student, teacher)
+    nearer = loss(said(student - 0.01 * pull), said(teacher), BATCH)
+    assert pull.any() and nearer < loss(said(student), said(teacher), BATCH)
+    assert gradient_of(loss, teacher, teacher).abs().max() < 1e-15  # rounding in double
+
+
+@pytest.mark.parametrize("temperature", [0, -4.0, math.inf, math.nan, "warm", None, True])
+def test_a_temperature_that_is_not_above_zero_is_refused(temperature):
+    with pytest.raises(UserError, match=r"^temperature must be a number above 0, got "):
+        SoftTarget(SPEC, temperature)
+
+
+def test_logit_regression_is_the_mean_square():
+    # (1^2 + 2^2 + 0^2 + 2^2) / 4 = 2.25
+    student, teacher = (
+        torch.tensor([[1.0, 2.0], [3.0, 4.0]]),
+        torch.tensor([[0.0, 0.0], [3.0, 6.0]]),
+    )
+    assert LogitRegression(SPEC)(said(student), said(teacher), BATCH).item() == 2.25
+
+
+def test_feature_mse_compares_what_the_classifier_reads():
+    # Likewise, (1 + 4 + 0 + 4) / 4; the logits play no part.
+    student = said(rand(2, 2), pooled=torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    teacher = said(rand(2, 2, seed=1), pooled=torch.tensor([[0.0, 0.0], [3.0, 6.0]]))
+    assert FeatureMSE(SPEC)(student, teacher, BATCH).item() == 2.25
+
+
+def maps(*energy: float) -> Tensor:
+    """One image, one channel, with these energies (squares) in a row."""
+    return torch.tensor(energy).sqrt().view(1, 1, 1, -1)
+
+
+def test_attention_transfer_adds_up_the_stages():
+    # [3, 4] and [4, 3] over 5: ((0.6 - 0.8)^2 + (0.8 - 0.6)^2) / 2 = 0.04;
+    # [1, 0] and [0, 1]: (1 + 1) / 2 = 1
+    loss = AttentionTransfer(SPEC, ["stage1", "stage2"])
+    student = said(stage1=maps(3, 4), stage2=maps(1, 0), stem=maps(9, 9))
+    teacher = said(stage1=maps(4, 3), stage2=maps(0, 1), stem=maps(1, 2))
+    assert loss(student, teacher, BATCH).item() == pytest.approx(1.04)
+
+
+def test_attention_transfer_averages_over_images_and_places():
+    # Four places instead of two, half of them dark: the same difference over twice the places
+    loss = AttentionTransfer(SPEC, ["stage1"])
+    student, teacher = said(stage1=maps(3, 4, 0, 0)), said(stage1=maps(4, 3, 0, 0))
+    assert loss(student, teacher, BATCH).item() == pytest.approx(0.02)
+    twice = [said(stage1=out.features["stage1"].repeat(2, 1, 1, 1)) for out in (student, teacher)]
+    assert loss(*twice, BATCH).item() == pytest.approx(0.02)
+
+
+def test_attention_transfer_sees_neither_channels_nor_scale():
+    loss = AttentionTransfer(SPEC, ["stage1"])
+    features = rand(2, 3, 4, 4)
+    teacher = said(stage1=5 * features.repeat(1, 2, 1, 1))
+    assert loss(said(stage1=features), teacher, BATCH).item() == pytest.approx(0, abs=1e-20)
+
+
+def test_attention_transfer_brings_maps_to_one_size_before_it_squares():
+    # [1, 3] averages to 2 and [4, 4] to 4: energies [4, 16], over sqrt(272). Squared first it
+    # would be [5, 16]. Against [1, 0]: ((1 - 4/sqrt(272))^2 + (16/sqrt(272))^2) / 2 = 0.757464
+    student = said(stage1=torch.tensor([[[[1.0, 3.0, 4.0, 4.0]]]]))
+    loss = AttentionTransfer(SPEC, ["stage1"])(student, said(stage1=maps(1, 0)), BATCH)
+    assert loss.item() == pytest.approx(0.757464, abs=1e-6)
+
+
+def test_flow_is_the_inner_product_of_channels_over_places():
+    # Rows [1, 2] and [3, 4] with rows [1, 0] and [0, 1], over two places
+    first = torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]]])
+    second = torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]]]])
+    assert flow_matrix(first, second).tolist() == [[[0.5, 1.0], [1.5, 2.0]]]
+
+
+def test_flow_averages_the_larger_map_first():
+    first, second = rand(2, 3, 4, 4), rand(2, 5, 2, 2, seed=1)
+    expected = torch.zeros(2, 3, 5, dtype=torch.double)
+    for b in range(2):
+        for c in range(3):
+            for d in range(5):
+                for y in range(2):
+                    for x in range(2):
+                        block = first[b, c, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2]
+                        expected[b, c, d] += block.mean() * second[b, d, y, x] / 4
+    torch.testing.assert_close(flow_matrix(first, second), expected)
+
+
+def test_fsp_is_the_mean_over_pairs_of_the_mean_square():
+    # G of stem and stage1 as above, [[0.5, 1], [1.5, 2]], against zeros: (0.25 + 1 + 2.25 + 4) / 4
+    # = 1.875. stage1, averaged to [1/2, 1/2], and stage2 = [2, 0]: G = [[1, 0], [1, 0]],
+    # mean square 0.5. Together (1.875 + 0.5) / 2 = 1.1875
+    student = said(
+        stem=torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]]]),
+        stage1=torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]]]]),
+        stage2=torch.tensor([[[[2.0]], [[0.0]]]]),
+    )
+    teacher = said(**{stage: torch.zeros_like(x) for stage, x in student.features.items()})
+    loss = FlowOfSolution(SPEC, ["stem", "stage1", "stage2"])
+    assert loss(student, teacher, BATCH).item() == pytest.approx(1.1875)
+
+
+def test_fsp_does_not_see_where_in_the_image_things_are():
+    # The places are summed over: the same shuffle of both stages leaves the flow as it was.
+    order = [3, 0, 2, 1]
+    first, second = rand(2, 3, 1, 4), rand(2, 2, 1, 4, seed=1)
+    shuffled = flow_matrix(first[..., order], second[..., order])
+    torch.testing.assert_close(shuffled, flow_matrix(first, second))
+
+
+def test_fsp_refuses_unequal_channels_with_both_shapes():
+    student = shapes("resnet8_half", stem=(8, 8, 8), stage1=(8, 8, 8))
+    teacher = shapes("resnet20", stem=(8, 8, 8), stage1=(16, 8, 8))
+    with pytest.raises(UserError, match=r"stage1 is 8x8x8 in resnet8_half and 16x8x8 in resnet20"):
+        FlowOfSolution(spec_of(student, teacher), ["stem", "stage1"])
+
+
+def test_fsp_refuses_a_single_stage():
+    with pytest.raises(UserError, match=r"^FSP needs two stages or more, got stage1$"):
+        FlowOfSolution(SPEC, ["stage1"])
+
+
+def test_feature_mse_refuses_unequal_channels_with_both_shapes():
+    with pytest.raises(UserError, match=r"pooled is 32 in small and 64 in large"):
+        FeatureMSE(spec_of(shapes("small", pooled=(32,)), shapes("large", pooled=(64,))))
+
+
+@pytest.mark.parametrize("loss", [AttentionTransfer, FlowOfSolution])
+def test_a_stage_that_a_network_lacks_is_refused_when_the_loss_is_built(loss):
+    with pytest.raises(
+        UserError, match=r"^no stage 'stage9' in small; it has stem, stage1, stage2"
+    ):
+        loss(SPEC, ["stage1", "stage9"])
+
+
+@pytest.mark.parametrize(
+    ("loss", "shapes"),
+    [
+        (AttentionTransfer(SPEC, ["stem", "stage2"]), {"stem": (2, 3, 3), "stage2": (3, 1, 2)}),
+        (FlowOfSolution(SPEC, ["stem", "stage2"]), {"stem": (2, 3, 4), "stage2": (2, 2, 2)}),
+        (FeatureMSE(SPEC), {"pooled": (4,)}),
+        (SoftTarget(SPEC, 4.0), {}),
+        (LogitRegression(SPEC), {}),
+    ],
+)
+def test_a_loss_has_the_gradient_that_differences_give(loss, shapes):
+    student = {stage: rand(2, *shape).requires_grad_() for stage, shape in shapes.items()}
+    teacher = said(rand(2, 4, seed=1), **{s: rand(2, *x, seed=2) for s, x in shapes.items()})
+
+    def value(logits: Tensor, *features: Tensor) -> Tensor:
+        return loss(said(logits, **dict(zip(shapes, features, strict=True))), teacher, BATCH)
+
+    assert gradcheck(value, (rand(2, 4).requires_grad_(), *student.values()))
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e4])
+@pytest.mark.parametrize(
+    "loss",
+    [AttentionTransfer(SPEC, ["stem"]), FlowOfSolution(SPEC, ["stem", "stage1"]), FeatureMSE(SPEC)],
+)
+def test_a_loss_and_its_gradient_are_finite_for_features_of_any_size(loss, scale):
+    features = {stage: rand(2, *STAGES[stage]).float() * scale for stage in loss.taps}
+    student = said(**{stage: x.requires_grad_() for stage, x in features.items()})
+    teacher = said(**{stage: torch.ones_like(x) for stage, x in features.items()})
+    value = loss(student, teacher, BATCH)
+    value.backward()
+    assert value.isfinite()
+    assert all(x.grad.isfinite().all() for x in student.features.values())
+
+
+def test_the_sweep_over_all_methods_leaves_none_out():
+    sweep = (CONF / "sweep" / "classics.yaml").read_text()
+    (listed,) = re.findall(r"^ +method: (.*)$", sweep, re.MULTILINE)
+    assert sorted(listed.split(",")) == choices("method")
+
+
+def test_the_readme_lists_every_method():
+    readme = (CONF.parent / "README.md").read_text()
+    assert not [name for name in choices("method") if f"`{name}`" not in readme]

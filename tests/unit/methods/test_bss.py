@@ -1,0 +1,225 @@
+"""Boundary supporting samples: which images, which class, how far, and what it costs."""
+
+import math
+
+import pytest
+import torch
+from helpers.small_nets import batch, linear, rand, smooth, spec
+
+from kd_bench.interfaces import Output, UserError
+from kd_bench.methods.bss import BoundarySamples, attack, base_samples, sample_rival
+from kd_bench.methods.common.functional import soft_kl
+
+GIVEN = {
+    "temperature": 3.0,
+    "share": 1.0,
+    "steps": 10,
+    "step_size": 0.3,
+    "clean_end": 4 / 3,
+    "boundary_end": 0.75,
+}
+WIDE = (torch.tensor(-100.0), torch.tensor(100.0))
+
+
+def loss(classes=2, epochs=4, **changed):
+    return BoundarySamples(spec(classes=classes, epochs=epochs), **(GIVEN | changed))
+
+
+def said(image, net):
+    """What `net` says of images, and whom to ask about others."""
+    out = net(image)
+    out.net = net
+    return out
+
+
+# Which images
+
+
+def probabilities(*rows):
+    return torch.tensor(rows).log()
+
+
+def test_the_images_on_which_the_networks_differ_most_beside_the_label_come_first():
+    # Squares at the classes other than 0: 0.1^2 + 0.1^2 = 0.02; 0; 0.2^2 + 0.2^2 = 0.08. At the
+    # label, which does not count, the first differs by 0.2 and the third by nothing.
+    teacher = probabilities([0.8, 0.1, 0.1], [0.8, 0.1, 0.1], [0.6, 0.3, 0.1])
+    student = probabilities([0.6, 0.2, 0.2], [0.8, 0.1, 0.1], [0.6, 0.1, 0.3])
+    chosen, right = base_samples(student, teacher, torch.tensor([0, 0, 0]), 2)
+    assert chosen.tolist() == [2, 0] and right.tolist() == [True, True]
+
+
+def test_images_that_the_teacher_gets_wrong_come_last_and_are_marked():
+    teacher = probabilities([0.1, 0.8, 0.1], [0.8, 0.1, 0.1], [0.1, 0.1, 0.8])
+    student = probabilities([0.1, 0.1, 0.8], [0.8, 0.1, 0.1], [0.8, 0.1, 0.1])
+    chosen, right = base_samples(student, teacher, torch.tensor([0, 0, 0]), 3)
+    assert chosen.tolist() == [1, 0, 2] and right.tolist() == [True, False, False]
+
+
+# Which class
+
+
+def test_the_rival_is_drawn_by_the_teachers_probabilities_of_the_other_classes():
+    # (0.4, 0.3, 0.2, 0.1) without the first: 3/6, 2/6, 1/6. Of 60,000 draws each share is within
+    # four standard errors, 4 sqrt(p (1 - p) / 60000) < 0.0082
+    torch.manual_seed(0)
+    teacher = probabilities([0.4, 0.3, 0.2, 0.1]).repeat(60000, 1)
+    rival = sample_rival(teacher, torch.zeros(60000, dtype=torch.long))
+    shares = rival.bincount(minlength=4) / 60000
+    torch.testing.assert_close(shares, torch.tensor([0, 3, 2, 1]) / 6, atol=0.0082, rtol=0)
+
+
+def test_a_class_that_the_teacher_rules_out_is_a_rival_where_it_is_the_only_one():
+    teacher = torch.tensor([[1e4, -1e4]]).repeat(50, 1)
+    assert (sample_rival(teacher, torch.zeros(50, dtype=torch.long)) == 1).all()
+
+
+# How far
+
+
+# Class 0 scores 4 x_1, class 1 nothing: the boundary is at x_1 = 0
+SLOPE = torch.tensor([[4.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+
+
+def attacked(*places, limits=WIDE, steps=10, step_size=0.3):
+    image = torch.zeros(len(places), 3, 1, 1)
+    image[:, 0, 0, 0] = torch.tensor(places)
+    target, rival = torch.zeros(len(places), dtype=torch.long), torch.ones(len(places)).long()
+    moved = attack(lambda x: linear(x, SLOPE), image, target, rival, limits, steps, step_size)
+    return moved[:, 0, 0, 0].tolist()
+
+
+def test_a_step_is_as_long_as_the_lead_and_stops_beyond_the_boundary():
+    # From 1: the lead is 4, the step 0.3 * 4.0001 = 1.20003 against the unit gradient; there, at
+    # -0.20003, the other class is ahead and nothing moves any more.
+    assert attacked(1.0) == pytest.approx([-0.20003])
+
+
+def test_images_go_on_or_stop_each_by_itself():
+    # With 0.2: 1 -> 0.19998 -> 0.19998 - 0.2 * 0.80002 = 0.039976 -> ...; -1 is lost already
+    assert attacked(1.0, -1.0, steps=2, step_size=0.2) == pytest.approx([0.039976, -1.0])
+
+
+def test_pixels_stay_within_their_limits():
+    assert attacked(1.0, limits=(torch.tensor(-0.1), torch.tensor(1.0))) == pytest.approx([-0.1])
+
+
+def test_an_attack_is_that_of_a_loop_over_images_and_steps():
+    image, target = rand(5, 3, 2, 2).clamp(-1.5, 1.5), torch.tensor([0, 1, 2, 3, 0])
+    rival = torch.tensor([1, 2, 3, 0, 2])
+    mix, classify = rand(6, 3, seed=1), rand(4, 6, seed=2)
+
+    def net(x):
+        return smooth(x, mix, classify)
+
+    expected = image.clone()
+    for i in range(5):
+        for _ in range(10):
+            x = expected[i : i + 1].clone().requires_grad_()
+            scores = net(x).logits[0]
+            if scores.argmax() != target[i]:
+                break
+            lead = scores[target[i]] - scores[rival[i]]
+            (-lead).backward()
+            length = 0.3 * (lead.item() + 1e-4)
+            expected[i] = (x + length * x.grad / x.grad.norm()).clamp(-1.5, 1.5)[0].detach()
+    limits = torch.tensor(-1.5), torch.tensor(1.5)
+    moved = attack(net, image, target, rival, limits, steps=10, step_size=0.3)
+    torch.testing.assert_close(moved, expected)
+    assert not torch.equal(moved, image)
+
+
+# The loss
+
+
+def test_the_student_learns_what_the_teacher_says_at_the_boundary():
+    # Two classes, so the rival is certain. The image at 1 is moved to -0.20003, but pixels stay
+    # within the batch's, which end at -0.1: there the teacher's logits are (-0.4, 0). The second
+    # image is wrong and counts nothing. The student says (0, 0) everywhere: the divergence at
+    # T = 3 is sum p ln(2 p) with p = softmax(-0.4 / 3, 0) = (0.466716, 0.533284): 0.002218.
+    image = torch.zeros(2, 3, 1, 1)
+    image[:, 0, 0, 0] = torch.tensor([1.0, -0.1])
+    seen = batch(image, [0, 0])
+    teacher = said(seen.image, lambda x: linear(x, SLOPE))
+    student = said(seen.image, lambda x: Output(torch.zeros(len(x), 2)))
+    value = loss(boundary_end=1e9)(student, teacher, seen)["boundary"]
+    assert value.item() == pytest.approx(0.002218, abs=1e-6)
+
+
+def test_a_share_of_the_batch_is_attacked_and_the_teacher_asked_so_often_and_once_more():
+    asked = []
+
+    def net(x):
+        asked.append(len(x))
+        return linear(x, SLOPE)
+
+    image = torch.ones(8, 3, 1, 1)
+    seen = batch(image, [0] * 8)
+    teacher = Output(net(seen.image).logits, net=net)
+    loss(share=0.25)(said(seen.image, lambda x: linear(x, SLOPE)), teacher, seen)
+    assert asked == [8] + 11 * [2]
+
+
+def test_the_clean_images_are_compared_without_the_squared_temperature():
+    seen = batch(rand(3, 3, 1, 1), [0, 1, 0])
+    student, teacher = (
+        said(seen.image, lambda x, i=i: linear(x, rand(2, 3, seed=i))) for i in (1, 2)
+    )
+    value = loss(clean_end=1e9)(student, teacher, seen)["clean"]
+    torch.testing.assert_close(value, soft_kl(student.logits, teacher.logits, 3.0).mean())
+
+
+@pytest.mark.parametrize(
+    ("epoch", "clean", "boundary"),
+    # Of four epochs: 1 - e / (4 * 4/3) and 1 - e / 3, not below zero
+    [(1, 13 / 16, 2 / 3), (2, 10 / 16, 1 / 3), (3, 7 / 16, 0.0), (4, 4 / 16, 0.0)],
+)
+def test_both_terms_fall_over_the_epochs(epoch, clean, boundary):
+    seen = batch(torch.ones(2, 3, 1, 1), [0, 0], epoch)
+    student = said(seen.image, lambda x: Output(torch.zeros(len(x), 2)))
+    teacher = said(seen.image, lambda x: linear(x, SLOPE))
+    whole = loss(clean_end=1e9, boundary_end=1e9)(student, teacher, seen)
+    assert all(term > 0 for term in whole.values())
+    fallen = loss()(student, teacher, seen)
+    ratios = {name: (fallen[name] / whole[name]).item() for name in whole}
+    assert ratios == pytest.approx({"clean": clean, "boundary": boundary}, abs=1e-6)
+
+
+def test_where_the_teacher_is_never_right_there_is_nothing_to_learn():
+    seen = batch(torch.ones(2, 3, 1, 1), [1, 1])
+    weight = torch.zeros(2, 3, requires_grad=True)
+    teacher = said(seen.image, lambda x: linear(x, SLOPE))
+    value = loss()(said(seen.image, lambda x: linear(x, weight)), teacher, seen)["boundary"]
+    value.backward()
+    assert value == 0 and not weight.grad.any()
+
+
+def test_the_students_gradient_is_that_of_the_divergence_at_the_attacked_images():
+    # The way there is the teacher's: nothing of it is differentiated for the student.
+    weight = rand(2, 3).float().requires_grad_()
+    seen = batch(torch.ones(1, 3, 1, 1), [0])
+    teacher = said(seen.image, lambda x: linear(x, SLOPE))
+    value = loss(boundary_end=1e9)(said(seen.image, lambda x: linear(x, weight)), teacher, seen)
+    (gradient,) = torch.autograd.grad(value["boundary"], weight)
+    # One image: its own pixels are the limits, so it stays where it is.
+    here = torch.ones(1, 3)
+    expected = soft_kl(here @ weight.T, here @ SLOPE.T, 3.0).mean()
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected, weight)[0])
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"temperature": 0}, "temperature must be a number above 0, got 0"),
+        ({"share": 0.0}, "share must be above 0 and at most 1, got 0"),
+        ({"share": 1.5}, "share must be above 0 and at most 1, got 1.5"),
+        ({"steps": 0}, "steps must be 1 or more, got 0"),
+        ({"step_size": -0.3}, "step_size must be a number above 0"),
+        ({"clean_end": 0}, "clean_end must be a number above 0"),
+        ({"boundary_end": math.nan}, "boundary_end must be a number above 0"),
+        ({"classes": 1}, "BSS needs two classes or more, got 1"),
+    ],
+    ids=str,
+)
+def test_what_is_out_of_range_is_refused(changed, message):
+    with pytest.raises(UserError, match=message):
+        loss(**changed)

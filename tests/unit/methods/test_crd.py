@@ -1,0 +1,253 @@
+"""CRD: its contrast by hand, its negatives by counting, its memories by a slow loop."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import pytest
+import torch
+from helpers.outputs import (
+    batch_of,
+    has_the_gradient_that_differences_give,
+    is_finite_with_its_gradient,
+    meeting,
+    never_asks_for_a_number,
+    rand,
+    said,
+)
+from torch import Tensor
+
+from kd_bench.interfaces import Batch, Output, Spec, UserError
+from kd_bench.methods.crd import ContrastiveDistillation, noise_contrast, sample_others
+
+SPEC = meeting({"pooled": (3,)}, {"pooled": (5,)})  # twelve images, four classes of three
+
+
+def make(spec: Spec, **changed) -> ContrastiveDistillation:
+    values = {"negatives": 5, "temperature": 0.5, "momentum": 0.5, "channels": 6}
+    return ContrastiveDistillation(spec, **values | changed)
+
+
+def outputs(size: int, seed: int = 0) -> tuple[Output, Output]:
+    features = rand(size, 3, seed=seed), rand(size, 5, seed=seed + 1)
+    return tuple(said(pooled=x.float()) for x in features)
+
+
+# --- the contrast -----------------------------------------------------------------------------
+
+
+def test_one_image_against_two_others():
+    # Two negatives of four images: m/N = 1/2. The own entry has u = 1/2: log(0.5 / 1) = -ln 2; the
+    # negatives 1/2 and 3/2: log(0.5 / 1) = -ln 2 and log(0.5 / 2) = -ln 4. Together 4 ln 2; the
+    # last entry does not count.
+    others = torch.tensor([[0.5, 1.5, 7.0, 9.0]]).log()
+    counts = torch.tensor([[True, True, False, False]])
+    value = noise_contrast(torch.tensor([0.5]).log(), others, counts, total=4)
+    assert value.item() == pytest.approx(4 * math.log(2))
+
+
+def test_likelihoods_that_are_out_of_range_for_exp_are_no_trouble():
+    positive = torch.tensor([-500.0, 500.0], requires_grad=True)
+    others = torch.tensor([[500.0, -500.0], [-500.0, -500.0]], requires_grad=True)
+    value = noise_contrast(positive, others, torch.ones(2, 2, dtype=torch.bool), total=2)
+    value.backward()
+    # m/N = 1, log 1 = 0: -log u of the own, log u of the negative above it, and all else is zero
+    assert value.item() == pytest.approx((500 + 500) / 2)
+    assert positive.grad.tolist() == [-0.5, 0] and others.grad.tolist() == [[0.5, 0], [0, 0]]
+
+
+# --- the negatives ----------------------------------------------------------------------------
+
+
+def test_negatives_are_of_other_classes_and_exactly_as_many_as_asked():
+    labels = torch.arange(300) % 7
+    target = torch.tensor([0, 3, 3, 6])
+    chosen = sample_others(labels, target, 100)
+    assert chosen.sum(1).tolist() == [100] * 4
+    for row, own in zip(chosen, target, strict=True):
+        assert own not in labels[row]
+    assert not torch.equal(chosen[1], chosen[2])  # each image has draws of its own
+
+
+def test_all_others_are_negatives_where_there_are_fewer():
+    # Classes of 1, 2 and 3 images: 5, 4 and 3 others
+    labels = torch.tensor([0, 1, 1, 2, 2, 2])
+    chosen = sample_others(labels, torch.tensor([0, 1, 2]), 4)
+    assert chosen.sum(1).tolist() == [4, 4, 3]
+    assert chosen[1].tolist() == [True, False, False, True, True, True]
+    assert torch.equal(sample_others(labels, labels, 16384), labels[None] != labels[:, None])
+
+
+def test_every_image_of_another_class_is_drawn_equally_often():
+    # 10 of 30: each with probability 1/3, 2000 times; five standard deviations are 105.
+    torch.manual_seed(0)
+    labels = torch.cat([torch.zeros(10), torch.ones(30)]).long()
+    often = sample_others(labels, torch.zeros(2000).long(), 10).sum(0)
+    assert not often[:10].any()
+    assert (often[10:] - 2000 / 3).abs().max() < 5 * math.sqrt(2000 * 1 / 3 * 2 / 3)
+
+
+def test_how_many_negatives_an_image_has_can_be_read():
+    # 12 images in four classes of three, so 9 others
+    assert make(SPEC, negatives=5).negatives_used.tolist() == [5, 5, 5, 5]
+    assert make(SPEC, negatives=16384).negatives_used.tolist() == [9, 9, 9, 9]
+    uneven = Spec(SPEC.student, SPEC.teacher, 3, torch.tensor([0, 1, 1, 2, 2, 2]), epochs=1)
+    assert make(uneven, negatives=4).negatives_used.tolist() == [4, 4, 3]
+
+
+# --- the memories -----------------------------------------------------------------------------
+
+
+def slow_step(bank: dict, z: dict, anchor: dict, index: list[int], labels: list[int]) -> float:
+    """RepDistiller's step with every other-class image as a negative, in loops; moves `bank`."""
+    images, loss = len(labels), 0.0
+    for side, memory in (("student", "teacher"), ("teacher", "student")):
+        scores = []
+        for i, image in enumerate(index):
+            others = [k for k in range(images) if labels[k] != labels[image]]
+            entries = [bank[memory][k] for k in (image, *others)]
+            scores.append([math.exp(float(anchor[side][i] @ entry) / 0.5) for entry in entries])
+        flat = [score for row in scores for score in row]
+        z.setdefault(side, images * sum(flat) / len(flat))
+        for own, *others in scores:
+            noise = len(others) / images
+            loss -= math.log(own / z[side] / (own / z[side] + noise)) / len(index)
+            loss -= sum(math.log(noise / (u / z[side] + noise)) for u in others) / len(index)
+    for side, rows in bank.items():
+        for i, image in enumerate(index):
+            moved = 0.5 * rows[image] + 0.5 * anchor[side][i]
+            rows[image] = moved / moved.norm()
+    return loss
+
+
+def test_two_steps_are_what_loops_give():
+    loss = make(SPEC, negatives=16384).double()
+    bank = {side: getattr(loss, f"{side}_memory").bank.clone() for side in ("student", "teacher")}
+    z: dict[str, float] = {}
+    for step, index in enumerate(([0, 1, 2], [2, 7, 8])):
+        features = {"student": rand(3, 3, seed=step), "teacher": rand(3, 5, seed=5 + step)}
+        anchor = {
+            side: torch.nn.functional.normalize(getattr(loss, side)(x), dim=1).detach()
+            for side, x in features.items()
+        }
+        batch = Batch(torch.zeros(3), SPEC.labels[index], torch.tensor(index), torch.tensor(1.0))
+        student, teacher = (said(pooled=x) for x in features.values())
+        value = loss(student, teacher, batch).item()
+        expected = slow_step(bank, z, anchor, index, SPEC.labels.tolist())
+        assert value == pytest.approx(expected, rel=1e-9)
+        for side in ("student", "teacher"):
+            torch.testing.assert_close(getattr(loss, f"{side}_memory").bank, bank[side])
+
+
+def test_the_first_batch_sets_the_constant_for_good():
+    loss = make(SPEC)
+    seen = []
+    for seed in range(3):
+        loss(*outputs(4, seed), batch_of(SPEC, 4))
+        seen.append((loss.student_memory.log_constant.item(), loss.teacher_memory.log_constant))
+    assert seen[0] == seen[1] == seen[2] and math.isfinite(seen[0][0])
+
+
+def test_only_the_batchs_rows_move_and_they_get_length_one():
+    loss = make(SPEC)
+    before = loss.student_memory.bank.clone()
+    loss(*outputs(4), batch_of(SPEC, 4))
+    after = loss.student_memory.bank
+    assert torch.equal(after[4:], before[4:])
+    torch.testing.assert_close(after[:4].norm(dim=1), torch.ones(4))
+    assert (after[:4] != before[:4]).any(1).all()
+
+
+def test_rows_begin_at_random_and_of_length_one_on_average():
+    # Uniform in +-sqrt(3 / D) has variance 1 / D, so squares of D entries sum to one on average.
+    bank = make(meeting(SPEC.student, SPEC.teacher, images=400), channels=128).student_memory.bank
+    assert bank.square().sum(1).mean().item() == pytest.approx(1, abs=0.02)
+    assert bank.abs().max() <= math.sqrt(3 / 128)
+
+
+def trained(loss: ContrastiveDistillation, steps: range) -> list[Tensor]:
+    torch.manual_seed(steps.start)
+    return [loss(*outputs(4, seed), batch_of(SPEC, 4)).detach() for seed in steps]
+
+
+def test_memories_survive_a_checkpoint_bit_for_bit():
+    loss, file = make(SPEC), io.BytesIO()
+    trained(loss, range(0, 3))
+    torch.save(loss.state_dict(), file)
+    expected = trained(loss, range(3, 6))
+    file.seek(0)
+    other = make(SPEC)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert all(map(torch.equal, trained(other, range(3, 6)), expected))
+    for name, tensor in loss.state_dict().items():
+        assert torch.equal(other.state_dict()[name], tensor)
+
+
+def test_it_needs_less_than_two_gigabytes_for_cifar():
+    # What the graph keeps for the gradient, with the memories; 64 x 16,385 x 128 floats for each
+    # direction, as vectors are gathered elsewhere, are 1.1 GB alone.
+    spec = meeting({"pooled": (64,)}, {"pooled": (64,)}, classes=100, images=50_000)
+    loss = make(spec, negatives=16384, channels=128)
+    kept: dict[int, int] = {}
+
+    def keep(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return x
+
+    student, teacher = (said(pooled=torch.randn(64, 64)) for _ in range(2))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        loss(student, teacher, batch_of(spec, 64))
+    memories = sum(buffer.nbytes for buffer in loss.buffers())
+    assert sum(kept.values()) + memories < 0.5e9
+
+
+# --- as a loss --------------------------------------------------------------------------------
+
+
+def test_a_step_along_the_gradient_brings_it_down():
+    loss, batch = make(SPEC, negatives=16384), batch_of(SPEC, 4)
+    student, teacher = outputs(4)
+    loss(student, teacher, batch)  # the memory has the teacher's embeddings from here on
+    state = {name: tensor.clone() for name, tensor in loss.state_dict().items()}
+    student.features["pooled"].requires_grad_()
+    first = loss(student, teacher, batch)
+    (pull,) = torch.autograd.grad(first, student.features["pooled"])
+    loss.load_state_dict(state)
+    nearer = said(pooled=student.features["pooled"].detach() - 0.01 * pull)
+    assert pull.any() and loss(nearer, teacher, batch) < first
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"negatives": 0}, "negatives must be a number above 0, got 0"),
+        ({"temperature": 0.0}, "temperature must be a number above 0, got 0.0"),
+        ({"channels": -1}, "channels must be a number above 0, got -1"),
+        ({"momentum": 1.0}, "momentum must be at least 0 and below 1, got 1.0"),
+    ],
+)
+def test_values_out_of_range_are_refused(changed, message):
+    with pytest.raises(UserError, match=message):
+        make(SPEC, **changed)
+
+
+def test_one_class_alone_is_refused():
+    with pytest.raises(UserError, match=r"^CRD contrasts classes and needs two or more, got 1$"):
+        make(meeting({"pooled": (3,)}, {"pooled": (5,)}, classes=1))
+
+
+def test_the_gradient_is_right():
+    loss = make(SPEC)
+    loss(*outputs(4), batch_of(SPEC, 4))  # the constant has no gradient, so it must stand before
+    assert has_the_gradient_that_differences_give(loss, SPEC)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
+def test_it_stays_finite(scale):
+    assert is_finite_with_its_gradient(make(SPEC), SPEC, scale)
+
+
+def test_it_never_waits_for_the_device():
+    assert never_asks_for_a_number(make, SPEC)

@@ -1,0 +1,135 @@
+"""Deep mutual learning: who learns from whom, and what becomes of a job whose teacher learns."""
+
+import math
+
+import pytest
+import torch
+from helpers.jobs import job, trained
+from helpers.small_nets import batch, rand, spec
+from torch.autograd import gradcheck
+
+from kd_bench.interfaces import Output, UserError
+from kd_bench.jobs import assemble, instantiate, resolve, validate
+from kd_bench.methods.dml import MutualLearning
+from kd_bench.sweep.prepare import freeze
+from kd_bench.training import loop
+
+LOSS = MutualLearning(spec())
+SEEN = batch(torch.zeros(2, 3, 1, 1), [0, 1])
+
+
+def test_each_network_is_compared_with_the_other_and_the_peer_with_the_label():
+    # Student (3/4, 1/4), peer (1/2, 1/2), and a second image on which both are at (1/2, 1/2):
+    # KL(peer || student) = 1/2 ln(2/3) + 1/2 ln 2 = 0.143841, half of it the mean;
+    # KL(student || peer) = 3/4 ln(3/2) + 1/4 ln(1/2) = 0.130812, likewise; the peer's CE is ln 2
+    student = Output(torch.tensor([[math.log(3), 0.0], [0.0, 0.0]]))
+    terms = LOSS(student, Output(torch.zeros(2, 2)), SEEN)
+    assert {name: term.item() for name, term in terms.items()} == pytest.approx(
+        {"kl": 0.0719205, "peer_kl": 0.065406, "peer_ce": 0.6931472}, abs=1e-6
+    )
+
+
+def test_no_term_moves_both_networks():
+    student, peer = (rand(2, 5, seed=i).requires_grad_() for i in (0, 1))
+    terms = LOSS(Output(student), Output(peer), SEEN)
+    moved = {
+        name: tuple(g is not None for g in torch.autograd.grad(
+            term, (student, peer), retain_graph=True, allow_unused=True
+        ))
+        for name, term in terms.items()
+    }  # fmt: skip
+    assert moved == {"kl": (True, False), "peer_kl": (False, True), "peer_ce": (False, True)}
+
+
+def test_networks_that_agree_have_nothing_to_learn_from_each_other():
+    logits = rand(2, 5).requires_grad_()
+    terms = LOSS(Output(logits), Output(logits.detach()), SEEN)
+    (gradient,) = torch.autograd.grad(terms["kl"], logits)
+    assert terms["kl"] == 0 and gradient.abs().max() < 1e-15  # rounding in double
+
+
+def test_it_sums_over_classes():
+    # Classes that nobody predicts change nothing; KLDivLoss's default would divide by them.
+    def terms(pad):
+        nobody = torch.full((2, pad), -1e4, dtype=torch.double)
+        student, peer = (torch.cat([rand(2, 5, seed=i), nobody], 1) for i in (0, 1))
+        return LOSS(Output(student), Output(peer), SEEN)
+
+    torch.testing.assert_close(terms(95), terms(0))
+
+
+def test_it_has_the_gradient_that_differences_give():
+    def value(student, peer):
+        # What is learnt from is a constant, so each side is checked beside the other's copy.
+        as_student = LOSS(Output(student), Output(rand(2, 5, seed=3)), SEEN)
+        as_peer = LOSS(Output(rand(2, 5, seed=4)), Output(peer), SEEN)
+        return as_student["kl"], as_peer["peer_kl"], as_peer["peer_ce"]
+
+    assert gradcheck(value, tuple(rand(2, 5, seed=i).requires_grad_() for i in (0, 1)))
+
+
+# A job whose teacher learns along
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    return trained(job(tmp_path_factory.mktemp("runs"), "method=dml"))
+
+
+def test_no_teacher_is_trained_before(done, tmp_path):
+    config = job(tmp_path, "method=dml")
+    assert resolve.teacher_job(config) is None
+    assert [frozen.folder for frozen in freeze([(config, {})])] == [resolve.folder_name(config)]
+    runs = done[1].parents[4]
+    assert [path.name for path in runs.glob("*/*")] == ["resnet20-resnet8_half"]
+
+
+def test_the_record_has_the_peers_accuracy_and_no_folder_of_it(done):
+    record, _ = done
+    assert record["teacher"]["folder"] is None
+    assert 0 <= record["teacher"]["accuracy"] <= 100
+    assert 0 <= record["teacher"]["agreement"] <= 100
+
+
+def test_the_peer_counts_among_the_parameters_of_training_alone(done):
+    parameters = done[0]["parameters"]
+    net = instantiate.network(done[0]["config"]["teacher"]["model"], 4).net
+    peer = sum(p.numel() for p in net.parameters())
+    assert parameters["training"] == parameters["student"] + peer
+    assert parameters["inference"] == parameters["student"]
+
+
+def test_the_peer_is_known_by_its_model_alone(done, tmp_path):
+    assert set(done[0]["identity"]["teacher"]) == {"model"}
+    folder = resolve.folder_name(job(tmp_path, "method=dml"))
+    same = job(tmp_path, "method=dml", "teacher.seed=5", "teacher.recipe.epochs=7")
+    other = job(tmp_path, "method=dml", "teacher.model.net.depth=14")
+    assert resolve.folder_name(same) == folder != resolve.folder_name(other)
+
+
+def test_a_checkpoint_for_a_teacher_that_starts_afresh_is_refused(tmp_path):
+    config = job(tmp_path, "method=dml", "teacher.checkpoint=weights.pt")
+    with pytest.raises(UserError, match=r"^method 'dml' trains the teacher from the start"):
+        validate.check(config)
+
+
+def test_both_networks_learn_from_different_starts(tmp_path):
+    twins = ("model.net.widths=[4,4,8,8]", "teacher.model.net.widths=[4,4,8,8]")
+    work = assemble.assemble(job(tmp_path, "method=dml", *twins), torch.device("cpu"))
+    student, peer = work.student.net, work.teacher.tapped.net
+    before = [net.conv1.weight.clone() for net in (student, peer)]
+    assert not torch.equal(*before)
+    loop.train(work, tmp_path, lambda *_: None)
+    assert not torch.equal(student.conv1.weight, before[0])
+    assert not torch.equal(peer.conv1.weight, before[1])
+    assert peer.bn1.num_batches_tracked == student.bn1.num_batches_tracked == 6
+
+
+def test_the_student_starts_as_with_any_other_method(tmp_path):
+    weights = [
+        assemble.assemble(
+            job(tmp_path, f"method={name}"), torch.device("cpu")
+        ).student.net.fc.weight
+        for name in ("dml", "baseline")
+    ]
+    assert torch.equal(*weights)

@@ -1,0 +1,51 @@
+"""FSP in its two stages; the flow matrix itself is in test_methods.py."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers.outputs import batch_of, meeting, rand, said
+from helpers.shipped import load
+
+from kd_bench.interfaces import UserError
+from kd_bench.jobs import instantiate
+
+STAGES = {"stem": (2, 4, 4), "stage1": (2, 4, 4), "stage2": (4, 2, 2), "stage3": (4, 1, 1)}
+
+
+def test_both_ways_to_train_have_one_loss():
+    assert load("method", "fsp")["losses"] == load("method", "fsp_joint")["losses"]
+
+
+def test_the_flow_is_trained_first_and_alone_and_then_cross_entropy_alone():
+    config = load("method", "fsp")
+    assert config["weights"] == {"ce": 1.0}
+    assert set(config["init"]["weights"]) == {"fsp"}
+
+
+def test_the_first_stage_adds_up_the_pairs_of_stages():
+    student, teacher = (
+        {stage: rand(2, *size, seed=seed + i) for i, (stage, size) in enumerate(STAGES.items())}
+        for seed in (0, 10)
+    )
+
+    def flow(maps, first, second):
+        a = F.adaptive_avg_pool2d(maps[first], maps[second].shape[2:])
+        return torch.einsum("bchw,bdhw->bcd", a, maps[second]) / a[0, 0].numel()
+
+    expected = 0.0
+    for pair in (("stem", "stage1"), ("stage1", "stage2"), ("stage2", "stage3")):
+        expected += (flow(student, *pair) - flow(teacher, *pair)).square().mean()
+
+    spec = meeting(STAGES, STAGES)
+    method = instantiate.method(load("method", "fsp"), spec)
+    method.begin("init")
+    terms = method(said(torch.zeros(2, 2), **student), said(**teacher), batch_of(spec, 2))
+    torch.testing.assert_close(method.total(terms, torch.tensor(1.0)).double(), expected)
+
+
+def test_unequal_channels_are_refused_with_both_shapes():
+    wider = {stage: (size[0] + 1, *size[1:]) for stage, size in STAGES.items()}
+    with pytest.raises(UserError, match=r"FSP needs equal channels, but stem is 2x4x4 in small"):
+        instantiate.method(load("method", "fsp"), meeting(STAGES, wider))

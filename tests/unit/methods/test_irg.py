@@ -1,0 +1,120 @@
+"""IRG: edges and transformations by hand, whatever the channels."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers.outputs import (
+    batch_of,
+    has_the_gradient_that_differences_give,
+    is_finite_with_its_gradient,
+    meeting,
+    never_asks_for_a_number,
+    rand,
+    said,
+)
+
+from kd_bench.interfaces import UserError
+from kd_bench.methods.irg import InstanceRelationshipGraph, edges, transformation
+
+SPEC = meeting(
+    {"stage1": (2, 4, 4), "stage2": (4, 2, 2), "stage3": (3, 1, 1), "pooled": (3,)},
+    {"stage1": (3, 4, 4), "stage2": (5, 4, 2), "stage3": (5, 2, 2), "pooled": (5,)},
+)
+
+
+def make(spec) -> InstanceRelationshipGraph:
+    return InstanceRelationshipGraph(spec, ["stage2", "stage3"])
+
+
+def test_edges_are_squared_distances_over_the_largest():
+    # Images at 0, 3 and 4: squares 9, 16 and 1 over 16
+    x = torch.tensor([0.0, 3.0, 4.0]).view(3, 1, 1, 1)
+    expected = [[0, 9 / 16, 1], [9 / 16, 0, 1 / 16], [1, 1 / 16, 0]]
+    torch.testing.assert_close(edges(x), torch.tensor(expected))
+
+
+def test_edges_do_not_see_where_how_large_and_which_way_round():
+    x = rand(5, 4)
+    turn, _ = torch.linalg.qr(rand(4, 4, seed=1))
+    torch.testing.assert_close(edges(7 * x @ turn + rand(1, 4, seed=2)), edges(x))
+
+
+def test_a_transformation_is_how_far_an_image_moves():
+    # First stage: one channel, [1, 3] averages to 2. Second: channels [2, 4] to 3, [1, 1] to 1 and
+    # [0, 8] to 4. Squares: (2 - 3)^2, (2 - 1)^2, (2 - 4)^2 over 4
+    first = torch.tensor([1.0, 3.0]).expand(3, 1, 1, 2)
+    second = torch.tensor([[2.0, 4.0], [1.0, 1.0], [0.0, 8.0]]).view(3, 2, 1, 1)
+    assert transformation(first, second).tolist() == [0.25, 0.25, 1.0]
+
+
+def test_twice_the_channels_are_averaged_in_pairs():
+    # As in the Zoo, here in a slow loop
+    first, second = rand(3, 2, 4, 4), rand(3, 4, 2, 2, seed=1)
+    moved = torch.zeros(3, dtype=torch.double)
+    for i in range(3):
+        for c in range(2):
+            for y in range(2):
+                for x in range(2):
+                    cell = first[i, c, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2].mean()
+                    pair = second[i, 2 * c : 2 * c + 2, y, x].mean()
+                    moved[i] += (cell - pair) ** 2
+    torch.testing.assert_close(transformation(first, second), moved / moved.max())
+
+
+def test_the_wider_stage_is_averaged_whichever_it_is():
+    first, second = rand(3, 5, 1, 1), rand(3, 3, 1, 1, seed=1)
+    torch.testing.assert_close(transformation(first, second), transformation(second, first))
+    # Cells of five channels for three: 0-1, 1-3, 3-4 (adaptive pooling's)
+    cells = torch.stack([first[:, a:b].mean(1) for a, b in ((0, 2), (1, 4), (3, 5))], 1)
+    expected = (cells - second).square().sum((1, 2, 3))
+    torch.testing.assert_close(transformation(first, second), expected / expected.max())
+
+
+def test_the_terms_are_means_over_their_entries():
+    student = said(
+        rand(3, 4), **{s: rand(3, *SPEC.student[s], seed=i) for i, s in enumerate(SPEC.student)}
+    )
+    teacher = said(
+        rand(3, 4, seed=8),
+        **{s: rand(3, *SPEC.teacher[s], seed=9 + i) for i, s in enumerate(SPEC.teacher)},
+    )
+    loss = InstanceRelationshipGraph(SPEC, ["stage1", "stage2", "stage3"])
+    terms = loss(student, teacher, batch_of(SPEC, 3))
+    s, t = student.features, teacher.features
+    vertex = (student.logits - teacher.logits).square().sum() / 12
+    edge = sum((edges(s[x]) - edges(t[x])).square().sum() / 9 for x in SPEC.student) / 4
+    moves = [
+        (transformation(s[a], s[b]) - transformation(t[a], t[b])).square().sum() / 3
+        for a, b in (("stage1", "stage2"), ("stage2", "stage3"))
+    ]
+    expected = {"vertex": vertex, "edge": edge, "transformation": sum(moves) / 2}
+    for name, term in terms.items():
+        torch.testing.assert_close(term, expected[name])
+
+
+def test_a_single_stage_is_refused():
+    with pytest.raises(UserError, match=r"^IRG needs two stages or more, got stage3$"):
+        InstanceRelationshipGraph(SPEC, ["stage3"])
+
+
+def test_a_single_image_is_no_trouble():
+    terms = make(SPEC)(
+        said(**{s: torch.zeros(1, *SPEC.student[s]) for s in SPEC.student}),
+        said(**{s: torch.zeros(1, *SPEC.teacher[s]) for s in SPEC.teacher}),
+        batch_of(SPEC, 1),
+    )
+    assert all(term == 0 for term in terms.values())
+
+
+def test_the_gradient_is_right():
+    assert has_the_gradient_that_differences_give(make(SPEC), SPEC)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
+def test_it_stays_finite(scale):
+    assert is_finite_with_its_gradient(make(SPEC), SPEC, scale)
+
+
+def test_it_never_waits_for_the_device():
+    assert never_asks_for_a_number(make, SPEC)

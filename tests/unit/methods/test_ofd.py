@@ -1,0 +1,167 @@
+"""OFD: maps before the ReLU, with margins from the teacher's batch norm."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers.jobs import job
+from helpers.maps import channels, without_adapter
+from helpers.outputs import (
+    batch_of,
+    has_the_gradient_that_differences_give,
+    is_finite_with_its_gradient,
+    meeting,
+    never_asks_for_a_number,
+    rand,
+    said,
+)
+from torch import nn
+
+from kd_bench.interfaces import Spec, UserError
+from kd_bench.jobs import validate
+from kd_bench.methods.ofd import FeatureOverhaul, negative_mean, partial_distance
+from kd_bench.models.features import probe
+from kd_bench.models.resnet import ResNet
+
+MAPS = ["stage1", "stage2", "stage3"]
+STAGES = {"stage1": (2, 2, 2), "stage1_pre": (2, 2, 2)}
+BARE = meeting(STAGES, STAGES)
+BATCH = batch_of(BARE, 2)
+
+
+def pair(teacher: nn.Module | None = None, **changed: str) -> Spec:
+    """A small ResNet and its teacher, whose table of stages may be changed."""
+    torch.manual_seed(0)
+    small, large = ResNet(3, 8, [2, 2, 4, 4]), teacher or ResNet(3, 14, [3, 3, 4, 6])
+    return Spec(
+        student=probe(small, small.stages, (8, 8), "small"),
+        teacher=probe(large, large.stages | changed, (8, 8), "large"),
+        num_classes=3,
+        labels=torch.arange(12) % 3,
+        epochs=1,
+        teacher_net=large,
+    )
+
+
+def norm(*rows: tuple[float, float]) -> nn.BatchNorm2d:
+    """A batch norm with a mean and a deviation for each channel."""
+    layer = nn.BatchNorm2d(len(rows))
+    mean, deviation = zip(*rows, strict=True)
+    layer.bias.data, layer.weight.data = torch.tensor(mean), torch.tensor(deviation)
+    return layer
+
+
+def test_the_margin_is_the_mean_of_what_is_negative():
+    # Mean 0, deviation 1: -sqrt(2 / pi) = -0.797885. Mean 1, deviation 2: the density of 0.5 is
+    # 0.352065 and 0.308538 lies below -0.5, so 1 - 2 · 0.352065 / 0.308538 = -1.282153; the sign
+    # of a weight tells nothing. Mean -10: nearly all is negative, and the mean of all is -10.
+    margin = negative_mean(norm((0.0, 1.0), (1.0, 2.0), (1.0, -2.0), (-10.0, 1.0)))
+    assert margin.tolist() == pytest.approx([-0.797885, -1.282153, -1.282153, -10.0], abs=1e-5)
+
+
+def test_the_margin_is_what_many_draws_have():
+    draws = torch.randn(10**6, generator=torch.Generator().manual_seed(0)) * 1.5 + 0.7
+    # A standard error of about 1e-3
+    (margin,) = negative_mean(norm((0.7, 1.5))).tolist()
+    assert margin == pytest.approx(draws[draws < 0].mean().item(), abs=5e-3)
+
+
+def test_where_next_to_nothing_is_negative_the_margin_is_three_deviations():
+    # A share of 0.001 is at 3.0902 deviations.
+    assert negative_mean(norm((3.1, 1.0), (8.0, 2.0))).tolist() == [-3.0, -6.0]
+    assert negative_mean(norm((3.08, 1.0))).item() > -0.3
+
+
+def test_a_channel_without_deviation_has_a_margin_all_the_same():
+    margin = negative_mean(norm((0.0, 0.0), (1.0, 0.0), (-1.0, 0.0)))
+    assert margin.tolist() == pytest.approx([0.0, 0.0, -1.0], abs=1e-6)
+
+
+def test_what_the_relu_makes_zero_in_both_is_left_alone():
+    # 2 for 1: 1. -1 where -2 is wanted: 1. -3 where -2 is wanted: nothing. -1 for 1: 4.
+    student, target = channels([2.0, -1.0, -3.0, -1.0]), channels([1.0, -2.0, -2.0, 1.0])
+    assert partial_distance(student, target).tolist() == [6.0]
+    student = channels([-3.0, -2.0]).requires_grad_()
+    (gradient,) = torch.autograd.grad(partial_distance(student, channels([-2.0, 0.0])), student)
+    assert not gradient.any()
+
+
+def test_the_margins_are_those_of_the_last_batch_norms_of_the_stages():
+    teacher = ResNet(3, 14, [3, 3, 4, 6])
+    for i, layer in enumerate((teacher.layer1, teacher.layer2, teacher.layer3)):
+        nn.init.zeros_(layer[1].bn2.bias)
+        nn.init.constant_(layer[1].bn2.weight, 1.0 + i)
+        nn.init.constant_(layer[0].bn2.weight, 99.0)
+    loss = FeatureOverhaul(pair(teacher), MAPS)
+    margins = [loss.get_buffer(f"margin_{tap}") for tap in loss.taps]
+    assert [tuple(margin.shape) for margin in margins] == [(3, 1, 1), (4, 1, 1), (6, 1, 1)]
+    for i, margin in enumerate(margins):
+        assert margin.flatten().tolist() == pytest.approx([-0.797885 * (1 + i)] * len(margin))
+
+
+def test_stages_weigh_a_quarter_a_half_and_one_and_images_are_averaged():
+    # All values of the student are 1 where the teacher has 0, above any margin: as many squares of
+    # 1 as values, 12, 8 and 6 in each of two images.
+    loss = without_adapter(FeatureOverhaul(pair(), MAPS), "connectors")
+    sizes = {"stage1_pre": (2, 3, 2, 2), "stage2_pre": (2, 4, 1, 2), "stage3_pre": (2, 6, 1, 1)}
+    student = said(**{tap: torch.ones(size) for tap, size in sizes.items()})
+    teacher = said(**{tap: torch.zeros(size) for tap, size in sizes.items()})
+    assert loss(student, teacher, BATCH).item() == 12 / 4 + 8 / 2 + 6
+
+
+def test_the_teachers_negatives_are_raised_to_the_margin():
+    # Margin -0.797885, teacher -5, student -0.5, which is above: (0.797885 - 0.5)^2 = 0.088736
+    loss = without_adapter(FeatureOverhaul(pair(), ["stage1"]), "connectors")
+    student, teacher = (said(stage1_pre=torch.full((1, 3, 1, 1), x)) for x in (-0.5, -5.0))
+    assert loss(student, teacher, BATCH).item() == pytest.approx(3 * 0.088736, abs=1e-5)
+
+
+def test_it_is_three_cases_for_each_value():
+    loss = without_adapter(FeatureOverhaul(pair(), ["stage1"]), "connectors")
+    margin = loss.get_buffer("margin_stage1_pre").flatten().double()
+    student, teacher = rand(2, 3, 2, 2) * 2, rand(2, 3, 2, 2, seed=1) * 2
+    expected = 0.0
+    for image in range(2):
+        for c in range(3):
+            for s, t in zip(student[image, c].flatten(), teacher[image, c].flatten(), strict=True):
+                if t > 0:
+                    expected += float(s - t) ** 2
+                elif s > max(t, margin[c]):
+                    expected += float(s - max(t, margin[c])) ** 2
+    value = loss(said(stage1_pre=student), said(stage1_pre=teacher), BATCH)
+    assert value.item() == pytest.approx(expected / 2)
+
+
+def test_it_has_the_gradient_that_differences_give_and_never_waits_for_a_number():
+    spec = pair()
+    assert has_the_gradient_that_differences_give(FeatureOverhaul(spec, ["stage2"]), spec)
+    with torch.device("meta"):
+        shapes = pair()
+    assert never_asks_for_a_number(lambda spec: FeatureOverhaul(spec, MAPS), shapes)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e4])
+def test_it_is_finite_for_features_of_any_size(scale):
+    spec = pair()
+    assert is_finite_with_its_gradient(FeatureOverhaul(spec, MAPS), spec, scale)
+
+
+def test_a_teacher_without_the_batch_norm_as_a_stage_is_refused():
+    with pytest.raises(UserError, match=r"^no stage 'stage1_norm' in large; it has stage1"):
+        FeatureOverhaul(BARE, ["stage1"])
+
+
+def test_a_stage_that_is_no_batch_norm_is_refused():
+    odd = pair(stage1_norm="layer1.1.conv2")
+    with pytest.raises(UserError, match=r"'stage1_norm' of large; 'layer1.1.conv2' is Conv2d$"):
+        FeatureOverhaul(odd, ["stage1"])
+
+
+def test_a_job_is_checked_without_any_weights(tmp_path):
+    validate.check(job(tmp_path, "method=ofd"))
+
+
+def test_margins_are_finite_for_any_batch_norm():
+    steps = [(m, d) for m in (-1e4, -1.0, 0.0, 1.0, 1e4) for d in (0.0, 1e-8, 1.0, 1e4)]
+    margins = negative_mean(norm(*steps))
+    assert margins.isfinite().all() and (margins <= 0).all()

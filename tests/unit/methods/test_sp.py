@@ -1,0 +1,90 @@
+"""SP: similarities by hand, and what they do not see."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from helpers.outputs import (
+    batch_of,
+    has_the_gradient_that_differences_give,
+    is_finite_with_its_gradient,
+    meeting,
+    never_asks_for_a_number,
+    rand,
+    said,
+)
+
+from kd_bench.interfaces import UserError
+from kd_bench.methods.sp import SimilarityPreserving
+
+SPEC = meeting(
+    {"stage1": (2, 2, 2), "stage2": (3, 1, 1), "pooled": (3,)},
+    {"stage1": (3, 4, 4), "stage2": (2, 2, 1), "pooled": (2,)},
+)
+BATCH = batch_of(SPEC, 2)
+
+
+def value(student: torch.Tensor, teacher: torch.Tensor) -> float:
+    loss = SimilarityPreserving(SPEC, ["stage1"])
+    return loss(said(stage1=student), said(stage1=teacher), BATCH).item()
+
+
+def test_two_images_that_differ_against_two_that_do_not():
+    # Student: products [[1, 0], [0, 4]], rows [1, 0] and [0, 1]. Teacher: all equal, rows
+    # [1, 1] / sqrt(2). A row: (1 - 1/sqrt(2))^2 + 1/2 = 2 - sqrt(2); two rows over B^2 = 4
+    student = torch.tensor([[1.0, 0.0], [0.0, 2.0]]).view(2, 2, 1, 1)
+    teacher = torch.ones(2, 3, 1, 1)
+    assert value(student, teacher) == pytest.approx((2 - math.sqrt(2)) / 2, rel=1e-6)
+
+
+def test_it_is_what_a_loop_gives():
+    student, teacher = rand(4, 2, 2, 2), rand(4, 3, 4, 4, seed=1)
+
+    def row(x: torch.Tensor, i: int) -> list[float]:
+        products = [float((x[i] * x[j]).sum()) for j in range(4)]
+        length = math.sqrt(sum(p * p for p in products))
+        return [p / length for p in products]
+
+    expected = sum(
+        (s - t) ** 2 / 16
+        for i in range(4)
+        for s, t in zip(row(student, i), row(teacher, i), strict=True)
+    )
+    assert value(student, teacher) == pytest.approx(expected, rel=1e-9)
+
+
+def test_stages_are_added_up():
+    student = said(stage1=rand(4, 2, 2, 2), stage2=rand(4, 3, 1, 1, seed=1))
+    teacher = said(stage1=rand(4, 3, 4, 4, seed=2), stage2=rand(4, 2, 2, 1, seed=3))
+    one, other, both = (
+        SimilarityPreserving(SPEC, stages)(student, teacher, BATCH)
+        for stages in (["stage1"], ["stage2"], ["stage1", "stage2"])
+    )
+    torch.testing.assert_close(both, one + other)
+
+
+def test_neither_scale_nor_the_order_of_channels_and_places_is_seen():
+    student = rand(4, 2, 2, 2)
+    shuffled = 5 * student[:, [1, 0]].flatten(2)[..., [2, 0, 3, 1]].view(4, 2, 2, 2)
+    assert value(shuffled, student) == pytest.approx(0, abs=1e-15)
+
+
+def test_a_stage_that_is_no_map_is_refused():
+    with pytest.raises(UserError, match=r"^stage 'pooled' of small is no map"):
+        SimilarityPreserving(SPEC, ["pooled"])
+
+
+def test_the_gradient_is_right():
+    loss = SimilarityPreserving(SPEC, ["stage1", "stage2"])
+    assert has_the_gradient_that_differences_give(loss, SPEC)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
+def test_it_stays_finite(scale):
+    assert is_finite_with_its_gradient(SimilarityPreserving(SPEC, ["stage1"]), SPEC, scale)
+
+
+def test_it_never_waits_for_the_device():
+    assert never_asks_for_a_number(lambda spec: SimilarityPreserving(spec, ["stage1"]), SPEC)

@@ -1,0 +1,120 @@
+"""SRD: two images by hand, and the softened maximum at its limit."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from helpers.outputs import (
+    batch_of,
+    has_the_gradient_that_differences_give,
+    is_finite_with_its_gradient,
+    meeting,
+    never_asks_for_a_number,
+    rand,
+    said,
+)
+from torch import nn
+
+from kd_bench.interfaces import UserError
+from kd_bench.methods.srd import SimpleRecipe, standardise
+
+SPEC = meeting({"pooled": (3,)}, {"pooled": (5,)})
+
+
+def make(spec) -> SimpleRecipe:
+    return SimpleRecipe(spec, exponent=4.0, temperature=1.0)
+
+
+def unprojected(exponent: float) -> SimpleRecipe:
+    loss = SimpleRecipe(SPEC, exponent, temperature=1.0)
+    loss.projector = nn.Identity()
+    return loss
+
+
+def feature_term(loss: SimpleRecipe, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    batch = batch_of(SPEC, len(student))
+    return loss(said(pooled=student), said(pooled=teacher), batch)["feature"]
+
+
+def test_two_images_that_change_places():
+    # Mean 2, variance 1: student -a, a and teacher a, -a with a^2 = 1 / 1.0001. Two entries of
+    # (2a)^4: log(32 a^4) = ln 32 - 2 ln 1.0001
+    student, teacher = torch.tensor([[1.0], [3.0]]), torch.tensor([[3.0], [1.0]])
+    value = feature_term(unprojected(4.0), student, teacher).item()
+    assert value == pytest.approx(math.log(32) - 2 * math.log(1.0001), abs=1e-5)
+
+
+def test_logits_are_compared_by_divergence_without_a_factor():
+    # softmax([ln 3, 0]) = [3/4, 1/4] against [1/2, 1/2]: 0.130812 for every image. With temperature
+    # 2 and logits twice as large the same: there is no T^2.
+    logits = torch.tensor([[math.log(3), 0.0]] * 2)
+    for temperature in (1.0, 2.0):
+        loss = SimpleRecipe(SPEC, 4.0, temperature)
+        teacher = said(temperature * logits, pooled=torch.ones(2, 5))
+        value = loss(said(torch.zeros(2, 2), pooled=torch.ones(2, 3)), teacher, batch_of(SPEC, 2))
+        assert value["logits"].item() == pytest.approx(0.130812, abs=1e-6)
+
+
+def test_standardised_channels_have_mean_zero_and_variance_one():
+    # As PyTorch's batch norm without parameters
+    x = 3 * rand(6, 4) + 5
+    expected = torch.nn.functional.batch_norm(x, None, None, training=True, eps=1e-4)
+    torch.testing.assert_close(standardise(x), expected)
+
+
+def test_a_high_power_looks_at_the_largest_difference_alone():
+    # (sum d^a)^(1/a) -> max d; with 20 entries the logarithm is off by ln(20) / a at most.
+    student, teacher = rand(4, 5), rand(4, 5, seed=1)
+    largest = (standardise(student) - standardise(teacher)).abs().max().log().item()
+    value = feature_term(unprojected(200.0), student, teacher).item() / 200
+    assert largest <= value <= largest + math.log(20) / 200
+
+
+def test_the_pull_at_the_projector_does_not_depend_on_the_size_of_the_batch():
+    # The same images twice double the sum, and the logarithm makes a constant of that.
+    loss = make(SPEC).double()
+    student, teacher = rand(4, 3), rand(4, 5, seed=1)
+    once, twice = (
+        torch.autograd.grad(
+            feature_term(loss, student.repeat(n, 1), teacher.repeat(n, 1)),
+            loss.projector[1].weight,
+        )[0]
+        for n in (1, 2)
+    )
+    torch.testing.assert_close(once, twice)
+
+
+def test_equal_features_have_a_value_and_no_pull():
+    x = rand(4, 5).requires_grad_()
+    value = feature_term(unprojected(4.0), x, x.detach())
+    value.backward()
+    assert value.item() == pytest.approx(math.log(1e-6)) and not x.grad.any()
+
+
+def test_a_single_image_is_no_trouble():
+    value = feature_term(make(SPEC), torch.ones(1, 3), torch.ones(1, 5))
+    assert value.item() == pytest.approx(math.log(1e-6), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("exponent", "temperature", "message"),
+    [(0.5, 1.0, "exponent must be 1 or more, got 0.5"), (4.0, 0.0, "temperature must be a number")],
+)
+def test_values_out_of_range_are_refused(exponent, temperature, message):
+    with pytest.raises(UserError, match=message):
+        SimpleRecipe(SPEC, exponent, temperature)
+
+
+def test_the_gradient_is_right():
+    assert has_the_gradient_that_differences_give(make(SPEC), SPEC)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
+def test_it_stays_finite(scale):
+    assert is_finite_with_its_gradient(make(SPEC), SPEC, scale)
+
+
+def test_it_never_waits_for_the_device():
+    assert never_asks_for_a_number(make, SPEC)

@@ -1,0 +1,205 @@
+"""SSKD: turned images, what the teacher knows of them, and which of it is passed on."""
+
+import pytest
+import torch
+from helpers.jobs import job, trained
+from helpers.small_nets import rand, spec
+from torch.autograd import gradcheck
+
+from kd_bench.interfaces import Batch, Output, UserError
+from kd_bench.jobs import assemble, resolve
+from kd_bench.methods.sskd import TURNS, SelfSupervision, error_rank, selected
+from kd_bench.training import loop
+
+GIVEN = {
+    "temperature": 4.0,
+    "similarity_temperature": 0.5,
+    "turned_share": 0.5,
+    "similarity_share": 0.75,
+}
+K, B, D = 4, 5, 6
+
+
+def loss(stage="main", **changed):
+    torch.manual_seed(0)
+    made = SelfSupervision(spec(classes=K, pooled=(D,)), **(GIVEN | changed)).double()
+    made.begin(stage)
+    return made
+
+
+def output(seed):
+    """What a network says of upright and turned images."""
+    answers = [Output(rand(B, K, seed=seed + i), {"pooled": rand(B, D, seed=50 + seed + i)})
+               for i in range(4)]  # fmt: skip
+    answers[0].views = dict(zip(TURNS, answers[1:], strict=True))
+    return answers[0]
+
+
+LABEL = torch.tensor([0, 1, 2, 3, 0])
+SEEN = Batch(torch.zeros(B, 3, 4, 4), LABEL, torch.arange(B), torch.tensor(1.0))
+
+
+# What is seen
+
+
+def test_an_image_is_turned_by_quarters():
+    image = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).expand(1, 3, 2, 2)
+    views = loss().more_views(image)
+    assert {name: view[0, 0].tolist() for name, view in views.items()} == {
+        "turned_90": [[2.0, 4.0], [1.0, 3.0]],
+        "turned_180": [[4.0, 3.0], [2.0, 1.0]],
+        "turned_270": [[3.0, 1.0], [4.0, 2.0]],
+    }
+
+
+def test_maps_that_are_not_square_are_refused():
+    with pytest.raises(UserError, match=r"must be square; stem of small is 16x8x12$"):
+        SelfSupervision(spec(stem=(16, 8, 12), pooled=(D,)), **GIVEN)
+
+
+# What is passed on
+
+
+def test_an_answers_rank_is_how_many_score_above_it():
+    scores = torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0], [3.0, 2.0, 1.0], [1.0, 1.0, 0.0]])
+    assert error_rank(scores, torch.tensor([0, 1, 2, 1])).tolist() == [0, 1, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("share", "kept"),
+    # Of ranks 2 0 1 3 1 0 the two right ones, and of the four others the best so many
+    [(0.0, [1, 5]), (0.25, [1, 2, 5]), (0.75, [0, 1, 2, 4, 5]), (0.99, [0, 1, 2, 4, 5]),
+     (1.0, [0, 1, 2, 3, 4, 5])],
+)  # fmt: skip
+def test_all_that_is_right_is_kept_and_a_share_of_the_rest_by_rank(share, kept):
+    assert selected(torch.tensor([2, 0, 1, 3, 1, 0]), share).nonzero().flatten().tolist() == kept
+
+
+# The numbers
+
+
+def divergence(t, s, temperature):
+    """T^2 KL of one row, class by class."""
+    p, q = (x.div(temperature).exp() / x.div(temperature).exp().sum() for x in (t, s))
+    return temperature**2 * sum(a * (a / b).log() for a, b in zip(p, q, strict=True))
+
+
+def best(rows, answers, share):
+    """The rows to learn from, as one would pick them by hand."""
+    ranks = [sorted(row.tolist(), reverse=True).index(row[a]) for row, a in zip(rows, answers)]  # noqa: B905
+    right = [i for i, rank in enumerate(ranks) if rank == 0]
+    wrong = sorted((i for i, rank in enumerate(ranks) if rank), key=lambda i: (ranks[i], i))
+    return right + wrong[: int(share * len(wrong))]
+
+
+def cosines(head, said):
+    rows = []
+    for view in TURNS:
+        for turned in head(said.views[view].features["pooled"]):
+            upright = head(said.features["pooled"])
+            rows.append(torch.stack([turned @ u / turned.norm() / u.norm() for u in upright]))
+    return rows
+
+
+def test_the_terms_are_those_of_loops_over_images_and_classes():
+    student, teacher, made = output(0), output(10), loss()
+    terms = made(student, teacher, SEEN)
+    upright = [divergence(t, s, 4.0) for t, s in zip(teacher.logits, student.logits, strict=True)]
+    torch.testing.assert_close(terms["upright"], sum(upright) / B)
+
+    s, t = ([row for v in TURNS for row in out.views[v].logits] for out in (student, teacher))
+    rows = best(t, 3 * LABEL.tolist(), 0.5)
+    assert B < len(rows) < 3 * B  # some are left out
+    torch.testing.assert_close(
+        terms["turned"], sum(divergence(t[i], s[i], 4.0) for i in rows) / len(rows)
+    )
+
+    s, t = cosines(made.student_head, student), cosines(made.teacher_head, teacher)
+    rows = best(t, 3 * list(range(B)), 0.75)
+    assert len(rows) < 3 * B
+    torch.testing.assert_close(
+        terms["similarity"], sum(divergence(t[i], s[i], 0.5) for i in rows) / len(rows)
+    )
+
+
+def test_the_teachers_head_learns_to_find_the_upright_image():
+    teacher, made = output(10), loss("init")
+    rows = cosines(made.teacher_head, teacher)
+    expected = -sum(row.log_softmax(0)[i % B] for i, row in enumerate(rows)) / len(rows)
+    terms = made(output(0), teacher, SEEN)
+    assert list(terms) == ["teacher_head"]
+    torch.testing.assert_close(terms["teacher_head"], expected)
+
+
+def test_a_student_like_its_teacher_has_nothing_to_learn():
+    made = loss()
+    made.student_head.load_state_dict(made.teacher_head.state_dict())
+    terms = made(output(10), output(10), SEEN)
+    assert all(term.abs() < 1e-12 for term in terms.values())
+
+
+def test_with_nothing_selected_the_loss_is_zero_and_not_nan():
+    student, teacher = output(0), output(10)
+    for view in teacher.views.values():
+        view.logits = -10.0 * torch.nn.functional.one_hot(LABEL, K).double()
+    assert loss(turned_share=0.0)(student, teacher, SEEN)["turned"] == 0
+
+
+def test_it_has_the_gradient_that_differences_give():
+    made, teacher, student = loss(), output(10), output(0)
+
+    def value(logits, turned, features):
+        out = Output(logits, {"pooled": features}, dict(student.views))
+        out.views["turned_90"] = Output(turned, student.views["turned_90"].features)
+        terms = made(out, teacher, SEEN)
+        return tuple(terms.values())
+
+    inputs = (rand(B, K), rand(B, K, seed=1), rand(B, D, seed=2))
+    assert gradcheck(value, tuple(x.requires_grad_() for x in inputs))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"temperature": 0}, "temperature must be a number above 0, got 0"),
+        ({"similarity_temperature": -0.5}, "similarity_temperature must be a number above 0"),
+        ({"turned_share": 1.1}, r"turned_share must be in \[0, 1\], got 1.1"),
+        ({"similarity_share": -0.1}, r"similarity_share must be in \[0, 1\], got -0.1"),
+    ],
+    ids=str,
+)
+def test_what_is_out_of_range_is_refused(changed, message):
+    with pytest.raises(UserError, match=message):
+        loss(**changed)
+
+
+# A job
+
+
+def copies(work):
+    """What there is to move: student, teacher, and the heads."""
+    heads = work.method.losses["sskd"]
+    parts = {
+        "student": work.student,
+        "teacher": work.teacher.tapped,
+        "student_head": heads.student_head,
+        "teacher_head": heads.teacher_head,
+    }
+    return {name: [p.detach().clone() for p in part.parameters()] for name, part in parts.items()}
+
+
+def moved(before, after):
+    return {
+        name for name in before if any(map(lambda a, b: (a != b).any(), before[name], after[name]))
+    }
+
+
+def test_the_first_stage_moves_the_teachers_head_alone_and_the_second_all_but_the_teacher(tmp_path):
+    config = job(tmp_path, "method=sskd")
+    trained(resolve.teacher_job(config))
+    work = assemble.assemble(config, torch.device("cpu"))
+    seen = [copies(work)]
+    progress = loop.train(work, tmp_path, lambda *_: seen.append(copies(work)))
+    assert [row["stage"] for row in progress.history] == ["init", "main", "main"]
+    assert moved(seen[0], seen[1]) == {"teacher_head"}
+    assert moved(seen[1], seen[2]) == {"student", "student_head"}

@@ -1,0 +1,183 @@
+"""The networks are those of the literature."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from helpers.jobs import composed
+from helpers.shipped import CONF, choices, load
+from hydra import compose, initialize_config_dir
+from torch import nn
+
+from kd_bench.jobs import instantiate
+from kd_bench.models.features import Tapped, probe
+from kd_bench.models.resnet import BasicBlock, ResNet
+from kd_bench.utils.errors import UserError
+
+# For 10 and for 100 classes. As counted in RepDistiller's networks; resnet8_half on paper:
+# stem 3·8·9 + 16 = 232; stage1 2·8·8·9 + 32 = 1,184;
+# stage2 8·16·9 + 16·16·9 + 64 + (8·16 + 32) = 3,680; stage3 likewise, 14,528;
+# together 19,624, and the classifier 33 per class.
+PARAMETERS = {
+    "resnet8": (78_042, 83_892),
+    "resnet14": (175_258, 181_108),
+    "resnet20": (272_474, 278_324),
+    "resnet32": (466_906, 472_756),
+    "resnet44": (661_338, 667_188),
+    "resnet56": (855_770, 861_620),
+    "resnet110": (1_730_714, 1_736_564),
+    "resnet8_half": (19_954, 22_924),
+    "resnet8x4": (1_210_410, 1_233_540),
+    "resnet32x4": (7_410_730, 7_433_860),
+}
+
+
+def shipped(name: str, num_classes: int = 10, device: str = "meta") -> nn.Module:
+    with torch.device(device):
+        return instantiate.network(load("model", name), num_classes).net
+
+
+@pytest.mark.parametrize("name", choices("model"))
+def test_a_shipped_model_has_as_many_parameters_as_in_the_literature(name):
+    counts = [sum(p.numel() for p in shipped(name, k).parameters()) for k in (10, 100)]
+    assert tuple(counts) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", choices("model"))
+def test_a_model_is_called_as_its_file(name):
+    assert load("model", name)["name"] == name
+
+
+@pytest.mark.parametrize("name", choices("model"))
+def test_no_shipped_model_works_in_place(name):
+    assert not [path for path, module in shipped(name).named_modules() if _in_place(module)]
+
+
+def _in_place(module: nn.Module) -> bool:
+    return getattr(module, "inplace", False)
+
+
+@pytest.mark.parametrize("name", choices("model"))
+def test_every_stage_of_a_shipped_model_is_found_on_the_smallest_images(name):
+    net = shipped(name)
+    shapes = probe(net, net.stages, (8, 8), name)
+    assert {"stem", "stage1", "stage2", "stage3", "pooled"} <= set(shapes)
+    assert len(shapes["pooled"]) == 1
+
+
+def test_stages_have_the_published_shapes():
+    net = shipped("resnet32x4")
+    shapes = probe(net, net.stages, (32, 32), "resnet32x4")
+    maps = {
+        "stem": (32, 32, 32),
+        "stage1": (64, 32, 32),
+        "stage2": (128, 16, 16),
+        "stage3": (256, 8, 8),
+    }
+    before = {f"{stage}_pre": shape for stage, shape in maps.items()}
+    norms = {f"{stage}_norm": shape for stage, shape in maps.items()}
+    assert shapes == {**maps, **before, **norms, "pooled": (256,)}
+
+
+@pytest.mark.parametrize("depth", [8, 14, 20, 32, 44, 56, 110])
+def test_depth_counts_the_convolutions_on_the_way_and_the_classifier(depth):
+    with torch.device("meta"):
+        net = ResNet(10, depth, [16, 16, 32, 64])
+    layers = [m for m in net.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
+    assert len(layers) + 1 == depth
+
+
+def test_shortcuts_are_projections_where_the_shape_changes_and_nowhere_else():
+    projected = {
+        name: [path for path, module in shipped(name).named_modules() if _is_projection(module)]
+        for name in ("resnet14", "resnet8x4")
+    }
+    assert projected == {
+        "resnet14": ["layer2.0.downsample.0", "layer3.0.downsample.0"],
+        "resnet8x4": [f"layer{i}.0.downsample.0" for i in (1, 2, 3)],
+    }
+
+
+def _is_projection(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)
+
+
+def test_a_block_without_its_branch_is_the_rectified_shortcut():
+    block = BasicBlock(3, 3, 1).eval()
+    nn.init.zeros_(block.bn2.weight)
+    x = torch.randn(2, 3, 4, 4)
+    torch.testing.assert_close(block(x), x.clamp(min=0), rtol=0, atol=0)
+
+
+def test_weights_begin_as_in_the_literature():
+    torch.manual_seed(0)
+    net = shipped("resnet8x4", device="cpu")
+    weight = net.layer3[0].conv1.weight  # [256, 128, 3, 3]
+    # Kaiming, fan_out: variance 2 / (256 · 9), and 294,912 draws are within 1 % of it.
+    assert weight.std().item() == pytest.approx(math.sqrt(2 / (256 * 9)), rel=0.01)
+    assert weight.abs().max() > 3 * weight.std()  # normal, not uniform
+    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert all((m.weight == 1).all() and (m.bias == 0).all() for m in norms)
+    # PyTorch's default: uniform within 1 / sqrt(fan_in) = 1/16.
+    assert 0.06 < net.fc.weight.abs().max() <= 1 / 16
+
+
+def test_tensors_have_the_names_of_published_checkpoints():
+    names = list(shipped("resnet8").state_dict())
+    assert names[:2] == ["conv1.weight", "bn1.weight"]
+    assert names[-2:] == ["fc.weight", "fc.bias"]
+    assert {"layer1.0.conv1.weight", "layer2.0.downsample.1.running_var"} <= set(names)
+
+
+def test_features_fit_together_as_their_names_say():
+    torch.manual_seed(0)
+    net = ResNet(10, 14, [4, 4, 8, 16]).eval()
+    out = Tapped(net, net.stages, net.stages, "resnet14")(torch.randn(3, 3, 8, 8))
+    for stage in ("stem", "stage1", "stage2", "stage3"):
+        before = out.features[f"{stage}_pre"]
+        assert before.min() < 0
+        assert torch.equal(out.features[stage], before.clamp(min=0))
+    assert torch.equal(out.features["stem_norm"], out.features["stem_pre"])
+    for i in (1, 2, 3):  # the second of two blocks: nothing but the branch is added to its input
+        inner = net.get_submodule(f"layer{i}.0")(_input_of(i, out.features))
+        before = inner + out.features[f"stage{i}_norm"]
+        torch.testing.assert_close(before, out.features[f"stage{i}_pre"])
+    pooled = out.features["pooled"]
+    torch.testing.assert_close(pooled, out.features["stage3"].mean((2, 3)))
+    torch.testing.assert_close(out.logits, pooled @ net.fc.weight.T + net.fc.bias)
+
+
+def _input_of(stage: int, features: dict[str, torch.Tensor]) -> torch.Tensor:
+    return features["stem" if stage == 1 else f"stage{stage - 1}"]
+
+
+def test_stages_may_be_named_on_the_command_line():
+    model = composed("dataset=synthetic", "model=resnet8", "+model.stages.one=layer1")["model"]
+    network = instantiate.network(model, 10)
+    assert network.shapes((32, 32)) == {"one": (16, 32, 32)}
+
+
+@pytest.mark.parametrize("depth", [2, 18, 20.0, "20"])
+def test_a_depth_that_is_not_6n_plus_2_is_refused_with_those_that_are(depth):
+    with pytest.raises(UserError, match=rf"must be 6n\+2, such as 8, 14, 20.* got '?{depth}"):
+        ResNet(10, depth, [16, 16, 32, 64])
+
+
+@pytest.mark.parametrize("widths", [[16, 32, 64], [16, 16, 0, 64], [16, 16, 32, 6.4], "wide", 16])
+def test_widths_that_are_not_four_whole_numbers_are_refused(widths):
+    with pytest.raises(UserError, match="widths of a ResNet must be four"):
+        ResNet(10, 8, widths)
+
+
+@pytest.mark.parametrize("name", choices("pair"))
+def test_a_pair_is_called_teacher_student_and_made_of_shipped_models(name, tmp_path):
+    (tmp_path / "config.yaml").write_text(
+        "defaults:\n- model: resnet20\n- model@teacher.model: resnet20\n- pair: ???\n- _self_\n"
+        f"hydra: {{searchpath: ['file://{CONF}']}}\n"
+    )
+    with initialize_config_dir(str(tmp_path), version_base="1.3"):
+        config = compose("config", [f"pair={name}"])
+    assert f"{config.teacher.model.name}-{config.model.name}" == name
+    assert set(config) == {"model", "teacher"}

@@ -1,0 +1,68 @@
+"""The figure of differences is drawn from the table's numbers, and says from which."""
+
+from __future__ import annotations
+
+import re
+
+import matplotlib as mpl
+import pytest
+from helpers.written_records import seeds
+from matplotlib.figure import Figure
+
+from kd_bench.results import figure
+from kd_bench.results.table import table_from
+from kd_bench.utils.errors import UserError
+
+# SD 1 in each cell, so the 95 % interval at 4 degrees of freedom is +-2.776 * sqrt(2 / 3) = 2.27.
+BASELINE = seeds("baseline", 89.0, 90.0, 91.0)
+FAR = seeds("st", 92.0, 93.0, 94.0)
+NEAR = seeds("at", 90.0, 92.0, 91.0)
+
+
+def drawn(records, monkeypatch):
+    """The panels of a figure, as matplotlib got them."""
+    kept, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda f, *a, **k: kept.append(f) or save(f, *a, **k))
+    figure.svg(table_from(records))
+    return kept[0].axes
+
+
+def test_seeds_means_and_intervals_are_where_the_table_has_them(monkeypatch):
+    (panel,) = drawn(BASELINE + FAR, monkeypatch)
+    zero, dots, mean, *caps = panel.lines
+    assert list(zero.get_xdata()) == [0, 0]
+    assert list(dots.get_xdata()) == [3.0, 3.0, 3.0]
+    assert list(mean.get_xdata()) == [3.0]
+    assert [cap.get_xdata()[0] for cap in caps] == pytest.approx([3 - 2.267, 3 + 2.267], abs=1e-3)
+    assert [tick.get_text() for tick in panel.get_yticklabels()] == ["st"]
+
+
+def test_an_interval_that_leaves_zero_out_has_another_colour(monkeypatch):
+    (panel,) = drawn(BASELINE + FAR + NEAR, monkeypatch)
+    colours = {
+        line.get_xdata()[0]: line.get_color() for line in panel.lines if len(line.get_xdata()) == 1
+    }
+    assert colours[3.0] == figure.TOLD
+    assert colours[1.0] == figure.OPEN
+
+
+def test_the_same_numbers_are_the_same_picture_and_others_are_not():
+    one, again = (figure.svg(table_from(BASELINE + FAR)) for _ in range(2))
+    other = figure.svg(table_from(BASELINE + NEAR))
+    assert one == again
+    assert figure.facts(one) is not None
+    assert figure.facts(one) != figure.facts(other)
+
+
+def test_what_it_was_drawn_from_does_not_hang_on_how(monkeypatch):
+    plain = figure.svg(table_from(BASELINE + FAR))
+    with mpl.rc_context({"font.size": 20}):
+        large = figure.svg(table_from(BASELINE + FAR))
+    assert plain != large
+    assert figure.facts(plain) == figure.facts(large)
+    assert figure.facts(re.sub(r"differences \w+", "", plain)) is None
+
+
+def test_without_a_baseline_there_is_nothing_to_draw():
+    with pytest.raises(UserError, match="no differences to draw"):
+        figure.svg(table_from(FAR))

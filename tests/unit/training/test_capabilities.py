@@ -1,0 +1,64 @@
+"""What some methods need beyond a loss, in real jobs: graphs, views, further questions."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.jobs import job, trained
+
+from kd_bench.jobs import assemble, resolve
+from kd_bench.training import loop
+
+ASKING_MORE = ["sobolev", "at_gradient", "lwm", "bss", "sskd"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+def assembled(runs: Path, *methods: str) -> loop.Training:
+    """A job of these methods' losses together, ready to train."""
+    configs = [job(runs, f"method={method}") for method in methods]
+    trained(resolve.teacher_job(configs[0]))
+    first = configs[0]["method"]
+    for config in configs[1:]:
+        first["losses"] |= config["method"]["losses"]
+        first["weights"] |= config["method"]["weights"]
+    return assemble.assemble(configs[0], torch.device("cpu"))
+
+
+def state(work: loop.Training) -> list[torch.Tensor]:
+    return [tensor.clone() for tensor in work.teacher.tapped.net.state_dict().values()]
+
+
+@pytest.mark.parametrize("method", ASKING_MORE)
+def test_a_teacher_is_left_bit_for_bit_as_it_was_whatever_it_is_asked(runs, tmp_path, method):
+    work = assembled(runs, method)
+    before = state(work)
+    loop.train(work, tmp_path, lambda *_: None)
+    assert all(map(torch.equal, before, state(work)))
+    assert all(p.grad is None for p in work.teacher.tapped.net.parameters())
+    assert not work.teacher.tapped.training
+
+
+def test_several_losses_differentiate_the_same_networks(runs, tmp_path):
+    work = assembled(runs, "sobolev", "at_gradient", "lwm", "bss", "st")
+    (first, second) = loop.train(work, tmp_path, lambda *_: None).history
+    terms = {"ce", "sobolev", "at_gradient", "lwm", "bss/clean", "bss/boundary", "st"}
+    assert terms <= first.keys()
+    assert all(second[term] == second[term] for term in terms)  # none is NaN
+
+
+def test_gradients_are_taken_where_there_are_further_views(runs, tmp_path):
+    work = assembled(runs, "sskd", "sobolev", "bss")
+    history = loop.train(work, tmp_path, lambda *_: None).history
+    assert [row["stage"] for row in history] == ["init", "main", "main"]
+    assert {"sskd/turned", "sobolev", "bss/boundary"} <= history[-1].keys()
+
+
+def test_only_methods_that_ask_for_it_pay_for_the_teachers_graph(runs):
+    for method, has_graph in (("st", False), ("sobolev", True)):
+        work = assembled(runs, method)
+        image = torch.zeros(2, 3, 8, 8, requires_grad=True)
+        assert work.teacher(image).logits.requires_grad == has_graph

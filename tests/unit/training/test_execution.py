@@ -1,0 +1,463 @@
+"""How steps are executed: what changes nothing, what changes roundings, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import shipped
+from helpers.jobs import job, trained
+from torch import nn
+
+from kd_bench.config import identity as identity_module
+from kd_bench.config.schema import Precision, Speed
+from kd_bench.jobs import assemble, instantiate, resolve, runner, validate
+from kd_bench.models.features import Tapped
+from kd_bench.models.resnet import ResNet
+from kd_bench.training import autotune, cuda_graph, execution, loop
+from kd_bench.training import autotune as choice
+from kd_bench.training import cuda_graph as capture
+from kd_bench.training import device as device_module
+from kd_bench.training.epoch import Epochs
+from kd_bench.training.execution import Execution
+from kd_bench.training.setup import Training, phases
+from kd_bench.training.teacher import Teacher
+from kd_bench.utils import files
+from kd_bench.utils.errors import UserError
+
+CUDA = torch.device("cuda")
+# For the methods that need equal widths.
+WIDTHS = ("model.net.widths=[8,8,8,8]", "teacher.model.net.widths=[8,8,8,8]")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A folder of runs that the tests of this file share, so the teacher is trained once."""
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(autouse=True)
+def settings():
+    """Every test begins and ends with the settings of a plain job."""
+    device_module.prepare_torch(1)
+    yield
+    device_module.prepare_torch(1)
+
+
+def assembled(runs: Path, *overrides: str) -> Training:
+    config = job(runs, *overrides)
+    if (teacher := resolve.teacher_job(config)) is not None:
+        trained(teacher)
+    return assemble.assemble(config, torch.device("cpu"))
+
+
+def history(folder: Path) -> list[dict[str, float]]:
+    rows = csv.DictReader((folder / "history.csv").open())
+    return [{k: float(v) for k, v in row.items() if k != "stage"} for row in rows]
+
+
+def losses(folder: Path) -> list[float]:
+    return [row["total"] for row in history(folder)]
+
+
+def network(*taps: str) -> Tapped:
+    torch.manual_seed(0)
+    net = ResNet(num_classes=4, depth=8, widths=[4, 4, 8, 8])
+    with torch.no_grad():
+        net(torch.randn(64, 3, 8, 8))  # statistics that are not 0 and 1
+    return Tapped(net, net.stages, taps, "resnet8")
+
+
+# A teacher with its batch norm folded
+
+
+def test_folding_changes_roundings_alone_and_leaves_the_network_as_it_was():
+    teacher = Teacher(network())
+    before = {name: tensor.clone() for name, tensor in teacher.tapped.net.state_dict().items()}
+    image = torch.randn(5, 3, 8, 8)
+    folded = teacher.executed(Execution())
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in folded._run.modules())
+    torch.testing.assert_close(folded(image).logits, teacher(image).logits, rtol=1e-5, atol=1e-5)
+    after = teacher.tapped.net.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "speed"),
+    [
+        (Teacher(network("stage2_norm")), Speed.repro),
+        (Teacher(network()), Speed.reference),
+        (Teacher(network(), needs_graph=True), Speed.repro),
+        (Teacher(network(), learns=True), Speed.repro),
+    ],
+    ids=["read inside", "reference", "differentiated", "learns"],
+)
+def test_a_teacher_is_not_folded_where_somebody_could_tell(teacher, speed):
+    executed = teacher.executed(Execution(speed))
+    assert executed._run is teacher.tapped
+
+
+class TwoWays(nn.Module):
+    """Computes something else for bright images than for dark ones."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.bn = nn.BatchNorm2d(4)
+
+    def forward(self, image):
+        x = self.bn(self.conv(image)).mean((2, 3))
+        return x if image.mean() > 0 else -x
+
+
+def test_a_network_that_cannot_be_rewritten_is_used_as_it_is():
+    tapped = Tapped(TwoWays(), {}, (), "two ways").eval()
+    assert execution.folded(tapped, torch.channels_last) is tapped
+
+
+# Precision
+
+
+def test_bfloat16_is_for_what_networks_compute_not_for_losses_or_weights(runs):
+    assert Execution().precision is Precision.fp32
+    tapped = network("stage2", "pooled").train()
+    run_in = {p: execution.runner(tapped, Execution(), p) for p in Precision}
+    image = torch.randn(8, 3, 8, 8)
+    single, rough = run_in[Precision.fp32](image), run_in[Precision.bf16](image)
+    for said in (single.logits, *single.features.values()):
+        assert said.dtype == torch.float32
+    assert rough.logits.dtype == rough.features["stage2"].dtype == torch.float32
+    assert not torch.equal(rough.logits, single.logits)
+    # 8 bits of mantissa through 8 layers
+    assert (rough.logits - single.logits).norm() < 0.05 * single.logits.norm()
+    rough.logits.sum().backward()
+    assert all(p.dtype == p.grad.dtype == torch.float32 for p in tapped.net.fc.parameters())
+
+
+def test_a_teacher_may_have_a_precision_of_its_own(runs):
+    work = assembled(runs, "method=st", "teacher.precision=bf16")
+    assert work.execution.precision is Precision.fp32
+    image = work.data.view(torch.arange(8), 1, 0)
+    plain, executed = work.teacher(image), work.teacher.executed(work.execution)(image)
+    assert not torch.equal(plain.logits, executed.logits)
+
+
+def test_accuracies_are_of_the_weights_in_single_precision(runs):
+    record, folder = trained(job(runs, "method=baseline", "precision=bf16"))
+    work = assembled(runs, "method=baseline")
+    work.student.net.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
+    accuracy = loop.accuracy(work.student, work.data, work.data.test)
+    assert accuracy == record["accuracy"]["last"]
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_tf32_is_allowed_where_it_is_asked_for_and_nowhere_else(allowed):
+    switches = torch.backends.cudnn, torch.backends.cuda.matmul
+    with pytest.raises(ZeroDivisionError), execution.tf32(allowed):
+        assert all(switch.allow_tf32 == allowed for switch in switches)
+        raise ZeroDivisionError
+    assert not any(switch.allow_tf32 for switch in switches)
+
+
+# What a job is executed like follows from what it is
+
+
+def test_what_changes_bits_is_part_of_what_a_job_is(runs):
+    names = [resolve.folder_name(job(runs, "method=st"))]
+    for change in ("compile=true", "precision=tf32", "precision=bf16", "speed=fast"):
+        names.append(resolve.folder_name(job(runs, "method=st", change)))
+    names.append(resolve.folder_name(job(runs, "method=st", "teacher.precision=bf16")))
+    assert len(set(names)) == len(names)
+    usual = ("compile=false", "precision=fp32", "speed=repro", "teacher.precision=null")
+    assert resolve.folder_name(job(runs, "method=st", *usual)) == names[0]
+
+
+def test_a_job_s_mode_is_told_in_words(runs):
+    changes = ("speed=fast", "compile=true", "precision=bf16")
+    identity = resolve.identity(job(runs, "method=st", *changes))
+    assert identity_module.mode(identity) == "fast, compiled, bf16"
+    assert identity_module.mode(resolve.identity(job(runs, "method=st"))) == "repro"
+
+
+def test_the_reference_is_eager_single_precision_and_nothing_else(runs):
+    changes = ("speed=reference", "compile=true", "teacher.precision=bf16")
+    message = r"reference is eager and fp32: leave out compile, teacher\.precision"
+    with pytest.raises(UserError, match=message):
+        validate.check(job(runs, "method=st", *changes))
+
+
+def planned(runs: Path, method: str, *changes: str, device=CUDA) -> Execution:
+    work = assembled(runs, f"method={method}", *WIDTHS)
+    return execution.plan(job(runs, f"method={method}", *changes), work.method, device)
+
+
+def test_on_a_gpu_steps_are_captured_unless_a_loss_says_that_it_waits(runs):
+    assert planned(runs, "st").captured
+    assert not planned(runs, "st", "speed=reference").captured
+    assert not planned(runs, "st", device=torch.device("cpu")).captured
+    waits = planned(runs, "kdsvd")
+    assert not waits.captured
+    assert waits.notes == ("not captured: a loss waits for the device",)
+
+
+def test_all_speeds_begin_with_the_same_loss(tmp_path):
+    config = job(tmp_path, "method=st")
+    trained(resolve.teacher_job(config))
+    changes = ("method=st", "recipe.batch_size=40", f"teacher.checkpoint={teacher_weights(config)}")
+    first = {
+        speed: losses(trained(job(tmp_path / speed, *changes, f"speed={speed}"))[1])[0]
+        for speed in ("reference", "repro", "fast")
+    }  # an epoch is one step
+    assert first["repro"] == pytest.approx(first["reference"], rel=1e-4)
+    assert first["fast"] == pytest.approx(first["reference"], rel=1e-4)
+
+
+def test_a_method_that_differentiates_features_computes_in_single_precision_and_says_so(runs):
+    how = planned(runs, "lwm", "precision=bf16")
+    assert (how.precision, how.teacher_precision) == (Precision.fp32, Precision.fp32)
+    assert how.notes == ("not in bf16: a loss differentiates logits with respect to features",)
+    assert planned(runs, "st", "precision=bf16").precision is Precision.bf16
+
+
+def test_a_method_that_cannot_be_compiled_runs_without_and_says_so(runs):
+    assert planned(runs, "st", "compile=true").compiled
+    how = planned(runs, "sobolev", "compile=true")
+    assert not how.compiled
+    assert how.notes[0].startswith("not compiled: a loss differentiates gradients")
+
+
+def test_a_record_tells_how_its_steps_were_executed(runs):
+    record, _ = trained(job(runs, "method=st", "precision=bf16"))
+    assert record["execution"] == {
+        "precision": "bf16",
+        "teacher_precision": "bf16",
+        "compiled": False,
+        "captured": False,
+        "autotuned": False,
+        "notes": [],
+    }
+
+
+def test_images_to_a_batch_that_only_looks_fit_a_cpu_s_cache(runs):
+    work = assembled(runs, "method=baseline")
+    assert execution.forward_batch(work.data) == 2**16 // (8 * 8)
+
+
+# Compiled
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """torch.compile without generating code: the same graphs, whole or an error, in seconds."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+
+
+def test_compiled_networks_learn_the_same_whatever_their_taps(runs, traced):
+    # One process, one class of networks, first without taps, then with: the compiler must not
+    # take one for the other.
+    for method in ("st", "st_at"):
+        eager, compiled = (assembled(runs, f"method={method}") for _ in range(2))
+        compiled.execution = replace(compiled.execution, compiled=True)
+        execution.prepare(compiled.execution)
+        one, other = (Epochs(work, phases(work)[-1]).run(1) for work in (eager, compiled))
+        assert one == pytest.approx(other, rel=1e-4)
+
+
+def test_a_compiled_network_is_one_graph_for_whole_batches_and_eager_for_the_rest(
+    runs, monkeypatch
+):
+    compiled, asked = [], []
+
+    def watch(net, **options):
+        asked.append(options)
+        return lambda image: compiled.append(len(image)) or net(image)
+
+    work = assembled(runs, "method=st")
+    work.execution = replace(work.execution, compiled=True)
+    monkeypatch.setattr(torch, "compile", watch)
+    Epochs(work, phases(work)[-1]).run(1)
+    assert compiled == [16, 16] * 2  # teacher and student; the last 8 images are not compiled for
+    whole = {"fullgraph": True, "dynamic": False}
+    # The teacher's weights stay, so they may be laid out once.
+    assert asked == [whole | {"options": None}, whole | {"options": {"freezing": True}}]
+
+
+def test_a_compiled_teacher_says_the_same_and_shows_the_same_features(runs):
+    how = Execution(compiled=True)
+    execution.prepare(how)
+    for tapped in (network(), network("stage2", "pooled")):
+        image = torch.randn(16, 3, 8, 8).to(memory_format=torch.channels_last)
+        teacher = Teacher(tapped)
+        one, other = teacher(image), teacher.executed(how)(image)
+        torch.testing.assert_close(one.logits, other.logits, rtol=1e-4, atol=1e-5)
+        assert list(one.features) == list(other.features)
+        for stage, feature in one.features.items():
+            torch.testing.assert_close(feature, other.features[stage], rtol=1e-4, atol=1e-5)
+
+
+def test_what_trains_before_the_training_is_not_compiled(runs, monkeypatch):
+    # Its networks' last layers learn nothing, and must not decay for a gradient of zero.
+    monkeypatch.setattr(torch, "compile", None)
+    work = assembled(runs, "method=ab", *WIDTHS)
+    work.execution = replace(work.execution, compiled=True)
+    Epochs(work, phases(work)[0]).run(1)
+
+
+def test_a_job_that_compiles_nothing_does_not_load_the_compiler(runs):
+    config = job(runs, "method=st", "seed=11")
+    code = (
+        "import json, sys\nfrom kd_bench import run\n"
+        "run.run(json.loads(sys.argv[1]), {}, run.Quiet())\n"
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, json.dumps(config)], check=True)
+
+
+# Chosen by measuring
+
+
+def test_speed_fast_records_what_it_chose_and_leaves_no_trace_of_trying(runs, tmp_path):
+    record, folder = trained(job(runs, "method=st", "speed=fast"))
+    assert record["config"]["chosen"] == {"compiled": False, "autotuned": False}  # a short job
+    assert not (folder / runner.CHOICE).exists()
+    _, repro = trained(job(runs, "method=st"))
+    assert history(folder) == history(repro)
+
+
+def test_a_long_job_is_tried_compiled(runs, monkeypatch):
+    tried = []
+
+    def pace(job, how):
+        tried.append(how.compiled)
+        return 1.0 if how.compiled else 2.0
+
+    work = assembled(runs, "method=st", "speed=fast")
+    monkeypatch.setattr(choice, "seconds_per_step", pace)
+    # 2 epochs of 3 steps of 2 seconds
+    monkeypatch.setattr(choice, "WORTH_TRYING", 11.9)
+    assert autotune.choose(work) == {"compiled": True, "autotuned": False}
+    monkeypatch.setattr(choice, "WORTH_TRYING", 12.1)
+    assert autotune.choose(work) == {"compiled": False, "autotuned": False}
+    assert tried == [False, True, False]
+
+
+def test_a_choice_is_kept_by_a_resumed_job_and_by_one_that_is_given_it(runs, monkeypatch):
+    monkeypatch.setattr(choice, "choose", None)
+    chosen = {"compiled": False, "autotuned": True}
+    config = job(runs, "method=baseline", "speed=fast", "seed=3")
+    folder = runs / resolve.folder_name(config)
+    folder.mkdir(parents=True)
+    files.write_json(folder / runner.CHOICE, chosen)
+    assert trained(config)[0]["config"]["chosen"] == chosen
+    given = {**job(runs, "method=baseline", "speed=fast", "seed=4"), "chosen": chosen}
+    assert trained(given)[0]["execution"]["autotuned"]
+
+
+def test_a_rehearsal_changes_nothing(runs):
+    work = assembled(runs, "method=crd")
+    epochs = Epochs(work, phases(work)[-1])
+    before, random = [t.clone() for t in epochs._state()], torch.get_rng_state()
+    with epochs.rehearsal() as step:
+        for _ in range(7):  # of the 2 whole batches, again and again
+            step()
+        assert not all(map(torch.equal, before, epochs._state()))
+    assert all(map(torch.equal, before, epochs._state()))
+    assert torch.equal(random, torch.get_rng_state())
+
+
+def test_unchanged_undoes_in_place():
+    tensor = nn.Parameter(torch.ones(3))
+    with cuda_graph.unchanged([tensor]):
+        tensor.data += torch.rand(3)
+    assert torch.equal(tensor, torch.ones(3))
+
+
+# Side by side
+
+
+def test_jobs_that_run_at_once_get_the_bits_that_they_get_alone(runs, tmp_path):
+    config = job(runs, "method=st")
+    _, alone = trained(config)
+    frozen = tmp_path / "jobs.jsonl"
+    others = [{**config, "runs_dir": str(tmp_path / name)} for name in ("one", "two")]
+    for other in others:
+        other["teacher"] = {**config["teacher"], "checkpoint": str(teacher_weights(config))}
+    lines = [json.dumps({"config": other, "changed": {}}) for other in others]
+    frozen.write_text("\n".join(lines) + "\n")
+    command = [sys.executable, "-m", "kd_bench.jobs.worker", str(frozen)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    processes = [subprocess.Popen([*command, str(n)], env=environment) for n in (0, 1)]
+    assert [process.wait() for process in processes] == [0, 0]
+    for other in others:
+        folder = Path(other["runs_dir"]) / resolve.folder_name(other)
+        assert (folder / "history.csv").read_text() == (alone / "history.csv").read_text()
+
+
+def teacher_weights(config) -> Path:
+    return (
+        Path(config["runs_dir"]) / resolve.folder_name(resolve.teacher_job(config)) / "weights.pt"
+    )
+
+
+# On a GPU
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("method", shipped.choices("method"))
+def test_a_captured_step_gives_the_bits_of_an_eager_one(tmp_path, monkeypatch, method):
+    on_gpu = (*WIDTHS, "device=cuda", f"method={method}")
+    captured, one = trained(job(tmp_path / "captured", *on_gpu))
+    if not captured["execution"]["captured"]:
+        assert captured["execution"]["notes"]
+        pytest.skip("says that it cannot be captured")
+    monkeypatch.setattr(capture, "record", lambda function, state: function)
+    _, other = trained(job(tmp_path / "eager", *on_gpu))
+    assert (one / "history.csv").read_text() == (other / "history.csv").read_text()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_a_gpu_and_a_cpu_begin_with_about_the_same_loss(tmp_path, precision):
+    config = job(tmp_path, "method=st")
+    trained(resolve.teacher_job(config))
+    changes = ("method=st", f"precision={precision}", "recipe.batch_size=40")  # one step an epoch
+    given = f"teacher.checkpoint={teacher_weights(config)}"
+    cpu, gpu = (
+        losses(trained(job(tmp_path / device, *changes, given, f"device={device}"))[1])[0]
+        for device in ("cpu", "cuda")
+    )
+    assert cpu == pytest.approx(gpu, rel={"fp32": 1e-4, "tf32": 1e-2, "bf16": 5e-2}[precision])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_compiled_step_is_captured_and_learns_the_same(tmp_path):
+    changes = ("method=st_at", "device=cuda")
+    eager, one = trained(job(tmp_path / "eager", *changes))
+    compiled, other = trained(job(tmp_path / "compiled", *changes, "compile=true"))
+    assert not eager["execution"]["compiled"]
+    assert compiled["execution"]["compiled"] and compiled["execution"]["captured"]
+    assert losses(one) == pytest.approx(losses(other), rel=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_views_are_the_same_integers_and_images_on_a_gpu(tmp_path):
+    config = job(tmp_path, "method=baseline")
+    index = torch.arange(40)
+    data = [instantiate.dataset(config["dataset"]).load(device) for device in ("cpu", "cuda")]
+    for epoch in (1, 2, 300):
+        cpu, gpu = (d.draw(index.to(d.train.target.device), epoch, seed=2**62) for d in data)
+        assert torch.equal(cpu, gpu.cpu())
+        one, other = data[0].render(index, cpu), data[1].render(index.cuda(), gpu)
+        assert torch.equal(one, other.cpu())

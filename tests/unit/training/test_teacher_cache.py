@@ -1,0 +1,193 @@
+"""The teacher's view table: the same answers, made once, whoever asks and however often."""
+
+from __future__ import annotations
+
+import csv
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.jobs import job, trained
+
+from kd_bench.interfaces import Batch
+from kd_bench.jobs import assemble, resolve, validate
+from kd_bench.results import run_folder
+from kd_bench.training import teacher_cache
+from kd_bench.training import teacher_cache as view_table
+from kd_bench.training.setup import Training
+from kd_bench.training.teacher import Teacher
+from kd_bench.utils import lock
+from kd_bench.utils.errors import UserError
+
+TOLERANCE = 1e-5  # relative, of logits: a batch of another size may be summed in another order
+TABLE = "teacher.source=table"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A folder of runs that the tests of this file share, so the teacher is trained once."""
+    return tmp_path_factory.mktemp("runs")
+
+
+def assembled(runs: Path, *overrides: str) -> Training:
+    config = job(runs, *overrides)
+    trained(resolve.teacher_job(config))
+    return assemble.assemble(config, torch.device("cpu"))
+
+
+def batch(work: Training, index: list[int], view: list[int]) -> Batch:
+    index, view = torch.tensor(index), torch.tensor(view)
+    image = work.data.render(index, view)
+    return Batch(image, work.data.train.target[index], index, torch.ones(()), view)
+
+
+def history(folder: Path) -> list[dict[str, float]]:
+    rows = csv.DictReader((folder / "history.csv").open())
+    return [{k: float(v) for k, v in row.items() if k != "stage"} for row in rows]
+
+
+@pytest.mark.parametrize("method", ["st", "pkt"])  # pkt reads the pooled features
+def test_a_view_s_row_is_what_the_teacher_says_about_that_view(runs, method):
+    online, table = (
+        assembled(runs, f"method={method}", s) for s in ("teacher.source=online", TABLE)
+    )
+    views = range(table.data.view_count)
+    assert len(views) == 9  # crops of a padding of 1, no flip
+    for image in (0, 7, 39):
+        asked = batch(table, [image] * 9, list(views))
+        said, looked_up = online.teacher(asked.image), table.teacher.answer(asked, {})
+        torch.testing.assert_close(looked_up.logits, said.logits, rtol=TOLERANCE, atol=TOLERANCE)
+        assert looked_up.features.keys() == said.features.keys()
+        for stage, feature in said.features.items():
+            found = looked_up.features[stage]
+            torch.testing.assert_close(found, feature, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def test_an_answer_does_not_depend_on_the_batch_it_is_asked_in(runs):
+    work = assembled(runs, "method=st", TABLE)
+    index, view = [3, 39, 3, 0, 17], [8, 0, 1, 4, 2]
+    together = work.teacher.answer(batch(work, index, view), {}).logits
+    alone = [
+        work.teacher.answer(batch(work, [i], [v]), {}).logits
+        for i, v in zip(index, view, strict=True)
+    ]
+    assert torch.equal(together, torch.cat(alone))
+
+
+def test_training_with_the_table_is_training_with_the_teacher(runs):
+    online, table = (trained(job(runs, "method=st", *more)) for more in ((), (TABLE,)))
+    for one, other in zip(history(online[1]), history(table[1]), strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+    assert table[0]["teacher"]["source"] == "table"
+    # 40 images in 9 views, 4 classes, 4 bytes
+    assert table[0]["teacher"]["table"]["bytes"] == 40 * 9 * 4 * 4
+    assert table[0]["teacher"]["accuracy"] == online[0]["teacher"]["accuracy"]
+
+
+def test_the_source_of_the_teacher_s_answers_is_part_of_what_a_job_is(runs):
+    online, table = (job(runs, "method=st", *more) for more in ((), (TABLE,)))
+    assert resolve.folder_name(online) != resolve.folder_name(table)
+    baselines = [job(runs, "method=baseline", *more) for more in ((), (TABLE,))]
+    assert resolve.folder_name(baselines[0]) == resolve.folder_name(baselines[1])
+
+
+def test_jobs_share_a_table_and_other_questions_make_another(runs):
+    def tables():
+        return {path.name for path in (runs / run_folder.TABLES).iterdir()}
+
+    assembled(runs, "method=st", TABLE)
+    before = tables()
+    assembled(runs, "method=logits", TABLE, "seed=1")
+    assert tables() == before
+    assembled(runs, "method=st", TABLE, "dataset.pad=2", "dataset.padding=reflect")
+    assert len(tables()) == len(before) + 1
+
+
+@pytest.mark.parametrize(
+    ("method", "reason"),
+    [
+        ("at", "the method reads stage1, stage2, stage3"),
+        ("sobolev", "'sobolev' differentiates the teacher"),
+        ("dml", "'dml' trains the teacher"),
+        ("sskd", "'sskd' shows the teacher views of its own"),
+    ],
+)
+def test_a_method_that_needs_more_than_a_table_holds_is_refused_in_a_line(runs, method, reason):
+    with pytest.raises(UserError, match=f"teacher.source=table.*{reason}; take .*online") as error:
+        validate.check(job(runs, f"method={method}", TABLE))
+    assert "\n" not in str(error.value)
+
+
+# How it is made
+
+
+class Counting(Teacher):
+    """A teacher that counts its batches, and may be interrupted."""
+
+    def __init__(self, tapped, stop_at=None):
+        super().__init__(tapped)
+        self.batches, self.stop_at = 0, stop_at
+
+    def __call__(self, image):
+        if self.batches == self.stop_at:
+            raise KeyboardInterrupt
+        self.batches += 1
+        return super().__call__(image)
+
+
+@pytest.fixture
+def work(runs, monkeypatch) -> Training:
+    monkeypatch.setattr(view_table, "forward_batch", lambda data: 50)
+    return assembled(runs, "method=st")
+
+
+def make(work: Training, folder: Path, teacher: Teacher, say=lambda text: None) -> torch.Tensor:
+    shapes = {}  # no stage is tapped
+    return teacher_cache.load(folder, teacher, shapes, work.data, say)._table
+
+
+def test_a_killed_process_s_table_is_gone_on_with(work, tmp_path):
+    whole = make(work, tmp_path / "whole", Counting(work.teacher.tapped))
+    with pytest.raises(KeyboardInterrupt):
+        make(work, tmp_path / "parts", Counting(work.teacher.tapped, stop_at=3))
+    with open(tmp_path / "parts/rows.f32.part", "ab") as file:
+        file.write(b"half a row")
+    second = Counting(work.teacher.tapped)
+    assert torch.equal(make(work, tmp_path / "parts", second), whole)
+    assert second.batches == 8 - 3  # 360 rows are 8 batches of 50, the last one padded
+
+
+def test_a_table_is_made_once(work, tmp_path):
+    make(work, tmp_path, Counting(work.teacher.tapped))
+    assert len(make(work, tmp_path, Counting(work.teacher.tapped, stop_at=0))) == 360
+
+
+def test_who_finds_a_table_being_made_waits_for_it(work, tmp_path):
+    said, found = [], []
+    waiting = threading.Event()
+
+    def say(text):
+        said.append(text)
+        waiting.set()
+
+    def ask():
+        found.append(make(work, tmp_path, Counting(work.teacher.tapped), say))
+
+    with lock.Lock(tmp_path):
+        thread = threading.Thread(target=ask)
+        thread.start()
+        assert waiting.wait(10)
+        assert not found
+    thread.join(20)
+    assert len(found[0]) == 360
+    assert said[0].startswith("waiting for the teacher's view table, which process")
+
+
+def test_a_table_s_size_and_time_are_told(work, tmp_path):
+    said = []
+    make(work, tmp_path, Counting(work.teacher.tapped), said.append)
+    # 360 rows of 4 logits of 4 bytes are 5,760 bytes
+    assert said[0] == "making the teacher's view table: 9 views of 40 images, 5.8 kB"
+    assert said[1].startswith("the view table will take about")
+    assert said[-1].startswith("the view table is done after")

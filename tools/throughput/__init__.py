@@ -1,0 +1,15 @@
+"""How fast jobs train, beside plain PyTorch loops: what `tools/speed.py` measures with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+_TOOLS = str(Path(__file__).resolve().parents[1])
+
+
+def environment(variables: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """`variables` for a process of `python -m throughput.<module>`, started from any folder."""
+    paths = [_TOOLS, *filter(None, [variables.get("PYTHONPATH")])]
+    return {**variables, "PYTHONPATH": os.pathsep.join(paths)}
