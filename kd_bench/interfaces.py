@@ -12,9 +12,10 @@ from kd_bench.utils.errors import UserError, require, require_positive
 __all__ = [
     "Batch",
     "Loss",
+    "LossContext",
     "Output",
     "Spec",
-    "Stages",
+    "StageShapes",
     "UserError",
     "require",
     "require_positive",
@@ -42,7 +43,7 @@ class Output:
     net: Callable[[Tensor], Output] | None = None  # the network, to be asked about other images
 
 
-class Stages(dict[str, tuple[int, ...]]):
+class StageShapes(dict[str, tuple[int, ...]]):
     """Shapes of a network's stages without the batch: {"stage2": (32, 16, 16), "pooled": (64,)}.
 
     Args:
@@ -56,40 +57,45 @@ class Stages(dict[str, tuple[int, ...]]):
         self.model, self.paths = model, dict(paths)
 
     def __missing__(self, stage: str):
-        raise UserError(f"no stage '{stage}' in {self.model}; it has {', '.join(self)}")
+        raise UserError(f"unknown stage '{stage}' of {self.model}; choose from {', '.join(self)}")
 
 
 @dataclass(frozen=True)
-class Spec:
+class LossContext:
     """What a loss may know when it is built: both networks' shapes, and the training set."""
 
-    student: Stages
-    teacher: Stages | None  # None for a method without a teacher
+    student: StageShapes
+    teacher: StageShapes | None  # None for a method without a teacher
     num_classes: int
     labels: Tensor  # [N] int64, the class of every training image, by position
     epochs: int  # length of the main stage of training
     teacher_net: nn.Module | None = None  # frozen, for losses that read its weights or statistics
 
 
+Spec = LossContext  # its name up to 0.1
+
+
 class Loss(nn.Module):
     """One loss of a method: its formula, its hyperparameters and its trainable parts.
 
-    A subclass takes `spec` first and its hyperparameters by name; adapters and memories are
-    ordinary submodules and buffers made from the shapes in `spec`. Capabilities are class
+    A subclass takes `context` first and its hyperparameters by name; adapters and memories are
+    ordinary submodules and buffers made from the shapes in `context`. Capabilities are class
     attributes, so that a YAML file cannot contradict the code. A hyperparameter out of range is
     refused with `require`.
     """
 
-    taps: tuple[str, ...] = ()  # stages read, on both sides
+    stages: tuple[str, ...] = ()  # stages read, on both sides
     terms: tuple[str, ...] = ()  # names of the entries, where `forward` returns a dict
     needs_teacher: bool = True
-    same_model: bool = False  # the teacher is a trained copy of the student's own model
+    teacher_is_same_model: bool = False  # the teacher is a trained copy of the student's own model
     teacher_learns: bool = False  # the teacher starts afresh and is trained along
-    needs_graph: bool = False  # gradients inside both networks: image and features carry them
-    capturable: bool = True  # forward never waits for the device: a CUDA graph can hold it
+    needs_input_gradients: bool = (
+        False  # gradients inside both networks: image and features carry them
+    )
+    cuda_graph_safe: bool = True  # forward never waits for the device: a CUDA graph can hold it
     revision: int = 1  # raised when the numbers that the loss gives change
 
-    def __init__(self, spec: Spec):
+    def __init__(self, context: LossContext):
         super().__init__()
 
     def forward(
@@ -98,7 +104,7 @@ class Loss(nn.Module):
         """The unweighted loss, a scalar, or its unweighted terms by name."""
         raise NotImplementedError
 
-    def more_views(self, image: Tensor) -> dict[str, Tensor]:
+    def extra_views(self, image: Tensor) -> dict[str, Tensor]:
         """Further views [B', 3, H, W] of a batch's images that both networks shall see, by name.
 
         They pass through the networks together with the images; what is said of them stands in
@@ -106,7 +112,7 @@ class Loss(nn.Module):
         """
         return {}
 
-    def begin(self, stage: str) -> None:
+    def on_epoch_start(self, phase: str) -> None:
         """Called before every epoch, in train mode, with the stage of training it belongs to.
 
         Args:

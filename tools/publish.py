@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from kd_bench.config.identity import folder_name
-from kd_bench.results.select import FILTERS, choose, tidy
+from kd_bench.results.select import FILTERS, select_runs, to_frame
 from kd_bench.results.store import find_records
 from kd_bench.utils.errors import UserError, require
-from kd_bench.utils.files import write_whole
+from kd_bench.utils.files import atomic_write
 
 SCRIPT = "tools/publish.py"
 FILES = ("history.csv", "result.json")  # the record last: its presence means published
@@ -45,7 +45,7 @@ def chosen(records: Iterable[Mapping], choice: Mapping[str, list[str]]) -> set[s
     records = list(records)
     if not any(choice.values()):
         return {record["folder"] for record in records}
-    runs = choose(tidy(records), choice)
+    runs = select_runs(to_frame(records), choice)
     return set(runs["folder"]) | set(runs["teacher_folder"].dropna())
 
 
@@ -77,7 +77,7 @@ def copy(folder: Path, target: Path, replace: bool) -> str:
         return "kept"
     target.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
-        write_whole(target / name, content)
+        atomic_write(target / name, content)
     return "replaced" if differs else "published"
 
 

@@ -25,13 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from throughput import agreement, report
-from throughput import roofline as limits
-from throughput.contest import Contestant, compete, ratio
-from throughput.scenarios import Scene, contestants, write_teacher
+from throughput import agreement, report, roofline
+from throughput.contest import Candidate, benchmark, ratio
+from throughput.scenarios import Scenario, candidates, write_teacher
 
 import kd_bench
-from kd_bench.cli.hydra_app import explained
+from kd_bench.cli.hydra_app import hydra_errors_as_user_errors
 from kd_bench.config import compose
 from kd_bench.config.compose import register_schema
 from kd_bench.jobs import instantiate, resolve, validate
@@ -42,10 +41,10 @@ from kd_bench.utils.errors import UserError, require
 from kd_bench.utils.files import write_json
 
 SCRIPT = "tools/speed.py"
-ON_CPU = [Scene("resnet20", "resnet56", "st", 64, packed=(2,))]
+ON_CPU = [Scenario("resnet20", "resnet56", "st", 64, packed=(2,))]
 ON_GPU = [
-    Scene("resnet20", "resnet20", "st", 128, packed=(2, 4, 8)),
-    Scene("resnet20", "resnet20", "baseline", 1024, packed=()),
+    Scenario("resnet20", "resnet20", "st", 128, packed=(2, 4, 8)),
+    Scenario("resnet20", "resnet20", "baseline", 1024, packed=()),
 ]
 EPOCHS, SHORT = 5, 2_048  # of the whole job: epochs, and images of one
 Config = Mapping[str, Any]
@@ -88,7 +87,7 @@ def main(typed: Sequence[str] | None = None) -> int:
     register_schema()
     launchers.register()
     try:
-        with explained(), tempfile.TemporaryDirectory() as scratch:
+        with hydra_errors_as_user_errors(), tempfile.TemporaryDirectory() as scratch:
             for found in measure(args, Path(scratch)):  # written after each, should time run out
                 write_json(Path(f"{args.out}.json"), found)
                 report.plot(found, Path(f"{args.out}.png"))
@@ -110,7 +109,7 @@ def show(path: Path) -> int:
     return 0
 
 
-def scenes(args: argparse.Namespace, has_gpu: bool) -> list[Scene]:
+def scenes(args: argparse.Namespace, has_gpu: bool) -> list[Scenario]:
     """What was asked for; else what is worth knowing of such a machine."""
     if args.student is None and args.teacher is None:
         return ON_GPU if has_gpu else ON_CPU
@@ -121,7 +120,7 @@ def scenes(args: argparse.Namespace, has_gpu: bool) -> list[Scene]:
     )
     teacher = args.teacher or args.student
     packed = tuple(args.jobs)
-    return [Scene(args.student, teacher, args.method, batch, packed) for batch in args.batch]
+    return [Scenario(args.student, teacher, args.method, batch, packed) for batch in args.batch]
 
 
 def measure(args: argparse.Namespace, scratch: Path) -> Iterator[dict[str, Any]]:
@@ -130,7 +129,7 @@ def measure(args: argparse.Namespace, scratch: Path) -> Iterator[dict[str, Any]]
     cores = len(os.sched_getaffinity(0))
     threads = args.threads or cores
     prepare_torch(threads)
-    bandwidth = limits.copy_bandwidth(device)
+    bandwidth = roofline.copy_bandwidth(device)
     machine = {
         "device": device.type,
         "name": device_name(device),
@@ -160,7 +159,7 @@ def has_mps() -> bool:
 
 
 def measure_scene(
-    scene: Scene,
+    scene: Scenario,
     args: argparse.Namespace,
     scratch: Path,
     device: torch.device,
@@ -171,17 +170,17 @@ def measure_scene(
     """One job's speed in all ways of running it."""
     print(f"\n{scene.name}")
     config = job(scene, args, scratch, device, threads)
-    data = instantiate.dataset(config["dataset"]).load()
+    data = instantiate.build_dataset(config["dataset"]).load()
     write_teacher(config, data, Path(config["teacher"]["checkpoint"]))
-    validate.check(config)
+    validate.validate_job(config)
     agreed = agree(config, scene)
     workers = min(8, cores) if args.workers is None else args.workers
     is_gpu = device.type == "cuda"
-    field = contestants(config, scene, has_gpu=is_gpu, cores=cores, workers=workers)
+    field = candidates(config, scene, has_gpu=is_gpu, cores=cores, workers=workers)
     if args.only:
         wanted = [*args.only, "plain"]
         field = [each for each in field if any(text in each.name for text in wanted)]
-    field = compete(field, args.rounds, args.seconds, print)
+    field = benchmark(field, args.rounds, args.seconds, print)
     bounds = limits_of(field, is_gpu)
     plain = field[0]
     tuned = next((each for each in field if each.kind == "tuned"), plain)
@@ -202,7 +201,7 @@ def measure_scene(
 
 
 def job(
-    scene: Scene, args: argparse.Namespace, scratch: Path, device: torch.device, threads: int
+    scene: Scenario, args: argparse.Namespace, scratch: Path, device: torch.device, threads: int
 ) -> dict[str, Any]:
     """The configuration of a scene's job, with a teacher from a file."""
     # Enough that a DataLoader, which starts its workers anew in every epoch, seldom has to.
@@ -218,12 +217,12 @@ def job(
             "dataset.flip=true",
         ]
     places = [f"device={device.type}", f"threads={threads}", f"runs_dir={scratch / 'runs'}"]
-    config = compose.one([*dataset, *scene.overrides(), *places], None)
+    config = compose.compose_standalone([*dataset, *scene.overrides(), *places], None)
     config["teacher"]["checkpoint"] = str(scratch / f"{scene.teacher}.pt")
     return config
 
 
-def agree(config: Config, scene: Scene) -> dict[str, Any]:
+def agree(config: Config, scene: Scenario) -> dict[str, Any]:
     """Whether kd-bench and the plain loop learn the same.
 
     At a low rate: at a high one two runs that differ in the last bit drift apart, whoever runs
@@ -241,19 +240,19 @@ def agree(config: Config, scene: Scene) -> dict[str, Any]:
     return {"is_equal": is_equal, "worst": worst, "ours": mine, "plain": other}
 
 
-def place(each: Contestant, is_gpu: bool) -> tuple[int, int]:
+def place(each: Candidate, is_gpu: bool) -> tuple[int, int]:
     """Processes and threads that bound a contestant; on a GPU its jobs share what one can do."""
     return 1 if is_gpu else each.jobs, each.config["threads"]
 
 
-def limits_of(field: Sequence[Contestant], is_gpu: bool) -> dict[tuple[int, int], dict[str, Any]]:
+def limits_of(field: Sequence[Candidate], is_gpu: bool) -> dict[tuple[int, int], dict[str, Any]]:
     """What bounds the contestants, by their places."""
     configs = {place(each, is_gpu): each.config for each in reversed(field)}  # the first of each
-    return {at: limits.measured(config, at[0]) for at, config in configs.items()}
+    return {at: roofline.measured(config, at[0]) for at, config in configs.items()}
 
 
 def row(
-    each: Contestant, plain: Contestant, tuned: Contestant, bounds: Mapping, bandwidth: float
+    each: Candidate, plain: Candidate, tuned: Candidate, bounds: Mapping, bandwidth: float
 ) -> dict[str, Any]:
     """What is told of a contestant."""
     precision = each.precision or each.config["precision"]
@@ -286,7 +285,7 @@ def whole_job(config: Config, scratch: Path) -> dict[str, float]:
     frozen.write_text(json.dumps({"config": short, "changed": {}}) + "\n")
     started = time.perf_counter()
     command = [sys.executable, "-m", "kd_bench.jobs.worker", str(frozen), "0"]
-    subprocess.run(command, env=os.environ | process.for_job(config["threads"]), check=True)
+    subprocess.run(command, env=os.environ | process.job_environment(config["threads"]), check=True)
     seconds = time.perf_counter() - started
     folder = Path(config["runs_dir"]) / resolve.folder_name(short)
     result = json.loads((folder / "result.json").read_text())

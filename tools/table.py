@@ -15,13 +15,13 @@ from functools import cache
 from pathlib import Path
 
 from kd_bench.results import figure
-from kd_bench.results.markdown import arguments, blocks, regenerated
+from kd_bench.results.markdown import arguments, blocks, regenerate
 from kd_bench.results.render import FORMATS
 from kd_bench.results.select import FILTERS, METRICS
 from kd_bench.results.store import read_failures, read_records
 from kd_bench.results.table import Table, table_from
 from kd_bench.utils.errors import UserError, require
-from kd_bench.utils.files import write_whole
+from kd_bench.utils.files import atomic_write
 
 SCRIPT = "tools/table.py"
 DIFF_LINES = 12
@@ -79,7 +79,7 @@ def fresh(path: Path, read: Read) -> dict[Path, str]:
         return FORMATS["markdown"](table)
 
     try:
-        return {path: regenerated(path.read_text(encoding="utf-8"), make)} | files
+        return {path: regenerate(path.read_text(encoding="utf-8"), make)} | files
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
@@ -93,13 +93,17 @@ def beside(args: argparse.Namespace, table: Table) -> dict[Path, str]:
 def write_beside(file: Path, text: str) -> None:
     """Write a file, and the folder that it is in."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, text)
+    atomic_write(file, text)
 
 
 def is_fresh(file: Path, text: str) -> bool:
     """Whether a file is as it should be; a figure, whether it was drawn from the same numbers."""
     there = file.read_text(encoding="utf-8") if file.exists() else ""
-    return figure.facts(there) == figure.facts(text) if file.suffix == ".svg" else there == text
+    return (
+        figure.data_hash(there) == figure.data_hash(text)
+        if file.suffix == ".svg"
+        else there == text
+    )
 
 
 def markdown_files(given: Iterable[str]) -> list[Path]:

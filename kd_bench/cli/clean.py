@@ -8,13 +8,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from kd_bench.cli.parser import Parser, runs_folder
+from kd_bench.cli.parser import Parser, existing_runs_dir
 from kd_bench.config.schema import BASELINE
-from kd_bench.jobs.job import FOLDER, read, sweeps
+from kd_bench.jobs.job import FOLDER, read_jobs, sweep_files
 from kd_bench.results.run_folder import CHECKPOINTS, TABLES, WEIGHTS, read_result
 from kd_bench.results.store import find_jobs
 from kd_bench.utils import formatting
-from kd_bench.utils.lock import STALE_SECONDS, Lock, Locked, who_works_in
+from kd_bench.utils.lock import STALE_SECONDS, Lock, Locked, lock_owner_text
 
 DESCRIPTION = """\
 Shows what finished jobs no longer need and how much disk it takes, and with --yes deletes it:
@@ -27,7 +27,7 @@ EVENTS = "tensorboard"  # the folder of a job's event files
 
 
 @dataclass(frozen=True)
-class Waste:
+class Removable:
     """A file that can go."""
 
     kind: str
@@ -36,7 +36,7 @@ class Waste:
 
 
 @dataclass(frozen=True)
-class Choice:
+class CleanOptions:
     """What shall go beyond what nobody needs."""
 
     weights: bool
@@ -47,11 +47,11 @@ class Choice:
 def main(arguments: Sequence[str]) -> int:
     """Show what can go, and with --yes delete it."""
     args = _parser().parse(arguments)
-    runs = runs_folder(args.runs_dir)
-    choice = Choice(args.weights, args.tensorboard, teachers(runs))
+    runs = existing_runs_dir(args.runs_dir)
+    choice = CleanOptions(args.weights, args.tensorboard, teachers(runs))
     jobs = list(find_jobs(runs))
-    busy = {job for job in jobs if who_works_in(job)}
-    waste = [each for job in jobs if job not in busy for each in find_waste(runs, job, choice)]
+    busy = {job for job in jobs if lock_owner_text(job)}
+    waste = [each for job in jobs if job not in busy for each in find_removable(runs, job, choice)]
     waste += half_written(runs / FOLDER)
     if args.tables and not busy:
         waste += view_tables(runs)
@@ -59,12 +59,12 @@ def main(arguments: Sequence[str]) -> int:
     if busy:
         tables = ", and view tables" if args.tables else ""
         print(
-            f"left alone: {formatting.count(len(busy), 'folder')} in which a process works{tables}"
+            f"left alone: {formatting.pluralize(len(busy), 'folder')} in which a process works{tables}"
         )
     if waste and args.yes:
         gone = delete(runs, waste, choice)
         print(
-            f"deleted {formatting.count(len(gone), 'file')}, {formatting.size(sum(w.size for w in gone))}"
+            f"deleted {formatting.pluralize(len(gone), 'file')}, {formatting.format_bytes(sum(w.size for w in gone))}"
         )
     elif waste:
         print("nothing was deleted; add --yes to delete this")
@@ -100,11 +100,11 @@ def _parser() -> Parser:
 
 def teachers(runs: Path) -> frozenset[str]:
     """The folders of all jobs that are a teacher in some sweep."""
-    jobs = (job for path in sweeps(runs).values() for job in read(path))
+    jobs = (job for path in sweep_files(runs).values() for job in read_jobs(path))
     return frozenset(job.after for job in jobs if job.after is not None)
 
 
-def find_waste(runs: Path, folder: Path, choice: Choice) -> Iterator[Waste]:
+def find_removable(runs: Path, folder: Path, choice: CleanOptions) -> Iterator[Removable]:
     """What can go of a job's folder."""
     yield from half_written(folder)
     for path in sorted(folder.glob("*.damaged")):
@@ -124,7 +124,7 @@ def find_waste(runs: Path, folder: Path, choice: Choice) -> Iterator[Waste]:
         yield from _if_there("weights of students", folder / WEIGHTS)
 
 
-def view_tables(runs: Path) -> Iterator[Waste]:
+def view_tables(runs: Path) -> Iterator[Removable]:
     """The files of all view tables, finished or not."""
     for folder in sorted((runs / TABLES).glob("*/")):
         for path in sorted(folder.iterdir()):
@@ -132,7 +132,7 @@ def view_tables(runs: Path) -> Iterator[Waste]:
                 yield _waste("view tables of teachers", path)
 
 
-def half_written(folder: Path) -> Iterator[Waste]:
+def half_written(folder: Path) -> Iterator[Removable]:
     """Files that were to appear whole but whose process ended before; no fresh ones."""
     for path in sorted([*folder.glob(".*.part"), *folder.glob(f".{WEIGHTS}")]):
         with suppress(FileNotFoundError):  # it was finished just now
@@ -140,33 +140,33 @@ def half_written(folder: Path) -> Iterator[Waste]:
                 yield _waste("files left half written", path)
 
 
-def _if_there(kind: str, path: Path) -> Iterator[Waste]:
+def _if_there(kind: str, path: Path) -> Iterator[Removable]:
     if path.exists():
         yield _waste(kind, path)
 
 
-def _waste(kind: str, path: Path) -> Waste:
-    return Waste(kind, path, path.stat().st_size)
+def _waste(kind: str, path: Path) -> Removable:
+    return Removable(kind, path, path.stat().st_size)
 
 
-def summary(waste: Sequence[Waste], every: bool) -> list[str]:
+def summary(waste: Sequence[Removable], every: bool) -> list[str]:
     """What can go in lines: by kind, or every file."""
     if not waste:
         return ["nothing to clean"]
-    lines = [f"{formatting.size(each.size):>9}  {each.path}" for each in waste if every]
+    lines = [f"{formatting.format_bytes(each.size):>9}  {each.path}" for each in waste if every]
     for kind in dict.fromkeys(each.kind for each in waste):
         sizes = [each.size for each in waste if each.kind == kind]
         lines.append(
-            f"{formatting.size(sum(sizes)):>9}  {kind} ({formatting.count(len(sizes), 'file')})"
+            f"{formatting.format_bytes(sum(sizes)):>9}  {kind} ({formatting.pluralize(len(sizes), 'file')})"
         )
-    total = formatting.size(sum(each.size for each in waste))
-    return [*lines, f"{total:>9}  in all ({formatting.count(len(waste), 'file')})"]
+    total = formatting.format_bytes(sum(each.size for each in waste))
+    return [*lines, f"{total:>9}  in all ({formatting.pluralize(len(waste), 'file')})"]
 
 
 # Deleting
 
 
-def delete(runs: Path, waste: Sequence[Waste], choice: Choice) -> list[Waste]:
+def delete(runs: Path, waste: Sequence[Removable], choice: CleanOptions) -> list[Removable]:
     """Delete what was found, as far as it can still go; what was deleted."""
     gone = [each for each in half_written(runs / FOLDER) if each in waste]
     _unlink(gone)
@@ -184,13 +184,13 @@ def delete(runs: Path, waste: Sequence[Waste], choice: Choice) -> list[Waste]:
         # Nobody begins to work in the folder meanwhile; and what can go is looked for again, for
         # much may have happened since it was shown.
         with suppress(Locked), Lock(job):
-            found = [each for each in find_waste(runs, job, choice) if each in waste]
+            found = [each for each in find_removable(runs, job, choice) if each in waste]
             _unlink(found)
             gone += found
     return gone
 
 
-def _unlink(waste: Sequence[Waste]) -> None:
+def _unlink(waste: Sequence[Removable]) -> None:
     for each in waste:
         each.path.unlink()
         if each.path.parent.name == EVENTS and not any(each.path.parent.iterdir()):

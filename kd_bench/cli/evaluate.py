@@ -65,7 +65,7 @@ def _config(record: Mapping | None, choices: Sequence[str], config_dir: str | No
         require(not missing, f"say what it is: add {' '.join(f'{n}=NAME' for n in missing)}")
     from kd_bench.cli import hydra_app  # Hydra, which the record of a run does without
 
-    composed = hydra_app.composed(choices, config_dir)
+    composed = hydra_app.compose_single(choices, config_dir)
     return composed if record is None else composed | {n: job_config(record)[n] for n in missing}
 
 
@@ -74,17 +74,17 @@ def score(config: Mapping[str, Any], checkpoint: str, device: str) -> tuple[floa
     from kd_bench.config.schema import Speed  # torch, which a mistake in the arguments is spared
     from kd_bench.jobs import instantiate
     from kd_bench.training.device import choose_device, prepare_torch
-    from kd_bench.training.execution import layout
-    from kd_bench.training.loop import accuracy
+    from kd_bench.training.execution import memory_format
+    from kd_bench.training.loop import evaluate
     from kd_bench.training.teacher import load_weights
 
     prepare_torch(config["threads"])
     at = choose_device(device)
-    data = instantiate.dataset(config["dataset"]).load(at)
-    network = instantiate.network(config["model"], data.num_classes)
+    data = instantiate.build_dataset(config["dataset"]).load(at)
+    network = instantiate.build_network(config["model"], data.num_classes)
     load_weights(network.net, checkpoint, network.name)
-    network.net.to(at, memory_format=layout(Speed(config["speed"])))
-    return accuracy(network.tapped(()), data, data.test), len(data.test.target), data.fingerprint
+    network.net.to(at, memory_format=memory_format(Speed(config["speed"])))
+    return evaluate(network.extractor(()), data, data.test), len(data.test.target), data.fingerprint
 
 
 def _comparison(record: Mapping, accuracy: float, fingerprint: str) -> str:

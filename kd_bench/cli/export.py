@@ -11,7 +11,7 @@ from kd_bench.cli.parser import Parser, with_data
 from kd_bench.results.run_folder import WEIGHTS
 from kd_bench.results.store import job_config, read_record
 from kd_bench.utils.errors import require
-from kd_bench.utils.files import write_json, write_whole
+from kd_bench.utils.files import atomic_write, write_json
 
 if TYPE_CHECKING:
     from kd_bench.data.dataset import Data
@@ -56,7 +56,7 @@ def main(words: Sequence[str]) -> int:
     )
     content = program(network, data) if args.format == "program" else state_dict(network)
     to.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(to, content)
+    atomic_write(to, content)
     write_json(beside, description(record, data, args.format))
     print(f"wrote {to} and {beside}")
     return 0
@@ -74,8 +74,8 @@ def load(config: Mapping[str, Any], weights: Path) -> tuple[Network, Data]:
     from kd_bench.jobs import instantiate  # torch, which a mistake in the arguments is spared
     from kd_bench.training.teacher import load_weights
 
-    data = instantiate.dataset(config["dataset"]).load("cpu")
-    network = instantiate.network(config["model"], data.num_classes)
+    data = instantiate.build_dataset(config["dataset"]).load("cpu")
+    network = instantiate.build_network(config["model"], data.num_classes)
     load_weights(network.net, weights, network.name)
     network.net.eval()
     return network, data
@@ -98,7 +98,7 @@ def program(network: Network, data: Data) -> bytes:
     """
     import torch
 
-    image = data.clean(data.test, 0, 8).contiguous()
+    image = data.eval_batch(data.test, 0, 8).contiguous()
     batch = {0: torch.export.Dim("batch", min=1)}
     exported = torch.export.export(network.net, (image[:2],), dynamic_shapes=(batch,))
     with torch.no_grad():

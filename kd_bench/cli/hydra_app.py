@@ -16,9 +16,9 @@ from omegaconf import DictConfig
 
 from kd_bench.config import compose
 from kd_bench.config.compose import CONFIG_DIR, register_schema
-from kd_bench.config.hydra_errors import Complaint, explain
+from kd_bench.config.hydra_errors import HydraError, one_line
 from kd_bench.sweep import launchers
-from kd_bench.utils.errors import UserError, answered_in_a_line
+from kd_bench.utils.errors import UserError, exit_on_user_error
 from kd_bench.utils.lock import LOCKED_ELSEWHERE
 
 
@@ -30,7 +30,7 @@ def main(typed: Sequence[str]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     register_schema()
     launchers.register()
-    with explained():
+    with hydra_errors_as_user_errors():
         _hydra_main()
 
 
@@ -48,19 +48,19 @@ def _refuse_unknown_flags(words: Sequence[str]) -> None:
 
 
 @contextmanager
-def explained() -> Iterator[None]:
+def hydra_errors_as_user_errors() -> Iterator[None]:
     """Turn Hydra's complaints about what a user typed into a `UserError` of one line."""
     try:
         yield
-    except Complaint as error:
-        raise UserError(explain(error)) from error
+    except HydraError as error:
+        raise UserError(one_line(error)) from error
 
 
-def composed(typed: Sequence[str], config_dir: str | None) -> dict[str, Any]:
+def compose_single(typed: Sequence[str], config_dir: str | None) -> dict[str, Any]:
     """The configuration of the one job that was typed, which is not run."""
     launchers.register()
-    with explained():
-        return compose.one(hydra_arguments(typed), config_dir)
+    with hydra_errors_as_user_errors():
+        return compose.compose_standalone(hydra_arguments(typed), config_dir)
 
 
 def hydra_arguments(typed: Sequence[str]) -> list[str]:
@@ -77,8 +77,11 @@ def hydra_arguments(typed: Sequence[str]) -> list[str]:
 @hydra.main(version_base="1.3", config_path=CONFIG_DIR, config_name="config")
 def _hydra_main(_: DictConfig) -> None:
     """One job; several go through the launcher instead."""
-    with answered_in_a_line(), explained():  # here too, or Hydra adds a line of its own
-        config, changed = compose.job(list(HydraConfig.get().overrides.task))
+    with (
+        exit_on_user_error(),
+        hydra_errors_as_user_errors(),
+    ):  # here too, or Hydra adds a line of its own
+        config, changed = compose.compose_job(list(HydraConfig.get().overrides.task))
         if HydraConfig.get().runtime.choices["hydra/launcher"] == "plan":
             code = _plan(config, changed)
         else:
@@ -90,7 +93,7 @@ def _hydra_main(_: DictConfig) -> None:
 def _plan(config: dict, changed: dict) -> int:
     from kd_bench.sweep import dry_run, prepare
 
-    dry_run.show(prepare.freeze([(config, changed)]), places=1)
+    dry_run.print_plan(prepare.prepare_jobs([(config, changed)]), places=1)
     return 0
 
 
@@ -99,12 +102,12 @@ def _run(config: dict, changed: dict) -> int:
     from kd_bench.cli.progress import JobDisplay
     from kd_bench.jobs import runner, validate
     from kd_bench.training.device import choose_device
-    from kd_bench.utils.files import make_folder
+    from kd_bench.utils.files import ensure_writable_dir
     from kd_bench.utils.lock import Locked
 
-    validate.check(config)
+    validate.validate_job(config)
     choose_device(config["device"])  # cuda is refused before anything is prepared for it
-    make_folder(Path(config["runs_dir"]))
+    ensure_writable_dir(Path(config["runs_dir"]))
     show = JobDisplay()
     try:
         record, trained = runner.run(config, changed, show)

@@ -8,7 +8,7 @@ import sys
 
 import kd_bench
 from kd_bench.cli import COMMANDS
-from kd_bench.utils.errors import UserError, answered_in_a_line
+from kd_bench.utils.errors import UserError, exit_on_user_error
 
 
 def main() -> None:
@@ -17,7 +17,7 @@ def main() -> None:
     sys.path.insert(0, os.getcwd())
     typed = sys.argv[1:]
     try:
-        with answered_in_a_line():
+        with exit_on_user_error():
             code = _main(typed)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -50,7 +50,7 @@ class Parser(argparse.ArgumentParser):
         return self.parse_args([re.sub(r"^runs_dir=", "--runs-dir=", word) for word in words])
 
 
-def runs_folder(path: str) -> Path:
+def existing_runs_dir(path: str) -> Path:
     """A runs folder that has to be there."""
     require(Path(path).is_dir(), f"there is no folder {path}; say where the runs are: runs_dir=DIR")
     return Path(path)

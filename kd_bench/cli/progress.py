@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from kd_bench.sweep.display import accuracy_words, console
+from kd_bench.sweep.display import accuracy_text, console
 
 if TYPE_CHECKING:
     pass
@@ -45,7 +45,7 @@ class JobDisplay:
 
     def epoch(self, row: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
         """Move the bar to an epoch."""
-        self._bar.update(self._task, completed=row["epoch"], words=epoch_words(row, timing))
+        self._bar.update(self._task, completed=row["epoch"], words=epoch_text(row, timing))
 
     def end(self) -> None:
         """Take the bar away."""
@@ -54,9 +54,9 @@ class JobDisplay:
     def result(self, label: str, record: Mapping[str, Any], trained: bool) -> None:
         """A job's number, and whether it had been trained before."""
         verb = "done" if trained else "done already, nothing to train"
-        self.say(f"{label}: {verb}: {accuracy_words(record)}")
+        self.say(f"{label}: {verb}: {accuracy_text(record)}")
 
 
-def epoch_words(row: Mapping[str, Any], timing: Mapping[str, Any]) -> str:
+def epoch_text(row: Mapping[str, Any], timing: Mapping[str, Any]) -> str:
     """An epoch in a few words: 93.4 % 5,210 images/s."""
     return f"{row['test_accuracy']:.2f} % {timing['images_per_second']:,.0f} images/s"

@@ -62,7 +62,7 @@ def _run(
         validate,
     )
 
-    validate.check(config)
+    validate.validate_job(config)
     require(
         runs_dir is None or not (Path(runs_dir) / resolve.folder_name(config)).exists(),
         f"{runs_dir} has this job already, so it would not be run again;"

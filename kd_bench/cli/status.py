@@ -6,11 +6,19 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from kd_bench.cli.parser import Parser, runs_folder
-from kd_bench.jobs.job import Job, read, sweeps
-from kd_bench.jobs.status import DONE, FAILED, KINDS, RUNNING, State, progress_words, states
+from kd_bench.cli.parser import Parser, existing_runs_dir
+from kd_bench.jobs.job import Job, read_jobs, sweep_files
+from kd_bench.jobs.status import (
+    DONE,
+    FAILED,
+    KINDS,
+    RUNNING,
+    JobStatus,
+    job_statuses,
+    progress_text,
+)
 from kd_bench.sweep import eta
-from kd_bench.sweep.eta import Paces
+from kd_bench.sweep.eta import ThroughputHistory
 from kd_bench.utils.errors import UserError, require
 
 DESCRIPTION = """\
@@ -29,8 +37,8 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("sweep", metavar="SWEEP", nargs="?", default="", help="a name's beginning")
     parser.add_runs_dir("runs", "the folder with the runs (default: runs)")
     args = parser.parse(words)
-    for name, path in chosen(runs_folder(args.runs_dir), args.sweep).items():
-        print("\n".join(report(name, read(path))))
+    for name, path in chosen(existing_runs_dir(args.runs_dir), args.sweep).items():
+        print("\n".join(report(name, read_jobs(path))))
     return 0
 
 
@@ -40,7 +48,7 @@ def chosen(runs: Path, prefix: str) -> dict[str, Path]:
     Raises:
         UserError: there is none; with those that there are.
     """
-    there = sweeps(runs)
+    there = sweep_files(runs)
     require(bool(there), f"no sweep was started in {runs}; another place is chosen by runs_dir=DIR")
     found = {name: path for name, path in there.items() if name.startswith(prefix)}
     if not found:
@@ -50,7 +58,7 @@ def chosen(runs: Path, prefix: str) -> dict[str, Path]:
 
 def report(name: str, jobs: Sequence[Job]) -> list[str]:
     """A sweep in lines: its counts, then its running and its failed jobs."""
-    now = states(jobs)
+    now = job_statuses(jobs)
     kinds = Counter(state.kind for state in now.values())
     counts = ", ".join(f"{kinds[kind]} {kind}" for kind in KINDS)
     left = _time_left(jobs, now, kinds[RUNNING])
@@ -58,7 +66,7 @@ def report(name: str, jobs: Sequence[Job]) -> list[str]:
     for job in jobs:
         state = now[job.folder]
         if state.kind == RUNNING:
-            lines.append(f"  {job.label}: {progress_words(job, state)} ({state.owner})")
+            lines.append(f"  {job.label}: {progress_text(job, state)} ({state.owner})")
     for job in jobs:
         state = now[job.folder]
         if state.kind == FAILED:
@@ -66,13 +74,13 @@ def report(name: str, jobs: Sequence[Job]) -> list[str]:
     return lines
 
 
-def _time_left(jobs: Sequence[Job], now: Mapping[str, State], running: int) -> str:
+def _time_left(jobs: Sequence[Job], now: Mapping[str, JobStatus], running: int) -> str:
     """As `estimate.left_words`, for as many places as there are running jobs."""
     if not running:
         return ""
-    paces = Paces()
+    paces = ThroughputHistory()
     for state in now.values():
         if state.kind == DONE:
             paces.add_record(state.record)
     unfinished = [(job, now[job.folder]) for job in jobs if now[job.folder].kind != DONE]
-    return eta.left_words(unfinished, paces, running)
+    return eta.time_left_text(unfinished, paces, running)

@@ -13,7 +13,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from kd_bench.config.identity import MODE, flatten
+from kd_bench.config.identity import EXECUTION_KEYS, flatten
 from kd_bench.config.schema import Config
 from kd_bench.utils.errors import UserError
 
@@ -22,7 +22,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 CONFIG_DIR = str(next(d for d in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if d.is_dir()))
 
 # What a record's label may have to tell: all that is learnt depends on, but for the seed.
-_IDENTITY = ("dataset", "model", "teacher", "method", "recipe", *MODE)
+_IDENTITY = ("dataset", "model", "teacher", "method", "recipe", *EXECUTION_KEYS)
 
 
 def register_schema() -> None:
@@ -30,7 +30,7 @@ def register_schema() -> None:
     ConfigStore.instance().store(name="schema", node=Config, provider="kd_bench")
 
 
-def plain(config: DictConfig) -> dict[str, Any]:
+def to_plain(config: DictConfig) -> dict[str, Any]:
     """A composed configuration as plain values, every reference resolved.
 
     Raises:
@@ -54,7 +54,7 @@ def _refuse_unknown(values: Mapping, kind: type, prefix: str) -> None:
             _refuse_unknown(value, hints[name], f"{prefix}{name}.")
 
 
-def job(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+def compose_job(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Compose one job.
 
     Returns:
@@ -62,16 +62,16 @@ def job(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
         groups alone compose.
     """
     choices = _group_choices(overrides)
-    config = plain(compose("config", list(overrides)))
+    config = to_plain(compose("config", list(overrides)))
     if len(choices) == len(overrides):
         return config, {}
     # A choice that leaves a name open (dataset.name=birds) needs it to compose at all.
     names = [text for text in overrides if re.match(r"\+?[\w.]+\.name=", text)]
-    unchanged = plain(compose("config", [*choices, *names]))
+    unchanged = to_plain(compose("config", [*choices, *names]))
     return config, _differences(config, unchanged)
 
 
-def one(overrides: Sequence[str], config_dir: str | None) -> dict[str, Any]:
+def compose_standalone(overrides: Sequence[str], config_dir: str | None) -> dict[str, Any]:
     """The configuration of one job, outside of Hydra's application.
 
     Args:
@@ -82,10 +82,10 @@ def one(overrides: Sequence[str], config_dir: str | None) -> dict[str, Any]:
     more = [f"hydra.searchpath=[file://{Path(config_dir).absolute()}]"] if config_dir else []
     register_schema()
     with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
-        return plain(compose("config", [*overrides, *more]))
+        return to_plain(compose("config", [*overrides, *more]))
 
 
-def jobs(sweep: Sequence[Sequence[str]]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+def compose_jobs(sweep: Sequence[Sequence[str]]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """`job` for each of many, composing once what differs in nothing but the seed.
 
     Composing takes a tenth of a second, which many seeds of many methods would feel.
@@ -96,7 +96,7 @@ def jobs(sweep: Sequence[Sequence[str]]) -> list[tuple[dict[str, Any], dict[str,
         seeds = [text for text in overrides if re.fullmatch(r"seed=\d+", text)]
         rest = tuple(text for text in overrides if text not in seeds)
         if rest not in composed:
-            composed[rest] = job(rest)
+            composed[rest] = compose_job(rest)
         config, changed = composed[rest]
         seed = int(seeds[-1].partition("=")[2]) if seeds else config["seed"]
         found.append(({**config, "seed": seed}, changed))

@@ -14,10 +14,10 @@ from omegaconf.errors import (
 )
 
 AS_TYPED = "choices and values are typed as group=name and key=value"
-Complaint = (HydraException, OmegaConfBaseException)
+HydraError = (HydraException, OmegaConfBaseException)
 
 
-def explain(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """One line for an error of Hydra's or OmegaConf's about what a user typed or wrote."""
     if isinstance(error, MissingConfigException) and error.options:
         return _unknown_choice(error)

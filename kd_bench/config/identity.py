@@ -23,10 +23,10 @@ from kd_bench.utils.errors import UserError
 from kd_bench.utils.files import file_hash
 
 # How steps are executed, as far as it is part of what a job is.
-MODE = ("speed", "compile", "precision")
+EXECUTION_KEYS = ("speed", "compile", "precision")
 
 # Where the images lie is no part of what is learnt; `weights` act through the method's.
-PLACES = {"root", "download", "weights"}
+LOCATION_KEYS = {"root", "download", "weights"}
 
 
 # Identity
@@ -61,8 +61,8 @@ def without_defaults(section: Mapping, kind: type) -> dict:
 
 
 def _dataset_identity(config: Mapping) -> dict:
-    dataset = {k: v for k, v in config.items() if k not in PLACES}
-    dataset["source"] = {k: v for k, v in config["source"].items() if k not in PLACES}
+    dataset = {k: v for k, v in config.items() if k not in LOCATION_KEYS}
+    dataset["source"] = {k: v for k, v in config["source"].items() if k not in LOCATION_KEYS}
     return without_defaults(dataset, DatasetConfig)
 
 
@@ -80,7 +80,7 @@ def _teacher_identity(config: Mapping) -> dict:
     return teacher
 
 
-def identity(
+def job_identity(
     config: Mapping, *, needs_teacher: bool, teacher_learns: bool, revisions: Mapping[str, int]
 ) -> dict:
     """What makes a job the job it is, but for its seed, as a plain dict.
@@ -103,7 +103,7 @@ def identity(
         result["teacher"] = {"model": model}
     elif needs_teacher:
         result["teacher"] = _teacher_identity(config["teacher"])
-    for name in MODE:
+    for name in EXECUTION_KEYS:
         usual = canonical(getattr(Config, name))
         if config.get(name, usual) != usual:
             result[name] = config[name]
@@ -112,28 +112,28 @@ def identity(
     return result
 
 
-def mode(job_identity: Mapping) -> str:
+def execution_text(identity: Mapping) -> str:
     """How a job's steps are executed, in words: "repro", or "repro, compiled, bf16"."""
-    words = [job_identity.get("speed", Speed.repro.value)]
-    if job_identity.get("compile"):
+    words = [identity.get("speed", Speed.repro.value)]
+    if identity.get("compile"):
         words.append("compiled")
-    return ", ".join([*words, *filter(None, [job_identity.get("precision")])])
+    return ", ".join([*words, *filter(None, [identity.get("precision")])])
 
 
-def digest(job_identity: Mapping) -> str:
+def digest(identity: Mapping) -> str:
     """Eight hexadecimal digits that name an identity."""
-    text = json.dumps(job_identity, sort_keys=True, separators=(",", ":"))
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def folder_name(job_identity: Mapping, seed: int) -> str:
+def folder_name(identity: Mapping, seed: int) -> str:
     """<dataset>/<teacher>-<student>/<method>/<digest>/seed<k>, below the runs folder."""
-    teacher = job_identity.get("teacher", {}).get("model", {}).get("name", "none")
+    teacher = identity.get("teacher", {}).get("model", {}).get("name", "none")
     parts = (
-        job_identity["dataset"]["name"],
-        f"{teacher}-{job_identity['model']['name']}",
-        job_identity["method"]["name"],
-        digest(job_identity),
+        identity["dataset"]["name"],
+        f"{teacher}-{identity['model']['name']}",
+        identity["method"]["name"],
+        digest(identity),
         f"seed{seed}",
     )
     return "/".join(parts)

@@ -45,7 +45,7 @@ def view_count(pad: int, flip: bool) -> int:
     return (2 * pad + 1) ** 2 * (1 + flip)
 
 
-def draw_view(seed: int, epoch: int | Tensor, index: Tensor, count: int) -> Tensor:
+def sample_view(seed: int, epoch: int | Tensor, index: Tensor, count: int) -> Tensor:
     """Which view each image of `index` [B] shows in this epoch: int64 [B], uniform in 0..count-1.
 
     `epoch` may be a tensor, so that a captured step draws anew each time it is replayed.
@@ -57,14 +57,14 @@ def draw_view(seed: int, epoch: int | Tensor, index: Tensor, count: int) -> Tens
     return (word & _NONNEGATIVE) % count
 
 
-def place(view: Tensor, pad: int, flip: bool) -> tuple[Tensor, Tensor, Tensor]:
+def decode_view(view: Tensor, pad: int, flip: bool) -> tuple[Tensor, Tensor, Tensor]:
     """A view's top row and left column in the padded image, 0..2 pad, and if it is mirrored."""
     corner = view // (1 + flip)
     mirrored = view % (1 + flip) == 1
     return corner // (2 * pad + 1), corner % (2 * pad + 1), mirrored
 
 
-def gather(padded: Tensor, index: Tensor, view: Tensor, pad: int, flip: bool) -> Tensor:
+def crop_and_flip(padded: Tensor, index: Tensor, view: Tensor, pad: int, flip: bool) -> Tensor:
     """Views cut out of padded images [N, H+2p, W+2p, C]: [B, H, W, C], contiguous, same type.
 
     One lookup of whole pixels for the batch. On a CPU it is several times faster than indexing
@@ -72,7 +72,7 @@ def gather(padded: Tensor, index: Tensor, view: Tensor, pad: int, flip: bool) ->
     """
     _, rows, columns, channels = padded.shape
     height, width = rows - 2 * pad, columns - 2 * pad
-    top, left, mirrored = place(view, pad, flip)
+    top, left, mirrored = decode_view(view, pad, flip)
     y = torch.arange(height, device=index.device)
     x = torch.arange(width, device=index.device)
     x = torch.where(mirrored[:, None], width - 1 - x, x)  # [B, W]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kd_bench.data import augment
-from kd_bench.data.augment import draw_view, pad_images, splitmix64
+from kd_bench.data.augment import pad_images, sample_view, splitmix64
 from kd_bench.data.source import Description, Source, Split
 from kd_bench.interfaces import require
 
@@ -49,24 +49,24 @@ class Data:
         """Number of different views of a training image."""
         return augment.view_count(self.pad, self.flip)
 
-    def view(self, index: Tensor, epoch: int | Tensor, seed: int) -> Tensor:
+    def augment(self, index: Tensor, epoch: int | Tensor, seed: int) -> Tensor:
         """Training images `index` [B], cropped and flipped at random, normalised.
 
         float [B, 3, H, W], channels_last. What an image looks like depends on (seed, epoch, its
         index) alone: neither on the batch it is in nor on the device.
         """
-        return self.render(index, self.draw(index, epoch, seed))
+        return self.augmented_batch(index, self.sample_views(index, epoch, seed))
 
-    def draw(self, index: Tensor, epoch: int | Tensor, seed: int) -> Tensor:
+    def sample_views(self, index: Tensor, epoch: int | Tensor, seed: int) -> Tensor:
         """Which of its views each training image of `index` [B] shows in an epoch: [B] int64."""
-        return draw_view(seed, epoch, index, self.view_count)
+        return sample_view(seed, epoch, index, self.view_count)
 
-    def render(self, index: Tensor, view: Tensor) -> Tensor:
+    def augmented_batch(self, index: Tensor, view: Tensor) -> Tensor:
         """Training images `index` [B] in the views numbered `view` [B]: float [B, 3, H, W]."""
-        image = augment.gather(self.train.image, index, view, self.pad, self.flip)
+        image = augment.crop_and_flip(self.train.image, index, view, self.pad, self.flip)
         return self._normalise(image)
 
-    def clean(self, split: Split, start: int, stop: int) -> Tensor:
+    def eval_batch(self, split: Split, start: int, stop: int) -> Tensor:
         """Images start..stop-1 of a split, normalised, as they are: float [B, 3, H, W].
 
         Of `train`, whose images are padded, this gives the middle: the image itself.
@@ -155,7 +155,7 @@ class Dataset:
         _check_split(train, described.train_size + self.validation, described, "training set")
         _check_split(test, described.test_size, described, "test set")
         fingerprint = fingerprint_of(train, test)
-        train, validation = hold_out(train, self.validation)
+        train, validation = split_validation(train, self.validation)
         _check_classes(train, described, "training set that validation leaves")
         mean, std = self._statistics(train)
         padded = Split(pad_images(train.image, self.pad, self.padding), train.target)
@@ -200,7 +200,7 @@ def channel_statistics(image: Tensor) -> tuple[Tensor, Tensor]:
     return mean, variance.sqrt()
 
 
-def hold_out(train: Split, size: int) -> tuple[Split, Split | None]:
+def split_validation(train: Split, size: int) -> tuple[Split, Split | None]:
     """The training set without its validation images, and those; both in the order they had.
 
     The images with the `size` smallest hashes of their positions are taken: a choice that neither

@@ -8,7 +8,7 @@ import torch
 
 from kd_bench.config.schema import InitConfig, RecipeConfig, TeacherSource
 from kd_bench.data.dataset import Data
-from kd_bench.interfaces import Spec, Stages
+from kd_bench.interfaces import LossContext, StageShapes
 from kd_bench.jobs import instantiate, resolve
 from kd_bench.jobs.instantiate import Config, Network
 from kd_bench.jobs.reporter import QUIET, Quiet
@@ -16,20 +16,20 @@ from kd_bench.jobs.resolve import needs_teacher, teacher_learns
 from kd_bench.results.run_folder import TABLES, WEIGHTS, read_result
 from kd_bench.training import execution, teacher_cache
 from kd_bench.training.device import device_name
-from kd_bench.training.setup import Training
+from kd_bench.training.setup import TrainingSetup
 from kd_bench.training.teacher import Teacher, load_weights
 from kd_bench.utils.files import file_hash
-from kd_bench.utils.seeds import stream
+from kd_bench.utils.seeds import derive_seed
 
 
-def assemble(config: Config, device: torch.device, show: Quiet = QUIET) -> Training:
+def assemble_setup(config: Config, device: torch.device, show: Quiet = QUIET) -> TrainingSetup:
     """Everything that a job trains with, each part's random numbers from a stream of its own."""
-    data = instantiate.dataset(config["dataset"]).load(device)
-    torch.manual_seed(stream(config["seed"], "student"))
-    student = instantiate.network(config["model"], data.num_classes)
-    torch.manual_seed(stream(config["seed"], "teacher"))  # for one that is trained along
+    data = instantiate.build_dataset(config["dataset"]).load(device)
+    torch.manual_seed(derive_seed(config["seed"], "student"))
+    student = instantiate.build_network(config["model"], data.num_classes)
+    torch.manual_seed(derive_seed(config["seed"], "teacher"))  # for one that is trained along
     teacher = _load_teacher(config, data) if needs_teacher(config) else None
-    spec = Spec(
+    context = LossContext(
         student=student.shapes(data.image_size),
         teacher=teacher and teacher.shapes(data.image_size),
         num_classes=data.num_classes,
@@ -37,45 +37,47 @@ def assemble(config: Config, device: torch.device, show: Quiet = QUIET) -> Train
         epochs=config["recipe"]["epochs"],
         teacher_net=teacher and teacher.net,
     )
-    torch.manual_seed(stream(config["seed"], "method"))
-    method = instantiate.method(config["method"], spec).to(device)
-    how = execution.plan(config, method, device)
-    execution.prepare(how)
+    torch.manual_seed(derive_seed(config["seed"], "method"))
+    method = instantiate.build_method(config["method"], context).to(device)
+    how = execution.resolve_execution(config, method, device)
+    execution.configure_torch(how)
     for network in filter(None, (student, teacher)):
         network.net.to(device, memory_format=how.layout)
-    job = Training(
-        student.tapped(method.taps),
+    job = TrainingSetup(
+        student.extractor(method.stages),
         teacher
         and Teacher(
-            teacher.tapped(method.taps),
+            teacher.extractor(method.stages),
             learns=teacher_learns(config),
-            needs_graph=method.needs_graph,
+            needs_input_gradients=method.needs_input_gradients,
         ),
         method,
         data,
-        instantiate.section(RecipeConfig, config["recipe"]),
-        instantiate.section(InitConfig, config["method"]["init"]),
+        instantiate.to_dataclass(RecipeConfig, config["recipe"]),
+        instantiate.to_dataclass(InitConfig, config["method"]["init"]),
         config["seed"],
         how,
     )
     if teacher and config["teacher"]["source"] == TeacherSource.table.value:
-        job.teacher = _tabled(config, job, spec.teacher, show)
+        job.teacher = _tabled(config, job, context.teacher, show)
     return job
 
 
-def _tabled(config: Config, job: Training, shapes: Stages, show: Quiet) -> Teacher:
+def _tabled(config: Config, job: TrainingSetup, shapes: StageShapes, show: Quiet) -> Teacher:
     """The teacher, looked up in its table of views instead of asked."""
     how, device, teacher = job.execution, job.device, job.teacher
-    key = teacher_cache.key(
+    key = teacher_cache.cache_key(
         resolve.identity(config)["dataset"],
         job.data.fingerprint,
         file_hash(_teacher_weights(config)),
-        teacher.tapped.taps,
+        teacher.network.stages,
         [how.speed.value, how.as_record()],
         [device_name(device), torch.get_num_threads(), torch.__version__],
     )
     folder = Path(config["runs_dir"]) / TABLES / key
-    return teacher_cache.load(folder, teacher.executed(how), shapes, job.data, show.say)
+    return teacher_cache.load_cached_teacher(
+        folder, teacher.with_execution(how), shapes, job.data, show.say
+    )
 
 
 def _teacher_weights(config: Config) -> Path:
@@ -86,7 +88,7 @@ def _teacher_weights(config: Config) -> Path:
 
 
 def _load_teacher(config: Config, data: Data) -> Network:
-    network = instantiate.network(config["teacher"]["model"], data.num_classes)
+    network = instantiate.build_network(config["teacher"]["model"], data.num_classes)
     if teacher_learns(config):
         return network
     path = _teacher_weights(config)

@@ -17,9 +17,9 @@ from torch import nn
 
 from kd_bench.data.dataset import Dataset
 from kd_bench.data.source import Description
-from kd_bench.interfaces import Loss, Spec, Stages
+from kd_bench.interfaces import Loss, LossContext, StageShapes
 from kd_bench.methods.common.method import Method
-from kd_bench.models.features import Tapped, probe
+from kd_bench.models.features import FeatureExtractor, probe_shapes
 from kd_bench.utils.errors import UserError, require
 
 Config = Mapping[str, Any]
@@ -28,7 +28,7 @@ Config = Mapping[str, Any]
 # From `_target_` to an object
 
 
-def locate(target: str, where: str) -> Any:
+def import_target(target: str, where: str) -> Any:
     """The class or function behind a dotted path.
 
     Raises:
@@ -51,21 +51,23 @@ def locate(target: str, where: str) -> Any:
     return getattr(module, name)
 
 
-def call(arguments: Config, where: str, **given: Any) -> Any:
-    """Call `arguments["_target_"]` with the rest of `arguments` and with what is `given`.
+def from_target(arguments: Config, where: str, *positional: Any, **given: Any) -> Any:
+    """Call `arguments["_target_"]` with `positional` and `given`, and with the rest of `arguments`.
 
     Raises:
         UserError: for an argument that the target does not take, lacks, or that has a wrong type.
     """
     arguments = dict(arguments)
     require("_target_" in arguments, f"{where} has no _target_ (a dotted path to a class)")
-    target = locate(arguments.pop("_target_"), where)
-    _check_arguments(target, arguments, given, where)
-    return target(**given, **arguments)
+    target = import_target(arguments.pop("_target_"), where)
+    _check_arguments(target, arguments, len(positional), given, where)
+    return target(*positional, **given, **arguments)
 
 
-def _check_arguments(target: Callable, arguments: Config, given: Config, where: str) -> None:
-    parameters = dict(inspect.signature(target).parameters)
+def _check_arguments(
+    target: Callable, arguments: Config, positional: int, given: Config, where: str
+) -> None:
+    parameters = dict(list(inspect.signature(target).parameters.items())[positional:])
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     own = {
         name: parameter
@@ -95,7 +97,7 @@ def _fits(value: Any, hint: Any) -> bool:
     return isinstance(value, hint) if hint in (bool, str) else True
 
 
-def section(kind: type, values: Config) -> Any:
+def to_dataclass(kind: type, values: Config) -> Any:
     """A schema's dataclass from plain values, names of enums turned into their members."""
     hints = typing.get_type_hints(kind)
     converted = {
@@ -111,11 +113,11 @@ def section(kind: type, values: Config) -> Any:
 # The parts of a job
 
 
-def dataset(config: Config) -> Dataset:
+def build_dataset(config: Config) -> Dataset:
     """The dataset of a job, not loaded yet."""
     where = f"dataset '{config['name']}'"
     return Dataset(
-        call(config["source"], where),
+        from_target(config["source"], where),
         pad=config["pad"],
         padding=config["padding"],
         flip=config["flip"],
@@ -125,14 +127,14 @@ def dataset(config: Config) -> Dataset:
     )
 
 
-def describe(config: Config) -> Description:
+def describe_dataset(config: Config) -> Description:
     """What is known of a dataset without loading it; looked up once for the jobs of a process."""
     return _describe(json.dumps(config))
 
 
 @lru_cache(maxsize=32)  # a folder of images is listed for it
 def _describe(config: str) -> Description:
-    return dataset(json.loads(config)).describe()
+    return build_dataset(json.loads(config)).describe()
 
 
 @dataclass
@@ -143,19 +145,19 @@ class Network:
     stages: dict[str, str]
     name: str
 
-    def shapes(self, image_size: tuple[int, int]) -> Stages:
+    def shapes(self, image_size: tuple[int, int]) -> StageShapes:
         """Shapes of all its stages."""
-        return probe(self.net, self.stages, image_size, self.name)
+        return probe_shapes(self.net, self.stages, image_size, self.name)
 
-    def tapped(self, taps: Iterable[str]) -> Tapped:
-        """The network with its answers as an `Output` with the stages `taps`."""
-        return Tapped(self.net, self.stages, tuple(taps), self.name)
+    def extractor(self, stages: Iterable[str]) -> FeatureExtractor:
+        """The network with its answers as an `Output` with the stages `stages`."""
+        return FeatureExtractor(self.net, self.stages, tuple(stages), self.name)
 
 
-def network(config: Config, num_classes: int) -> Network:
+def build_network(config: Config, num_classes: int) -> Network:
     """A network, freshly initialised from PyTorch's current random state."""
     where = f"model '{config['name']}'"
-    net = call(config["net"], where, num_classes=num_classes)
+    net = from_target(config["net"], where, num_classes=num_classes)
     stages = config.get("stages") or getattr(net, "stages", None)
     require(
         stages is not None, f"{where}: give model.stages, a table from stage names to module paths"
@@ -172,16 +174,16 @@ def loss_classes(config: Config) -> dict[str, type[Loss]]:
             isinstance(arguments, Mapping) and "_target_" in arguments,
             f"{where} has no _target_ (a dotted path to a class)",
         )
-        found[name] = locate(arguments["_target_"], where)
+        found[name] = import_target(arguments["_target_"], where)
         is_loss = inspect.isclass(found[name]) and issubclass(found[name], Loss)
         require(is_loss, f"{where}: {arguments['_target_']} is no kd_bench.interfaces.Loss")
     return found
 
 
-def method(config: Config, spec: Spec) -> Method:
-    """A method with its adapters and memories, made from the shapes in `spec`."""
+def build_method(config: Config, context: LossContext) -> Method:
+    """A method with its adapters and memories, made from the shapes in `context`."""
     losses = {
-        name: call(arguments, f"method '{config['name']}', loss '{name}'", spec=spec)
+        name: from_target(arguments, f"method '{config['name']}', loss '{name}'", context)
         for name, arguments in config["losses"].items()
     }
     try:
@@ -196,16 +198,16 @@ def method(config: Config, spec: Spec) -> Method:
 # The check before anything trains
 
 
-def on_meta(config: Config, data: Description) -> tuple[Network, Stages]:
+def meta_network(config: Config, data: Description) -> tuple[Network, StageShapes]:
     """A network without weights and the shapes of its stages; made once for the jobs of a process.
 
     It belongs to all of them: look, and change nothing.
     """
-    return _network_on_meta(json.dumps(config), data)
+    return _meta_network(json.dumps(config), data)
 
 
 @lru_cache(maxsize=32)  # to build a deep network and to ask it takes a while
-def _network_on_meta(config: str, data: Description) -> tuple[Network, Stages]:
+def _meta_network(config: str, data: Description) -> tuple[Network, StageShapes]:
     with torch.device("meta"):
-        made = network(json.loads(config), data.num_classes)
+        made = build_network(json.loads(config), data.num_classes)
         return made, made.shapes((data.height, data.width))

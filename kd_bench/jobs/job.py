@@ -10,7 +10,7 @@ from typing import Any
 
 from kd_bench.config.schema import init_epochs
 from kd_bench.utils.errors import require
-from kd_bench.utils.files import make_folder, write_whole
+from kd_bench.utils.files import atomic_write, ensure_writable_dir
 
 FOLDER = ".sweeps"  # below the runs folder
 
@@ -49,16 +49,16 @@ def total_epochs(config: Mapping[str, Any]) -> int:
     return init_epochs(config["method"]["init"]["epochs"], epochs) + epochs
 
 
-def write(jobs: Sequence[Job], name: str) -> Path:
+def write_jobs(jobs: Sequence[Job], name: str) -> Path:
     """Write the jobs to <runs_dir>/.sweeps/<name>.jsonl."""
     folder = Path(jobs[0].config["runs_dir"]) / FOLDER
-    make_folder(folder)
+    ensure_writable_dir(folder)
     path = folder / f"{name}.jsonl"
-    write_whole(path, "".join(json.dumps(asdict(job)) + "\n" for job in jobs))
+    atomic_write(path, "".join(json.dumps(asdict(job)) + "\n" for job in jobs))
     return path
 
 
-def read(path: Path) -> list[Job]:
+def read_jobs(path: Path) -> list[Job]:
     """The jobs of a sweep's file, those of a runs folder that was moved since in its new place.
 
     Raises:
@@ -76,7 +76,7 @@ def read(path: Path) -> list[Job]:
     return jobs
 
 
-def sweeps(runs: Path) -> dict[str, Path]:
+def sweep_files(runs: Path) -> dict[str, Path]:
     """The files of all sweeps of a runs folder by name, those that were started last at the end."""
     found = (runs / FOLDER).glob("*.jsonl")
     return {path.stem: path for path in sorted(found, key=lambda path: path.stat().st_mtime)}

@@ -16,12 +16,12 @@ from kd_bench.config.identity import digest, folder_name
 from kd_bench.jobs import resolve
 from kd_bench.jobs.instantiate import Config
 from kd_bench.training.device import device_name
-from kd_bench.training.loop import Progress, Row, percent_equal, predictions
-from kd_bench.training.setup import Training
+from kd_bench.training.loop import Progress, Row, accuracy, predictions
+from kd_bench.training.setup import TrainingSetup
 
 
 def _record(
-    config: Config, changed: Config, job: Training, progress: Progress, folder: Path
+    config: Config, changed: Config, job: TrainingSetup, progress: Progress, folder: Path
 ) -> dict:
     identity = resolve.identity(config)
     device = job.data.train.target.device
@@ -73,23 +73,23 @@ def _accuracy(history: list[Row]) -> dict[str, Any]:
     }
 
 
-def _teacher_record(config: Config, job: Training) -> dict | None:
+def _teacher_record(config: Config, job: TrainingSetup) -> dict | None:
     if job.teacher is None:
         return None
     test = job.data.test
-    taught = predictions(job.teacher.tapped, job.data, test)
+    taught = predictions(job.teacher.network, job.data, test)
     said = predictions(job.student, job.data, test)
     teacher_job = resolve.teacher_job(config)
     return {
         "folder": None if teacher_job is None else resolve.folder_name(teacher_job),
-        "accuracy": percent_equal(taught, test.target),
+        "accuracy": accuracy(taught, test.target),
         "source": config["teacher"]["source"],
-        "agreement": percent_equal(taught, said),
-        **job.teacher.told,
+        "agreement": accuracy(taught, said),
+        **job.teacher.record_fields,
     }
 
 
-def _parameters(job: Training) -> dict[str, int]:
+def _parameters(job: TrainingSetup) -> dict[str, int]:
     sizes = {
         name: sum(p.numel() for p in module.parameters()) for name, module in job.learners.items()
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kd_bench.config import identity as identity_module
-from kd_bench.config.identity import MODE
+from kd_bench.config.identity import EXECUTION_KEYS
 from kd_bench.config.schema import BASELINE
 from kd_bench.jobs.instantiate import Config, loss_classes
 
@@ -23,7 +23,7 @@ def teacher_learns(config: Config) -> bool:
 def identity(config: Config) -> dict:
     """`records.identity` of a job, with what its losses' classes say of themselves."""
     classes = loss_classes(config["method"])
-    return identity_module.identity(
+    return identity_module.job_identity(
         config,
         needs_teacher=needs_teacher(config),
         teacher_learns=teacher_learns(config),
@@ -55,4 +55,4 @@ def teacher_changes(changed: Config) -> dict[str, Any]:
     """What was changed in a job's teacher, as changes of the teacher's own job."""
     parts = ("teacher.model.", "teacher.recipe.")
     own = {k.removeprefix("teacher."): v for k, v in changed.items() if k.startswith(parts)}
-    return own | {k: v for k, v in changed.items() if k.startswith(("dataset.", *MODE))}
+    return own | {k: v for k, v in changed.items() if k.startswith(("dataset.", *EXECUTION_KEYS))}

@@ -14,7 +14,7 @@ import torch
 from kd_bench.config.identity import flatten
 from kd_bench.config.schema import Speed
 from kd_bench.jobs import resolve
-from kd_bench.jobs.assemble import assemble
+from kd_bench.jobs.assemble import assemble_setup
 from kd_bench.jobs.instantiate import Config
 from kd_bench.jobs.record import _record
 from kd_bench.jobs.reporter import Quiet
@@ -25,8 +25,8 @@ from kd_bench.training import autotune, checkpoint, execution
 from kd_bench.training.checkpoint import on_cpu
 from kd_bench.training.device import choose_device, prepare_torch
 from kd_bench.training.loop import Row, train
-from kd_bench.training.setup import Training, phases
-from kd_bench.utils.files import make_folder, write_json, write_whole
+from kd_bench.training.setup import TrainingSetup, phases
+from kd_bench.utils.files import atomic_write, ensure_writable_dir, write_json
 from kd_bench.utils.lock import Lock, Locked
 
 CHOICE = "choice.json"  # of an unfinished job; the record tells it, too
@@ -61,7 +61,7 @@ def run(config: Config, changed: Config, show: Quiet) -> tuple[dict, bool]:
     teacher = resolve.teacher_job(config)
     if teacher is not None:
         _make_teacher(teacher, teacher_changes(changed), show)
-    make_folder(folder)
+    ensure_writable_dir(folder)
     with Lock(folder) as lock:
         if record := read_result(folder):  # finished while we waited for the lock
             return record, False
@@ -71,7 +71,7 @@ def run(config: Config, changed: Config, show: Quiet) -> tuple[dict, bool]:
             raise
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
-            write_whole(folder / "error.txt", f"{reason}\n\n{traceback.format_exc()}")
+            atomic_write(folder / "error.txt", f"{reason}\n\n{traceback.format_exc()}")
             raise
 
 
@@ -96,11 +96,11 @@ def _train_and_record(
     started = time.perf_counter()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)  # this process may have trained the teacher
-    job = assemble(config, device, show)
+    job = assemble_setup(config, device, show)
     if job.execution.speed is Speed.fast:
         config = {**config, "chosen": config["chosen"] or _choose(job, folder, show)}
-        job.execution = execution.plan(config, job.method, device)
-        execution.prepare(job.execution)
+        job.execution = execution.resolve_execution(config, job.method, device)
+        execution.configure_torch(job.execution)
     show.begin(label(config, changed), sum(phase.epochs for phase in phases(job)))
     events = _events(config, folder)
 
@@ -124,7 +124,7 @@ def _train_and_record(
     return record
 
 
-def _choose(job: Training, folder: Path, show: Quiet) -> dict[str, Any]:
+def _choose(job: TrainingSetup, folder: Path, show: Quiet) -> dict[str, Any]:
     """What speed=fast chooses for a job, once: a resumed one keeps to it."""
     file = folder / CHOICE
     if not file.exists():
@@ -134,7 +134,7 @@ def _choose(job: Training, folder: Path, show: Quiet) -> dict[str, Any]:
     return json.loads(file.read_text())
 
 
-def _finish(job: Training, record: dict, folder: Path) -> None:
+def _finish(job: TrainingSetup, record: dict, folder: Path) -> None:
     """Keep the weights, then the result: its presence means that all else is there."""
     # From the CPU, so that they can be loaded where there is no GPU.
     torch.save(on_cpu(job.student.net.state_dict()), folder / f".{WEIGHTS}")
@@ -148,10 +148,10 @@ def _events(config: Config, folder: Path):
     if not config["tensorboard"]:
         return None
     from kd_bench.jobs.tensorboard import (
-        Events,  # a third of a second that a job without it is spared
+        TensorBoardWriter,  # a third of a second that a job without it is spared
     )
 
-    return Events(folder)
+    return TensorBoardWriter(folder)
 
 
 # Objects

@@ -10,10 +10,10 @@ from statistics import median
 from kd_bench.jobs.job import Job
 from kd_bench.results.run_folder import CHECKPOINTS, read_result
 from kd_bench.utils import formatting
-from kd_bench.utils.lock import who_works_in
+from kd_bench.utils.lock import lock_owner_text
 
-DONE, RUNNING, FAILED, LEFT = "done", "running", "failed", "left"
-KINDS = (DONE, RUNNING, FAILED, LEFT)
+DONE, RUNNING, FAILED, PENDING = "done", "running", "failed", "left"
+KINDS = (DONE, RUNNING, FAILED, PENDING)
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class State:
+class JobStatus:
     """What is known of a job."""
 
     kind: str  # one of KINDS
@@ -37,30 +37,30 @@ class State:
     progress: Progress | None = None  # of one that runs, or will go on from there
 
 
-def state(job: Job) -> State:
+def job_status(job: Job) -> JobStatus:
     """What a job's folder tells."""
     # The lock is looked at first: a job that ends in between is found done.
-    owner = who_works_in(job.path)
+    owner = lock_owner_text(job.path)
     if (record := read_result(job.path)) is not None:
-        return State(DONE, record)
+        return JobStatus(DONE, record)
     progress = read_progress(job.path)
     if owner is not None:
-        return State(RUNNING, owner=owner, progress=progress)
+        return JobStatus(RUNNING, owner=owner, progress=progress)
     if not any((job.path / name).exists() for name in CHECKPOINTS):
         progress = None  # nothing to go on from
     if (reason := _reason(job.path)) is not None:
-        return State(FAILED, reason=reason, progress=progress)
-    return State(LEFT, progress=progress)
+        return JobStatus(FAILED, reason=reason, progress=progress)
+    return JobStatus(PENDING, progress=progress)
 
 
-def states(jobs: Sequence[Job]) -> dict[str, State]:
+def job_statuses(jobs: Sequence[Job]) -> dict[str, JobStatus]:
     """By folder, what each job's folder tells; where a teacher failed, so did who waits for it."""
-    found: dict[str, State] = {}
+    found: dict[str, JobStatus] = {}
     for job in jobs:  # teachers come first
-        found[job.folder] = state(job)
-        waits = found[job.folder].kind == LEFT and job.after in found
+        found[job.folder] = job_status(job)
+        waits = found[job.folder].kind == PENDING and job.after in found
         if waits and found[job.after].kind == FAILED:
-            found[job.folder] = State(FAILED, reason=f"its teacher failed: {job.after}")
+            found[job.folder] = JobStatus(FAILED, reason=f"its teacher failed: {job.after}")
     return found
 
 
@@ -90,12 +90,12 @@ def _rows(path: Path) -> list[dict[str, str]]:
     return [dict(zip(names, row, strict=True)) for row in rows]
 
 
-def progress_words(job: Job, state: State) -> str:
+def progress_text(job: Job, state: JobStatus) -> str:
     """A running job's last epoch: epoch 12/20 93.40 % 5,210 images/s, 4 s left."""
     if state.progress is None:
         return "starting"
     left = (job.epochs - state.progress.epoch) * state.progress.seconds_per_epoch
     return (
         f"epoch {state.progress.epoch}/{job.epochs} {state.progress.accuracy:.2f} %"
-        f" {state.progress.images_per_second:,.0f} images/s, {formatting.duration(left)} left"
+        f" {state.progress.images_per_second:,.0f} images/s, {formatting.format_duration(left)} left"
     )

@@ -13,7 +13,7 @@ from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 
-class Events:
+class TensorBoardWriter:
     """The event file of one job, written anew when a job is resumed, so no epoch stands twice.
 
     TensorBoard's own writer is used rather than `torch.utils.tensorboard`, whose import costs a

@@ -10,16 +10,16 @@ import torch
 from kd_bench.config.identity import canonical, check_names
 from kd_bench.config.schema import RecipeConfig, TeacherSource
 from kd_bench.data.augment import view_count
-from kd_bench.interfaces import Spec
+from kd_bench.interfaces import LossContext
 from kd_bench.jobs.instantiate import (
     Config,
     Network,
-    dataset,
-    describe,
+    build_dataset,
+    build_method,
+    describe_dataset,
     loss_classes,
-    method,
-    on_meta,
-    section,
+    meta_network,
+    to_dataclass,
 )
 from kd_bench.jobs.resolve import needs_teacher, teacher_learns
 from kd_bench.methods.common.method import Method
@@ -29,41 +29,41 @@ from kd_bench.training.teacher import check_fits, read_state
 from kd_bench.utils.errors import UserError, require
 
 
-def check(config: Config) -> None:
+def validate_job(config: Config) -> None:
     """Build a job's parts on the meta device, and refuse what does not fit.
 
     Raises:
         UserError: one line with the right choices.
     """
     check_names(config)
-    check_recipe(section(RecipeConfig, config["recipe"]))
-    execution.check(config)
+    check_recipe(to_dataclass(RecipeConfig, config["recipe"]))
+    execution.check_execution(config)
     require(config["threads"] >= 1, f"threads must be 1 or more, got {config['threads']}")
     for name, seed in (("seed", config["seed"]), ("teacher.seed", config["teacher"]["seed"])):
         require(seed >= 0, f"{name} must be 0 or more, got {seed}")
     if needs_teacher(config):
         _check_pair(config)
-    spec, teacher, built = _parts_on_meta(config)
-    _check_steps(config["recipe"], len(spec.labels))
-    for shapes in filter(None, (spec.student, spec.teacher)):
-        for tap in built.taps:
-            shapes[tap]  # refused where there is none
+    context, teacher, built = _meta_parts(config)
+    _check_steps(config["recipe"], len(context.labels))
+    for shapes in filter(None, (context.student, context.teacher)):
+        for stage in built.stages:
+            shapes[stage]  # refused where there is none
     if teacher is not None and config["teacher"]["source"] == TeacherSource.table.value:
-        teacher_cache.check(loss_classes(config["method"]), built.taps)
+        teacher_cache.check_cacheable(loss_classes(config["method"]), built.stages)
     _check_init(config["method"])
     if teacher is not None and not teacher_learns(config):
         _check_teacher(config["teacher"], teacher)
 
 
-def _parts_on_meta(config: Config) -> tuple[Spec, Network | None, Method]:
+def _meta_parts(config: Config) -> tuple[LossContext, Network | None, Method]:
     """A job's parts without weights: what a method is told, its teacher, and the method itself."""
-    data = describe(config["dataset"])
-    _, student = on_meta(config["model"], data)
+    data = describe_dataset(config["dataset"])
+    _, student = meta_network(config["model"], data)
     teacher = shapes = None
     if needs_teacher(config):
-        teacher, shapes = on_meta(config["teacher"]["model"], data)
+        teacher, shapes = meta_network(config["teacher"]["model"], data)
     with torch.device("meta"):
-        spec = Spec(
+        context = LossContext(
             student,
             shapes,
             data.num_classes,
@@ -71,10 +71,10 @@ def _parts_on_meta(config: Config) -> tuple[Spec, Network | None, Method]:
             config["recipe"]["epochs"],
             teacher and teacher.net,
         )
-        return spec, teacher, method(config["method"], spec)
+        return context, teacher, build_method(config["method"], context)
 
 
-def table_shape(config: Config) -> tuple[int, int] | None:
+def cache_shape(config: Config) -> tuple[int, int] | None:
     """Rows and columns that the teacher's view table has, or would have.
 
     Returns:
@@ -82,14 +82,14 @@ def table_shape(config: Config) -> tuple[int, int] | None:
     """
     if not needs_teacher(config):
         return None
-    spec, _, built = _parts_on_meta(config)
+    context, _, built = _meta_parts(config)
     try:
-        teacher_cache.check(loss_classes(config["method"]), built.taps)
+        teacher_cache.check_cacheable(loss_classes(config["method"]), built.stages)
     except UserError:
         return None
-    part = dataset(config["dataset"])
-    rows = len(spec.labels) * view_count(part.pad, part.flip)
-    return rows, teacher_cache.columns(spec.teacher, built.taps, spec.num_classes)
+    part = build_dataset(config["dataset"])
+    rows = len(context.labels) * view_count(part.pad, part.flip)
+    return rows, teacher_cache.row_width(context.teacher, built.stages, context.num_classes)
 
 
 def _check_steps(recipe: Config, images: int) -> None:
@@ -105,7 +105,7 @@ def _check_pair(config: Config) -> None:
     """Refuse a teacher that is not of the kind that the method is made for."""
     name, student, teacher = (config[k] for k in ("method", "model", "teacher"))
     name = f"method '{name['name']}'"
-    if any(loss.same_model for loss in loss_classes(config["method"]).values()):
+    if any(loss.teacher_is_same_model for loss in loss_classes(config["method"]).values()):
         require(
             canonical(student["net"]) == canonical(teacher["model"]["net"]),
             f"{name} has a trained copy of the student as teacher, but the student is"
@@ -133,14 +133,14 @@ def _check_teacher(config: Config, teacher: Network) -> None:
     if path := config["checkpoint"]:
         check_fits(teacher.net, read_state(path), path, teacher.name)
     else:
-        check_recipe(section(RecipeConfig, config["recipe"]))
+        check_recipe(to_dataclass(RecipeConfig, config["recipe"]))
 
 
-def check_all(configs: Iterable[Config]) -> None:
-    """`check` each distinct job once: seeds share everything that is checked."""
+def validate_jobs(configs: Iterable[Config]) -> None:
+    """`validate_job` each distinct job once: seeds share everything that is checked."""
     seen = set()
     for config in configs:
         key = json.dumps({**config, "seed": min(config["seed"], 0)}, sort_keys=True)
         if key not in seen:
             seen.add(key)
-            check(config)
+            validate_job(config)

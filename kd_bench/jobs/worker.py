@@ -16,7 +16,7 @@ from kd_bench.utils.lock import LOCKED_ELSEWHERE, Locked
 
 def main() -> int:
     """python -m kd_bench.jobs.worker SWEEP.jsonl NUMBER: run one frozen job; what a sweep starts."""
-    return work(Path(sys.argv[1]), int(sys.argv[2]))
+    return worker_main(Path(sys.argv[1]), int(sys.argv[2]))
 
 
 def _end_with(parent: int) -> None:
@@ -29,8 +29,8 @@ def _end_with(parent: int) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
-def work(path: Path, number: int) -> int:
-    """Run job `number` of a sweep's file as the environment says; see `run_frozen`.
+def worker_main(path: Path, number: int) -> int:
+    """Run job `number` of a sweep's file as the environment says; see `run_job`.
 
     KD_BENCH_PARENT is the process that it ends with, KD_BENCH_CORES are the cores that it keeps to.
     """
@@ -40,10 +40,10 @@ def work(path: Path, number: int) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if cores := os.environ.get("KD_BENCH_CORES"):
         os.sched_setaffinity(0, map(int, cores.split(",")))
-    return run_frozen(path, number)
+    return run_job(path, number)
 
 
-def run_frozen(path: Path, number: int) -> int:
+def run_job(path: Path, number: int) -> int:
     """Run job `number` of a sweep's file; its exit code: 0, `LOCKED_ELSEWHERE`, 130 interrupted."""
     sys.path.insert(0, os.getcwd())  # where a user's own losses and models are looked for
     job = json.loads(path.read_text().splitlines()[number])

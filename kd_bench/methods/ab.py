@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_bench.interfaces import Batch, Loss, Output, Spec, require_positive
+from kd_bench.interfaces import Batch, Loss, LossContext, Output, require_positive
 from kd_bench.methods.common.adapters import Connector, map_stages, to_common_size
 
 
@@ -41,25 +41,29 @@ class ActivationBoundary(Loss):
         UserError: for a margin that is not above 0.
     """
 
-    def __init__(self, spec: Spec, stages: Sequence[str], margin: float):
-        super().__init__(spec)
+    def __init__(self, context: LossContext, stages: Sequence[str], margin: float):
+        super().__init__(context)
         require_positive("margin", margin)
         self.margin = margin
-        self.taps = map_stages(spec, [f"{stage}_pre" for stage in map_stages(spec, stages)])
+        self.stages = map_stages(context, [f"{stage}_pre" for stage in map_stages(context, stages)])
         self.connectors = nn.ModuleDict(
-            {tap: _connector(spec.student[tap][0], spec.teacher[tap][0]) for tap in self.taps}
+            {
+                stage: _connector(context.student[stage][0], context.teacher[stage][0])
+                for stage in self.stages
+            }
         )
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         distances = [
-            self._distance(tap, student.features[tap], teacher.features[tap]) for tap in self.taps
+            self._distance(stage, student.features[stage], teacher.features[stage])
+            for stage in self.stages
         ]
         last = len(distances) - 1
         return sum(2.0 ** (i - last) * d.mean() for i, d in enumerate(distances))
 
-    def _distance(self, tap: str, student: Tensor, teacher: Tensor) -> Tensor:
+    def _distance(self, stage: str, student: Tensor, teacher: Tensor) -> Tensor:
         s, t = to_common_size(student, teacher)
-        return boundary_distance(self.connectors[tap](s), t, self.margin)  # [B]
+        return boundary_distance(self.connectors[stage](s), t, self.margin)  # [B]
 
 
 def _connector(channels_in: int, channels: int) -> nn.Module:

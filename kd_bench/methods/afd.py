@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_bench.interfaces import Batch, Loss, Output, Spec
+from kd_bench.interfaces import Batch, Loss, LossContext, Output
 from kd_bench.methods.common.adapters import map_stages, require_equal_channels, to_common_size
 from kd_bench.methods.common.functional import unit
 
@@ -55,20 +55,20 @@ class AttentiveFeatures(Loss):
         UserError: where the networks' channels differ.
     """
 
-    def __init__(self, spec: Spec, stages: Sequence[str]):
-        super().__init__(spec)
-        self.taps = map_stages(spec, stages)
-        for stage in self.taps:
-            require_equal_channels(spec, stage, "AFD")
+    def __init__(self, context: LossContext, stages: Sequence[str]):
+        super().__init__(context)
+        self.stages = map_stages(context, stages)
+        for stage in self.stages:
+            require_equal_channels(context, stage, "AFD")
         self.attention = nn.ModuleDict(
-            {stage: ChannelAttention(spec.teacher[stage][0]) for stage in self.taps}
+            {stage: ChannelAttention(context.teacher[stage][0]) for stage in self.stages}
         )
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         s, t = (out.features for out in (student, teacher))
         distances = [
             (self.attention[stage](t[stage]) * channel_distance(s[stage], t[stage])).sum(1).mean()
-            for stage in self.taps
+            for stage in self.stages
         ]
         return torch.stack(distances).mean()
 

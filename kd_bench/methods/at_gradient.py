@@ -40,7 +40,7 @@ class GradientAttention(Loss):
     norm's second derivative, and keeps the graphs of both networks.
     """
 
-    needs_graph = True
+    needs_input_gradients = True
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         s = loss_gradient(student.logits, batch, create_graph=True)

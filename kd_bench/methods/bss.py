@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_bench.interfaces import Batch, Loss, Output, Spec, require, require_positive
+from kd_bench.interfaces import Batch, Loss, LossContext, Output, require, require_positive
 from kd_bench.methods.common.functional import soft_kl, unit
 
 OVERSHOOT = 1e-4  # of a logit, so that a step that ends on the boundary crosses it
@@ -101,11 +101,11 @@ class BoundarySamples(Loss):
     """
 
     terms = ("clean", "boundary")
-    needs_graph = True
+    needs_input_gradients = True
 
     def __init__(
         self,
-        spec: Spec,
+        context: LossContext,
         temperature: float,
         share: float,
         steps: int,
@@ -113,15 +113,17 @@ class BoundarySamples(Loss):
         clean_end: float,
         boundary_end: float,
     ):
-        super().__init__(spec)
+        super().__init__(context)
         require_positive("temperature", temperature)
         require(0 < share <= 1, f"share must be above 0 and at most 1, got {share}")
         require(steps >= 1, f"steps must be 1 or more, got {steps}")
         require_positive("step_size", step_size)
         require_positive("clean_end", clean_end)
         require_positive("boundary_end", boundary_end)
-        require(spec.num_classes > 1, f"BSS needs two classes or more, got {spec.num_classes}")
-        self.temperature, self.share, self.epochs = temperature, share, spec.epochs
+        require(
+            context.num_classes > 1, f"BSS needs two classes or more, got {context.num_classes}"
+        )
+        self.temperature, self.share, self.epochs = temperature, share, context.epochs
         self.steps, self.step_size = steps, step_size
         self.clean_end, self.boundary_end = clean_end, boundary_end
 

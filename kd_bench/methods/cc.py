@@ -11,7 +11,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_bench.interfaces import Batch, Loss, Output, Spec, require, require_positive
+from kd_bench.interfaces import Batch, Loss, LossContext, Output, require, require_positive
 from kd_bench.methods.common.adapters import Embedding
 from kd_bench.methods.common.functional import unit
 
@@ -38,10 +38,10 @@ class CorrelationCongruence(Loss):
     differ in width.
     """
 
-    taps = ("pooled",)
+    stages = ("pooled",)
 
-    def __init__(self, spec: Spec, gamma: float, order: int):
-        super().__init__(spec)
+    def __init__(self, context: LossContext, gamma: float, order: int):
+        super().__init__(context)
         require_positive("gamma", gamma)
         require(order >= 1, f"order must be 1 or more, got {order}")
         self.gamma, self.order = gamma, order
@@ -63,13 +63,13 @@ class NeighbourCorrelation(Loss):
     channels are RepDistiller's, at batch 64. The networks may differ in width.
     """
 
-    taps = ("pooled",)
+    stages = ("pooled",)
 
-    def __init__(self, spec: Spec, channels: int):
-        super().__init__(spec)
+    def __init__(self, context: LossContext, channels: int):
+        super().__init__(context)
         require_positive("channels", channels)
-        self.student = Embedding(spec.student["pooled"], channels)
-        self.teacher = Embedding(spec.teacher["pooled"], channels)
+        self.student = Embedding(context.student["pooled"], channels)
+        self.teacher = Embedding(context.teacher["pooled"], channels)
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         s = self.student(student.features["pooled"])

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_bench.interfaces import Batch, Loss, Output, Spec, require, require_positive
+from kd_bench.interfaces import Batch, Loss, LossContext, Output, require, require_positive
 from kd_bench.methods.common.adapters import Embedding
 from kd_bench.methods.common.functional import unit
 
@@ -117,24 +117,29 @@ class ContrastiveDistillation(Loss):
         UserError: for a hyperparameter out of range, and for fewer than two classes.
     """
 
-    taps = ("pooled",)
+    stages = ("pooled",)
 
     def __init__(
-        self, spec: Spec, negatives: int, temperature: float, momentum: float, channels: int
+        self,
+        context: LossContext,
+        negatives: int,
+        temperature: float,
+        momentum: float,
+        channels: int,
     ):
-        super().__init__(spec)
-        require(spec.num_classes > 1, "CRD contrasts classes and needs two or more, got 1")
+        super().__init__(context)
+        require(context.num_classes > 1, "CRD contrasts classes and needs two or more, got 1")
         require_positive("negatives", negatives)
         require_positive("temperature", temperature)
         require_positive("channels", channels)
         require(0 <= momentum < 1, f"momentum must be at least 0 and below 1, got {momentum}")
         self.negatives = negatives
-        images = len(spec.labels)
-        self.register_buffer("labels", spec.labels, persistent=False)  # they come with the data
-        others = images - _class_sizes(spec)
+        images = len(context.labels)
+        self.register_buffer("labels", context.labels, persistent=False)  # they come with the data
+        others = images - _class_sizes(context)
         self.register_buffer("negatives_used", others.clamp(max=negatives), persistent=False)
-        self.student = Embedding(spec.student["pooled"], channels)
-        self.teacher = Embedding(spec.teacher["pooled"], channels)
+        self.student = Embedding(context.student["pooled"], channels)
+        self.teacher = Embedding(context.teacher["pooled"], channels)
         self.student_memory = Memory(images, channels, temperature, momentum)
         self.teacher_memory = Memory(images, channels, temperature, momentum)
 
@@ -149,7 +154,7 @@ class ContrastiveDistillation(Loss):
         return loss
 
 
-def _class_sizes(spec: Spec) -> Tensor:
+def _class_sizes(context: LossContext) -> Tensor:
     """How many training images each class has: [K]."""
-    one = torch.ones_like(spec.labels)
-    return one.new_zeros(spec.num_classes).index_add(0, spec.labels, one)
+    one = torch.ones_like(context.labels)
+    return one.new_zeros(context.num_classes).index_add(0, context.labels, one)

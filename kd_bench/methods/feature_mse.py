@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_bench.interfaces import Batch, Loss, Output, Spec
+from kd_bench.interfaces import Batch, Loss, LossContext, Output
 from kd_bench.methods.common.adapters import require_equal_channels
 
 
@@ -19,11 +19,11 @@ class FeatureMSE(Loss):
         UserError: where the two networks have not as many channels there.
     """
 
-    taps = ("pooled",)
+    stages = ("pooled",)
 
-    def __init__(self, spec: Spec):
-        super().__init__(spec)
-        require_equal_channels(spec, "pooled", "feature_mse")
+    def __init__(self, context: LossContext):
+        super().__init__(context)
+        require_equal_channels(context, "pooled", "feature_mse")
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         s, t = (out.features["pooled"].flatten(1) for out in (student, teacher))  # [B, C]

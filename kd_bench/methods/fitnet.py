@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_bench.interfaces import Batch, Loss, Output, Spec, require, require_positive
+from kd_bench.interfaces import Batch, Loss, LossContext, Output, require, require_positive
 from kd_bench.methods.common.adapters import ConvRegressor, map_stages
 from kd_bench.methods.common.functional import soft_kl
 
@@ -26,13 +26,13 @@ class Hint(Loss):
         UserError: for a stage that is no map, or whose sizes no regressor brings together.
     """
 
-    def __init__(self, spec: Spec, stage: str):
-        super().__init__(spec)
-        self.taps = map_stages(spec, [stage])
-        self.regressor = ConvRegressor(spec, stage)
+    def __init__(self, context: LossContext, stage: str):
+        super().__init__(context)
+        self.stages = map_stages(context, [stage])
+        self.regressor = ConvRegressor(context, stage)
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        (stage,) = self.taps
+        (stage,) = self.stages
         return F.mse_loss(self.regressor(student.features[stage]), teacher.features[stage])
 
 
@@ -48,13 +48,13 @@ class AnnealedTarget(Loss):
         UserError: for a temperature or a `first` that is not above 0, or a `last` below 0.
     """
 
-    def __init__(self, spec: Spec, temperature: float, first: float, last: float):
-        super().__init__(spec)
+    def __init__(self, context: LossContext, temperature: float, first: float, last: float):
+        super().__init__(context)
         require_positive("temperature", temperature)
         require_positive("first", first)
         require(last >= 0, f"last must be 0 or more, got {last}")
         self.temperature, self.first, self.last = temperature, first, last
-        self.steps = max(spec.epochs - 1, 1)
+        self.steps = max(context.epochs - 1, 1)
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         strength = self.first + (self.last - self.first) * (batch.epoch - 1) / self.steps

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_bench.interfaces import Batch, Loss, Output, Spec, require
+from kd_bench.interfaces import Batch, Loss, LossContext, Output, require
 from kd_bench.methods.common.adapters import map_stages, require_equal_channels, to_common_size
 
 
@@ -37,17 +37,17 @@ class FlowOfSolution(Loss):
         UserError: for fewer than two stages, and where the networks' channels differ.
     """
 
-    def __init__(self, spec: Spec, stages: Sequence[str]):
-        super().__init__(spec)
-        self.taps = map_stages(spec, stages)
+    def __init__(self, context: LossContext, stages: Sequence[str]):
+        super().__init__(context)
+        self.stages = map_stages(context, stages)
         require(len(stages) > 1, f"FSP needs two stages or more, got {', '.join(stages)}")
-        for stage in self.taps:
-            require_equal_channels(spec, stage, "FSP")
+        for stage in self.stages:
+            require_equal_channels(context, stage, "FSP")
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         s, t = (out.features for out in (student, teacher))
         pairs = [
             F.mse_loss(flow_matrix(s[a], s[b]), flow_matrix(t[a], t[b]))
-            for a, b in pairwise(self.taps)
+            for a, b in pairwise(self.stages)
         ]
         return torch.stack(pairs).mean()

@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_bench.interfaces import Batch, Loss, Output, Spec, require_positive
+from kd_bench.interfaces import Batch, Loss, LossContext, Output, require_positive
 from kd_bench.methods.common.adapters import map_stages, to_common_size
 from kd_bench.methods.common.functional import unit
 
@@ -36,25 +36,25 @@ class FactorTransfer(Loss):
 
     terms = ("paraphrase", "factor")
 
-    def __init__(self, spec: Spec, stage: str, rate: float):
-        super().__init__(spec)
+    def __init__(self, context: LossContext, stage: str, rate: float):
+        super().__init__(context)
         require_positive("rate", rate)
-        self.taps = map_stages(spec, [stage])
-        channels = spec.teacher[stage][0]
+        self.stages = map_stages(context, [stage])
+        channels = context.teacher[stage][0]
         factors = max(1, round(rate * channels))
         self.encoder = _layers(nn.Conv2d, channels, channels, factors, factors)
         self.decoder = _layers(nn.ConvTranspose2d, factors, factors, channels, channels)
-        width = spec.student[stage][0]
+        width = context.student[stage][0]
         self.translator = _layers(nn.Conv2d, width, width, factors, factors)
-        self.begin("main")
+        self.on_epoch_start("main")
 
-    def begin(self, stage: str) -> None:
-        self.paraphrasing = stage == "init"
+    def on_epoch_start(self, phase: str) -> None:
+        self.paraphrasing = phase == "init"
         for part in (self.encoder, self.decoder):
             part.requires_grad_(self.paraphrasing)
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
-        (stage,) = self.taps
+        (stage,) = self.stages
         s, t = (out.features[stage] for out in (student, teacher))
         if self.paraphrasing:
             return {"paraphrase": F.mse_loss(self.decoder(self.encoder(t)), t)}

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from kd_bench.interfaces import Batch, Loss, Output, Spec
+from kd_bench.interfaces import Batch, Loss, LossContext, Output
 from kd_bench.methods.common.adapters import Connector, map_stages
 from kd_bench.methods.common.functional import unit
 
@@ -31,16 +31,16 @@ class InterChannelCorrelation(Loss):
     the networks' maps need to agree.
     """
 
-    def __init__(self, spec: Spec, stages: Sequence[str]):
-        super().__init__(spec)
-        self.taps = map_stages(spec, stages)
-        widths = ((spec.student[stage][0], spec.teacher[stage][0]) for stage in self.taps)
+    def __init__(self, context: LossContext, stages: Sequence[str]):
+        super().__init__(context)
+        self.stages = map_stages(context, stages)
+        widths = ((context.student[stage][0], context.teacher[stage][0]) for stage in self.stages)
         self.connectors = nn.ModuleList(Connector(*pair) for pair in widths)
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         return sum(
             _distance(connector(student.features[stage]), teacher.features[stage])
-            for stage, connector in zip(self.taps, self.connectors, strict=True)
+            for stage, connector in zip(self.stages, self.connectors, strict=True)
         )
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_bench.interfaces import Batch, Loss, Output, Spec, require
+from kd_bench.interfaces import Batch, Loss, LossContext, Output, require
 from kd_bench.methods.common.adapters import map_stages, to_common_channels, to_common_size
 
 
@@ -58,18 +58,18 @@ class InstanceRelationshipGraph(Loss):
 
     terms = ("vertex", "edge", "transformation")
 
-    def __init__(self, spec: Spec, stages: Sequence[str]):
-        super().__init__(spec)
-        self.stages = map_stages(spec, stages)
+    def __init__(self, context: LossContext, stages: Sequence[str]):
+        super().__init__(context)
+        self.maps = map_stages(context, stages)
         require(len(stages) > 1, f"IRG needs two stages or more, got {', '.join(stages)}")
-        self.taps = (*self.stages, "pooled")
+        self.stages = (*self.maps, "pooled")
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         s, t = student.features, teacher.features
-        edge = [F.mse_loss(edges(s[stage]), edges(t[stage])) for stage in self.taps]
+        edge = [F.mse_loss(edges(s[stage]), edges(t[stage])) for stage in self.stages]
         moves = [
             F.mse_loss(transformation(s[a], s[b]), transformation(t[a], t[b]))
-            for a, b in pairwise(self.stages)
+            for a, b in pairwise(self.maps)
         ]
         return {
             "vertex": F.mse_loss(student.logits, teacher.logits),

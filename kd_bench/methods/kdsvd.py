@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from kd_bench.interfaces import Batch, Loss, Output, Spec, require
+from kd_bench.interfaces import Batch, Loss, LossContext, Output, require
 from kd_bench.methods.common.adapters import map_stages, require_equal_channels
 from kd_bench.methods.common.functional import unit
 
@@ -98,15 +98,19 @@ class SingularVectors(Loss):
         UserError: for fewer than two stages, unequal channels, and more vectors than a map has.
     """
 
-    capturable = False
+    cuda_graph_safe = False
 
-    def __init__(self, spec: Spec, stages: Sequence[str], vectors: int, candidates: int):
-        super().__init__(spec)
-        self.taps = map_stages(spec, stages)
+    def __init__(self, context: LossContext, stages: Sequence[str], vectors: int, candidates: int):
+        super().__init__(context)
+        self.stages = map_stages(context, stages)
         require(len(stages) > 1, f"KDSVD needs two stages or more, got {', '.join(stages)}")
-        for stage in self.taps:
-            require_equal_channels(spec, stage, "KDSVD")
-        shapes = [network[stage] for stage in self.taps for network in (spec.student, spec.teacher)]
+        for stage in self.stages:
+            require_equal_channels(context, stage, "KDSVD")
+        shapes = [
+            network[stage]
+            for stage in self.stages
+            for network in (context.student, context.teacher)
+        ]
         most = min(min(channels, height * width) for channels, height, width in shapes)
         require(
             1 <= vectors <= most,
@@ -121,7 +125,7 @@ class SingularVectors(Loss):
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         both = [
             self._directions(student.features[stage], teacher.features[stage])
-            for stage in self.taps
+            for stage in self.stages
         ]
         return sum(
             (relation(s, s_before) - relation(t, t_before)).square().sum() / len(s)

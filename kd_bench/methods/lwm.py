@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_bench.interfaces import Batch, Loss, Output, Spec, require
+from kd_bench.interfaces import Batch, Loss, LossContext, Output, require
 from kd_bench.methods.common.adapters import map_stages, to_common_size
 from kd_bench.methods.common.functional import unit
 
@@ -44,16 +44,16 @@ class AttentionDistillation(Loss):
             views of the images, where no gradient leads back to a stage's part of the batch.
     """
 
-    needs_graph = True
+    needs_input_gradients = True
 
-    def __init__(self, spec: Spec, stage: str):
-        super().__init__(spec)
-        self.taps = map_stages(spec, [stage])
+    def __init__(self, context: LossContext, stage: str):
+        super().__init__(context)
+        self.stages = map_stages(context, [stage])
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         require(not student.views, "LwM cannot be combined with a method that asks for more views")
         seen = teacher.logits.argmax(1)  # [B]
-        (stage,) = self.taps
+        (stage,) = self.stages
         maps = (
             grad_cam(out.logits, out.features[stage], seen, create_graph=out is student)
             for out in (student, teacher)

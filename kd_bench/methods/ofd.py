@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from kd_bench.interfaces import Batch, Loss, Output, Spec, require
+from kd_bench.interfaces import Batch, Loss, LossContext, Output, require
 from kd_bench.methods.common.adapters import Connector, map_stages, to_common_size
 
 
@@ -56,39 +56,43 @@ class FeatureOverhaul(Loss):
         UserError: for a stage that a network lacks, or whose `_norm` is no batch norm with weights.
     """
 
-    def __init__(self, spec: Spec, stages: Sequence[str]):
-        super().__init__(spec)
-        stages = map_stages(spec, stages)
-        self.taps = map_stages(spec, [f"{stage}_pre" for stage in stages])
+    def __init__(self, context: LossContext, stages: Sequence[str]):
+        super().__init__(context)
+        stages = map_stages(context, stages)
+        self.stages = map_stages(context, [f"{stage}_pre" for stage in stages])
         self.connectors = nn.ModuleDict(
-            {tap: Connector(spec.student[tap][0], spec.teacher[tap][0]) for tap in self.taps}
+            {
+                stage: Connector(context.student[stage][0], context.teacher[stage][0])
+                for stage in self.stages
+            }
         )
-        for stage, tap in zip(stages, self.taps, strict=True):
-            margin = negative_mean(_norm_of(spec, f"{stage}_norm"))
-            self.register_buffer(f"margin_{tap}", margin.view(-1, 1, 1))
+        for name, stage in zip(stages, self.stages, strict=True):
+            margin = negative_mean(_norm_of(context, f"{name}_norm"))
+            self.register_buffer(f"margin_{stage}", margin.view(-1, 1, 1))
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         distances = [
-            self._distance(tap, student.features[tap], teacher.features[tap]) for tap in self.taps
+            self._distance(stage, student.features[stage], teacher.features[stage])
+            for stage in self.stages
         ]
         last = len(distances) - 1
         return sum(2.0 ** (i - last) * d.mean() for i, d in enumerate(distances))
 
-    def _distance(self, tap: str, student: Tensor, teacher: Tensor) -> Tensor:
+    def _distance(self, stage: str, student: Tensor, teacher: Tensor) -> Tensor:
         s, t = to_common_size(student, teacher)
-        target = torch.maximum(t, self.get_buffer(f"margin_{tap}"))
-        return partial_distance(self.connectors[tap](s), target)  # [B]
+        target = torch.maximum(t, self.get_buffer(f"margin_{stage}"))
+        return partial_distance(self.connectors[stage](s), target)  # [B]
 
 
-def _norm_of(spec: Spec, stage: str) -> nn.BatchNorm2d:
+def _norm_of(context: LossContext, stage: str) -> nn.BatchNorm2d:
     """The teacher's batch norm at `stage`."""
-    spec.teacher[stage]  # refused where there is none
-    path = spec.teacher.paths[stage]
-    modules = dict(spec.teacher_net.named_modules())
+    context.teacher[stage]  # refused where there is none
+    path = context.teacher.paths[stage]
+    modules = dict(context.teacher_net.named_modules())
     norm = modules.get(path)
     require(
         isinstance(norm, nn.BatchNorm2d) and norm.affine,
-        f"OFD needs a batch norm with weights at stage '{stage}' of {spec.teacher.model}; "
+        f"OFD needs a batch norm with weights at stage '{stage}' of {context.teacher.model}; "
         f"'{path}' is {type(norm).__name__}",
     )
     return norm

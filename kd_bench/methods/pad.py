@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_bench.interfaces import Batch, Loss, Output, Spec
+from kd_bench.interfaces import Batch, Loss, LossContext, Output
 from kd_bench.methods.common.adapters import Embedding, VectorBatchNorm
 
 EPSILON = 1e-6  # the least variance, as in torchdistill
@@ -27,12 +27,12 @@ class PrimeAwareL2(Loss):
     of the recipe at its first rate.
     """
 
-    taps = ("pooled",)
+    stages = ("pooled",)
     terms = ("l2", "prime")
 
-    def __init__(self, spec: Spec):
-        super().__init__(spec)
-        student, teacher = (net["pooled"] for net in (spec.student, spec.teacher))
+    def __init__(self, context: LossContext):
+        super().__init__(context)
+        student, teacher = (net["pooled"] for net in (context.student, context.teacher))
         same = student == teacher
         self.projector = nn.Flatten() if same else Embedding(student, teacher[0])
         self.log_variance = nn.Sequential(

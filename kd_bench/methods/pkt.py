@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kd_bench.interfaces import Batch, Loss, Output, Spec
+from kd_bench.interfaces import Batch, Loss, LossContext, Output
 from kd_bench.methods.common.functional import unit
 
 EPSILON = 1e-7  # in the logarithm, as in the authors' code
@@ -34,10 +34,10 @@ class ProbabilisticTransfer(Loss):
     entropy, as in RepDistiller. The networks may differ in width.
     """
 
-    taps = ("pooled",)
+    stages = ("pooled",)
 
-    def __init__(self, spec: Spec):
-        super().__init__(spec)
+    def __init__(self, context: LossContext):
+        super().__init__(context)
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         s, t = (

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_bench.interfaces import Batch, Loss, Output, Spec
+from kd_bench.interfaces import Batch, Loss, LossContext, Output
 
 
 def relations(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -35,11 +35,11 @@ class RelationalDistillation(Loss):
     triplets at B = 128. The networks may differ in width.
     """
 
-    taps = ("pooled",)
+    stages = ("pooled",)
     terms = ("distance", "angle")
 
-    def __init__(self, spec: Spec):
-        super().__init__(spec)
+    def __init__(self, context: LossContext):
+        super().__init__(context)
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         s, t = (relations(out.features["pooled"].flatten(1)) for out in (student, teacher))

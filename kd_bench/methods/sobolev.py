@@ -43,7 +43,7 @@ class JacobianMatching(Loss):
     norm's second derivative, and keeps the graphs of both networks.
     """
 
-    needs_graph = True
+    needs_input_gradients = True
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         s = unit(class_gradient(student.logits, batch, create_graph=True), dim=1)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_bench.interfaces import Batch, Loss, Output, Spec
+from kd_bench.interfaces import Batch, Loss, LossContext, Output
 from kd_bench.methods.common.adapters import map_stages
 from kd_bench.methods.common.functional import unit
 
@@ -28,10 +28,10 @@ class SimilarityPreserving(Loss):
     nor sizes of the networks' maps need to agree.
     """
 
-    def __init__(self, spec: Spec, stages: Sequence[str]):
-        super().__init__(spec)
-        self.taps = map_stages(spec, stages)
+    def __init__(self, context: LossContext, stages: Sequence[str]):
+        super().__init__(context)
+        self.stages = map_stages(context, stages)
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        pairs = ((student.features[stage], teacher.features[stage]) for stage in self.taps)
+        pairs = ((student.features[stage], teacher.features[stage]) for stage in self.stages)
         return sum(F.mse_loss(similarity(s), similarity(t)) for s, t in pairs)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from kd_bench.interfaces import Batch, Loss, Output, Spec, require, require_positive
+from kd_bench.interfaces import Batch, Loss, LossContext, Output, require, require_positive
 from kd_bench.methods.common.adapters import Embedding
 from kd_bench.methods.common.functional import soft_kl
 
@@ -40,16 +40,16 @@ class SimpleRecipe(Loss):
             is not above zero.
     """
 
-    taps = ("pooled",)
+    stages = ("pooled",)
     terms = ("feature", "logits")
 
-    def __init__(self, spec: Spec, exponent: float, temperature: float):
-        super().__init__(spec)
+    def __init__(self, context: LossContext, exponent: float, temperature: float):
+        super().__init__(context)
         require(exponent >= 1, f"exponent must be 1 or more, got {exponent}")
         require_positive("temperature", temperature)
         self.exponent, self.temperature = exponent, temperature
-        channels = spec.teacher["pooled"][0]
-        self.projector = Embedding(spec.student["pooled"], channels)
+        channels = context.teacher["pooled"][0]
+        self.projector = Embedding(context.student["pooled"], channels)
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         s = standardise(self.projector(student.features["pooled"]))  # [B, C]

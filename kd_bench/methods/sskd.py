@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_bench.interfaces import Batch, Loss, Output, Spec, require, require_positive
+from kd_bench.interfaces import Batch, Loss, LossContext, Output, require, require_positive
 from kd_bench.methods.common.adapters import ProjectionHead
 from kd_bench.methods.common.functional import soft_kl, unit
 
@@ -58,37 +58,37 @@ class SelfSupervision(Loss):
             are not square: their images are not, and cannot be turned.
     """
 
-    taps = ("pooled",)
+    stages = ("pooled",)
     terms = ("teacher_head", "upright", "turned", "similarity")
 
     def __init__(
         self,
-        spec: Spec,
+        context: LossContext,
         temperature: float,
         similarity_temperature: float,
         turned_share: float,
         similarity_share: float,
     ):
-        super().__init__(spec)
+        super().__init__(context)
         require_positive("temperature", temperature)
         require_positive("similarity_temperature", similarity_temperature)
         for name, share in (("turned", turned_share), ("similarity", similarity_share)):
             require(0 <= share <= 1, f"{name}_share must be in [0, 1], got {share}")
-        _require_square(spec)
+        _require_square(context)
         self.temperature, self.similarity_temperature = temperature, similarity_temperature
         self.turned_share, self.similarity_share = turned_share, similarity_share
-        self.student_head = ProjectionHead(spec.student["pooled"])
-        self.teacher_head = ProjectionHead(spec.teacher["pooled"])
+        self.student_head = ProjectionHead(context.student["pooled"])
+        self.teacher_head = ProjectionHead(context.teacher["pooled"])
 
-    def begin(self, stage: str) -> None:
-        self.stage = stage
+    def on_epoch_start(self, phase: str) -> None:
+        self.phase = phase
 
-    def more_views(self, image: Tensor) -> dict[str, Tensor]:
+    def extra_views(self, image: Tensor) -> dict[str, Tensor]:
         return {view: torch.rot90(image, turns, (2, 3)) for view, turns in TURNS.items()}
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         own = torch.arange(len(batch.target), device=batch.target.device).repeat(len(TURNS))
-        if self.stage == "init":
+        if self.phase == "init":
             return {"teacher_head": F.cross_entropy(_similarity(self.teacher_head, teacher), own)}
         with torch.no_grad():
             t = _similarity(self.teacher_head, teacher)
@@ -122,11 +122,11 @@ def _similarity(head: nn.Module, said: Output) -> Tensor:
     return unit(head(turned), dim=1) @ unit(head(upright), dim=1).T
 
 
-def _require_square(spec: Spec) -> None:
-    for stage, shape in spec.student.items():
+def _require_square(context: LossContext) -> None:
+    for stage, shape in context.student.items():
         is_square = len(shape) != 3 or shape[1] == shape[2]
         require(
             is_square,
             f"SSKD turns images by 90 degrees, so they must be square; {stage} of "
-            f"{spec.student.model} is {'x'.join(map(str, shape))}",
+            f"{context.student.model} is {'x'.join(map(str, shape))}",
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from kd_bench.interfaces import Batch, Loss, Output, Spec, require_positive
+from kd_bench.interfaces import Batch, Loss, LossContext, Output, require_positive
 from kd_bench.methods.common.functional import soft_kl
 
 
@@ -16,8 +16,8 @@ class SoftTarget(Loss):
     the predecessor, hankyul2/KnowledgeDistillation.
     """
 
-    def __init__(self, spec: Spec, temperature: float):
-        super().__init__(spec)
+    def __init__(self, context: LossContext, temperature: float):
+        super().__init__(context)
         require_positive("temperature", temperature)
         self.temperature = temperature
 

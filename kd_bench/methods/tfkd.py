@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_bench.interfaces import Batch, Loss, Output, Spec, require, require_positive
+from kd_bench.interfaces import Batch, Loss, LossContext, Output, require, require_positive
 from kd_bench.methods.common.functional import soft_kl
 
 
@@ -23,10 +23,10 @@ class SelfTraining(Loss):
     of its ResNet18 on CIFAR-100: 0.95 times 50 / 100 classes.
     """
 
-    same_model = True
+    teacher_is_same_model = True
 
-    def __init__(self, spec: Spec, temperature: float):
-        super().__init__(spec)
+    def __init__(self, context: LossContext, temperature: float):
+        super().__init__(context)
         require_positive("temperature", temperature)
         self.temperature = temperature
 
@@ -53,9 +53,9 @@ class VirtualTeacher(Loss):
 
     needs_teacher = False
 
-    def __init__(self, spec: Spec, temperature: float, correct: float):
-        super().__init__(spec)
-        classes = spec.num_classes
+    def __init__(self, context: LossContext, temperature: float, correct: float):
+        super().__init__(context)
+        classes = context.num_classes
         require_positive("temperature", temperature)
         require(classes > 1, f"a virtual teacher needs two classes or more, got {classes}")
         require(

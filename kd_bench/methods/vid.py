@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_bench.interfaces import Batch, Loss, Output, Spec, require, require_positive
+from kd_bench.interfaces import Batch, Loss, LossContext, Output, require, require_positive
 from kd_bench.methods.common.adapters import map_stages, to_common_size
 
 
@@ -64,12 +64,12 @@ class VariationalInformation(Loss):
 
     def __init__(
         self,
-        spec: Spec,
+        context: LossContext,
         stages: Sequence[str],
         initial_variance: float,
         smallest_variance: float,
     ):
-        super().__init__(spec)
+        super().__init__(context)
         require_positive("smallest_variance", smallest_variance)
         require_positive("initial_variance", initial_variance)
         require(
@@ -77,21 +77,21 @@ class VariationalInformation(Loss):
             f"smallest_variance must be below initial_variance, {initial_variance}, "
             f"got {smallest_variance}",
         )
-        self.taps = map_stages(spec, stages)
+        self.stages = map_stages(context, stages)
         self.gaussians = nn.ModuleDict(
             {
                 stage: Gaussian(
-                    spec.student[stage][0],
-                    spec.teacher[stage][0],
+                    context.student[stage][0],
+                    context.teacher[stage][0],
                     initial_variance,
                     smallest_variance,
                 )
-                for stage in self.taps
+                for stage in self.stages
             }
         )
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         return sum(
             self.gaussians[stage].surprise(student.features[stage], teacher.features[stage])
-            for stage in self.taps
+            for stage in self.stages
         )

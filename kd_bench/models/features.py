@@ -15,37 +15,41 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from kd_bench.interfaces import Output, Stages, UserError, require
-from kd_bench.utils.errors import said
+from kd_bench.interfaces import Output, StageShapes, UserError, require
+from kd_bench.utils.errors import message_lines
 
 INPUT = ":input"
 
 
-class Tapped(nn.Module):
+class FeatureExtractor(nn.Module):
     """A network that also tells the features at its tapped stages.
 
-    `forward(image)` returns an `Output` whose features are those of `taps` and nothing else. They
+    `forward(image)` returns an `Output` whose features are those of `stages` and nothing else. They
     are the network's own tensors, not copies: what changes them in place afterwards would change
-    them here too, and `probe` refuses such stages. The hooks stay on `net`, which belongs to this
+    them here too, and `probe_shapes` refuses such stages. The hooks stay on `net`, which belongs to this
     object from then on. A network's weights are saved from `.net`.
 
     Raises:
-        UserError: for a tap that `stages` lacks, and for a path that `net` lacks.
+        UserError: for a stage that `stages` lacks, and for a path that `net` lacks.
     """
 
     def __init__(
-        self, net: nn.Module, stages: Mapping[str, str], taps: Iterable[str], model_name: str
+        self,
+        net: nn.Module,
+        stage_paths: Mapping[str, str],
+        stages: Iterable[str],
+        model_name: str,
     ):
         super().__init__()
         self.net = net
-        self.taps = tuple(taps)
+        self.stages = tuple(stages)
         self._features: dict[str, Tensor] = {}  # of the forward pass under way
-        for stage in dict.fromkeys(self.taps):
+        for stage in dict.fromkeys(self.stages):
             require(
-                stage in stages,
-                f"no stage '{stage}' in {model_name}; it has {', '.join(stages)}",
+                stage in stage_paths,
+                f"unknown stage '{stage}' of {model_name}; choose from {', '.join(stage_paths)}",
             )
-            _hook(net, stage, stages[stage], self._features, model_name)
+            _hook(net, stage, stage_paths[stage], self._features, model_name)
 
     def forward(self, image: Tensor) -> Output:
         logits = self.net(image)
@@ -54,7 +58,9 @@ class Tapped(nn.Module):
         return Output(logits, features)
 
 
-def ask(net: Callable[[Tensor], Output], image: Tensor, views: Mapping[str, Tensor]) -> Output:
+def forward_with_views(
+    net: Callable[[Tensor], Output], image: Tensor, views: Mapping[str, Tensor]
+) -> Output:
     """What a network says about images and about further views of them, in one pass.
 
     One pass, so that batch norm sees them together, as the methods that use views publish.
@@ -74,9 +80,9 @@ def ask(net: Callable[[Tensor], Output], image: Tensor, views: Mapping[str, Tens
     return first
 
 
-def probe(
+def probe_shapes(
     net: nn.Module, stages: Mapping[str, str], image_size: tuple[int, int], model_name: str
-) -> Stages:
+) -> StageShapes:
     """Shapes, without the batch, of all stages for images of `image_size` (height, width).
 
     Runs `net` once on black images, in eval mode and without gradients, and leaves it bit for bit
@@ -96,12 +102,14 @@ def probe(
             net(_black(net, image_size))
     except RuntimeError as error:
         size = "x".join(map(str, (3, *image_size)))
-        raise UserError(f"{model_name} cannot take images of {size}: {said(error)[0]}") from error
+        raise UserError(
+            f"{model_name} cannot take images of {size}: {message_lines(error)[0]}"
+        ) from error
     finally:
         for handle in handles:
             handle.remove()
     shapes = {stage: seen.shape(stage, path, model_name) for stage, path in stages.items()}
-    return Stages(model_name, shapes, stages)
+    return StageShapes(model_name, shapes, stages)
 
 
 _BATCH = 2  # two images, so that a batch dimension can be told from a dimension of one

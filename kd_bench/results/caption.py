@@ -9,7 +9,7 @@ import pandas as pd
 
 from kd_bench.results.select import BASELINE
 from kd_bench.results.table import Cell, Column, Table
-from kd_bench.utils.formatting import duration
+from kd_bench.utils.formatting import format_duration
 
 EPOCH = {
     "last": "at the last epoch",
@@ -70,7 +70,7 @@ def _cost(table: Table) -> str:
     runs = table.runs[~table.runs["failed"]].drop_duplicates("folder")
     low, high = (f"{edge(runs['pace']):,.0f}" for edge in (min, max))
     pace = low if low == high else f"{low} to {high}"
-    return f"Training took these runs {duration(runs['seconds'].sum())}, at {pace} images/s each."
+    return f"Training took these runs {format_duration(runs['seconds'].sum())}, at {pace} images/s each."
 
 
 def _deltas(table: Table) -> str:
@@ -117,7 +117,7 @@ def _teacher_sentence(table: Table) -> str:
     return "One teacher, of one seed, stands behind a column: its variance is not in the ±."
 
 
-def caption(table: Table, mark: str = "Bold") -> list[str]:
+def caption_sentences(table: Table, mark: str = "Bold") -> list[str]:
     """The protocol behind the numbers, in sentences.
 
     Args:
@@ -154,7 +154,7 @@ def _without_baseline(table: Table) -> list[str]:
     ]
 
 
-def warnings(table: Table) -> list[str]:
+def caveats(table: Table) -> list[str]:
     """What a reader must know before believing the numbers, in sentences."""
     done = table.runs[~table.runs["failed"]]
     changed = done[done["dirty"].astype(bool)]

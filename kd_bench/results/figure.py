@@ -11,7 +11,7 @@ from kd_bench.results.select import BASELINE
 from kd_bench.results.table import Cell, Column, Table
 from kd_bench.utils.errors import require
 
-TOLD, OPEN = "#1f4e8c", "#9aa5b1"  # an interval that leaves zero out, and one that does not
+CLEAR, OPEN = "#1f4e8c", "#9aa5b1"  # an interval that leaves zero out, and one that does not
 INCHES_PER_ROW, INCHES_AROUND, WIDTH = 0.27, 1.0, 7.0
 _FACTS = re.compile(r"differences [0-9a-f]{64}")
 
@@ -30,7 +30,7 @@ def differences(table: Table, column: Column) -> Differences:
     return found
 
 
-def facts(picture: str) -> str | None:
+def data_hash(picture: str) -> str | None:
     """What a picture was drawn from, as it says itself; pictures of the same may differ in lines.
 
     (The same numbers become other lines with another version of matplotlib.)
@@ -69,7 +69,7 @@ def _draw(panel, found: Differences) -> None:
     panel.axvline(0, color="black", linewidth=0.8)
     for place, (cell, seeds) in enumerate(found.values()):
         mean, width = cell.delta.mean, cell.delta.half_width
-        colour = TOLD if width is not None and abs(mean) > width else OPEN
+        colour = CLEAR if width is not None and abs(mean) > width else OPEN
         panel.plot(seeds, [place] * len(seeds), "o", color=colour, markersize=3, alpha=0.5)
         panel.errorbar(mean, place, xerr=width, fmt="D", color=colour, markersize=5, capsize=3)
     panel.set_yticks(range(len(found)), list(found))

@@ -7,28 +7,28 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from kd_bench.config.identity import PLACES, flatten
+from kd_bench.config.identity import LOCATION_KEYS, flatten
 
 
-def nodes(tree: Mapping, above: str = "") -> list[str]:
+def paths(tree: Mapping, above: str = "") -> list[str]:
     """Every path into nested dicts: ["losses", "losses.st", "losses.st.temperature"]."""
     found = []
     for key, value in tree.items():
         found.append(above + key)
         if isinstance(value, Mapping):
-            found += nodes(value, f"{above}{key}.")
+            found += paths(value, f"{above}{key}.")
     return found
 
 
-def short_name(path: str, paths: Iterable[str]) -> str:
-    """The shortest end of `path` that no other of `paths` ends with: "temperature"."""
+def short_name(path: str, every: Iterable[str]) -> str:
+    """The shortest end of `path` that no other of `every` ends with: "temperature"."""
     parts = path.split(".")
-    others = [f".{other}" for other in paths if other != path]
+    others = [f".{other}" for other in every if other != path]
     ends = (".".join(parts[-length:]) for length in range(1, len(parts) + 1))
     return next((end for end in ends if not any(o.endswith(f".{end}") for o in others)), path)
 
 
-def spelled(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A configuration's value as one would type it on the command line."""
     if isinstance(value, str):
         return value
@@ -37,7 +37,7 @@ def spelled(value: Any) -> str:
     return json.dumps(value)
 
 
-def natural(text: str) -> list:
+def natural_key(text: str) -> list:
     """Sorts names with numbers as a reader would: resnet8 before resnet20."""
     parts = re.split(r"(\d+)", text)  # text and number in turns, so that like meets like
     return [int(part) if place % 2 else part for place, part in enumerate(parts)]
@@ -53,16 +53,16 @@ def changes(record: Mapping, section: str) -> dict[str, str]:
     """The changed values of a section, by path: "losses.st.temperature" -> "8"."""
     above = f"{section}."
     return {
-        path.removeprefix(above): spelled(value)
+        path.removeprefix(above): format_value(value)
         for path, value in record["changed"].items()
         if path.startswith(above) and path != f"{above}name"
     }
 
 
-def _assignments(record: Mapping, section: str, paths: Iterable[str]) -> list[str]:
+def _assignments(record: Mapping, section: str, changed: Iterable[str]) -> list[str]:
     """Changed values as "temperature=8", with as much of the path as makes a name unique."""
-    values, every = changes(record, section), nodes(record["config"][section])
-    return [f"{short_name(path, every)}={values[path]}" for path in sorted(paths)]
+    values, every = changes(record, section), paths(record["config"][section])
+    return [f"{short_name(path, every)}={values[path]}" for path in sorted(changed)]
 
 
 def method_label(record: Mapping) -> str:
@@ -71,10 +71,12 @@ def method_label(record: Mapping) -> str:
     return in_brackets(method["name"], _assignments(record, "method", changes(record, "method")))
 
 
-def setting(record: Mapping) -> list[str]:
+def non_method_changes(record: Mapping) -> list[str]:
     """What was changed outside the method and is part of the job: "epochs=10", "teacher.seed=1"."""
     teacher_parts = record["identity"].get("teacher", {})  # all of it, its model, or nothing
-    dataset = [path for path in changes(record, "dataset") if not PLACES & set(path.split("."))]
+    dataset = [
+        path for path in changes(record, "dataset") if not LOCATION_KEYS & set(path.split("."))
+    ]
     found = _assignments(record, "dataset", dataset)
     for section in ("model", "recipe"):
         found += _assignments(record, section, changes(record, section))
@@ -89,9 +91,9 @@ def differences(jobs: list[Mapping]) -> list[list[str]]:
     """
     by_job = [flatten(job) for job in jobs]
     paths = sorted(set().union(*by_job))
-    differing = [path for path in paths if len({spelled(job.get(path)) for job in by_job}) > 1]
+    differing = [path for path in paths if len({format_value(job.get(path)) for job in by_job}) > 1]
     names = {path: short_name(path, paths) for path in differing}
-    return [[f"{names[p]}={spelled(job[p])}" for p in differing if p in job] for job in by_job]
+    return [[f"{names[p]}={format_value(job[p])}" for p in differing if p in job] for job in by_job]
 
 
 def conflict(jobs: Mapping[str, Mapping]) -> str:
@@ -101,7 +103,7 @@ def conflict(jobs: Mapping[str, Mapping]) -> str:
     for path in sorted(set().union(*by_folder.values())):
         values: dict[str, str] = {}
         for folder, job in by_folder.items():
-            value = spelled(job[path]) if path in job else "the default"
+            value = format_value(job[path]) if path in job else "the default"
             values.setdefault(value, folder)  # one folder is enough to find the rest
         if len(values) > 1:
             told.append(f"{path} is " + ", ".join(f"{v} in {f}" for v, f in values.items()))

@@ -43,7 +43,7 @@ def blocks(text: str) -> list[Block]:
     return [Block(line, m["command"], m["body"]) for line, m in zip(lines, found, strict=True)]
 
 
-def regenerated(text: str, make: Callable[[str], str]) -> str:
+def regenerate(text: str, make: Callable[[str], str]) -> str:
     """The text with every table block made anew.
 
     Args:

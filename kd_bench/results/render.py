@@ -14,8 +14,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table as Grid
 
-from kd_bench.results.caption import METRIC_NAME, caption, warnings
-from kd_bench.results.labels import spelled
+from kd_bench.results.caption import METRIC_NAME, caption_sentences, caveats
+from kd_bench.results.labels import format_value
 from kd_bench.results.table import Average, Cell, Column, Table, table_from
 from kd_bench.utils.errors import require
 
@@ -27,18 +27,18 @@ def _signed(value: float, digits: int) -> str:
     return text[1:] if float(text) == 0 else text  # neither +0.0 nor -0.0
 
 
-def spread(values: Sequence[float], digits: int) -> str:
+def mean_sd_text(values: Sequence[float], digits: int) -> str:
     """`93.9 ± 0.8 (3)`: mean, sample SD and n; a single value has no deviation."""
     mean = f"{fmean(values):.{digits}f}"
     return f"{mean} ± {stdev(values):.{digits}f} ({len(values)})" if len(values) > 1 else mean
 
 
-def score(cell: Cell, digits: int) -> str:
+def cell_score(cell: Cell, digits: int) -> str:
     """`93.9 ± 0.8 (3)`, `93.9 (1)`, or nothing where no run ended well."""
     if not cell.n:
         return ""
     values = list(cell.values.values())
-    return spread(values, digits) + (" (1)" if cell.n == 1 else "")
+    return mean_sd_text(values, digits) + (" (1)" if cell.n == 1 else "")
 
 
 def difference(cell: Cell, digits: int) -> str:
@@ -55,7 +55,7 @@ def cell_text(cell: Cell | None, digits: int, bold: str = "{}") -> str:
         return ""
     if not cell.n:
         return "failed"
-    number = bold.format(score(cell, digits)) if cell.bold else score(cell, digits)
+    number = bold.format(cell_score(cell, digits)) if cell.bold else cell_score(cell, digits)
     failed = f", {cell.failed} failed" if cell.failed else ""
     return f"{number} {difference(cell, digits)}".rstrip() + failed
 
@@ -67,7 +67,7 @@ def _average_text(average: Average | None, digits: int) -> str:
     return f"{average.mean:.{digits}f}{delta}"
 
 
-def grid(table: Table, bold: str = "{}") -> list[list[str]]:
+def to_rows(table: Table, bold: str = "{}") -> list[list[str]]:
     """The heading, a line for the teachers where there are any, and a line for each row, as text.
 
     Args:
@@ -89,7 +89,7 @@ def grid(table: Table, bold: str = "{}") -> list[list[str]]:
 
 
 def _teachers(column: Column) -> str:
-    return spread(column.teachers, column.digits) if column.teachers else ""
+    return mean_sd_text(column.teachers, column.digits) if column.teachers else ""
 
 
 def _teacher_average(columns: Sequence[Column], digits: int) -> str:
@@ -106,18 +106,18 @@ def _teacher_average(columns: Sequence[Column], digits: int) -> str:
 
 def markdown(table: Table) -> str:
     """A GitHub table, its protocol, its warnings and the command that makes it."""
-    lines = [[text.replace("|", "\\|") for text in line] for line in grid(table, bold="**{}**")]
+    lines = [[text.replace("|", "\\|") for text in line] for line in to_rows(table, bold="**{}**")]
     ruler = [":--"] + ["--:"] * (len(lines[0]) - 1)
     rows = [f"| {' | '.join(line)} |" for line in (lines[0], ruler, *lines[1:])]
-    parts = ["\n".join(rows), " ".join(caption(table))]
-    parts += [f"**Warning**: {warning}" for warning in warnings(table)]
+    parts = ["\n".join(rows), " ".join(caption_sentences(table))]
+    parts += [f"**Warning**: {warning}" for warning in caveats(table)]
     parts += [f"`{table.command}`"] if table.command else []
     return "\n\n".join(parts) + "\n"
 
 
 def terminal(table: Table) -> str:
     """A table for a terminal; the best are marked with a star, which survives a log file."""
-    heading, *rows = grid(table, bold="{}*")
+    heading, *rows = to_rows(table, bold="{}*")
     picture = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
     for number, name in enumerate(heading):
         picture.add_column(name, justify="right" if number else "left")
@@ -127,7 +127,9 @@ def terminal(table: Table) -> str:
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 1000
     Console(file=out, width=width, highlight=False, markup=False).print(picture)
     lines = [line.rstrip() for line in out.getvalue().splitlines() if line.strip()]
-    told = caption(table, mark="*") + [f"Warning: {warning}" for warning in warnings(table)]
+    told = caption_sentences(table, mark="*") + [
+        f"Warning: {warning}" for warning in caveats(table)
+    ]
     return "\n".join([*lines, "", textwrap.fill(" ".join(told), 100)]) + "\n"
 
 
@@ -147,9 +149,9 @@ def _latex_text(text: str) -> str:
 
 def latex(table: Table) -> str:
     """A floating table for a paper that loads booktabs, with the protocol as its caption."""
-    cells = [[_latex_text(text) for text in line] for line in grid(table, bold="\x02{}\x03")]
+    cells = [[_latex_text(text) for text in line] for line in to_rows(table, bold="\x02{}\x03")]
     heading, *rows = [" & ".join(line) + r" \\" for line in cells]
-    told = _latex_text(" ".join(caption(table) + warnings(table)))
+    told = _latex_text(" ".join(caption_sentences(table) + caveats(table)))
     lines = [
         r"\begin{table}",
         r"\centering",
@@ -175,7 +177,7 @@ def _csv_line(table: Table, row: str, column: Column) -> dict:
         "recipe": column.recipe,
         "speed": column.speed,
         "method": table.rows[row],
-        "changed": "; ".join(f"{k}={spelled(v)}" for k, v in sorted(cell.changed.items())),
+        "changed": "; ".join(f"{k}={format_value(v)}" for k, v in sorted(cell.changed.items())),
         "metric": METRIC_NAME[table.metric],
         "n": cell.n,
         "mean": cell.mean,

@@ -7,16 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
-from kd_bench.config.identity import MODE, mode
+from kd_bench.config.identity import EXECUTION_KEYS, execution_text
 from kd_bench.results.labels import (
     differences,
     in_brackets,
     method_label,
-    natural,
-    setting,
+    natural_key,
+    non_method_changes,
 )
 from kd_bench.utils.errors import require
-from kd_bench.utils.formatting import count
+from kd_bench.utils.formatting import pluralize
 
 BASELINE = "baseline"  # the row that deltas are taken against
 
@@ -42,15 +42,15 @@ def _job(record: Mapping) -> dict:
         "student": config["model"]["name"],
         "pair": record["folder"].split("/")[1],
         "recipe": config["recipe"]["name"],
-        "trained": f"{config['recipe']['name']} ({count(config['recipe']['epochs'], 'epoch')})",
-        "speed": mode(job),
+        "trained": f"{config['recipe']['name']} ({pluralize(config['recipe']['epochs'], 'epoch')})",
+        "speed": execution_text(job),
         "method": config["method"]["name"],
         "row": method_label(record),
-        "setting": setting(record),
+        "setting": non_method_changes(record),
         "changed": record["changed"],
         "seed": config["seed"],
         "job": _key(job),
-        "where": _key({k: job.get(k) for k in ("dataset", "model", "recipe", *MODE)}),
+        "where": _key({k: job.get(k) for k in ("dataset", "model", "recipe", *EXECUTION_KEYS)}),
         "beside": _key(teacher["model"]) if teacher else "",
         "behind": _key(teacher) if is_finished else "",
     }
@@ -87,7 +87,7 @@ def _line(record: Mapping, metric: str) -> dict:
     }
 
 
-def tidy(records: Iterable[Mapping], metric: str = "last") -> pd.DataFrame:
+def to_frame(records: Iterable[Mapping], metric: str = "last") -> pd.DataFrame:
     """One line per run: what it was, and its accuracy by the metric.
 
     Args:
@@ -114,7 +114,7 @@ def _failed_line(failure: Mapping, lines: Sequence[dict]) -> dict | None:
     return None if twin is None else twin | failed
 
 
-def standing(runs: pd.DataFrame, teachers: Iterable[str] = ()) -> pd.DataFrame:
+def assign_columns(runs: pd.DataFrame, teachers: Iterable[str] = ()) -> pd.DataFrame:
     """The runs where they stand: a baseline once for every pair of models it belongs to.
 
     A run with a finished teacher makes its column. A run whose teacher learns along belongs to all
@@ -171,7 +171,7 @@ def _parts(key: tuple[str, ...]) -> dict:
     return json.loads(where) | {"teacher": json.loads(behind or "{}")}
 
 
-def choose(runs: pd.DataFrame, choice: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+def select_runs(runs: pd.DataFrame, choice: Mapping[str, Sequence[str]]) -> pd.DataFrame:
     """The chosen runs, where they stand, with the label of their column as "column".
 
     Args:
@@ -189,7 +189,7 @@ def choose(runs: pd.DataFrame, choice: Mapping[str, Sequence[str]]) -> pd.DataFr
     for kind in [kind for kind in choice if kind != "pair"]:
         kept = _known(kind, choice[kind], runs)
         runs = runs[runs[kind].isin([*kept, BASELINE] if kind == "method" else kept)]
-    runs = standing(runs, teachers)
+    runs = assign_columns(runs, teachers)
     if "pair" in choice:  # a baseline's pair is that of its column, known only now
         runs = runs[runs["pair"].isin(_known("pair", choice["pair"], runs))]
     told = ", ".join(f"{kind} {' or '.join(names)}" for kind, names in choice.items())
@@ -198,7 +198,7 @@ def choose(runs: pd.DataFrame, choice: Mapping[str, Sequence[str]]) -> pd.DataFr
 
 
 def _known(kind: str, names: Sequence[str], runs: pd.DataFrame) -> Sequence[str]:
-    there = sorted(set(runs[kind]), key=natural)
+    there = sorted(set(runs[kind]), key=natural_key)
     for name in names:
         require(name in there, f"no records of {kind} '{name}'; there are {', '.join(there)}")
     return names

@@ -1,6 +1,6 @@
 """Records to cells: which runs stand together, what they average to, and what their seeds can tell.
 
-The steps: `tidy` makes one line of each record; `choose` puts the lines into columns, one for each
+The steps: `tidy` makes one line of each record; `select_runs` puts the lines into columns, one for each
 dataset, pair of models, recipe and whatever else of a job is not its method; `table_from` averages
 the seeds of each row and column.
 """
@@ -16,9 +16,9 @@ import pandas as pd
 
 from kd_bench.results.labels import (
     conflict,
-    natural,
+    natural_key,
 )
-from kd_bench.results.select import BASELINE, _failed_line, choose, tidy
+from kd_bench.results.select import BASELINE, _failed_line, select_runs, to_frame
 from kd_bench.results.statistics import Pooled, half_width, pooled
 from kd_bench.utils.errors import UserError, require
 
@@ -214,13 +214,13 @@ def _average(cells: Sequence[Cell | None]) -> Average | None:
 
 def _rank(name: str, order: Sequence[str]) -> tuple:
     """Sorts the names in `order` first and as given there, then the others as a reader would."""
-    return (order.index(name) if name in order else len(order), natural(name))
+    return (order.index(name) if name in order else len(order), natural_key(name))
 
 
 def _rows(runs: pd.DataFrame, order: Sequence[str]) -> dict[str, str]:
     """Row labels with their methods: the baseline first, a method before its changed versions."""
     methods = dict(zip(runs["row"], runs["method"], strict=True))
-    ranks = {r: (_rank(m, [BASELINE, *order]), natural(r)) for r, m in methods.items()}
+    ranks = {r: (_rank(m, [BASELINE, *order]), natural_key(r)) for r, m in methods.items()}
     return {row: methods[row] for row in sorted(methods, key=ranks.__getitem__)}
 
 
@@ -242,7 +242,7 @@ def table_from(
             "config" and "changed" where they are known, which tell its row and column.
         metric: "last", "best" (over test epochs) or "best-val".
         order: names of methods, the order of the rows; others follow by name.
-        choice: what to show, see `choose`; a given order of names is the order shown.
+        choice: what to show, see `select_runs`; a given order of names is the order shown.
         note: a sentence for the caption.
         command: the command line that makes the table, shown beneath it.
 
@@ -252,10 +252,10 @@ def table_from(
     """
     require(len(records) > 0, "no records to make a table of")
     choice = choice or {}
-    lines = tidy(records, metric).to_dict("records")
+    lines = to_frame(records, metric).to_dict("records")
     failed = {failure["folder"]: _failed_line(failure, lines) for failure in failures}
     runs = pd.DataFrame(lines + [line for line in failed.values() if line])
-    runs = choose(runs.sort_values("folder"), choice)
+    runs = select_runs(runs.sort_values("folder"), choice)
     rows = _rows(runs, order or choice.get("method") or ())
     columns, cells = _filled(runs)
     columns.sort(key=lambda c: [_rank(getattr(c, k), choice.get(k) or ()) for k in COLUMN_ORDER])

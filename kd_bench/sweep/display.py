@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from kd_bench.jobs.status import LEFT, RUNNING, State, progress_words, read_progress
+from kd_bench.jobs.status import PENDING, RUNNING, JobStatus, progress_text, read_progress
 from kd_bench.results.run_folder import read_result
 from kd_bench.sweep import eta
-from kd_bench.sweep.eta import Paces
+from kd_bench.sweep.eta import ThroughputHistory
 
 if TYPE_CHECKING:
     from kd_bench.jobs.job import Job
@@ -30,7 +30,7 @@ def console() -> Console:
     return Console(width=width, highlight=False, soft_wrap=True)
 
 
-def accuracy_words(record: Mapping[str, Any]) -> str:
+def accuracy_text(record: Mapping[str, Any]) -> str:
     """A record's number in a few words: 93.4 % after 20 epochs, 3.1 s."""
     epochs = record["config"]["recipe"]["epochs"]
     last, seconds = record["accuracy"]["last"], record["seconds"]
@@ -43,7 +43,7 @@ class SweepDisplay:
     def __init__(self, total: int):
         self.console = console()
         self.total = total
-        self._paces = Paces()
+        self._paces = ThroughputHistory()
         self._look_again = 0.0
         self._live = Live(console=self.console, refresh_per_second=4, transient=True)
 
@@ -63,7 +63,7 @@ class SweepDisplay:
         """A job has its result, after so many seconds in its slot."""
         record = read_result(job.path)
         self._paces.add_record(record, seconds)
-        self.say(f"{job.label}: done: {accuracy_words(record)}")
+        self.say(f"{job.label}: done: {accuracy_text(record)}")
 
     def done_already(self, job: Job) -> None:
         """A job had its result before."""
@@ -133,14 +133,14 @@ class SweepDisplay:
         grid = Table.grid(padding=(0, 2))
         for slot, state in now.items():
             job = running[slot].job
-            grid.add_row(slot.name, job.label, progress_words(job, state))
+            grid.add_row(slot.name, job.label, progress_text(job, state))
         done = self.total - len(pending) - len(running) - len(failed)
         counts = f"{done} done, {len(running)} running, {len(pending)} left, {len(failed)} failed"
         jobs = [(running[slot].job, state) for slot, state in now.items()]
-        jobs += [(job, State(LEFT)) for job in pending]
-        grid.add_row("", counts, eta.left_words(jobs, self._paces, places))
+        jobs += [(job, JobStatus(PENDING)) for job in pending]
+        grid.add_row("", counts, eta.time_left_text(jobs, self._paces, places))
         self._live.update(grid)
 
 
-def _running(job: Job) -> State:
-    return State(RUNNING, progress=read_progress(job.path))
+def _running(job: Job) -> JobStatus:
+    return JobStatus(RUNNING, progress=read_progress(job.path))

@@ -11,11 +11,19 @@ from kd_bench.config.identity import folder_name
 from kd_bench.config.schema import Speed
 from kd_bench.jobs import instantiate, resolve
 from kd_bench.jobs.job import Job
-from kd_bench.jobs.status import DONE, FAILED, RUNNING, State, progress_words, states
+from kd_bench.jobs.status import DONE, FAILED, RUNNING, JobStatus, job_statuses, progress_text
 from kd_bench.results.store import find_records, folder_size
 from kd_bench.sweep.display import console
-from kd_bench.sweep.eta import Estimate, Likeness, Pace, Paces, at_once, likenesses, remaining
-from kd_bench.sweep.teacher_cost import answers
+from kd_bench.sweep.eta import (
+    Estimate,
+    SimilarityKey,
+    Throughput,
+    ThroughputHistory,
+    parallel_seconds,
+    remaining,
+    similarity_keys,
+)
+from kd_bench.sweep.teacher_cost import teacher_costs
 from kd_bench.training.device import choose_device
 from kd_bench.utils import formatting
 
@@ -37,11 +45,11 @@ class Compiling:
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedJob:
     """A job, what its folder tells, and what it still takes."""
 
     job: Job
-    state: State
+    state: JobStatus
     time: Estimate | None  # None: nothing is known to go by
     disk: Disk | None  # None where it is done
     compiling: Compiling | None = None  # None where it is not known, or decided
@@ -56,7 +64,7 @@ class Planned:
         if state.kind == DONE:
             return f"done: {state.record['accuracy']['last']:.2f} %"
         if state.kind == RUNNING:
-            return f"running, {state.owner}: {progress_words(self.job, state)}"
+            return f"running, {state.owner}: {progress_text(self.job, state)}"
         begins = f" from epoch {begun.epoch + 1} of {self.job.epochs}" if begun else ""
         failed = f"; failed before: {state.reason}" if state.kind == FAILED else ""
         return f"to do{begins}, {self._time()}{failed}"
@@ -64,30 +72,30 @@ class Planned:
     def _time(self) -> str:
         if self.time is None:
             return "time unknown"
-        return f"{'roughly' if self.time.is_rough else 'about'} {formatting.duration(self.time.seconds)}"
+        return f"{'roughly' if self.time.is_rough else 'about'} {formatting.format_duration(self.time.seconds)}"
 
 
-def show(jobs: Sequence[Job], places: int | None) -> None:
+def print_plan(jobs: Sequence[Job], places: int | None) -> None:
     """Print the plan of some jobs.
 
     Args:
         jobs: as from `sweep.freeze`.
         places: in which jobs run at once; None where a scheduler has the say.
     """
-    found, to = plan(jobs), console()
+    found, to = plan_jobs(jobs), console()
     for each in found:
         to.print(each.line, markup=False)
     for line in totals(found, places):
         to.print(line, markup=False)
 
 
-def plan(jobs: Sequence[Job]) -> list[Planned]:
+def plan_jobs(jobs: Sequence[Job]) -> list[PlannedJob]:
     """What the runs folder tells of each job, and of jobs like it."""
-    now, experience = states(jobs), Experience(jobs)
+    now, experience = job_statuses(jobs), History(jobs)
     for job in jobs:
         experience.add_unfinished(job, now[job.folder])
     return [
-        Planned(
+        PlannedJob(
             job,
             now[job.folder],
             remaining(job, now[job.folder], experience.paces, experience.images(job)),
@@ -101,12 +109,12 @@ def plan(jobs: Sequence[Job]) -> list[Planned]:
 # Experience
 
 
-class Experience:
+class History:
     """What the finished jobs of a runs folder tell: how long like jobs take, and how much disk."""
 
     def __init__(self, jobs: Sequence[Job]):
-        self.paces = Paces()
-        self._sizes: dict[Likeness, int] = {}
+        self.paces = ThroughputHistory()
+        self._sizes: dict[SimilarityKey, int] = {}
         self._compiling: dict[str, Compiling | None] = {}  # by folder, but for the seed
         config = jobs[0].config
         device = config["device"]
@@ -119,16 +127,16 @@ class Experience:
     def _add_records(self, root: Path, device: str) -> None:
         for folder, record in find_records(root):
             recipe, size = record["config"]["recipe"]["name"], folder_size(folder)
-            for kind in likenesses(record["folder"], record["identity"], recipe):
+            for kind in similarity_keys(record["folder"], record["identity"], recipe):
                 # The largest, for what is no longer needed may have been removed from others.
                 self._sizes[kind] = max(size, self._sizes.get(kind, 0))
             if record["device"] == device:
                 self.paces.add_record(record)
 
-    def add_unfinished(self, job: Job, now: State) -> None:
+    def add_unfinished(self, job: Job, now: JobStatus) -> None:
         """What a job that began tells of others like it."""
         if now.progress is not None:
-            pace = Pace(now.progress.seconds_per_epoch, images=self.images(job))
+            pace = Throughput(now.progress.seconds_per_epoch, images=self.images(job))
             self.paces.add(self._kinds(job), pace)
 
     def disk(self, job: Job) -> Disk:
@@ -153,23 +161,23 @@ class Experience:
             return None
         return Compiling(*(pace.seconds(job.epochs) for pace in both))
 
-    def _pace(self, job: Job, compiled: bool) -> Pace | None:
+    def _pace(self, job: Job, compiled: bool) -> Throughput | None:
         identity = resolve.identity({**job.config, "compile": compiled})
         folder = folder_name(identity, job.config["seed"])
-        return self.paces.of(likenesses(folder, identity, job.config["recipe"]["name"]))
+        return self.paces.of(similarity_keys(folder, identity, job.config["recipe"]["name"]))
 
     def images(self, job: Job) -> int:
         """How many images a job trains on."""
-        return instantiate.describe(job.config["dataset"]).train_size
+        return instantiate.describe_dataset(job.config["dataset"]).train_size
 
-    def _kinds(self, job: Job) -> list[Likeness]:
-        return likenesses(job.folder, job.identity, job.config["recipe"]["name"])
+    def _kinds(self, job: Job) -> list[SimilarityKey]:
+        return similarity_keys(job.folder, job.identity, job.config["recipe"]["name"])
 
 
 def weights_size(job: Job) -> int:
     """Bytes of a job's student."""
-    network, _ = instantiate.on_meta(
-        job.config["model"], instantiate.describe(job.config["dataset"])
+    network, _ = instantiate.meta_network(
+        job.config["model"], instantiate.describe_dataset(job.config["dataset"])
     )
     tensors = network.net.state_dict().values()
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
@@ -180,40 +188,44 @@ def weights_size(job: Job) -> int:
 SHORT = 60.0  # seconds of training; below, a scheduler's start of a process is felt
 
 
-def totals(found: Sequence[Planned], places: int | None) -> list[str]:
+def totals(found: Sequence[PlannedJob], places: int | None) -> list[str]:
     """How many jobs are done and left, and what those left take of time, disk and teachers."""
     kinds = Counter(each.state.kind for each in found)
     left = [each for each in found if each.state.kind != DONE]
     to_do = len(left) - kinds[RUNNING]
     failed = f" ({kinds[FAILED]} failed before)" if kinds[FAILED] else ""
-    counts = f"{formatting.count(len(found), 'job')}: {kinds[DONE]} done, {kinds[RUNNING]} running"
+    counts = (
+        f"{formatting.pluralize(len(found), 'job')}: {kinds[DONE]} done, {kinds[RUNNING]} running"
+    )
     lines = [f"{counts}, {to_do} to do{failed}"]
     if left:
-        asked = answers([each.job for each in left])
+        asked = teacher_costs([each.job for each in left])
         tables = sum(each.size for each in asked if each.is_table)
         lines += [_time_line(left, places), _disk_line(left, tables), *_compile_lines(left)]
         lines += [each.line for each in asked]
     return lines
 
 
-def _time_line(left: Sequence[Planned], places: int | None) -> str:
+def _time_line(left: Sequence[PlannedJob], places: int | None) -> str:
     known = [each.time.seconds for each in left if each.time is not None]
     unknown = len(left) - len(known)
     runs = left[0].job.config["runs_dir"]
     if not known:
         return f"time: unknown; nothing like these jobs has run in {runs} yet"
     about = "at least" if unknown else "about"
-    line = f"time: {about} {formatting.duration(sum(known))} of training"
+    line = f"time: {about} {formatting.format_duration(sum(known))} of training"
     if places is None or places > 1:
         line += f", {_at_once(known, places, about)}"
     if places is None and sum(known) < SHORT * len(known):
         line += "; to start its process takes each some seconds more"
     if unknown:
-        line += f"; unknown for {formatting.count(unknown, 'job')}, like none that ran in {runs}"
+        line += (
+            f"; unknown for {formatting.pluralize(unknown, 'job')}, like none that ran in {runs}"
+        )
     return line
 
 
-def _compile_lines(left: Sequence[Planned]) -> list[str]:
+def _compile_lines(left: Sequence[PlannedJob]) -> list[str]:
     """Whether torch.compile saves more than it takes, where that is known of any job."""
     known = [each.compiling for each in left if each.compiling is not None]
     if not known:
@@ -221,23 +233,25 @@ def _compile_lines(left: Sequence[Planned]) -> list[str]:
     compiled, eager = sum(each.compiled for each in known), sum(each.eager for each in known)
     return [
         f"compile=true {'pays' if compiled < eager else 'does not pay'}: of"
-        f" {formatting.count(len(known), 'job')} about {formatting.duration(compiled)} with it,"
-        f" about {formatting.duration(eager)} without"
+        f" {formatting.pluralize(len(known), 'job')} about {formatting.format_duration(compiled)} with it,"
+        f" about {formatting.format_duration(eager)} without"
     ]
 
 
 def _at_once(known: Sequence[float], places: int | None, about: str) -> str:
     if places is None:
         return "divided by as many jobs as the scheduler runs at once"
-    return f"{about} {formatting.duration(at_once(known, places))} in {places} places"
+    return (
+        f"{about} {formatting.format_duration(parallel_seconds(known, places))} in {places} places"
+    )
 
 
-def _disk_line(left: Sequence[Planned], tables: int) -> str:
-    size = formatting.size(sum(each.disk.size for each in left))
+def _disk_line(left: Sequence[PlannedJob], tables: int) -> str:
+    size = formatting.format_bytes(sum(each.disk.size for each in left))
     alone = sum(each.disk.is_weights_alone for each in left)
     line = f"disk: {'at least' if alone else 'about'} {size}"
     if tables:
-        line += f", and {formatting.size(tables)} of view tables unless they are there"
+        line += f", and {formatting.format_bytes(tables)} of view tables unless they are there"
     if alone:
-        line += f"; of {formatting.count(alone, 'job')} the weights alone are counted"
+        line += f"; of {formatting.pluralize(alone, 'job')} the weights alone are counted"
     return line

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from kd_bench.config.identity import mode
+from kd_bench.config.identity import execution_text
 from kd_bench.jobs.job import Job, total_epochs
-from kd_bench.jobs.status import DONE, RUNNING, State
+from kd_bench.jobs.status import DONE, RUNNING, JobStatus
 from kd_bench.utils import formatting
 
-Likeness = tuple[str, ...]
-ENOUGH = 25  # jobs to take a median of: the latest, so that large sweeps do not slow down
+SimilarityKey = tuple[str, ...]
+WINDOW = 25  # jobs to take a median of: the latest, so that large sweeps do not slow down
 
 
-def likenesses(folder: str, identity: Mapping[str, Any], recipe: str) -> list[Likeness]:
+def similarity_keys(folder: str, identity: Mapping[str, Any], recipe: str) -> list[SimilarityKey]:
     """What two jobs may have in common, the most telling first.
 
     The same job but for its seed; the same data, networks, method and recipe with values changed;
@@ -26,7 +26,7 @@ def likenesses(folder: str, identity: Mapping[str, Any], recipe: str) -> list[Li
     """
     dataset, pair, method, digest, _ = folder.split("/")
     data, model = (json.dumps(identity[part], sort_keys=True) for part in ("dataset", "model"))
-    speed = mode(identity)
+    speed = execution_text(identity)
     return [
         (dataset, pair, method, digest),
         (data, pair, method, recipe, speed),
@@ -36,7 +36,7 @@ def likenesses(folder: str, identity: Mapping[str, Any], recipe: str) -> list[Li
 
 
 @dataclass(frozen=True)
-class Pace:
+class Throughput:
     """How fast a job ran, or will run."""
 
     per_epoch: float  # seconds
@@ -49,23 +49,25 @@ class Pace:
         return self.start + self.per_epoch * epochs
 
 
-class Paces:
+class ThroughputHistory:
     """The paces of jobs that ran, found again by what a job has in common with them."""
 
     def __init__(self):
-        self._by_likeness: dict[Likeness, deque[Pace]] = defaultdict(lambda: deque(maxlen=ENOUGH))
-        self._kinds: dict[str, list[Likeness]] = {}  # by folder
+        self._by_likeness: dict[SimilarityKey, deque[Throughput]] = defaultdict(
+            lambda: deque(maxlen=WINDOW)
+        )
+        self._kinds: dict[str, list[SimilarityKey]] = {}  # by folder
 
-    def add(self, kinds: Iterable[Likeness], pace: Pace) -> None:
+    def add(self, kinds: Iterable[SimilarityKey], pace: Throughput) -> None:
         """Remember a job's pace."""
         for kind in kinds:
             self._by_likeness[kind].append(pace)
 
-    def of_job(self, job: Job, images: int | None = None) -> Pace | None:
+    def of_job(self, job: Job, images: int | None = None) -> Throughput | None:
         """The pace to expect of a frozen job; see `of`."""
         if job.folder not in self._kinds:
             recipe = job.config["recipe"]["name"]
-            self._kinds[job.folder] = likenesses(job.folder, job.identity, recipe)
+            self._kinds[job.folder] = similarity_keys(job.folder, job.identity, recipe)
         return self.of(self._kinds[job.folder], images)
 
     def add_record(self, record: Mapping[str, Any], whole: float | None = None) -> None:
@@ -82,15 +84,15 @@ class Paces:
         before = max(0.0, whole - seconds)  # a resumed one has seconds that are not in `whole`
         warm_up = record.get("seconds_of_warm_up", 0.0)
         self.add(
-            likenesses(record["folder"], record["identity"], recipe),
-            Pace((seconds - warm_up) / epochs, before + warm_up, record["images"]["train"]),
+            similarity_keys(record["folder"], record["identity"], recipe),
+            Throughput((seconds - warm_up) / epochs, before + warm_up, record["images"]["train"]),
         )
 
-    def of(self, kinds: Sequence[Likeness], images: int | None = None) -> Pace | None:
+    def of(self, kinds: Sequence[SimilarityKey], images: int | None = None) -> Throughput | None:
         """The pace to expect of a job: the median of those most like it; None where there are none.
 
         Args:
-            kinds: what the job is, as from `likenesses`.
+            kinds: what the job is, as from `similarity_keys`.
             images: training images; without, jobs on other images tell nothing.
         """
         *same_images, other_images = kinds
@@ -100,12 +102,12 @@ class Paces:
         found = [p for p in self._by_likeness.get(other_images, ()) if p.images]
         if not found or not images:
             return None
-        scaled = [Pace(pace.per_epoch * images / pace.images, pace.start) for pace in found]
+        scaled = [Throughput(pace.per_epoch * images / pace.images, pace.start) for pace in found]
         return _median(scaled, is_rough=True)
 
 
-def _median(paces: Sequence[Pace], *, is_rough: bool) -> Pace:
-    return Pace(
+def _median(paces: Sequence[Throughput], *, is_rough: bool) -> Throughput:
+    return Throughput(
         median(pace.per_epoch for pace in paces),
         median(pace.start for pace in paces),
         is_rough=is_rough,
@@ -120,7 +122,9 @@ class Estimate:
     is_rough: bool
 
 
-def remaining(job: Job, now: State, paces: Paces, images: int | None = None) -> Estimate | None:
+def remaining(
+    job: Job, now: JobStatus, paces: ThroughputHistory, images: int | None = None
+) -> Estimate | None:
     """The time that a job still takes, by its own pace or else by that of like jobs.
 
     Returns:
@@ -132,16 +136,18 @@ def remaining(job: Job, now: State, paces: Paces, images: int | None = None) -> 
     if now.progress is None:
         return expected and Estimate(expected.seconds(job.epochs), expected.is_rough)
     start = expected.start if expected and now.kind != RUNNING else 0.0
-    own = Pace(now.progress.seconds_per_epoch, start)
+    own = Throughput(now.progress.seconds_per_epoch, start)
     return Estimate(own.seconds(job.epochs - now.progress.epoch), is_rough=False)
 
 
-def at_once(seconds: Sequence[float], places: int) -> float:
+def parallel_seconds(seconds: Sequence[float], places: int) -> float:
     """How long jobs take that run in several places: no less than the longest of them."""
     return max(sum(seconds) / places, max(seconds, default=0.0))
 
 
-def left_words(jobs: Sequence[tuple[Job, State]], paces: Paces, places: int) -> str:
+def time_left_text(
+    jobs: Sequence[tuple[Job, JobStatus]], paces: ThroughputHistory, places: int
+) -> str:
     """The time left of unfinished jobs that share some places: about 2 min 10 s left.
 
     Nothing where nothing is known; "at least" where some jobs are like none that ran.
@@ -150,4 +156,4 @@ def left_words(jobs: Sequence[tuple[Job, State]], paces: Paces, places: int) -> 
     if not known:
         return ""
     about = "about" if len(known) == len(jobs) else "at least"
-    return f"{about} {formatting.duration(at_once([e.seconds for e in known], places))} left"
+    return f"{about} {formatting.format_duration(parallel_seconds([e.seconds for e in known], places))} left"

@@ -11,11 +11,11 @@ from kd_bench.jobs import resolve
 from kd_bench.jobs.job import Job
 from kd_bench.jobs.resolve import teacher_changes, teacher_job
 from kd_bench.jobs.runner import label
-from kd_bench.jobs.validate import check_all
+from kd_bench.jobs.validate import validate_jobs
 from kd_bench.results.labels import differences, in_brackets
 
 
-def freeze(composed: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> list[Job]:
+def prepare_jobs(composed: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> list[Job]:
     """Check all jobs, merge twins, and put before each job the job that makes its teacher.
 
     Args:
@@ -24,7 +24,7 @@ def freeze(composed: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> l
     Raises:
         UserError: for the first job that does not fit, before anything is trained.
     """
-    check_all(config for config, _ in composed)
+    validate_jobs(config for config, _ in composed)
     jobs: dict[str, Job] = {}
     for config, changed in composed:
         after = None

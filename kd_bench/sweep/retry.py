@@ -12,7 +12,7 @@ OUT_OF_MEMORY = ("OutOfMemoryError", "MemoryError", "RuntimeError: [enforce fail
 
 
 @dataclass(frozen=True)
-class Policy:
+class RetryPolicy:
     """`hydra.launcher.on_error` and `hydra.launcher.retries`."""
 
     on_error: OnError = OnError["continue"]
@@ -23,7 +23,7 @@ class Policy:
         """Whether the first failure ends the sweep."""
         return self.on_error is OnError.stop
 
-    def tries_again(self, reason: str, *, lost: bool, tried: int) -> bool:
+    def should_retry(self, reason: str, *, lost: bool, tried: int) -> bool:
         """Whether a job that failed gets another chance: only where luck may have been at fault.
 
         Args:
@@ -34,4 +34,4 @@ class Policy:
         return tried < self.retries and (lost or reason.startswith(OUT_OF_MEMORY))
 
 
-GO_ON = Policy()  # past all failures, and none is tried again
+DEFAULT = RetryPolicy()  # past all failures, and none is tried again

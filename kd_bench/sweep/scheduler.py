@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kd_bench.jobs.job import Job, write
+from kd_bench.jobs.job import Job, write_jobs
 from kd_bench.sweep.display import SweepDisplay
 from kd_bench.sweep.executors.local import Process, Slot
-from kd_bench.sweep.retry import GO_ON, Policy
-from kd_bench.utils.files import make_folder, write_whole
+from kd_bench.sweep.retry import DEFAULT, RetryPolicy
+from kd_bench.utils.files import atomic_write, ensure_writable_dir
 from kd_bench.utils.lock import LOCKED_ELSEWHERE, lock_owner
 
 POLL_SECONDS = 0.05
@@ -46,7 +46,7 @@ class Sweep:
         frozen: Path,
         slots: Sequence[Slot],
         show: SweepDisplay,
-        policy: Policy,
+        policy: RetryPolicy,
     ):
         self.jobs, self.frozen, self.show, self.policy = list(jobs), frozen, show, policy
         self.free = list(slots)
@@ -118,7 +118,7 @@ class Sweep:
 
     def _start(self, job: Job) -> None:
         slot = self.free.pop(0)
-        make_folder(job.path)
+        ensure_writable_dir(job.path)
         (job.path / "error.txt").unlink(missing_ok=True)
         number = next(i for i, other in enumerate(self.jobs) if other.folder == job.folder)
         process = slot.start(self.frozen, number, job.path / "console.log")
@@ -145,7 +145,7 @@ class Sweep:
 
     def _failed(self, job: Job, reason: str, lost: bool) -> None:
         tried = self.tried_again[job.folder]
-        if self.policy.tries_again(reason, lost=lost, tried=tried):
+        if self.policy.should_retry(reason, lost=lost, tried=tried):
             self.tried_again[job.folder] += 1
             self.pending.append(job)
             self.show.tried_again(job, reason, tried + 1, self.policy.retries)
@@ -164,7 +164,7 @@ class Sweep:
             return (job.path / "error.txt").read_text().partition("\n")[0]
         else:
             reason = f"ended with exit code {code} and no result"
-        write_whole(job.path / "error.txt", reason + "\n")
+        atomic_write(job.path / "error.txt", reason + "\n")
         return reason
 
     def _stop(self) -> None:
@@ -194,14 +194,14 @@ def run_sweep(
     name: str,
     slots: Sequence[Slot],
     show: SweepDisplay,
-    policy: Policy = GO_ON,
+    policy: RetryPolicy = DEFAULT,
 ) -> int:
     """Run frozen jobs, then print their table.
 
     Returns:
         The exit code: 0, 1 where jobs failed, 130 after an interruption.
     """
-    sweep = Sweep(jobs, write(jobs, name), slots, show, policy)
+    sweep = Sweep(jobs, write_jobs(jobs, name), slots, show, policy)
     with show:
         sweep.run()
     show.table([job for job in jobs if job.asked], sweep.failed)

@@ -6,17 +6,17 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kd_bench.config.identity import MODE
+from kd_bench.config.identity import EXECUTION_KEYS
 from kd_bench.config.schema import TeacherSource
 from kd_bench.jobs import instantiate
 from kd_bench.jobs.job import Job
-from kd_bench.jobs.validate import table_shape
+from kd_bench.jobs.validate import cache_shape
 from kd_bench.training.teacher_cache import FLOAT
 from kd_bench.utils import formatting
 
 
 @dataclass(frozen=True)
-class Answers:
+class TeacherCost:
     """What jobs that could share a view table ask of their teacher, by either source."""
 
     teacher: str
@@ -34,15 +34,15 @@ class Answers:
         chosen, other = ("table", "online") if self.is_table else ("online", "table")
         less = TeacherSource.table if table < online else TeacherSource.online
         verdict = "asks less" if less.value == chosen else f"asks more than {other} would"
-        jobs = formatting.count(self.jobs, "job")
+        jobs = formatting.pluralize(self.jobs, "job")
         return (
             f"teacher {self.teacher} of {', '.join(self.methods)}: {jobs} would ask about"
-            f" {online:,} images online, a view table of {formatting.size(self.size)} about {table:,}"
+            f" {online:,} images online, a view table of {formatting.format_bytes(self.size)} about {table:,}"
             f" once; teacher.source={chosen} {verdict}"
         )
 
 
-def answers(jobs: Sequence[Job]) -> list[Answers]:
+def teacher_costs(jobs: Sequence[Job]) -> list[TeacherCost]:
     """What jobs ask of teachers, one entry for all that could share a table.
 
     Args:
@@ -53,19 +53,19 @@ def answers(jobs: Sequence[Job]) -> list[Answers]:
     for job in jobs:
         settings = job.folder.rsplit("/", 1)[0]  # seeds share them
         if settings not in shapes:
-            shapes[settings] = table_shape(job.config)
+            shapes[settings] = cache_shape(job.config)
         if (shape := shapes[settings]) is not None:
             teacher = job.config["teacher"]
             data = job.folder.split("/", 1)[0]
             which = job.after or teacher["checkpoint"]
-            how = (teacher["precision"], *(job.config[name] for name in MODE))
+            how = (teacher["precision"], *(job.config[name] for name in EXECUTION_KEYS))
             shared[data, which, shape, teacher["source"], how].append(job)
     found = []
     for (_, _, (rows, columns), source, _), sharing in shared.items():
         config = sharing[0].config
-        images = instantiate.describe(config["dataset"]).train_size
+        images = instantiate.describe_dataset(config["dataset"]).train_size
         found.append(
-            Answers(
+            TeacherCost(
                 config["teacher"]["model"]["name"],
                 tuple(dict.fromkeys(job.config["method"]["name"] for job in sharing)),
                 len(sharing),

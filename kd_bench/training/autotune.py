@@ -9,16 +9,16 @@ from typing import Any
 import torch
 
 from kd_bench.training import execution
-from kd_bench.training.epoch import Epochs
+from kd_bench.training.epoch import EpochRunner
 from kd_bench.training.execution import Execution
-from kd_bench.training.setup import Training, phases
+from kd_bench.training.setup import TrainingSetup, phases
 
 STEPS = 10
 # Compiling takes a minute or two and gains a fifth or so: nothing to try out for a short job.
 WORTH_TRYING = 600.0  # seconds that the job would take without
 
 
-def choose(job: Training) -> dict[str, Any]:
+def choose(job: TrainingSetup) -> dict[str, Any]:
     """What is compiled, and whether cuDNN tries out its algorithms; leaves the job as it was.
 
     Returns:
@@ -28,16 +28,16 @@ def choose(job: Training) -> dict[str, Any]:
     plain = replace(job.execution, compiled=False, autotuned=autotuned)
     seconds = {False: seconds_per_step(job, plain)}
     steps = sum(phase.epochs for phase in phases(job)) * len(job.step_sizes)
-    if seconds[False] * steps > WORTH_TRYING and not job.method.needs_graph:
+    if seconds[False] * steps > WORTH_TRYING and not job.method.needs_input_gradients:
         seconds[True] = seconds_per_step(job, replace(plain, compiled=True))
     return {"compiled": min(seconds, key=seconds.get), "autotuned": autotuned}
 
 
-def seconds_per_step(job: Training, how: Execution, steps: int = STEPS) -> float:
+def seconds_per_step(job: TrainingSetup, how: Execution, steps: int = STEPS) -> float:
     """How long a step of the main stage takes if it is executed so; nothing is learnt."""
-    execution.prepare(how)
+    execution.configure_torch(how)
     tried = replace(job, execution=how)
-    with Epochs(tried, phases(job)[-1]).rehearsal() as step:
+    with EpochRunner(tried, phases(job)[-1]).rehearsal() as step:
         step()  # compiles, records
         _wait(job)
         started = time.perf_counter()
@@ -47,6 +47,6 @@ def seconds_per_step(job: Training, how: Execution, steps: int = STEPS) -> float
     return (time.perf_counter() - started) / steps
 
 
-def _wait(job: Training) -> None:
+def _wait(job: TrainingSetup) -> None:
     if job.device.type == "cuda":
         torch.cuda.synchronize(job.device)

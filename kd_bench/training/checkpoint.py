@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from kd_bench.results.run_folder import CHECKPOINTS
-from kd_bench.utils.errors import said
-from kd_bench.utils.files import write_whole
+from kd_bench.utils.errors import message_lines
+from kd_bench.utils.files import atomic_write
 
 
-class Saver:
+class AsyncCheckpointer:
     """Writes states, one after the other, in a thread of its own; in a `with`, so that all end up.
 
     What could not be written is raised where the next state is to be saved, or at the end.
@@ -33,7 +33,7 @@ class Saver:
         self._thread = ThreadPoolExecutor(1)
         self._writing: Future | None = None
 
-    def __enter__(self) -> Saver:
+    def __enter__(self) -> AsyncCheckpointer:
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
@@ -69,9 +69,9 @@ def _write(folder: Path, state: Mapping[str, Any], texts: Mapping[str, str]) -> 
     newest, before = (folder / name for name in CHECKPOINTS)
     if newest.exists():
         os.replace(newest, before)
-    write_whole(newest, buffer.getvalue())
+    atomic_write(newest, buffer.getvalue())
     for name, text in texts.items():
-        write_whole(folder / name, text)
+        atomic_write(folder / name, text)
 
 
 def load(folder: Path, device: torch.device) -> dict[str, Any] | None:
@@ -87,7 +87,7 @@ def load(folder: Path, device: torch.device) -> dict[str, Any] | None:
         except Exception as error:  # torch.load raises anything from EOFError to UnpicklingError
             damaged = path.with_suffix(".pt.damaged")
             os.replace(path, damaged)
-            warnings.warn(f"set aside {damaged}: {said(error)[0]}", stacklevel=2)
+            warnings.warn(f"set aside {damaged}: {message_lines(error)[0]}", stacklevel=2)
     return None
 
 

@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 
 
 @contextmanager
-def unchanged(state: Iterable[Tensor]) -> Iterator[None]:
+def restore_after(state: Iterable[Tensor]) -> Iterator[None]:
     """Undo, in place, what is done to these tensors and to the random generators.
 
     Not after an exception, which ends a job anyway.
@@ -50,11 +50,11 @@ def warm_up(function: Callable[[], object], state: Iterable[Tensor]) -> None:
     """Run a function a few times, each from the same state: it may stand at the end of an epoch."""
     state = list(state)
     for _ in range(WARM_UPS):
-        with unchanged(state):
+        with restore_after(state):
             function()
 
 
-def record(function: Callable[[], Result], state: Iterable[Tensor]) -> Callable[[], Result]:
+def capture_graph(function: Callable[[], Result], state: Iterable[Tensor]) -> Callable[[], Result]:
     """Record a function that works on the current GPU.
 
     Args:

@@ -19,12 +19,12 @@ from kd_bench.interfaces import Batch
 from kd_bench.training import cuda_graph, execution
 from kd_bench.training.execution import uncompiled
 from kd_bench.training.optim import SGD
-from kd_bench.training.setup import Phase, Training
-from kd_bench.training.step import Step, Tally
-from kd_bench.utils.seeds import stream
+from kd_bench.training.setup import Phase, TrainingSetup
+from kd_bench.training.step import EpochMetrics, Step
+from kd_bench.utils.seeds import derive_seed
 
 
-class Epochs:
+class EpochRunner:
     """Runs the epochs of a stage of a job's training.
 
     Args:
@@ -32,7 +32,7 @@ class Epochs:
         phase: the stage of training. Each has an optimizer of its own and begins without momentum.
     """
 
-    def __init__(self, job: Training, phase: Phase):
+    def __init__(self, job: TrainingSetup, phase: Phase):
         self.job, self.phase = job, phase
         learning = [p for module in job.learners.values() for p in module.parameters()]
         is_fused = job.execution.speed is not Speed.reference
@@ -43,9 +43,9 @@ class Epochs:
         self._epoch = torch.zeros((), device=device)
         self._cursor = torch.zeros(1, dtype=torch.int64, device=device)  # steps that are done
         self._within = torch.arange(job.recipe.batch_size, device=device)
-        self._views_seed = stream(job.seed, phase.name, "views")
-        job.method.begin(phase.name)
-        self.tally = Tally([*job.method.weights, "total"], device)
+        self._views_seed = derive_seed(job.seed, phase.name, "views")
+        job.method.on_epoch_start(phase.name)
+        self.tally = EpochMetrics([*job.method.weights, "total"], device)
         self._steps: dict[int, Callable[[], None]] = {}  # by number of images
 
     def run(self, epoch: int) -> dict[str, float]:
@@ -69,7 +69,7 @@ class Epochs:
         size = self.job.step_sizes[0]
         whole = self.job.step_sizes.count(size)
         with (
-            cuda_graph.unchanged(self._state()),
+            cuda_graph.restore_after(self._state()),
             execution.tf32(self.job.execution.precision is Precision.tf32),
         ):
             self._begin(epoch=1)
@@ -83,10 +83,10 @@ class Epochs:
     def _begin(self, epoch: int) -> None:
         # Whatever a method draws while it trains follows from seed and epoch, so a resumed job
         # draws the same without any generator's state being kept.
-        torch.manual_seed(stream(self.job.seed, self.phase.name, "method", epoch))
+        torch.manual_seed(derive_seed(self.job.seed, self.phase.name, "method", epoch))
         for module in self.job.learners.values():
             module.train()
-        self.job.method.begin(self.phase.name)
+        self.job.method.on_epoch_start(self.phase.name)
         self._order.copy_(self.job.order(self.phase.name, epoch))
         self._rates.copy_(self.phase.rates[epoch - 1])
         self._epoch.fill_(epoch)
@@ -98,7 +98,7 @@ class Epochs:
         if size not in self._steps:
             step = partial(self._learn_from_next, self._learning(size), size)
             if self.job.execution.captured:
-                step = cuda_graph.record(step, self._state())
+                step = cuda_graph.capture_graph(step, self._state())
             self._steps[size] = step
         return self._steps[size]
 
@@ -113,8 +113,8 @@ class Epochs:
             how = uncompiled(job.execution)
         else:
             how = job.execution
-        student = execution.runner(job.student, how, how.precision)
-        teacher = job.teacher and job.teacher.executed(how)
+        student = execution.build_forward(job.student, how, how.precision)
+        teacher = job.teacher and job.teacher.with_execution(how)
         return Step(student, teacher, job.method, self.optimizer)
 
     def _learn_from_next(self, step: Step, size: int) -> None:
@@ -130,8 +130,8 @@ class Epochs:
 
     def _batch(self, index: Tensor) -> Batch:
         data = self.job.data
-        view = data.draw(index, self._epoch, self._views_seed)
-        image = data.render(index, view)
+        view = data.sample_views(index, self._epoch, self._views_seed)
+        image = data.augmented_batch(index, view)
         if self.job.execution.speed is Speed.reference:
             image = image.contiguous()
         target = data.train.target.index_select(0, index)

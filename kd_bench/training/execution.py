@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kd_bench.config.schema import Precision, Speed
 from kd_bench.interfaces import Output
-from kd_bench.models.features import Tapped
+from kd_bench.models.features import FeatureExtractor
 from kd_bench.utils.errors import require
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Execution:
     @property
     def layout(self) -> torch.memory_format:
         """How networks and images lie in memory."""
-        return layout(self.speed)
+        return memory_format(self.speed)
 
     def as_record(self) -> dict[str, Any]:
         """What a record tells of it."""
@@ -50,12 +50,12 @@ class Execution:
         }
 
 
-def layout(speed: Speed) -> torch.memory_format:
+def memory_format(speed: Speed) -> torch.memory_format:
     """How networks and images lie in memory."""
     return torch.contiguous_format if speed is Speed.reference else torch.channels_last
 
 
-def check(config: Mapping[str, Any]) -> None:
+def check_execution(config: Mapping[str, Any]) -> None:
     """Refuse what contradicts itself: `reference` is eager and in single precision.
 
     Raises:
@@ -70,7 +70,7 @@ def check(config: Mapping[str, Any]) -> None:
     )
 
 
-def plan(config: Mapping[str, Any], method: Method, device: torch.device) -> Execution:
+def resolve_execution(config: Mapping[str, Any], method: Method, device: torch.device) -> Execution:
     """How a job is executed; what a method cannot have is left out, and noted."""
     speed, precision = Speed(config["speed"]), Precision(config["precision"])
     chosen = {"compiled": config["compile"], "autotuned": False}
@@ -79,23 +79,23 @@ def plan(config: Mapping[str, Any], method: Method, device: torch.device) -> Exe
     can_capture = device.type == "cuda" and speed is not Speed.reference
     teacher_precision = Precision(config["teacher"]["precision"] or precision)
     notes = []
-    if method.needs_graph and Precision.bf16 in (precision, teacher_precision):
+    if method.needs_input_gradients and Precision.bf16 in (precision, teacher_precision):
         # Features are given to losses in fp32: copies, of which the logits are no function.
         notes.append("not in bf16: a loss differentiates logits with respect to features")
         precision, teacher_precision = (
             Precision.fp32 if each is Precision.bf16 else each
             for each in (precision, teacher_precision)
         )
-    if chosen["compiled"] and method.needs_graph:
+    if chosen["compiled"] and method.needs_input_gradients:
         notes.append("not compiled: a loss differentiates gradients, which torch.compile cannot")
-    if can_capture and not method.capturable:
+    if can_capture and not method.cuda_graph_safe:
         notes.append("not captured: a loss waits for the device")
     return Execution(
         speed,
         precision,
         teacher_precision,
-        chosen["compiled"] and not method.needs_graph,
-        can_capture and method.capturable,
+        chosen["compiled"] and not method.needs_input_gradients,
+        can_capture and method.cuda_graph_safe,
         chosen["autotuned"],
         tuple(notes),
     )
@@ -106,8 +106,8 @@ def uncompiled(how: Execution) -> Execution:
     return replace(how, compiled=False)
 
 
-def runner(
-    net: Tapped, how: Execution, precision: Precision, *, fixed: bool = False
+def build_forward(
+    net: FeatureExtractor, how: Execution, precision: Precision, *, fixed: bool = False
 ) -> Callable[[Tensor], Output]:
     """A network as steps run it. Its outputs are single precision, whatever it computes in.
 
@@ -115,10 +115,10 @@ def runner(
         net: eager and in single precision.
         how: of it, the layout and whether it is compiled.
         precision: what it computes in; TF32 is up to `tf32`.
-        fixed: it stays as it is, in eval mode, and nobody differentiates it. So, where no taps are
+        fixed: it stays as it is, in eval mode, and nobody differentiates it. So, where no stages are
             inside, batch norm becomes part of the convolutions before it, where they can be told.
     """
-    run = folded(net, how.layout) if fixed and not net.taps else net
+    run = fold_batchnorm(net, how.layout) if fixed and not net.stages else net
     if how.compiled:
         # Weights that stay are laid out for a CPU's convolutions once instead of at every step.
         is_on_cpu = next(net.parameters()).device.type == "cpu"
@@ -143,7 +143,7 @@ class _Autocast:
 
 
 class _Folded(nn.Module):
-    """A network without taps, rewritten."""
+    """A network without stages, rewritten."""
 
     def __init__(self, net: nn.Module):
         super().__init__()
@@ -153,7 +153,7 @@ class _Folded(nn.Module):
         return Output(self.net(image))
 
 
-def folded(net: Tapped, memory_format: torch.memory_format) -> nn.Module:
+def fold_batchnorm(net: FeatureExtractor, layout: torch.memory_format) -> nn.Module:
     """A copy of a network in eval mode with batch norm folded; `net` itself where it has no graph.
 
     Logits change by rounding alone.
@@ -164,7 +164,7 @@ def folded(net: Tapped, memory_format: torch.memory_format) -> nn.Module:
         rewritten = fuse(net.net)  # a copy
     except Exception:  # traced on stand-ins for tensors, a network's own code may raise anything
         return net
-    return _Folded(rewritten).to(memory_format=memory_format).eval().requires_grad_(False)
+    return _Folded(rewritten).to(memory_format=layout).eval().requires_grad_(False)
 
 
 def forward_batch(data: Data) -> int:
@@ -177,7 +177,7 @@ def forward_batch(data: Data) -> int:
     return max(16, pixels // (height * width))
 
 
-def prepare(how: Execution) -> None:
+def configure_torch(how: Execution) -> None:
     """Settings of the process, beyond those of every job, before its first step."""
     torch.backends.cudnn.benchmark = how.autotuned
     if how.speed is Speed.fast:
@@ -189,9 +189,9 @@ def prepare(how: Execution) -> None:
 
 
 def _forget_other_networks() -> None:
-    """Have what is compiled belong to the networks of one job, and to their taps.
+    """Have what is compiled belong to the networks of one job, and to their stages.
 
-    The compiler keeps what it made by the code that ran, here that of `Tapped`, for all networks;
+    The compiler keeps what it made by the code that ran, here that of `FeatureExtractor`, for all networks;
     and unless told so it takes two for the same where one has hooks and the other none.
     """
     import torch._dynamo

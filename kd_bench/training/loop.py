@@ -18,13 +18,13 @@ from torch import Tensor
 
 from kd_bench.data.dataset import Data
 from kd_bench.data.source import Split
-from kd_bench.models.features import Tapped
+from kd_bench.models.features import FeatureExtractor
 from kd_bench.training import checkpoint, cuda_graph
-from kd_bench.training.checkpoint import Saver
-from kd_bench.training.epoch import Epochs
+from kd_bench.training.checkpoint import AsyncCheckpointer
+from kd_bench.training.epoch import EpochRunner
 from kd_bench.training.execution import forward_batch
 from kd_bench.training.optim import SGD
-from kd_bench.training.setup import Training, phases
+from kd_bench.training.setup import TrainingSetup, phases
 
 Row = dict[str, Any]
 
@@ -55,7 +55,7 @@ class Progress:
 Report = Callable[[Row, Row], None]
 
 
-def train(job: Training, folder: Path, report: Report) -> Progress:
+def train(job: TrainingSetup, folder: Path, report: Report) -> Progress:
     """Train the student, from the last finished epoch that `folder` holds to the last of all.
 
     Returns:
@@ -68,10 +68,10 @@ def train(job: Training, folder: Path, report: Report) -> Progress:
     progress = Progress(state["history"], state["timing"]) if state else Progress()
     for row, timing in zip(progress.history, progress.timing, strict=True):
         report(row, timing)
-    score = Score(job)
-    with Saver(folder) as saver:
+    score = Evaluator(job)
+    with AsyncCheckpointer(folder) as saver:
         for phase in phases(job):
-            done, epochs = progress.epochs(phase.name), Epochs(job, phase)
+            done, epochs = progress.epochs(phase.name), EpochRunner(job, phase)
             if 0 < done < phase.epochs:
                 epochs.optimizer.load_state_dict(state["optimizer"])
             for epoch in range(done + 1, phase.epochs + 1):
@@ -84,7 +84,7 @@ def train(job: Training, folder: Path, report: Report) -> Progress:
     return progress
 
 
-def _epoch(epochs: Epochs, score: Callable[[], Row], epoch: int) -> tuple[Row, Row]:
+def _epoch(epochs: EpochRunner, score: Callable[[], Row], epoch: int) -> tuple[Row, Row]:
     """One epoch of training and evaluation: its row of history, and of timing."""
     started = time.perf_counter()
     row = {"stage": epochs.phase.name, **epochs.run(epoch)}
@@ -94,13 +94,13 @@ def _epoch(epochs: Epochs, score: Callable[[], Row], epoch: int) -> tuple[Row, R
     return row, {**seconds, "images_per_second": sum(epochs.job.step_sizes) / seconds["train"]}
 
 
-class Score:
+class Evaluator:
     """Accuracy of a job's student on all test images (and validation images), in percent.
 
     In single precision always, so that anybody who loads the weights finds the same.
     """
 
-    def __init__(self, job: Training):
+    def __init__(self, job: TrainingSetup):
         splits = {"test_accuracy": job.data.test, "validation_accuracy": job.data.validation}
         self._splits = {name: split for name, split in splits.items() if split is not None}
         self._predict: dict[str, Callable[[], Tensor]] = {}
@@ -108,7 +108,7 @@ class Score:
 
     def __call__(self) -> Row:
         return {
-            name: percent_equal(self._predictions(name), split.target)
+            name: accuracy(self._predictions(name), split.target)
             for name, split in self._splits.items()
         }
 
@@ -117,35 +117,35 @@ class Score:
             job = self.job
             predict = partial(predictions, job.student, job.data, self._splits[name])
             self._predict[name] = (
-                cuda_graph.record(predict, ()) if job.execution.captured else predict
+                cuda_graph.capture_graph(predict, ()) if job.execution.captured else predict
             )
         return self._predict[name]()
 
 
-def accuracy(net: Tapped, data: Data, split: Split) -> float:
+def evaluate(net: FeatureExtractor, data: Data, split: Split) -> float:
     """Percent of a split's images that `net` classifies rightly; every image is scored."""
-    return percent_equal(predictions(net, data, split), split.target)
+    return accuracy(predictions(net, data, split), split.target)
 
 
-def percent_equal(one: Tensor, other: Tensor) -> float:
+def accuracy(one: Tensor, other: Tensor) -> float:
     """Percent of positions at which two vectors of classes are equal."""
     return 100.0 * (one == other).sum().item() / len(one)
 
 
 @torch.no_grad()
-def predictions(net: Tapped, data: Data, split: Split) -> Tensor:
+def predictions(net: FeatureExtractor, data: Data, split: Split) -> Tensor:
     """The class that `net`, in eval mode, gives each image of a split: [N] int64."""
     was_training = net.training
     net.eval()
     size = forward_batch(data)
     starts = range(0, len(split.target), size)
-    logits = (net(data.clean(split, at, at + size)).logits for at in starts)
+    logits = (net(data.eval_batch(split, at, at + size)).logits for at in starts)
     classes = torch.cat([batch.argmax(1) for batch in logits])
     net.train(was_training)
     return classes
 
 
-def _saved(job: Training, optimizer: SGD, progress: Progress) -> tuple[dict[str, Any], dict]:
+def _saved(job: TrainingSetup, optimizer: SGD, progress: Progress) -> tuple[dict[str, Any], dict]:
     """What a resumed training goes on from, and the files that people read, by name."""
     state = {
         "learners": {name: module.state_dict() for name, module in job.learners.items()},
@@ -158,7 +158,7 @@ def _saved(job: Training, optimizer: SGD, progress: Progress) -> tuple[dict[str,
     return state, files
 
 
-def _load(job: Training, folder: Path) -> dict[str, Any] | None:
+def _load(job: TrainingSetup, folder: Path) -> dict[str, Any] | None:
     """What a job had reached before it was interrupted, put back into its networks."""
     state = checkpoint.load(folder, job.data.train.target.device)
     if state is None:

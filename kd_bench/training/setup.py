@@ -10,18 +10,18 @@ from torch import Tensor, nn
 from kd_bench.config.schema import InitConfig, RecipeConfig, init_epochs
 from kd_bench.data.dataset import Data
 from kd_bench.methods.common.method import Method
-from kd_bench.models.features import Tapped
+from kd_bench.models.features import FeatureExtractor
 from kd_bench.training.execution import Execution
 from kd_bench.training.optim import learning_rates
 from kd_bench.training.teacher import Teacher
-from kd_bench.utils.seeds import stream
+from kd_bench.utils.seeds import derive_seed
 
 
 @dataclass
-class Training:
+class TrainingSetup:
     """Everything that one job trains with."""
 
-    student: Tapped
+    student: FeatureExtractor
     teacher: Teacher | None
     method: Method
     data: Data
@@ -33,7 +33,7 @@ class Training:
     @property
     def learners(self) -> dict[str, nn.Module]:
         """All that is trained, by name."""
-        peer = {"teacher": self.teacher.tapped} if self.teacher and self.teacher.learns else {}
+        peer = {"teacher": self.teacher.network} if self.teacher and self.teacher.learns else {}
         return {"student": self.student, "method": self.method} | peer
 
     @property
@@ -50,7 +50,7 @@ class Training:
 
     def order(self, phase: str, epoch: int) -> Tensor:
         """The positions of an epoch's images [N], on the CPU; of seed, stage and epoch alone."""
-        generator = torch.Generator().manual_seed(stream(self.seed, phase, "order", epoch))
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, phase, "order", epoch))
         return torch.randperm(self.data.train_size, generator=generator)
 
 
@@ -63,7 +63,7 @@ class Phase:
     rates: Tensor  # [epochs, steps] float64
 
 
-def phases(job: Training) -> list[Phase]:
+def phases(job: TrainingSetup) -> list[Phase]:
     """The stages of a job's training, in their order."""
     steps = len(job.step_sizes)
     rates = learning_rates(job.recipe, steps).view(job.recipe.epochs, steps)

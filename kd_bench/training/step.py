@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kd_bench.interfaces import Batch, Output
 from kd_bench.methods.common.method import Method
-from kd_bench.models.features import ask
+from kd_bench.models.features import forward_with_views
 from kd_bench.training.optim import SGD
 from kd_bench.training.teacher import Teacher
 
@@ -41,11 +41,11 @@ class Step:
             The unweighted terms and the total, detached scalars on the device by name, and how
             many images the student classified rightly, before it learnt.
         """
-        if self.method.needs_graph:
+        if self.method.needs_input_gradients:
             batch.image.requires_grad_()
-        views = self.method.more_views(batch.image)
-        taught = None if self.teacher is None else self.teacher.answer(batch, views)
-        said = ask(self.student, batch.image, views)
+        views = self.method.extra_views(batch.image)
+        taught = None if self.teacher is None else self.teacher.forward(batch, views)
+        said = forward_with_views(self.student, batch.image, views)
         terms = self.method(said, taught, batch)
         total = self.method.total(terms, batch.epoch)
         self.optimizer.zero_grad()
@@ -55,7 +55,7 @@ class Step:
         return {name: term.detach() for name, term in (terms | {"total": total}).items()}, correct
 
 
-class Tally:
+class EpochMetrics:
     """Sums over an epoch, kept on the device; read once, at its end.
 
     Args:

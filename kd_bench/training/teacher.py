@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kd_bench.config.schema import Precision, Speed
 from kd_bench.interfaces import Batch, Output
-from kd_bench.models.features import Tapped, ask
+from kd_bench.models.features import FeatureExtractor, forward_with_views
 from kd_bench.training import execution
 from kd_bench.training.execution import Execution
 from kd_bench.utils.errors import UserError
@@ -25,37 +25,43 @@ class Teacher:
     its parameters take no gradient, and it never leaves eval mode.
 
     Args:
-        tapped: the network.
+        network: the network.
         learns: it is trained along (deep mutual learning), so it is not frozen.
-        needs_graph: losses differentiate its outputs with respect to images or features.
+        needs_input_gradients: losses differentiate its outputs with respect to images or features.
     """
 
-    def __init__(self, tapped: Tapped, *, learns: bool = False, needs_graph: bool = False):
-        self.tapped, self.learns = tapped, learns
-        self.told: dict[str, Any] = {}  # what a job's record tells beside its accuracy
-        self._has_gradients = learns or needs_graph
-        self._run: Callable[[Tensor], Output] = tapped
+    def __init__(
+        self,
+        network: FeatureExtractor,
+        *,
+        learns: bool = False,
+        needs_input_gradients: bool = False,
+    ):
+        self.network, self.learns = network, learns
+        self.record_fields: dict[str, Any] = {}  # what a job's record tells beside its accuracy
+        self._has_gradients = learns or needs_input_gradients
+        self._run: Callable[[Tensor], Output] = network
         self._may_use_tf32 = False
         if not learns:
-            tapped.eval().requires_grad_(False)
+            network.eval().requires_grad_(False)
 
-    def executed(self, how: Execution) -> Teacher:
-        """This teacher, run as `how` says; without taps, its batch norm is folded."""
+    def with_execution(self, how: Execution) -> Teacher:
+        """This teacher, run as `how` says; without stages, its batch norm is folded."""
         other = copy.copy(self)
         fixed = not self._has_gradients and how.speed is not Speed.reference
         precision = how.precision if self.learns else how.teacher_precision
-        other._run = execution.runner(self.tapped, how, precision, fixed=fixed)
+        other._run = execution.build_forward(self.network, how, precision, fixed=fixed)
         other._may_use_tf32 = precision is Precision.tf32
         return other
 
     def __call__(self, image: Tensor) -> Output:
-        """What the teacher says about images [B, 3, H, W]: logits [B, K] and tapped features."""
+        """What the teacher says about images [B, 3, H, W]: logits [B, K] and network features."""
         with torch.set_grad_enabled(self._has_gradients), execution.tf32(self._may_use_tf32):
             return self._run(image)
 
-    def answer(self, batch: Batch, views: Mapping[str, Tensor]) -> Output:
+    def forward(self, batch: Batch, views: Mapping[str, Tensor]) -> Output:
         """What the teacher says about a batch's images, and about further views of them."""
-        return ask(self, batch.image, views)
+        return forward_with_views(self, batch.image, views)
 
 
 def load_weights(net: nn.Module, path: str | Path, model: str) -> None:

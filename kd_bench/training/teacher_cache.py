@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from kd_bench.interfaces import Batch, Loss, Output, Stages
-from kd_bench.models.features import Tapped
+from kd_bench.interfaces import Batch, Loss, Output, StageShapes
+from kd_bench.models.features import FeatureExtractor
 from kd_bench.results.run_folder import wait_for
 from kd_bench.training.execution import Execution, forward_batch
 from kd_bench.training.teacher import Teacher
 from kd_bench.utils import formatting
 from kd_bench.utils.errors import require
-from kd_bench.utils.files import make_folder, write_json
+from kd_bench.utils.files import ensure_writable_dir, write_json
 from kd_bench.utils.lock import Lock, Locked
 
 if TYPE_CHECKING:
@@ -36,18 +36,18 @@ ROWS, ABOUT = "rows.f32", "table.json"  # of which the second appears last
 FLOAT = 4  # bytes
 
 
-def check(losses: Mapping[str, type[Loss]], taps: Iterable[str]) -> None:
+def check_cacheable(losses: Mapping[str, type[Loss]], stages: Iterable[str]) -> None:
     """Refuse a method that needs more of its teacher than a table holds.
 
     Args:
         losses: the classes of the method's losses, by name.
-        taps: all stages that they read.
+        stages: all stages that they read.
 
     Raises:
         UserError: naming the loss and what to choose instead.
     """
     advice = "take teacher.source=online"
-    maps = [stage for stage in taps if stage not in STAGES]
+    maps = [stage for stage in stages if stage not in STAGES]
     require(
         not maps,
         "teacher.source=table holds logits and pooled features, and the method reads"
@@ -56,18 +56,18 @@ def check(losses: Mapping[str, type[Loss]], taps: Iterable[str]) -> None:
     for name, loss in losses.items():
         asks = {
             "trains the teacher": loss.teacher_learns,
-            "differentiates the teacher": loss.needs_graph,
-            "shows the teacher views of its own": loss.more_views is not Loss.more_views,
+            "differentiates the teacher": loss.needs_input_gradients,
+            "shows the teacher views of its own": loss.extra_views is not Loss.extra_views,
         }
         for what, is_so in asks.items():
             require(not is_so, f"teacher.source=table: '{name}' {what}; {advice}")
 
 
-class TableTeacher(Teacher):
+class CachedTeacher(Teacher):
     """A teacher whose answers are looked up; beyond the training images it is asked as any other.
 
     Args:
-        tapped: the network.
+        network: the network.
         table: [images * views, numbers] float on the device, as from `load`.
         views: of each image.
         shapes: of the network's stages.
@@ -75,18 +75,23 @@ class TableTeacher(Teacher):
     """
 
     def __init__(
-        self, tapped: Tapped, table: Tensor, views: int, shapes: Stages, about: dict[str, Any]
+        self,
+        network: FeatureExtractor,
+        table: Tensor,
+        views: int,
+        shapes: StageShapes,
+        about: dict[str, Any],
     ):
-        super().__init__(tapped)
-        self.told = {"table": about}
+        super().__init__(network)
+        self.record_fields = {"table": about}
         self._table, self._views = table, views
-        self._shapes = {stage: shapes[stage] for stage in tapped.taps}
+        self._shapes = {stage: shapes[stage] for stage in network.stages}
 
-    def executed(self, how: Execution) -> TableTeacher:
+    def with_execution(self, how: Execution) -> CachedTeacher:
         """Itself: how the network was run is settled in the table."""
         return self
 
-    def answer(self, batch: Batch, views: Mapping[str, Tensor]) -> Output:
+    def forward(self, batch: Batch, views: Mapping[str, Tensor]) -> Output:
         """What the teacher says about the views that a batch's images show."""
         row = self._table.index_select(0, batch.index * self._views + batch.view)
         sizes = [torch.Size(shape).numel() for shape in self._shapes.values()]
@@ -98,20 +103,20 @@ class TableTeacher(Teacher):
         return Output(logits, features, net=self)
 
 
-def key(*facts: Any) -> str:
+def cache_key(*facts: Any) -> str:
     """Names a table: a hash of all that its numbers follow from, as plain values."""
     text = json.dumps(facts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def columns(shapes: Stages, taps: Iterable[str], num_classes: int) -> int:
+def row_width(shapes: StageShapes, stages: Iterable[str], num_classes: int) -> int:
     """Numbers in a row: logits, and the features that are read."""
-    return num_classes + sum(torch.Size(shapes[stage]).numel() for stage in taps)
+    return num_classes + sum(torch.Size(shapes[stage]).numel() for stage in stages)
 
 
-def load(
-    folder: Path, teacher: Teacher, shapes: Stages, data: Data, say: Callable[[str], None]
-) -> TableTeacher:
+def load_cached_teacher(
+    folder: Path, teacher: Teacher, shapes: StageShapes, data: Data, say: Callable[[str], None]
+) -> CachedTeacher:
     """A teacher's table, made where there is none yet, by one process at a time.
 
     Args:
@@ -121,13 +126,13 @@ def load(
         data: the training images; it decides which views they have.
         say: is told what happens.
     """
-    width = columns(shapes, teacher.tapped.taps, data.num_classes)
-    make_folder(folder)
+    width = row_width(shapes, teacher.network.stages, data.num_classes)
+    ensure_writable_dir(folder)
     while not (folder / ABOUT).exists():
         try:
             with Lock(folder):
                 if not (folder / ABOUT).exists():
-                    _make(folder, teacher, data, width, say)
+                    _fill(folder, teacher, data, width, say)
         except Locked as owner:
             say(f"waiting for the teacher's view table, which {owner} makes")
             wait_for(folder)
@@ -136,17 +141,17 @@ def load(
     # Mapped, not read: the jobs of a machine share its pages.
     table = torch.from_file(str(folder / ROWS), size=shape[0] * shape[1], dtype=torch.float32)
     table = table.view(shape).to(data.train.target.device)
-    return TableTeacher(teacher.tapped, table, data.view_count, shapes, about)
+    return CachedTeacher(teacher.network, table, data.view_count, shapes, about)
 
 
-def _make(
+def _fill(
     folder: Path, teacher: Teacher, data: Data, width: int, say: Callable[[str], None]
 ) -> None:
     """Ask the teacher about every row; what a killed process had written is gone on from."""
     rows, batch = data.train_size * data.view_count, forward_batch(data)
     size, part = rows * width * FLOAT, folder / f"{ROWS}.part"
-    what = f"{data.view_count} views of {formatting.count(data.train_size, 'image')}"
-    say(f"making the teacher's view table: {what}, {formatting.size(size)}")
+    what = f"{data.view_count} views of {formatting.pluralize(data.train_size, 'image')}"
+    say(f"making the teacher's view table: {what}, {formatting.format_bytes(size)}")
     started = time.perf_counter()
     with open(part, "ab") as file:
         written = file.tell() // (batch * width * FLOAT) * batch  # rows, in whole batches
@@ -155,12 +160,12 @@ def _make(
             file.write(_rows(teacher, data, start, rows, batch).cpu().numpy().tobytes())
             if start == written + batch:  # the first batch is slower than those that follow
                 left = (time.perf_counter() - started) / 2 * (rows - start) / batch
-                say(f"the view table will take about {formatting.duration(left)}")
+                say(f"the view table will take about {formatting.format_duration(left)}")
         file.flush()
         os.fsync(file.fileno())
     os.replace(part, folder / ROWS)
     seconds = round(time.perf_counter() - started, 3)
-    say(f"the view table is done after {formatting.duration(seconds)}")
+    say(f"the view table is done after {formatting.format_duration(seconds)}")
     about = {"images": data.train_size, "views": data.view_count, "bytes": size}
     write_json(folder / ABOUT, about | {"seconds": seconds})
 
@@ -170,6 +175,6 @@ def _rows(teacher: Teacher, data: Data, start: int, stop: int, batch: int) -> Te
     """Rows start .. start+batch-1, at most to stop-1: logits and features, [B, columns]."""
     row = torch.arange(start, start + batch, device=data.train.target.device)
     row = row.clamp(max=stop - 1)  # always a whole batch, so that nothing is compiled twice
-    said = teacher(data.render(row // data.view_count, row % data.view_count))
-    flat = [said.features[stage].flatten(1) for stage in teacher.tapped.taps]
+    said = teacher(data.augmented_batch(row // data.view_count, row % data.view_count))
+    flat = [said.features[stage].flatten(1) for stage in teacher.network.stages]
     return torch.cat([said.logits, *flat], 1)[: stop - start]

@@ -24,13 +24,13 @@ def require_positive(name: str, value: float) -> None:
     require(number and 0 < value < math.inf, f"{name} must be a number above 0, got {value!r}")
 
 
-def said(error: BaseException) -> list[str]:
+def message_lines(error: BaseException) -> list[str]:
     """The lines that an error says; the name of its kind where it says nothing."""
     return str(error).strip().splitlines() or [type(error).__name__]
 
 
 @contextmanager
-def answered_in_a_line() -> Iterator[None]:
+def exit_on_user_error() -> Iterator[None]:
     """Answer a user's mistake, and a job that diverged, with a line; other errors are bugs."""
     try:
         yield

@@ -24,7 +24,7 @@ def file_hash(path: str | Path) -> str:
     return content.hexdigest()[:16]
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
+def atomic_write(path: Path, content: str | bytes) -> None:
     """Write a file so that it appears whole or not at all: beside it, flushed, renamed."""
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     with open(part, "wb") as file:
@@ -36,10 +36,10 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as readable JSON, whole or not at all."""
-    write_whole(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    atomic_write(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-def make_folder(folder: Path) -> None:
+def ensure_writable_dir(folder: Path) -> None:
     """Make a job's folder; a place that cannot be written to is the user's to mend."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """2.6 -> "3 s", 130 -> "2 min 10 s", 4000 -> "1 h 07 min", 100000 -> "1 d 4 h"."""
     whole = round(seconds)
     minutes, hours, days = whole // 60, whole // 3600, whole // 86400
@@ -16,7 +16,7 @@ def duration(seconds: float) -> str:
     return f"{whole} s" if whole else "under 1 s"
 
 
-def size(count: int) -> str:
+def format_bytes(count: int) -> str:
     """Bytes in units of 1000: 820 -> "820 B", 1234567 -> "1.2 MB"."""
     value, unit = float(count), "B"
     for larger in ("kB", "MB", "GB", "TB"):
@@ -26,6 +26,6 @@ def size(count: int) -> str:
     return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
 
 
-def count(number: int, noun: str) -> str:
+def pluralize(number: int, noun: str) -> str:
     """1, "job" -> "1 job"; 1200, "job" -> "1,200 jobs"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

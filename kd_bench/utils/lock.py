@@ -178,7 +178,7 @@ def lock_owner(folder: Path) -> str | None:
     return None if owner is None or lock._is_stale(owner) else owner
 
 
-def who_works_in(folder: Path) -> str | None:
+def lock_owner_text(folder: Path) -> str | None:
     """Who works in a folder, in words for people; None where nobody does, or the owner is dead.
 
     This only reads, so that anybody may look on. Hence another host's sign of life is judged by

@@ -15,7 +15,7 @@ MEMORY = {
 }
 
 
-def for_job(threads: int) -> dict[str, str]:
+def job_environment(threads: int) -> dict[str, str]:
     """Variables for the process of a job with so many threads, read as libraries are loaded."""
     return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
 

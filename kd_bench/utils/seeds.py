@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 
-def stream(seed: int, *purpose: str | int) -> int:
+def derive_seed(seed: int, *purpose: str | int) -> int:
     """The seed of one purpose's stream, in [0, 2**63): a hash of `seed` and `purpose`.
 
     One global seed would let an adapter's initial weights shift the order of the batches; with

@@ -11,8 +11,7 @@ from helpers.jobs import TINY, composed, composing, job
 import kd_bench as package
 from kd_bench.cli import hydra_app
 from kd_bench.config import compose
-from kd_bench.jobs import resolve
-from kd_bench.jobs import runner as run
+from kd_bench.jobs import resolve, runner
 from kd_bench.results.run_folder import read_result
 
 MISTAKES = {
@@ -42,7 +41,7 @@ MISTAKES = {
     "several values without -m": (["method=st,at"], "add -m to run a job with each"),
     "a stage that the model lacks": (
         ["method=at", "method.losses.at.stages=[stage9]"],
-        "no stage 'stage9' in resnet8; it has stem, stage1",
+        "unknown stage 'stage9' of resnet8; choose from stem, stage1",
     ),
     "a weight without a term": (["+method.weights.x=1"], "weight without a term: x; the terms are"),
     "a missing dataset": (["dataset=cifar10"], "dataset.download=true"),
@@ -171,7 +170,7 @@ def test_ctrl_c_is_answered_in_a_line(kd_bench, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "run", interrupted)
+    monkeypatch.setattr(runner, "run", interrupted)
     code, printed = kd_bench(*TINY, "method=baseline")
     assert (code, printed.count("\n")) == (130, 1), printed
     assert "goes on from its last epoch" in printed
@@ -260,4 +259,6 @@ def test_the_teacher_of_a_pair_of_equals_is_the_baseline_of_its_seed(tmp_path):
 def test_many_seeds_are_composed_as_if_each_were_composed_alone():
     sweep = [[*TINY, f"method={m}", f"seed={s}"] for m in ("st", "at") for s in (0, 1, 2)]
     with composing():
-        assert compose.jobs(sweep) == [compose.job(overrides) for overrides in sweep]
+        assert compose.compose_jobs(sweep) == [
+            compose.compose_job(overrides) for overrides in sweep
+        ]

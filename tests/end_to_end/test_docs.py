@@ -67,7 +67,7 @@ def test_every_command_of_the_readme_composes(tmp_path):
         choices = [w for w in words if "=" in w and "," not in w and not w.startswith("sweep=")]
         if "--config-dir" not in words and not {*words[:1]} & {*COMMANDS}:
             with composing():
-                assert compose.job(choices)
+                assert compose.compose_job(choices)
 
 
 def test_the_speed_table_is_what_was_measured():

@@ -12,8 +12,8 @@ import pytest
 from helpers.jobs import TINY, job
 from helpers.shell import results, run, start
 
-from kd_bench.jobs import job as job_module
 from kd_bench.jobs import resolve
+from kd_bench.jobs.job import write_jobs
 from kd_bench.sweep import prepare
 from kd_bench.sweep.executors import local
 from kd_bench.utils.errors import UserError
@@ -29,7 +29,7 @@ def composed(tmp_path, *sets):
 
 
 def test_twins_run_once_and_teachers_go_first(tmp_path):
-    jobs = prepare.freeze(
+    jobs = prepare.prepare_jobs(
         composed(tmp_path, ["method=baseline"], ["method=st"], ["method=st"], ["method=at"])
     )
     assert [j.config["method"]["name"] for j in jobs] == ["baseline", "baseline", "st", "at"]
@@ -40,13 +40,13 @@ def test_twins_run_once_and_teachers_go_first(tmp_path):
 
 def test_all_jobs_are_checked_before_the_first_starts(tmp_path):
     bad = composed(tmp_path, ["method=st"], ["method=at", "method.losses.at.stages=[stage9]"])
-    with pytest.raises(UserError, match="no stage 'stage9'"):
-        prepare.freeze(bad)
+    with pytest.raises(UserError, match="unknown stage 'stage9'"):
+        prepare.prepare_jobs(bad)
 
 
 def test_jobs_of_one_name_say_where_they_differ(tmp_path):
     epochs = [[f"recipe.epochs={number}", "method=st"] for number in (3, 5)]
-    jobs = prepare.freeze(composed(tmp_path, *epochs, ["method=at"]))
+    jobs = prepare.prepare_jobs(composed(tmp_path, *epochs, ["method=at"]))
     labels = [j.label.removeprefix("synthetic ") for j in jobs if j.asked]
     pair = "resnet20-resnet8_half"
     told = [f"{pair} st seed 0 (recipe.epochs={number})" for number in (3, 5)]
@@ -55,7 +55,7 @@ def test_jobs_of_one_name_say_where_they_differ(tmp_path):
 
 def test_jobs_of_other_recipes_say_which(tmp_path):
     sets = [[f"recipe={name}", "method=baseline"] for name in ("quickstart", "predecessor200")]
-    jobs = prepare.freeze(composed(tmp_path, *sets))
+    jobs = prepare.prepare_jobs(composed(tmp_path, *sets))
     assert [j.label.partition(" (")[2] for j in jobs] == [
         "recipe=quickstart)",
         "recipe=predecessor200)",
@@ -288,7 +288,7 @@ def test_a_signal_ends_the_sweep_and_leaves_no_process_behind(tmp_path, number):
 
 
 def test_the_whole_command_line_of_a_frozen_job_is_in_its_file(tmp_path):
-    path = job_module.write(prepare.freeze(composed(tmp_path, ["method=st"])), "mine")
+    path = write_jobs(prepare.prepare_jobs(composed(tmp_path, ["method=st"])), "mine")
     assert path == tmp_path / ".sweeps" / "mine.jsonl"
     assert len(path.read_text().splitlines()) == 2
     assert resolve.folder_name(job(tmp_path, "method=st")) in path.read_text()

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from kd_bench.data.dataset import Data
 from kd_bench.data.source import Split
-from kd_bench.training.setup import Training
+from kd_bench.training.setup import TrainingSetup
 
 META = torch.device("meta")
 # Factorisations report their success to the host.
@@ -63,9 +63,9 @@ def guarded() -> Iterator[None]:
         yield
 
 
-def on_meta(job: Training) -> Training:
+def on_meta(job: TrainingSetup) -> TrainingSetup:
     """A job with all its tensors on the meta device."""
-    for module in (job.student, job.method, job.teacher and job.teacher.tapped):
+    for module in (job.student, job.method, job.teacher and job.teacher.network):
         if module is not None:
             module.to(META)
     return replace(job, data=_data_on_meta(job.data))

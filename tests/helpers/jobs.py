@@ -48,7 +48,7 @@ def composing() -> Iterator[None]:
 def composed(*overrides: str) -> dict:
     """A job's configuration; not to be changed, as it is kept."""
     with composing():
-        return compose.job(overrides)[0]
+        return compose.compose_job(overrides)[0]
 
 
 def job(runs_dir: Path, *overrides: str) -> dict:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from helpers.shipped import shapes
-from kd_bench.interfaces import Batch, Loss, Output, Spec
+from kd_bench.interfaces import Batch, Loss, LossContext, Output
 
 K = 4  # classes
 Shapes = dict[str, tuple[int, ...]]
@@ -21,79 +21,81 @@ def rand(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=generator, dtype=torch.double)
 
 
-def meeting(student: Shapes, teacher: Shapes, classes: int = K, images: int = 12) -> Spec:
-    """The spec of two networks of these shapes, and of images whose classes take turns."""
+def meeting(student: Shapes, teacher: Shapes, classes: int = K, images: int = 12) -> LossContext:
+    """The context of two networks of these shapes, and of images whose classes take turns."""
     labels = torch.arange(images) % classes
     small, large = shapes("small", **student), shapes("large", **teacher)
-    return Spec(small, large, classes, labels, epochs=1)
+    return LossContext(small, large, classes, labels, epochs=1)
 
 
 def said(logits: Tensor | None = None, **features: Tensor) -> Output:
     return Output(torch.zeros(1, K) if logits is None else logits, features)
 
 
-def batch_of(spec: Spec, size: int) -> Batch:
+def batch_of(context: LossContext, size: int) -> Batch:
     """The first images of a training set."""
-    index = torch.arange(size, device=spec.labels.device)
-    image = torch.zeros(size, 3, 4, 4, device=spec.labels.device)
-    return Batch(image, spec.labels[index], index, torch.tensor(1.0))
+    index = torch.arange(size, device=context.labels.device)
+    image = torch.zeros(size, 3, 4, 4, device=context.labels.device)
+    return Batch(image, context.labels[index], index, torch.tensor(1.0))
 
 
 def total(value: Tensor | dict[str, Tensor]) -> Tensor:
     return value if isinstance(value, Tensor) else sum(value.values())
 
 
-def has_the_gradient_that_differences_give(loss: Loss, spec: Spec, size: int = 3) -> bool:
+def has_the_gradient_that_differences_give(loss: Loss, context: LossContext, size: int = 3) -> bool:
     """By gradcheck, in double precision, for logits and all features that the loss reads."""
     loss.double()
     draws = torch.get_rng_state()
-    teacher = said(rand(size, K, seed=9), **_features(spec.teacher, loss, size, seed=1))
-    student = _features(spec.student, loss, size, seed=2)
+    teacher = said(rand(size, K, seed=9), **_features(context.teacher, loss, size, seed=1))
+    student = _features(context.student, loss, size, seed=2)
 
     def value(logits: Tensor, *features: Tensor) -> Tensor:
         fresh = deepcopy(loss)  # as memories move with every call
         torch.set_rng_state(draws)
         output = said(logits, **dict(zip(student, features, strict=True)))
-        return total(fresh(output, teacher, batch_of(spec, size)))
+        return total(fresh(output, teacher, batch_of(context, size)))
 
     inputs = [rand(size, K), *student.values()]
     return gradcheck(value, [x.requires_grad_() for x in inputs])
 
 
-def is_finite_with_its_gradient(loss: Loss, spec: Spec, scale: float, size: int = 6) -> bool:
+def is_finite_with_its_gradient(
+    loss: Loss, context: LossContext, scale: float, size: int = 6
+) -> bool:
     """In single precision: features times `scale` against ones, logits of 1e4 that disagree."""
     logits = 1e4 * torch.tensor([1.0, -1.0]).repeat(size, K // 2)
-    student = {s: scale * x.float() for s, x in _features(spec.student, loss, size).items()}
-    teacher = {s: torch.ones(size, *spec.teacher[s]) for s in loss.taps}
+    student = {s: scale * x.float() for s, x in _features(context.student, loss, size).items()}
+    teacher = {s: torch.ones(size, *context.teacher[s]) for s in loss.stages}
     leaves = [x.requires_grad_() for x in (logits, *student.values())]
     other = said(-logits.detach(), **teacher)
-    value = total(loss(said(logits, **student), other, batch_of(spec, size)))
+    value = total(loss(said(logits, **student), other, batch_of(context, size)))
     value.backward()
     learning = [x for x in (*leaves, *loss.parameters()) if x.grad is not None]
     return bool(value.isfinite()) and all(x.grad.isfinite().all() for x in learning)
 
 
-def never_asks_for_a_number(make, spec: Spec, size: int = 3) -> bool:
+def never_asks_for_a_number(make, context: LossContext, size: int = 3) -> bool:
     """Whether loss and gradient are computed without a single value being known.
 
     On the meta device, where whatever would make a GPU wait (`.item()`, `if tensor:`, masks as
     indices) is an error.
     """
     with torch.device("meta"):
-        labels = torch.empty(len(spec.labels), dtype=torch.long)
-        spec = replace(spec, labels=labels)
-        loss = make(spec)
+        labels = torch.empty(len(context.labels), dtype=torch.long)
+        context = replace(context, labels=labels)
+        loss = make(context)
         student, teacher = (
-            said(torch.empty(size, K), **{s: torch.empty(size, *net[s]) for s in loss.taps})
-            for net in (spec.student, spec.teacher)
+            said(torch.empty(size, K), **{s: torch.empty(size, *net[s]) for s in loss.stages})
+            for net in (context.student, context.teacher)
         )
         student.logits.requires_grad_()
         for feature in student.features.values():
             feature.requires_grad_()
-        total(loss(student, teacher, batch_of(spec, size))).backward()
+        total(loss(student, teacher, batch_of(context, size))).backward()
     return True
 
 
 def _features(network: Shapes, loss: Loss, size: int, seed: int = 0) -> dict[str, Tensor]:
-    stages = enumerate(loss.taps)
+    stages = enumerate(loss.stages)
     return {stage: rand(size, *network[stage], seed=seed + 10 * i) for i, stage in stages}

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from helpers.paths import CONF
 from kd_bench.config.schema import MethodConfig, ModelConfig, RecipeConfig
-from kd_bench.interfaces import Stages
+from kd_bench.interfaces import StageShapes
 
 SCHEMAS = {"method": MethodConfig, "model": ModelConfig, "recipe": RecipeConfig}
 
@@ -30,6 +30,6 @@ def load(group: str, name: str) -> dict:
     return OmegaConf.to_container(typed[group], resolve=True)
 
 
-def shapes(model: str, **stages: tuple[int, ...]) -> Stages:
+def shapes(model: str, **stages: tuple[int, ...]) -> StageShapes:
     """Shapes of a network that there need not be."""
-    return Stages(model, stages, paths={})
+    return StageShapes(model, stages, paths={})

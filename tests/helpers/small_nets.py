@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from helpers.shipped import shapes
-from kd_bench.interfaces import Batch, Output, Spec
+from kd_bench.interfaces import Batch, LossContext, Output
 
 
 def rand(*shape: int, seed: int = 0) -> Tensor:
@@ -15,10 +15,10 @@ def rand(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=generator, dtype=torch.double)
 
 
-def spec(classes: int = 2, epochs: int = 4, **stages: tuple[int, ...]) -> Spec:
+def context(classes: int = 2, epochs: int = 4, **stages: tuple[int, ...]) -> LossContext:
     """What a loss knows of two networks with equal stages."""
     student, teacher = (shapes(name, **stages) for name in ("small", "large"))
-    return Spec(student, teacher, classes, labels=torch.zeros(4).long(), epochs=epochs)
+    return LossContext(student, teacher, classes, labels=torch.zeros(4).long(), epochs=epochs)
 
 
 def batch(image: Tensor, target: list[int], epoch: float = 1.0) -> Batch:

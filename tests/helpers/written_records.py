@@ -6,7 +6,7 @@ import copy
 import json
 from pathlib import Path
 
-from kd_bench.config.identity import digest, flatten, folder_name, identity
+from kd_bench.config.identity import digest, flatten, folder_name, job_identity
 
 LOSSES = {
     "st": {"temperature": 4},
@@ -72,7 +72,7 @@ def record(
     """A finished job's record; a method with losses has a teacher. `other` replaces its entries."""
     config = _config(method, seed, dataset, student, teacher, recipe, speed)
     config = _changed(config, changed or {})
-    job = identity(
+    job = job_identity(
         config,
         needs_teacher=method in LOSSES,
         teacher_learns=method in LEARNS,

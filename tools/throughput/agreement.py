@@ -15,9 +15,9 @@ from kd_bench.data import augment
 from kd_bench.data.dataset import Data
 from kd_bench.jobs import assemble
 from kd_bench.training.device import choose_device, prepare_torch
-from kd_bench.training.epoch import Epochs
-from kd_bench.training.setup import Training, phases
-from kd_bench.utils.seeds import stream
+from kd_bench.training.epoch import EpochRunner
+from kd_bench.training.setup import TrainingSetup, phases
+from kd_bench.utils.seeds import derive_seed
 from throughput.loops import PlainStep
 
 STEPS = 20
@@ -32,12 +32,12 @@ def losses(config: Mapping[str, Any]) -> tuple[list[float], list[float]]:
     """
     prepare_torch(config["threads"])
     device = choose_device(config["device"])
-    ours, theirs = (assemble.assemble(config, device) for _ in range(2))
+    ours, theirs = (assemble.assemble_setup(config, device) for _ in range(2))
     return _ours(ours), _plain(theirs)
 
 
-def _ours(job: Training) -> list[float]:
-    epochs, totals = Epochs(job, phases(job)[-1]), [0.0]
+def _ours(job: TrainingSetup) -> list[float]:
+    epochs, totals = EpochRunner(job, phases(job)[-1]), [0.0]
     with epochs.rehearsal() as step:
         for number in range(1, STEPS + 1):
             step()
@@ -45,7 +45,7 @@ def _ours(job: Training) -> list[float]:
     return [after - before for before, after in pairwise(totals)]
 
 
-def _plain(job: Training) -> list[float]:
+def _plain(job: TrainingSetup) -> list[float]:
     step, phase = PlainStep(job, tuned=False), phases(job)[-1]
     size = job.step_sizes[0]
     batches = job.order(phase.name, 1).to(job.device).split(size)[: job.step_sizes.count(size)]
@@ -53,7 +53,7 @@ def _plain(job: Training) -> list[float]:
     for number in range(STEPS):
         index = batches[number % len(batches)]
         step.optimizer.param_groups[0]["lr"] = phase.rates[0, number % len(batches)].item()
-        view = job.data.draw(index, 1, stream(job.seed, phase.name, "views"))
+        view = job.data.sample_views(index, 1, derive_seed(job.seed, phase.name, "views"))
         image = as_a_loader_would(job.data, index, view)
         shown.append(step(image, job.data.train.target[index], index))
     return shown
@@ -71,7 +71,7 @@ def as_a_loader_would(data: Data, index: Tensor, view: Tensor) -> Tensor:
     change = torchvision.transforms.functional
     height, width = data.image_size
     pad = data.pad
-    top, left, mirrored = augment.place(view.cpu(), pad, data.flip)
+    top, left, mirrored = augment.decode_view(view.cpu(), pad, data.flip)
     made = []
     for i, y, x, is_mirrored in zip(
         index.tolist(), top.tolist(), left.tolist(), mirrored.tolist(), strict=True

@@ -9,11 +9,11 @@ from statistics import median
 from typing import Any
 
 from kd_bench.utils import process
-from throughput.worker import Ended, Worker
+from throughput.worker import Worker, WorkerExited
 
 
 @dataclass
-class Contestant:
+class Candidate:
     """A loop, or several of one kind at once."""
 
     name: str
@@ -26,9 +26,9 @@ class Contestant:
     rates: list[float] = field(default_factory=list)  # images/s of all together, by round
 
 
-def compete(
-    contestants: Sequence[Contestant], rounds: int, seconds: float, say: Callable[[str], None]
-) -> list[Contestant]:
+def benchmark(
+    contestants: Sequence[Candidate], rounds: int, seconds: float, say: Callable[[str], None]
+) -> list[Candidate]:
     """Start all, then let each train for some seconds, in turns; fills in starts and rates.
 
     Returns:
@@ -40,7 +40,7 @@ def compete(
     processes: dict[str, list[Worker]] = {}
     field = list(contestants)
 
-    def leave_out(each: Contestant, error: Ended) -> None:
+    def leave_out(each: Candidate, error: WorkerExited) -> None:
         if each is contestants[0]:
             raise error
         field.remove(each)
@@ -51,20 +51,20 @@ def compete(
     try:
         for each in contestants:
             # One after the other: what starts at once is slowed by the others' starts.
-            own = os.environ | process.for_job(each.config["threads"])
+            own = os.environ | process.job_environment(each.config["threads"])
             made = (each.kind, each.config, each.workers, own)
             processes[each.name] = [Worker(*made) for _ in range(each.jobs)]
             try:
                 each.starts = [worker.answer() for worker in processes[each.name]]
                 say(f"{each.name}: ready after {_seconds(each):.1f} s")
-            except Ended as error:
+            except WorkerExited as error:
                 leave_out(each, error)
         for number in range(rounds):
             start = number % len(field)  # so that none always follows the same other one
             for each in (*field[start:], *field[:start]):
                 try:
                     each.rates.append(_rate(processes[each.name], seconds))
-                except Ended as error:
+                except WorkerExited as error:
                     leave_out(each, error)
             told = (f"{each.name} {each.rates[-1]:,.0f}" for each in field)
             say(f"round {number + 1}, images/s: {', '.join(told)}")
@@ -82,7 +82,7 @@ def _rate(workers: Sequence[Worker], seconds: float) -> float:
     return sum(answer["images"] / answer["seconds"] for answer in answers)
 
 
-def _seconds(contestant: Contestant) -> float:
+def _seconds(contestant: Candidate) -> float:
     return max(start["import"] + start["prepare"] for start in contestant.starts)
 
 
@@ -95,7 +95,7 @@ class Ratio:
     high: float
 
 
-def ratio(contestant: Contestant, other: Contestant) -> Ratio:
+def ratio(contestant: Candidate, other: Candidate) -> Ratio:
     """Round by round, so that what a whole round suffered from cancels out."""
     ratios = [mine / theirs for mine, theirs in zip(contestant.rates, other.rates, strict=True)]
     return Ratio(median(ratios), min(ratios), max(ratios))

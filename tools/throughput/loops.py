@@ -23,12 +23,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from kd_bench.data.dataset import Data
-from kd_bench.interfaces import Batch, Stages
+from kd_bench.interfaces import Batch, StageShapes
 from kd_bench.jobs import assemble
 from kd_bench.training.device import choose_device, prepare_torch
-from kd_bench.training.epoch import Epochs
-from kd_bench.training.setup import Training, phases
-from kd_bench.training.teacher_cache import TableTeacher, columns
+from kd_bench.training.epoch import EpochRunner
+from kd_bench.training.setup import TrainingSetup, phases
+from kd_bench.training.teacher_cache import CachedTeacher, row_width
 
 Config = Mapping[str, Any]
 TOP = 5  # the second accuracy that such loops report
@@ -52,31 +52,31 @@ def make(kind: str, config: Config, workers: int) -> Loop:
     if kind in ("plain", "tuned"):  # PyTorch as it comes
         os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)  # of the process that started this one
         torch.set_num_threads(config["threads"])
-        job = assemble.assemble(config, choose_device(config["device"]))
+        job = assemble.assemble_setup(config, choose_device(config["device"]))
         return Plain(job, workers, tuned=kind == "tuned")
     prepare_torch(config["threads"])
-    job = assemble.assemble(config, choose_device(config["device"]))
+    job = assemble.assemble_setup(config, choose_device(config["device"]))
     if kind == "ours with a table":
         job.teacher = pretended_table(job)
     return Ours(job)
 
 
-def pretended_table(job: Training) -> TableTeacher:
+def pretended_table(job: TrainingSetup) -> CachedTeacher:
     """A teacher's view table with any numbers: looking up is as fast, and none need be made."""
-    data, network = job.data, job.teacher.tapped
-    said = job.teacher(data.clean(data.test, 0, 2))
-    shapes = Stages("teacher", {k: tuple(v.shape[1:]) for k, v in said.features.items()}, {})
-    width = columns(shapes, network.taps, data.num_classes)
+    data, network = job.data, job.teacher.network
+    said = job.teacher(data.eval_batch(data.test, 0, 2))
+    shapes = StageShapes("teacher", {k: tuple(v.shape[1:]) for k, v in said.features.items()}, {})
+    width = row_width(shapes, network.stages, data.num_classes)
     table = torch.empty(data.train_size * data.view_count, width, device=job.device).normal_()
-    return TableTeacher(network, table, data.view_count, shapes, about={})
+    return CachedTeacher(network, table, data.view_count, shapes, about={})
 
 
 class Ours:
     """kd-bench's own steps, from the positions of the images to the sums of the epoch."""
 
-    def __init__(self, job: Training):
+    def __init__(self, job: TrainingSetup):
         self._job = job
-        self._rehearsal = Epochs(job, phases(job)[-1]).rehearsal()
+        self._rehearsal = EpochRunner(job, phases(job)[-1]).rehearsal()
         self._step = self._rehearsal.__enter__()
         self._step()  # compiles, records
         self._chunk = 1  # steps between two looks at the clock, which wait for the device
@@ -100,7 +100,7 @@ class Ours:
 class Plain:
     """The loop that PyTorch users write, on the same networks, losses and images."""
 
-    def __init__(self, job: Training, workers: int, *, tuned: bool):
+    def __init__(self, job: TrainingSetup, workers: int, *, tuned: bool):
         self._step = PlainStep(job, tuned=tuned)
         is_cuda = job.device.type == "cuda"
         torch.backends.cudnn.benchmark = tuned and is_cuda
@@ -140,14 +140,14 @@ class Means:
 class PlainStep:
     """One step of a plain loop, with everything that it reads back from the device."""
 
-    def __init__(self, job: Training, *, tuned: bool):
+    def __init__(self, job: TrainingSetup, *, tuned: bool):
         self.job = job
         self.means = Means()
         self._layout = torch.channels_last if tuned else torch.contiguous_format
         self._non_blocking = tuned and job.device.type == "cuda"
         # On a CPU, bfloat16 loses but for those that multiply matrices of it in one instruction.
         self._is_mixed = tuned and job.device.type == "cuda"
-        for network in (job.student, job.teacher and job.teacher.tapped):
+        for network in (job.student, job.teacher and job.teacher.network):
             if network is not None:
                 network.to(memory_format=self._layout)
         job.student.train()
@@ -171,7 +171,7 @@ class PlainStep:
             taught = None
             if job.teacher is not None:
                 with torch.no_grad():
-                    taught = job.teacher.tapped(image)
+                    taught = job.teacher.network(image)
             said = job.student(image)
             terms = job.method(said, taught, Batch(image, target, index, epoch))
             loss = job.method.total(terms, epoch)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import throughput
 from kd_bench.config.schema import Precision
 from kd_bench.jobs import assemble
-from kd_bench.models.features import Tapped
+from kd_bench.models.features import FeatureExtractor
 from kd_bench.training import cuda_graph, execution
 from kd_bench.training.device import choose_device, prepare_torch
 from kd_bench.utils import process
@@ -58,7 +58,7 @@ def measured(config: Mapping[str, Any], jobs: int = 1) -> dict[str, Any]:
 def _in_a_process(config: Mapping[str, Any]) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-m", "throughput.roofline"],
-        env=throughput.environment(os.environ | process.for_job(config["threads"])),
+        env=throughput.environment(os.environ | process.job_environment(config["threads"])),
         input=json.dumps(config),
         stdout=subprocess.PIPE,
         text=True,
@@ -70,9 +70,9 @@ def _in_a_process(config: Mapping[str, Any]) -> dict[str, Any]:
 def _measure(config: Mapping[str, Any]) -> dict[str, Any]:
     prepare_torch(config["threads"])
     device = choose_device(config["device"])
-    job = assemble.assemble(config, device)
-    image = job.data.view(torch.arange(config["recipe"]["batch_size"], device=device), 1, 0)
-    asked = work(job.teacher.tapped, image[:1]).outputs if job.teacher else 0
+    job = assemble.assemble_setup(config, device)
+    image = job.data.augment(torch.arange(config["recipe"]["batch_size"], device=device), 1, 0)
+    asked = work(job.teacher.network, image[:1]).outputs if job.teacher else 0
     student = work(job.student, image[:1])
     alone: dict[str, float] = {}
     alone_with_a_table: dict[str, float] = {}
@@ -81,7 +81,9 @@ def _measure(config: Mapping[str, Any]) -> dict[str, Any]:
             learning = seconds_of_convolutions(job.student, image, precision, learns=True)
             asking = 0.0
             if job.teacher:
-                asking = seconds_of_convolutions(job.teacher.tapped, image, precision, learns=False)
+                asking = seconds_of_convolutions(
+                    job.teacher.network, image, precision, learns=False
+                )
         alone[precision.value] = len(image) / (learning + asking)
         alone_with_a_table[precision.value] = len(image) / learning
     return {
@@ -101,7 +103,7 @@ class Work:
     operations: int  # multiplications and additions of convolutions, forward
 
 
-def work(net: Tapped, image: Tensor) -> Work:
+def work(net: FeatureExtractor, image: Tensor) -> Work:
     """Count the convolutions of a forward pass on images [B, 3, H, W]."""
     outputs = operations = 0
     for module, given in convolutions(net, image):
@@ -111,7 +113,7 @@ def work(net: Tapped, image: Tensor) -> Work:
     return Work(outputs, operations)
 
 
-def convolutions(net: Tapped, image: Tensor) -> list[tuple[nn.Conv2d, Tensor]]:
+def convolutions(net: FeatureExtractor, image: Tensor) -> list[tuple[nn.Conv2d, Tensor]]:
     """Every convolution of a forward pass, with what goes into it."""
     found: list[tuple[nn.Conv2d, Tensor]] = []
     handles = [
@@ -135,7 +137,7 @@ def copy_bandwidth(device: torch.device) -> float:
 
 
 def seconds_of_convolutions(
-    net: Tapped, image: Tensor, precision: Precision, *, learns: bool
+    net: FeatureExtractor, image: Tensor, precision: Precision, *, learns: bool
 ) -> float:
     """Of a network's convolutions and nothing else, on a batch of images [B, 3, H, W].
 
@@ -184,7 +186,7 @@ def seconds_of(function: Callable[[], object], device: torch.device) -> float:
         for _ in range(RECORDED):
             function()
 
-    replay = cuda_graph.record(many, ())
+    replay = cuda_graph.capture_graph(many, ())
 
     def waited_for() -> None:
         replay()

@@ -12,14 +12,14 @@ from torch import nn
 
 from kd_bench.data.dataset import Data
 from kd_bench.jobs import instantiate
-from kd_bench.jobs.validate import table_shape
-from throughput.contest import Contestant
+from kd_bench.jobs.validate import cache_shape
+from throughput.contest import Candidate
 
 PLAIN, TUNED, OURS, TABLE = "plain", "tuned", "ours", "ours with a table"
 
 
 @dataclass(frozen=True)
-class Scene:
+class Scenario:
     """A job whose speed is asked for.
 
     Args:
@@ -52,9 +52,9 @@ class Scene:
         ]
 
 
-def contestants(
-    config: Mapping[str, Any], scene: Scene, *, has_gpu: bool, cores: int, workers: int
-) -> list[Contestant]:
+def candidates(
+    config: Mapping[str, Any], scene: Scenario, *, has_gpu: bool, cores: int, workers: int
+) -> list[Candidate]:
     """The plain loop first, then the tuned one, then kd-bench's own in all its ways.
 
     Args:
@@ -69,33 +69,33 @@ def contestants(
     words = ", bf16" if has_gpu else ""
     found = [
         # PyTorch as it comes lets a GPU's convolutions round to TF32.
-        Contestant("plain", PLAIN, config, workers=workers, precision="tf32" if has_gpu else None),
-        Contestant("tuned", TUNED, config, workers=workers, precision="bf16" if has_gpu else None),
-        Contestant("ours", OURS, config),
+        Candidate("plain", PLAIN, config, workers=workers, precision="tf32" if has_gpu else None),
+        Candidate("tuned", TUNED, config, workers=workers, precision="bf16" if has_gpu else None),
+        Candidate("ours", OURS, config),
     ]
     if has_gpu:
-        found.append(Contestant("ours, bf16", OURS, {**config, **bf16}))
-    found.append(Contestant(f"ours{words}, compiled", OURS, {**config, **compiled}))
-    if table_shape(config) is not None:
-        found.append(Contestant("ours, table", TABLE, config))
+        found.append(Candidate("ours, bf16", OURS, {**config, **bf16}))
+    found.append(Candidate(f"ours{words}, compiled", OURS, {**config, **compiled}))
+    if cache_shape(config) is not None:
+        found.append(Candidate("ours, table", TABLE, config))
         name = f"ours{words}, table, compiled"
-        found.append(Contestant(name, TABLE, {**config, **compiled}))
+        found.append(Candidate(name, TABLE, {**config, **compiled}))
     best = found[-1]
     for jobs in scene.packed:
         job = {**best.config, "threads": max(1, cores // jobs)}
-        found.append(Contestant(f"{jobs} jobs: {best.name}", best.kind, job, jobs))
+        found.append(Candidate(f"{jobs} jobs: {best.name}", best.kind, job, jobs))
     return found
 
 
 def write_teacher(config: Mapping[str, Any], data: Data, path: Path) -> None:
     """A teacher that has learnt nothing but its batch-norm statistics: as fast as any other."""
     torch.manual_seed(0)
-    net = instantiate.network(config["teacher"]["model"], data.num_classes).net
+    net = instantiate.build_network(config["teacher"]["model"], data.num_classes).net
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # the mean over all batches
     index = torch.arange(min(256, data.train_size))
     with torch.no_grad():
         for some in index.split(64):
-            net(data.view(some, 1, 0))
+            net(data.augment(some, 1, 0))
     torch.save(net.state_dict(), path)

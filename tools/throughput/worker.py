@@ -17,7 +17,7 @@ from typing import Any
 import throughput
 
 
-class Ended(Exception):
+class WorkerExited(Exception):
     """A contestant's process is no more."""
 
 
@@ -43,7 +43,7 @@ class Worker:
         """What it says next: first its seconds of start and first step, then of every round."""
         line = self._process.stdout.readline()
         if not line:
-            raise Ended(f"it ended with exit code {self._process.wait()}")
+            raise WorkerExited(f"it ended with exit code {self._process.wait()}")
         return json.loads(line)
 
     def go(self, seconds: float) -> None:

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_bench.interfaces import Spec, require
+from kd_bench.interfaces import LossContext, require
 
 
-def map_stages(spec: Spec, stages: Sequence[str]) -> tuple[str, ...]:
+def map_stages(context: LossContext, stages: Sequence[str]) -> tuple[str, ...]:
     """The stages, all of them maps [C, H, W] in both networks.
 
     Raises:
@@ -24,7 +24,7 @@ def map_stages(spec: Spec, stages: Sequence[str]) -> tuple[str, ...]:
         f"stages must be a list such as [stage1, stage2], got {stages!r}",
     )
     for stage in stages:
-        for network in (spec.student, spec.teacher):
+        for network in (context.student, context.teacher):
             require(
                 len(network[stage]) == 3,
                 f"stage '{stage}' of {network.model} is no map [C, H, W]; its shape is "
@@ -33,17 +33,17 @@ def map_stages(spec: Spec, stages: Sequence[str]) -> tuple[str, ...]:
     return tuple(stages)
 
 
-def require_equal_channels(spec: Spec, stage: str, method: str) -> None:
+def require_equal_channels(context: LossContext, stage: str, method: str) -> None:
     """Have it that both networks have as many channels at `stage`, as `method` needs.
 
     Raises:
         UserError: with both shapes, where they have not.
     """
-    student, teacher = spec.student[stage], spec.teacher[stage]
+    student, teacher = context.student[stage], context.teacher[stage]
     require(
         student[0] == teacher[0],
-        f"{method} needs equal channels, but {stage} is {_size(student)} in {spec.student.model} "
-        f"and {_size(teacher)} in {spec.teacher.model}; take a pair of equal widths",
+        f"{method} needs equal channels, but {stage} is {_size(student)} in {context.student.model} "
+        f"and {_size(teacher)} in {context.teacher.model}; take a pair of equal widths",
     )
 
 
@@ -103,14 +103,14 @@ class ConvRegressor(nn.Sequential):
         UserError: with both shapes, where the teacher's map is larger and not twice as large.
     """
 
-    def __init__(self, spec: Spec, stage: str):
-        student, teacher = spec.student[stage], spec.teacher[stage]
+    def __init__(self, context: LossContext, stage: str):
+        student, teacher = context.student[stage], context.teacher[stage]
         convolution = _resizing_convolution(student, teacher)
         require(
             convolution is not None,
             f"a regressor halves a map, doubles it or cuts its borders, but {stage} is "
-            f"{_size(student)} in {spec.student.model} and {_size(teacher)} in "
-            f"{spec.teacher.model}; take another stage",
+            f"{_size(student)} in {context.student.model} and {_size(teacher)} in "
+            f"{context.teacher.model}; take another stage",
         )
         super().__init__(convolution, nn.BatchNorm2d(teacher[0]), nn.ReLU())
 

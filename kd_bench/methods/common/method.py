@@ -62,7 +62,7 @@ class Method(nn.Module):
             known = name in self.terms
             require(known, f"ramp_epochs has '{name}'; the terms are {', '.join(self.terms)}")
             require(epochs > 0, f"ramp_epochs of '{name}' must be above 0, got {epochs}")
-        self.begin("main")
+        self.on_epoch_start("main")
 
     @property
     def terms(self) -> list[str]:
@@ -70,34 +70,34 @@ class Method(nn.Module):
         return ["ce", *(term for name in self.losses for term in self._terms_of(name))]
 
     @property
-    def taps(self) -> tuple[str, ...]:
+    def stages(self) -> tuple[str, ...]:
         """Every stage of a network that some loss reads, once."""
-        return tuple(dict.fromkeys(tap for loss in self.losses.values() for tap in loss.taps))
+        return tuple(dict.fromkeys(stage for loss in self.losses.values() for stage in loss.stages))
 
     @property
-    def needs_graph(self) -> bool:
+    def needs_input_gradients(self) -> bool:
         """Whether some loss differentiates inside the networks."""
-        return any(loss.needs_graph for loss in self.losses.values())
+        return any(loss.needs_input_gradients for loss in self.losses.values())
 
     @property
-    def capturable(self) -> bool:
+    def cuda_graph_safe(self) -> bool:
         """Whether a CUDA graph can hold all losses."""
-        return all(loss.capturable for loss in self.losses.values())
+        return all(loss.cuda_graph_safe for loss in self.losses.values())
 
-    def begin(self, stage: str) -> None:
+    def on_epoch_start(self, phase: str) -> None:
         """An epoch of the stage "init" or "main" begins: its weights, its terms."""
-        self.weights = self._weights[stage]
+        self.weights = self._weights[phase]
         self._active = [
             n for n in self.losses if not self.weights.keys().isdisjoint(self._terms_of(n))
         ]
         for loss in self.losses.values():
-            loss.begin(stage)
+            loss.on_epoch_start(phase)
 
-    def more_views(self, image: Tensor) -> dict[str, Tensor]:
+    def extra_views(self, image: Tensor) -> dict[str, Tensor]:
         """The views of a batch's images that the stage's losses ask for, by name."""
         views: dict[str, Tensor] = {}
         for name in self._active:
-            views |= self.losses[name].more_views(image)
+            views |= self.losses[name].extra_views(image)
         return views
 
     def forward(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:

@@ -22,8 +22,8 @@ from types import ModuleType
 
 PROGRAM = "kd_bench.jobs.worker"  # a module with `work`
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-LONG = 60  # characters of a folder; the path of a socket has 107 at most
-LOST = 255  # what multiprocessing says of a fork once the process that forks is gone
+MAX_PATH = 60  # characters of a folder; the path of a socket has 107 at most
+SERVER_LOST = 255  # what multiprocessing says of a fork once the process that forks is gone
 PACKAGES = ("methods", "models", "data")
 _CONTEXT = multiprocessing.get_context("forkserver")
 
@@ -53,7 +53,7 @@ def _loaded() -> list[str]:
     return [PROGRAM, "kd_bench.jobs.tensorboard", *modules]
 
 
-class Fork:
+class ForkedProcess:
     """A job's process of this machine, and all that it starts."""
 
     def __init__(self, frozen: Path, number: int, log: Path, variables: Mapping[str, str]):
@@ -80,7 +80,7 @@ class Fork:
     def poll(self) -> int | None:
         """Its exit code, None while it runs; that of a killed process, where nobody knows."""
         code = self._process.exitcode
-        return -signal.SIGKILL if code == LOST else code
+        return -signal.SIGKILL if code == SERVER_LOST else code
 
     def signal(self, number: int) -> None:
         """Signal its whole group; one that was killed is waited for, so that nothing is left."""
@@ -107,9 +107,9 @@ def _work(
     # Without the process that forks nobody would know of this one's end.
     os.environ |= {**variables, "KD_BENCH_PARENT": str(os.getppid())}
     try:
-        code = importlib.import_module(PROGRAM).work(frozen, number)
+        code = importlib.import_module(PROGRAM).worker_main(frozen, number)
     except SystemExit as end:  # by a user's own code, which may say -1
-        if isinstance(end.code, int) and end.code % 256 == LOST:
+        if isinstance(end.code, int) and end.code % 256 == SERVER_LOST:
             sys.exit(1)
         raise
     sys.exit(code)
@@ -143,7 +143,7 @@ def _blocked(numbers: Iterable[int]) -> Iterator[None]:
 @contextmanager
 def _short_paths() -> Iterator[None]:
     """Have temporary files lie in /tmp where their usual place is too long a name for a socket."""
-    before, is_long = tempfile.tempdir, len(tempfile.gettempdir()) > LONG
+    before, is_long = tempfile.tempdir, len(tempfile.gettempdir()) > MAX_PATH
     if is_long:
         tempfile.tempdir = "/tmp"
     try:

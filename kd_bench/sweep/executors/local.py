@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from kd_bench.sweep.executors.fork_server import Fork
+from kd_bench.sweep.executors.fork_server import ForkedProcess
 from kd_bench.utils import process
 
 
@@ -42,9 +42,9 @@ class LocalSlot:
     name: str
     environment: dict[str, str] = field(compare=False)
 
-    def start(self, frozen: Path, number: int, log: Path) -> Fork:
+    def start(self, frozen: Path, number: int, log: Path) -> ForkedProcess:
         """Start a process that is pinned to this place before it begins."""
-        return Fork(frozen, number, log, self.environment)
+        return ForkedProcess(frozen, number, log, self.environment)
 
 
 def visible_gpus() -> list[str]:
@@ -75,7 +75,7 @@ def local_slots(
     if not places:
         groups = [",".join(map(str, group)) for group in _groups_of_cores(threads)]
         places = [(f"core {cores}", {"KD_BENCH_CORES": cores}) for cores in groups]
-    shared = process.for_job(threads)
+    shared = process.job_environment(threads)
     slots = [LocalSlot(i, name, shared | place) for i, (name, place) in enumerate(places)]
     return slots[:jobs_at_once]
 

@@ -13,18 +13,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kd_bench.utils.errors import UserError, require, said
-from kd_bench.utils.process import for_job
+from kd_bench.utils.errors import UserError, message_lines, require
+from kd_bench.utils.process import job_environment
 
 if TYPE_CHECKING:
     import ray
 
-ASK_SECONDS = 0.2  # how often a task is asked after
+POLL_SECONDS = 0.2  # how often a task is asked after
 LATE_SECONDS = 5.0  # a node's files may show here so much later
 GRACE_SECONDS = 8.0  # that an interrupted job has to end by itself
 
 
-def work(frozen: str, number: int, log: str, folder: str, variables: Mapping[str, str]) -> int:
+def run_task(frozen: str, number: int, log: str, folder: str, variables: Mapping[str, str]) -> int:
     """What runs in Ray's worker: job `number` as a process of its own; its exit code.
 
     Ray has chosen the GPUs, and says so in this process's environment. Interrupted, it passes that
@@ -68,7 +68,7 @@ class RayProcess:
 
     def poll(self) -> int | None:
         """Its exit code; of one whose worker or node was lost, that of a killed process."""
-        if self._code is None and time.monotonic() - self._asked >= ASK_SECONDS:
+        if self._code is None and time.monotonic() - self._asked >= POLL_SECONDS:
             self._code = self._ask()
             self._asked = time.monotonic()
         return self._code
@@ -81,10 +81,10 @@ class RayProcess:
         try:
             code = ray.get(self._task)
         except ray.exceptions.RayTaskError as error:  # of `work` itself: no such folder, say
-            self._reason = f"Ray: {said(error)[-1]}"
+            self._reason = f"Ray: {message_lines(error)[-1]}"
             return 1
         except ray.exceptions.RayError as error:
-            self._reason = f"Ray lost the job: {type(error).__name__}: {said(error)[0]}"
+            self._reason = f"Ray lost the job: {type(error).__name__}: {message_lines(error)[0]}"
             return -signal.SIGKILL
         return None if code == 0 and self._is_on_its_way() else code
 
@@ -148,15 +148,15 @@ def ray_slots(
     except (ConnectionError, ValueError, ray.exceptions.RayError) as error:
         raise UserError(
             f"no Ray cluster answers at hydra.launcher.address={address}"
-            f" ({said(error)[0]}); start one with 'ray start --head', on every"
+            f" ({message_lines(error)[0]}); start one with 'ray start --head', on every"
             " node with the same RAY_AUTH_MODE and token, or choose hydra.launcher.address=local"
         ) from None
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     room = sum(_jobs_that_fit(node, resources) for node in nodes)
     wanted = ", ".join(f"hydra.launcher.{name}={value:g}" for name, value in resources.items())
     require(room > 0, f"no node of the Ray cluster has room for a job with {wanted}")
-    task = ray.remote(max_retries=0, **resources)(work)
-    shared = for_job(threads)
+    task = ray.remote(max_retries=0, **resources)(run_task)
+    shared = job_environment(threads)
     if "PYTHONPATH" in os.environ:
         shared["PYTHONPATH"] = os.environ["PYTHONPATH"]
     return [

@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kd_bench.utils.errors import UserError, require, said
-from kd_bench.utils.process import for_job
+from kd_bench.utils.errors import UserError, message_lines, require
+from kd_bench.utils.process import job_environment
 
 if TYPE_CHECKING:
     import submitit
 
-ASK_SECONDS = 1.0  # how often the queue is read, once for all jobs
+POLL_SECONDS = 1.0  # how often the queue is read, once for all jobs
 # A node's files may show here so much later, and a job that is put back into the queue may look
 # as if it were over for as long.
 LATE_SECONDS = 5.0
@@ -56,7 +56,7 @@ class Queue:
 
     def look(self, job_id: str) -> tuple[str, str]:
         """A job's state (RUNNING, ...) and the reason why it waits (Resources, ...)."""
-        if time.monotonic() - self._asked >= ASK_SECONDS:
+        if time.monotonic() - self._asked >= POLL_SECONDS:
             self._ask()
             self._asked = time.monotonic()
         return self._jobs[job_id]
@@ -76,7 +76,7 @@ class Queue:
 
 
 @dataclass
-class FrozenJob:
+class SlurmTask:
     """What runs on the node, in the process that submitit starts there."""
 
     frozen: Path
@@ -91,10 +91,10 @@ class FrozenJob:
                 os.dup2(output.fileno(), stream.fileno())
         # submitit ignores it, and would be killed half a minute later.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        from kd_bench.jobs.worker import run_frozen
+        from kd_bench.jobs.worker import run_job
 
         try:
-            code = run_frozen(self.frozen, self.number)
+            code = run_job(self.frozen, self.number)
         except SystemExit as end:  # by a user's own code
             if self.is_put_back:
                 raise
@@ -111,7 +111,7 @@ class FrozenJob:
         from submitit.helpers import DelayedSubmission
 
         self.is_put_back = True
-        return DelayedSubmission(FrozenJob(self.frozen, self.number, self.log))
+        return DelayedSubmission(SlurmTask(self.frozen, self.number, self.log))
 
 
 class SlurmProcess:
@@ -208,13 +208,13 @@ class SlurmSlot:
         """
         from submitit.core.utils import FailedJobError
 
-        job = FrozenJob(frozen.absolute(), number, log.absolute())
+        job = SlurmTask(frozen.absolute(), number, log.absolute())
         try:
             with redirect_stderr(io.StringIO()):  # what is raised is printed there as well
                 submitted = self.executor.submit(job)
         except FailedJobError as error:
             raise UserError(
-                f"Slurm refuses the job: {said(error)[-1]}; see hydra.launcher"
+                f"Slurm refuses the job: {message_lines(error)[-1]}; see hydra.launcher"
             ) from None
         self.process = SlurmProcess(submitted, log.absolute().parent, self.queue)
         return self.process
@@ -239,7 +239,7 @@ def slurm_slots(
     import submitit
 
     executor = submitit.SlurmExecutor(folder.absolute() / "%j")
-    exports = [f"export {name}={value}" for name, value in for_job(threads).items()]
+    exports = [f"export {name}={value}" for name, value in job_environment(threads).items()]
     own = {"job_name": "kd-bench", "stderr_to_stdout": True}
     executor.update_parameters(**parameters | own | {"setup": [*exports, *parameters["setup"]]})
     queue = Queue()

@@ -9,10 +9,8 @@ import types
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 
-from kd_bench.sweep.launchers import dry_run as plan
-from kd_bench.sweep.launchers import grid_sweeper as grid
-from kd_bench.sweep.launchers import local, ray, slurm
-from kd_bench.sweep.launchers.dry_run import PlanConfig, PlanLauncher
+from kd_bench.sweep.launchers import dry_run, grid_sweeper, local, ray, slurm
+from kd_bench.sweep.launchers.dry_run import DryRunConfig, DryRunLauncher
 from kd_bench.sweep.launchers.grid_sweeper import GridConfig, GridSweeper
 from kd_bench.sweep.launchers.local import LocalConfig, LocalLauncher
 from kd_bench.sweep.launchers.ray import RayConfig, RayLauncher
@@ -30,8 +28,8 @@ def register() -> None:
     """Make the launchers, the one that plans, and `hydra/sweeper=grid` known."""
     for name, (module, launcher, config) in LAUNCHERS.items():
         _register(module, launcher, "hydra/launcher", name, config)
-    _register(plan, PlanLauncher, "hydra/launcher", "plan", PlanConfig)
-    _register(grid, GridSweeper, "hydra/sweeper", "grid", GridConfig)
+    _register(dry_run, DryRunLauncher, "hydra/launcher", "plan", DryRunConfig)
+    _register(grid_sweeper, GridSweeper, "hydra/sweeper", "grid", GridConfig)
 
 
 def _register(module: types.ModuleType, plugin: type, group: str, name: str, config: type) -> None:

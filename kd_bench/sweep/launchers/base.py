@@ -16,7 +16,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from kd_bench.config import compose
-from kd_bench.sweep.retry import GO_ON, OnError, Policy
+from kd_bench.sweep.retry import DEFAULT, OnError, RetryPolicy
 from kd_bench.utils.errors import require
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 class SweepConfig:
     """What hydra.launcher has in every kind of place."""
 
-    on_error: OnError = GO_ON.on_error  # continue: the other jobs go on; stop: they do not
-    retries: int = GO_ON.retries  # of a job that ran out of memory or whose process was lost
+    on_error: OnError = DEFAULT.on_error  # continue: the other jobs go on; stop: they do not
+    retries: int = DEFAULT.retries  # of a job that ran out of memory or whose process was lost
 
 
 def require_one_or_more(**numbers: int | None) -> None:
@@ -48,7 +48,7 @@ class SweepLauncher(Launcher):
 
     def __init__(self, on_error: OnError, retries: int):
         require(retries >= 0, f"hydra.launcher.retries must be 0 or more, got {retries}")
-        self.policy = Policy(on_error, retries)
+        self.policy = RetryPolicy(on_error, retries)
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -65,13 +65,13 @@ class SweepLauncher(Launcher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Run all jobs; leaves with an exit code where some failed."""
-        composed = compose.jobs(job_overrides)
+        composed = compose.compose_jobs(job_overrides)
         self.prepare(composed[0][0])
         from kd_bench.sweep.display import SweepDisplay
-        from kd_bench.sweep.prepare import freeze
+        from kd_bench.sweep.prepare import prepare_jobs
         from kd_bench.sweep.scheduler import run_sweep  # imports torch, which --help does without
 
-        jobs = freeze(composed)
+        jobs = prepare_jobs(composed)
         places = self.slots(jobs[0].config)
         show = SweepDisplay(len(jobs))
         name = self._name(jobs)

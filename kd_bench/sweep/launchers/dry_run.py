@@ -13,14 +13,14 @@ from kd_bench.sweep.launchers.local import LocalConfig, LocalLauncher
 
 
 @dataclass
-class PlanConfig(LocalConfig):
+class DryRunConfig(LocalConfig):
     """hydra.launcher of `hydra/launcher=plan`; it takes what is set of another launcher, too."""
 
-    _target_: str = "hydra_plugins.kd_bench_plan.PlanLauncher"
+    _target_: str = "hydra_plugins.kd_bench_plan.DryRunLauncher"
     instead_of: str = "local"  # the launcher that would run the jobs
 
 
-class PlanLauncher(LocalLauncher):
+class DryRunLauncher(LocalLauncher):
     """Shows what another launcher would run."""
 
     def __init__(self, instead_of: str, jobs_per_gpu: int, jobs_at_once: int | None, **others: Any):
@@ -34,7 +34,7 @@ class PlanLauncher(LocalLauncher):
         """Print the plan."""
         from kd_bench.sweep import dry_run, prepare  # imports torch, which --help does without
 
-        jobs = prepare.freeze(compose.jobs(job_overrides))
+        jobs = prepare.prepare_jobs(compose.compose_jobs(job_overrides))
         is_local = self.instead_of == "local"
-        dry_run.show(jobs, len(self.slots(jobs[0].config)) if is_local else None)
+        dry_run.print_plan(jobs, len(self.slots(jobs[0].config)) if is_local else None)
         return []

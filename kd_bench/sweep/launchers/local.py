@@ -30,7 +30,7 @@ class LocalLauncher(SweepLauncher):
 
     def prepare(self, config: dict[str, Any]) -> None:
         """Load PyTorch for all jobs."""
-        fork_server.prepare(process.for_job(config["threads"]))
+        fork_server.prepare(process.job_environment(config["threads"]))
 
     def slots(self, config: dict[str, Any]) -> list[LocalSlot]:
         """This machine's GPUs, or its cores."""

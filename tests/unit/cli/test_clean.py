@@ -5,7 +5,7 @@ import os
 import pytest
 from helpers.jobs import TINY, job
 
-from kd_bench.jobs import job as job_module
+from kd_bench.jobs.job import write_jobs
 from kd_bench.sweep import prepare
 from kd_bench.utils.lock import Lock
 
@@ -100,9 +100,9 @@ def test_weights_go_where_that_is_asked_for_but_never_those_of_a_teacher(kd_benc
 
 def test_weights_of_whatever_a_sweep_names_as_a_teacher_stay(kd_bench, finished, tmp_path):
     student, _ = finished
-    (one, *_) = prepare.freeze([(job(tmp_path / "runs", "method=baseline", "seed=5"), {})])
+    (one, *_) = prepare.prepare_jobs([(job(tmp_path / "runs", "method=baseline", "seed=5"), {})])
     one.after = student.relative_to(tmp_path / "runs").as_posix()
-    job_module.write([one], "mine")
+    write_jobs([one], "mine")
     kd_bench("clean", "--yes", "--weights")
     assert (student / "weights.pt").exists()
 

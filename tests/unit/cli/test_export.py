@@ -16,9 +16,9 @@ from kd_bench.utils.files import write_json
 def network(finished, tmp_path):
     """The student of `finished` in eval mode, and its data."""
     config = job(tmp_path)
-    net = instantiate.network(config["model"], 4).net
+    net = instantiate.build_network(config["model"], 4).net
     load_weights(net, finished[0] / "weights.pt", "the student")
-    return net.eval(), instantiate.dataset(config["dataset"]).load()
+    return net.eval(), instantiate.build_dataset(config["dataset"]).load()
 
 
 def test_a_state_dict_is_the_weights_as_they_are(kd_bench, finished, tmp_path):
@@ -60,7 +60,7 @@ def test_a_program_says_what_the_network_says_for_any_number_of_images(
     net, data = network
     program = torch.export.load(path).module()
     for images in (1, 5):
-        image = data.clean(data.test, 0, images)
+        image = data.eval_batch(data.test, 0, images)
         with torch.no_grad():
             torch.testing.assert_close(program(image), net(image))
 

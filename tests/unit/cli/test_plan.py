@@ -7,6 +7,7 @@ import pytest
 from helpers.jobs import TINY, job
 
 from kd_bench.jobs import instantiate, resolve
+from kd_bench.jobs.status import JobStatus
 from kd_bench.sweep import dry_run, prepare
 from kd_bench.utils.lock import Lock
 
@@ -128,9 +129,11 @@ def test_a_sweep_for_a_cluster_is_planned_and_not_submitted(kd_bench, finished, 
 
 
 def test_places_of_this_machine_share_the_work(tmp_path):
-    jobs = prepare.freeze([(job(tmp_path, "method=baseline", f"seed={k}"), {}) for k in range(4)])
+    jobs = prepare.prepare_jobs(
+        [(job(tmp_path, "method=baseline", f"seed={k}"), {}) for k in range(4)]
+    )
     now = [
-        dry_run.Planned(j, dry_run.State("left"), dry_run.Estimate(90, False), None) for j in jobs
+        dry_run.PlannedJob(j, JobStatus("left"), dry_run.Estimate(90, False), None) for j in jobs
     ]
     assert (
         dry_run._time_line(now, 2)
@@ -140,8 +143,8 @@ def test_places_of_this_machine_share_the_work(tmp_path):
 
 
 def test_without_a_like_job_the_weights_alone_are_counted(tmp_path):
-    (one,) = prepare.freeze([(job(tmp_path, "method=baseline"), {})])
-    net = instantiate.network(one.config["model"], 4).net
+    (one,) = prepare.prepare_jobs([(job(tmp_path, "method=baseline"), {})])
+    net = instantiate.build_network(one.config["model"], 4).net
     # four bytes for each parameter; batch norm: two more numbers a channel, and a counter of eight
     norms = [m for m in net.modules() if hasattr(m, "running_mean")]
     numbers = sum(p.numel() for p in net.parameters()) + sum(2 * m.num_features for m in norms)
@@ -154,7 +157,7 @@ def test_without_a_like_job_the_weights_alone_are_counted(tmp_path):
         (["-m", "method=st,kd"], "no method 'kd'; there are "),
         (["sweep=quick"], "no sweep 'quick'; there are "),
         (["method=st,at"], "add -m to run a job with each"),
-        (["method=at", "method.losses.at.stages=[stage9]"], "no stage 'stage9' in resnet8"),
+        (["method=at", "method.losses.at.stages=[stage9]"], "unknown stage 'stage9' of resnet8"),
         (["sede=1"], "no key 'sede'; there are dataset"),
         (["hydra/launcher=slrum"], "no hydra/launcher 'slrum'; there are local, ray, slurm"),
     ],

@@ -6,7 +6,7 @@ import tempfile
 import pytest
 from helpers.jobs import job, trained
 
-from kd_bench.jobs import runner as run
+from kd_bench.jobs import record as job_record
 from kd_bench.results.run_folder import read_result
 from kd_bench.results.store import job_config
 from kd_bench.utils.files import write_json
@@ -74,7 +74,7 @@ def test_different_numbers_under_the_same_conditions_are_a_bug(kd_bench, finishe
         (True, "uncommitted changes may be others"),
     ):
         code = {"commit": "abc123", "dirty": is_dirty}
-        monkeypatch.setattr(run, "CODE", code)
+        monkeypatch.setattr(job_record, "CODE", code)
         change(teacher, accuracy=accuracy, **code)
         code, printed = kd_bench("rerun", teacher)
         assert code == 1

@@ -7,7 +7,7 @@ import sys
 import pytest
 from helpers.jobs import job
 
-from kd_bench.jobs import job as job_module
+from kd_bench.jobs.job import write_jobs
 from kd_bench.sweep import prepare
 from kd_bench.utils.lock import Lock
 
@@ -16,8 +16,8 @@ from kd_bench.utils.lock import Lock
 def started(finished, tmp_path):
     """A sweep of which two jobs are done, written down as when it was started: its jobs."""
     sets = [["method=st", f"seed={seed}"] for seed in range(4)]
-    jobs = prepare.freeze([(job(tmp_path / "runs", *overrides), {}) for overrides in sets])
-    job_module.write(jobs, "mine-0a1b2c3d")
+    jobs = prepare.prepare_jobs([(job(tmp_path / "runs", *overrides), {}) for overrides in sets])
+    write_jobs(jobs, "mine-0a1b2c3d")
     return jobs
 
 
@@ -51,8 +51,8 @@ def test_a_job_that_has_no_epoch_behind_it_is_starting(kd_bench, started):
 
 
 def test_those_who_wait_for_a_teacher_that_failed_have_failed(kd_bench, tmp_path):
-    jobs = prepare.freeze([(job(tmp_path / "runs", "method=st"), {})])
-    job_module.write(jobs, "mine")
+    jobs = prepare.prepare_jobs([(job(tmp_path / "runs", "method=st"), {})])
+    write_jobs(jobs, "mine")
     jobs[0].path.mkdir(parents=True)
     (jobs[0].path / "error.txt").write_text("FloatingPointError: the loss is not finite\n")
     _, printed = kd_bench("status")
@@ -64,7 +64,7 @@ def test_a_lock_of_a_dead_process_is_nobody_at_work(kd_bench, started):
     folder = started[2].path
     folder.mkdir()
     code = (
-        "import os, sys; from pathlib import Path; from kd_bench.config.identity import Lock\n"
+        "import os, sys; from pathlib import Path; from kd_bench.utils.lock import Lock\n"
         "Lock(Path(sys.argv[1])).__enter__(); os._exit(0)"
     )
     subprocess.run([sys.executable, "-c", code, folder], check=True)
@@ -86,7 +86,7 @@ def test_a_lock_of_another_host_counts_while_it_is_touched(kd_bench, started):
 
 
 def test_sweeps_are_chosen_by_how_their_names_begin(kd_bench, started):
-    job_module.write(started[:1], "other-00000000")
+    write_jobs(started[:1], "other-00000000")
     assert kd_bench("status")[1].count(" done, ") == 2
     assert kd_bench("status", "mi")[1].splitlines()[0].startswith("mine-0a1b2c3d: 2 done")
     assert kd_bench("status", "other")[1] == "other-00000000: 1 done, 0 running, 0 failed, 0 left\n"

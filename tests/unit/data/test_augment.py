@@ -5,8 +5,7 @@ from itertools import product
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies
 from scipy import stats
 
 from kd_bench.data import augment
@@ -14,7 +13,7 @@ from kd_bench.data.dataset import Dataset
 from kd_bench.data.synthetic import Synthetic
 
 WORD = 1 << 64
-INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
+INT64 = strategies.integers(-(1 << 63), (1 << 63) - 1)
 
 
 def reference_splitmix64(state):
@@ -50,10 +49,10 @@ def test_splitmix64_in_int64_equals_big_integers(state):
     assert augment.splitmix64(torch.tensor(state)).item() % WORD == reference_splitmix64(state)
 
 
-@given(seed=INT64, epoch=st.integers(0, 10**6), index=st.integers(0, 10**9))
+@given(seed=INT64, epoch=strategies.integers(0, 10**6), index=strategies.integers(0, 10**9))
 def test_a_view_follows_from_seed_epoch_and_index_in_big_integers_too(seed, epoch, index):
     word = reference_splitmix64(reference_splitmix64(reference_splitmix64(seed) + epoch) + index)
-    drawn = augment.draw_view(seed, epoch, torch.tensor([index]), 162)
+    drawn = augment.sample_view(seed, epoch, torch.tensor([index]), 162)
     assert drawn.tolist() == [word % (1 << 63) % 162]
 
 
@@ -62,7 +61,7 @@ def test_a_view_follows_from_seed_epoch_and_index_in_big_integers_too(seed, epoc
 )
 def test_an_image_has_as_many_views_as_it_has_places_and_mirrors(pad, flip, count):
     assert augment.view_count(pad, flip) == count
-    top, left, mirrored = augment.place(torch.arange(count), pad, flip)
+    top, left, mirrored = augment.decode_view(torch.arange(count), pad, flip)
     seen = set(zip(top.tolist(), left.tolist(), mirrored.tolist(), strict=True))
     steps = range(2 * pad + 1)
     assert seen == set(product(steps, steps, (False, True) if flip else (False,)))
@@ -82,9 +81,9 @@ def passes(p):
 
 def test_views_are_uniform_over_images_epochs_and_seeds():
     many = torch.arange(32_400)
-    over_images = augment.draw_view(7, 3, many, 162)
-    over_epochs = augment.draw_view(7, many, torch.full_like(many, 5), 162)
-    over_seeds = [augment.draw_view(k, 3, torch.tensor([5]), 162).item() for k in range(3_240)]
+    over_images = augment.sample_view(7, 3, many, 162)
+    over_epochs = augment.sample_view(7, many, torch.full_like(many, 5), 162)
+    over_seeds = [augment.sample_view(k, 3, torch.tensor([5]), 162).item() for k in range(3_240)]
     assert passes(chi_square(over_images.tolist(), 162))
     assert passes(chi_square(over_epochs.tolist(), 162))
     assert passes(chi_square(over_seeds, 162))
@@ -94,16 +93,16 @@ def test_views_are_uniform_over_images_epochs_and_seeds():
 
 def test_the_view_of_one_epoch_says_nothing_about_that_of_the_next():
     index = torch.arange(16_200)
-    now, then = (augment.draw_view(0, epoch, index, 9) for epoch in (1, 2))
+    now, then = (augment.sample_view(0, epoch, index, 9) for epoch in (1, 2))
     assert passes(chi_square((9 * now + then).tolist(), 81))
     assert passes(chi_square((9 * now[:-1] + now[1:]).tolist(), 81))  # nor of the next image
 
 
 def test_an_epoch_may_be_a_tensor_of_any_type():
     index = torch.arange(50)
-    drawn = augment.draw_view(1, 12, index, 162)
-    assert torch.equal(augment.draw_view(1, torch.tensor(12.0), index, 162), drawn)
-    assert torch.equal(augment.draw_view(1, torch.tensor(12), index, 162), drawn)
+    drawn = augment.sample_view(1, 12, index, 162)
+    assert torch.equal(augment.sample_view(1, torch.tensor(12.0), index, 162), drawn)
+    assert torch.equal(augment.sample_view(1, torch.tensor(12), index, 162), drawn)
 
 
 def test_padding_surrounds_with_zeros_or_mirrors_without_the_edge():
@@ -131,7 +130,7 @@ def test_every_view_equals_slicing_and_mirroring(pad, flip, padding):
     padded = augment.pad_images(image, pad, padding)
     count = augment.view_count(pad, flip)
     index = (torch.arange(count) * 3) % images
-    gathered = augment.gather(padded, index, torch.arange(count), pad, flip)
+    gathered = augment.crop_and_flip(padded, index, torch.arange(count), pad, flip)
     assert gathered.dtype == torch.uint8
     position = 0
     for top, left in product(range(2 * pad + 1), repeat=2):
@@ -145,23 +144,23 @@ def test_every_view_equals_slicing_and_mirroring(pad, flip, padding):
 
 @settings(max_examples=50, deadline=None)
 @given(
-    index=st.lists(st.integers(0, 59), min_size=1, max_size=70),
-    epoch=st.integers(1, 500),
-    seed=st.integers(0, 2**31),
+    index=strategies.lists(strategies.integers(0, 59), min_size=1, max_size=70),
+    epoch=strategies.integers(1, 500),
+    seed=strategies.integers(0, 2**31),
 )
 def test_a_view_does_not_depend_on_the_batch_it_is_in(data, index, epoch, seed):
-    batch = data.view(torch.tensor(index), epoch, seed)
+    batch = data.augment(torch.tensor(index), epoch, seed)
     for position, one in enumerate(index):
-        alone = data.view(torch.tensor([one]), epoch, seed)
+        alone = data.augment(torch.tensor([one]), epoch, seed)
         assert torch.equal(batch[position], alone[0])  # the same bits, not close values
 
 
 def test_another_seed_or_epoch_shows_other_views(data):
     index = torch.arange(60)
-    first = data.view(index, 1, 0)
-    assert torch.equal(data.view(index, 1, 0), first)
-    assert not torch.equal(data.view(index, 2, 0), first)
-    assert not torch.equal(data.view(index, 1, 1), first)
+    first = data.augment(index, 1, 0)
+    assert torch.equal(data.augment(index, 1, 0), first)
+    assert not torch.equal(data.augment(index, 2, 0), first)
+    assert not torch.equal(data.augment(index, 1, 1), first)
 
 
 @pytest.mark.gpu
@@ -171,5 +170,5 @@ def test_a_view_has_the_same_bits_on_the_gpu(data):
     on_gpu = Dataset(source, pad=2, padding="zero", flip=True).load("cuda")
     index = torch.arange(60)
     epoch = torch.tensor(4.0, device="cuda")
-    assert torch.equal(on_gpu.view(index.cuda(), epoch, 9).cpu(), data.view(index, 4, 9))
-    assert torch.equal(on_gpu.view(index.cuda(), 4, 9).cpu(), data.view(index, 4, 9))
+    assert torch.equal(on_gpu.view(index.cuda(), epoch, 9).cpu(), data.augment(index, 4, 9))
+    assert torch.equal(on_gpu.view(index.cuda(), 4, 9).cpu(), data.augment(index, 4, 9))

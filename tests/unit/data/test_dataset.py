@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 
 from kd_bench.config.schema import Config
 from kd_bench.data import augment
-from kd_bench.data.dataset import Dataset, hold_out
+from kd_bench.data.dataset import Dataset, split_validation
 from kd_bench.data.digits import Digits
 from kd_bench.data.source import Description, Split
 from kd_bench.data.synthetic import Synthetic
@@ -104,11 +104,11 @@ def probe_accuracy(data):
     def inputs(image):
         return torch.cat([image.flatten(1), torch.ones(len(image), 1)], dim=1)
 
-    epochs = [data.view(torch.arange(data.train_size), epoch, seed=0) for epoch in (1, 2)]
+    epochs = [data.augment(torch.arange(data.train_size), epoch, seed=0) for epoch in (1, 2)]
     x = inputs(torch.cat(epochs))
     y = torch.nn.functional.one_hot(data.train.target.repeat(2), data.num_classes).float()
     weight = torch.linalg.solve(x.T @ x + 10 * torch.eye(x.shape[1]), x.T @ y)
-    guess = (inputs(data.clean(data.test, 0, len(data.test.target))) @ weight).argmax(1)
+    guess = (inputs(data.eval_batch(data.test, 0, len(data.test.target))) @ weight).argmax(1)
     return (guess == data.test.target).float().mean().item()
 
 
@@ -159,7 +159,7 @@ def test_pixels_become_byte_over_255_less_mean_over_deviation():
     # (0 - .5)/.25 = -2   (.2 - .2)/.5 = 0    (1 - 0)/2 = .5
     # (1 - .5)/.25 = 2    (0 - .2)/.5 = -.4   (.2 - 0)/2 = .1
     expected = torch.tensor([[-2.0, 0.0, 0.5], [2.0, -0.4, 0.1]])
-    for batch in (data.clean(data.test, 0, 2), data.view(torch.arange(2), 1, 0)):
+    for batch in (data.eval_batch(data.test, 0, 2), data.augment(torch.arange(2), 1, 0)):
         # float32 has 7 digits; the largest intermediate value is 4
         torch.testing.assert_close(batch[:, :, 0, 0], expected, rtol=0, atol=1e-6)
 
@@ -173,7 +173,7 @@ def test_mean_and_deviation_are_those_of_the_training_images():
     pixels = image.numpy().reshape(-1, 3) / 255
     np.testing.assert_allclose(data.mean, pixels.mean(0), rtol=1e-6)  # kept as float32
     np.testing.assert_allclose(data.std, pixels.std(0), rtol=1e-6)
-    batch = data.clean(data.train, 0, 40)
+    batch = data.eval_batch(data.train, 0, 40)
     np.testing.assert_allclose(batch.mean((0, 2, 3)), np.zeros(3), atol=1e-5)
     np.testing.assert_allclose(batch.std((0, 2, 3), correction=0), np.ones(3), atol=1e-5)
 
@@ -186,7 +186,7 @@ def test_validation_images_do_not_count_in_the_mean():
 
 def test_batches_are_channels_last_floats_and_the_rest_stays_bytes():
     data = dataset(validation=4, padding="reflect", flip=True).load()
-    for batch in (data.view(torch.arange(16), 1, 0), data.clean(data.test, 0, 6)):
+    for batch in (data.augment(torch.arange(16), 1, 0), data.eval_batch(data.test, 0, 6)):
         assert batch.dtype == torch.float32
         assert batch.is_contiguous(memory_format=torch.channels_last)
     assert batch.shape == (6, 3, 3, 3)
@@ -200,13 +200,13 @@ def test_clean_images_are_whole_and_unshifted_in_every_split():
     train, test = source.load()
     for held, split in ((data.train, train), (data.test, test)):
         expected = split.image.permute(0, 3, 1, 2).float()
-        torch.testing.assert_close(data.clean(held, 0, 10), expected)
-    assert len(data.clean(data.test, 5, 10)) == 2  # the last batch is what is left
+        torch.testing.assert_close(data.eval_batch(held, 0, 10), expected)
+    assert len(data.eval_batch(data.test, 5, 10)) == 2  # the last batch is what is left
 
 
 def test_a_view_shows_the_image_of_its_index():
     data = dataset(flip=True, validation=7, mean=[0.0] * 3, std=[1 / 255] * 3).load()
-    shown = data.view(torch.tensor([12, 0, 3]), 5, 1)
+    shown = data.augment(torch.tensor([12, 0, 3]), 5, 1)
     kept = data.train.image[:, 1, 1, 0]  # a numbered image: the pixel says which one it is
     assert [image.max().round().item() for image in shown] == kept[[12, 0, 3]].tolist()
 
@@ -216,7 +216,7 @@ def test_a_view_shows_the_image_of_its_index():
 
 def test_validation_images_leave_the_training_set_and_order_stays():
     train = numbered(20)
-    left, held = hold_out(train, 6)
+    left, held = split_validation(train, 6)
     kept, taken = (split.image[:, 0, 0, 0].tolist() for split in (left, held))
     assert len(taken) == 6
     assert sorted(kept + taken) == list(range(20))
@@ -226,14 +226,14 @@ def test_validation_images_leave_the_training_set_and_order_stays():
 
 
 def test_a_smaller_validation_set_is_part_of_a_larger_one():
-    small, large = (hold_out(numbered(200), size)[1].image[:, 0, 0, 0] for size in (20, 50))
+    small, large = (split_validation(numbered(200), size)[1].image[:, 0, 0, 0] for size in (20, 50))
     assert set(small.tolist()) < set(large.tolist())
 
 
 def test_validation_images_are_spread_over_the_training_set():
     # 500 of 1000: a half that came first, last or in turns would not look like this
     train = Split(torch.zeros(1000, 1, 1, 3, dtype=torch.uint8), torch.arange(1000))
-    _, held = hold_out(train, 500)
+    _, held = split_validation(train, 500)
     first = (held.target < 500).sum().item()
     even = (held.target % 2 == 0).sum().item()
     # hypergeometric: 250 expected, deviation 7.9
@@ -317,7 +317,7 @@ def test_a_source_whose_images_are_not_what_it_says_is_refused(train, test, mess
 
 def test_validation_must_leave_an_image_of_every_class():
     train = with_target(numbered(10), *[0] * 9, 1)
-    taken = hold_out(train, 9)[1].target
+    taken = split_validation(train, 9)[1].target
     assert 1 in taken  # else this test would show nothing
     with refused("no image in the training set that validation leaves: 1"):
         dataset(InMemory(train, numbered(4)), validation=9).load()

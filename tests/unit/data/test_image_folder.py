@@ -66,7 +66,7 @@ def test_sizes_are_described_from_the_head_of_one_image(root):
 
 def test_a_folder_is_a_data_set_like_any_other(root):
     data = Dataset(ImageFolder(str(root), None), pad=1, padding="reflect", flip=True).load()
-    assert data.view(torch.arange(3), 1, 0).shape == (3, 3, 4, 4)
+    assert data.augment(torch.arange(3), 1, 0).shape == (3, 3, 4, 4)
     assert data.train.target.tolist() == [0, 0, 1]
 
 

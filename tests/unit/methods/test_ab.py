@@ -17,7 +17,7 @@ from helpers.outputs import (
 from helpers.shipped import load
 from torch import nn
 
-from kd_bench.interfaces import Spec, UserError
+from kd_bench.interfaces import LossContext, UserError
 from kd_bench.methods.ab import ActivationBoundary, boundary_distance
 
 STAGES = {
@@ -33,8 +33,8 @@ WIDER = meeting(STAGES, {stage: (3, *size) for stage, (_, *size) in STAGES.items
 BATCH = batch_of(EQUAL, 2)
 
 
-def ab(spec: Spec = WIDER, stages=("stage1", "stage2"), margin=1.0) -> ActivationBoundary:
-    return ActivationBoundary(spec, stages, margin)
+def ab(context: LossContext = WIDER, stages=("stage1", "stage2"), margin=1.0) -> ActivationBoundary:
+    return ActivationBoundary(context, stages, margin)
 
 
 def test_a_value_pays_for_what_it_lacks_to_the_margin_on_the_teachers_side():
@@ -75,7 +75,7 @@ def test_stages_weigh_a_quarter_a_half_and_one_and_images_are_averaged():
     # All values are zero, so each lacks a margin of 1: as many as values, 8, 4 and 2 in each of
     # two images.
     loss = ab(EQUAL, ["stage1", "stage2", "stage3"])
-    zeros = said(**{tap: torch.zeros(2, *STAGES[tap]) for tap in loss.taps})
+    zeros = said(**{stage: torch.zeros(2, *STAGES[stage]) for stage in loss.stages})
     assert loss(zeros, zeros, BATCH).item() == 8 / 4 + 4 / 2 + 2
 
 
@@ -85,17 +85,17 @@ def test_connectors_are_there_where_channels_differ():
     assert ab().connectors["stage1_pre"](torch.zeros(2, 2, 2, 2)).shape == (2, 3, 2, 2)
 
 
-@pytest.mark.parametrize("spec", [EQUAL, WIDER])
-def test_it_has_the_gradient_that_differences_give_and_never_waits_for_a_number(spec):
+@pytest.mark.parametrize("context", [EQUAL, WIDER])
+def test_it_has_the_gradient_that_differences_give_and_never_waits_for_a_number(context):
     torch.manual_seed(0)
-    assert has_the_gradient_that_differences_give(ab(spec), spec)
-    assert never_asks_for_a_number(ab, spec)
+    assert has_the_gradient_that_differences_give(ab(context), context)
+    assert never_asks_for_a_number(ab, context)
 
 
-@pytest.mark.parametrize("spec", [EQUAL, WIDER])
+@pytest.mark.parametrize("context", [EQUAL, WIDER])
 @pytest.mark.parametrize("scale", [0.0, 1e4])
-def test_it_is_finite_for_features_of_any_size(spec, scale):
-    assert is_finite_with_its_gradient(ab(spec), spec, scale)
+def test_it_is_finite_for_features_of_any_size(context, scale):
+    assert is_finite_with_its_gradient(ab(context), context, scale)
 
 
 @pytest.mark.parametrize("margin", [0.0, -1.0, None])
@@ -105,7 +105,9 @@ def test_a_margin_that_is_not_above_zero_is_refused(margin):
 
 
 def test_a_network_without_the_map_before_the_relu_is_refused():
-    with pytest.raises(UserError, match=r"^no stage 'stage1_pre' in small; it has stage1$"):
+    with pytest.raises(
+        UserError, match=r"^unknown stage 'stage1_pre' of small; choose from stage1$"
+    ):
         ab(meeting({"stage1": (2, 2, 2)}, STAGES), ["stage1"])
 
 

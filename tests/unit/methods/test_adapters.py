@@ -6,11 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.shipped import shapes
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies
 from torch.autograd import gradcheck
 
-from kd_bench.interfaces import Spec, UserError
+from kd_bench.interfaces import LossContext, UserError
 from kd_bench.methods.common.adapters import (
     Connector,
     ConvRegressor,
@@ -24,10 +23,10 @@ from kd_bench.methods.common.adapters import (
 )
 
 
-def spec() -> Spec:
+def context() -> LossContext:
     student = shapes("small", stage1=(8, 16, 16), stage2=(16, 8, 8), pooled=(16,))
     teacher = shapes("large", stage1=(8, 32, 32), stage2=(32, 8, 8), pooled=(32,))
-    return Spec(student, teacher, num_classes=10, labels=torch.zeros(4).long(), epochs=1)
+    return LossContext(student, teacher, num_classes=10, labels=torch.zeros(4).long(), epochs=1)
 
 
 def test_the_larger_map_is_averaged_to_the_smaller():
@@ -53,7 +52,7 @@ def test_maps_of_equal_size_are_left_alone():
     assert s is student and t is teacher
 
 
-sizes = st.tuples(st.integers(1, 9), st.integers(1, 9))
+sizes = strategies.tuples(strategies.integers(1, 9), strategies.integers(1, 9))
 
 
 @settings(deadline=None)
@@ -72,9 +71,9 @@ def test_gradients_flow_through_the_averages(large):
 
 
 def test_unequal_channels_are_refused_with_both_shapes():
-    require_equal_channels(spec(), "stage1", "FSP")
+    require_equal_channels(context(), "stage1", "FSP")
     with pytest.raises(UserError) as caught:
-        require_equal_channels(spec(), "stage2", "FSP")
+        require_equal_channels(context(), "stage2", "FSP")
     assert str(caught.value) == (
         "FSP needs equal channels, but stage2 is 16x8x8 in small and 32x8x8 in large; "
         "take a pair of equal widths"
@@ -82,29 +81,31 @@ def test_unequal_channels_are_refused_with_both_shapes():
 
 
 def test_stages_that_are_maps_in_both_networks_are_taken_in_their_order():
-    assert map_stages(spec(), ["stage2", "stage1"]) == ("stage2", "stage1")
+    assert map_stages(context(), ["stage2", "stage1"]) == ("stage2", "stage1")
 
 
 @pytest.mark.parametrize("stages", ["stage1", [], None, 3])
 def test_what_is_no_list_of_stages_is_refused(stages):
     with pytest.raises(UserError, match=r"^stages must be a list such as \[stage1, stage2\], got"):
-        map_stages(spec(), stages)
+        map_stages(context(), stages)
 
 
 def test_a_stage_that_is_no_map_is_refused():
     with pytest.raises(UserError, match=r"^stage 'pooled' of small is no map \[C, H, W\]; .* 16$"):
-        map_stages(spec(), ["stage1", "pooled"])
+        map_stages(context(), ["stage1", "pooled"])
 
 
 def test_a_stage_that_a_network_lacks_is_refused_with_those_it_has():
-    with pytest.raises(UserError, match=r"^no stage 'stage9' in small; it has stage1, stage2"):
-        map_stages(spec(), ["stage9"])
+    with pytest.raises(
+        UserError, match=r"^unknown stage 'stage9' of small; choose from stage1, stage2"
+    ):
+        map_stages(context(), ["stage9"])
 
 
 def regressor(student: tuple[int, ...], teacher: tuple[int, ...]) -> ConvRegressor:
     pair = shapes("small", stage2=student), shapes("large", stage2=teacher)
     return ConvRegressor(
-        Spec(*pair, num_classes=10, labels=torch.zeros(4).long(), epochs=1), "stage2"
+        LossContext(*pair, num_classes=10, labels=torch.zeros(4).long(), epochs=1), "stage2"
     )
 
 

@@ -91,7 +91,7 @@ def test_it_has_the_gradient_that_differences_give_and_never_waits_for_a_number(
     torch.manual_seed(0)
     loss = AttentiveFeatures(SPEC, ["stage1", "stage2"])
     assert has_the_gradient_that_differences_give(loss, SPEC)
-    assert never_asks_for_a_number(lambda spec: AttentiveFeatures(spec, ["stage1"]), SPEC)
+    assert never_asks_for_a_number(lambda context: AttentiveFeatures(context, ["stage1"]), SPEC)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e4])

@@ -12,14 +12,14 @@ from helpers.shipped import CONF, choices, load, shapes
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from kd_bench.interfaces import Batch, Output, Spec, Stages, UserError
+from kd_bench.interfaces import Batch, LossContext, Output, StageShapes, UserError
 from kd_bench.jobs import instantiate, resolve
 from kd_bench.methods.at import AttentionTransfer
 from kd_bench.methods.feature_mse import FeatureMSE
 from kd_bench.methods.fsp import FlowOfSolution, flow_matrix
 from kd_bench.methods.logits import LogitRegression
 from kd_bench.methods.st import SoftTarget
-from kd_bench.models.features import Tapped, ask, probe
+from kd_bench.models.features import FeatureExtractor, forward_with_views, probe_shapes
 from kd_bench.models.resnet import ResNet
 from kd_bench.training.teacher import Teacher
 
@@ -50,29 +50,33 @@ class Meeting:
 
     def _introduce(self, student_widths: list[int]) -> None:
         net, teacher = ResNet(K, 8, student_widths), self.teacher_net
-        self.spec = Spec(
-            student=probe(net, net.stages, SIZE, "student"),
-            teacher=probe(teacher, teacher.stages, SIZE, "teacher") if self.has_teacher else None,
+        self.context = LossContext(
+            student=probe_shapes(net, net.stages, SIZE, "student"),
+            teacher=probe_shapes(teacher, teacher.stages, SIZE, "teacher")
+            if self.has_teacher
+            else None,
             num_classes=K,
             labels=torch.arange(4 * B) % K,
             epochs=3,
             teacher_net=teacher if self.has_teacher else None,
         )
-        self.method = instantiate.method(self.config, self.spec)
-        self.student = Tapped(net, net.stages, self.method.taps, "student")
-        tapped = Tapped(teacher, teacher.stages, self.method.taps, "teacher")
-        self.teacher = Teacher(tapped, learns=self.learns, needs_graph=self.method.needs_graph)
+        self.method = instantiate.build_method(self.config, self.context)
+        self.student = FeatureExtractor(net, net.stages, self.method.stages, "student")
+        tapped = FeatureExtractor(teacher, teacher.stages, self.method.stages, "teacher")
+        self.teacher = Teacher(
+            tapped, learns=self.learns, needs_input_gradients=self.method.needs_input_gradients
+        )
 
     def batch(self) -> Batch:
         index = torch.arange(B)
-        image = torch.randn(B, 3, *SIZE).requires_grad_(self.method.needs_graph)
-        return Batch(image, self.spec.labels[index], index, torch.tensor(1.0))
+        image = torch.randn(B, 3, *SIZE).requires_grad_(self.method.needs_input_gradients)
+        return Batch(image, self.context.labels[index], index, torch.tensor(1.0))
 
     def outputs(self, batch: Batch) -> list[Output | None]:
         """What student and teacher say, as in a training step."""
-        views = self.method.more_views(batch.image)
-        taught = ask(self.teacher, batch.image, views) if self.has_teacher else None
-        return [ask(self.student, batch.image, views), taught]
+        views = self.method.extra_views(batch.image)
+        taught = forward_with_views(self.teacher, batch.image, views) if self.has_teacher else None
+        return [forward_with_views(self.student, batch.image, views), taught]
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         return self.method(*self.outputs(batch), batch)
@@ -94,13 +98,13 @@ def test_a_hyperparameter_has_its_one_default_in_yaml(name):
     for key, loss in instantiate.loss_classes(config).items():
         given = config["losses"][key].keys() - {"_target_"}
         taken = inspect.signature(loss).parameters.values()
-        assert given == {p.name for p in taken} - {"spec"}
+        assert given == {p.name for p in taken} - {"context"}
         assert all(p.default is inspect.Parameter.empty for p in taken)
 
 
 def test_terms_are_named_as_declared_and_are_finite_scalars(meeting):
     for stage in meeting.stages:
-        meeting.method.begin(stage)
+        meeting.method.on_epoch_start(stage)
         terms = meeting.terms(meeting.batch())
         assert list(terms) == list(meeting.method.weights)
         assert all(term.shape == () and term.isfinite() for term in terms.values())
@@ -108,7 +112,7 @@ def test_terms_are_named_as_declared_and_are_finite_scalars(meeting):
 
 def test_gradient_reaches_student_and_every_adapter_but_not_the_teacher(meeting):
     for stage in meeting.stages:
-        meeting.method.begin(stage)
+        meeting.method.on_epoch_start(stage)
         sum(meeting.terms(meeting.batch()).values()).backward()
     adapters = [p for p in meeting.method.parameters() if p.requires_grad]
     for parameter in [*adapters, meeting.student.net.conv1.weight]:
@@ -118,7 +122,7 @@ def test_gradient_reaches_student_and_every_adapter_but_not_the_teacher(meeting)
 
 def test_every_term_pulls_at_something_that_learns(meeting):
     for stage in meeting.stages:
-        meeting.method.begin(stage)
+        meeting.method.on_epoch_start(stage)
         adapters = [p for p in meeting.method.parameters() if p.requires_grad]
         peers = [meeting.student.net, *([meeting.teacher_net] if meeting.learns else [])]
         learning = [*(net.conv1.weight for net in peers), *adapters]
@@ -147,20 +151,20 @@ class Watched(dict):
 def test_a_method_reads_the_stages_that_it_declares_and_no_others(meeting):
     read = set()
     for stage in meeting.stages:
-        meeting.method.begin(stage)
+        meeting.method.on_epoch_start(stage)
         batch = meeting.batch()
         outputs = meeting.outputs(batch)
         for output in everything_said(outputs):
             output.features = Watched(output.features, read)
         meeting.method(*outputs, batch)
-    assert read == set(meeting.method.taps)
+    assert read == set(meeting.method.stages)
 
 
 def test_a_method_goes_on_from_its_saved_state(meeting):
     batch = meeting.batch()
     outputs = meeting.outputs(batch)
     meeting.method(*outputs, batch)  # memories fill up
-    twin = instantiate.method(meeting.config, meeting.spec)
+    twin = instantiate.build_method(meeting.config, meeting.context)
     twin.load_state_dict(meeting.method.state_dict())
     torch.manual_seed(1)
     expected = meeting.method(*outputs, batch)
@@ -189,7 +193,7 @@ def test_terms_and_gradients_stay_finite_for_dead_features_and_extreme_logits(me
 
 @pytest.mark.parametrize("name", ["st", "logits", "at", "st_at", "feature_mse", "fsp_joint"])
 def test_networks_may_differ_in_width_unless_channels_are_compared(name):
-    met_alike = Meeting(name).spec.student["stage1"] == (6, 8, 8)
+    met_alike = Meeting(name).context.student["stage1"] == (6, 8, 8)
     assert met_alike == (name in {"feature_mse", "fsp_joint"})
 
 
@@ -206,8 +210,8 @@ def test_a_combination_is_its_parts():
 # --- numbers ----------------------------------------------------------------------------------
 
 
-def spec_of(student: Stages, teacher: Stages) -> Spec:
-    return Spec(student, teacher, num_classes=2, labels=torch.zeros(4).long(), epochs=1)
+def spec_of(student: StageShapes, teacher: StageShapes) -> LossContext:
+    return LossContext(student, teacher, num_classes=2, labels=torch.zeros(4).long(), epochs=1)
 
 
 STAGES = {"stem": (2, 2, 2), "stage1": (2, 2, 2), "stage2": (2, 1, 1), "pooled": (2,)}
@@ -400,7 +404,7 @@ def test_feature_mse_refuses_unequal_channels_with_both_shapes():
 @pytest.mark.parametrize("loss", [AttentionTransfer, FlowOfSolution])
 def test_a_stage_that_a_network_lacks_is_refused_when_the_loss_is_built(loss):
     with pytest.raises(
-        UserError, match=r"^no stage 'stage9' in small; it has stem, stage1, stage2"
+        UserError, match=r"^unknown stage 'stage9' of small; choose from stem, stage1, stage2"
     ):
         loss(SPEC, ["stage1", "stage9"])
 
@@ -431,7 +435,7 @@ def test_a_loss_has_the_gradient_that_differences_give(loss, shapes):
     [AttentionTransfer(SPEC, ["stem"]), FlowOfSolution(SPEC, ["stem", "stage1"]), FeatureMSE(SPEC)],
 )
 def test_a_loss_and_its_gradient_are_finite_for_features_of_any_size(loss, scale):
-    features = {stage: rand(2, *STAGES[stage]).float() * scale for stage in loss.taps}
+    features = {stage: rand(2, *STAGES[stage]).float() * scale for stage in loss.stages}
     student = said(**{stage: x.requires_grad_() for stage, x in features.items()})
     teacher = said(**{stage: torch.ones_like(x) for stage, x in features.items()})
     value = loss(student, teacher, BATCH)

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from helpers.small_nets import batch, linear, rand, smooth, spec
+from helpers.small_nets import batch, context, linear, rand, smooth
 from torch.autograd import gradcheck
 
 from kd_bench.methods.at_gradient import GradientAttention, loss_gradient
 
-LOSS = GradientAttention(spec())
+LOSS = GradientAttention(context())
 STUDENT = torch.tensor([[1.0, 2.0, 2.0], [0.0, 0.0, 0.0]])
 BLIND = torch.zeros(2, 3)
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from helpers.small_nets import batch, linear, rand, smooth, spec
+from helpers.small_nets import batch, context, linear, rand, smooth
 
 from kd_bench.interfaces import Output, UserError
 from kd_bench.methods.bss import BoundarySamples, attack, base_samples, sample_rival
@@ -22,7 +22,7 @@ WIDE = (torch.tensor(-100.0), torch.tensor(100.0))
 
 
 def loss(classes=2, epochs=4, **changed):
-    return BoundarySamples(spec(classes=classes, epochs=epochs), **(GIVEN | changed))
+    return BoundarySamples(context(classes=classes, epochs=epochs), **(GIVEN | changed))
 
 
 def said(image, net):

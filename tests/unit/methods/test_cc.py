@@ -22,8 +22,8 @@ from kd_bench.methods.cc import CorrelationCongruence, NeighbourCorrelation, tay
 
 SPEC = meeting({"pooled": (3,)}, {"pooled": (5,)})
 MAKERS = [
-    lambda spec: CorrelationCongruence(spec, gamma=0.4, order=2),
-    lambda spec: NeighbourCorrelation(spec, channels=6),
+    lambda context: CorrelationCongruence(context, gamma=0.4, order=2),
+    lambda context: NeighbourCorrelation(context, channels=6),
 ]
 
 

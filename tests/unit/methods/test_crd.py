@@ -18,15 +18,15 @@ from helpers.outputs import (
 )
 from torch import Tensor
 
-from kd_bench.interfaces import Batch, Output, Spec, UserError
+from kd_bench.interfaces import Batch, LossContext, Output, UserError
 from kd_bench.methods.crd import ContrastiveDistillation, noise_contrast, sample_others
 
 SPEC = meeting({"pooled": (3,)}, {"pooled": (5,)})  # twelve images, four classes of three
 
 
-def make(spec: Spec, **changed) -> ContrastiveDistillation:
+def make(context: LossContext, **changed) -> ContrastiveDistillation:
     values = {"negatives": 5, "temperature": 0.5, "momentum": 0.5, "channels": 6}
-    return ContrastiveDistillation(spec, **values | changed)
+    return ContrastiveDistillation(context, **values | changed)
 
 
 def outputs(size: int, seed: int = 0) -> tuple[Output, Output]:
@@ -92,7 +92,7 @@ def test_how_many_negatives_an_image_has_can_be_read():
     # 12 images in four classes of three, so 9 others
     assert make(SPEC, negatives=5).negatives_used.tolist() == [5, 5, 5, 5]
     assert make(SPEC, negatives=16384).negatives_used.tolist() == [9, 9, 9, 9]
-    uneven = Spec(SPEC.student, SPEC.teacher, 3, torch.tensor([0, 1, 1, 2, 2, 2]), epochs=1)
+    uneven = LossContext(SPEC.student, SPEC.teacher, 3, torch.tensor([0, 1, 1, 2, 2, 2]), epochs=1)
     assert make(uneven, negatives=4).negatives_used.tolist() == [4, 4, 3]
 
 
@@ -187,8 +187,8 @@ def test_memories_survive_a_checkpoint_bit_for_bit():
 def test_it_needs_less_than_two_gigabytes_for_cifar():
     # What the graph keeps for the gradient, with the memories; 64 x 16,385 x 128 floats for each
     # direction, as vectors are gathered elsewhere, are 1.1 GB alone.
-    spec = meeting({"pooled": (64,)}, {"pooled": (64,)}, classes=100, images=50_000)
-    loss = make(spec, negatives=16384, channels=128)
+    context = meeting({"pooled": (64,)}, {"pooled": (64,)}, classes=100, images=50_000)
+    loss = make(context, negatives=16384, channels=128)
     kept: dict[int, int] = {}
 
     def keep(x: Tensor) -> Tensor:
@@ -198,7 +198,7 @@ def test_it_needs_less_than_two_gigabytes_for_cifar():
 
     student, teacher = (said(pooled=torch.randn(64, 64)) for _ in range(2))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        loss(student, teacher, batch_of(spec, 64))
+        loss(student, teacher, batch_of(context, 64))
     memories = sum(buffer.nbytes for buffer in loss.buffers())
     assert sum(kept.values()) + memories < 0.5e9
 

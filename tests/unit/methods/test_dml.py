@@ -5,16 +5,16 @@ import math
 import pytest
 import torch
 from helpers.jobs import job, trained
-from helpers.small_nets import batch, rand, spec
+from helpers.small_nets import batch, context, rand
 from torch.autograd import gradcheck
 
 from kd_bench.interfaces import Output, UserError
 from kd_bench.jobs import assemble, instantiate, resolve, validate
 from kd_bench.methods.dml import MutualLearning
-from kd_bench.sweep.prepare import freeze
+from kd_bench.sweep.prepare import prepare_jobs
 from kd_bench.training import loop
 
-LOSS = MutualLearning(spec())
+LOSS = MutualLearning(context())
 SEEN = batch(torch.zeros(2, 3, 1, 1), [0, 1])
 
 
@@ -79,7 +79,9 @@ def done(tmp_path_factory):
 def test_no_teacher_is_trained_before(done, tmp_path):
     config = job(tmp_path, "method=dml")
     assert resolve.teacher_job(config) is None
-    assert [frozen.folder for frozen in freeze([(config, {})])] == [resolve.folder_name(config)]
+    assert [frozen.folder for frozen in prepare_jobs([(config, {})])] == [
+        resolve.folder_name(config)
+    ]
     runs = done[1].parents[4]
     assert [path.name for path in runs.glob("*/*")] == ["resnet20-resnet8_half"]
 
@@ -93,7 +95,7 @@ def test_the_record_has_the_peers_accuracy_and_no_folder_of_it(done):
 
 def test_the_peer_counts_among_the_parameters_of_training_alone(done):
     parameters = done[0]["parameters"]
-    net = instantiate.network(done[0]["config"]["teacher"]["model"], 4).net
+    net = instantiate.build_network(done[0]["config"]["teacher"]["model"], 4).net
     peer = sum(p.numel() for p in net.parameters())
     assert parameters["training"] == parameters["student"] + peer
     assert parameters["inference"] == parameters["student"]
@@ -110,13 +112,13 @@ def test_the_peer_is_known_by_its_model_alone(done, tmp_path):
 def test_a_checkpoint_for_a_teacher_that_starts_afresh_is_refused(tmp_path):
     config = job(tmp_path, "method=dml", "teacher.checkpoint=weights.pt")
     with pytest.raises(UserError, match=r"^method 'dml' trains the teacher from the start"):
-        validate.check(config)
+        validate.validate_job(config)
 
 
 def test_both_networks_learn_from_different_starts(tmp_path):
     twins = ("model.net.widths=[4,4,8,8]", "teacher.model.net.widths=[4,4,8,8]")
-    work = assemble.assemble(job(tmp_path, "method=dml", *twins), torch.device("cpu"))
-    student, peer = work.student.net, work.teacher.tapped.net
+    work = assemble.assemble_setup(job(tmp_path, "method=dml", *twins), torch.device("cpu"))
+    student, peer = work.student.net, work.teacher.network.net
     before = [net.conv1.weight.clone() for net in (student, peer)]
     assert not torch.equal(*before)
     loop.train(work, tmp_path, lambda *_: None)
@@ -127,7 +129,7 @@ def test_both_networks_learn_from_different_starts(tmp_path):
 
 def test_the_student_starts_as_with_any_other_method(tmp_path):
     weights = [
-        assemble.assemble(
+        assemble.assemble_setup(
             job(tmp_path, f"method={name}"), torch.device("cpu")
         ).student.net.fc.weight
         for name in ("dml", "baseline")

@@ -20,7 +20,7 @@ from helpers.outputs import (
 
 from kd_bench.interfaces import UserError
 from kd_bench.methods.fitnet import AnnealedTarget, Hint
-from kd_bench.models.features import Tapped, probe
+from kd_bench.models.features import FeatureExtractor, probe_shapes
 from kd_bench.models.resnet import ResNet
 
 STAGES = {"stage2": (2, 2, 2), "pooled": (2,)}
@@ -48,9 +48,9 @@ def test_the_hint_asks_for_the_teachers_map_as_the_regressor_tells_it():
 def test_the_hint_trains_the_student_up_to_its_stage_and_no_further():
     # The paper's first stage: the weights up to the guided layer, and the regressor's.
     net = ResNet(3, 8, [4, 4, 8, 8])
-    stages = probe(net, net.stages, (8, 8), "small")
+    stages = probe_shapes(net, net.stages, (8, 8), "small")
     loss = Hint(meeting(stages, stages), "stage2")
-    student = Tapped(net, net.stages, loss.taps, "small")(torch.randn(4, 3, 8, 8))
+    student = FeatureExtractor(net, net.stages, loss.stages, "small")(torch.randn(4, 3, 8, 8))
     loss(student, said(stage2=torch.rand(4, 8, 4, 4)), BATCH).backward()
     guided = {name for name, p in net.named_parameters() if p.grad is not None}
     assert guided == {
@@ -108,7 +108,11 @@ def test_the_targets_are_finite_at_extreme_logits():
 
 
 @pytest.mark.parametrize(
-    "make", [lambda spec: Hint(spec, "stage2"), lambda spec: AnnealedTarget(spec, 3.0, 4.0, 1.0)]
+    "make",
+    [
+        lambda context: Hint(context, "stage2"),
+        lambda context: AnnealedTarget(context, 3.0, 4.0, 1.0),
+    ],
 )
 def test_both_have_the_gradient_that_differences_give_and_never_wait_for_a_number(make):
     torch.manual_seed(0)

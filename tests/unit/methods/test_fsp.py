@@ -38,14 +38,14 @@ def test_the_first_stage_adds_up_the_pairs_of_stages():
     for pair in (("stem", "stage1"), ("stage1", "stage2"), ("stage2", "stage3")):
         expected += (flow(student, *pair) - flow(teacher, *pair)).square().mean()
 
-    spec = meeting(STAGES, STAGES)
-    method = instantiate.method(load("method", "fsp"), spec)
-    method.begin("init")
-    terms = method(said(torch.zeros(2, 2), **student), said(**teacher), batch_of(spec, 2))
+    context = meeting(STAGES, STAGES)
+    method = instantiate.build_method(load("method", "fsp"), context)
+    method.on_epoch_start("init")
+    terms = method(said(torch.zeros(2, 2), **student), said(**teacher), batch_of(context, 2))
     torch.testing.assert_close(method.total(terms, torch.tensor(1.0)).double(), expected)
 
 
 def test_unequal_channels_are_refused_with_both_shapes():
     wider = {stage: (size[0] + 1, *size[1:]) for stage, size in STAGES.items()}
     with pytest.raises(UserError, match=r"FSP needs equal channels, but stem is 2x4x4 in small"):
-        instantiate.method(load("method", "fsp"), meeting(STAGES, wider))
+        instantiate.build_method(load("method", "fsp"), meeting(STAGES, wider))

@@ -16,17 +16,17 @@ from helpers.outputs import (
     said,
 )
 
-from kd_bench.interfaces import Output, Spec, UserError
+from kd_bench.interfaces import LossContext, Output, UserError
 from kd_bench.methods.ft import FactorTransfer, factor_distance
 
 SPEC = meeting({"stage3": (4, 3, 3), "pooled": (4,)}, {"stage3": (6, 3, 3), "pooled": (6,)})
 BATCH = batch_of(SPEC, 2)
 
 
-def ft(stage: str, rate: float = 0.5, spec: Spec = SPEC) -> FactorTransfer:
+def ft(stage: str, rate: float = 0.5, context: LossContext = SPEC) -> FactorTransfer:
     torch.manual_seed(0)
-    loss = FactorTransfer(spec, "stage3", rate)
-    loss.begin(stage)
+    loss = FactorTransfer(context, "stage3", rate)
+    loss.on_epoch_start(stage)
     return loss
 
 
@@ -121,7 +121,7 @@ def test_the_paraphraser_learns_to_tell_the_teachers_map():
 @pytest.mark.parametrize("stage", ["init", "main"])
 def test_it_has_the_gradient_that_differences_give_and_never_waits_for_a_number(stage):
     assert has_the_gradient_that_differences_give(ft(stage), SPEC)
-    assert never_asks_for_a_number(lambda spec: ft(stage, spec=spec), SPEC)
+    assert never_asks_for_a_number(lambda context: ft(stage, context=context), SPEC)
 
 
 @pytest.mark.parametrize("stage", ["init", "main"])

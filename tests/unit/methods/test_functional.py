@@ -6,8 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies
 from torch.autograd import gradcheck
 
 from kd_bench.methods.common.functional import attention_map, soft_kl, unit
@@ -38,7 +37,7 @@ def test_soft_kl_of_three_quarters_against_a_half():
 
 
 @settings(deadline=None)
-@given(seed=st.integers(0, 999), temperature=st.floats(0.5, 20))
+@given(seed=strategies.integers(0, 999), temperature=strategies.floats(0.5, 20))
 def test_soft_kl_is_the_sum_over_classes_for_each_image(seed, temperature):
     student, teacher = 3 * rand(3, 5, seed=seed), 3 * rand(3, 5, seed=seed + 1000)
     rows = zip(student.tolist(), teacher.tolist(), strict=True)
@@ -48,7 +47,7 @@ def test_soft_kl_is_the_sum_over_classes_for_each_image(seed, temperature):
 
 
 @settings(deadline=None)
-@given(seed=st.integers(0, 999), shift=st.floats(-50, 50))
+@given(seed=strategies.integers(0, 999), shift=strategies.floats(-50, 50))
 def test_soft_kl_does_not_see_a_shift_of_an_images_logits(seed, shift):
     student, teacher = rand(4, 3, seed=seed), rand(4, 3, seed=seed + 1000)
     shifted = soft_kl(student + shift, teacher - 2 * shift, 4.0)
@@ -99,7 +98,7 @@ def test_attention_has_length_one_and_a_row_for_each_image():
 
 
 @settings(deadline=None)
-@given(seed=st.integers(0, 999), scale=st.floats(0.01, 1000))
+@given(seed=strategies.integers(0, 999), scale=strategies.floats(0.01, 1000))
 def test_attention_does_not_see_the_scale_of_features(seed, scale):
     features = rand(2, 3, 4, 4, seed=seed)
     torch.testing.assert_close(attention_map(-scale * features), attention_map(features))

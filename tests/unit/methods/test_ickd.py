@@ -27,8 +27,8 @@ SPEC = meeting(
 BATCH = batch_of(SPEC, 3)
 
 
-def make(spec) -> InterChannelCorrelation:
-    return InterChannelCorrelation(spec, ["stage1", "stage2"])
+def make(context) -> InterChannelCorrelation:
+    return InterChannelCorrelation(context, ["stage1", "stage2"])
 
 
 def test_channels_that_agree_and_one_that_does_not():
@@ -56,7 +56,7 @@ def test_stages_are_added_up_each_through_its_own_connector():
     student = {"stage1": rand(3, 2, 2, 2), "stage2": rand(3, 3, 2, 1, seed=1)}
     teacher = {"stage1": rand(3, 2, 4, 4, seed=2), "stage2": rand(3, 5, 2, 2, seed=3)}
     expected = 0.0
-    for stage, connector in zip(loss.taps, loss.connectors, strict=True):
+    for stage, connector in zip(loss.stages, loss.connectors, strict=True):
         s, t = channel_correlation(connector(student[stage])), channel_correlation(teacher[stage])
         expected = expected + (s - t).square().sum() / (3 * len(t[0]))
     torch.testing.assert_close(loss(said(**student), said(**teacher), BATCH), expected)

@@ -23,8 +23,8 @@ SPEC = meeting(
 )
 
 
-def make(spec) -> InstanceRelationshipGraph:
-    return InstanceRelationshipGraph(spec, ["stage2", "stage3"])
+def make(context) -> InstanceRelationshipGraph:
+    return InstanceRelationshipGraph(context, ["stage2", "stage3"])
 
 
 def test_edges_are_squared_distances_over_the_largest():

@@ -28,8 +28,8 @@ TWO = meeting(
 )
 
 
-def make(spec, vectors: int = 1) -> SingularVectors:
-    return SingularVectors(spec, ["stage1", "stage2", "stage3"], vectors, candidates=4)
+def make(context, vectors: int = 1) -> SingularVectors:
+    return SingularVectors(context, ["stage1", "stage2", "stage3"], vectors, candidates=4)
 
 
 def pointing(*direction: float) -> torch.Tensor:
@@ -167,9 +167,9 @@ def test_it_stays_finite(scale):
 
 
 def test_unequal_channels_are_refused_with_both_shapes():
-    spec = meeting(STAGES, {**STAGES, "stage2": (8, 2, 3)})
+    context = meeting(STAGES, {**STAGES, "stage2": (8, 2, 3)})
     with pytest.raises(UserError, match=r"stage2 is 4x2x3 in small and 8x2x3 in large"):
-        make(spec)
+        make(context)
 
 
 @pytest.mark.parametrize(

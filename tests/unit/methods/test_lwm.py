@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from helpers.small_nets import batch, rand, smooth, spec
+from helpers.small_nets import batch, context, rand, smooth
 from torch.autograd import gradcheck
 
 from kd_bench.interfaces import Output, UserError
 from kd_bench.methods.lwm import AttentionDistillation, grad_cam
 
-LOSS = AttentionDistillation(spec(stage3=(2, 1, 2)), "stage3")
+LOSS = AttentionDistillation(context(stage3=(2, 1, 2)), "stage3")
 # Two channels in two places, read by their mean: class 0 likes the first and not the second
 STAGE = torch.tensor([[[[3.0, 0.0]], [[0.0, 1.0]]]])  # [1, 2, 1, 2]
 CLASSIFY = torch.tensor([[2.0, -2.0], [-2.0, 2.0]])
@@ -90,7 +90,7 @@ def test_it_has_the_gradient_that_differences_give():
 
 def test_a_stage_that_is_no_map_is_refused():
     with pytest.raises(UserError, match=r"'pooled' of small is no map \[C, H, W\]"):
-        AttentionDistillation(spec(pooled=(8,)), "pooled")
+        AttentionDistillation(context(pooled=(8,)), "pooled")
 
 
 def test_a_method_that_asks_for_more_views_is_refused():

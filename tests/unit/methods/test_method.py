@@ -9,15 +9,15 @@ from kd_bench.utils.errors import UserError
 
 
 class Constant(Loss):
-    def __init__(self, value, taps=()):
+    def __init__(self, value, stages=()):
         super().__init__(None)
-        self.value, self.taps, self.stage = value, taps, None
+        self.value, self.stages, self.phase = value, stages, None
 
     def forward(self, student, teacher, batch):
         return torch.tensor(self.value)
 
-    def begin(self, stage):
-        self.stage = stage
+    def on_epoch_start(self, phase):
+        self.phase = phase
 
 
 class Pair(Loss):
@@ -86,13 +86,13 @@ def test_a_ramp_without_a_term_or_without_a_length_is_refused(ramp):
 def test_each_stage_of_training_computes_what_it_has_weights_for():
     losses = {"first": Constant(2.0), "later": Constant(3.0)}
     method = Method(losses, {"ce": 1, "later": 1}, init_weights={"first": 7})
-    method.begin("init")
+    method.on_epoch_start("init")
     terms = method(says(), says(), batch())
     assert list(terms) == ["first"]
     assert method.total(terms, torch.tensor(1.0)).item() == 14
-    method.begin("main")
+    method.on_epoch_start("main")
     assert list(method(says(), says(), batch())) == ["ce", "later"]
-    assert losses["first"].stage == "main"
+    assert losses["first"].phase == "main"
 
 
 def test_a_method_wants_every_stage_once_and_a_teacher_if_one_loss_does():
@@ -100,7 +100,7 @@ def test_a_method_wants_every_stage_once_and_a_teacher_if_one_loss_does():
         {"a": Constant(1.0, ("stage1", "pooled")), "b": Constant(1.0, ("pooled",)), "p": Pair()},
         {"ce": 1, "a": 1, "b": 1, "p": {"a": 1, "b": 1}},
     )
-    assert method.taps == ("stage1", "pooled")
+    assert method.stages == ("stage1", "pooled")
 
 
 def test_nested_weights_get_the_names_they_are_logged_by():

@@ -99,7 +99,7 @@ def test_no_tensor_holds_all_pairs_of_channels_at_all_places():
 def test_it_has_the_gradient_that_differences_give_and_never_waits_for_a_number():
     loss = NeuronSelectivity(SPEC, ["stage1", "stage2"])
     assert has_the_gradient_that_differences_give(loss, SPEC)
-    assert never_asks_for_a_number(lambda spec: NeuronSelectivity(spec, ["stage1"]), SPEC)
+    assert never_asks_for_a_number(lambda context: NeuronSelectivity(context, ["stage1"]), SPEC)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e4])

@@ -17,10 +17,10 @@ from helpers.outputs import (
 )
 from torch import nn
 
-from kd_bench.interfaces import Spec, UserError
+from kd_bench.interfaces import LossContext, UserError
 from kd_bench.jobs import validate
 from kd_bench.methods.ofd import FeatureOverhaul, negative_mean, partial_distance
-from kd_bench.models.features import probe
+from kd_bench.models.features import probe_shapes
 from kd_bench.models.resnet import ResNet
 
 MAPS = ["stage1", "stage2", "stage3"]
@@ -29,13 +29,13 @@ BARE = meeting(STAGES, STAGES)
 BATCH = batch_of(BARE, 2)
 
 
-def pair(teacher: nn.Module | None = None, **changed: str) -> Spec:
+def pair(teacher: nn.Module | None = None, **changed: str) -> LossContext:
     """A small ResNet and its teacher, whose table of stages may be changed."""
     torch.manual_seed(0)
     small, large = ResNet(3, 8, [2, 2, 4, 4]), teacher or ResNet(3, 14, [3, 3, 4, 6])
-    return Spec(
-        student=probe(small, small.stages, (8, 8), "small"),
-        teacher=probe(large, large.stages | changed, (8, 8), "large"),
+    return LossContext(
+        student=probe_shapes(small, small.stages, (8, 8), "small"),
+        teacher=probe_shapes(large, large.stages | changed, (8, 8), "large"),
         num_classes=3,
         labels=torch.arange(12) % 3,
         epochs=1,
@@ -93,7 +93,7 @@ def test_the_margins_are_those_of_the_last_batch_norms_of_the_stages():
         nn.init.constant_(layer[1].bn2.weight, 1.0 + i)
         nn.init.constant_(layer[0].bn2.weight, 99.0)
     loss = FeatureOverhaul(pair(teacher), MAPS)
-    margins = [loss.get_buffer(f"margin_{tap}") for tap in loss.taps]
+    margins = [loss.get_buffer(f"margin_{stage}") for stage in loss.stages]
     assert [tuple(margin.shape) for margin in margins] == [(3, 1, 1), (4, 1, 1), (6, 1, 1)]
     for i, margin in enumerate(margins):
         assert margin.flatten().tolist() == pytest.approx([-0.797885 * (1 + i)] * len(margin))
@@ -104,8 +104,8 @@ def test_stages_weigh_a_quarter_a_half_and_one_and_images_are_averaged():
     # 1 as values, 12, 8 and 6 in each of two images.
     loss = without_adapter(FeatureOverhaul(pair(), MAPS), "connectors")
     sizes = {"stage1_pre": (2, 3, 2, 2), "stage2_pre": (2, 4, 1, 2), "stage3_pre": (2, 6, 1, 1)}
-    student = said(**{tap: torch.ones(size) for tap, size in sizes.items()})
-    teacher = said(**{tap: torch.zeros(size) for tap, size in sizes.items()})
+    student = said(**{stage: torch.ones(size) for stage, size in sizes.items()})
+    teacher = said(**{stage: torch.zeros(size) for stage, size in sizes.items()})
     assert loss(student, teacher, BATCH).item() == 12 / 4 + 8 / 2 + 6
 
 
@@ -133,21 +133,23 @@ def test_it_is_three_cases_for_each_value():
 
 
 def test_it_has_the_gradient_that_differences_give_and_never_waits_for_a_number():
-    spec = pair()
-    assert has_the_gradient_that_differences_give(FeatureOverhaul(spec, ["stage2"]), spec)
+    context = pair()
+    assert has_the_gradient_that_differences_give(FeatureOverhaul(context, ["stage2"]), context)
     with torch.device("meta"):
         shapes = pair()
-    assert never_asks_for_a_number(lambda spec: FeatureOverhaul(spec, MAPS), shapes)
+    assert never_asks_for_a_number(lambda context: FeatureOverhaul(context, MAPS), shapes)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e4])
 def test_it_is_finite_for_features_of_any_size(scale):
-    spec = pair()
-    assert is_finite_with_its_gradient(FeatureOverhaul(spec, MAPS), spec, scale)
+    context = pair()
+    assert is_finite_with_its_gradient(FeatureOverhaul(context, MAPS), context, scale)
 
 
 def test_a_teacher_without_the_batch_norm_as_a_stage_is_refused():
-    with pytest.raises(UserError, match=r"^no stage 'stage1_norm' in large; it has stage1"):
+    with pytest.raises(
+        UserError, match=r"^unknown stage 'stage1_norm' of large; choose from stage1"
+    ):
         FeatureOverhaul(BARE, ["stage1"])
 
 
@@ -158,7 +160,7 @@ def test_a_stage_that_is_no_batch_norm_is_refused():
 
 
 def test_a_job_is_checked_without_any_weights(tmp_path):
-    validate.check(job(tmp_path, "method=ofd"))
+    validate.validate_job(job(tmp_path, "method=ofd"))
 
 
 def test_margins_are_finite_for_any_batch_norm():

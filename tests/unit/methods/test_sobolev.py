@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from helpers.small_nets import batch, linear, rand, smooth, spec
+from helpers.small_nets import batch, context, linear, rand, smooth
 from torch.autograd import gradcheck
 
 from kd_bench.methods.sobolev import JacobianMatching, class_gradient
 
-LOSS = JacobianMatching(spec())
+LOSS = JacobianMatching(context())
 # The Jacobian's row of class 0: of length five, so that its unit vector has no roots in it
 STUDENT = torch.tensor([[3.0, 4.0, 0.0], [1.0, 1.0, 1.0]])
 TEACHER = torch.tensor([[4.0, 3.0, 0.0], [1.0, 0.0, 2.0]])

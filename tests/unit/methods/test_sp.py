@@ -87,4 +87,4 @@ def test_it_stays_finite(scale):
 
 
 def test_it_never_waits_for_the_device():
-    assert never_asks_for_a_number(lambda spec: SimilarityPreserving(spec, ["stage1"]), SPEC)
+    assert never_asks_for_a_number(lambda context: SimilarityPreserving(context, ["stage1"]), SPEC)

@@ -23,8 +23,8 @@ from kd_bench.methods.srd import SimpleRecipe, standardise
 SPEC = meeting({"pooled": (3,)}, {"pooled": (5,)})
 
 
-def make(spec) -> SimpleRecipe:
-    return SimpleRecipe(spec, exponent=4.0, temperature=1.0)
+def make(context) -> SimpleRecipe:
+    return SimpleRecipe(context, exponent=4.0, temperature=1.0)
 
 
 def unprojected(exponent: float) -> SimpleRecipe:

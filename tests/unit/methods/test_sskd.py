@@ -3,7 +3,7 @@
 import pytest
 import torch
 from helpers.jobs import job, trained
-from helpers.small_nets import rand, spec
+from helpers.small_nets import context, rand
 from torch.autograd import gradcheck
 
 from kd_bench.interfaces import Batch, Output, UserError
@@ -22,8 +22,8 @@ K, B, D = 4, 5, 6
 
 def loss(stage="main", **changed):
     torch.manual_seed(0)
-    made = SelfSupervision(spec(classes=K, pooled=(D,)), **(GIVEN | changed)).double()
-    made.begin(stage)
+    made = SelfSupervision(context(classes=K, pooled=(D,)), **(GIVEN | changed)).double()
+    made.on_epoch_start(stage)
     return made
 
 
@@ -44,7 +44,7 @@ SEEN = Batch(torch.zeros(B, 3, 4, 4), LABEL, torch.arange(B), torch.tensor(1.0))
 
 def test_an_image_is_turned_by_quarters():
     image = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).expand(1, 3, 2, 2)
-    views = loss().more_views(image)
+    views = loss().extra_views(image)
     assert {name: view[0, 0].tolist() for name, view in views.items()} == {
         "turned_90": [[2.0, 4.0], [1.0, 3.0]],
         "turned_180": [[4.0, 3.0], [2.0, 1.0]],
@@ -54,7 +54,7 @@ def test_an_image_is_turned_by_quarters():
 
 def test_maps_that_are_not_square_are_refused():
     with pytest.raises(UserError, match=r"must be square; stem of small is 16x8x12$"):
-        SelfSupervision(spec(stem=(16, 8, 12), pooled=(D,)), **GIVEN)
+        SelfSupervision(context(stem=(16, 8, 12), pooled=(D,)), **GIVEN)
 
 
 # What is passed on
@@ -181,7 +181,7 @@ def copies(work):
     heads = work.method.losses["sskd"]
     parts = {
         "student": work.student,
-        "teacher": work.teacher.tapped,
+        "teacher": work.teacher.network,
         "student_head": heads.student_head,
         "teacher_head": heads.teacher_head,
     }
@@ -197,7 +197,7 @@ def moved(before, after):
 def test_the_first_stage_moves_the_teachers_head_alone_and_the_second_all_but_the_teacher(tmp_path):
     config = job(tmp_path, "method=sskd")
     trained(resolve.teacher_job(config))
-    work = assemble.assemble(config, torch.device("cpu"))
+    work = assemble.assemble_setup(config, torch.device("cpu"))
     seen = [copies(work)]
     progress = loop.train(work, tmp_path, lambda *_: seen.append(copies(work)))
     assert [row["stage"] for row in progress.history] == ["init", "main", "main"]

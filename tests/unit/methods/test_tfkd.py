@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from helpers.jobs import job, trained
-from helpers.small_nets import batch, rand, spec
+from helpers.small_nets import batch, context, rand
 from torch.autograd import gradcheck
 
 from kd_bench.interfaces import Output, UserError
@@ -27,7 +27,7 @@ def gradient_of(loss, student, teacher=None):
 
 def test_self_training_is_the_divergence_times_the_squared_temperature():
     # softmax([6 ln 3, 0] / 6) = (3/4, 1/4) against (1/2, 1/2) is 0.130812; times 36
-    loss = SelfTraining(spec(), temperature=6.0)
+    loss = SelfTraining(context(), temperature=6.0)
     teacher = Output(torch.tensor([[6 * math.log(3), 0.0]]))
     seen = batch(torch.zeros(1, 3, 1, 1), [0])
     assert loss(Output(torch.zeros(1, 2)), teacher, seen).item() == pytest.approx(
@@ -37,7 +37,7 @@ def test_self_training_is_the_divergence_times_the_squared_temperature():
 
 def test_self_training_sums_over_classes_and_averages_over_images():
     # The authors' code divides by the number of classes: 100 classes, a gradient 100 times smaller
-    loss = SelfTraining(spec(), temperature=6.0)
+    loss = SelfTraining(context(), temperature=6.0)
     student, teacher = rand(3, 5), rand(3, 5, seed=1)
     value = loss(Output(student), Output(teacher), SEEN)
     nobody = torch.full((3, 95), -1e4, dtype=torch.double)
@@ -50,28 +50,30 @@ def test_self_training_sums_over_classes_and_averages_over_images():
 def test_the_gradient_keeps_its_size_when_the_temperature_rises():
     # Without T^2 the ratio would be 400. Small logits are near the limit even at T = 1.
     student, teacher = 0.1 * rand(3, 10), 0.1 * rand(3, 10, seed=1)
-    cold, hot = (gradient_of(SelfTraining(spec(), t), student, teacher).norm() for t in (1.0, 20.0))
+    cold, hot = (
+        gradient_of(SelfTraining(context(), t), student, teacher).norm() for t in (1.0, 20.0)
+    )
     assert (cold / hot).item() == pytest.approx(1.0, abs=0.1)
 
 
 def test_a_student_like_its_copy_rests():
     logits = rand(3, 5)
-    assert gradient_of(SelfTraining(spec(), 6.0), logits, logits).abs().max() < 1e-15
-    assert gradient_of(SelfTraining(spec(), 6.0), logits, rand(3, 5, seed=1)).any()
+    assert gradient_of(SelfTraining(context(), 6.0), logits, logits).abs().max() < 1e-15
+    assert gradient_of(SelfTraining(context(), 6.0), logits, rand(3, 5, seed=1)).any()
 
 
 def test_a_teacher_of_another_model_is_refused_before_anything_trains(tmp_path):
     config = job(tmp_path, "method=tfkd_self")
     message = r"the student is resnet8_half and the teacher resnet20; add teacher=resnet8_half$"
     with pytest.raises(UserError, match=message):
-        validate.check(config)
+        validate.validate_job(config)
 
 
 def test_the_teacher_is_the_baseline_of_the_students_own_model(tmp_path):
     model = "model@teacher.model=resnet8_half"
     same = "teacher.model.net.widths=[4,4,8,8]"
     config = job(tmp_path, "method=tfkd_self", model, same)
-    validate.check(config)
+    validate.validate_job(config)
     record, _ = trained(config)
     assert record["teacher"]["folder"].startswith("synthetic/none-resnet8_half/baseline/")
 
@@ -82,7 +84,7 @@ K = 5
 
 
 def virtual(loss=VirtualTeacher, temperature=20.0, correct=0.99):
-    return loss(spec(classes=K), temperature=temperature, correct=correct)
+    return loss(context(classes=K), temperature=temperature, correct=correct)
 
 
 def by_hand(logits, target_of, temperature):
@@ -159,11 +161,11 @@ def test_a_virtual_teacher_that_is_no_better_than_chance_is_refused(correct):
 
 def test_a_single_class_is_refused():
     with pytest.raises(UserError, match="two classes or more, got 1"):
-        VirtualTeacher(spec(classes=1), temperature=20.0, correct=0.99)
+        VirtualTeacher(context(classes=1), temperature=20.0, correct=0.99)
 
 
 @pytest.mark.parametrize(
-    "make", [lambda t: virtual(temperature=t), lambda t: SelfTraining(spec(), t)]
+    "make", [lambda t: virtual(temperature=t), lambda t: SelfTraining(context(), t)]
 )
 def test_a_temperature_of_zero_is_refused(make):
     with pytest.raises(UserError, match="temperature must be a number above 0, got 0"):

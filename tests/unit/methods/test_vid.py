@@ -87,7 +87,7 @@ def test_trained_variances_are_the_mean_squares_of_their_channels_errors():
 def test_a_job_trains_its_variances(tmp_path):
     config = job(tmp_path, "method=vid")
     trained(resolve.teacher_job(config))
-    work = assemble.assemble(config, torch.device("cpu"))
+    work = assemble.assemble_setup(config, torch.device("cpu"))
     gaussians = work.method.losses["vid"].gaussians
     before = {stage: gaussian.variance().detach() for stage, gaussian in gaussians.items()}
     assert all((variance - 5).abs().max() < 1e-5 for variance in before.values())
@@ -107,7 +107,7 @@ def test_it_has_the_gradient_that_differences_give_and_never_waits_for_a_number(
     only = vid().double()
     a = only.gaussians["stage2"].a
     assert gradcheck(lambda _: only(student, teacher, BATCH), a)
-    assert never_asks_for_a_number(lambda spec: vid("stage1", of=spec), SPEC)
+    assert never_asks_for_a_number(lambda context: vid("stage1", of=context), SPEC)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e4])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from kd_bench.models.features import Tapped, probe
+from kd_bench.models.features import FeatureExtractor, probe_shapes
 from kd_bench.models.resnet import ResNet
 from kd_bench.utils.errors import UserError
 
@@ -32,28 +32,30 @@ def third_party() -> nn.Sequential:
 
 
 def test_features_are_those_that_were_asked_for_and_no_others(net, image):
-    out = Tapped(net, net.stages, ["stage2", "pooled"], "resnet8")(image)
+    out = FeatureExtractor(net, net.stages, ["stage2", "pooled"], "resnet8")(image)
     assert {stage: tuple(x.shape) for stage, x in out.features.items()} == {
         "stage2": (5, 8, 4, 4),
         "pooled": (5, 16),
     }
-    assert Tapped(third_party(), {}, [], "mine")(image).features == {}
+    assert FeatureExtractor(third_party(), {}, [], "mine")(image).features == {}
 
 
 def test_taps_do_not_change_the_logits(net, image):
     expected = copy.deepcopy(net)(image)
-    assert torch.equal(Tapped(net, net.stages, net.stages, "resnet8")(image).logits, expected)
+    assert torch.equal(
+        FeatureExtractor(net, net.stages, net.stages, "resnet8")(image).logits, expected
+    )
 
 
 def test_a_network_from_elsewhere_is_read_by_a_table_of_paths(image):
     net, stages = third_party(), {"stem": "1", "stem_pre": "1:input", "pooled": "3:input"}
-    features = Tapped(net, stages, stages, "mine")(image).features
+    features = FeatureExtractor(net, stages, stages, "mine")(image).features
     before = net[0](image)
     assert torch.equal(features["stem_pre"], before)
     assert torch.equal(features["stem"], before.clamp(min=0))
     assert torch.equal(features["pooled"], before.clamp(min=0).flatten(1))
     shapes = {"stem": (4, 6, 6), "stem_pre": (4, 6, 6), "pooled": (144,)}
-    assert probe(net, stages, (8, 8), "mine") == shapes
+    assert probe_shapes(net, stages, (8, 8), "mine") == shapes
 
 
 def test_a_module_that_is_called_twice_gives_what_it_saw_last():
@@ -65,15 +67,21 @@ def test_a_module_that_is_called_twice_gives_what_it_saw_last():
         def forward(self, image):
             return self.relu(self.relu(image) - 1)
 
-    features = Tapped(Twice(), {"pre": "relu:input"}, ["pre"], "twice")(torch.full((2, 3), 5.0))
+    features = FeatureExtractor(Twice(), {"pre": "relu:input"}, ["pre"], "twice")(
+        torch.full((2, 3), 5.0)
+    )
     assert (features.features["pre"] == 4).all()
 
 
 def test_an_unknown_stage_is_answered_with_the_stages_there_are(net):
-    with pytest.raises(UserError, match=r"^no stage 'stage9' in resnet8; it has stem, stage1, "):
-        Tapped(net, net.stages, ["stage9"], "resnet8")
-    with pytest.raises(UserError, match=r"^no stage 'stage9' in resnet8; it has stem, stage1, "):
-        probe(net, net.stages, (8, 8), "resnet8")["stage9"]
+    with pytest.raises(
+        UserError, match=r"^unknown stage 'stage9' of resnet8; choose from stem, stage1, "
+    ):
+        FeatureExtractor(net, net.stages, ["stage9"], "resnet8")
+    with pytest.raises(
+        UserError, match=r"^unknown stage 'stage9' of resnet8; choose from stem, stage1, "
+    ):
+        probe_shapes(net, net.stages, (8, 8), "resnet8")["stage9"]
 
 
 @pytest.mark.parametrize(
@@ -89,8 +97,8 @@ def test_an_unknown_stage_is_answered_with_the_stages_there_are(net):
 )
 def test_a_path_that_leads_nowhere_is_answered_with_the_nearest_modules(net, path, answer):
     for read in (
-        lambda: Tapped(net, {"hint": path}, ["hint"], "resnet8"),
-        lambda: probe(net, {"hint": path}, (8, 8), "resnet8"),
+        lambda: FeatureExtractor(net, {"hint": path}, ["hint"], "resnet8"),
+        lambda: probe_shapes(net, {"hint": path}, (8, 8), "resnet8"),
     ):
         with pytest.raises(UserError, match=f"^stage 'hint' of resnet8: {answer}"):
             read()
@@ -104,7 +112,7 @@ def test_a_tap_of_our_networks_equals_its_copy_made_when_it_was_seen(net, image)
             module.register_forward_pre_hook(lambda _, x, s=stage: copies.update({s: x[0].clone()}))
         else:
             module.register_forward_hook(lambda _, x, y, s=stage: copies.update({s: y.clone()}))
-    features = Tapped(net, net.stages, net.stages, "resnet8")(image).features
+    features = FeatureExtractor(net, net.stages, net.stages, "resnet8")(image).features
     assert set(features) == set(copies) == set(net.stages)
     for stage, feature in features.items():
         assert torch.equal(feature, copies[stage])
@@ -117,8 +125,8 @@ def test_a_stage_that_is_changed_in_place_afterwards_is_refused(path, device):
         net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Flatten())
     message = f"^stage 'hint' of mine: '{path}' is changed in place after it is read; use ReLU"
     with pytest.raises(UserError, match=message):
-        probe(net, {"hint": path}, (8, 8), "mine")
-    assert probe(net, {"hint": "1"}, (8, 8), "mine") == {"hint": (4, 6, 6)}
+        probe_shapes(net, {"hint": path}, (8, 8), "mine")
+    assert probe_shapes(net, {"hint": "1"}, (8, 8), "mine") == {"hint": (4, 6, 6)}
 
 
 def test_a_stage_without_a_batch_of_tensors_is_refused():
@@ -133,7 +141,7 @@ def test_a_stage_without_a_batch_of_tensors_is_refused():
 
     for path in ("never", "never.0", "mean", "pair", "named:input"):
         with pytest.raises(UserError, match=f"^stage 'hint' of odd: '{path}' gives no tensor with"):
-            probe(Odd(), {"hint": path}, (8, 8), "odd")
+            probe_shapes(Odd(), {"hint": path}, (8, 8), "odd")
 
 
 class _Mean(nn.Module):
@@ -148,7 +156,7 @@ class _Pair(nn.Module):
 
 def test_images_that_a_network_cannot_take_are_refused_with_the_reason():
     with pytest.raises(UserError, match=r"^mine cannot take images of 3x9x9: mat1 and mat2 shapes"):
-        probe(third_party(), {"stem": "0"}, (9, 9), "mine")
+        probe_shapes(third_party(), {"stem": "0"}, (9, 9), "mine")
 
 
 def test_a_probe_leaves_a_network_in_train_mode_bit_for_bit_as_it_was(net):
@@ -157,7 +165,7 @@ def test_a_probe_leaves_a_network_in_train_mode_bit_for_bit_as_it_was(net):
     state = copy.deepcopy(net.state_dict())
     modes = {path: module.training for path, module in net.named_modules()}
     random_state = torch.get_rng_state()
-    probe(net, net.stages, (8, 8), "resnet8")
+    probe_shapes(net, net.stages, (8, 8), "resnet8")
     assert all(torch.equal(state[name], tensor) for name, tensor in net.state_dict().items())
     assert {path: module.training for path, module in net.named_modules()} == modes
     assert torch.equal(torch.get_rng_state(), random_state)
@@ -169,9 +177,9 @@ def test_a_probe_leaves_a_network_in_train_mode_bit_for_bit_as_it_was(net):
 def test_a_probe_that_fails_leaves_the_network_as_it_was():
     net = third_party().train()
     with pytest.raises(UserError):
-        probe(net, {"stem": "0"}, (9, 9), "mine")
+        probe_shapes(net, {"stem": "0"}, (9, 9), "mine")
     with pytest.raises(UserError):
-        probe(net, {"stem": "0", "hint": "nowhere"}, (8, 8), "mine")
+        probe_shapes(net, {"stem": "0", "hint": "nowhere"}, (8, 8), "mine")
     assert all(module.training for module in net.modules())
     assert not any(module._forward_hooks for module in net.modules())
 
@@ -179,20 +187,20 @@ def test_a_probe_that_fails_leaves_the_network_as_it_was():
 def test_a_probe_on_the_meta_device_tells_the_same_shapes(net):
     with torch.device("meta"):
         abstract = ResNet(10, 8, [4, 4, 8, 16])
-    expected = probe(net, net.stages, (8, 12), "resnet8")
-    assert probe(abstract, abstract.stages, (8, 12), "resnet8") == expected
+    expected = probe_shapes(net, net.stages, (8, 12), "resnet8")
+    assert probe_shapes(abstract, abstract.stages, (8, 12), "resnet8") == expected
     assert expected["stage3"] == (16, 2, 3)
 
 
 def test_gradients_flow_through_a_tap(net, image):
-    features = Tapped(net, net.stages, ["stage2"], "resnet8")(image).features
+    features = FeatureExtractor(net, net.stages, ["stage2"], "resnet8")(image).features
     features["stage2"].sum().backward()
     assert net.conv1.weight.grad.abs().sum() > 0
     assert net.layer3[0].conv1.weight.grad is None
 
 
 def test_features_live_no_longer_than_the_step_that_read_them(net, image):
-    tapped = Tapped(net, net.stages, ["stage1"], "resnet8")
+    tapped = FeatureExtractor(net, net.stages, ["stage1"], "resnet8")
     out = tapped(image)
     feature = weakref.ref(out.features["stage1"])
     del out
@@ -201,7 +209,7 @@ def test_features_live_no_longer_than_the_step_that_read_them(net, image):
 
 
 def test_a_deep_copy_reads_its_own_features(net, image):
-    tapped = Tapped(net, net.stages, ["stage1"], "resnet8")
+    tapped = FeatureExtractor(net, net.stages, ["stage1"], "resnet8")
     twin = copy.deepcopy(tapped)
     nn.init.zeros_(twin.net.bn1.weight)
     nn.init.zeros_(twin.net.layer1[0].bn2.weight)
@@ -210,7 +218,7 @@ def test_a_deep_copy_reads_its_own_features(net, image):
 
 
 def test_a_tapped_network_compiles_to_one_graph(net, image):
-    tapped = Tapped(net.eval(), net.stages, ["stage1_pre", "pooled"], "resnet8")
+    tapped = FeatureExtractor(net.eval(), net.stages, ["stage1_pre", "pooled"], "resnet8")
     expected = tapped(image)
     compiled = torch.compile(tapped, backend="eager", fullgraph=True)
     for _ in range(2):

@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 
 from kd_bench.jobs import instantiate
-from kd_bench.models.features import Tapped, probe
+from kd_bench.models.features import FeatureExtractor, probe_shapes
 from kd_bench.models.resnet import BasicBlock, ResNet
 from kd_bench.utils.errors import UserError
 
@@ -36,7 +36,7 @@ PARAMETERS = {
 
 def shipped(name: str, num_classes: int = 10, device: str = "meta") -> nn.Module:
     with torch.device(device):
-        return instantiate.network(load("model", name), num_classes).net
+        return instantiate.build_network(load("model", name), num_classes).net
 
 
 @pytest.mark.parametrize("name", choices("model"))
@@ -62,14 +62,14 @@ def _in_place(module: nn.Module) -> bool:
 @pytest.mark.parametrize("name", choices("model"))
 def test_every_stage_of_a_shipped_model_is_found_on_the_smallest_images(name):
     net = shipped(name)
-    shapes = probe(net, net.stages, (8, 8), name)
+    shapes = probe_shapes(net, net.stages, (8, 8), name)
     assert {"stem", "stage1", "stage2", "stage3", "pooled"} <= set(shapes)
     assert len(shapes["pooled"]) == 1
 
 
 def test_stages_have_the_published_shapes():
     net = shipped("resnet32x4")
-    shapes = probe(net, net.stages, (32, 32), "resnet32x4")
+    shapes = probe_shapes(net, net.stages, (32, 32), "resnet32x4")
     maps = {
         "stem": (32, 32, 32),
         "stage1": (64, 32, 32),
@@ -134,7 +134,7 @@ def test_tensors_have_the_names_of_published_checkpoints():
 def test_features_fit_together_as_their_names_say():
     torch.manual_seed(0)
     net = ResNet(10, 14, [4, 4, 8, 16]).eval()
-    out = Tapped(net, net.stages, net.stages, "resnet14")(torch.randn(3, 3, 8, 8))
+    out = FeatureExtractor(net, net.stages, net.stages, "resnet14")(torch.randn(3, 3, 8, 8))
     for stage in ("stem", "stage1", "stage2", "stage3"):
         before = out.features[f"{stage}_pre"]
         assert before.min() < 0
@@ -155,7 +155,7 @@ def _input_of(stage: int, features: dict[str, torch.Tensor]) -> torch.Tensor:
 
 def test_stages_may_be_named_on_the_command_line():
     model = composed("dataset=synthetic", "model=resnet8", "+model.stages.one=layer1")["model"]
-    network = instantiate.network(model, 10)
+    network = instantiate.build_network(model, 10)
     assert network.shapes((32, 32)) == {"one": (16, 32, 32)}
 
 

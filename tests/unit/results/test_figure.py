@@ -42,7 +42,7 @@ def test_an_interval_that_leaves_zero_out_has_another_colour(monkeypatch):
     colours = {
         line.get_xdata()[0]: line.get_color() for line in panel.lines if len(line.get_xdata()) == 1
     }
-    assert colours[3.0] == figure.TOLD
+    assert colours[3.0] == figure.CLEAR
     assert colours[1.0] == figure.OPEN
 
 
@@ -50,8 +50,8 @@ def test_the_same_numbers_are_the_same_picture_and_others_are_not():
     one, again = (figure.svg(table_from(BASELINE + FAR)) for _ in range(2))
     other = figure.svg(table_from(BASELINE + NEAR))
     assert one == again
-    assert figure.facts(one) is not None
-    assert figure.facts(one) != figure.facts(other)
+    assert figure.data_hash(one) is not None
+    assert figure.data_hash(one) != figure.data_hash(other)
 
 
 def test_what_it_was_drawn_from_does_not_hang_on_how(monkeypatch):
@@ -59,8 +59,8 @@ def test_what_it_was_drawn_from_does_not_hang_on_how(monkeypatch):
     with mpl.rc_context({"font.size": 20}):
         large = figure.svg(table_from(BASELINE + FAR))
     assert plain != large
-    assert figure.facts(plain) == figure.facts(large)
-    assert figure.facts(re.sub(r"differences \w+", "", plain)) is None
+    assert figure.data_hash(plain) == figure.data_hash(large)
+    assert figure.data_hash(re.sub(r"differences \w+", "", plain)) is None
 
 
 def test_without_a_baseline_there_is_nothing_to_draw():

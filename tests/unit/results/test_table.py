@@ -15,13 +15,12 @@ import pandas as pd
 import pytest
 from helpers.paths import ROOT
 from helpers.written_records import record, seeds, teacher_record, write
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies
 
 from kd_bench.results import markdown
-from kd_bench.results.caption import caption, warnings
-from kd_bench.results.labels import natural, short_name
-from kd_bench.results.render import FORMATS, cell_text, grid, render
+from kd_bench.results.caption import caption_sentences, caveats
+from kd_bench.results.labels import natural_key, short_name
+from kd_bench.results.render import FORMATS, cell_text, render, to_rows
 from kd_bench.results.statistics import Pooled, half_width, pooled
 from kd_bench.results.store import read_failures, read_records
 from kd_bench.results.table import Cell, Delta, table_from
@@ -44,7 +43,7 @@ def tool(name: str):
 
 def lines(table) -> dict[str, list[str]]:
     """A table's cells as text, by row."""
-    return {row: cells for row, *cells in grid(table, bold="<{}>")}
+    return {row: cells for row, *cells in to_rows(table, bold="<{}>")}
 
 
 # Intervals
@@ -139,9 +138,9 @@ def test_the_metric_is_the_last_epoch_unless_asked_for():
 
 
 def test_the_best_test_epoch_is_named_as_selected_on_the_test_set():
-    heading, *_ = grid(table_from(BASELINE + SOFT, metric="best"))
+    heading, *_ = to_rows(table_from(BASELINE + SOFT, metric="best"))
     assert heading == ["method", f"{DIGITS}, best (test-selected)"]
-    assert "test-selected" in caption(table_from(BASELINE, metric="best"))[0]
+    assert "test-selected" in caption_sentences(table_from(BASELINE, metric="best"))[0]
 
 
 def test_best_by_validation_is_refused_where_nothing_was_held_out():
@@ -174,13 +173,17 @@ def test_nothing_is_bold_where_nothing_is_told_apart():
     # 92 - 90 = 2 is within 2.776 * 1 * sqrt(2 / 3) = 2.27
     table = table_from(BASELINE + SOFT)
     assert not any(cell.bold for cell in table.cells.values())
-    assert any("the seeds tell no method from the best" in text for text in caption(table))
+    assert any(
+        "the seeds tell no method from the best" in text for text in caption_sentences(table)
+    )
 
 
 def test_nothing_is_bold_without_a_deviation():
     table = table_from([record(accuracy=50.0), record("st", accuracy=90.0)])
     assert not any(cell.bold for cell in table.cells.values())
-    assert any("nothing tells how far it may be chance" in text for text in caption(table))
+    assert any(
+        "nothing tells how far it may be chance" in text for text in caption_sentences(table)
+    )
 
 
 def test_a_single_run_is_compared_by_the_deviation_of_the_others():
@@ -219,7 +222,7 @@ def test_a_changed_value_is_named_by_as_much_of_its_path_as_makes_it_unique():
 
 
 def test_numbers_in_names_sort_as_numbers():
-    assert sorted(["resnet110", "resnet20", "resnet8"], key=natural) == [
+    assert sorted(["resnet110", "resnet20", "resnet8"], key=natural_key) == [
         "resnet8",
         "resnet20",
         "resnet110",
@@ -457,7 +460,7 @@ def test_a_failed_baseline_stands_in_every_column_of_its_student():
 def test_a_failure_whose_job_is_unknown_is_named_beneath_the_table():
     table = table_from(BASELINE + SOFT, [failure(record("at"), 0)])
     assert "at" not in lines(table)
-    assert warnings(table) == [
+    assert caveats(table) == [
         f"failed, and in no cell: {record('at')['folder']} (FloatingPointError: loss is nan)."
     ]
     elsewhere = table_from(
@@ -470,7 +473,9 @@ def test_a_failure_whose_job_is_unknown_is_named_beneath_the_table():
 
 
 def test_the_caption_says_how_the_numbers_came_about():
-    told = " ".join(caption(table_from(BASELINE + SOFT, note="A smoke test, no evidence.")))
+    told = " ".join(
+        caption_sentences(table_from(BASELINE + SOFT, note="A smoke test, no evidence."))
+    )
     for part in (
         "at the last epoch",
         "seeds 0, 1, 2",
@@ -498,28 +503,30 @@ def test_the_caption_says_how_the_numbers_came_about():
 )
 def test_a_cell_of_unlike_makings_is_warned_of(other, warning):
     table = table_from([*BASELINE, *SOFT, record("st", 3, **other)])
-    assert [warning in text for text in warnings(table)] == [True]
-    assert not warnings(table_from(BASELINE + SOFT))
+    assert [warning in text for text in caveats(table)] == [True]
+    assert not caveats(table_from(BASELINE + SOFT))
 
 
 def test_two_teachers_behind_a_column_are_warned_of():
     table = table_from([*BASELINE, *SOFT, record("st", 3, teacher_accuracy=96.5)])
     assert lines(table)["teacher"] == ["96.3 ± 0.3 (2)"]  # SD 0.4 / sqrt(2) = 0.28
-    assert any("several teachers" in text for text in warnings(table))
+    assert any("several teachers" in text for text in caveats(table))
 
 
 def test_a_column_without_a_baseline_says_so():
-    assert any("no finished baseline" in text for text in warnings(table_from(SOFT)))
+    assert any("no finished baseline" in text for text in caveats(table_from(SOFT)))
 
 
 # Whatever the records
 
 
-ACCURACIES = st.lists(st.integers(0, 1000).map(lambda n: n / 10), min_size=1, max_size=4)
+ACCURACIES = strategies.lists(
+    strategies.integers(0, 1000).map(lambda n: n / 10), min_size=1, max_size=4
+)
 
 
 @settings(max_examples=25, deadline=None)
-@given(ACCURACIES, ACCURACIES, ACCURACIES, st.randoms(use_true_random=False))
+@given(ACCURACIES, ACCURACIES, ACCURACIES, strategies.randoms(use_true_random=False))
 def test_the_order_of_records_does_not_matter(a, b, c, shuffle: random.Random):
     records = seeds("baseline", *a) + seeds("st", *b) + seeds("at", *c, dataset="svhn")
     shuffled = records[:]
@@ -528,7 +535,7 @@ def test_the_order_of_records_does_not_matter(a, b, c, shuffle: random.Random):
 
 
 @settings(max_examples=25, deadline=None)
-@given(ACCURACIES, ACCURACIES, st.integers(0, 1000))
+@given(ACCURACIES, ACCURACIES, strategies.integers(0, 1000))
 def test_another_seed_changes_the_mean_of_its_own_cell_alone(a, b, accuracy):
     records = seeds("baseline", *a) + seeds("st", *b) + seeds("st", *b, dataset="svhn")
     before = table_from(records).cells

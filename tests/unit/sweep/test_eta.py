@@ -4,9 +4,9 @@ import pytest
 from helpers.written_records import record
 
 from kd_bench.jobs.job import Job
-from kd_bench.jobs.status import DONE, LEFT, RUNNING, Progress, State
+from kd_bench.jobs.status import DONE, PENDING, RUNNING, JobStatus, Progress
 from kd_bench.sweep import eta
-from kd_bench.sweep.eta import Pace, Paces, likenesses
+from kd_bench.sweep.eta import Throughput, ThroughputHistory, similarity_keys
 from kd_bench.utils import formatting
 
 
@@ -25,13 +25,13 @@ def frozen(*arguments, **settings):
 
 
 def paces(*records):
-    known = Paces()
+    known = ThroughputHistory()
     for each in records:
         known.add_record(each)
     return known
 
 
-NOT_BEGUN = State(LEFT)
+NOT_BEGUN = JobStatus(PENDING)
 
 
 def seconds(job, known, now=NOT_BEGUN, images=None):
@@ -80,38 +80,41 @@ def test_a_job_like_none_that_ran_is_unknown(other):
 
 def test_a_job_that_runs_goes_by_its_own_pace():
     # 15 of 20 epochs are done, 2 s each: 5 x 2 s are left, whatever others took
-    now = State(RUNNING, progress=Progress(15, 90.0, 250.0, 2.0))
+    now = JobStatus(RUNNING, progress=Progress(15, 90.0, 250.0, 2.0))
     assert seconds(frozen("st"), paces(ran("st", seconds=99.0, process=120.0)), now) == (10, False)
 
 
 def test_a_job_that_goes_on_from_a_checkpoint_has_to_start_again():
-    now = State(LEFT, progress=Progress(15, 90.0, 250.0, 2.0))
+    now = JobStatus(PENDING, progress=Progress(15, 90.0, 250.0, 2.0))
     assert seconds(frozen("st"), paces(ran("st", seconds=99.0, process=102.0)), now) == (13, False)
 
 
 def test_a_finished_job_takes_no_time():
-    assert seconds(frozen("st"), Paces(), State(DONE)) == (0, False)
+    assert seconds(frozen("st"), ThroughputHistory(), JobStatus(DONE)) == (0, False)
 
 
 def test_jobs_in_several_places_take_their_share_and_no_less_than_the_longest():
-    assert eta.at_once([10, 20, 30], places=2) == 30
-    assert eta.at_once([10, 20, 30], places=3) == 30
-    assert eta.at_once([20, 20, 20, 20], places=2) == 40
+    assert eta.parallel_seconds([10, 20, 30], places=2) == 30
+    assert eta.parallel_seconds([10, 20, 30], places=3) == 30
+    assert eta.parallel_seconds([20, 20, 20, 20], places=2) == 40
 
 
 def test_the_time_left_says_so_where_not_all_is_known():
-    jobs = [(frozen("st", seed), State(LEFT)) for seed in range(4)]
+    jobs = [(frozen("st", seed), JobStatus(PENDING)) for seed in range(4)]
     known = paces(ran("st", 9, seconds=60.0))
-    assert eta.left_words(jobs, known, places=2) == "about 2 min 00 s left"
-    jobs.append((frozen("st", dataset="cifar10"), State(LEFT)))
-    assert eta.left_words(jobs, known, places=2) == "at least 2 min 00 s left"
-    assert eta.left_words(jobs, Paces(), places=2) == ""
+    assert eta.time_left_text(jobs, known, places=2) == "about 2 min 00 s left"
+    jobs.append((frozen("st", dataset="cifar10"), JobStatus(PENDING)))
+    assert eta.time_left_text(jobs, known, places=2) == "at least 2 min 00 s left"
+    assert eta.time_left_text(jobs, ThroughputHistory(), places=2) == ""
 
 
 def test_paces_are_those_of_the_latest_jobs_so_that_large_sweeps_do_not_slow_down():
-    known, kinds = Paces(), likenesses("a/b/c/d/seed0", {"dataset": {}, "model": {}}, "r")
+    known, kinds = (
+        ThroughputHistory(),
+        similarity_keys("a/b/c/d/seed0", {"dataset": {}, "model": {}}, "r"),
+    )
     for number in range(1000):
-        known.add(kinds, Pace(float(number)))
+        known.add(kinds, Throughput(float(number)))
     # the last 25 are 975..999, the middle one 987
     assert known.of(kinds).per_epoch == 987
 
@@ -128,11 +131,11 @@ def test_paces_are_those_of_the_latest_jobs_so_that_large_sweeps_do_not_slow_dow
     ],
 )
 def test_durations_read_as_people_say_them(value, text):
-    assert formatting.duration(value) == text
+    assert formatting.format_duration(value) == text
 
 
 @pytest.mark.parametrize(
     ("value", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (1_234_567, "1.2 MB")]
 )
 def test_sizes_read_as_people_say_them(value, text):
-    assert formatting.size(value) == text
+    assert formatting.format_bytes(value) == text

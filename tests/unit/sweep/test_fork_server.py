@@ -12,27 +12,28 @@ import pytest
 from helpers.jobs import TINY, job
 from helpers.paths import PACKAGE
 
-from kd_bench.jobs import job as job_module
+from kd_bench.jobs.job import write_jobs
 from kd_bench.sweep import prepare
 from kd_bench.sweep.executors import fork_server
 from kd_bench.utils import process as process_module
 
 SERVER = """
 import os
-from multiprocessing.forkserver import _forkserver as server
-from kd_bench import environment, forks
-forks.prepare(environment.for_job(2))
-job = forks._CONTEXT.Process(target=os.getpid)
+from multiprocessing.forkserver import _forkserver
+from kd_bench.sweep.executors import fork_server
+from kd_bench.utils import process
+fork_server.prepare(process.job_environment(2))
+job = fork_server._CONTEXT.Process(target=os.getpid)
 job.start()
 job.join()
-print(len(os.listdir(f"/proc/{server._forkserver_pid}/task")))
-print("libtorch" in open(f"/proc/{server._forkserver_pid}/maps").read())
+print(len(os.listdir(f"/proc/{_forkserver._forkserver_pid}/task")))
+print("libtorch" in open(f"/proc/{_forkserver._forkserver_pid}/maps").read())
 """
 LOADING = """
 import sys
 from importlib import import_module
-from kd_bench import forks
-for name in forks._loaded():
+from kd_bench.sweep.executors import fork_server
+for name in fork_server._loaded():
     import_module(name)
 print(*(name for name in sys.modules if name.startswith("kd_bench.")))
 """
@@ -50,12 +51,12 @@ def fork(tmp_path):
     """Start a job as a fork; those that still run at the end are killed."""
     begun = []
 
-    def start(*overrides: str, number: int = 0, **variables: str) -> fork_server.Fork:
-        path = job_module.write(
-            prepare.freeze([(job(tmp_path, "method=baseline", *overrides), {})]), "x"
+    def start(*overrides: str, number: int = 0, **variables: str) -> fork_server.ForkedProcess:
+        path = write_jobs(
+            prepare.prepare_jobs([(job(tmp_path, "method=baseline", *overrides), {})]), "x"
         )
-        given = process_module.for_job(1) | variables
-        begun.append(fork_server.Fork(path, number, tmp_path / "console.log", given))
+        given = process_module.job_environment(1) | variables
+        begun.append(fork_server.ForkedProcess(path, number, tmp_path / "console.log", given))
         return begun[-1]
 
     yield start
@@ -63,7 +64,7 @@ def fork(tmp_path):
         process.signal(signal.SIGKILL)
 
 
-def ended(process: fork_server.Fork) -> int:
+def ended(process: fork_server.ForkedProcess) -> int:
     end = time.monotonic() + 60
     while (code := process.poll()) is None:
         assert time.monotonic() < end
@@ -80,7 +81,7 @@ def works(number: int) -> bool:
     return state not in "ZX"
 
 
-def wait_for_an_epoch(folder: Path, process: fork_server.Fork) -> None:
+def wait_for_an_epoch(folder: Path, process: fork_server.ForkedProcess) -> None:
     end = time.monotonic() + 60
     while not list(folder.rglob("history.csv")):
         assert time.monotonic() < end and process.poll() is None
@@ -107,7 +108,7 @@ def test_a_fork_trains_its_job_and_ends_with_0(fork, tmp_path):
 def test_a_fork_has_its_cores_and_a_group_of_its_own(fork, tmp_path):
     core = min(os.sched_getaffinity(0))
     names = (
-        *process_module.for_job(1),
+        *process_module.job_environment(1),
         "KD_BENCH_CORES",
         "KD_BENCH_PARENT",
         "OPENBLAS_NUM_THREADS",

@@ -10,8 +10,7 @@ import pytest
 from helpers.jobs import TINY
 
 from kd_bench.sweep.executors import ray
-from kd_bench.sweep.executors import slurm as slurm_module
-from kd_bench.sweep.executors import slurm as slurm_slots
+from kd_bench.sweep.executors import slurm as slurm_executor
 from kd_bench.utils.errors import UserError
 
 
@@ -65,12 +64,12 @@ def slurm(tmp_path, monkeypatch):
     with open(tmp_path / "bin" / "squeue", "a") as script:
         script.write(f"cat {tmp_path}/queue\n")
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
-    monkeypatch.setattr(slurm_slots, "LATE_SECONDS", 0.1)
-    monkeypatch.setattr(slurm_slots, "ASK_SECONDS", 0.0)
+    monkeypatch.setattr(slurm_executor, "LATE_SECONDS", 0.1)
+    monkeypatch.setattr(slurm_executor, "POLL_SECONDS", 0.0)
     (tmp_path / "runs").mkdir()
 
     def process(job_id, queue):
-        return slurm_module.SlurmProcess(Submitted(job_id, tmp_path), tmp_path / "runs", queue)
+        return slurm_executor.SlurmProcess(Submitted(job_id, tmp_path), tmp_path / "runs", queue)
 
     return process
 
@@ -80,9 +79,9 @@ def calls(tmp_path):
 
 
 def test_the_queue_is_asked_once_for_all_jobs(tmp_path, slurm, monkeypatch):
-    monkeypatch.setattr(slurm_slots, "ASK_SECONDS", 60.0)
+    monkeypatch.setattr(slurm_executor, "POLL_SECONDS", 60.0)
     (tmp_path / "queue").write_text("".join(f"{i}|RUNNING|None\n" for i in range(50)))
-    queue = slurm_module.Queue()
+    queue = slurm_executor.Queue()
     processes = [slurm(str(i), queue) for i in range(50)]
     assert [process.poll() for process in processes * 3] == [None] * 150
     assert len(calls(tmp_path)) == 1
@@ -90,7 +89,7 @@ def test_the_queue_is_asked_once_for_all_jobs(tmp_path, slurm, monkeypatch):
 
 def test_a_job_that_leaves_the_queue_without_a_result_was_killed(tmp_path, slurm):
     (tmp_path / "queue").write_text("6|RUNNING|None\n")  # 7 is not there any more
-    process = slurm("7", slurm_module.Queue())
+    process = slurm("7", slurm_executor.Queue())
     assert process.poll() is None  # what it left behind may be on its way
     time.sleep(0.15)
     assert process.poll() == -signal.SIGKILL
@@ -99,7 +98,7 @@ def test_a_job_that_leaves_the_queue_without_a_result_was_killed(tmp_path, slurm
 
 def test_a_result_that_shows_late_is_waited_for(tmp_path, slurm):
     (tmp_path / "queue").write_text("7|COMPLETED|None\n")
-    process = slurm("7", slurm_module.Queue())
+    process = slurm("7", slurm_executor.Queue())
     assert process.poll() is None
     (tmp_path / "runs" / "result.json").touch()
     assert process.poll() == 0
@@ -107,7 +106,7 @@ def test_a_result_that_shows_late_is_waited_for(tmp_path, slurm):
 
 
 def test_a_job_that_is_put_back_into_the_queue_is_still_at_work(tmp_path, slurm):
-    process = slurm("7", slurm_module.Queue())
+    process = slurm("7", slurm_executor.Queue())
     for state in ("RUNNING", "PREEMPTED", "PENDING", "NODE_FAIL", "RUNNING"):
         (tmp_path / "queue").write_text(f"7|{state}|None\n")
         assert process.poll() is None
@@ -115,7 +114,7 @@ def test_a_job_that_is_put_back_into_the_queue_is_still_at_work(tmp_path, slurm)
 
 
 def test_a_queue_that_does_not_answer_says_nothing(tmp_path, slurm):
-    process = slurm("7", slurm_module.Queue())
+    process = slurm("7", slurm_executor.Queue())
     time.sleep(0.15)
     assert process.poll() is None  # there is no file to print: squeue fails
     time.sleep(0.15)
@@ -125,7 +124,7 @@ def test_a_queue_that_does_not_answer_says_nothing(tmp_path, slurm):
 @pytest.mark.parametrize(("code", "polled"), [(75, 75), (130, 130), (1, 1)])
 def test_a_jobs_own_exit_code_comes_from_the_file_it_left(tmp_path, slurm, code, polled):
     (tmp_path / "queue").write_text("7|RUNNING|None\n")
-    process = slurm("7", slurm_module.Queue())
+    process = slurm("7", slurm_executor.Queue())
     process.job.paths.result_pickle.write_text(str(code))
     assert process.poll() == polled
 
@@ -147,14 +146,14 @@ def test_a_job_that_waits_is_taken_out_and_one_that_runs_is_asked_first(
     tmp_path, slurm, state, number, expected
 ):
     (tmp_path / "queue").write_text(f"7|{state}|None\n")
-    slurm("7", slurm_module.Queue()).signal(number)
+    slurm("7", slurm_executor.Queue()).signal(number)
     assert calls(tmp_path)[1:] == expected
 
 
 def test_without_slurm_the_launcher_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="no sbatch here"):
-        slurm_module.slurm_slots(tmp_path, 1, {"setup": []}, 1)
+        slurm_executor.slurm_slots(tmp_path, 1, {"setup": []}, 1)
 
 
 # Ray
@@ -181,7 +180,7 @@ def test_a_job_ends_with_the_process_that_started_it(tmp_path):
     program = (
         "import os, subprocess, sys, time\n"
         "environment = os.environ | {'KD_BENCH_PARENT': str(os.getpid())}\n"
-        "job = subprocess.Popen([sys.executable, '-m', 'kd_bench.jobs.runner', sys.argv[1], '0'],"
+        "job = subprocess.Popen([sys.executable, '-m', 'kd_bench.jobs.worker', sys.argv[1], '0'],"
         " env=environment)\n"
         "print(job.pid, flush=True); time.sleep(60)"
     )

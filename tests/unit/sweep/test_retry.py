@@ -7,10 +7,9 @@ import torch
 from helpers.jobs import TINY
 from helpers.shell import results, run
 
-from kd_bench.jobs import job as job_module
-from kd_bench.jobs.job import Job
+from kd_bench.jobs.job import Job, read_jobs, write_jobs
 from kd_bench.sweep.display import SweepDisplay
-from kd_bench.sweep.retry import OUT_OF_MEMORY, OnError, Policy
+from kd_bench.sweep.retry import OUT_OF_MEMORY, OnError, RetryPolicy
 from kd_bench.sweep.scheduler import Sweep
 
 FOREVER = None
@@ -40,7 +39,7 @@ class Place:
         self.name, self.endings, self.started = name, endings, started
 
     def start(self, path, number, log):
-        job = job_module.read(path)[number]
+        job = read_jobs(path)[number]
         ending = self.endings[job.label].pop(0)
         self.started.append((job.label, Process(0 if ending == "done" else ending)))
         if ending == "done":
@@ -71,13 +70,15 @@ def swept(tmp_path, policy, places=1, **endings):
     jobs = [Job(config, {}, {}, f"a/b/c/{name}/seed0", name, None, True) for name in endings]
     started = []
     slots = [Place(str(number), endings, started) for number in range(places)]
-    sweep = Sweep(jobs, job_module.write(jobs, "mine"), slots, Told(len(jobs)), policy)
+    sweep = Sweep(jobs, write_jobs(jobs, "mine"), slots, Told(len(jobs)), policy)
     sweep.run()
     return sweep, sweep.show.lines, started
 
 
 def test_past_a_failure_the_others_go_on(tmp_path):
-    sweep, lines, _ = swept(tmp_path, Policy(), one=["ValueError: x"], two=["done"], three=["done"])
+    sweep, lines, _ = swept(
+        tmp_path, RetryPolicy(), one=["ValueError: x"], two=["done"], three=["done"]
+    )
     assert list(sweep.failed.values()) == ["ValueError: x"]
     assert lines[1:] == ["two: done", "three: done"]
 
@@ -85,7 +86,7 @@ def test_past_a_failure_the_others_go_on(tmp_path):
 def test_with_stop_a_failure_ends_the_running_jobs_and_starts_no_more(tmp_path):
     sweep, lines, started = swept(
         tmp_path,
-        Policy(OnError.stop),
+        RetryPolicy(OnError.stop),
         places=2,
         one=["ValueError: x"],
         two=[FOREVER],
@@ -100,7 +101,7 @@ def test_with_stop_a_failure_ends_the_running_jobs_and_starts_no_more(tmp_path):
 
 def test_a_lost_process_is_tried_again_and_it_is_said(tmp_path):
     kill = -signal.SIGKILL
-    sweep, lines, _ = swept(tmp_path, Policy(retries=2), one=[kill, kill, "done"])
+    sweep, lines, _ = swept(tmp_path, RetryPolicy(retries=2), one=[kill, kill, "done"])
     assert sweep.failed == {}
     assert lines == [
         "one: killed by SIGKILL; trying again, 1 of 2",
@@ -118,33 +119,37 @@ def test_a_lost_process_is_tried_again_and_it_is_said(tmp_path):
     ],
 )
 def test_a_job_that_ran_out_of_memory_is_tried_again(tmp_path, reason):
-    sweep, lines, _ = swept(tmp_path, Policy(retries=1), one=[reason, "done"])
+    sweep, lines, _ = swept(tmp_path, RetryPolicy(retries=1), one=[reason, "done"])
     assert sweep.failed == {}
     assert lines == [f"one: {reason}; trying again, 1 of 1", "one: done"]
 
 
 def test_others_come_first_before_a_job_is_tried_again(tmp_path):
     kill = -signal.SIGKILL
-    _, _, started = swept(tmp_path, Policy(retries=1), one=[kill, "done"], two=["done"])
+    _, _, started = swept(tmp_path, RetryPolicy(retries=1), one=[kill, "done"], two=["done"])
     assert [label for label, _ in started] == ["one", "two", "one"]
 
 
 def test_when_no_retry_is_left_the_job_has_failed(tmp_path):
     kill = -signal.SIGKILL
-    sweep, lines, _ = swept(tmp_path, Policy(retries=1), one=[kill, kill])
+    sweep, lines, _ = swept(tmp_path, RetryPolicy(retries=1), one=[kill, kill])
     assert list(sweep.failed.values()) == ["killed by SIGKILL"]
     assert lines[1].startswith("one: FAILED: killed by SIGKILL")
 
 
 @pytest.mark.parametrize("ending", ["ValueError: x", "FloatingPointError: not finite", 3], ids=str)
 def test_a_failure_of_the_jobs_own_making_is_not_tried_again(tmp_path, ending):
-    sweep, _, started = swept(tmp_path, Policy(retries=5), one=[ending])
+    sweep, _, started = swept(tmp_path, RetryPolicy(retries=5), one=[ending])
     assert len(started) == len(sweep.failed) == 1
 
 
 def test_a_job_that_the_sweep_itself_ended_is_not_tried_again(tmp_path):
     _, _, started = swept(
-        tmp_path, Policy(OnError.stop, retries=5), places=2, one=["ValueError: x"], two=[FOREVER]
+        tmp_path,
+        RetryPolicy(OnError.stop, retries=5),
+        places=2,
+        one=["ValueError: x"],
+        two=[FOREVER],
     )
     assert [label for label, _ in started] == ["one", "two"]
 

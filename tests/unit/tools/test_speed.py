@@ -12,15 +12,13 @@ import pytest
 import torch
 from helpers.jobs import job, trained
 from helpers.paths import TOOLS
-from throughput import agreement, loops
-from throughput import roofline as limits
-from throughput import scenarios as scenes
-from throughput.contest import Contestant, compete, ratio
-from throughput.worker import Ended
+from throughput import agreement, loops, roofline, scenarios
+from throughput.contest import Candidate, benchmark, ratio
+from throughput.worker import WorkerExited
 
 from kd_bench.config.schema import Precision
 from kd_bench.jobs import instantiate, resolve
-from kd_bench.models.features import Tapped
+from kd_bench.models.features import FeatureExtractor
 from kd_bench.models.resnet import ResNet
 from kd_bench.training import device
 
@@ -58,12 +56,12 @@ def test_another_rate_would_be_noticed(config, settings):
 
 
 def test_pil_and_the_integers_give_the_same_views(config):
-    data = instantiate.dataset(config["dataset"]).load()
+    data = instantiate.build_dataset(config["dataset"]).load()
     view = torch.arange(data.view_count)
     index = view % data.train_size
     assert len(view) == 5 * 5 * 2
     theirs = agreement.as_a_loader_would(data, index, view)
-    torch.testing.assert_close(data.render(index, view), theirs, rtol=0, atol=1e-6)
+    torch.testing.assert_close(data.augmented_batch(index, view), theirs, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["ours", "ours with a table", "plain", "tuned"])
@@ -88,8 +86,8 @@ def test_plain_has_the_settings_that_pytorch_comes_with_and_ours_those_of_a_job(
 
 def test_the_work_of_resnet20_on_cifar_is_that_of_its_layers():
     net = ResNet(num_classes=10, depth=20, widths=[16, 16, 32, 64]).to("meta")
-    tapped = Tapped(net, net.stages, (), "resnet20").eval()
-    work = limits.work(tapped, torch.empty(1, 3, 32, 32, device="meta"))
+    tapped = FeatureExtractor(net, net.stages, (), "resnet20").eval()
+    work = roofline.work(tapped, torch.empty(1, 3, 32, 32, device="meta"))
     # Numbers: stem and 6 convolutions of 16 x 32 x 32, then 6 and a shortcut of 32 x 16 x 16 and
     # of 64 x 8 x 8.
     large, middle, small = 16 * 32 * 32, 32 * 16 * 16, 64 * 8 * 8
@@ -105,18 +103,18 @@ def test_the_work_of_resnet20_on_cifar_is_that_of_its_layers():
 
 
 def test_a_table_leaves_the_limit_to_the_student_alone(config):
-    found = limits.measured(config)
+    found = roofline.measured(config)
     assert found["convolutions_alone_with_a_table"].keys() == {"fp32", "bf16"}
     moved = found["numbers_moved_per_image"] - found["numbers_moved_per_image_with_a_table"]
     # The teacher is a resnet8 on 8x8 pixels, of 3 convolutions in each stage, the stem among them.
-    assert moved == limits.ASKED * 3 * (16 * 64 + 32 * 16 + 64 * 4)
+    assert moved == roofline.ASKED * 3 * (16 * 64 + 32 * 16 + 64 * 4)
 
 
 def test_jobs_at_once_have_the_convolutions_of_all_of_them(monkeypatch):
     one = {"convolutions_alone": {"fp32": 3.0}, "convolutions_alone_with_a_table": {"fp32": 5.0}}
-    monkeypatch.setattr(limits, "_in_a_process", lambda _: copy.deepcopy(one) | {"moved": 7})
-    assert limits.measured({}, 1) == one | {"moved": 7}
-    assert limits.measured({}, 2) == {
+    monkeypatch.setattr(roofline, "_in_a_process", lambda _: copy.deepcopy(one) | {"moved": 7})
+    assert roofline.measured({}, 1) == one | {"moved": 7}
+    assert roofline.measured({}, 2) == {
         "convolutions_alone": {"fp32": 6.0},
         "convolutions_alone_with_a_table": {"fp32": 10.0},
         "moved": 7,
@@ -127,16 +125,16 @@ def test_jobs_at_once_have_the_convolutions_of_all_of_them(monkeypatch):
 def test_limits_are_measured_without_touching_the_network(learns):
     torch.manual_seed(0)
     net = ResNet(num_classes=4, depth=8, widths=[4, 4, 8, 8])
-    tapped = Tapped(net, net.stages, (), "resnet8").eval()
+    tapped = FeatureExtractor(net, net.stages, (), "resnet8").eval()
     before = [parameter.clone() for parameter in net.parameters()]
     image = torch.randn(2, 3, 8, 8)
-    assert limits.seconds_of_convolutions(tapped, image, Precision.fp32, learns=learns) > 0
+    assert roofline.seconds_of_convolutions(tapped, image, Precision.fp32, learns=learns) > 0
     assert all(map(torch.equal, before, net.parameters()))
     assert all(p.grad is None and p.requires_grad for p in net.parameters())
 
 
 def test_a_ratio_is_taken_round_by_round():
-    plain, ours = (Contestant(name, name, {}) for name in ("plain", "ours"))
+    plain, ours = (Candidate(name, name, {}) for name in ("plain", "ours"))
     plain.rates, ours.rates = [100.0, 10.0, 50.0], [200.0, 30.0, 75.0]
     found = ratio(ours, plain)
     assert (found.median, found.low, found.high) == (2.0, 1.5, 3.0)  # of 2, 3 and 1.5
@@ -147,8 +145,8 @@ def test_a_ratio_is_taken_round_by_round():
 
 def test_contestants_take_turns_and_jobs_at_once_are_added_up(config, settings):
     said = []
-    pair = Contestant("two", "ours", config, jobs=2)
-    compete([pair], rounds=2, seconds=0.0, say=said.append)
+    pair = Candidate("two", "ours", config, jobs=2)
+    benchmark([pair], rounds=2, seconds=0.0, say=said.append)
     assert len(pair.rates) == 2 and min(pair.rates) > 0
     assert len(pair.starts) == 2
     assert said[-1].startswith("round 2, images/s: two ")
@@ -157,23 +155,23 @@ def test_contestants_take_turns_and_jobs_at_once_are_added_up(config, settings):
 def test_a_contestant_that_fails_is_left_out(config, settings):
     said = []
     broken = {**config, "method": {**config["method"], "losses": {"st": {}}}}
-    first, second = Contestant("plain", "ours", config), Contestant("broken", "ours", broken)
-    assert compete([first, second], 1, 0.0, said.append) == [first]
+    first, second = Candidate("plain", "ours", config), Candidate("broken", "ours", broken)
+    assert benchmark([first, second], 1, 0.0, said.append) == [first]
     assert "broken: left out, it ended with exit code 1" in said
     assert len(first.rates) == 1
 
 
 def test_without_the_first_contestant_there_is_nothing_to_compare_with(config):
     broken = {**config, "method": {**config["method"], "losses": {"st": {}}}}
-    with pytest.raises(Ended, match="exit code 1"):
-        compete([Contestant("plain", "ours", broken)], 1, 0.0, print)
+    with pytest.raises(WorkerExited, match="exit code 1"):
+        benchmark([Candidate("plain", "ours", broken)], 1, 0.0, print)
 
 
 @pytest.mark.parametrize(("method", "has_table"), [("st", True), ("at", False)])
 def test_the_field_has_a_table_where_the_method_allows_one(config, method, has_table):
-    scene = scenes.Scene("resnet8", "resnet20", method, 16, packed=(2,))
+    scene = scenarios.Scenario("resnet8", "resnet20", method, 16, packed=(2,))
     made = job(Path(config["runs_dir"]), f"method={method}")
-    field = scenes.contestants(made, scene, has_gpu=False, cores=4, workers=3)
+    field = scenarios.candidates(made, scene, has_gpu=False, cores=4, workers=3)
     names = [each.name for each in field]
     assert names[:2] == ["plain", "tuned"]
     assert [each.workers for each in field[:3]] == [3, 3, 0]

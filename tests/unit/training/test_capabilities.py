@@ -8,6 +8,7 @@ from helpers.jobs import job, trained
 
 from kd_bench.jobs import assemble, resolve
 from kd_bench.training import loop
+from kd_bench.training.setup import TrainingSetup
 
 ASKING_MORE = ["sobolev", "at_gradient", "lwm", "bss", "sskd"]
 
@@ -17,7 +18,7 @@ def runs(tmp_path_factory):
     return tmp_path_factory.mktemp("runs")
 
 
-def assembled(runs: Path, *methods: str) -> loop.Training:
+def assembled(runs: Path, *methods: str) -> TrainingSetup:
     """A job of these methods' losses together, ready to train."""
     configs = [job(runs, f"method={method}") for method in methods]
     trained(resolve.teacher_job(configs[0]))
@@ -25,11 +26,11 @@ def assembled(runs: Path, *methods: str) -> loop.Training:
     for config in configs[1:]:
         first["losses"] |= config["method"]["losses"]
         first["weights"] |= config["method"]["weights"]
-    return assemble.assemble(configs[0], torch.device("cpu"))
+    return assemble.assemble_setup(configs[0], torch.device("cpu"))
 
 
-def state(work: loop.Training) -> list[torch.Tensor]:
-    return [tensor.clone() for tensor in work.teacher.tapped.net.state_dict().values()]
+def state(work: TrainingSetup) -> list[torch.Tensor]:
+    return [tensor.clone() for tensor in work.teacher.network.net.state_dict().values()]
 
 
 @pytest.mark.parametrize("method", ASKING_MORE)
@@ -38,8 +39,8 @@ def test_a_teacher_is_left_bit_for_bit_as_it_was_whatever_it_is_asked(runs, tmp_
     before = state(work)
     loop.train(work, tmp_path, lambda *_: None)
     assert all(map(torch.equal, before, state(work)))
-    assert all(p.grad is None for p in work.teacher.tapped.net.parameters())
-    assert not work.teacher.tapped.training
+    assert all(p.grad is None for p in work.teacher.network.net.parameters())
+    assert not work.teacher.network.training
 
 
 def test_several_losses_differentiate_the_same_networks(runs, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kd_bench.training import checkpoint
-from kd_bench.training.checkpoint import Saver
+from kd_bench.training.checkpoint import AsyncCheckpointer
 
 CPU = torch.device("cpu")
 
@@ -15,7 +15,7 @@ def test_what_is_saved_is_the_state_of_that_moment(tmp_path, monkeypatch):
     may_write, write = threading.Event(), checkpoint._write
     monkeypatch.setattr(checkpoint, "_write", lambda *all: may_write.wait() and write(*all))
     weight = torch.nn.Parameter(torch.zeros(3))
-    with Saver(tmp_path) as saver:
+    with AsyncCheckpointer(tmp_path) as saver:
         saver.save({"learners": {"w": weight}, "list": [weight], "data": "x"}, {"a.csv": "1"})
         with torch.no_grad():
             weight.fill_(5.0)  # as the next epoch does, before anything is written
@@ -28,7 +28,7 @@ def test_what_is_saved_is_the_state_of_that_moment(tmp_path, monkeypatch):
 
 
 def test_the_end_waits_for_what_is_being_written_and_the_one_before_is_kept(tmp_path):
-    with Saver(tmp_path) as saver:
+    with AsyncCheckpointer(tmp_path) as saver:
         for number in range(5):
             saver.save({"number": number}, {"history.csv": str(number)})
     assert checkpoint.load(tmp_path, CPU) == {"number": 4}
@@ -38,12 +38,12 @@ def test_the_end_waits_for_what_is_being_written_and_the_one_before_is_kept(tmp_
 
 
 def test_what_cannot_be_written_is_raised_at_the_end(tmp_path):
-    with pytest.raises(FileNotFoundError), Saver(tmp_path / "gone") as saver:
+    with pytest.raises(FileNotFoundError), AsyncCheckpointer(tmp_path / "gone") as saver:
         saver.save({}, {})
 
 
 def test_what_cannot_be_written_is_raised_before_more_is_trained(tmp_path):
-    with Saver(tmp_path / "gone") as saver:
+    with AsyncCheckpointer(tmp_path / "gone") as saver:
         saver.save({}, {})
         with pytest.raises(FileNotFoundError):
             saver.save({}, {})

@@ -11,8 +11,7 @@ from helpers.jobs import job, trained
 
 from kd_bench.jobs import assemble, resolve
 from kd_bench.training import cuda_graph
-from kd_bench.training import cuda_graph as capture
-from kd_bench.training.epoch import Epochs
+from kd_bench.training.epoch import EpochRunner
 from kd_bench.training.setup import phases
 
 # For the methods that need equal widths.
@@ -28,7 +27,7 @@ def assembled(runs: Path, *overrides: str):
     config = job(runs, *WIDTHS, *overrides)
     if (teacher := resolve.teacher_job(config)) is not None:
         trained(teacher)
-    return assemble.assemble(config, torch.device("cpu"))
+    return assemble.assemble_setup(config, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(
@@ -54,11 +53,11 @@ def test_the_guard_notices(what, code):
 @pytest.mark.parametrize("name", shipped.choices("method"))
 def test_no_step_of_a_method_that_says_so_needs_the_host(runs, name):
     work = assembled(runs, f"method={name}")
-    if not work.method.capturable:
+    if not work.method.cuda_graph_safe:
         pytest.skip("says that it cannot be captured")
     meta = on_meta(work)
     for phase in phases(meta):
-        epochs = Epochs(meta, phase)
+        epochs = EpochRunner(meta, phase)
         epochs._begin(epoch=1)
         for size in (16, 8):  # a whole batch, and the epoch's last
             with guarded():
@@ -66,16 +65,16 @@ def test_no_step_of_a_method_that_says_so_needs_the_host(runs, name):
 
 
 def warmed_up(function, state):
-    """As `capture.record`, but for the recording: all that runs before it."""
+    """As `cuda_graph.record`, but for the recording: all that runs before it."""
     cuda_graph.warm_up(function, state)
     return function
 
 
 @pytest.mark.parametrize("name", shipped.choices("method"))
 def test_the_steps_before_a_recording_leave_no_trace(runs, name, monkeypatch):
-    monkeypatch.setattr(capture, "record", warmed_up)
+    monkeypatch.setattr(cuda_graph, "capture_graph", warmed_up)
     eager, recorded = (assembled(runs, f"method={name}") for _ in range(2))
-    if not eager.method.capturable:
+    if not eager.method.cuda_graph_safe:
         pytest.skip("says that it cannot be captured")
     recorded.execution = replace(recorded.execution, captured=True)
     assert learnt(eager) == learnt(recorded)
@@ -83,6 +82,6 @@ def test_the_steps_before_a_recording_leave_no_trace(runs, name, monkeypatch):
 
 def learnt(work) -> list[dict[str, float]]:
     """What an epoch of every stage of training reports, and where it leads."""
-    rows = [Epochs(work, phase).run(1) for phase in phases(work)]
+    rows = [EpochRunner(work, phase).run(1) for phase in phases(work)]
     weights = [p.sum().item() for module in work.learners.values() for p in module.parameters()]
     return [*rows, {"weights": sum(weights)}]

@@ -20,15 +20,13 @@ from torch import nn
 from kd_bench.config import identity as identity_module
 from kd_bench.config.schema import Precision, Speed
 from kd_bench.jobs import assemble, instantiate, resolve, runner, validate
-from kd_bench.models.features import Tapped
+from kd_bench.models.features import FeatureExtractor
 from kd_bench.models.resnet import ResNet
 from kd_bench.training import autotune, cuda_graph, execution, loop
-from kd_bench.training import autotune as choice
-from kd_bench.training import cuda_graph as capture
 from kd_bench.training import device as device_module
-from kd_bench.training.epoch import Epochs
+from kd_bench.training.epoch import EpochRunner
 from kd_bench.training.execution import Execution
-from kd_bench.training.setup import Training, phases
+from kd_bench.training.setup import TrainingSetup, phases
 from kd_bench.training.teacher import Teacher
 from kd_bench.utils import files
 from kd_bench.utils.errors import UserError
@@ -52,11 +50,11 @@ def settings():
     device_module.prepare_torch(1)
 
 
-def assembled(runs: Path, *overrides: str) -> Training:
+def assembled(runs: Path, *overrides: str) -> TrainingSetup:
     config = job(runs, *overrides)
     if (teacher := resolve.teacher_job(config)) is not None:
         trained(teacher)
-    return assemble.assemble(config, torch.device("cpu"))
+    return assemble.assemble_setup(config, torch.device("cpu"))
 
 
 def history(folder: Path) -> list[dict[str, float]]:
@@ -68,12 +66,12 @@ def losses(folder: Path) -> list[float]:
     return [row["total"] for row in history(folder)]
 
 
-def network(*taps: str) -> Tapped:
+def network(*stages: str) -> FeatureExtractor:
     torch.manual_seed(0)
     net = ResNet(num_classes=4, depth=8, widths=[4, 4, 8, 8])
     with torch.no_grad():
         net(torch.randn(64, 3, 8, 8))  # statistics that are not 0 and 1
-    return Tapped(net, net.stages, taps, "resnet8")
+    return FeatureExtractor(net, net.stages, stages, "resnet8")
 
 
 # A teacher with its batch norm folded
@@ -81,12 +79,12 @@ def network(*taps: str) -> Tapped:
 
 def test_folding_changes_roundings_alone_and_leaves_the_network_as_it_was():
     teacher = Teacher(network())
-    before = {name: tensor.clone() for name, tensor in teacher.tapped.net.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in teacher.network.net.state_dict().items()}
     image = torch.randn(5, 3, 8, 8)
-    folded = teacher.executed(Execution())
+    folded = teacher.with_execution(Execution())
     assert not any(isinstance(m, nn.BatchNorm2d) for m in folded._run.modules())
     torch.testing.assert_close(folded(image).logits, teacher(image).logits, rtol=1e-5, atol=1e-5)
-    after = teacher.tapped.net.state_dict()
+    after = teacher.network.net.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
@@ -95,14 +93,14 @@ def test_folding_changes_roundings_alone_and_leaves_the_network_as_it_was():
     [
         (Teacher(network("stage2_norm")), Speed.repro),
         (Teacher(network()), Speed.reference),
-        (Teacher(network(), needs_graph=True), Speed.repro),
+        (Teacher(network(), needs_input_gradients=True), Speed.repro),
         (Teacher(network(), learns=True), Speed.repro),
     ],
     ids=["read inside", "reference", "differentiated", "learns"],
 )
 def test_a_teacher_is_not_folded_where_somebody_could_tell(teacher, speed):
-    executed = teacher.executed(Execution(speed))
-    assert executed._run is teacher.tapped
+    executed = teacher.with_execution(Execution(speed))
+    assert executed._run is teacher.network
 
 
 class TwoWays(nn.Module):
@@ -119,8 +117,8 @@ class TwoWays(nn.Module):
 
 
 def test_a_network_that_cannot_be_rewritten_is_used_as_it_is():
-    tapped = Tapped(TwoWays(), {}, (), "two ways").eval()
-    assert execution.folded(tapped, torch.channels_last) is tapped
+    tapped = FeatureExtractor(TwoWays(), {}, (), "two ways").eval()
+    assert execution.fold_batchnorm(tapped, torch.channels_last) is tapped
 
 
 # Precision
@@ -129,7 +127,7 @@ def test_a_network_that_cannot_be_rewritten_is_used_as_it_is():
 def test_bfloat16_is_for_what_networks_compute_not_for_losses_or_weights(runs):
     assert Execution().precision is Precision.fp32
     tapped = network("stage2", "pooled").train()
-    run_in = {p: execution.runner(tapped, Execution(), p) for p in Precision}
+    run_in = {p: execution.build_forward(tapped, Execution(), p) for p in Precision}
     image = torch.randn(8, 3, 8, 8)
     single, rough = run_in[Precision.fp32](image), run_in[Precision.bf16](image)
     for said in (single.logits, *single.features.values()):
@@ -145,8 +143,8 @@ def test_bfloat16_is_for_what_networks_compute_not_for_losses_or_weights(runs):
 def test_a_teacher_may_have_a_precision_of_its_own(runs):
     work = assembled(runs, "method=st", "teacher.precision=bf16")
     assert work.execution.precision is Precision.fp32
-    image = work.data.view(torch.arange(8), 1, 0)
-    plain, executed = work.teacher(image), work.teacher.executed(work.execution)(image)
+    image = work.data.augment(torch.arange(8), 1, 0)
+    plain, executed = work.teacher(image), work.teacher.with_execution(work.execution)(image)
     assert not torch.equal(plain.logits, executed.logits)
 
 
@@ -154,7 +152,7 @@ def test_accuracies_are_of_the_weights_in_single_precision(runs):
     record, folder = trained(job(runs, "method=baseline", "precision=bf16"))
     work = assembled(runs, "method=baseline")
     work.student.net.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
-    accuracy = loop.accuracy(work.student, work.data, work.data.test)
+    accuracy = loop.evaluate(work.student, work.data, work.data.test)
     assert accuracy == record["accuracy"]["last"]
 
 
@@ -183,20 +181,20 @@ def test_what_changes_bits_is_part_of_what_a_job_is(runs):
 def test_a_job_s_mode_is_told_in_words(runs):
     changes = ("speed=fast", "compile=true", "precision=bf16")
     identity = resolve.identity(job(runs, "method=st", *changes))
-    assert identity_module.mode(identity) == "fast, compiled, bf16"
-    assert identity_module.mode(resolve.identity(job(runs, "method=st"))) == "repro"
+    assert identity_module.execution_text(identity) == "fast, compiled, bf16"
+    assert identity_module.execution_text(resolve.identity(job(runs, "method=st"))) == "repro"
 
 
 def test_the_reference_is_eager_single_precision_and_nothing_else(runs):
     changes = ("speed=reference", "compile=true", "teacher.precision=bf16")
     message = r"reference is eager and fp32: leave out compile, teacher\.precision"
     with pytest.raises(UserError, match=message):
-        validate.check(job(runs, "method=st", *changes))
+        validate.validate_job(job(runs, "method=st", *changes))
 
 
 def planned(runs: Path, method: str, *changes: str, device=CUDA) -> Execution:
     work = assembled(runs, f"method={method}", *WIDTHS)
-    return execution.plan(job(runs, f"method={method}", *changes), work.method, device)
+    return execution.resolve_execution(job(runs, f"method={method}", *changes), work.method, device)
 
 
 def test_on_a_gpu_steps_are_captured_unless_a_loss_says_that_it_waits(runs):
@@ -261,13 +259,13 @@ def traced(monkeypatch):
 
 
 def test_compiled_networks_learn_the_same_whatever_their_taps(runs, traced):
-    # One process, one class of networks, first without taps, then with: the compiler must not
+    # One process, one class of networks, first without stages, then with: the compiler must not
     # take one for the other.
     for method in ("st", "st_at"):
         eager, compiled = (assembled(runs, f"method={method}") for _ in range(2))
         compiled.execution = replace(compiled.execution, compiled=True)
-        execution.prepare(compiled.execution)
-        one, other = (Epochs(work, phases(work)[-1]).run(1) for work in (eager, compiled))
+        execution.configure_torch(compiled.execution)
+        one, other = (EpochRunner(work, phases(work)[-1]).run(1) for work in (eager, compiled))
         assert one == pytest.approx(other, rel=1e-4)
 
 
@@ -283,7 +281,7 @@ def test_a_compiled_network_is_one_graph_for_whole_batches_and_eager_for_the_res
     work = assembled(runs, "method=st")
     work.execution = replace(work.execution, compiled=True)
     monkeypatch.setattr(torch, "compile", watch)
-    Epochs(work, phases(work)[-1]).run(1)
+    EpochRunner(work, phases(work)[-1]).run(1)
     assert compiled == [16, 16] * 2  # teacher and student; the last 8 images are not compiled for
     whole = {"fullgraph": True, "dynamic": False}
     # The teacher's weights stay, so they may be laid out once.
@@ -292,11 +290,11 @@ def test_a_compiled_network_is_one_graph_for_whole_batches_and_eager_for_the_res
 
 def test_a_compiled_teacher_says_the_same_and_shows_the_same_features(runs):
     how = Execution(compiled=True)
-    execution.prepare(how)
+    execution.configure_torch(how)
     for tapped in (network(), network("stage2", "pooled")):
         image = torch.randn(16, 3, 8, 8).to(memory_format=torch.channels_last)
         teacher = Teacher(tapped)
-        one, other = teacher(image), teacher.executed(how)(image)
+        one, other = teacher(image), teacher.with_execution(how)(image)
         torch.testing.assert_close(one.logits, other.logits, rtol=1e-4, atol=1e-5)
         assert list(one.features) == list(other.features)
         for stage, feature in one.features.items():
@@ -308,14 +306,14 @@ def test_what_trains_before_the_training_is_not_compiled(runs, monkeypatch):
     monkeypatch.setattr(torch, "compile", None)
     work = assembled(runs, "method=ab", *WIDTHS)
     work.execution = replace(work.execution, compiled=True)
-    Epochs(work, phases(work)[0]).run(1)
+    EpochRunner(work, phases(work)[0]).run(1)
 
 
 def test_a_job_that_compiles_nothing_does_not_load_the_compiler(runs):
     config = job(runs, "method=st", "seed=11")
     code = (
-        "import json, sys\nfrom kd_bench import run\n"
-        "run.run(json.loads(sys.argv[1]), {}, run.Quiet())\n"
+        "import json, sys\nfrom kd_bench.jobs.reporter import Quiet\nfrom kd_bench.jobs.runner import run\n"
+        "run(json.loads(sys.argv[1]), {}, Quiet())\n"
         "sys.exit('torch._dynamo' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, json.dumps(config)], check=True)
@@ -340,17 +338,17 @@ def test_a_long_job_is_tried_compiled(runs, monkeypatch):
         return 1.0 if how.compiled else 2.0
 
     work = assembled(runs, "method=st", "speed=fast")
-    monkeypatch.setattr(choice, "seconds_per_step", pace)
+    monkeypatch.setattr(autotune, "seconds_per_step", pace)
     # 2 epochs of 3 steps of 2 seconds
-    monkeypatch.setattr(choice, "WORTH_TRYING", 11.9)
+    monkeypatch.setattr(autotune, "WORTH_TRYING", 11.9)
     assert autotune.choose(work) == {"compiled": True, "autotuned": False}
-    monkeypatch.setattr(choice, "WORTH_TRYING", 12.1)
+    monkeypatch.setattr(autotune, "WORTH_TRYING", 12.1)
     assert autotune.choose(work) == {"compiled": False, "autotuned": False}
     assert tried == [False, True, False]
 
 
 def test_a_choice_is_kept_by_a_resumed_job_and_by_one_that_is_given_it(runs, monkeypatch):
-    monkeypatch.setattr(choice, "choose", None)
+    monkeypatch.setattr(autotune, "choose", None)
     chosen = {"compiled": False, "autotuned": True}
     config = job(runs, "method=baseline", "speed=fast", "seed=3")
     folder = runs / resolve.folder_name(config)
@@ -363,7 +361,7 @@ def test_a_choice_is_kept_by_a_resumed_job_and_by_one_that_is_given_it(runs, mon
 
 def test_a_rehearsal_changes_nothing(runs):
     work = assembled(runs, "method=crd")
-    epochs = Epochs(work, phases(work)[-1])
+    epochs = EpochRunner(work, phases(work)[-1])
     before, random = [t.clone() for t in epochs._state()], torch.get_rng_state()
     with epochs.rehearsal() as step:
         for _ in range(7):  # of the 2 whole batches, again and again
@@ -375,7 +373,7 @@ def test_a_rehearsal_changes_nothing(runs):
 
 def test_unchanged_undoes_in_place():
     tensor = nn.Parameter(torch.ones(3))
-    with cuda_graph.unchanged([tensor]):
+    with cuda_graph.restore_after([tensor]):
         tensor.data += torch.rand(3)
     assert torch.equal(tensor, torch.ones(3))
 
@@ -419,7 +417,7 @@ def test_a_captured_step_gives_the_bits_of_an_eager_one(tmp_path, monkeypatch, m
     if not captured["execution"]["captured"]:
         assert captured["execution"]["notes"]
         pytest.skip("says that it cannot be captured")
-    monkeypatch.setattr(capture, "record", lambda function, state: function)
+    monkeypatch.setattr(cuda_graph, "capture_graph", lambda function, state: function)
     _, other = trained(job(tmp_path / "eager", *on_gpu))
     assert (one / "history.csv").read_text() == (other / "history.csv").read_text()
 
@@ -455,7 +453,7 @@ def test_a_compiled_step_is_captured_and_learns_the_same(tmp_path):
 def test_views_are_the_same_integers_and_images_on_a_gpu(tmp_path):
     config = job(tmp_path, "method=baseline")
     index = torch.arange(40)
-    data = [instantiate.dataset(config["dataset"]).load(device) for device in ("cpu", "cuda")]
+    data = [instantiate.build_dataset(config["dataset"]).load(device) for device in ("cpu", "cuda")]
     for epoch in (1, 2, 300):
         cpu, gpu = (d.draw(index.to(d.train.target.device), epoch, seed=2**62) for d in data)
         assert torch.equal(cpu, gpu.cpu())

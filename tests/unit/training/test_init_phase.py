@@ -92,7 +92,7 @@ def snapshots(runs: Path, name: str, *overrides: str) -> list[dict[str, torch.Te
     """All weights of student and method: before training, and after each epoch."""
     config = two_and_two(runs, name, *overrides)
     make_teacher(config)
-    work = assemble.assemble(config, torch.device("cpu"))
+    work = assemble.assemble_setup(config, torch.device("cpu"))
     taken = []
 
     def take(*_):

@@ -19,7 +19,8 @@ import kd_bench
 from kd_bench.jobs import assemble, reporter, resolve, runner
 from kd_bench.jobs import record as record_module
 from kd_bench.training import checkpoint, device, loop
-from kd_bench.training.step import Step, Tally
+from kd_bench.training.setup import TrainingSetup
+from kd_bench.training.step import EpochMetrics, Step
 from kd_bench.utils import lock
 
 
@@ -50,11 +51,11 @@ def file_bits(folder: Path) -> str:
     return bits(torch.load(folder / "weights.pt", weights_only=True))
 
 
-def assembled(runs, *overrides) -> loop.Training:
+def assembled(runs, *overrides) -> TrainingSetup:
     config = job(runs, *overrides)
     if (teacher := resolve.teacher_job(config)) is not None:
         trained(teacher)
-    return assemble.assemble(config, torch.device("cpu"))
+    return assemble.assemble_setup(config, torch.device("cpu"))
 
 
 # One seed, many methods
@@ -114,18 +115,18 @@ def test_the_last_smaller_batch_is_trained_on_unless_the_recipe_drops_it(runs):
 @pytest.mark.parametrize("method", ["st", "at", "st_at"])
 def test_a_job_leaves_its_teacher_bit_for_bit_as_it_was(runs, method):
     work = assembled(runs, f"method={method}")
-    before = bits(work.teacher.tapped.net.state_dict())
+    before = bits(work.teacher.network.net.state_dict())
     loop.train(work, Path(runs), lambda *_: None)
     checkpoint.remove(Path(runs))
-    assert bits(work.teacher.tapped.net.state_dict()) == before
+    assert bits(work.teacher.network.net.state_dict()) == before
 
 
 def test_a_teacher_in_train_mode_would_be_noticed(runs):
     work = assembled(runs, "method=st")
-    before = bits(work.teacher.tapped.net.state_dict())
-    work.teacher.tapped.train()
-    work.teacher(work.data.view(torch.arange(8), 1, 0))
-    assert bits(work.teacher.tapped.net.state_dict()) != before
+    before = bits(work.teacher.network.net.state_dict())
+    work.teacher.network.train()
+    work.teacher(work.data.augment(torch.arange(8), 1, 0))
+    assert bits(work.teacher.network.net.state_dict()) != before
 
 
 def test_the_teacher_is_trained_once_whoever_asks(runs):
@@ -259,7 +260,7 @@ def test_every_test_image_is_scored(runs):
 
 
 def test_the_tally_is_the_mean_over_images_not_over_batches():
-    tally = Tally(["ce", "total"], torch.device("cpu"))
+    tally = EpochMetrics(["ce", "total"], torch.device("cpu"))
     tally.add(1, {"ce": torch.tensor(1.0), "total": torch.tensor(2.0)}, torch.tensor(3), 4)
     tally.add(2, {"ce": torch.tensor(4.0), "total": torch.tensor(5.0)}, torch.tensor(1), 1)
     # (4 * 1 + 1 * 4) / 5 = 1.6; (4 * 2 + 1 * 5) / 5 = 2.6; 4 of 5 right
@@ -267,7 +268,7 @@ def test_the_tally_is_the_mean_over_images_not_over_batches():
 
 
 def test_a_loss_that_is_not_finite_ends_the_job_with_epoch_step_and_terms():
-    tally = Tally(["ce", "st"], torch.device("cpu"))
+    tally = EpochMetrics(["ce", "st"], torch.device("cpu"))
     for step, value in ((1, 1.0), (2, float("nan")), (3, float("inf"))):
         tally.add(step, {"ce": torch.tensor(0.5), "st": torch.tensor(value)}, torch.tensor(0), 1)
     with pytest.raises(FloatingPointError, match=r"epoch 7, step 2: ce = 0\.5, st = nan"):

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 from helpers import shipped
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies
 
 from kd_bench.config.schema import RecipeConfig, Schedule
 from kd_bench.jobs import instantiate
@@ -48,7 +47,7 @@ def test_a_constant_rate_is_constant():
     assert rates.tolist() == [0.1] * 12
 
 
-@given(st.integers(1, 400), st.lists(st.floats(0.01, 0.99), max_size=3))
+@given(strategies.integers(1, 400), strategies.lists(strategies.floats(0.01, 0.99), max_size=3))
 def test_a_recipe_keeps_its_shape_under_any_number_of_epochs(epochs, fractions):
     for fraction, epoch in zip(
         fractions, optim.milestone_epochs(recipe(epochs=epochs, milestones=fractions)), strict=True
@@ -59,7 +58,7 @@ def test_a_recipe_keeps_its_shape_under_any_number_of_epochs(epochs, fractions):
 def test_the_published_recipes_drop_where_their_papers_do():
     drops = {
         name: optim.milestone_epochs(
-            instantiate.section(RecipeConfig, shipped.load("recipe", name))
+            instantiate.to_dataclass(RecipeConfig, shipped.load("recipe", name))
         )
         for name in ("zoo200", "predecessor200", "crd240")
     }
@@ -72,7 +71,7 @@ def test_the_published_recipes_drop_where_their_papers_do():
 
 @pytest.mark.parametrize("name", shipped.choices("recipe"))
 def test_every_shipped_recipe_can_train(name):
-    checked = instantiate.section(RecipeConfig, shipped.load("recipe", name))
+    checked = instantiate.to_dataclass(RecipeConfig, shipped.load("recipe", name))
     optim.check_recipe(checked)
     assert checked.name == name
     assert (optim.learning_rates(checked, 3) > 0).all()

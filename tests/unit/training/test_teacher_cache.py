@@ -14,8 +14,7 @@ from kd_bench.interfaces import Batch
 from kd_bench.jobs import assemble, resolve, validate
 from kd_bench.results import run_folder
 from kd_bench.training import teacher_cache
-from kd_bench.training import teacher_cache as view_table
-from kd_bench.training.setup import Training
+from kd_bench.training.setup import TrainingSetup
 from kd_bench.training.teacher import Teacher
 from kd_bench.utils import lock
 from kd_bench.utils.errors import UserError
@@ -30,15 +29,15 @@ def runs(tmp_path_factory):
     return tmp_path_factory.mktemp("runs")
 
 
-def assembled(runs: Path, *overrides: str) -> Training:
+def assembled(runs: Path, *overrides: str) -> TrainingSetup:
     config = job(runs, *overrides)
     trained(resolve.teacher_job(config))
-    return assemble.assemble(config, torch.device("cpu"))
+    return assemble.assemble_setup(config, torch.device("cpu"))
 
 
-def batch(work: Training, index: list[int], view: list[int]) -> Batch:
+def batch(work: TrainingSetup, index: list[int], view: list[int]) -> Batch:
     index, view = torch.tensor(index), torch.tensor(view)
-    image = work.data.render(index, view)
+    image = work.data.augmented_batch(index, view)
     return Batch(image, work.data.train.target[index], index, torch.ones(()), view)
 
 
@@ -56,7 +55,7 @@ def test_a_view_s_row_is_what_the_teacher_says_about_that_view(runs, method):
     assert len(views) == 9  # crops of a padding of 1, no flip
     for image in (0, 7, 39):
         asked = batch(table, [image] * 9, list(views))
-        said, looked_up = online.teacher(asked.image), table.teacher.answer(asked, {})
+        said, looked_up = online.teacher(asked.image), table.teacher.forward(asked, {})
         torch.testing.assert_close(looked_up.logits, said.logits, rtol=TOLERANCE, atol=TOLERANCE)
         assert looked_up.features.keys() == said.features.keys()
         for stage, feature in said.features.items():
@@ -67,9 +66,9 @@ def test_a_view_s_row_is_what_the_teacher_says_about_that_view(runs, method):
 def test_an_answer_does_not_depend_on_the_batch_it_is_asked_in(runs):
     work = assembled(runs, "method=st", TABLE)
     index, view = [3, 39, 3, 0, 17], [8, 0, 1, 4, 2]
-    together = work.teacher.answer(batch(work, index, view), {}).logits
+    together = work.teacher.forward(batch(work, index, view), {}).logits
     alone = [
-        work.teacher.answer(batch(work, [i], [v]), {}).logits
+        work.teacher.forward(batch(work, [i], [v]), {}).logits
         for i, v in zip(index, view, strict=True)
     ]
     assert torch.equal(together, torch.cat(alone))
@@ -115,7 +114,7 @@ def test_jobs_share_a_table_and_other_questions_make_another(runs):
 )
 def test_a_method_that_needs_more_than_a_table_holds_is_refused_in_a_line(runs, method, reason):
     with pytest.raises(UserError, match=f"teacher.source=table.*{reason}; take .*online") as error:
-        validate.check(job(runs, f"method={method}", TABLE))
+        validate.validate_job(job(runs, f"method={method}", TABLE))
     assert "\n" not in str(error.value)
 
 
@@ -137,30 +136,32 @@ class Counting(Teacher):
 
 
 @pytest.fixture
-def work(runs, monkeypatch) -> Training:
-    monkeypatch.setattr(view_table, "forward_batch", lambda data: 50)
+def work(runs, monkeypatch) -> TrainingSetup:
+    monkeypatch.setattr(teacher_cache, "forward_batch", lambda data: 50)
     return assembled(runs, "method=st")
 
 
-def make(work: Training, folder: Path, teacher: Teacher, say=lambda text: None) -> torch.Tensor:
+def make(
+    work: TrainingSetup, folder: Path, teacher: Teacher, say=lambda text: None
+) -> torch.Tensor:
     shapes = {}  # no stage is tapped
-    return teacher_cache.load(folder, teacher, shapes, work.data, say)._table
+    return teacher_cache.load_cached_teacher(folder, teacher, shapes, work.data, say)._table
 
 
 def test_a_killed_process_s_table_is_gone_on_with(work, tmp_path):
-    whole = make(work, tmp_path / "whole", Counting(work.teacher.tapped))
+    whole = make(work, tmp_path / "whole", Counting(work.teacher.network))
     with pytest.raises(KeyboardInterrupt):
-        make(work, tmp_path / "parts", Counting(work.teacher.tapped, stop_at=3))
+        make(work, tmp_path / "parts", Counting(work.teacher.network, stop_at=3))
     with open(tmp_path / "parts/rows.f32.part", "ab") as file:
         file.write(b"half a row")
-    second = Counting(work.teacher.tapped)
+    second = Counting(work.teacher.network)
     assert torch.equal(make(work, tmp_path / "parts", second), whole)
     assert second.batches == 8 - 3  # 360 rows are 8 batches of 50, the last one padded
 
 
 def test_a_table_is_made_once(work, tmp_path):
-    make(work, tmp_path, Counting(work.teacher.tapped))
-    assert len(make(work, tmp_path, Counting(work.teacher.tapped, stop_at=0))) == 360
+    make(work, tmp_path, Counting(work.teacher.network))
+    assert len(make(work, tmp_path, Counting(work.teacher.network, stop_at=0))) == 360
 
 
 def test_who_finds_a_table_being_made_waits_for_it(work, tmp_path):
@@ -172,7 +173,7 @@ def test_who_finds_a_table_being_made_waits_for_it(work, tmp_path):
         waiting.set()
 
     def ask():
-        found.append(make(work, tmp_path, Counting(work.teacher.tapped), say))
+        found.append(make(work, tmp_path, Counting(work.teacher.network), say))
 
     with lock.Lock(tmp_path):
         thread = threading.Thread(target=ask)
@@ -186,7 +187,7 @@ def test_who_finds_a_table_being_made_waits_for_it(work, tmp_path):
 
 def test_a_table_s_size_and_time_are_told(work, tmp_path):
     said = []
-    make(work, tmp_path, Counting(work.teacher.tapped), said.append)
+    make(work, tmp_path, Counting(work.teacher.network), said.append)
     # 360 rows of 4 logits of 4 bytes are 5,760 bytes
     assert said[0] == "making the teacher's view table: 9 views of 40 images, 5.8 kB"
     assert said[1].startswith("the view table will take about")

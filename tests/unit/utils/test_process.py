@@ -10,12 +10,12 @@ import pytest
 # A process that asks for 80 MiB, writes to them and frees them, several times.
 PAGES = """
 import ctypes, resource, sys
-from kd_bench import environment
+from kd_bench.utils import process
 
-kept = sys.argv[1:] == ["keep"] and environment.keep_memory()
+kept = sys.argv[1:] == ["keep"] and process.keep_memory()
 if sys.argv[1:] == ["as a job"]:
-    from kd_bench import run
-    run.prepare_torch(1)
+    from kd_bench.training.device import prepare_torch
+    prepare_torch(1)
 c = ctypes.CDLL(None)
 c.malloc.restype, c.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
 c.free.argtypes = [ctypes.c_void_p]

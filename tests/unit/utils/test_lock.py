@@ -1,0 +1,190 @@
+"""The sole right to work in a folder: one owner, takeovers, lost locks."""
+
+import errno
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from kd_bench.utils import lock as locks
+
+
+def test_a_lock_is_held_by_one_and_free_again_after(tmp_path):
+    with locks.Lock(tmp_path):
+        assert locks.lock_owner(tmp_path)
+        with pytest.raises(locks.Locked, match=f"process {os.getpid()}"):
+            locks.Lock(tmp_path).__enter__()
+    assert locks.lock_owner(tmp_path) is None
+    assert list(tmp_path.iterdir()) == []
+    with locks.Lock(tmp_path):
+        pass
+
+
+def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path; from kd_bench.utils.lock import Lock\n"
+        "Lock(Path(sys.argv[1])).__enter__(); print('held', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    with pytest.raises(locks.Locked), locks.Lock(tmp_path):
+        pass
+    process.kill()
+    process.wait()
+    with locks.Lock(tmp_path):
+        assert locks.lock_owner(tmp_path)
+
+
+def test_a_recycled_process_id_is_not_taken_for_the_owner(tmp_path):
+    with locks.Lock(tmp_path) as lock:
+        host, pid, _ = lock.name.split(",")
+        (tmp_path / "lock" / lock.name).rename(tmp_path / "lock" / f"{host},{pid},12345")
+        assert locks.lock_owner(tmp_path) is None
+        (tmp_path / "lock" / f"{host},{pid},12345").rename(tmp_path / "lock" / lock.name)
+
+
+@pytest.mark.parametrize(("age", "is_dead"), [(0, False), (locks.STALE_SECONDS + 5, True)])
+def test_another_hosts_lock_is_judged_by_its_heartbeat(tmp_path, age, is_dead):
+    (tmp_path / "lock").mkdir()
+    owner = tmp_path / "lock" / "elsewhere~1,42,7"
+    owner.touch()
+    os.utime(owner, (time.time() - age,) * 2)
+    assert (locks.lock_owner(tmp_path) is None) == is_dead
+
+
+def test_an_owner_that_was_taken_over_leaves_the_new_owner_its_lock(tmp_path):
+    with locks.Lock(tmp_path) as lock:
+        lock.lost = True
+        (tmp_path / "lock" / lock.name).rename(tmp_path / "lock" / "elsewhere~1,42,7")
+    assert locks.lock_owner(tmp_path) == "elsewhere~1,42,7"
+
+
+def test_a_process_that_ended_but_that_nobody_waited_for_holds_no_lock(tmp_path):
+    if (child := os.fork()) == 0:
+        locks.Lock(tmp_path).__enter__()
+        os._exit(0)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # it has ended, and is left a zombie
+    os.kill(child, 0)  # its id is still taken
+    assert locks.lock_owner(tmp_path) is None
+    os.waitpid(child, 0)
+
+
+def test_a_machine_of_the_same_name_is_another_host(tmp_path):
+    name, boot, namespace = locks._host().split("~")
+    assert boot and namespace
+    (tmp_path / "lock").mkdir()
+    # Process 4194304 does not exist here, but here is not where the lock was made.
+    (tmp_path / "lock" / f"{name}~00000000~{namespace},4194304,1").touch()
+    with pytest.raises(locks.Locked, match=f"process 4194304 on {name}"):
+        locks.Lock(tmp_path).__enter__()
+
+
+NAMESPACE = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child"]
+
+
+@pytest.mark.skipif(
+    shutil.which("unshare") is None or subprocess.run([*NAMESPACE, "true"]).returncode != 0,
+    reason="needs process-id namespaces, as containers are made of",
+)
+def test_a_container_on_this_machine_is_another_host(tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path; from kd_bench.utils.lock import Lock\n"
+        "Lock(Path(sys.argv[1])).__enter__(); print('held', flush=True); time.sleep(60)"
+    )
+    command = [*NAMESPACE, sys.executable, "-c", code, str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    (owner,) = os.listdir(tmp_path / "lock")
+    assert owner.split(",")[1] == "1"  # its id in there; here it is that of init, which is alive
+    assert locks.lock_owner(tmp_path) == owner
+    process.kill()
+    process.wait()
+    # Nobody here can know that it is gone: only its silence tells.
+    assert locks.lock_owner(tmp_path) == owner
+    long_ago = time.time() - locks.STALE_SECONDS - 5
+    os.utime(tmp_path / "lock" / owner, (long_ago, long_ago))
+    assert locks.lock_owner(tmp_path) is None
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_living_owner_keeps_its_lock_however_wrong_its_clock(tmp_path, monkeypatch, hours):
+    monkeypatch.setattr(locks, "HEARTBEAT_SECONDS", 0.05)
+    (tmp_path / "lock").mkdir()
+    owner = tmp_path / "lock" / "elsewhere~1~2,42,7"
+    owner.touch()
+    stop = threading.Event()
+
+    def beat():
+        while not stop.wait(0.02):
+            os.utime(owner, (time.time() + hours * 3600,) * 2)
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    time.sleep(0.1)
+    with pytest.raises(locks.Locked, match="process 42 on elsewhere"):
+        locks.Lock(tmp_path).__enter__()
+    stop.set()
+    thread.join()
+    with locks.Lock(tmp_path) as lock:  # silent from now on
+        assert os.listdir(tmp_path / "lock") == [lock.name]
+
+
+def test_a_file_system_that_does_not_answer_for_a_while_costs_no_lock(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "HEARTBEAT_SECONDS", 0.01)
+    beats = []
+
+    def utime(path, *_):
+        beats.append(path)
+        if len(beats) < 3:
+            raise OSError(errno.ESTALE, "stale file handle")
+
+    monkeypatch.setattr(os, "utime", utime)
+    with locks.Lock(tmp_path) as lock:
+        while len(beats) < 5:
+            time.sleep(0.01)
+        assert not lock.lost
+
+
+def _count_alone(folder, counter, ready, host):
+    locks._host = lambda: host
+    locks.HEARTBEAT_SECONDS = 0.02
+    ready.wait()
+    for _ in range(20):
+        while True:
+            try:
+                with locks.Lock(folder):
+                    text = counter.read_text()
+                    time.sleep(0.001)
+                    counter.write_text(str(int(text) + 1))
+                break
+            except locks.Locked:
+                time.sleep(0.001)
+
+
+@pytest.mark.parametrize("hosts", [["a"] * 4, ["a", "b", "c", "d"]], ids=["one host", "several"])
+def test_of_many_processes_one_at_a_time_holds_the_lock(tmp_path, hosts):
+    counter = tmp_path / "counter"
+    counter.write_text("0")
+    # A dead owner's lock stands in the way of all at first.
+    (tmp_path / "lock").mkdir()
+    dead = tmp_path / "lock" / "a,4194304,1"
+    dead.touch()
+    os.utime(dead, (time.time() - locks.STALE_SECONDS - 5,) * 2)
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    workers = [
+        context.Process(target=_count_alone, args=(tmp_path, counter, ready, host))
+        for host in hosts
+    ]
+    for worker in workers:
+        worker.start()
+    ready.set()
+    for worker in workers:
+        worker.join()
+    assert counter.read_text() == "80"
