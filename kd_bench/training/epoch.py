@@ -8,7 +8,6 @@ and the whole of it, from the positions of its images to the sums, may be record
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -59,26 +58,6 @@ class EpochRunner:
             for size in self.job.step_sizes:
                 self._step(size)()
         return {"lr": self.phase.rates[epoch - 1, 0].item(), **self.tally.means(epoch)}
-
-    @contextmanager
-    def rehearsal(self) -> Iterator[Callable[[], None]]:
-        """A step on a whole batch of the first epoch, to be taken any number of times.
-
-        All is undone at the end.
-        """
-        size = self.job.step_sizes[0]
-        whole = self.job.step_sizes.count(size)
-        with (
-            cuda_graph.restore_after(self._state()),
-            execution.tf32(self.job.execution.precision is Precision.tf32),
-        ):
-            self._begin(epoch=1)
-
-            def step() -> None:
-                self._cursor.remainder_(whole)
-                self._step(size)()
-
-            yield step
 
     def _begin(self, epoch: int) -> None:
         # Whatever a method draws while it trains follows from seed and epoch, so a resumed job
@@ -132,8 +111,7 @@ class EpochRunner:
         data = self.job.data
         view = data.sample_views(index, self._epoch, self._views_seed)
         image = data.augmented_batch(index, view)
-        if self.job.execution.speed is Speed.reference:
-            image = image.contiguous()
+        image = image.contiguous(memory_format=self.job.execution.layout)
         target = data.train.target.index_select(0, index)
         return Batch(image, target, index, self._epoch, view)
 

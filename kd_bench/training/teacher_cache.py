@@ -20,11 +20,11 @@ from torch import Tensor
 
 from kd_bench.interfaces import Batch, Loss, Output, StageShapes
 from kd_bench.models.features import FeatureExtractor
-from kd_bench.results.run_folder import wait_for
+from kd_bench.results.run_folder import wait_while_locked
 from kd_bench.training.execution import Execution, forward_batch
 from kd_bench.training.teacher import Teacher
 from kd_bench.utils import formatting
-from kd_bench.utils.errors import require
+from kd_bench.utils.errors import UserError, require
 from kd_bench.utils.files import ensure_writable_dir, write_json
 from kd_bench.utils.lock import Lock, Locked
 
@@ -36,31 +36,42 @@ ROWS, ABOUT = "rows.f32", "table.json"  # of which the second appears last
 FLOAT = 4  # bytes
 
 
-def check_cacheable(losses: Mapping[str, type[Loss]], stages: Iterable[str]) -> None:
-    """Refuse a method that needs more of its teacher than a table holds.
+def why_uncacheable(loss: type[Loss]) -> str | None:
+    """Why no cache can serve a loss, as the end of a sentence; None where one can.
+
+    What stages it reads is known only once it is built: see `maps_read`.
+    """
+    reasons = {
+        "trains the teacher": loss.teacher_learns,
+        "differentiates the teacher": loss.needs_input_gradients,
+        "shows the teacher views of its own": loss.extra_views is not Loss.extra_views,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def maps_read(stages: Iterable[str]) -> list[str]:
+    """Those of some stages that are too large to be cached for every view."""
+    return [stage for stage in stages if stage not in STAGES]
+
+
+def check_cacheable(uncacheable: Mapping[str, str], stages: Iterable[str]) -> None:
+    """Refuse a method that needs more of its teacher than a cache holds.
 
     Args:
-        losses: the classes of the method's losses, by name.
-        stages: all stages that they read.
+        uncacheable: loss -> why no cache can serve it.
+        stages: all stages that the method reads.
 
     Raises:
         UserError: naming the loss and what to choose instead.
     """
-    advice = "take teacher.source=online"
-    maps = [stage for stage in stages if stage not in STAGES]
+    advice = "use teacher.source=online"
     require(
-        not maps,
+        not (maps := maps_read(stages)),
         "teacher.source=table holds logits and pooled features, and the method reads"
         f" {', '.join(maps)}; {advice}",
     )
-    for name, loss in losses.items():
-        asks = {
-            "trains the teacher": loss.teacher_learns,
-            "differentiates the teacher": loss.needs_input_gradients,
-            "shows the teacher views of its own": loss.extra_views is not Loss.extra_views,
-        }
-        for what, is_so in asks.items():
-            require(not is_so, f"teacher.source=table: '{name}' {what}; {advice}")
+    for name, reason in uncacheable.items():
+        raise UserError(f"teacher.source=table: '{name}' {reason}; {advice}")
 
 
 class CachedTeacher(Teacher):
@@ -135,7 +146,7 @@ def load_cached_teacher(
                     _fill(folder, teacher, data, width, say)
         except Locked as owner:
             say(f"waiting for the teacher's view table, which {owner} makes")
-            wait_for(folder)
+            wait_while_locked(folder, ABOUT)
     about = json.loads((folder / ABOUT).read_text())
     shape = (data.train_size * data.view_count, width)
     # Mapped, not read: the jobs of a machine share its pages.
