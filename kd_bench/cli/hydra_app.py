@@ -20,7 +20,7 @@ from kd_bench.config.compose import Composed
 from kd_bench.config.hydra_errors import HydraError, one_line
 from kd_bench.config.schema import Config
 from kd_bench.jobs.protocol import LOCKED_ELSEWHERE
-from kd_bench.sweep import launchers
+from kd_bench.sweep.launchers import registry as launchers
 from kd_bench.utils.errors import UserError, exit_on_user_error, require
 
 CONFIG_DIR_FLAGS = ("--config-dir", "-cd")

@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 class GridConfig:
     """hydra.sweeper of `hydra/sweeper=grid`."""
 
-    _target_: str = "hydra_plugins.kd_bench_grid.GridSweeper"
+    _target_: str = "hydra_plugins._kd_bench_launchers.GridSweeper"
     params: dict[str, Any] = field(default_factory=dict)  # group or key -> values with commas
 
 

@@ -15,7 +15,7 @@ from kd_bench.utils import process
 class LocalConfig(SweepConfig):
     """hydra.launcher of `hydra/launcher=local`."""
 
-    _target_: str = "hydra_plugins.kd_bench_local.LocalLauncher"
+    _target_: str = "hydra_plugins._kd_bench_launchers.LocalLauncher"
     jobs_per_gpu: int = 1
     jobs_at_once: int | None = None  # None: as many as there are GPUs, or cores / threads
 

@@ -15,7 +15,7 @@ from kd_bench.utils.errors import require
 class RayConfig(SweepConfig):
     """hydra.launcher of `hydra/launcher=ray`."""
 
-    _target_: str = "hydra_plugins.kd_bench_ray.RayLauncher"
+    _target_: str = "hydra_plugins._kd_bench_launchers.RayLauncher"
     address: str = "local"  # a cluster of this machine for this sweep; auto: the one that runs
     num_gpus: float = 1.0  # of a job; below 1, several share a GPU
     num_cpus: float = 1.0

@@ -17,7 +17,7 @@ from kd_bench.sweep.retry import OnError
 class SlurmConfig(SweepConfig):
     """hydra.launcher of `hydra/launcher=slurm`; what is null is left to the site."""
 
-    _target_: str = "hydra_plugins.kd_bench_slurm.SlurmLauncher"
+    _target_: str = "hydra_plugins._kd_bench_launchers.SlurmLauncher"
     _convert_: str = "all"
     jobs_at_once: int = 16  # in the queue, waiting or running
     partition: str | None = None
