@@ -14,7 +14,7 @@ from kd_bench.jobs.protocol import INTERRUPTED, LOCKED_ELSEWHERE
 from kd_bench.jobs.status import teacher_failed
 from kd_bench.results.run_folder import CONSOLE, ERROR, read_error
 from kd_bench.sweep.display import SweepDisplay
-from kd_bench.sweep.executors.local import Process, Slot
+from kd_bench.sweep.executors.base import Process, Slot
 from kd_bench.sweep.retry import DEFAULT, RetryPolicy
 from kd_bench.utils.files import atomic_write, ensure_writable_dir
 from kd_bench.utils.lock import lock_owner
