@@ -147,7 +147,7 @@ def _plan(composed: Composed) -> int:
     from kd_bench.sweep.dry_run import print_plan
     from kd_bench.sweep.prepare import prepare_jobs
 
-    print_plan(prepare_jobs([composed]), places=1)
+    print_plan(prepare_jobs([composed]), slots=1)
     return 0
 
 
