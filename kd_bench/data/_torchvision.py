@@ -18,7 +18,9 @@ SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 def _operators_load() -> bool:
     """Whether torchvision's compiled operators fit this torch."""
-    libraries = list(Path(find_spec("torchvision").submodule_search_locations[0]).glob("_C.*"))
+    spec = find_spec("torchvision")
+    folders = (spec and spec.submodule_search_locations) or []
+    libraries = [library for folder in folders for library in Path(folder).glob("_C.*")]
     try:
         for library in libraries:
             torch.ops.load_library(str(library))

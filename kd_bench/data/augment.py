@@ -88,6 +88,7 @@ def pad_images(image: Tensor, pad: int, padding: str) -> Tensor:
     "zero" surrounds them with zeros; "reflect" mirrors them at the outermost pixel, which is not
     repeated: 2 1 | 0 1 2 3 | 2 1.
     """
-    mode = {"zero": "constant", "reflect": "reflect"}[padding]
     width = ((0, 0), (pad, pad), (pad, pad), (0, 0))
-    return torch.from_numpy(np.pad(image.numpy(), width, mode=mode))
+    if padding == "zero":
+        return torch.from_numpy(np.pad(image.numpy(), width, mode="constant"))
+    return torch.from_numpy(np.pad(image.numpy(), width, mode="reflect"))

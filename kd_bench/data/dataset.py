@@ -92,7 +92,8 @@ class Data:
         """
         mean, std = self.mean.double(), self.std.double()
         scale, shift = 1 / (255 * std), -mean / std
-        return tuple(x.float().expand(*self.image_size, 3).contiguous() for x in (scale, shift))
+        scale, shift = (x.float().expand(*self.image_size, 3).contiguous() for x in (scale, shift))
+        return scale, shift
 
 
 class Dataset:
@@ -173,11 +174,14 @@ class Dataset:
 
     def _statistics(self, train: Split) -> tuple[Tensor, Tensor]:
         """Mean and deviation per channel, float [3]: the given ones, else those of the images."""
-        mean, std = self.mean, self.std
+        mean, std = (
+            None if given is None else torch.as_tensor(given, dtype=torch.float32)
+            for given in (self.mean, self.std)
+        )
         if mean is None or std is None:
             measured = channel_statistics(train.image)
-            mean, std = measured[0] if mean is None else mean, measured[1] if std is None else std
-        mean, std = (torch.as_tensor(x, dtype=torch.float32) for x in (mean, std))
+            mean = measured[0].float() if mean is None else mean
+            std = measured[1].float() if std is None else std
         require(
             bool((std > 0).all()),
             "a colour channel is the same in all training images, so it has no deviation to "
@@ -219,7 +223,7 @@ def fingerprint_of(train: Split, test: Split) -> str:
     digest = hashlib.sha256()
     for tensor in (train.image, train.target, test.image, test.target):
         digest.update(str(tuple(tensor.shape)).encode())
-        digest.update(tensor.flatten().numpy())
+        digest.update(tensor.flatten().numpy().data)
     return digest.hexdigest()[:16]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from kd_bench.data.source import Description, Split
-from kd_bench.interfaces import require
+from kd_bench.interfaces import UserError, require
 
 IMAGES = 1797  # the test part of "Optical Recognition of Handwritten Digits" (UCI, 1998)
 SIZE = 8
@@ -51,7 +51,8 @@ class Digits:
 def _file() -> Path:
     """The file inside the installed scikit-learn. Importing its loader would cost every job 1 s."""
     package = find_spec("sklearn")
-    require(package is not None, "the digits are part of scikit-learn: pip install scikit-learn")
+    if package is None or not package.submodule_search_locations:
+        raise UserError("the digits are part of scikit-learn: pip install scikit-learn")
     path = Path(package.submodule_search_locations[0], "datasets", "data", "digits.csv.gz")
     require(path.is_file(), f"the installed scikit-learn has no digits at {path}: reinstall it")
     return path

@@ -104,19 +104,21 @@ def _list_split(folder: Path) -> Listing:
         f"no folder {folder}: an image folder has train/<class>/* and test/<class>/*; "
         "say where it is with dataset.root=FOLDER",
     )
-    classes, files, target = [], [], []
+    classes: list[str] = []
+    files: list[Path] = []
+    target: list[int] = []
     for entry in _visible(folder):
         require(entry.is_dir(), f"{entry.path} is a file; {folder} holds a folder for each class")
         images = [Path(image.path) for image in _visible(entry)]
-        require(images, f"class folder {entry.path} has no image")
+        require(bool(images), f"class folder {entry.path} has no image")
         files += images
         target += [len(classes)] * len(images)
         classes.append(entry.name)
-    require(classes, f"{folder} is empty; it holds a folder for each class")
+    require(bool(classes), f"{folder} is empty; it holds a folder for each class")
     return Listing(classes, files, target)
 
 
-def _visible(folder: os.PathLike) -> list[os.DirEntry]:
+def _visible(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
         seen = [entry for entry in entries if not entry.name.startswith(".")]
     return sorted(seen, key=lambda entry: entry.name)
@@ -158,10 +160,10 @@ def _size_message(first: Path, out: np.ndarray, other: Path, image: np.ndarray) 
 
 def _decode_image(path: Path, size: int | None) -> np.ndarray:
     """One image as uint8 [H, W, 3]."""
-    with _naming(path), Image.open(path) as image:
-        mode = image.mode
+    with _naming(path), Image.open(path) as file:
+        mode = file.mode
         require(mode not in DEEP, f"{path} has more than 8 bits per channel (PIL mode {mode})")
-        image = image.convert("RGB")
+        image = file.convert("RGB")
     if size is not None:
         image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
     return np.asarray(image)

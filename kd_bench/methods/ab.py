@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from kd_bench.interfaces import Batch, Loss, LossContext, Output, require_positive
 from kd_bench.methods.common.adapters import Connector, map_stages, to_common_size
+from kd_bench.methods.common.functional import sum_of
 
 
 def boundary_distance(student: Tensor, teacher: Tensor, margin: float) -> Tensor:
@@ -48,7 +49,7 @@ class ActivationBoundary(Loss):
         self.stages = map_stages(context, [f"{stage}_pre" for stage in map_stages(context, stages)])
         self.connectors = nn.ModuleDict(
             {
-                stage: _connector(context.student[stage][0], context.teacher[stage][0])
+                stage: _connector(context.student[stage][0], context.teacher_shapes[stage][0])
                 for stage in self.stages
             }
         )
@@ -59,7 +60,7 @@ class ActivationBoundary(Loss):
             for stage in self.stages
         ]
         last = len(distances) - 1
-        return sum(2.0 ** (i - last) * d.mean() for i, d in enumerate(distances))
+        return sum_of(2.0 ** (i - last) * d.mean() for i, d in enumerate(distances))
 
     def _distance(self, stage: str, student: Tensor, teacher: Tensor) -> Tensor:
         s, t = to_common_size(student, teacher)

@@ -26,10 +26,9 @@ class ChannelAttention(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, channels)
-        )
-        for layer in (self.layers[0], self.layers[2]):
+        first, second = nn.Linear(channels, channels), nn.Linear(channels, channels)
+        self.layers = nn.Sequential(first, nn.ReLU(), second)
+        for layer in (first, second):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
             nn.init.zeros_(layer.bias)
 
@@ -61,7 +60,7 @@ class AttentiveFeatures(Loss):
         for stage in self.stages:
             require_equal_channels(context, stage, "AFD")
         self.attention = nn.ModuleDict(
-            {stage: ChannelAttention(context.teacher[stage][0]) for stage in self.stages}
+            {stage: ChannelAttention(context.teacher_shapes[stage][0]) for stage in self.stages}
         )
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kd_bench.interfaces import Batch, Loss, LossContext, Output
 from kd_bench.methods.common.adapters import map_stages, to_common_size
-from kd_bench.methods.common.functional import attention_map
+from kd_bench.methods.common.functional import attention_map, sum_of
 
 
 class AttentionTransfer(Loss):
@@ -27,7 +27,7 @@ class AttentionTransfer(Loss):
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         pairs = ((student.features[stage], teacher.features[stage]) for stage in self.stages)
-        return sum(_attention_distance(s, t) for s, t in pairs)
+        return sum_of(_attention_distance(s, t) for s, t in pairs)
 
 
 def _attention_distance(student: Tensor, teacher: Tensor) -> Tensor:

@@ -6,13 +6,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_bench.interfaces import Batch, Loss, LossContext, Output, require, require_positive
+from kd_bench.interfaces import (
+    Batch,
+    Loss,
+    LossContext,
+    Network,
+    Networks,
+    Output,
+    require,
+    require_positive,
+)
 from kd_bench.methods.common.functional import soft_kl, unit
 
 OVERSHOOT = 1e-4  # of a logit, so that a step that ends on the boundary crosses it
@@ -46,7 +54,7 @@ def sample_rival(teacher: Tensor, target: Tensor) -> Tensor:
 
 
 def attack(
-    net: Callable[[Tensor], Output],
+    net: Network,
     image: Tensor,
     target: Tensor,
     rival: Tensor,
@@ -102,6 +110,7 @@ class BoundarySamples(Loss):
 
     terms = ("clean", "boundary")
     needs_input_gradients = True
+    needs_networks = True
 
     def __init__(
         self,
@@ -127,22 +136,28 @@ class BoundarySamples(Loss):
         self.steps, self.step_size = steps, step_size
         self.clean_end, self.boundary_end = clean_end, boundary_end
 
-    def forward(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
+    def forward(
+        self, student: Output, teacher: Output, batch: Batch, networks: Networks
+    ) -> dict[str, Tensor]:
         s, t = student.logits, teacher.logits.detach()
         done = batch.epoch / self.epochs
         return {
             "clean": _falling(done, self.clean_end) * soft_kl(s, t, self.temperature).mean(),
-            "boundary": _falling(done, self.boundary_end) * self._boundary(student, teacher, batch),
+            "boundary": _falling(done, self.boundary_end)
+            * self._boundary(student, teacher, batch, networks),
         }
 
-    def _boundary(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+    def _boundary(
+        self, student: Output, teacher: Output, batch: Batch, networks: Networks
+    ) -> Tensor:
+        assert networks.teacher is not None  # needs_teacher
         s, t, image = (x.detach() for x in (student.logits, teacher.logits, batch.image))
         number = max(1, round(self.share * len(image)))
         chosen, right = base_samples(s, t, batch.target, number)
         target = batch.target.index_select(0, chosen)
         limits = image.amin((0, 2, 3), keepdim=True), image.amax((0, 2, 3), keepdim=True)
         attacked = attack(
-            teacher.net,
+            networks.teacher,
             image.index_select(0, chosen),
             target,
             sample_rival(t.index_select(0, chosen), target),
@@ -150,7 +165,7 @@ class BoundarySamples(Loss):
             self.steps,
             self.step_size,
         )
-        s, t = (out.net(attacked).logits for out in (student, teacher))
+        s, t = (net(attacked).logits for net in (networks.student, networks.teacher))
         distance = soft_kl(s, t, self.temperature) * right  # [number]
         return distance.sum() / right.sum().clamp(min=1)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kd_bench.interfaces import Batch, Loss, LossContext, Output, require, require_positive
 from kd_bench.methods.common.adapters import Embedding
-from kd_bench.methods.common.functional import unit
+from kd_bench.methods.common.functional import sum_of, unit
 
 
 def taylor_gaussian(x: Tensor, gamma: float, order: int) -> Tensor:
@@ -24,7 +24,7 @@ def taylor_gaussian(x: Tensor, gamma: float, order: int) -> Tensor:
     """
     cosine = x @ x.T
     terms = ((2 * gamma) ** p / math.factorial(p) * cosine**p for p in range(order + 1))
-    return math.exp(-2 * gamma) * sum(terms)
+    return math.exp(-2 * gamma) * sum_of(terms)
 
 
 class CorrelationCongruence(Loss):
@@ -69,7 +69,7 @@ class NeighbourCorrelation(Loss):
         super().__init__(context)
         require_positive("channels", channels)
         self.student = Embedding(context.student["pooled"], channels)
-        self.teacher = Embedding(context.teacher["pooled"], channels)
+        self.teacher = Embedding(context.teacher_shapes["pooled"], channels)
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         s = self.student(student.features["pooled"])

@@ -60,6 +60,9 @@ class Memory(nn.Module):
     scores into likelihoods, infinite until the first batch sets it for good.
     """
 
+    bank: Tensor
+    log_constant: Tensor
+
     def __init__(self, images: int, channels: int, temperature: float, momentum: float):
         super().__init__()
         bound = math.sqrt(3 / channels)  # rows of length one, on average
@@ -118,6 +121,8 @@ class ContrastiveDistillation(Loss):
     """
 
     stages = ("pooled",)
+    labels: Tensor
+    negatives_used: Tensor
 
     def __init__(
         self,
@@ -139,7 +144,7 @@ class ContrastiveDistillation(Loss):
         others = images - _class_sizes(context)
         self.register_buffer("negatives_used", others.clamp(max=negatives), persistent=False)
         self.student = Embedding(context.student["pooled"], channels)
-        self.teacher = Embedding(context.teacher["pooled"], channels)
+        self.teacher = Embedding(context.teacher_shapes["pooled"], channels)
         self.student_memory = Memory(images, channels, temperature, momentum)
         self.teacher_memory = Memory(images, channels, temperature, momentum)
 

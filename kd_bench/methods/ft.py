@@ -40,7 +40,7 @@ class FactorTransfer(Loss):
         super().__init__(context)
         require_positive("rate", rate)
         self.stages = map_stages(context, [stage])
-        channels = context.teacher[stage][0]
+        channels = context.teacher_shapes[stage][0]
         factors = max(1, round(rate * channels))
         self.encoder = _layers(nn.Conv2d, channels, channels, factors, factors)
         self.decoder = _layers(nn.ConvTranspose2d, factors, factors, channels, channels)

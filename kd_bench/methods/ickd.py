@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kd_bench.interfaces import Batch, Loss, LossContext, Output
 from kd_bench.methods.common.adapters import Connector, map_stages
-from kd_bench.methods.common.functional import unit
+from kd_bench.methods.common.functional import sum_of, unit
 
 
 def channel_correlation(x: Tensor) -> Tensor:
@@ -34,11 +34,13 @@ class InterChannelCorrelation(Loss):
     def __init__(self, context: LossContext, stages: Sequence[str]):
         super().__init__(context)
         self.stages = map_stages(context, stages)
-        widths = ((context.student[stage][0], context.teacher[stage][0]) for stage in self.stages)
+        widths = (
+            (context.student[stage][0], context.teacher_shapes[stage][0]) for stage in self.stages
+        )
         self.connectors = nn.ModuleList(Connector(*pair) for pair in widths)
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        return sum(
+        return sum_of(
             _distance(connector(student.features[stage]), teacher.features[stage])
             for stage, connector in zip(self.stages, self.connectors, strict=True)
         )

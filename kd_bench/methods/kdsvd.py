@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kd_bench.interfaces import Batch, Loss, LossContext, Output, require
 from kd_bench.methods.common.adapters import map_stages, require_equal_channels
-from kd_bench.methods.common.functional import unit
+from kd_bench.methods.common.functional import sum_of, unit
 
 # Below this difference of two singular values' shares of the energy their vectors count as mixed.
 MIXED = 1e-4
@@ -109,7 +109,7 @@ class SingularVectors(Loss):
         shapes = [
             network[stage]
             for stage in self.stages
-            for network in (context.student, context.teacher)
+            for network in (context.student, context.teacher_shapes)
         ]
         most = min(min(channels, height * width) for channels, height, width in shapes)
         require(
@@ -127,7 +127,7 @@ class SingularVectors(Loss):
             self._directions(student.features[stage], teacher.features[stage])
             for stage in self.stages
         ]
-        return sum(
+        return sum_of(
             (relation(s, s_before) - relation(t, t_before)).square().sum() / len(s)
             for (s_before, t_before), (s, t) in pairwise(both)
         )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kd_bench.interfaces import Batch, Loss, LossContext, Output
 from kd_bench.methods.common.adapters import map_stages, to_common_size
-from kd_bench.methods.common.functional import unit
+from kd_bench.methods.common.functional import sum_of, unit
 
 
 def mean_kernel(first: Tensor, second: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ class NeuronSelectivity(Loss):
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         pairs = ((student.features[stage], teacher.features[stage]) for stage in self.stages)
-        return sum(_discrepancy(s, t) for s, t in pairs)
+        return sum_of(_discrepancy(s, t) for s, t in pairs)
 
 
 def _discrepancy(student: Tensor, teacher: Tensor) -> Tensor:

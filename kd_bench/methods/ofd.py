@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from kd_bench.interfaces import Batch, Loss, LossContext, Output, require
+from kd_bench.interfaces import Batch, Loss, LossContext, Output, UserError
 from kd_bench.methods.common.adapters import Connector, map_stages, to_common_size
+from kd_bench.methods.common.functional import sum_of
 
 
 def negative_mean(norm: nn.BatchNorm2d) -> Tensor:
@@ -62,7 +63,7 @@ class FeatureOverhaul(Loss):
         self.stages = map_stages(context, [f"{stage}_pre" for stage in stages])
         self.connectors = nn.ModuleDict(
             {
-                stage: Connector(context.student[stage][0], context.teacher[stage][0])
+                stage: Connector(context.student[stage][0], context.teacher_shapes[stage][0])
                 for stage in self.stages
             }
         )
@@ -76,7 +77,7 @@ class FeatureOverhaul(Loss):
             for stage in self.stages
         ]
         last = len(distances) - 1
-        return sum(2.0 ** (i - last) * d.mean() for i, d in enumerate(distances))
+        return sum_of(2.0 ** (i - last) * d.mean() for i, d in enumerate(distances))
 
     def _distance(self, stage: str, student: Tensor, teacher: Tensor) -> Tensor:
         s, t = to_common_size(student, teacher)
@@ -86,13 +87,13 @@ class FeatureOverhaul(Loss):
 
 def _norm_of(context: LossContext, stage: str) -> nn.BatchNorm2d:
     """The teacher's batch norm at `stage`."""
-    context.teacher[stage]  # refused where there is none
-    path = context.teacher.paths[stage]
-    modules = dict(context.teacher_net.named_modules())
-    norm = modules.get(path)
-    require(
-        isinstance(norm, nn.BatchNorm2d) and norm.affine,
-        f"OFD needs a batch norm with weights at stage '{stage}' of {context.teacher.model}; "
-        f"'{path}' is {type(norm).__name__}",
+    context.teacher_shapes[stage]  # refused where there is none
+    path = context.teacher_shapes.paths[stage]
+    assert context.teacher_net is not None  # needs_teacher
+    norm = dict(context.teacher_net.named_modules()).get(path)
+    if isinstance(norm, nn.BatchNorm2d) and norm.affine:
+        return norm
+    raise UserError(
+        f"OFD needs a batch norm with weights at stage '{stage}' of "
+        f"{context.teacher_shapes.model}; '{path}' is a {type(norm).__name__}"
     )
-    return norm

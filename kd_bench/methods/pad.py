@@ -32,7 +32,7 @@ class PrimeAwareL2(Loss):
 
     def __init__(self, context: LossContext):
         super().__init__(context)
-        student, teacher = (net["pooled"] for net in (context.student, context.teacher))
+        student, teacher = (net["pooled"] for net in (context.student, context.teacher_shapes))
         same = student == teacher
         self.projector = nn.Flatten() if same else Embedding(student, teacher[0])
         self.log_variance = nn.Sequential(

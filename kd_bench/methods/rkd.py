@@ -42,6 +42,10 @@ class RelationalDistillation(Loss):
         super().__init__(context)
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
-        s, t = (relations(out.features["pooled"].flatten(1)) for out in (student, teacher))
-        names = ("distance", "angle")
-        return {name: F.smooth_l1_loss(*pair) for name, *pair in zip(names, s, t, strict=True)}
+        (s_distance, s_angle), (t_distance, t_angle) = (
+            relations(out.features["pooled"].flatten(1)) for out in (student, teacher)
+        )
+        return {
+            "distance": F.smooth_l1_loss(s_distance, t_distance),
+            "angle": F.smooth_l1_loss(s_angle, t_angle),
+        }

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kd_bench.interfaces import Batch, Loss, LossContext, Output
 from kd_bench.methods.common.adapters import map_stages
-from kd_bench.methods.common.functional import unit
+from kd_bench.methods.common.functional import sum_of, unit
 
 
 def similarity(x: Tensor) -> Tensor:
@@ -34,4 +34,4 @@ class SimilarityPreserving(Loss):
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         pairs = ((student.features[stage], teacher.features[stage]) for stage in self.stages)
-        return sum(F.mse_loss(similarity(s), similarity(t)) for s, t in pairs)
+        return sum_of(F.mse_loss(similarity(s), similarity(t)) for s, t in pairs)

@@ -48,7 +48,7 @@ class SimpleRecipe(Loss):
         require(exponent >= 1, f"exponent must be 1 or more, got {exponent}")
         require_positive("temperature", temperature)
         self.exponent, self.temperature = exponent, temperature
-        channels = context.teacher["pooled"][0]
+        channels = context.teacher_shapes["pooled"][0]
         self.projector = Embedding(context.student["pooled"], channels)
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:

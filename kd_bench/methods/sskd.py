@@ -75,10 +75,11 @@ class SelfSupervision(Loss):
         for name, share in (("turned", turned_share), ("similarity", similarity_share)):
             require(0 <= share <= 1, f"{name}_share must be in [0, 1], got {share}")
         _require_square(context)
+        self.phase = "main"
         self.temperature, self.similarity_temperature = temperature, similarity_temperature
         self.turned_share, self.similarity_share = turned_share, similarity_share
         self.student_head = ProjectionHead(context.student["pooled"])
-        self.teacher_head = ProjectionHead(context.teacher["pooled"])
+        self.teacher_head = ProjectionHead(context.teacher_shapes["pooled"])
 
     def on_epoch_start(self, phase: str) -> None:
         self.phase = phase

@@ -65,7 +65,7 @@ class VirtualTeacher(Loss):
         )
         self.temperature, self.correct = temperature, correct
 
-    def forward(self, student: Output, teacher: None, batch: Batch) -> Tensor:
+    def forward(self, student: Output, teacher: Output | None, batch: Batch) -> Tensor:
         target = self.probabilities(student.logits, batch.target).log()
         return self.temperature**2 * soft_kl(student.logits, target, self.temperature).mean()
 
@@ -86,6 +86,6 @@ class PublishedVirtualTeacher(VirtualTeacher):
     its ResNet18 on CIFAR-100: 0.1 times 100 / 100 classes.
     """
 
-    def forward(self, student: Output, teacher: None, batch: Batch) -> Tensor:
+    def forward(self, student: Output, teacher: Output | None, batch: Batch) -> Tensor:
         target = self.probabilities(student.logits, batch.target) / self.temperature
         return soft_kl(student.logits, target, temperature=1.0).mean()

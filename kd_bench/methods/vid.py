@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kd_bench.interfaces import Batch, Loss, LossContext, Output, require, require_positive
 from kd_bench.methods.common.adapters import map_stages, to_common_size
+from kd_bench.methods.common.functional import sum_of
 
 
 class Gaussian(nn.Module):
@@ -38,7 +39,7 @@ class Gaussian(nn.Module):
         """Of each channel: [C]."""
         return F.softplus(self.a) + self.smallest
 
-    def surprise(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """-log q(teacher | student) without its constant, mean over all values: a scalar."""
         s, t = to_common_size(student, teacher)
         variance = self.variance().view(-1, 1, 1)  # [C, 1, 1]
@@ -82,7 +83,7 @@ class VariationalInformation(Loss):
             {
                 stage: Gaussian(
                     context.student[stage][0],
-                    context.teacher[stage][0],
+                    context.teacher_shapes[stage][0],
                     initial_variance,
                     smallest_variance,
                 )
@@ -91,7 +92,7 @@ class VariationalInformation(Loss):
         )
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        return sum(
-            self.gaussians[stage].surprise(student.features[stage], teacher.features[stage])
+        return sum_of(
+            self.gaussians[stage](student.features[stage], teacher.features[stage])
             for stage in self.stages
         )

@@ -68,12 +68,11 @@ def forward_with_views(
     parts = [image, *views.values()]
     whole = net(image if not views else torch.cat(parts))
     if not views:
-        whole.net = net
         return whole
     sizes = [len(part) for part in parts]
     features = {stage: feature.split(sizes) for stage, feature in whole.features.items()}
     first, *others = (
-        Output(logits, {stage: split[i] for stage, split in features.items()}, net=net)
+        Output(logits, {stage: split[i] for stage, split in features.items()})
         for i, logits in enumerate(whole.logits.split(sizes))
     )
     first.views = dict(zip(views, others, strict=True))
@@ -173,7 +172,8 @@ def _keep_output(features: dict, stage: str, module: nn.Module, inputs: tuple, o
 
 
 def _module(net: nn.Module, stage: str, path: str, model_name: str) -> nn.Module:
-    module, found = net, []
+    module = net
+    found: list[str] = []
     for name in path.split("."):
         children = dict(module.named_children())
         place = f"'{'.'.join(found)}'" if found else "the network"

@@ -44,8 +44,7 @@ class EpochRunner:
         self._cursor = torch.zeros(1, dtype=torch.int64, device=device)  # steps that are done
         self._within = torch.arange(job.recipe.batch_size, device=device)
         self._views_seed = derive_seed(job.seed, phase.name, "views")
-        job.method.on_epoch_start(phase.name)
-        self.tally = EpochMetrics([*job.method.weights, "total"], device)
+        self.tally = EpochMetrics([*job.method.weights_of(phase.name), "total"], device)
         self._steps: dict[int, Callable[[], None]] = {}  # by number of images
 
     def run(self, epoch: int) -> dict[str, float]:
@@ -96,13 +95,13 @@ class EpochRunner:
     def _step(self, size: int) -> Callable[[], None]:
         """The step on so many images, recorded when it is first needed."""
         if size not in self._steps:
-            step = partial(self._learn_from_next, self._learning(size), size)
+            step: Callable[[], None] = partial(self._train_on_next, self._build_step(size), size)
             if self.job.execution.captured:
                 step = cuda_graph.capture_graph(step, self._state())
             self._steps[size] = step
         return self._steps[size]
 
-    def _learning(self, size: int) -> Step:
+    def _build_step(self, size: int) -> Step:
         """The step from a batch on. Only a whole batch, in the main stage, is worth compiling.
 
         Another number of images would have to be compiled anew. In the stage before, a network's
@@ -115,9 +114,9 @@ class EpochRunner:
             how = job.execution
         student = execution.build_forward(job.student, how, how.precision)
         teacher = job.teacher and job.teacher.with_execution(how)
-        return Step(student, teacher, job.method, self.optimizer)
+        return Step(student, teacher, job.method, self.phase.name, self.optimizer)
 
-    def _learn_from_next(self, step: Step, size: int) -> None:
+    def _train_on_next(self, step: Step, size: int) -> None:
         """Learn from the next `size` images of the order."""
         job = self.job
         place = self._cursor * job.recipe.batch_size + self._within[:size]
@@ -142,5 +141,5 @@ class EpochRunner:
         for module in self.job.learners.values():
             yield from module.parameters()
             yield from module.buffers()
-        yield from (momentum for momentum in self.optimizer.momentum if momentum is not None)
+        yield from self.optimizer.momentum_buffers
         yield from (self.optimizer.rate, self._cursor, *self.tally.tensors)

@@ -109,15 +109,12 @@ class SGD:
         self.rate = torch.tensor(recipe.lr, device=self.parameters[0].device)  # of the next step
         has_momentum = recipe.momentum > 0
         self.momentum = [torch.zeros_like(p) if has_momentum else None for p in self.parameters]
-        self._options = {
-            "weight_decay": recipe.weight_decay,
-            "momentum": recipe.momentum,
-            "nesterov": recipe.nesterov,
-            "dampening": 0.0,
-            "maximize": False,
-            "fused": fused,
-            "foreach": False,
-        }
+        self._recipe, self._fused = recipe, fused
+
+    @property
+    def momentum_buffers(self) -> list[Tensor]:
+        """The momentum of every parameter; empty for a recipe without momentum."""
+        return [momentum for momentum in self.momentum if momentum is not None]
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -128,14 +125,33 @@ class SGD:
     def step(self) -> None:
         """Move the parameters along their gradients, at the rate."""
         pairs = zip(self.parameters, self.momentum, strict=True)
-        moving = [(p, p.grad, momentum) for p, momentum in pairs if p.grad is not None]
-        sgd(*map(list, zip(*moving, strict=True)), lr=self.rate, **self._options)
+        parameters: list[Tensor] = []
+        gradients: list[Tensor] = []
+        momenta: list[Tensor | None] = []
+        for parameter, momentum in pairs:
+            if parameter.grad is not None:
+                parameters.append(parameter)
+                gradients.append(parameter.grad)
+                momenta.append(momentum)
+        sgd(
+            parameters,
+            gradients,
+            momenta,
+            foreach=False,
+            fused=self._fused,
+            weight_decay=self._recipe.weight_decay,
+            momentum=self._recipe.momentum,
+            lr=self.rate,  # type: ignore[arg-type]  # annotated as float, but tensors are supported
+            dampening=0.0,
+            nesterov=self._recipe.nesterov,
+            maximize=False,
+        )
 
     def state_dict(self) -> dict[str, list[Tensor]]:
         """What a resumed training goes on with."""
-        return {"momentum": [momentum for momentum in self.momentum if momentum is not None]}
+        return {"momentum": self.momentum_buffers}
 
     def load_state_dict(self, state: dict[str, list[Tensor]]) -> None:
         """Go on from a `state_dict`, in place."""
-        for momentum, saved in zip(self.momentum, state["momentum"], strict=False):
+        for momentum, saved in zip(self.momentum_buffers, state["momentum"], strict=True):
             momentum.copy_(saved)

@@ -93,6 +93,7 @@ class CachedTeacher(Teacher):
 
     def forward(self, batch: Batch, views: Mapping[str, Tensor]) -> Output:
         """What the teacher says about the views that a batch's images show."""
+        assert batch.view is not None  # set by every training step
         row = self._table.index_select(0, batch.index * self._views + batch.view)
         sizes = [torch.Size(shape).numel() for shape in self._shapes.values()]
         logits, *flat = row.split([row.shape[1] - sum(sizes), *sizes], dim=1)
@@ -100,7 +101,7 @@ class CachedTeacher(Teacher):
             stage: part.unflatten(1, shape)
             for (stage, shape), part in zip(self._shapes.items(), flat, strict=True)
         }
-        return Output(logits, features, net=self)
+        return Output(logits, features)
 
 
 def cache_key(*facts: Any) -> str:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_bench.interfaces import LossContext, require
+from kd_bench.interfaces import LossContext, UserError, require
 
 
 def map_stages(context: LossContext, stages: Sequence[str]) -> tuple[str, ...]:
@@ -24,7 +24,7 @@ def map_stages(context: LossContext, stages: Sequence[str]) -> tuple[str, ...]:
         f"stages must be a list such as [stage1, stage2], got {stages!r}",
     )
     for stage in stages:
-        for network in (context.student, context.teacher):
+        for network in (context.student, context.teacher_shapes):
             require(
                 len(network[stage]) == 3,
                 f"stage '{stage}' of {network.model} is no map [C, H, W]; its shape is "
@@ -39,11 +39,11 @@ def require_equal_channels(context: LossContext, stage: str, method: str) -> Non
     Raises:
         UserError: with both shapes, where they have not.
     """
-    student, teacher = context.student[stage], context.teacher[stage]
+    student, teacher = context.student[stage], context.teacher_shapes[stage]
     require(
         student[0] == teacher[0],
         f"{method} needs equal channels, but {stage} is {_size(student)} in {context.student.model} "
-        f"and {_size(teacher)} in {context.teacher.model}; take a pair of equal widths",
+        f"and {_size(teacher)} in {context.teacher_shapes.model}; take a pair of equal widths",
     )
 
 
@@ -52,7 +52,8 @@ def to_common_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
 
     The larger map is averaged over the cells that PyTorch's adaptive average pooling has.
     """
-    size = tuple(min(s, t) for s, t in zip(student.shape[2:], teacher.shape[2:], strict=True))
+    height, width = (min(s, t) for s, t in zip(student.shape[2:], teacher.shape[2:], strict=True))
+    size = height, width
     return _average_pool(student, size), _average_pool(teacher, size)
 
 
@@ -104,14 +105,14 @@ class ConvRegressor(nn.Sequential):
     """
 
     def __init__(self, context: LossContext, stage: str):
-        student, teacher = context.student[stage], context.teacher[stage]
+        student, teacher = context.student[stage], context.teacher_shapes[stage]
         convolution = _resizing_convolution(student, teacher)
-        require(
-            convolution is not None,
-            f"a regressor halves a map, doubles it or cuts its borders, but {stage} is "
-            f"{_size(student)} in {context.student.model} and {_size(teacher)} in "
-            f"{context.teacher.model}; take another stage",
-        )
+        if convolution is None:
+            raise UserError(
+                f"a regressor can only halve a map, double it or crop its borders, but {stage} is "
+                f"{_size(student)} in {context.student.model} and {_size(teacher)} in "
+                f"{context.teacher_shapes.model}; use another stage"
+            )
         super().__init__(convolution, nn.BatchNorm2d(teacher[0]), nn.ReLU())
 
 

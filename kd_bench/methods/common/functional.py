@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Iterable
+from functools import reduce
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -39,3 +43,8 @@ def unit(x: Tensor, dim: int | tuple[int, ...]) -> Tensor:
     """
     length = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
     return x / length.masked_fill(length == 0, 1.0)
+
+
+def sum_of(terms: Iterable[Tensor]) -> Tensor:
+    """The sum of one or more tensors, added from left to right; always a tensor, unlike `sum`."""
+    return reduce(operator.add, terms)
