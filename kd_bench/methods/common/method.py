@@ -164,7 +164,7 @@ class Method(nn.Module):
 def _check_weights(weights: Iterable[str], terms: list[str]) -> None:
     if extra := [name for name in weights if name not in terms]:
         raise UserError(
-            f"weight without a term: {', '.join(extra)}; choose from {', '.join(terms)}"
+            f"weight without a term: {', '.join(extra)}; the terms are {', '.join(terms)}"
         )
     if missing := [name for name in terms if name not in weights]:
         raise UserError(
