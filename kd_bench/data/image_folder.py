@@ -1,4 +1,4 @@
-"""Images of your own: train/<class>/* and test/<class>/* in any format that PIL reads."""
+"""Custom images: train/<class>/* and test/<class>/* in any format supported by PIL."""
 
 from __future__ import annotations
 
@@ -39,9 +39,10 @@ class Listing:
 class ImageFolder:
     """The images of `root`, decoded once and cached as uint8 tensors (see `cache`).
 
-    `size: null` takes images as they are, all of one size. `size: 64` takes from each the largest
-    centred square, resized to 64x64 (bilinear, antialiased). Grey images and palettes become RGB,
-    transparency is dropped. Hidden files are skipped; anything else that is no image is refused.
+    `size: null` uses images unchanged; they must all have the same size. `size: 64` crops the
+    largest centered square and resizes it to 64x64 (bilinear, antialiased). Grayscale and palette
+    images become RGB, transparency is dropped. Hidden files are skipped; other files that are not
+    images raise an error.
     """
 
     def __init__(self, root: str, size: int | None):
@@ -50,7 +51,7 @@ class ImageFolder:
         self.size = size
 
     def describe(self) -> Description:
-        """Sizes, from the list of files and the head of the first image."""
+        """Sizes, from the list of files and the header of the first image."""
         train, test = self._listings
         if self.size is None:
             width, height = _head(train.files[0])
@@ -59,7 +60,7 @@ class ImageFolder:
         return Description(len(train.classes), height, width, len(train.files), len(test.files))
 
     def load(self) -> tuple[Split, Split]:
-        """Both splits, sorted by class and file name; from the cache where that has them."""
+        """Both splits, sorted by class and file name; from the cache if it has them."""
         key = self._key()
         tensors = cache.find(self.root, key)
         if tensors is None:
@@ -75,7 +76,7 @@ class ImageFolder:
         return train, test
 
     def _key(self) -> str:
-        """Names the decoded images: another file, a changed one or another `size`: another key."""
+        """Cache key of the decoded images: changes with any added or modified file and with `size`."""
         files = []
         for listing in self._listings:
             for path in listing.files:
@@ -177,7 +178,7 @@ def _head(path: Path) -> tuple[int, int]:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Turn PIL's complaint about a file into one that names it."""
+    """Convert PIL's errors into a UserError that names the file."""
     try:
         yield
     except UserError:
