@@ -11,7 +11,7 @@ no second thread runs and no GPU is in use where it forks. It exits after the sw
 3. places the server's socket below `tempfile.tempdir`,
 4. and re-runs in a fork the main module that `sys.modules["__main__"]` names.
 
-tests/unit/sweep/test_fork_server.py has a test for each.
+tests/unit/sweep/test_server_conditions.py has a test for each.
 """
 
 from __future__ import annotations
