@@ -21,14 +21,18 @@ WINDOW = 25  # the latest jobs, of which a median is taken: large sweeps must no
 
 
 def similarity_keys(folder: str, identity: Mapping[str, Any]) -> tuple[SimilarityKey, ...]:
-    """What similar jobs share: the same job with another seed; the same student and data.
+    """What similar jobs share, the most similar first.
+
+    The same data, pair, method and recipe, with other seeds or values; the same data and student.
 
     Args:
         folder: of the job.
         identity: of the job.
     """
+    _, pair, method, _, _ = folder.split("/")
     data, model = (json.dumps(identity[part], sort_keys=True) for part in ("dataset", "model"))
-    return (folder.rpartition("/")[0],), (data, model, execution_text(identity))
+    execution = execution_text(identity)
+    return (data, pair, method, identity["recipe"]["name"], execution), (data, model, execution)
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Throughput:
 
     per_epoch: float  # seconds
     start: float = 0.0  # seconds once, however many epochs: reading images, compiling
-    is_rough: bool = False  # from other methods or recipes, not from the same job's other seeds
+    is_rough: bool = False  # from other methods or recipes
 
     def seconds(self, epochs: int) -> float:
         """Seconds for a job with so many epochs to go."""

@@ -113,6 +113,6 @@ def test_a_network_without_the_map_before_the_relu_is_refused():
 
 def test_the_second_stage_has_the_soft_targets_of_the_authors_which_lack_the_square():
     config = load("method", "ab")
-    temperature = config["losses"]["st"]["temperature"]
-    assert config["weights"]["st"] * temperature**2 == pytest.approx(1.0)
-    assert config["weights"]["ce"] == 0.0
+    temperature = config.losses["st"]["temperature"]
+    assert config.weights["st"] * temperature**2 == pytest.approx(1.0)
+    assert config.weights["ce"] == 0.0

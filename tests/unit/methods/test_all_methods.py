@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from kd_bench.interfaces import Batch, LossContext, Networks, Output, StageShapes, UserError
-from kd_bench.jobs import instantiate, resolve
+from kd_bench.jobs import instantiate
+from kd_bench.jobs.resolve import method_traits
 from kd_bench.methods.at import AttentionTransfer
 from kd_bench.methods.feature_mse import FeatureMSE
 from kd_bench.methods.fsp import FlowOfSolution, flow_matrix
@@ -37,9 +38,9 @@ class Meeting:
     def __init__(self, name: str):
         torch.manual_seed(0)
         self.config = load("method", name)
-        self.has_teacher = resolve.needs_teacher({"method": self.config})
-        self.learns = resolve.teacher_learns({"method": self.config})
-        self.phases = ["init", "main"] if self.config["init"]["weights"] else ["main"]
+        traits = method_traits(instantiate.loss_classes(self.config))
+        self.has_teacher, self.learns = traits.needs_teacher, traits.teacher_learns
+        self.phases = ["init", "main"] if self.config.init.weights else ["main"]
         self.teacher_net = ResNet(K, 14, TEACHER_WIDTHS)
         self.teacher_net.fc.bias.data[0] += 4.0  # it is right about one image, the first
         try:
@@ -98,14 +99,14 @@ def meeting(request) -> Meeting:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_is_called_as_its_file(name):
-    assert load("method", name)["name"] == name
+    assert load("method", name).name == name
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_hyperparameter_has_its_one_default_in_yaml(name):
     config = load("method", name)
     for key, loss in instantiate.loss_classes(config).items():
-        given = config["losses"][key].keys() - {"_target_"}
+        given = config.losses[key].keys() - {"_target_"}
         taken = inspect.signature(loss).parameters.values()
         assert given == {p.name for p in taken} - {"context"}
         assert all(p.default is inspect.Parameter.empty for p in taken)
@@ -206,13 +207,13 @@ def test_networks_may_differ_in_width_unless_channels_are_compared(name):
 
 
 def test_the_weight_of_attention_is_the_datasets_where_it_has_one():
-    assert load("method", "at")["weights"] == {"ce": 1.0, "at": 1000.0}
+    assert load("method", "at").weights == {"ce": 1.0, "at": 1000.0}
 
 
 def test_a_combination_is_its_parts():
     st, at, both = (load("method", name) for name in ("st", "at", "st_at"))
-    assert both["losses"] == st["losses"] | at["losses"]
-    assert both["weights"] == st["weights"] | at["weights"]
+    assert both.losses == st.losses | at.losses
+    assert both.weights == st.weights | at.weights
 
 
 # --- numbers ----------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from helpers.small_nets import batch, context, rand
 from torch.autograd import gradcheck
 
 from kd_bench.interfaces import Output, UserError
-from kd_bench.jobs import assemble, instantiate, resolve, validate
+from kd_bench.jobs import assemble, instantiate, validate
 from kd_bench.methods.dml import MutualLearning
 from kd_bench.sweep.prepare import prepare_jobs
 from kd_bench.training import loop
@@ -77,42 +77,40 @@ def done(tmp_path_factory):
 
 
 def test_no_teacher_is_trained_before(done, tmp_path):
-    config = job(tmp_path, "method=dml")
-    assert resolve.teacher_job(config) is None
-    assert [frozen.folder for frozen in prepare_jobs([(config, {})])] == [
-        resolve.folder_name(config)
-    ]
+    the_job = job(tmp_path, "method=dml")
+    assert the_job.teacher is None
+    assert [frozen.folder for frozen in prepare_jobs([(the_job.config, {})])] == [the_job.folder]
     runs = done[1].parents[4]
     assert [path.name for path in runs.glob("*/*")] == ["resnet20-resnet8_half"]
 
 
 def test_the_record_has_the_peers_accuracy_and_no_folder_of_it(done):
     record, _ = done
-    assert record["teacher"]["folder"] is None
-    assert 0 <= record["teacher"]["accuracy"] <= 100
-    assert 0 <= record["teacher"]["agreement"] <= 100
+    assert record.teacher.folder is None
+    assert 0 <= record.teacher.accuracy <= 100
+    assert 0 <= record.teacher.agreement <= 100
 
 
 def test_the_peer_counts_among_the_parameters_of_training_alone(done):
-    parameters = done[0]["parameters"]
-    net = instantiate.build_network(done[0]["config"]["teacher"]["model"], 4).net
+    parameters = done[0].parameters
+    net = instantiate.build_network(done[0].config.teacher.model, 4).net
     peer = sum(p.numel() for p in net.parameters())
     assert parameters["training"] == parameters["student"] + peer
     assert parameters["inference"] == parameters["student"]
 
 
 def test_the_peer_is_known_by_its_model_alone(done, tmp_path):
-    assert set(done[0]["identity"]["teacher"]) == {"model"}
-    folder = resolve.folder_name(job(tmp_path, "method=dml"))
+    assert set(done[0].identity["teacher"]) == {"model"}
+    folder = job(tmp_path, "method=dml").folder
     same = job(tmp_path, "method=dml", "teacher.seed=5", "teacher.recipe.epochs=7")
     other = job(tmp_path, "method=dml", "teacher.model.net.depth=14")
-    assert resolve.folder_name(same) == folder != resolve.folder_name(other)
+    assert same.folder == folder != other.folder
 
 
 def test_a_checkpoint_for_a_teacher_that_starts_afresh_is_refused(tmp_path):
-    config = job(tmp_path, "method=dml", "teacher.checkpoint=weights.pt")
-    with pytest.raises(UserError, match=r"^method 'dml' trains the teacher from the start"):
-        validate.validate_job(config)
+    the_job = job(tmp_path, "method=dml", "teacher.checkpoint=weights.pt")
+    with pytest.raises(UserError, match=r"^method 'dml' trains the teacher from scratch"):
+        validate.validate_job(the_job)
 
 
 def test_both_networks_learn_from_different_starts(tmp_path):

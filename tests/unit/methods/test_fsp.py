@@ -15,13 +15,13 @@ STAGES = {"stem": (2, 4, 4), "stage1": (2, 4, 4), "stage2": (4, 2, 2), "stage3":
 
 
 def test_both_ways_to_train_have_one_loss():
-    assert load("method", "fsp")["losses"] == load("method", "fsp_joint")["losses"]
+    assert load("method", "fsp").losses == load("method", "fsp_joint").losses
 
 
 def test_the_flow_is_trained_first_and_alone_and_then_cross_entropy_alone():
     config = load("method", "fsp")
-    assert config["weights"] == {"ce": 1.0}
-    assert set(config["init"]["weights"]) == {"fsp"}
+    assert config.weights == {"ce": 1.0}
+    assert set(config.init.weights) == {"fsp"}
 
 
 def test_the_first_stage_adds_up_the_pairs_of_stages():

@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-from helpers.jobs import job, trained
+from helpers.jobs import job, setup_of
 from helpers.small_nets import context, rand
 from torch.autograd import gradcheck
 
 from kd_bench.interfaces import Batch, Output, UserError
-from kd_bench.jobs import assemble, resolve
 from kd_bench.methods.sskd import TURNS, SelfSupervision, error_rank, selected
 from kd_bench.training import loop
 
@@ -195,9 +194,7 @@ def moved(before, after):
 
 
 def test_the_first_stage_moves_the_teachers_head_alone_and_the_second_all_but_the_teacher(tmp_path):
-    config = job(tmp_path, "method=sskd")
-    trained(resolve.teacher_job(config))
-    work = assemble.assemble_setup(config, torch.device("cpu"))
+    work = setup_of(job(tmp_path, "method=sskd"))
     seen = [copies(work)]
     progress = loop.train(work, tmp_path, lambda *_: seen.append(copies(work)))
     assert [row["stage"] for row in progress.history] == ["init", "main", "main"]

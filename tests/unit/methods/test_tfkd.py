@@ -63,19 +63,19 @@ def test_a_student_like_its_copy_rests():
 
 
 def test_a_teacher_of_another_model_is_refused_before_anything_trains(tmp_path):
-    config = job(tmp_path, "method=tfkd_self")
+    the_job = job(tmp_path, "method=tfkd_self")
     message = r"the student is resnet8_half and the teacher resnet20; add teacher=resnet8_half$"
     with pytest.raises(UserError, match=message):
-        validate.validate_job(config)
+        validate.validate_job(the_job)
 
 
 def test_the_teacher_is_the_baseline_of_the_students_own_model(tmp_path):
     model = "model@teacher.model=resnet8_half"
     same = "teacher.model.net.widths=[4,4,8,8]"
-    config = job(tmp_path, "method=tfkd_self", model, same)
-    validate.validate_job(config)
-    record, _ = trained(config)
-    assert record["teacher"]["folder"].startswith("synthetic/none-resnet8_half/baseline/")
+    the_job = job(tmp_path, "method=tfkd_self", model, same)
+    validate.validate_job(the_job)
+    record, _ = trained(the_job)
+    assert record.teacher.folder.startswith("synthetic/none-resnet8_half/baseline/")
 
 
 # A virtual teacher
@@ -174,6 +174,6 @@ def test_a_temperature_of_zero_is_refused(make):
 
 def test_a_job_with_a_virtual_teacher_has_no_other(tmp_path):
     record, _ = trained(job(tmp_path, "method=tfkd_reg"))
-    assert record["teacher"] is None
-    assert record["folder"].startswith("synthetic/none-resnet8_half/tfkd_reg/")
+    assert record.teacher is None
+    assert record.folder.startswith("synthetic/none-resnet8_half/tfkd_reg/")
     assert len(list(tmp_path.glob("*/*/*"))) == 1

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from helpers.jobs import job, trained
+from helpers.jobs import job, setup_of
 from helpers.maps import channels, without_adapter
 from helpers.outputs import (
     batch_of,
@@ -20,7 +20,6 @@ from helpers.outputs import (
 from torch.autograd import gradcheck
 
 from kd_bench.interfaces import UserError
-from kd_bench.jobs import assemble, resolve
 from kd_bench.methods.vid import VariationalInformation
 from kd_bench.training import loop
 
@@ -87,9 +86,7 @@ def test_trained_variances_are_the_mean_squares_of_their_channels_errors():
 
 
 def test_a_job_trains_its_variances(tmp_path):
-    config = job(tmp_path, "method=vid")
-    trained(resolve.teacher_job(config))
-    work = assemble.assemble_setup(config, torch.device("cpu"))
+    work = setup_of(job(tmp_path, "method=vid"))
     gaussians = work.method.losses["vid"].gaussians
     before = {stage: gaussian.variance().detach() for stage, gaussian in gaussians.items()}
     assert all((variance - 5).abs().max() < 1e-5 for variance in before.values())

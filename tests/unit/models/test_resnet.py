@@ -47,7 +47,7 @@ def test_a_shipped_model_has_as_many_parameters_as_in_the_literature(name):
 
 @pytest.mark.parametrize("name", choices("model"))
 def test_a_model_is_called_as_its_file(name):
-    assert load("model", name)["name"] == name
+    assert load("model", name).name == name
 
 
 @pytest.mark.parametrize("name", choices("model"))
@@ -154,8 +154,8 @@ def _input_of(stage: int, features: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 def test_stages_may_be_named_on_the_command_line():
-    model = composed("dataset=synthetic", "model=resnet8", "+model.stages.one=layer1")["model"]
-    network = instantiate.build_network(model, 10)
+    config, _ = composed("dataset=synthetic", "model=resnet8", "+model.stages.one=layer1")
+    network = instantiate.build_network(config.model, 10)
     assert network.shapes((32, 32)) == {"one": (16, 32, 32)}
 
 

@@ -1,12 +1,13 @@
 """What some methods need beyond a loss, in real jobs: graphs, views, further questions."""
 
+import copy
 from pathlib import Path
 
 import pytest
 import torch
-from helpers.jobs import job, trained
+from helpers.jobs import config, setup_of
 
-from kd_bench.jobs import assemble, resolve
+from kd_bench.jobs.resolve import resolve_job
 from kd_bench.training import loop
 from kd_bench.training.setup import TrainingSetup
 
@@ -20,13 +21,11 @@ def runs(tmp_path_factory):
 
 def assembled(runs: Path, *methods: str) -> TrainingSetup:
     """A job of these methods' losses together, ready to train."""
-    configs = [job(runs, f"method={method}") for method in methods]
-    trained(resolve.teacher_job(configs[0]))
-    first = configs[0]["method"]
-    for config in configs[1:]:
-        first["losses"] |= config["method"]["losses"]
-        first["weights"] |= config["method"]["weights"]
-    return assemble.assemble_setup(configs[0], torch.device("cpu"))
+    first, *others = (copy.deepcopy(config(runs, f"method={method}")) for method in methods)
+    for other in others:
+        first.method.losses |= other.method.losses
+        first.method.weights |= other.method.weights
+    return setup_of(resolve_job(first, {}))
 
 
 def state(work: TrainingSetup) -> list[torch.Tensor]:

@@ -7,9 +7,8 @@ import pytest
 import torch
 from helpers import shipped
 from helpers.graph_guard import META, NotCapturable, guarded, on_meta
-from helpers.jobs import job, trained
+from helpers.jobs import job, setup_of
 
-from kd_bench.jobs import assemble, resolve
 from kd_bench.training import cuda_graph
 from kd_bench.training.epoch import EpochRunner
 from kd_bench.training.setup import phases
@@ -24,10 +23,7 @@ def runs(tmp_path_factory):
 
 
 def assembled(runs: Path, *overrides: str):
-    config = job(runs, *WIDTHS, *overrides)
-    if (teacher := resolve.teacher_job(config)) is not None:
-        trained(teacher)
-    return assemble.assemble_setup(config, torch.device("cpu"))
+    return setup_of(job(runs, *WIDTHS, *overrides))
 
 
 @pytest.mark.parametrize(

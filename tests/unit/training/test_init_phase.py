@@ -7,27 +7,28 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.jobs import job, trained
+from helpers.jobs import job, setup_of, trained
 from helpers.shipped import choices, load
 
-from kd_bench.jobs import assemble, reporter, resolve, runner
+from kd_bench.jobs.job import Job
+from kd_bench.jobs.runner import NullReporter, run_with_teacher
 from kd_bench.training import device, loop
 
-METHODS = [name for name in choices("method") if load("method", name)["init"]["weights"]]
+METHODS = [name for name in choices("method") if load("method", name).init.weights]
 ALIKE = ("model.net.widths=[8,8,8,8]", "teacher.model.net.widths=[8,8,8,8]")
 
 
 @pytest.fixture(autouse=True)
 def one_thread():
     before = torch.get_num_threads()
-    device.prepare_torch(1)
+    device.configure_process(1)
     yield
     torch.set_num_threads(before)
     torch.use_deterministic_algorithms(False)
 
 
-def two_and_two(runs: Path, name: str, *overrides: str) -> dict:
-    """A job of two epochs in each stage of training."""
+def two_and_two(runs: Path, name: str, *overrides: str) -> Job:
+    """A job of two epochs in each phase."""
     return job(runs, f"method={name}", "method.init.epochs=1", *overrides)
 
 
@@ -37,17 +38,17 @@ def history(folder: Path) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_history_has_both_stages_and_in_each_its_own_terms(tmp_path, name):
-    config = two_and_two(tmp_path, name, *ALIKE)
-    rows = history(trained(config)[1])
+    job = two_and_two(tmp_path, name, *ALIKE)
+    rows = history(trained(job)[1])
     assert [row["stage"] for row in rows] == ["init", "init", "main", "main"]
     assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
-    recipe, init = config["recipe"], config["method"]["init"]
+    recipe, init = job.config.recipe, job.config.method.init
     rates = [float(row["lr"]) for row in rows[:2]]
-    assert rates == pytest.approx([init["lr"] * recipe["lr"]] * 2)
-    weights = {"init": init["weights"], "main": config["method"]["weights"]}
+    assert rates == pytest.approx([init.lr * recipe.lr] * 2)
+    weights = {"init": init.weights, "main": job.config.method.weights}
     for row in rows:
         terms = {key.split("/")[0] for key, value in row.items() if value}
-        names = {*config["method"]["losses"], "ce"}
+        names = {*job.config.method.losses, "ce"}
         assert terms & names == set(weights[row["stage"]])
 
 
@@ -55,7 +56,7 @@ class Stop(Exception):
     pass
 
 
-class StopAfter(reporter.Quiet):
+class StopAfter(NullReporter):
     """Ends a job, as an error would, after an epoch."""
 
     def __init__(self, epoch: int):
@@ -66,23 +67,18 @@ class StopAfter(reporter.Quiet):
             raise Stop
 
 
-def make_teacher(config: dict) -> None:
-    """Train the teacher of a job, if another job has to."""
-    if (teacher := resolve.teacher_job(config)) is not None:
-        trained(teacher)
-
-
 @pytest.mark.parametrize("name", METHODS)
 def test_a_job_interrupted_in_either_stage_and_between_them_goes_on_to_the_same_bits(
     tmp_path, name
 ):
     _, whole = trained(two_and_two(tmp_path / "whole", name, *ALIKE))
-    config = two_and_two(tmp_path / "parts", name, *ALIKE)
-    make_teacher(config)
+    the_job = two_and_two(tmp_path / "parts", name, *ALIKE)
+    if the_job.teacher is not None:
+        trained(the_job.teacher)
     for epoch in (1, 2, 3):
         with pytest.raises(Stop):
-            runner.run(config, {}, StopAfter(epoch))
-    _, parts = trained(config)
+            run_with_teacher(the_job, StopAfter(epoch))
+    _, parts = trained(the_job)
     assert (parts / "history.csv").read_text() == (whole / "history.csv").read_text()
     ours, theirs = (torch.load(f / "weights.pt", weights_only=True) for f in (parts, whole))
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
@@ -90,9 +86,10 @@ def test_a_job_interrupted_in_either_stage_and_between_them_goes_on_to_the_same_
 
 def snapshots(runs: Path, name: str, *overrides: str) -> list[dict[str, torch.Tensor]]:
     """All weights of student and method: before training, and after each epoch."""
-    config = two_and_two(runs, name, *overrides)
-    make_teacher(config)
-    work = assemble.assemble_setup(config, torch.device("cpu"))
+    the_job = two_and_two(runs, name, *overrides)
+    if the_job.teacher is not None:
+        trained(the_job.teacher)
+    work = setup_of(the_job)
     taken = []
 
     def take(*_):

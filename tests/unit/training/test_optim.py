@@ -8,7 +8,6 @@ from helpers import shipped
 from hypothesis import given, strategies
 
 from kd_bench.config.schema import RecipeConfig, Schedule
-from kd_bench.jobs import instantiate
 from kd_bench.training import optim
 from kd_bench.utils.errors import UserError
 
@@ -57,9 +56,7 @@ def test_a_recipe_keeps_its_shape_under_any_number_of_epochs(epochs, fractions):
 
 def test_the_published_recipes_drop_where_their_papers_do():
     drops = {
-        name: optim.milestone_epochs(
-            instantiate.to_dataclass(RecipeConfig, shipped.load("recipe", name))
-        )
+        name: optim.milestone_epochs(shipped.load("recipe", name))
         for name in ("zoo200", "predecessor200", "crd240")
     }
     assert drops == {
@@ -71,7 +68,7 @@ def test_the_published_recipes_drop_where_their_papers_do():
 
 @pytest.mark.parametrize("name", shipped.choices("recipe"))
 def test_every_shipped_recipe_can_train(name):
-    checked = instantiate.to_dataclass(RecipeConfig, shipped.load("recipe", name))
+    checked = shipped.load("recipe", name)
     optim.check_recipe(checked)
     assert checked.name == name
     assert (optim.learning_rates(checked, 3) > 0).all()
