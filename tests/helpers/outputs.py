@@ -21,7 +21,7 @@ def rand(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=generator, dtype=torch.double)
 
 
-def meeting(student: Shapes, teacher: Shapes, classes: int = K, images: int = 12) -> LossContext:
+def context_of(student: Shapes, teacher: Shapes, classes: int = K, images: int = 12) -> LossContext:
     """The context of two networks of these shapes, and of images whose classes take turns."""
     labels = torch.arange(images) % classes
     small, large = shapes("small", **student), shapes("large", **teacher)
@@ -43,7 +43,7 @@ def total(value: Tensor | dict[str, Tensor]) -> Tensor:
     return value if isinstance(value, Tensor) else sum(value.values())
 
 
-def has_the_gradient_that_differences_give(loss: Loss, context: LossContext, size: int = 3) -> bool:
+def passes_gradcheck(loss: Loss, context: LossContext, size: int = 3) -> bool:
     """By gradcheck, in double precision, for logits and all features that the loss reads."""
     loss.double()
     draws = torch.get_rng_state()
@@ -60,7 +60,7 @@ def has_the_gradient_that_differences_give(loss: Loss, context: LossContext, siz
     return gradcheck(value, [x.requires_grad_() for x in inputs])
 
 
-def is_finite_with_its_gradient(
+def has_finite_value_and_gradient(
     loss: Loss, context: LossContext, scale: float, size: int = 6
 ) -> bool:
     """In single precision: features times `scale` against ones, logits of 1e4 that disagree."""
@@ -75,7 +75,7 @@ def is_finite_with_its_gradient(
     return bool(value.isfinite()) and all(x.grad.isfinite().all() for x in learning)
 
 
-def never_asks_for_a_number(make, context: LossContext, size: int = 3) -> bool:
+def needs_no_device_sync(make, context: LossContext, size: int = 3) -> bool:
     """Whether loss and gradient are computed without a single value being known.
 
     On the meta device, where whatever would make a GPU wait (`.item()`, `if tensor:`, masks as

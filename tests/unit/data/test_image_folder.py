@@ -55,7 +55,7 @@ def test_classes_and_files_are_read_in_the_order_of_their_names(root):
     assert train.image[:, 0, 0].tolist() == [[255, 0, 7], [255, 0, 0], [0, 128, 255]]
 
 
-def test_sizes_are_described_from_the_head_of_one_image(root):
+def test_sizes_are_read_from_the_header_of_one_image(root):
     save(root / "test/dog/2.png", plain(COLOURS["dog"], height=9))  # not looked at yet
     described = ImageFolder(str(root), None).describe()
     assert (described.height, described.width) == (4, 4)
@@ -64,7 +64,7 @@ def test_sizes_are_described_from_the_head_of_one_image(root):
     assert (described.height, described.width) == (16, 16)
 
 
-def test_a_folder_is_a_data_set_like_any_other(root):
+def test_an_image_folder_works_like_any_other_dataset(root):
     data = Dataset(ImageFolder(str(root), None), pad=1, padding="reflect", flip=True).load()
     assert data.augment(torch.arange(3), 1, 0).shape == (3, 3, 4, 4)
     assert data.train.target.tolist() == [0, 0, 1]
@@ -103,7 +103,7 @@ def test_hidden_files_are_skipped(root):
     assert len(train.target) == 3
 
 
-def test_resizing_averages_what_a_new_pixel_covers(root):
+def test_resizing_is_antialiased(root):
     # Stripes, one column in four white, made four times smaller. The bilinear filter is then 16
     # columns / 4 = a triangle of 4 columns to each side: white columns at distance 1.5 and 2.5
     # of a new pixel's centre weigh .625 and .375 out of 4: 255 / 4 = 63.75. Two neighbouring
@@ -117,7 +117,7 @@ def test_resizing_averages_what_a_new_pixel_covers(root):
     assert train.image[1].unique(dim=0).shape[0] == 1  # one colour stays one colour, larger
 
 
-def test_resizing_takes_the_middle_of_an_oblong_image(root):
+def test_resizing_crops_the_center_of_an_oblong_image(root):
     wide = plain((9, 9, 9), height=4, width=12)
     wide[:, :4] = wide[:, 8:] = 200
     save(root / "train/cat/a.png", wide)
@@ -135,7 +135,7 @@ def test_images_of_two_sizes_are_refused_with_a_file_of_each(root):
 
 
 @pytest.mark.parametrize("size", [None, 8])
-def test_a_file_that_is_no_image_is_named(root, size):
+def test_a_file_that_is_not_an_image_is_named(root, size):
     (root / "train/dog/notes.txt").write_text("good dog")
     with refused(f"{root}/train/dog/notes.txt is not an image that PIL can read"):
         load(root, size)
@@ -168,9 +168,9 @@ def test_differing_classes_are_refused_with_counts_and_names(root):
         ImageFolder(str(root), None).describe()
 
 
-def test_what_is_not_laid_out_as_classes_is_refused(root):
+def test_a_folder_without_class_folders_is_refused(root):
     (root / "train/labels.csv").write_text("a,b")
-    with refused(f"{root}/train/labels.csv is a file; {root}/train holds a folder for each class"):
+    with refused(f"{root}/train/labels.csv is a file; {root}/train must contain one folder per class"):
         ImageFolder(str(root), None).describe()
     os.remove(root / "train/labels.csv")
     (root / "train/emu").mkdir()
@@ -225,7 +225,7 @@ def test_images_are_decoded_once(root, decoded):
     assert [path.suffix for path in cached(root)] == [".pt"]
 
 
-def test_the_cache_is_for_these_files_and_this_size_only(root, decoded):
+def test_the_cache_key_depends_on_files_and_size(root, decoded):
     load(root)
     load(root, size=2)
     assert len(decoded) == 10  # another size
@@ -246,7 +246,7 @@ def test_the_cache_is_for_these_files_and_this_size_only(root, decoded):
     assert len(decoded) == before + 6
 
 
-def test_where_the_folder_is_read_only_the_cache_lies_with_the_user(root, tmp_path, monkeypatch):
+def test_the_cache_of_a_read_only_folder_is_in_the_users_cache(root, tmp_path, monkeypatch):
     monkeypatch.setattr(cache.os, "access", lambda path, mode: False)
     load(root)
     assert not (root / ".kd_bench_cache").exists()
@@ -254,7 +254,7 @@ def test_where_the_folder_is_read_only_the_cache_lies_with_the_user(root, tmp_pa
     assert path.suffix == ".pt"
 
 
-def test_a_cache_that_another_user_made_is_used_where_the_folder_is_read_only(
+def test_an_existing_cache_is_used_in_a_read_only_folder(
     root, decoded, monkeypatch
 ):
     load(root)
@@ -263,7 +263,7 @@ def test_a_cache_that_another_user_made_is_used_where_the_folder_is_read_only(
     assert len(decoded) == 5
 
 
-def test_a_cache_file_appears_whole_or_not_at_all(root, monkeypatch):
+def test_cache_files_are_written_atomically(root, monkeypatch):
     def dies(tensors, file):
         file.write(b"half")
         raise KeyboardInterrupt

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from helpers.maps import channels
 from helpers.outputs import (
     batch_of,
-    has_the_gradient_that_differences_give,
-    is_finite_with_its_gradient,
-    meeting,
-    never_asks_for_a_number,
+    passes_gradcheck,
+    has_finite_value_and_gradient,
+    context_of,
+    needs_no_device_sync,
     output_of,
     rand,
 )
@@ -19,11 +19,11 @@ from helpers.outputs import (
 from kd_bench.interfaces import LossContext, Output, UserError
 from kd_bench.methods.ft import FactorTransfer, factor_distance
 
-SPEC = meeting({"stage3": (4, 3, 3), "pooled": (4,)}, {"stage3": (6, 3, 3), "pooled": (6,)})
-BATCH = batch_of(SPEC, 2)
+CONTEXT = context_of({"stage3": (4, 3, 3), "pooled": (4,)}, {"stage3": (6, 3, 3), "pooled": (6,)})
+BATCH = batch_of(CONTEXT, 2)
 
 
-def ft(stage: str, rate: float = 0.5, context: LossContext = SPEC) -> FactorTransfer:
+def ft(stage: str, rate: float = 0.5, context: LossContext = CONTEXT) -> FactorTransfer:
     torch.manual_seed(0)
     loss = FactorTransfer(context, "stage3", rate)
     loss.on_epoch_start(stage)
@@ -35,7 +35,7 @@ def outputs() -> tuple[Output, Output]:
     return output_of(stage3=student), output_of(stage3=teacher.relu())
 
 
-def test_factors_of_length_one_are_compared_by_the_mean_difference():
+def test_unit_length_factors_are_compared_by_mean_absolute_difference():
     # All values of an image together have length one: [3, 0, 0, 4] / 5 and [4, 0, 0, 3] / 5,
     # (0.2 + 0 + 0 + 0.2) / 4 = 0.1; the second image agrees.
     student, teacher = channels([3.0, 0.0], [0.0, 4.0]), channels([4.0, 0.0], [0.0, 3.0])
@@ -51,7 +51,7 @@ def test_the_scale_of_a_factor_does_not_matter():
     )
 
 
-def test_factors_of_unequal_size_meet_at_the_smaller_one():
+def test_factors_of_different_size_are_pooled_to_the_smaller_one():
     # [2, 4, 6, 6] averages to [3, 6], which is [1, 2] in another scale.
     value = factor_distance(channels([2.0, 4.0, 6.0, 6.0]), channels([1.0, 2.0]))
     assert value.item() == pytest.approx(0, abs=1e-6)
@@ -85,19 +85,19 @@ def learning(loss: FactorTransfer, student) -> set[str]:
     return found | ({"student"} if student.features["stage3"].grad is not None else set())
 
 
-def test_the_paraphraser_learns_first_and_nothing_else():
+def test_the_init_phase_trains_only_the_paraphraser():
     loss = ft("init")
     assert learning(loss, outputs()[0]) == {"encoder", "decoder"}
     assert list(loss(*outputs(), BATCH)) == ["paraphrase"]
 
 
-def test_then_the_paraphraser_is_frozen_and_student_and_translator_learn():
+def test_the_main_phase_freezes_the_paraphraser_and_trains_student_and_translator():
     loss = ft("main")
     assert learning(loss, outputs()[0]) == {"translator", "student"}
     assert list(loss(*outputs(), BATCH)) == ["factor"]
 
 
-def test_the_paraphrase_is_the_mean_square_between_the_map_and_what_becomes_of_it():
+def test_the_paraphrase_term_is_the_mean_squared_reconstruction_error():
     loss = ft("init")
     teacher = outputs()[1].features["stage3"]
     told = loss.decoder(loss.encoder(teacher))
@@ -105,7 +105,7 @@ def test_the_paraphrase_is_the_mean_square_between_the_map_and_what_becomes_of_i
     assert value.item() == pytest.approx((told - teacher).square().mean().item())
 
 
-def test_the_paraphraser_learns_to_tell_the_teachers_map():
+def test_the_paraphraser_learns_to_reconstruct_the_teachers_map():
     loss = ft("init", rate=1.0)
     optimizer = torch.optim.SGD(loss.parameters(), lr=0.1, momentum=0.9)
     values = []
@@ -119,15 +119,15 @@ def test_the_paraphraser_learns_to_tell_the_teachers_map():
 
 
 @pytest.mark.parametrize("stage", ["init", "main"])
-def test_it_has_the_gradient_that_differences_give_and_never_waits_for_a_number(stage):
-    assert has_the_gradient_that_differences_give(ft(stage), SPEC)
-    assert never_asks_for_a_number(lambda context: ft(stage, context=context), SPEC)
+def test_it_passes_gradcheck_and_needs_no_device_sync(stage):
+    assert passes_gradcheck(ft(stage), CONTEXT)
+    assert needs_no_device_sync(lambda context: ft(stage, context=context), CONTEXT)
 
 
 @pytest.mark.parametrize("stage", ["init", "main"])
 @pytest.mark.parametrize("scale", [0.0, 1e4])
-def test_it_is_finite_for_features_of_any_size(stage, scale):
-    assert is_finite_with_its_gradient(ft(stage), SPEC, scale)
+def test_value_and_gradient_are_finite_for_features_of_any_scale(stage, scale):
+    assert has_finite_value_and_gradient(ft(stage), CONTEXT, scale)
 
 
 def test_factors_that_are_zero_have_a_finite_distance_and_gradient():
@@ -143,6 +143,6 @@ def test_a_rate_that_is_not_above_zero_is_refused(rate):
         ft("main", rate)
 
 
-def test_a_stage_that_is_no_map_is_refused():
-    with pytest.raises(UserError, match=r"^stage 'pooled' of small is no map \[C, H, W\]"):
-        FactorTransfer(SPEC, "pooled", 0.5)
+def test_a_stage_that_is_not_a_map_is_refused():
+    with pytest.raises(UserError, match=r"^stage 'pooled' of small is not a map \[C, H, W\]"):
+        FactorTransfer(CONTEXT, "pooled", 0.5)

@@ -42,7 +42,7 @@ SEEN = Batch(torch.zeros(B, 3, 4, 4), LABEL, torch.arange(B), torch.tensor(1.0))
 # What is seen
 
 
-def test_an_image_is_turned_by_quarters():
+def test_images_are_rotated_by_multiples_of_90_degrees():
     image = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).expand(1, 3, 2, 2)
     views = loss().extra_views(image)
     assert {name: view[0, 0].tolist() for name, view in views.items()} == {
@@ -60,7 +60,7 @@ def test_maps_that_are_not_square_are_refused():
 # What is passed on
 
 
-def test_an_answers_rank_is_how_many_score_above_it():
+def test_the_rank_is_the_number_of_higher_scores():
     scores = torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0], [3.0, 2.0, 1.0], [1.0, 1.0, 0.0]])
     assert error_rank(scores, torch.tensor([0, 1, 2, 1])).tolist() == [0, 1, 2, 0]
 
@@ -71,7 +71,7 @@ def test_an_answers_rank_is_how_many_score_above_it():
     [(0.0, [1, 5]), (0.25, [1, 2, 5]), (0.75, [0, 1, 2, 4, 5]), (0.99, [0, 1, 2, 4, 5]),
      (1.0, [0, 1, 2, 3, 4, 5])],
 )  # fmt: skip
-def test_all_that_is_right_is_kept_and_a_share_of_the_rest_by_rank(share, kept):
+def test_correct_rows_are_kept_and_a_share_of_the_others_by_rank(share, kept):
     assert selected(torch.tensor([2, 0, 1, 3, 1, 0]), share).nonzero().flatten().tolist() == kept
 
 
@@ -101,7 +101,7 @@ def cosines(head, out):
     return rows
 
 
-def test_the_terms_are_those_of_loops_over_images_and_classes():
+def test_the_terms_match_loops_over_images_and_classes():
     student, teacher, made = output(0), output(10), loss()
     terms = made(student, teacher, SEEN)
     upright = [divergence(t, s, 4.0) for t, s in zip(teacher.logits, student.logits, strict=True)]
@@ -122,7 +122,7 @@ def test_the_terms_are_those_of_loops_over_images_and_classes():
     )
 
 
-def test_the_teachers_head_learns_to_find_the_upright_image():
+def test_the_teacher_head_is_trained_to_find_the_upright_image():
     teacher, made = output(10), loss("init")
     rows = cosines(made.teacher_head, teacher)
     expected = -sum(row.log_softmax(0)[i % B] for i, row in enumerate(rows)) / len(rows)
@@ -131,21 +131,21 @@ def test_the_teachers_head_learns_to_find_the_upright_image():
     torch.testing.assert_close(terms["teacher_head"], expected)
 
 
-def test_a_student_like_its_teacher_has_nothing_to_learn():
+def test_the_loss_is_zero_for_a_student_equal_to_its_teacher():
     made = loss()
     made.student_head.load_state_dict(made.teacher_head.state_dict())
     terms = made(output(10), output(10), SEEN)
     assert all(term.abs() < 1e-12 for term in terms.values())
 
 
-def test_with_nothing_selected_the_loss_is_zero_and_not_nan():
+def test_the_loss_is_zero_if_no_row_is_selected():
     student, teacher = output(0), output(10)
     for view in teacher.views.values():
         view.logits = -10.0 * torch.nn.functional.one_hot(LABEL, K).double()
     assert loss(turned_share=0.0)(student, teacher, SEEN)["turned"] == 0
 
 
-def test_it_has_the_gradient_that_differences_give():
+def test_it_passes_gradcheck():
     made, teacher, student = loss(), output(10), output(0)
 
     def value(logits, turned, features):
@@ -168,7 +168,7 @@ def test_it_has_the_gradient_that_differences_give():
     ],
     ids=str,
 )
-def test_what_is_out_of_range_is_refused(changed, message):
+def test_values_out_of_range_are_refused(changed, message):
     with pytest.raises(UserError, match=message):
         loss(**changed)
 
@@ -194,7 +194,7 @@ def moved(before, after):
     }
 
 
-def test_the_first_stage_moves_the_teachers_head_alone_and_the_second_all_but_the_teacher(tmp_path):
+def test_the_init_phase_trains_the_teacher_head_and_the_main_phase_the_student(tmp_path):
     config = job(tmp_path, "method=sskd")
     trained(resolve.teacher_job(config))
     work = assemble.assemble_setup(config, torch.device("cpu"))

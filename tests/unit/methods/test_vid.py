@@ -10,10 +10,10 @@ from helpers.jobs import job, trained
 from helpers.maps import channels, without_adapter
 from helpers.outputs import (
     batch_of,
-    has_the_gradient_that_differences_give,
-    is_finite_with_its_gradient,
-    meeting,
-    never_asks_for_a_number,
+    passes_gradcheck,
+    has_finite_value_and_gradient,
+    context_of,
+    needs_no_device_sync,
     output_of,
     rand,
 )
@@ -24,13 +24,13 @@ from kd_bench.jobs import assemble, resolve
 from kd_bench.methods.vid import VariationalInformation
 from kd_bench.training import loop
 
-SPEC = meeting(
+CONTEXT = context_of(
     {"stage1": (2, 4, 2), "stage2": (2, 2, 2)}, {"stage1": (3, 2, 2), "stage2": (2, 2, 2)}
 )
-BATCH = batch_of(SPEC, 2)
+BATCH = batch_of(CONTEXT, 2)
 
 
-def vid(*stages: str, initial: float = 5.0, smallest: float = 1e-5, of=SPEC):
+def vid(*stages: str, initial: float = 5.0, smallest: float = 1e-5, of=CONTEXT):
     return VariationalInformation(of, stages or ["stage2"], initial, smallest)
 
 
@@ -40,7 +40,7 @@ def with_plain_mean(loss: VariationalInformation) -> VariationalInformation:
     return loss
 
 
-def test_the_surprise_is_the_scaled_square_and_the_logarithm_of_the_variance():
+def test_the_loss_is_the_scaled_square_plus_the_log_variance():
     # Errors 1 and 2 in one channel, 0 and 0 in the other, variance 2:
     # ((1 + 4 + 0 + 0) / 4 / 2 + ln 2) / 2 = (0.625 + 0.693147) / 2 = 0.659074
     loss = with_plain_mean(vid(initial=2.0))
@@ -49,22 +49,22 @@ def test_the_surprise_is_the_scaled_square_and_the_logarithm_of_the_variance():
     assert loss(student, teacher, BATCH).item() == pytest.approx(0.659074, abs=1e-6)
 
 
-def test_it_adds_up_the_stages():
+def test_it_sums_over_stages():
     # No error: ln 2 / 2 for each of them
     x = channels([1.0, 2.0], [3.0, 4.0])
-    equal = meeting({"stage1": (2, 1, 2), "stage2": (2, 1, 2)}, SPEC.student)
+    equal = context_of({"stage1": (2, 1, 2), "stage2": (2, 1, 2)}, CONTEXT.student)
     loss = with_plain_mean(vid("stage1", "stage2", initial=2.0, of=equal))
     value = loss(output_of(stage1=x, stage2=x), output_of(stage1=x, stage2=x), BATCH)
     assert value.item() == pytest.approx(math.log(2), abs=1e-6)
 
 
 @pytest.mark.parametrize("initial", [1e-3, 5.0, 1e3])
-def test_every_channel_begins_with_the_initial_variance(initial):
+def test_every_channel_starts_with_the_initial_variance(initial):
     (gaussian,) = vid(initial=initial).gaussians.values()
     torch.testing.assert_close(gaussian.variance(), torch.full((2,), initial))
 
 
-def test_a_variance_never_gets_to_zero():
+def test_a_variance_stays_above_its_minimum():
     (gaussian,) = vid(smallest=0.1).gaussians.values()
     gaussian.a.data.fill_(-1e4)
     assert gaussian.variance().tolist() == pytest.approx([0.1, 0.1])
@@ -100,21 +100,21 @@ def test_a_job_trains_its_variances(tmp_path):
         assert gaussian.variance().unique().numel() > 1
 
 
-def test_it_has_the_gradient_that_differences_give_and_never_waits_for_a_number():
+def test_it_passes_gradcheck_and_needs_no_device_sync():
     torch.manual_seed(0)
     loss = vid("stage1", "stage2")
-    assert has_the_gradient_that_differences_give(loss, SPEC)
+    assert passes_gradcheck(loss, CONTEXT)
     teacher = output_of(stage2=rand(2, 2, 2, 2, seed=1))
     student = output_of(stage2=rand(2, 2, 2, 2))
     only = vid().double()
     a = only.gaussians["stage2"].a
     assert gradcheck(lambda _: only(student, teacher, BATCH), a)
-    assert never_asks_for_a_number(lambda context: vid("stage1", of=context), SPEC)
+    assert needs_no_device_sync(lambda context: vid("stage1", of=context), CONTEXT)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e4])
-def test_it_is_finite_for_features_of_any_size(scale):
-    assert is_finite_with_its_gradient(vid("stage1", "stage2"), SPEC, scale)
+def test_value_and_gradient_are_finite_for_features_of_any_scale(scale):
+    assert has_finite_value_and_gradient(vid("stage1", "stage2"), CONTEXT, scale)
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def state(work: TrainingSetup) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("method", ASKING_MORE)
-def test_a_teacher_is_left_bit_for_bit_as_it_was_whatever_it_is_asked(runs, tmp_path, method):
+def test_a_teacher_is_bitwise_unchanged_whatever_the_losses_run(runs, tmp_path, method):
     work = assembled(runs, method)
     before = state(work)
     loop.train(work, tmp_path, lambda *_: None)
@@ -51,14 +51,14 @@ def test_several_losses_differentiate_the_same_networks(runs, tmp_path):
     assert all(second[term] == second[term] for term in terms)  # none is NaN
 
 
-def test_gradients_are_taken_where_there_are_further_views(runs, tmp_path):
+def test_gradient_losses_work_together_with_extra_views(runs, tmp_path):
     work = assembled(runs, "sskd", "sobolev", "bss")
     history = loop.train(work, tmp_path, lambda *_: None).history
     assert [row["stage"] for row in history] == ["init", "main", "main"]
     assert {"sskd/turned", "sobolev", "bss/boundary"} <= history[-1].keys()
 
 
-def test_only_methods_that_ask_for_it_pay_for_the_teachers_graph(runs):
+def test_only_methods_that_need_it_build_the_teachers_graph(runs):
     for method, has_graph in (("st", False), ("sobolev", True)):
         work = assembled(runs, method)
         image = torch.zeros(2, 3, 8, 8, requires_grad=True)

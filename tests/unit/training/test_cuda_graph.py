@@ -45,13 +45,13 @@ def assembled(runs: Path, *overrides: str):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_the_guard_notices(what, code):
+def test_the_guard_detects(what, code):
     with pytest.raises((NotCapturable, RuntimeError, NotImplementedError)), guarded():
         code(torch.zeros(2, device=META))
 
 
 @pytest.mark.parametrize("name", shipped.choices("method"))
-def test_no_step_of_a_method_that_says_so_needs_the_host(runs, name):
+def test_no_step_of_a_cuda_graph_safe_method_needs_the_host(runs, name):
     work = assembled(runs, f"method={name}")
     if not work.method.cuda_graph_safe:
         pytest.skip("says that it cannot be captured")
@@ -71,7 +71,7 @@ def warmed_up(function, state):
 
 
 @pytest.mark.parametrize("name", shipped.choices("method"))
-def test_the_steps_before_a_recording_leave_no_trace(runs, name, monkeypatch):
+def test_warm_up_steps_before_a_capture_leave_no_trace(runs, name, monkeypatch):
     monkeypatch.setattr(cuda_graph, "capture_graph", warmed_up)
     eager, recorded = (assembled(runs, f"method={name}") for _ in range(2))
     if not eager.method.cuda_graph_safe:

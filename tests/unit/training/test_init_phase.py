@@ -36,7 +36,7 @@ def history(folder: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_history_has_both_stages_and_in_each_its_own_terms(tmp_path, name):
+def test_the_history_has_both_phases_with_their_own_terms(tmp_path, name):
     config = two_and_two(tmp_path, name, *ALIKE)
     rows = history(trained(config)[1])
     assert [row["stage"] for row in rows] == ["init", "init", "main", "main"]
@@ -73,7 +73,7 @@ def make_teacher(config: dict) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_job_interrupted_in_either_stage_and_between_them_goes_on_to_the_same_bits(
+def test_a_job_interrupted_in_either_phase_or_between_them_resumes_to_equal_bits(
     tmp_path, name
 ):
     _, whole = trained(two_and_two(tmp_path / "whole", name, *ALIKE))
@@ -115,7 +115,7 @@ def changed(before: dict, after: dict) -> set[str]:
 
 
 @pytest.mark.parametrize("name", ["fitnet_two_stage", "ab"])
-def test_what_the_first_stage_trains_beside_the_student_is_left_alone_in_the_second(tmp_path, name):
+def test_adapters_trained_in_the_init_phase_are_fixed_in_the_main_phase(tmp_path, name):
     start, _, ready, _, end = snapshots(tmp_path, name)
     adapters = {key for key in start if key.startswith("method.")}
     assert adapters and adapters <= changed(start, ready)
@@ -123,7 +123,7 @@ def test_what_the_first_stage_trains_beside_the_student_is_left_alone_in_the_sec
 
 
 @pytest.mark.parametrize("name", ["fitnet_two_stage", "ab", "fsp"])
-def test_the_first_stage_leaves_the_classifier_to_the_second(tmp_path, name):
+def test_the_init_phase_leaves_the_classifier_unchanged(tmp_path, name):
     # No gradient reaches it, and so no weight decay either.
     start, _, ready, _, end = snapshots(tmp_path, name, *ALIKE)
     classifier = {"student.fc.weight", "student.fc.bias"}
@@ -132,13 +132,13 @@ def test_the_first_stage_leaves_the_classifier_to_the_second(tmp_path, name):
     assert "student.conv1.weight" in changed(start, ready)
 
 
-def test_the_hint_stage_ends_at_the_hint(tmp_path):
+def test_the_init_phase_of_fitnet_trains_the_student_up_to_the_hint(tmp_path):
     start, _, ready, _, _ = snapshots(tmp_path, "fitnet_two_stage")
     touched = {key.split(".")[1] for key in changed(start, ready) if key.startswith("student.")}
     assert touched == {"conv1", "bn1", "layer1", "layer2"}
 
 
-def test_the_paraphraser_learns_while_the_student_waits_and_then_the_other_way_round(tmp_path):
+def test_ft_trains_the_paraphraser_in_the_init_phase_and_the_student_in_the_main_phase(tmp_path):
     start, _, ready, _, end = snapshots(tmp_path, "ft")
     first = {key.split(".")[-3] for key in changed(start, ready)}
     assert first == {"encoder", "decoder"}
