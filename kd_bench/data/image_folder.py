@@ -76,7 +76,7 @@ class ImageFolder:
         return train, test
 
     def _key(self) -> str:
-        """Cache key of the decoded images: a hash of `size` and of all files (name, size, mtime)."""
+        """Cache key of the decoded images: a hash of `size` and all files (name, size, mtime)."""
         files = []
         for listing in self._listings:
             for path in listing.files:

@@ -107,6 +107,6 @@ def check_fits(
         name = differing[0]
         raise UserError(
             f"the checkpoint {path} does not fit {model}: {len(differing)} of"
-            f" {len(expected | found)} tensors differ; {name} is {found.get(name, 'missing')} in the file and"
-            f" {expected.get(name, 'missing')} in the model"
+            f" {len(expected | found)} tensors differ; {name} is {found.get(name, 'missing')} in"
+            f" the file and {expected.get(name, 'missing')} in the model"
         )

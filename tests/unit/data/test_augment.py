@@ -1,4 +1,4 @@
-"""A view is a function of (seed, epoch, index), uniform, and cut out as slicing would cut it."""
+"""Augmentation is a uniform function of (seed, epoch, index) and matches plain slicing."""
 
 from collections import Counter
 from itertools import product
@@ -17,7 +17,7 @@ INT64 = strategies.integers(-(1 << 63), (1 << 63) - 1)
 
 
 def reference_splitmix64(state):
-    """The generator as published, in Python's unbounded integers."""
+    """The published generator, in Python integers of arbitrary size."""
     z = (state + 0x9E3779B97F4A7C15) % WORD
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % WORD
     z = (z ^ (z >> 27)) * 0x94D049BB133111EB % WORD
@@ -75,7 +75,7 @@ def chi_square(drawn, count):
 
 
 def passes(p):
-    # Neither uneven nor evener than chance: taking turns would have p = 1.
+    # Neither less nor more uniform than chance: cycling through all views would have p = 1.
     return 1e-3 < p < 1 - 1e-3
 
 
@@ -87,15 +87,17 @@ def test_views_are_uniform_over_images_epochs_and_seeds():
     assert passes(chi_square(over_images.tolist(), 162))
     assert passes(chi_square(over_epochs.tolist(), 162))
     assert passes(chi_square(over_seeds, 162))
-    assert not passes(chi_square((many % 162).tolist(), 162))  # the bound can fail: too even
-    assert not passes(chi_square((over_images * 0.99).int().tolist(), 162))  # too uneven
+    assert not passes(chi_square((many % 162).tolist(), 162))  # the test can fail: too uniform
+    assert not passes(chi_square((over_images * 0.99).int().tolist(), 162))  # not uniform enough
 
 
 def test_views_of_consecutive_epochs_are_independent():
     index = torch.arange(16_200)
     now, then = (augment.sample_view(0, epoch, index, 9) for epoch in (1, 2))
     assert passes(chi_square((9 * now + then).tolist(), 81))
-    assert passes(chi_square((9 * now[:-1] + now[1:]).tolist(), 81))  # nor of the next image
+    assert passes(
+        chi_square((9 * now[:-1] + now[1:]).tolist(), 81)
+    )  # and independent of the next image
 
 
 def test_an_epoch_may_be_a_tensor_of_any_type():
@@ -152,7 +154,7 @@ def test_a_view_does_not_depend_on_the_batch_it_is_in(data, index, epoch, seed):
     batch = data.augment(torch.tensor(index), epoch, seed)
     for position, one in enumerate(index):
         alone = data.augment(torch.tensor([one]), epoch, seed)
-        assert torch.equal(batch[position], alone[0])  # the same bits, not close values
+        assert torch.equal(batch[position], alone[0])  # bitwise equal, not just close
 
 
 def test_views_change_with_seed_and_epoch(data):

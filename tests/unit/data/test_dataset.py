@@ -1,4 +1,4 @@
-"""A data set as a job sees it: splits, normalisation, fingerprint, and what it refuses."""
+"""Datasets: splits, normalization, fingerprint, and invalid settings."""
 
 import re
 import subprocess
@@ -39,7 +39,7 @@ class InMemory:
 
 
 def numbered(images, size=3, channels=3):
-    """Images whose every pixel is their position, of classes 0 1 0 1 ..."""
+    """Images whose pixel values are their index, with labels 0 1 0 1 ..."""
     position = torch.arange(images)
     image = position.to(torch.uint8).view(-1, 1, 1, 1).expand(images, size, size, channels)
     return Split(image.contiguous(), position % 2)
@@ -171,7 +171,7 @@ def test_mean_and_deviation_are_those_of_the_training_images():
     train = Split(image, torch.arange(40) % 2)
     data = dataset(InMemory(train, Split(image[:4] // 2, train.target[:4]))).load()
     pixels = image.numpy().reshape(-1, 3) / 255
-    np.testing.assert_allclose(data.mean, pixels.mean(0), rtol=1e-6)  # kept as float32
+    np.testing.assert_allclose(data.mean, pixels.mean(0), rtol=1e-6)  # stored as float32
     np.testing.assert_allclose(data.std, pixels.std(0), rtol=1e-6)
     batch = data.eval_batch(data.train, 0, 40)
     np.testing.assert_allclose(batch.mean((0, 2, 3)), np.zeros(3), atol=1e-5)
@@ -201,13 +201,13 @@ def test_clean_images_are_whole_and_unshifted_in_every_split():
     for held, split in ((data.train, train), (data.test, test)):
         expected = split.image.permute(0, 3, 1, 2).float()
         torch.testing.assert_close(data.eval_batch(held, 0, 10), expected)
-    assert len(data.eval_batch(data.test, 5, 10)) == 2  # the last batch is what is left
+    assert len(data.eval_batch(data.test, 5, 10)) == 2  # the last batch is smaller
 
 
 def test_a_view_belongs_to_the_image_of_its_index():
     data = dataset(flip=True, validation=7, mean=[0.0] * 3, std=[1 / 255] * 3).load()
     shown = data.augment(torch.tensor([12, 0, 3]), 5, 1)
-    kept = data.train.image[:, 1, 1, 0]  # a numbered image: the pixel says which one it is
+    kept = data.train.image[:, 1, 1, 0]  # numbered images: the pixel value is the index
     assert [image.max().round().item() for image in shown] == kept[[12, 0, 3]].tolist()
 
 
@@ -236,7 +236,7 @@ def test_validation_images_are_spread_over_the_training_set():
     _, held = split_validation(train, 500)
     first = (held.target < 500).sum().item()
     even = (held.target % 2 == 0).sum().item()
-    # hypergeometric: 250 expected, deviation 7.9
+    # hypergeometric: mean 250, standard deviation 7.9
     assert abs(first - 250) < 32
     assert abs(even - 250) < 32
 
@@ -300,7 +300,7 @@ def with_target(split, *target):
     ("train", "test", "message"),
     [
         (numbered(4), with_target(numbered(2), 0, 0), "1 of 2 classes have no images in the test"),
-        (with_target(numbered(2), 1, 1), numbered(4), "no image in the training set: 0"),
+        (with_target(numbered(2), 1, 1), numbered(4), "no images in the training set: 0"),
         (with_target(numbered(2), 0, 2), numbered(4), "training set should be 0..1, got 0..2"),
         (with_target(numbered(2), 0, -1), numbered(4), "training set should be 0..1, got -1..0"),
         (numbered(4), numbered(2, size=5), "test set should be uint8 images [2, 3, 3, 3]"),
@@ -318,7 +318,7 @@ def test_a_source_that_contradicts_its_description_is_refused(train, test, messa
 def test_validation_must_leave_an_image_of_every_class():
     train = with_target(numbered(10), *[0] * 9, 1)
     taken = split_validation(train, 9)[1].target
-    assert 1 in taken  # else this test would show nothing
+    assert 1 in taken  # otherwise this test would be vacuous
     with refused("no images in the training set without its validation images: 1"):
         dataset(InMemory(train, numbered(4)), validation=9).load()
 
@@ -334,7 +334,7 @@ def test_a_constant_channel_needs_a_configured_std():
 
 
 def composed(path, **changed):
-    """What the dataset file gives, filled in and checked by the schema as for a job."""
+    """A dataset file merged with the schema, as for a job."""
     config = OmegaConf.structured(Config)
     changes = OmegaConf.create({"dataset": changed})
     return OmegaConf.merge(config, {"dataset": OmegaConf.load(path)}, changes).dataset
@@ -376,4 +376,4 @@ def test_download_is_an_option_of_the_dataset(name):
     assert not instantiate(composed(path).source).download
     source = instantiate(composed(path, download=True).source)
     assert source.download
-    assert source.describe().train_size > 50_000 - 1  # known before anything is there
+    assert source.describe().train_size > 50_000 - 1  # known before anything is downloaded

@@ -1,4 +1,4 @@
-"""Images of one's own: what is read, what is refused, and what the cache keeps."""
+"""Image folders: supported formats, errors, and the cache."""
 
 import os
 import re
@@ -56,7 +56,7 @@ def test_classes_and_files_are_read_in_the_order_of_their_names(root):
 
 
 def test_sizes_are_read_from_the_header_of_one_image(root):
-    save(root / "test/dog/2.png", plain(COLOURS["dog"], height=9))  # not looked at yet
+    save(root / "test/dog/2.png", plain(COLOURS["dog"], height=9))  # not read by `describe`
     described = ImageFolder(str(root), None).describe()
     assert (described.height, described.width) == (4, 4)
     assert (described.num_classes, described.train_size, described.test_size) == (2, 3, 3)
@@ -114,7 +114,7 @@ def test_resizing_is_antialiased(root):
     train, _ = load(root, size=8)
     assert train.image.shape == (3, 8, 8, 3)
     assert train.image[0, :, 1:-1].unique().tolist() == [64]
-    assert train.image[1].unique(dim=0).shape[0] == 1  # one colour stays one colour, larger
+    assert train.image[1].unique(dim=0).shape[0] == 1  # constant color, larger
 
 
 def test_resizing_crops_the_center_of_an_oblong_image(root):
@@ -170,7 +170,9 @@ def test_differing_classes_are_refused_with_counts_and_names(root):
 
 def test_a_folder_without_class_folders_is_refused(root):
     (root / "train/labels.csv").write_text("a,b")
-    with refused(f"{root}/train/labels.csv is a file; {root}/train must contain one folder per class"):
+    with refused(
+        f"{root}/train/labels.csv is a file; {root}/train must contain one folder per class"
+    ):
         ImageFolder(str(root), None).describe()
     os.remove(root / "train/labels.csv")
     (root / "train/emu").mkdir()
@@ -198,7 +200,7 @@ def test_a_size_must_be_positive(size):
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """The files that were decoded, in the order they were."""
+    """The decoded files, in order."""
     files = []
     decode = image_folder._decode_image
 
@@ -228,21 +230,21 @@ def test_images_are_decoded_once(root, decoded):
 def test_the_cache_key_depends_on_files_and_size(root, decoded):
     load(root)
     load(root, size=2)
-    assert len(decoded) == 10  # another size
+    assert len(decoded) == 10  # different size
     save(root / "train/dog/new.bmp", plain((1, 1, 1)))
-    assert len(load(root)[0].target) == 4  # another file
-    save(root / "train/dog/new.bmp", plain((2, 2, 2)))  # as many bytes: no compression
+    assert len(load(root)[0].target) == 4  # one file more
+    save(root / "train/dog/new.bmp", plain((2, 2, 2)))  # same number of bytes: uncompressed
     os.utime(root / "train/dog/new.bmp", (1, 1))
-    assert load(root)[0].image[2, 0, 0].tolist() == [2, 2, 2]  # of another time
+    assert load(root)[0].image[2, 0, 0].tolist() == [2, 2, 2]  # different mtime
     before = len(decoded)
     with open(root / "train/dog/new.bmp", "ab") as file:
         file.write(b"tail")
     os.utime(root / "train/dog/new.bmp", (1, 1))
     load(root)
-    assert len(decoded) == before + 6  # of another length
+    assert len(decoded) == before + 6  # different file size
     before = len(decoded)
     os.rename(root / "train/dog/new.bmp", root / "train/cat/new.bmp")
-    assert load(root)[0].target.tolist() == [0, 0, 0, 1]  # in another class
+    assert load(root)[0].target.tolist() == [0, 0, 0, 1]  # different class
     assert len(decoded) == before + 6
 
 
@@ -254,9 +256,7 @@ def test_the_cache_of_a_read_only_folder_is_in_the_users_cache(root, tmp_path, m
     assert path.suffix == ".pt"
 
 
-def test_an_existing_cache_is_used_in_a_read_only_folder(
-    root, decoded, monkeypatch
-):
+def test_an_existing_cache_is_used_in_a_read_only_folder(root, decoded, monkeypatch):
     load(root)
     monkeypatch.setattr(cache.os, "access", lambda path, mode: False)
     load(root)

@@ -1,4 +1,4 @@
-"""AB: on which side of zero a neuron is."""
+"""AB: activation boundaries, margins and connectors."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import torch
 from helpers.maps import channels
 from helpers.outputs import (
     batch_of,
-    passes_gradcheck,
-    has_finite_value_and_gradient,
     context_of,
+    has_finite_value_and_gradient,
     needs_no_device_sync,
     output_of,
+    passes_gradcheck,
     rand,
 )
 from helpers.shipped import load
@@ -38,8 +38,8 @@ def ab(context: LossContext = WIDER, stages=("stage1", "stage2"), margin=1.0) ->
 
 
 def test_values_within_the_margin_or_on_the_wrong_side_are_penalized():
-    # The teacher is on: 2 is far enough, 1/2 lacks 1/2. It is off: -1/2 lacks 1/2, -2 is enough,
-    # and 1 lacks 2. A teacher's zero is off. (1/4 + 1/4 + 4) = 4.5
+    # Teacher active: 2 is beyond the margin, 1/2 is 1/2 short of it. Inactive: -1/2 is 1/2 short,
+    # -2 is beyond, 1 is 2 short. Zero counts as inactive. (1/4 + 1/4 + 4) = 4.5
     student = channels([2.0, 0.5, -0.5, -2.0, 1.0])
     teacher = channels([9.0, 1.0, 0.0, -1.0, -7.0])
     assert boundary_distance(student, teacher, 1.0).tolist() == [4.5]
@@ -72,8 +72,8 @@ def test_the_loss_is_zero_for_equal_activation_patterns_beyond_the_margin():
 
 
 def test_stage_weights_are_a_quarter_a_half_and_one_and_images_are_averaged():
-    # All values are zero, so each lacks a margin of 1: as many as values, 8, 4 and 2 in each of
-    # two images.
+    # All values are zero, so each is 1 short of the margin: the distance is the number of values,
+    # 8, 4 and 2 in each of two images.
     loss = ab(EQUAL, ["stage1", "stage2", "stage3"])
     zeros = output_of(**{stage: torch.zeros(2, *STAGES[stage]) for stage in loss.stages})
     assert loss(zeros, zeros, BATCH).item() == 8 / 4 + 4 / 2 + 2

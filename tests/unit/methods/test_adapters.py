@@ -1,4 +1,4 @@
-"""Two shapes meet in the middle, or are refused with both."""
+"""Adapters between feature shapes, and errors that name both shapes."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_gradients_flow_through_the_averages(large):
 def test_unequal_channels_are_refused_with_both_shapes():
     require_equal_channels(context(), "stage1", "FSP")
     with pytest.raises(
-        UserError, match="FSP needs .* stage2 is 16x8x8 in small and 32x8x8 in large"
+        UserError, match=r"FSP needs .* stage2 is 16x8x8 in small and 32x8x8 in large"
     ):
         require_equal_channels(context(), "stage2", "FSP")
 
@@ -89,7 +89,9 @@ def test_stages_that_are_not_a_list_are_refused(stages):
 
 
 def test_a_stage_that_is_not_a_map_is_refused():
-    with pytest.raises(UserError, match=r"^stage 'pooled' of small is not a map \[C, H, W\]; .* 16$"):
+    with pytest.raises(
+        UserError, match=r"^stage 'pooled' of small is not a map \[C, H, W\] but 16$"
+    ):
         map_stages(context(), ["stage1", "pooled"])
 
 
@@ -113,8 +115,8 @@ def regressor(student: tuple[int, ...], teacher: tuple[int, ...]) -> ConvRegress
         ((4, 8, 8), (6, 8, 8), (1, 1)),
         ((4, 8, 8), (6, 4, 4), (3, 3)),
         ((4, 4, 4), (6, 8, 8), (4, 4)),
-        ((4, 9, 8), (6, 4, 7), (6, 2)),  # 1 + 9 - 4 and 1 + 8 - 7, as FitNets have it
-        ((4, 2, 1), (6, 1, 1), (2, 1)),  # halved in height alone
+        ((4, 9, 8), (6, 4, 7), (6, 2)),  # 1 + 9 - 4 and 1 + 8 - 7, as in FitNets
+        ((4, 2, 1), (6, 1, 1), (2, 1)),  # only the height is halved
     ],
 )
 def test_a_regressor_gives_the_teachers_shape_and_is_nonnegative(student, teacher, kernel):
@@ -135,7 +137,7 @@ def test_a_connector_changes_the_channels_and_can_be_negative():
     adapter = Connector(200, 300)
     out = adapter(torch.randn(4, 200, 2, 2))
     assert out.shape == (4, 300, 2, 2) and out.min() < 0 and adapter[0].bias is None
-    # Variance 2 / 300, and 60,000 draws are within 2 % of it.
+    # Variance 2 / 300; that of 60,000 samples is within 2 %.
     assert adapter[0].weight.var().item() == pytest.approx(2 / 300, rel=0.02)
 
 

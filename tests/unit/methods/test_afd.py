@@ -1,4 +1,4 @@
-"""AFD: distances between channels, weighed by a trained attention."""
+"""AFD: channel distances, weighted by a trained attention."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 from helpers.maps import channels
 from helpers.outputs import (
     batch_of,
-    passes_gradcheck,
-    has_finite_value_and_gradient,
     context_of,
+    has_finite_value_and_gradient,
     needs_no_device_sync,
     output_of,
+    passes_gradcheck,
 )
 
 from kd_bench.interfaces import UserError
@@ -28,7 +28,7 @@ TEACHER = channels([4.0, 3.0], [0.0, 1.0])
 
 
 def afd(*stages: str, bias: tuple[float, float] = (0.0, 0.0)) -> AttentiveFeatures:
-    """The loss with an attention that knows its answer: the sigmoids of `bias`."""
+    """The loss with a constant attention: the sigmoids of `bias`, normalized."""
     loss = AttentiveFeatures(CONTEXT, stages or ["stage1"])
     for attention in loss.attention.values():
         attention.layers[2].weight.data.zero_()
@@ -71,7 +71,7 @@ def test_the_scale_of_a_channel_does_not_matter():
 
 
 def test_the_attention_moves_to_channels_that_agree():
-    # It is trained by the loss that it weighs, so that is what it comes to.
+    # The attention is trained to minimize the loss that it weights.
     torch.manual_seed(0)
     loss = AttentiveFeatures(CONTEXT, ["stage1"])
     optimizer = torch.optim.SGD(loss.parameters(), lr=1.0)

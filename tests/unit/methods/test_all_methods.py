@@ -1,4 +1,4 @@
-"""Every method in conf/method keeps the rules, and the first ones give the right numbers."""
+"""Rules for every method in conf/method, and hand-computed values of the simplest ones."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ TEACHER_WIDTHS = [6, 6, 12, 20]
 # --- every method -----------------------------------------------------------------------------
 
 
-class Meeting:
-    """A method between two networks that are unlike in depth and, where it can be, in width."""
+class MethodFixture:
+    """A method and two networks of different depth and, if the method allows it, width."""
 
     def __init__(self, name: str):
         torch.manual_seed(0)
@@ -41,14 +41,14 @@ class Meeting:
         self.learns = resolve.teacher_learns({"method": self.config})
         self.phases = ["init", "main"] if self.config["init"]["weights"] else ["main"]
         self.teacher_net = ResNet(K, 14, TEACHER_WIDTHS)
-        self.teacher_net.fc.bias.data[0] += 4.0  # it is right about one image, the first
+        self.teacher_net.fc.bias.data[0] += 4.0  # correct for one image, the first
         try:
-            self._introduce([4, 4, 8, 16])
-        except UserError as refusal:
-            assert "needs equal channels" in str(refusal)
-            self._introduce(TEACHER_WIDTHS)
+            self._build([4, 4, 8, 16])
+        except UserError as error:
+            assert "needs equal channels" in str(error)
+            self._build(TEACHER_WIDTHS)
 
-    def _introduce(self, student_widths: list[int]) -> None:
+    def _build(self, student_widths: list[int]) -> None:
         net, teacher = ResNet(K, 8, student_widths), self.teacher_net
         self.context = LossContext(
             student=probe_shapes(net, net.stages, SIZE, "student"),
@@ -92,8 +92,8 @@ class Meeting:
 
 
 @pytest.fixture(params=METHODS)
-def meeting(request) -> Meeting:
-    return Meeting(request.param)
+def meeting(request) -> MethodFixture:
+    return MethodFixture(request.param)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -139,12 +139,12 @@ def test_every_term_has_a_gradient_for_a_trained_parameter(meeting):
 
 
 def with_views(outputs: list[Output | None]) -> list[Output]:
-    """The outputs of the networks that there are, and those of their extra views."""
+    """The outputs of the networks, without None, and those of their extra views."""
     return [x for out in outputs if out is not None for x in (out, *out.views.values())]
 
 
-class Watched(dict):
-    """Features that note in `read` which of them are looked at."""
+class RecordingDict(dict):
+    """Features that record in `read` which of them are accessed."""
 
     def __init__(self, features: dict[str, Tensor], read: set[str]):
         super().__init__(features)
@@ -162,7 +162,7 @@ def test_a_method_reads_exactly_the_stages_it_declares(meeting):
         batch = meeting.batch()
         outputs = meeting.outputs(batch, phase)
         for output in with_views(outputs):
-            output.features = Watched(output.features, read)
+            output.features = RecordingDict(output.features, read)
         meeting.terms_of(outputs, batch, phase)
     assert read == set(meeting.method.stages)
 
@@ -183,14 +183,16 @@ def test_a_method_resumes_from_its_state_dict(meeting):
 
 @pytest.mark.parametrize("logit", [0.0, 1e4])
 def test_terms_and_gradients_stay_finite_for_dead_features_and_extreme_logits(meeting, logit):
-    # The networks disagree as much as they can about every image, and see nothing in any.
+    # The predictions are opposite for every image, and all features are zero.
     batch = meeting.batch()
     outputs = meeting.outputs(batch)
     for sign, part in ((1, outputs[:1]), (-1, outputs[1:])):
         for output in with_views(part):
             extreme = sign * logit * torch.tensor([1.0, -1.0]).repeat(K // 2)
             output.features = {stage: x * 0 for stage, x in output.features.items()}
-            dead = sum(x.sum() for x in output.features.values())  # logits still follow from them
+            dead = sum(
+                x.sum() for x in output.features.values()
+            )  # keeps logits dependent on features
             output.logits = output.logits * 0 + dead * 0 + extreme
     terms = meeting.terms_of(outputs, batch)
     assert all(term.isfinite() for term in terms.values())
@@ -201,7 +203,7 @@ def test_terms_and_gradients_stay_finite_for_dead_features_and_extreme_logits(me
 
 @pytest.mark.parametrize("name", ["st", "logits", "at", "st_at", "feature_mse", "fsp_joint"])
 def test_networks_may_differ_in_width_unless_channels_are_compared(name):
-    met_alike = Meeting(name).context.student["stage1"] == (6, 8, 8)
+    met_alike = MethodFixture(name).context.student["stage1"] == (6, 8, 8)
     assert met_alike == (name in {"feature_mse", "fsp_joint"})
 
 
@@ -238,7 +240,7 @@ def output_of(logits: Tensor | None = None, **features: Tensor) -> Output:
 
 def test_soft_target_is_sixteen_times_the_divergence_at_temperature_four():
     # softmax([4 ln 3, 0] / 4) = [3/4, 1/4] against [1/2, 1/2] is 0.130812 (see soft_kl);
-    # the second image agrees, so the mean is half of that: 16 · 0.130812 / 2 = 1.046496
+    # zero for the second image, so the mean is half of that: 16 · 0.130812 / 2 = 1.046496
     teacher = output_of(torch.tensor([[4 * math.log(3), 0.0], [0.0, 0.0]]))
     loss = SoftTarget(CONTEXT, temperature=4.0)(output_of(torch.zeros(2, 2)), teacher, BATCH)
     assert loss.item() == pytest.approx(1.046496, abs=1e-5)
@@ -269,14 +271,14 @@ def test_the_gradient_scale_is_independent_of_temperature():
 
 
 def test_soft_target_sums_over_classes_and_averages_over_images():
-    # As one more image like the others changes nothing, and classes that nobody predicts neither:
+    # Duplicated images and classes of probability zero change nothing:
     # KLDivLoss's default would divide by the number of classes.
     student, teacher = rand(3, 5), rand(3, 5, seed=1)
     loss = SoftTarget(CONTEXT, temperature=4.0)
     once = loss(output_of(student), output_of(teacher), BATCH)
     twice = loss(output_of(student.repeat(2, 1)), output_of(teacher.repeat(2, 1)), BATCH)
-    nobody = torch.full((3, 95), -1e4, dtype=torch.double)
-    padded = [output_of(torch.cat([x, nobody], 1)) for x in (student, teacher)]
+    unlikely = torch.full((3, 95), -1e4, dtype=torch.double)
+    padded = [output_of(torch.cat([x, unlikely], 1)) for x in (student, teacher)]
     torch.testing.assert_close(twice, once)
     torch.testing.assert_close(loss(*padded, BATCH), once)
 
@@ -306,7 +308,7 @@ def test_logit_regression_is_the_mean_square():
 
 
 def test_feature_mse_compares_what_the_classifier_reads():
-    # Likewise, (1 + 4 + 0 + 4) / 4; the logits play no part.
+    # Likewise, (1 + 4 + 0 + 4) / 4; logits are not used.
     student = output_of(rand(2, 2), pooled=torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
     teacher = output_of(rand(2, 2, seed=1), pooled=torch.tensor([[0.0, 0.0], [3.0, 6.0]]))
     assert FeatureMSE(CONTEXT)(student, teacher, BATCH).item() == 2.25
@@ -327,7 +329,7 @@ def test_attention_transfer_adds_up_the_stages():
 
 
 def test_attention_transfer_averages_over_images_and_places():
-    # Four places instead of two, half of them dark: the same difference over twice the places
+    # Four positions instead of two, half of them zero: the same difference over twice as many
     loss = AttentionTransfer(CONTEXT, ["stage1"])
     student, teacher = output_of(stage1=maps(3, 4, 0, 0)), output_of(stage1=maps(4, 3, 0, 0))
     assert loss(student, teacher, BATCH).item() == pytest.approx(0.02)
@@ -353,7 +355,7 @@ def test_attention_transfer_pools_maps_before_squaring():
 
 
 def test_flow_is_the_inner_product_of_channels_over_places():
-    # Rows [1, 2] and [3, 4] with rows [1, 0] and [0, 1], over two places
+    # Rows [1, 2] and [3, 4] with rows [1, 0] and [0, 1], over two positions
     first = torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]]])
     second = torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]]]])
     assert flow_matrix(first, second).tolist() == [[[0.5, 1.0], [1.5, 2.0]]]
@@ -387,7 +389,7 @@ def test_fsp_is_the_mean_over_pairs_of_the_mean_square():
 
 
 def test_fsp_is_invariant_to_the_order_of_positions():
-    # The places are summed over: the same shuffle of both stages leaves the flow as it was.
+    # Positions are summed over: the same permutation in both stages does not change the flow.
     order = [3, 0, 2, 1]
     first, second = rand(2, 3, 1, 4), rand(2, 2, 1, 4, seed=1)
     shuffled = flow_matrix(first[..., order], second[..., order])
@@ -442,7 +444,11 @@ def test_a_loss_passes_gradcheck(loss, shapes):
 @pytest.mark.parametrize("scale", [0.0, 1e4])
 @pytest.mark.parametrize(
     "loss",
-    [AttentionTransfer(CONTEXT, ["stem"]), FlowOfSolution(CONTEXT, ["stem", "stage1"]), FeatureMSE(CONTEXT)],
+    [
+        AttentionTransfer(CONTEXT, ["stem"]),
+        FlowOfSolution(CONTEXT, ["stem", "stage1"]),
+        FeatureMSE(CONTEXT),
+    ],
 )
 def test_value_and_gradient_are_finite_for_features_of_any_scale(loss, scale):
     features = {stage: rand(2, *STAGES[stage]).float() * scale for stage in loss.stages}

@@ -1,4 +1,4 @@
-"""Gradient-based attention transfer: its numbers, a limit, and its second derivative."""
+"""Gradient-based attention transfer: hand-computed values, a limit, second derivatives."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def test_it_is_half_the_squared_distance_of_the_losses_gradients():
 
 
 def test_duplicated_images_change_nothing():
-    # The mean of the batch's loss would have gradients that shrink with its size.
+    # Gradients of the mean loss would scale with 1 / B.
     assert of_linear(STUDENT, BLIND, images=5) == pytest.approx(9 / 8)
 
 

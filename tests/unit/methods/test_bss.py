@@ -1,4 +1,4 @@
-"""Boundary supporting samples: which images, which class, how far, and what it costs."""
+"""Boundary supporting samples: selection, rivals, attack and loss."""
 
 import math
 
@@ -39,7 +39,7 @@ def indifferent(image):
     return Output(torch.zeros(len(image), 2))
 
 
-# Which images
+# Selection of images
 
 
 def probabilities(*rows):
@@ -48,7 +48,7 @@ def probabilities(*rows):
 
 def test_images_with_the_largest_difference_besides_the_label_come_first():
     # Squares at the classes other than 0: 0.1^2 + 0.1^2 = 0.02; 0; 0.2^2 + 0.2^2 = 0.08. At the
-    # label, which does not count, the first differs by 0.2 and the third by nothing.
+    # label, which is ignored, the first differs by 0.2 and the third by 0.
     teacher = probabilities([0.8, 0.1, 0.1], [0.8, 0.1, 0.1], [0.6, 0.3, 0.1])
     student = probabilities([0.6, 0.2, 0.2], [0.8, 0.1, 0.1], [0.6, 0.1, 0.3])
     chosen, right = base_samples(student, teacher, torch.tensor([0, 0, 0]), 2)
@@ -62,7 +62,7 @@ def test_images_misclassified_by_the_teacher_come_last_and_are_marked():
     assert chosen.tolist() == [1, 0, 2] and right.tolist() == [True, False, False]
 
 
-# Which class
+# Rival class
 
 
 def test_the_rival_is_sampled_by_the_teachers_probabilities():
@@ -80,7 +80,7 @@ def test_an_impossible_class_is_the_rival_if_it_is_the_only_one():
     assert (sample_rival(teacher, torch.zeros(50, dtype=torch.long)) == 1).all()
 
 
-# How far
+# Attack
 
 
 # Class 0 scores 4 x_1, class 1 nothing: the boundary is at x_1 = 0
@@ -102,7 +102,7 @@ def test_a_step_is_proportional_to_the_margin_and_stops_beyond_the_boundary():
 
 
 def test_images_stop_independently_of_each_other():
-    # With 0.2: 1 -> 0.19998 -> 0.19998 - 0.2 * 0.80002 = 0.039976 -> ...; -1 is lost already
+    # With 0.2: 1 -> 0.19998 -> 0.19998 - 0.2 * 0.80002 = 0.039976 -> ...; -1 is already misclassified
     assert attacked(1.0, -1.0, steps=2, step_size=0.2) == pytest.approx([0.039976, -1.0])
 
 
@@ -139,9 +139,9 @@ def test_the_attack_matches_a_loop_over_images_and_steps():
 
 
 def test_the_student_learns_the_teachers_predictions_at_the_boundary():
-    # Two classes, so the rival is certain. The image at 1 is moved to -0.20003, but pixels stay
-    # within the batch's, which end at -0.1: there the teacher's logits are (-0.4, 0). The second
-    # image is wrong and counts nothing. The student says (0, 0) everywhere: the divergence at
+    # Two classes, so the rival is certain. The image at 1 is moved to -0.20003, but pixels are
+    # clipped to the range of the batch, at -0.1: there the teacher's logits are (-0.4, 0). The second
+    # image is misclassified and ignored. The student's logits are (0, 0): the divergence at
     # T = 3 is sum p ln(2 p) with p = softmax(-0.4 / 3, 0) = (0.466716, 0.533284): 0.002218.
     image = torch.zeros(2, 3, 1, 1)
     image[:, 0, 0, 0] = torch.tensor([1.0, -0.1])
@@ -151,16 +151,16 @@ def test_the_student_learns_the_teachers_predictions_at_the_boundary():
 
 
 def test_a_share_of_the_batch_is_attacked_with_one_teacher_pass_per_step_and_one_more():
-    asked = []
+    sizes = []
 
     def net(x):
-        asked.append(len(x))
+        sizes.append(len(x))
         return linear(x, SLOPE)
 
     image = torch.ones(8, 3, 1, 1)
     seen = batch(image, [0] * 8)
     terms_of(loss(share=0.25), sloped, net, seen)
-    assert asked == [8] + 11 * [2]
+    assert sizes == [8] + 11 * [2]
 
 
 def test_the_clean_images_are_compared_without_the_squared_temperature():
@@ -194,12 +194,12 @@ def test_the_loss_is_zero_if_the_teacher_is_never_correct():
 
 
 def test_the_students_gradient_is_that_of_the_divergence_at_the_attacked_images():
-    # The way there is the teacher's: nothing of it is differentiated for the student.
+    # The attack is on the teacher: the student's gradient does not depend on it.
     weight = rand(2, 3).float().requires_grad_()
     seen = batch(torch.ones(1, 3, 1, 1), [0])
     value = terms_of(loss(boundary_end=1e9), lambda x: linear(x, weight), sloped, seen)
     (gradient,) = torch.autograd.grad(value["boundary"], weight)
-    # One image: its own pixels are the limits, so it stays where it is.
+    # One image: its own pixel range is the limit, so it does not move.
     here = torch.ones(1, 3)
     expected = soft_kl(here @ weight.T, here @ SLOPE.T, 3.0).mean()
     torch.testing.assert_close(gradient, torch.autograd.grad(expected, weight)[0])

@@ -1,4 +1,4 @@
-"""CC, the paper's and RepDistiller's: by hand, at the kernel's limit, and where one collapses."""
+"""CC, the paper's and RepDistiller's: hand-computed values, the kernel's limit, collapse."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import pytest
 import torch
 from helpers.outputs import (
     batch_of,
-    passes_gradcheck,
-    has_finite_value_and_gradient,
     context_of,
+    has_finite_value_and_gradient,
     needs_no_device_sync,
     output_of,
+    passes_gradcheck,
     rand,
 )
 from torch import nn
@@ -38,8 +38,8 @@ def value(loss, student: torch.Tensor, teacher: torch.Tensor) -> float:
 
 
 def test_two_different_images_against_two_equal_ones():
-    # gamma 1/2: K = (1 + c + c^2 / 2) / e. Beside themselves images have c = 1, so 2.5 / e in both
-    # networks; beside each other 1 / e in the student (c = 0), 2.5 / e in the teacher (c = 1).
+    # gamma 1/2: K = (1 + c + c^2 / 2) / e. On the diagonal c = 1, so 2.5 / e in both
+    # networks; off it, 1 / e in the student (c = 0) and 2.5 / e in the teacher (c = 1).
     # Two of four pairs differ by 1.5 / e: (1.5 / e)^2 / 2
     loss = CorrelationCongruence(CONTEXT, gamma=0.5, order=2)
     student = torch.tensor([[2.0, 0.0], [0.0, 3.0]])
@@ -97,7 +97,7 @@ def test_a_single_image_has_no_neighbour():
 
 
 def test_constant_embeddings_have_zero_loss():
-    # What the docstring warns of: nothing in this loss keeps the embeddings from forgetting.
+    # The collapse mentioned in the docstring: nothing in this loss prevents it.
     loss = MAKERS[1](CONTEXT)
     for parameter in loss.parameters():
         nn.init.constant_(parameter, 0.0)

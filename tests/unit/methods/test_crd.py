@@ -1,4 +1,4 @@
-"""CRD: its contrast by hand, its negatives by counting, its memories by a slow loop."""
+"""CRD: hand-computed contrast, sampling of negatives, and memories against a loop."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 import torch
 from helpers.outputs import (
     batch_of,
-    passes_gradcheck,
-    has_finite_value_and_gradient,
     context_of,
+    has_finite_value_and_gradient,
     needs_no_device_sync,
     output_of,
+    passes_gradcheck,
     rand,
 )
 from torch import Tensor
@@ -40,7 +40,7 @@ def outputs(size: int, seed: int = 0) -> tuple[Output, Output]:
 def test_one_image_against_two_others():
     # Two negatives of four images: m/N = 1/2. The own entry has u = 1/2: log(0.5 / 1) = -ln 2; the
     # negatives 1/2 and 3/2: log(0.5 / 1) = -ln 2 and log(0.5 / 2) = -ln 4. Together 4 ln 2; the
-    # last entry does not count.
+    # last entry is not a negative.
     others = torch.tensor([[0.5, 1.5, 7.0, 9.0]]).log()
     counts = torch.tensor([[True, True, False, False]])
     value = noise_contrast(torch.tensor([0.5]).log(), others, counts, total=4)
@@ -67,7 +67,7 @@ def test_negatives_are_of_other_classes_and_of_the_requested_number():
     assert chosen.sum(1).tolist() == [100] * 4
     for row, own in zip(chosen, target, strict=True):
         assert own not in labels[row]
-    assert not torch.equal(chosen[1], chosen[2])  # each image has draws of its own
+    assert not torch.equal(chosen[1], chosen[2])  # sampled independently for each image
 
 
 def test_all_others_are_negatives_if_there_are_fewer_than_requested():
@@ -92,7 +92,9 @@ def test_the_number_of_negatives_is_exposed():
     # 12 images in four classes of three, so 9 others
     assert make(CONTEXT, negatives=5).negatives_used.tolist() == [5, 5, 5, 5]
     assert make(CONTEXT, negatives=16384).negatives_used.tolist() == [9, 9, 9, 9]
-    uneven = LossContext(CONTEXT.student, CONTEXT.teacher, 3, torch.tensor([0, 1, 1, 2, 2, 2]), epochs=1)
+    uneven = LossContext(
+        CONTEXT.student, CONTEXT.teacher, 3, torch.tensor([0, 1, 1, 2, 2, 2]), epochs=1
+    )
     assert make(uneven, negatives=4).negatives_used.tolist() == [4, 4, 3]
 
 
@@ -161,7 +163,9 @@ def test_only_the_rows_of_the_batch_are_updated_to_unit_length():
 
 def test_memory_rows_are_initialized_with_unit_length_on_average():
     # Uniform in +-sqrt(3 / D) has variance 1 / D, so squares of D entries sum to one on average.
-    bank = make(context_of(CONTEXT.student, CONTEXT.teacher, images=400), channels=128).student_memory.bank
+    bank = make(
+        context_of(CONTEXT.student, CONTEXT.teacher, images=400), channels=128
+    ).student_memory.bank
     assert bank.square().sum(1).mean().item() == pytest.approx(1, abs=0.02)
     assert bank.abs().max() <= math.sqrt(3 / 128)
 
@@ -185,8 +189,8 @@ def test_memories_survive_a_checkpoint_bitwise():
 
 
 def test_it_needs_less_than_two_gigabytes_for_cifar():
-    # What the graph keeps for the gradient, with the memories; 64 x 16,385 x 128 floats for each
-    # direction, as vectors are gathered elsewhere, are 1.1 GB alone.
+    # Tensors saved for backward, and the memories. Gathered vectors, as in other implementations,
+    # would be 64 x 16,385 x 128 floats per direction: 1.1 GB.
     context = context_of({"pooled": (64,)}, {"pooled": (64,)}, classes=100, images=50_000)
     loss = make(context, negatives=16384, channels=128)
     kept: dict[int, int] = {}
@@ -209,7 +213,7 @@ def test_it_needs_less_than_two_gigabytes_for_cifar():
 def test_a_gradient_step_decreases_it():
     loss, batch = make(CONTEXT, negatives=16384), batch_of(CONTEXT, 4)
     student, teacher = outputs(4)
-    loss(student, teacher, batch)  # the memory has the teacher's embeddings from here on
+    loss(student, teacher, batch)  # fills the memory with the teacher's embeddings
     state = {name: tensor.clone() for name, tensor in loss.state_dict().items()}
     student.features["pooled"].requires_grad_()
     first = loss(student, teacher, batch)
@@ -240,7 +244,7 @@ def test_a_single_class_is_refused():
 
 def test_it_passes_gradcheck():
     loss = make(CONTEXT)
-    loss(*outputs(4), batch_of(CONTEXT, 4))  # the constant has no gradient, so it must stand before
+    loss(*outputs(4), batch_of(CONTEXT, 4))  # fixes the constant first, as it has no gradient
     assert passes_gradcheck(loss, CONTEXT)
 
 

@@ -1,4 +1,4 @@
-"""Deep mutual learning: who learns from whom, and what becomes of a job whose teacher learns."""
+"""Deep mutual learning: the terms, and jobs whose teacher is trained."""
 
 import math
 

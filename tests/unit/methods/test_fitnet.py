@@ -1,4 +1,4 @@
-"""FitNets: the hint, and the soft targets whose strength falls."""
+"""FitNets: the hint, and the soft targets with a decreasing weight."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from helpers.maps import without_adapter
 from helpers.outputs import (
     batch_of,
-    passes_gradcheck,
-    has_finite_value_and_gradient,
     context_of,
+    has_finite_value_and_gradient,
     needs_no_device_sync,
     output_of,
+    passes_gradcheck,
     rand,
 )
 
@@ -48,7 +48,7 @@ def test_the_hint_compares_the_regressed_map_with_the_teachers():
 
 
 def test_the_hint_trains_the_student_up_to_its_stage_and_no_further():
-    # The paper's first stage: the weights up to the guided layer, and the regressor's.
+    # The paper's first phase trains the layers up to the guided one, and the regressor.
     net = ResNet(3, 8, [4, 4, 8, 8])
     stages = probe_shapes(net, net.stages, (8, 8), "small")
     loss = Hint(context_of(stages, stages), "stage2")

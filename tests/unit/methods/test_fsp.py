@@ -1,4 +1,4 @@
-"""FSP in its two stages; the flow matrix itself is in test_methods.py."""
+"""FSP in its two phases; the flow matrix itself is tested in test_all_methods.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FT: a factor paraphrased from the teacher, and the student's translation."""
+"""FT: the paraphraser, the translator, and the distance between factors."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from helpers.maps import channels
 from helpers.outputs import (
     batch_of,
-    passes_gradcheck,
-    has_finite_value_and_gradient,
     context_of,
+    has_finite_value_and_gradient,
     needs_no_device_sync,
     output_of,
+    passes_gradcheck,
     rand,
 )
 
@@ -23,10 +23,10 @@ CONTEXT = context_of({"stage3": (4, 3, 3), "pooled": (4,)}, {"stage3": (6, 3, 3)
 BATCH = batch_of(CONTEXT, 2)
 
 
-def ft(stage: str, rate: float = 0.5, context: LossContext = CONTEXT) -> FactorTransfer:
+def ft(phase: str, rate: float = 0.5, context: LossContext = CONTEXT) -> FactorTransfer:
     torch.manual_seed(0)
     loss = FactorTransfer(context, "stage3", rate)
-    loss.on_epoch_start(stage)
+    loss.on_epoch_start(phase)
     return loss
 
 
@@ -36,8 +36,8 @@ def outputs() -> tuple[Output, Output]:
 
 
 def test_unit_length_factors_are_compared_by_mean_absolute_difference():
-    # All values of an image together have length one: [3, 0, 0, 4] / 5 and [4, 0, 0, 3] / 5,
-    # (0.2 + 0 + 0 + 0.2) / 4 = 0.1; the second image agrees.
+    # The factor of an image has unit length: [3, 0, 0, 4] / 5 and [4, 0, 0, 3] / 5,
+    # (0.2 + 0 + 0 + 0.2) / 4 = 0.1; the second image is equal.
     student, teacher = channels([3.0, 0.0], [0.0, 4.0]), channels([4.0, 0.0], [0.0, 3.0])
     both = [torch.cat([x, teacher]) for x in (student, teacher)]
     assert factor_distance(student, teacher).item() == pytest.approx(0.1)
@@ -52,7 +52,7 @@ def test_the_scale_of_a_factor_does_not_matter():
 
 
 def test_factors_of_different_size_are_pooled_to_the_smaller_one():
-    # [2, 4, 6, 6] averages to [3, 6], which is [1, 2] in another scale.
+    # [2, 4, 6, 6] averages to [3, 6], which is 3 [1, 2].
     value = factor_distance(channels([2.0, 4.0, 6.0, 6.0]), channels([1.0, 2.0]))
     assert value.item() == pytest.approx(0, abs=1e-6)
 
@@ -77,7 +77,7 @@ def test_the_encoder_is_three_convolutions_with_leaky_relus():
 
 
 def learning(loss: FactorTransfer, student) -> set[str]:
-    """What gets a gradient: parts of the loss, and the student."""
+    """Which parts get a gradient: modules of the loss, and the student."""
     student.features["stage3"].requires_grad_()
     terms = loss(student, outputs()[1], BATCH)
     sum(terms.values()).backward()
@@ -100,9 +100,9 @@ def test_the_main_phase_freezes_the_paraphraser_and_trains_student_and_translato
 def test_the_paraphrase_term_is_the_mean_squared_reconstruction_error():
     loss = ft("init")
     teacher = outputs()[1].features["stage3"]
-    told = loss.decoder(loss.encoder(teacher))
+    reconstruction = loss.decoder(loss.encoder(teacher))
     value = loss(*outputs(), BATCH)["paraphrase"]
-    assert value.item() == pytest.approx((told - teacher).square().mean().item())
+    assert value.item() == pytest.approx((reconstruction - teacher).square().mean().item())
 
 
 def test_the_paraphraser_learns_to_reconstruct_the_teachers_map():
@@ -118,16 +118,16 @@ def test_the_paraphraser_learns_to_reconstruct_the_teachers_map():
     assert values[-1] < 0.2 * values[0]
 
 
-@pytest.mark.parametrize("stage", ["init", "main"])
-def test_it_passes_gradcheck_and_needs_no_device_sync(stage):
-    assert passes_gradcheck(ft(stage), CONTEXT)
-    assert needs_no_device_sync(lambda context: ft(stage, context=context), CONTEXT)
+@pytest.mark.parametrize("phase", ["init", "main"])
+def test_it_passes_gradcheck_and_needs_no_device_sync(phase):
+    assert passes_gradcheck(ft(phase), CONTEXT)
+    assert needs_no_device_sync(lambda context: ft(phase, context=context), CONTEXT)
 
 
-@pytest.mark.parametrize("stage", ["init", "main"])
+@pytest.mark.parametrize("phase", ["init", "main"])
 @pytest.mark.parametrize("scale", [0.0, 1e4])
-def test_value_and_gradient_are_finite_for_features_of_any_scale(stage, scale):
-    assert has_finite_value_and_gradient(ft(stage), CONTEXT, scale)
+def test_value_and_gradient_are_finite_for_features_of_any_scale(phase, scale):
+    assert has_finite_value_and_gradient(ft(phase), CONTEXT, scale)
 
 
 def test_factors_that_are_zero_have_a_finite_distance_and_gradient():

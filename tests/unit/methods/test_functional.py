@@ -1,4 +1,4 @@
-"""Distances against numbers worked by hand, slow loops, and what the papers say of their limits."""
+"""Shared functions: hand-computed values, loops, and limits stated in the papers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_soft_kl_of_three_quarters_against_a_half():
     # 3/4 ln(3/2) + 1/4 ln(1/2) = 0.304099 - 0.173287 = 0.130812
     student, teacher = torch.zeros(1, 2), torch.tensor([[2 * math.log(3), 0.0]])
     assert soft_kl(student, teacher, 2.0).tolist() == pytest.approx([0.130812], abs=1e-6)
-    # and the other way round, as KL is no metric: 1/2 ln(2/3) + 1/2 ln 2 = 0.143841
+    # and with arguments swapped, as KL is not symmetric: 1/2 ln(2/3) + 1/2 ln 2 = 0.143841
     assert soft_kl(teacher, student, 2.0).tolist() == pytest.approx([0.143841], abs=1e-6)
 
 
@@ -85,7 +85,7 @@ def test_soft_kl_passes_gradcheck():
 
 
 def test_attention_follows_the_energy():
-    # Two channels, two places: energies (3^2 + 1^2)/2 = 5 and (0^2 + 2^2)/2 = 2, length sqrt(29)
+    # Two channels, two positions: energies (3^2 + 1^2)/2 = 5 and (0^2 + 2^2)/2 = 2, length sqrt(29)
     features = torch.tensor([[[[3.0, 0.0]], [[-1.0, 2.0]]]])
     expected = [5 / math.sqrt(29), 2 / math.sqrt(29)]
     assert attention_map(features)[0].tolist() == pytest.approx(expected)

@@ -1,4 +1,4 @@
-"""ICKD: channels' correlation by hand."""
+"""ICKD: hand-computed channel correlations."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import pytest
 import torch
 from helpers.outputs import (
     batch_of,
-    passes_gradcheck,
-    has_finite_value_and_gradient,
     context_of,
+    has_finite_value_and_gradient,
     needs_no_device_sync,
     output_of,
+    passes_gradcheck,
     rand,
 )
 from torch import nn
@@ -41,7 +41,7 @@ def test_channels_that_agree_and_one_that_does_not():
 
 def test_it_is_the_mean_over_images_and_rows_of_a_squared_distance():
     # Student rows [1, 0] and [0, 1], teacher rows [1, 1] / sqrt(2): 2 - sqrt(2) for each row.
-    # A second image agrees, so half of that; the teacher has another size of map.
+    # Zero for the second image, so half of that; the teacher's map has another size.
     loss = InterChannelCorrelation(CONTEXT, ["stage1"])
     loss.connectors[0] = nn.Identity()
     differ, agree = torch.eye(2).view(1, 2, 1, 2), torch.ones(1, 2, 1, 2)

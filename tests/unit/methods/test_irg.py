@@ -1,4 +1,4 @@
-"""IRG: edges and transformations by hand, whatever the channels."""
+"""IRG: hand-computed edges and transformations, and unequal channels."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import pytest
 import torch
 from helpers.outputs import (
     batch_of,
-    passes_gradcheck,
-    has_finite_value_and_gradient,
     context_of,
+    has_finite_value_and_gradient,
     needs_no_device_sync,
     output_of,
+    passes_gradcheck,
     rand,
 )
 
@@ -49,7 +49,7 @@ def test_a_transformation_is_a_relative_squared_distance():
 
 
 def test_twice_the_channels_are_averaged_in_pairs():
-    # As in the Zoo, here in a slow loop
+    # As in Knowledge-Distillation-Zoo, with a loop
     first, second = rand(3, 2, 4, 4), rand(3, 4, 2, 2, seed=1)
     moved = torch.zeros(3, dtype=torch.double)
     for i in range(3):
@@ -73,7 +73,8 @@ def test_either_stage_can_be_the_wider_one():
 
 def test_the_terms_are_means_over_their_entries():
     student = output_of(
-        rand(3, 4), **{s: rand(3, *CONTEXT.student[s], seed=i) for i, s in enumerate(CONTEXT.student)}
+        rand(3, 4),
+        **{s: rand(3, *CONTEXT.student[s], seed=i) for i, s in enumerate(CONTEXT.student)},
     )
     teacher = output_of(
         rand(3, 4, seed=8),

@@ -1,4 +1,4 @@
-"""KDSVD: directions by hand, and their gradient, also where it does not exist."""
+"""KDSVD: singular vectors and their gradient, also in degenerate cases."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 import torch
 from helpers.outputs import (
     batch_of,
-    passes_gradcheck,
-    has_finite_value_and_gradient,
     context_of,
+    has_finite_value_and_gradient,
     output_of,
+    passes_gradcheck,
     rand,
 )
 from torch.autograd import gradcheck
@@ -33,7 +33,7 @@ def make(context, vectors: int = 1) -> SingularVectors:
 
 
 def pointing(*direction: float) -> torch.Tensor:
-    """One image whose places all have multiples of one vector of channels."""
+    """One image whose positions are all multiples of one channel vector."""
     places = torch.tensor([1.0, 2.0, 2.0])
     return (torch.tensor(direction)[:, None] * places).view(1, len(direction), 1, 3)
 
@@ -67,7 +67,7 @@ def test_it_is_summed_over_stages_and_averaged_over_images():
 
 
 def slow(student: dict, teacher: dict, image: int) -> float:
-    """The loss of one image by NumPy's decomposition and loops."""
+    """The loss of one image, with NumPy's decomposition and loops."""
 
     def rows(x: torch.Tensor) -> np.ndarray:
         return np.linalg.svd(x[image].flatten(1).T.numpy(), full_matrices=False)[2]
@@ -102,7 +102,7 @@ def test_it_is_invariant_to_scale_and_the_order_of_positions():
     x = rand(2, 3, 2, 4)
     shuffled = 7 * x.flatten(2)[..., [4, 2, 7, 0, 1, 6, 3, 5]].view_as(x)
     one, other = (channel_directions(y, 1)[0] for y in (x, shuffled))
-    torch.testing.assert_close(align(other, one), one)  # the sign is the library's
+    torch.testing.assert_close(align(other, one), one)  # the sign of singular vectors is arbitrary
 
 
 def test_the_most_similar_vector_is_chosen_and_sign_corrected():
@@ -112,7 +112,7 @@ def test_the_most_similar_vector_is_chosen_and_sign_corrected():
 
 
 def test_maps_after_a_relu_fix_the_sign_of_the_first_vector():
-    # Perron and Frobenius: what is nowhere negative has a first vector that is nowhere negative.
+    # Perron-Frobenius: the first vector of a nonnegative matrix is nonnegative.
     x = rand(4, 3, 4, 4).relu()
     _, t = make(CONTEXT)._directions(x, x)
     assert t.min() >= 0
@@ -130,7 +130,7 @@ def test_relation_compares_every_pair_of_entries():
 
 @pytest.mark.parametrize("shape", [(2, 3, 2, 4), (2, 6, 2, 2), (2, 4, 2, 2), (2, 1, 2, 2)])
 def test_directions_have_the_gradient_that_differences_give(shape):
-    # More places than channels, fewer, as many, and a single channel. A projector has no sign.
+    # More positions than channels, fewer, equal, one channel. Projectors are sign-free.
     def projector(x: torch.Tensor) -> torch.Tensor:
         vectors, _ = channel_directions(x, 2)
         return vectors @ (vectors * torch.tensor([1.0, 3.0])[: vectors.shape[2]]).transpose(1, 2)
@@ -176,7 +176,10 @@ def test_unequal_channels_are_refused_with_both_shapes():
     ("arguments", "message"),
     [
         ((["stage1"], 1, 4), "KDSVD needs two stages or more, got stage1"),
-        ((["stage1", "stage2"], 0, 4), "vectors must be from 1 to 3, the smallest number of channels or positions"),
+        (
+            (["stage1", "stage2"], 0, 4),
+            "vectors must be from 1 to 3, the smallest number of channels or positions",
+        ),
         ((["stage1", "stage2"], 4, 4), "vectors must be from 1 to 3"),
         ((["stage1", "stage2"], 2, 1), "candidates must be at least as many as vectors"),
     ],

@@ -1,4 +1,4 @@
-"""Attention distillation by Grad-CAM: its numbers, and that it looks at activations."""
+"""Attention distillation by Grad-CAM: hand-computed values, and the use of activations."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from kd_bench.interfaces import Output, UserError
 from kd_bench.methods.lwm import AttentionDistillation, grad_cam
 
 LOSS = AttentionDistillation(context(stage3=(2, 1, 2)), "stage3")
-# Two channels in two places, read by their mean: class 0 likes the first and not the second
+# Two channels, two positions, averaged: class 0 has a positive weight for the first channel
 STAGE = torch.tensor([[[[3.0, 0.0]], [[0.0, 1.0]]]])  # [1, 2, 1, 2]
 CLASSIFY = torch.tensor([[2.0, -2.0], [-2.0, 2.0]])
 
@@ -31,21 +31,21 @@ def test_channels_are_weighted_by_gradient_and_localized_by_activation():
 
 
 def test_the_map_follows_activations_for_a_constant_gradient():
-    # Before a global average the gradient does not depend on the place. Multiplied by itself, as
-    # in AberHu/Knowledge-Distillation-Zoo, it would give one flat map for all images.
+    # Before global average pooling the gradient is constant over positions. Multiplied by itself, as
+    # in AberHu/Knowledge-Distillation-Zoo, it would be constant for all images.
     moved = network(STAGE.flip(3))
     assert cam(moved, 0).tolist() == [[[[0.0, 3.0]]]]
 
 
 def test_it_sums_absolute_differences_of_unit_length_maps():
-    # The student looks at (1, 0); the teacher, for the same class, at (4, 3) / 5: |0.2| + |0.6|
+    # The student's map is (1, 0); the teacher's, for the same class, (4, 3) / 5: |0.2| + |0.6|
     teacher = network(torch.tensor([[[[4.0, 3.0]], [[0.0, 0.0]]]]))
     seen = batch(torch.zeros(1, 3, 1, 1), [0])
     assert LOSS(network(STAGE), teacher, seen).item() == pytest.approx(0.8)
 
 
 def test_both_maps_are_for_the_class_predicted_by_the_teacher():
-    # The label is 1, the teacher says 0; for class 1 its map would be empty.
+    # The label is 1, the teacher predicts 0; its map for class 1 would be zero.
     teacher = network(torch.tensor([[[[4.0, 3.0]], [[0.0, 0.0]]]]))
     seen = batch(torch.zeros(1, 3, 1, 1), [1])
     assert LOSS(network(STAGE), teacher, seen).item() == pytest.approx(0.8)
@@ -69,7 +69,7 @@ def test_it_is_invariant_to_the_scale_of_features_and_logits():
 
 
 def test_maps_of_different_size_are_pooled_to_the_smaller_one():
-    # The student's four places, averaged by two, are (3, 1) / sqrt(10), like the teacher's.
+    # The student's four positions, pooled to two, are (3, 1) / sqrt(10), like the teacher's.
     student = network(torch.tensor([[[[4.0, 2.0, 2.0, 0.0]], [[0.0, 0.0, 0.0, 0.0]]]]))
     teacher = network(torch.tensor([[[[3.0, 1.0]], [[0.0, 0.0]]]]))
     seen = batch(torch.zeros(1, 3, 1, 1), [0])
@@ -83,7 +83,7 @@ def test_it_passes_gradcheck():
     def value(mix, classify):
         return LOSS(smooth(seen.image, mix, classify), teacher, seen)
 
-    # Positive weights, so that no place is at the kink of the ReLU
+    # Positive weights, to stay away from the kink of the ReLU
     weights = rand(5, 3).requires_grad_(), (rand(4, 5, seed=1).abs() + 0.1).requires_grad_()
     assert gradcheck(value, weights)
 

@@ -1,4 +1,4 @@
-"""Terms, weights, ramps and stages of a method."""
+"""Terms, weights, ramps and phases of a method."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""NST: the channels of two maps as two samples of one distribution."""
+"""NST: maximum mean discrepancy between the channels of two maps."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import torch
 from helpers.maps import channels
 from helpers.outputs import (
     batch_of,
-    passes_gradcheck,
-    has_finite_value_and_gradient,
     context_of,
+    has_finite_value_and_gradient,
     needs_no_device_sync,
     output_of,
+    passes_gradcheck,
     rand,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -63,7 +63,7 @@ def test_it_sums_over_stages():
 
 
 def test_it_is_invariant_to_the_order_scale_and_number_of_channels():
-    # The samples are of one distribution where each channel comes as often as any other.
+    # Duplicating every channel does not change the distribution.
     student = rand(2, 4, 3, 3)
     teacher = student[:, [2, 0, 3, 1]].repeat(1, 3, 1, 1)
     scale = torch.rand(1, 12, 1, 1).double() + 0.5
@@ -78,7 +78,7 @@ def test_maps_of_different_size_are_pooled_to_the_smaller_one():
 
 
 class Largest(TorchDispatchMode):
-    """Notes the largest tensor that any operation gives."""
+    """Records the size of the largest tensor returned by any operation."""
 
     numel = 0
 

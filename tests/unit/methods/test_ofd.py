@@ -1,4 +1,4 @@
-"""OFD: maps before the ReLU, with margins from the teacher's batch norm."""
+"""OFD: pre-ReLU maps, with margins from the teacher's batch norm."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from helpers.jobs import job
 from helpers.maps import channels, without_adapter
 from helpers.outputs import (
     batch_of,
-    passes_gradcheck,
-    has_finite_value_and_gradient,
     context_of,
+    has_finite_value_and_gradient,
     needs_no_device_sync,
     output_of,
+    passes_gradcheck,
     rand,
 )
 from torch import nn
@@ -30,7 +30,7 @@ BATCH = batch_of(BARE, 2)
 
 
 def pair(teacher: nn.Module | None = None, **changed: str) -> LossContext:
-    """A small ResNet and its teacher, whose table of stages may be changed."""
+    """A small ResNet and its teacher, with changed stage paths."""
     torch.manual_seed(0)
     small, large = ResNet(3, 8, [2, 2, 4, 4]), teacher or ResNet(3, 14, [3, 3, 4, 6])
     return LossContext(
@@ -44,7 +44,7 @@ def pair(teacher: nn.Module | None = None, **changed: str) -> LossContext:
 
 
 def norm(*rows: tuple[float, float]) -> nn.BatchNorm2d:
-    """A batch norm with a mean and a deviation for each channel."""
+    """A batch norm with the given mean and standard deviation of each channel."""
     layer = nn.BatchNorm2d(len(rows))
     mean, deviation = zip(*rows, strict=True)
     layer.bias.data, layer.weight.data = torch.tensor(mean), torch.tensor(deviation)
@@ -54,7 +54,7 @@ def norm(*rows: tuple[float, float]) -> nn.BatchNorm2d:
 def test_the_margin_is_the_mean_of_the_negative_part():
     # Mean 0, deviation 1: -sqrt(2 / pi) = -0.797885. Mean 1, deviation 2: the density of 0.5 is
     # 0.352065 and 0.308538 lies below -0.5, so 1 - 2 · 0.352065 / 0.308538 = -1.282153; the sign
-    # of a weight tells nothing. Mean -10: nearly all is negative, and the mean of all is -10.
+    # of a weight does not matter. Mean -10: nearly all values are negative, and their mean is -10.
     margin = negative_mean(norm((0.0, 1.0), (1.0, 2.0), (1.0, -2.0), (-10.0, 1.0)))
     assert margin.tolist() == pytest.approx([-0.797885, -1.282153, -1.282153, -10.0], abs=1e-5)
 

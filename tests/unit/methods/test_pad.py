@@ -1,4 +1,4 @@
-"""PAD: a likelihood by hand, its best variance, and what a hard image weighs."""
+"""PAD: hand-computed likelihood, its optimal variance, and adaptive weights."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import pytest
 import torch
 from helpers.outputs import (
     batch_of,
-    passes_gradcheck,
-    has_finite_value_and_gradient,
     context_of,
+    has_finite_value_and_gradient,
     needs_no_device_sync,
     output_of,
+    passes_gradcheck,
     rand,
 )
 from torch import nn
@@ -24,7 +24,7 @@ UNLIKE = context_of({"pooled": (3,)}, {"pooled": (5,)})
 
 
 def with_variance(*variance: float) -> PrimeAwareL2:
-    """The loss with these variances of the channels, the same for all images."""
+    """The loss with these channel variances for all images."""
     loss = PrimeAwareL2(SAME)
     norm = loss.log_variance[1]
     nn.init.zeros_(norm.weight)
@@ -61,7 +61,7 @@ def test_the_best_variance_is_the_mean_square():
 
 
 def test_hard_channels_get_a_lower_weight():
-    # The pull at a feature is that of plain L2 over its variance.
+    # The gradient of a feature is that of plain L2 divided by its variance.
     student = STUDENT.clone().requires_grad_()
     plain, prime = (
         torch.autograd.grad(terms(with_variance(1.0, 10.0), student, TEACHER)[name], student)[0]

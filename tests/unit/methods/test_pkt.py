@@ -1,4 +1,4 @@
-"""PKT: neighbours' probabilities by hand, and what its weight depends on."""
+"""PKT: hand-computed neighbour probabilities, and the dependence on batch size."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import pytest
 import torch
 from helpers.outputs import (
     batch_of,
-    passes_gradcheck,
-    has_finite_value_and_gradient,
     context_of,
+    has_finite_value_and_gradient,
     needs_no_device_sync,
     output_of,
+    passes_gradcheck,
     rand,
 )
 
@@ -57,7 +57,7 @@ def test_it_is_the_mean_over_pairs_of_a_divergence():
 
 
 def test_only_the_direction_of_gradients_matters():
-    # Each image's feature may be of any length, and the whole turned: cosines stay.
+    # Cosines are invariant to the length of each feature and to rotations.
     student, teacher = rand(4, 3), rand(4, 5, seed=1)
     turn, _ = torch.linalg.qr(rand(3, 3, seed=2))
     stretched = student @ turn * torch.tensor([[1.0], [2], [30], [0.4]])
@@ -66,7 +66,7 @@ def test_only_the_direction_of_gradients_matters():
 
 
 def test_doubling_the_batch_size_halves_the_term():
-    # Every image twice: probabilities halve, their ratios stay, rows still sum to one: the sum over
+    # Duplicated images: probabilities halve, ratios are equal, rows still sum to one: the sum over
     # pairs doubles and the mean over four times the pairs halves (but for the epsilon of 1e-7).
     student, teacher = rand(4, 3), rand(4, 5, seed=1)
     twice = value(student.repeat(2, 1), teacher.repeat(2, 1))

@@ -1,4 +1,4 @@
-"""RKD: a triangle by hand, triplets by a slow loop, and what relations do not see."""
+"""RKD: a hand-computed triangle, triplets against a loop, and invariances."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import pytest
 import torch
 from helpers.outputs import (
     batch_of,
-    passes_gradcheck,
-    has_finite_value_and_gradient,
     context_of,
+    has_finite_value_and_gradient,
     needs_no_device_sync,
     output_of,
+    passes_gradcheck,
     rand,
 )
 
@@ -27,7 +27,7 @@ def terms(student: torch.Tensor, teacher: torch.Tensor) -> dict[str, float]:
 
 
 def test_a_right_triangle_against_an_equilateral_one():
-    # Sides 3, 4, 5 over their mean 4: 0.75, 1, 1.25; equal sides: 1. Each pair stands twice among
+    # Sides 3, 4, 5 over their mean 4: 0.75, 1, 1.25; equal sides: 1. Each pair occurs twice among
     # nine: 4 (0.25^2 / 2) / 9 = 0.0138889.
     # Cosines at the corners 0, 3/5, 4/5 against 1/2, each twice among 27 (all else is 0 or 1 in
     # both): 2 (0.5^2 + 0.1^2 + 0.3^2) / 2 / 27 = 0.35 / 27
@@ -70,7 +70,7 @@ def slow(student: torch.Tensor, teacher: torch.Tensor) -> dict[str, float]:
 
 def test_it_matches_loops_over_pairs_and_triplets():
     student, teacher = rand(5, 2), rand(5, 3, seed=1)
-    student[0] *= 20  # so that some differences are in the straight part of the Huber loss
+    student[0] *= 20  # puts some differences into the linear part of the Huber loss
     assert terms(student, teacher) == pytest.approx(slow(student, teacher), rel=1e-9)
 
 

@@ -1,4 +1,4 @@
-"""Jacobian matching: its numbers, what it does not see, and its second derivative."""
+"""Jacobian matching: hand-computed values, invariances, and the second derivative."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from torch.autograd import gradcheck
 from kd_bench.methods.sobolev import JacobianMatching, class_gradient
 
 LOSS = JacobianMatching(context())
-# The Jacobian's row of class 0: of length five, so that its unit vector has no roots in it
+# The Jacobian row of class 0, of length five, so that its unit vector is rational
 STUDENT = torch.tensor([[3.0, 4.0, 0.0], [1.0, 1.0, 1.0]])
 TEACHER = torch.tensor([[4.0, 3.0, 0.0], [1.0, 0.0, 2.0]])
 
@@ -24,7 +24,7 @@ def test_unit_length_gradients_of_the_labels_logit_are_compared():
 
 
 def test_it_is_the_mean_over_images():
-    # Class 1, where the teacher's row is made the student's, adds nothing: (0.08 + 0) / 2
+    # Class 1, where both rows are equal, adds nothing: (0.08 + 0) / 2
     teacher = torch.stack([TEACHER[0], 7 * STUDENT[1]])
     assert of_linear(STUDENT, teacher, [0, 1]).item() == pytest.approx(0.04)
 

@@ -1,4 +1,4 @@
-"""SRD: two images by hand, and the softened maximum at its limit."""
+"""SRD: two images by hand, and the soft maximum in the limit."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import pytest
 import torch
 from helpers.outputs import (
     batch_of,
-    passes_gradcheck,
-    has_finite_value_and_gradient,
     context_of,
+    has_finite_value_and_gradient,
     needs_no_device_sync,
     output_of,
+    passes_gradcheck,
     rand,
 )
 from torch import nn
@@ -60,7 +60,7 @@ def test_logits_are_compared_by_divergence_without_squared_temperature():
 
 
 def test_standardised_channels_have_mean_zero_and_variance_one():
-    # As PyTorch's batch norm without parameters
+    # Equal to PyTorch's batch norm without parameters
     x = 3 * rand(6, 4) + 5
     expected = torch.nn.functional.batch_norm(x, None, None, training=True, eps=1e-4)
     torch.testing.assert_close(standardise(x), expected)
@@ -75,7 +75,7 @@ def test_a_high_power_approaches_the_maximum():
 
 
 def test_the_projectors_gradient_is_independent_of_the_batch_size():
-    # The same images twice double the sum, and the logarithm makes a constant of that.
+    # Duplicated images double the sum, which adds a constant to the logarithm.
     loss = make(CONTEXT).double()
     student, teacher = rand(4, 3), rand(4, 5, seed=1)
     once, twice = (

@@ -1,4 +1,4 @@
-"""SSKD: turned images, what the teacher knows of them, and which of it is passed on."""
+"""SSKD: rotated images, the similarity of views, and the selection of rows."""
 
 import pytest
 import torch
@@ -20,26 +20,26 @@ GIVEN = {
 K, B, D = 4, 5, 6
 
 
-def loss(stage="main", **changed):
+def loss(phase="main", **changed):
     torch.manual_seed(0)
     made = SelfSupervision(context(classes=K, pooled=(D,)), **(GIVEN | changed)).double()
-    made.on_epoch_start(stage)
+    made.on_epoch_start(phase)
     return made
 
 
 def output(seed):
-    """What a network says of upright and turned images."""
-    answers = [Output(rand(B, K, seed=seed + i), {"pooled": rand(B, D, seed=50 + seed + i)})
+    """Output of a network for upright and rotated images."""
+    outputs = [Output(rand(B, K, seed=seed + i), {"pooled": rand(B, D, seed=50 + seed + i)})
                for i in range(4)]  # fmt: skip
-    answers[0].views = dict(zip(TURNS, answers[1:], strict=True))
-    return answers[0]
+    outputs[0].views = dict(zip(TURNS, outputs[1:], strict=True))
+    return outputs[0]
 
 
 LABEL = torch.tensor([0, 1, 2, 3, 0])
 SEEN = Batch(torch.zeros(B, 3, 4, 4), LABEL, torch.arange(B), torch.tensor(1.0))
 
 
-# What is seen
+# Views
 
 
 def test_images_are_rotated_by_multiples_of_90_degrees():
@@ -57,7 +57,7 @@ def test_maps_that_are_not_square_are_refused():
         SelfSupervision(context(stem=(16, 8, 12), pooled=(D,)), **GIVEN)
 
 
-# What is passed on
+# Selection
 
 
 def test_the_rank_is_the_number_of_higher_scores():
@@ -67,7 +67,7 @@ def test_the_rank_is_the_number_of_higher_scores():
 
 @pytest.mark.parametrize(
     ("share", "kept"),
-    # Of ranks 2 0 1 3 1 0 the two right ones, and of the four others the best so many
+    # Of ranks 2 0 1 3 1 0: both correct ones, and a share of the four others, best rank first
     [(0.0, [1, 5]), (0.25, [1, 2, 5]), (0.75, [0, 1, 2, 4, 5]), (0.99, [0, 1, 2, 4, 5]),
      (1.0, [0, 1, 2, 3, 4, 5])],
 )  # fmt: skip
@@ -75,7 +75,7 @@ def test_correct_rows_are_kept_and_a_share_of_the_others_by_rank(share, kept):
     assert selected(torch.tensor([2, 0, 1, 3, 1, 0]), share).nonzero().flatten().tolist() == kept
 
 
-# The numbers
+# Values
 
 
 def divergence(t, s, temperature):
@@ -85,7 +85,7 @@ def divergence(t, s, temperature):
 
 
 def best(rows, answers, share):
-    """The rows to learn from, as one would pick them by hand."""
+    """The selected rows, computed with plain Python."""
     ranks = [sorted(row.tolist(), reverse=True).index(row[a]) for row, a in zip(rows, answers)]  # noqa: B905
     right = [i for i, rank in enumerate(ranks) if rank == 0]
     wrong = sorted((i for i, rank in enumerate(ranks) if rank), key=lambda i: (ranks[i], i))
@@ -177,7 +177,7 @@ def test_values_out_of_range_are_refused(changed, message):
 
 
 def copies(work):
-    """What there is to move: student, teacher, and the heads."""
+    """Copies of all parameters: student, teacher, and both heads."""
     heads = work.method.losses["sskd"]
     parts = {
         "student": work.student,

@@ -22,7 +22,7 @@ def gradient_of(loss, student, teacher=None):
     return gradient
 
 
-# A trained copy
+# Self-training
 
 
 def test_self_training_is_the_divergence_times_the_squared_temperature():
@@ -78,7 +78,7 @@ def test_the_teacher_is_the_baseline_of_the_students_own_model(tmp_path):
     assert record["teacher"]["folder"].startswith("synthetic/none-resnet8_half/baseline/")
 
 
-# A virtual teacher
+# Virtual teacher
 
 K = 5
 
@@ -88,7 +88,7 @@ def virtual(loss=VirtualTeacher, temperature=20.0, correct=0.99):
 
 
 def by_hand(logits, target_of, temperature):
-    """The divergence from a target, image by image and class by class."""
+    """The divergence from a target, with loops over images and classes."""
     total = 0.0
     for i, label in enumerate(SEEN.target.tolist()):
         target = target_of(label)
@@ -132,12 +132,12 @@ def test_at_temperature_one_the_virtual_teacher_is_label_smoothing():
 
 def test_a_student_equal_to_its_virtual_teacher_has_zero_gradient():
     logits = torch.tensor([designed(label) for label in SEEN.target.tolist()]).double().log()
-    assert gradient_of(virtual(), logits).abs().max() < 1e-7  # logits that were float32
+    assert gradient_of(virtual(), logits).abs().max() < 1e-7  # float32 rounding of the logits
 
 
 def test_the_published_target_is_almost_uniform():
     # exp(0.99 / 20) / exp(0.0025 / 20) = 1.05: the label is 5 % above the others, so a student
-    # with equal logits is nearly at rest, and one that is right is drawn back to them.
+    # with equal logits has almost no gradient, and a confident one is pulled back to them.
     loss = virtual(PublishedVirtualTeacher)
     assert gradient_of(loss, torch.zeros(3, K)).abs().max() < 0.01
     right = 4 * torch.nn.functional.one_hot(SEEN.target, K).double()

@@ -1,4 +1,4 @@
-"""VID: how surprising the teacher's map is, with variances that learn."""
+"""VID: the Gaussian log-likelihood with trained variances."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from helpers.jobs import job, trained
 from helpers.maps import channels, without_adapter
 from helpers.outputs import (
     batch_of,
-    passes_gradcheck,
-    has_finite_value_and_gradient,
     context_of,
+    has_finite_value_and_gradient,
     needs_no_device_sync,
     output_of,
+    passes_gradcheck,
     rand,
 )
 from torch.autograd import gradcheck
@@ -50,7 +50,7 @@ def test_the_loss_is_the_scaled_square_plus_the_log_variance():
 
 
 def test_it_sums_over_stages():
-    # No error: ln 2 / 2 for each of them
+    # No errors: ln 2 / 2 for each value
     x = channels([1.0, 2.0], [3.0, 4.0])
     equal = context_of({"stage1": (2, 1, 2), "stage2": (2, 1, 2)}, CONTEXT.student)
     loss = with_plain_mean(vid("stage1", "stage2", initial=2.0, of=equal))
@@ -71,8 +71,8 @@ def test_a_variance_stays_above_its_minimum():
 
 
 def test_trained_variances_are_the_mean_squares_of_their_channels_errors():
-    # Where the likelihood of a normal distribution is largest. Errors of 2 in the first channel,
-    # of 1/2 in the second: 4 and 1/4, and from 5 on the way there is long for both.
+    # The maximum likelihood estimate of the variance. Errors of 2 in the first channel,
+    # of 1/2 in the second: 4 and 1/4, both far from the initial 5.
     loss = with_plain_mean(vid())
     optimizer = torch.optim.SGD(loss.parameters(), lr=1.0, momentum=0.9)
     teacher = channels([2.0, -2.0], [0.5, -0.5])
@@ -95,7 +95,7 @@ def test_a_job_trains_its_variances(tmp_path):
     assert all((variance - 5).abs().max() < 1e-5 for variance in before.values())
     loop.train(work, tmp_path, lambda *_: None)
     for stage, gaussian in gaussians.items():
-        # Weight decay alone moves them together; the data tell channels apart.
+        # Weight decay alone would change all equally; the data make channels differ.
         assert (gaussian.variance() - before[stage]).abs().min() > 0
         assert gaussian.variance().unique().numel() > 1
 

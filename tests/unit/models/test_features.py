@@ -1,4 +1,4 @@
-"""Stages are read where they are, and reading them changes nothing."""
+"""Feature extraction reads the right tensors and changes nothing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def image() -> torch.Tensor:
 
 
 def third_party() -> nn.Sequential:
-    """A network that knows nothing of stages."""
+    """A network without a table of stages."""
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 10))
 
 
@@ -123,7 +123,9 @@ def test_features_of_shipped_networks_are_not_modified_after_the_hook(net, image
 def test_a_stage_that_is_modified_in_place_is_refused(path, device):
     with torch.device(device):
         net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Flatten())
-    message = f"^stage 'hint' of mine: '{path}' is modified in place after it is read; use inplace=False"
+    message = (
+        f"^stage 'hint' of mine: '{path}' is modified in place after it is read; use inplace=False"
+    )
     with pytest.raises(UserError, match=message):
         probe_shapes(net, {"hint": path}, (8, 8), "mine")
     assert probe_shapes(net, {"hint": "1"}, (8, 8), "mine") == {"hint": (4, 6, 6)}
@@ -155,13 +157,15 @@ class _Pair(nn.Module):
 
 
 def test_unsupported_image_sizes_are_refused_with_the_reason():
-    with pytest.raises(UserError, match=r"^mine does not accept images of size 3x9x9: mat1 and mat2 shapes"):
+    with pytest.raises(
+        UserError, match=r"^mine does not accept images of size 3x9x9: mat1 and mat2 shapes"
+    ):
         probe_shapes(third_party(), {"stem": "0"}, (9, 9), "mine")
 
 
 def test_probing_leaves_a_network_in_train_mode_bitwise_unchanged(net):
     net.train()
-    net.layer2.eval()  # somebody froze a part
+    net.layer2.eval()  # a part is frozen in eval mode
     state = copy.deepcopy(net.state_dict())
     modes = {path: module.training for path, module in net.named_modules()}
     random_state = torch.get_rng_state()

@@ -1,4 +1,4 @@
-"""The networks are those of the literature."""
+"""The networks match the literature: shapes, parameters, names, initialization."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_weights_are_initialized_as_in_the_literature():
     torch.manual_seed(0)
     net = shipped("resnet8x4", device="cpu")
     weight = net.layer3[0].conv1.weight  # [256, 128, 3, 3]
-    # Kaiming, fan_out: variance 2 / (256 · 9), and 294,912 draws are within 1 % of it.
+    # Kaiming, fan_out: variance 2 / (256 · 9), that of 294,912 samples is within 1 %.
     assert weight.std().item() == pytest.approx(math.sqrt(2 / (256 * 9)), rel=0.01)
     assert weight.abs().max() > 3 * weight.std()  # normal, not uniform
     norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -140,7 +140,7 @@ def test_features_are_consistent_with_their_names():
         assert before.min() < 0
         assert torch.equal(out.features[stage], before.clamp(min=0))
     assert torch.equal(out.features["stem_norm"], out.features["stem_pre"])
-    for i in (1, 2, 3):  # the second of two blocks: nothing but the branch is added to its input
+    for i in (1, 2, 3):  # the second of two blocks, whose shortcut is the identity
         inner = net.get_submodule(f"layer{i}.0")(_input_of(i, out.features))
         before = inner + out.features[f"stage{i}_norm"]
         torch.testing.assert_close(before, out.features[f"stage{i}_pre"])

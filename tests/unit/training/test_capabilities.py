@@ -1,4 +1,4 @@
-"""What some methods need beyond a loss, in real jobs: graphs, views, further questions."""
+"""Capabilities of losses in real jobs: gradients, extra views, networks."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from kd_bench.jobs import assemble, resolve
 from kd_bench.training import loop
 from kd_bench.training.setup import TrainingSetup
 
-ASKING_MORE = ["sobolev", "at_gradient", "lwm", "bss", "sskd"]
+CAPABILITIES = ["sobolev", "at_gradient", "lwm", "bss", "sskd"]
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def runs(tmp_path_factory):
 
 
 def assembled(runs: Path, *methods: str) -> TrainingSetup:
-    """A job of these methods' losses together, ready to train."""
+    """A job that combines the losses of these methods, ready to train."""
     configs = [job(runs, f"method={method}") for method in methods]
     trained(resolve.teacher_job(configs[0]))
     first = configs[0]["method"]
@@ -33,7 +33,7 @@ def state(work: TrainingSetup) -> list[torch.Tensor]:
     return [tensor.clone() for tensor in work.teacher.network.net.state_dict().values()]
 
 
-@pytest.mark.parametrize("method", ASKING_MORE)
+@pytest.mark.parametrize("method", CAPABILITIES)
 def test_a_teacher_is_bitwise_unchanged_whatever_the_losses_run(runs, tmp_path, method):
     work = assembled(runs, method)
     before = state(work)
@@ -48,7 +48,7 @@ def test_several_losses_differentiate_the_same_networks(runs, tmp_path):
     (first, second) = loop.train(work, tmp_path, lambda *_: None).history
     terms = {"ce", "sobolev", "at_gradient", "lwm", "bss/clean", "bss/boundary", "st"}
     assert terms <= first.keys()
-    assert all(second[term] == second[term] for term in terms)  # none is NaN
+    assert all(second[term] == second[term] for term in terms)  # not NaN
 
 
 def test_gradient_losses_work_together_with_extra_views(runs, tmp_path):

@@ -1,4 +1,4 @@
-"""The training before the training: methods that have it, trained for real, in the small."""
+"""The init phase: small but real training runs of all methods that have one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def one_thread():
 
 
 def two_and_two(runs: Path, name: str, *overrides: str) -> dict:
-    """A job of two epochs in each stage of training."""
+    """A job with two epochs in each phase."""
     return job(runs, f"method={name}", "method.init.epochs=1", *overrides)
 
 
@@ -56,7 +56,7 @@ class Stop(Exception):
 
 
 class StopAfter(reporter.Quiet):
-    """Ends a job, as an error would, after an epoch."""
+    """Raises an error after an epoch."""
 
     def __init__(self, epoch: int):
         self.last = epoch
@@ -67,15 +67,13 @@ class StopAfter(reporter.Quiet):
 
 
 def make_teacher(config: dict) -> None:
-    """Train the teacher of a job, if another job has to."""
+    """Train the teacher of a job, if it needs one."""
     if (teacher := resolve.teacher_job(config)) is not None:
         trained(teacher)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_job_interrupted_in_either_phase_or_between_them_resumes_to_equal_bits(
-    tmp_path, name
-):
+def test_a_job_interrupted_in_either_phase_or_between_them_resumes_to_equal_bits(tmp_path, name):
     _, whole = trained(two_and_two(tmp_path / "whole", name, *ALIKE))
     config = two_and_two(tmp_path / "parts", name, *ALIKE)
     make_teacher(config)
@@ -89,7 +87,7 @@ def test_a_job_interrupted_in_either_phase_or_between_them_resumes_to_equal_bits
 
 
 def snapshots(runs: Path, name: str, *overrides: str) -> list[dict[str, torch.Tensor]]:
-    """All weights of student and method: before training, and after each epoch."""
+    """All parameters of student and method: before training, and after each epoch."""
     config = two_and_two(runs, name, *overrides)
     make_teacher(config)
     work = assemble.assemble_setup(config, torch.device("cpu"))
@@ -124,7 +122,7 @@ def test_adapters_trained_in_the_init_phase_are_fixed_in_the_main_phase(tmp_path
 
 @pytest.mark.parametrize("name", ["fitnet_two_stage", "ab", "fsp"])
 def test_the_init_phase_leaves_the_classifier_unchanged(tmp_path, name):
-    # No gradient reaches it, and so no weight decay either.
+    # Without a gradient there is no weight decay either.
     start, _, ready, _, end = snapshots(tmp_path, name, *ALIKE)
     classifier = {"student.fc.weight", "student.fc.bias"}
     assert not classifier & changed(start, ready)

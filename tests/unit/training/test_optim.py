@@ -1,4 +1,4 @@
-"""Learning rates, step by step, and what a recipe may hold."""
+"""Learning rates of every step, the validation of recipes, and SGD."""
 
 import math
 
@@ -112,7 +112,7 @@ def test_sgd_matches_the_textbook():
 
 
 def steps_of(scheduler, optimizer, count):
-    """The rate of each step, as a scheduler of PyTorch gives it."""
+    """The learning rate of each step, from a PyTorch scheduler."""
     for _ in range(count):
         yield optimizer.param_groups[0]["lr"]
         optimizer.step()
@@ -137,13 +137,13 @@ def steps_of(scheduler, optimizer, count):
             ),
         ),
         (
-            {"schedule": Schedule.onecycle, "warmup": 0.05},  # less than a step of warming up
+            {"schedule": Schedule.onecycle, "warmup": 0.05},  # warm-up of less than one step
             lambda o: torch.optim.lr_scheduler.OneCycleLR(
                 o, 0.1, 10, pct_start=0.05, cycle_momentum=False
             ),
         ),
     ],
-    ids=["step", "cosine", "onecycle", "onecycle at once"],
+    ids=["step", "cosine", "onecycle", "onecycle without warm-up"],
 )
 def test_rates_match_pytorch_schedulers(changes, make):
     dummy = torch.optim.SGD([torch.zeros(1)], lr=0.1)
