@@ -102,7 +102,7 @@ def test_a_step_is_proportional_to_the_margin_and_stops_beyond_the_boundary():
 
 
 def test_images_stop_independently_of_each_other():
-    # With 0.2: 1 -> 0.19998 -> 0.19998 - 0.2 * 0.80002 = 0.039976 -> ...; -1 is already misclassified
+    # With 0.2: 1 -> 0.19998 -> 0.19998 - 0.2 * 0.80002 = 0.039976; -1 is already misclassified
     assert attacked(1.0, -1.0, steps=2, step_size=0.2) == pytest.approx([0.039976, -1.0])
 
 
@@ -140,7 +140,7 @@ def test_the_attack_matches_a_loop_over_images_and_steps():
 
 def test_the_student_learns_the_teachers_predictions_at_the_boundary():
     # Two classes, so the rival is certain. The image at 1 is moved to -0.20003, but pixels are
-    # clipped to the range of the batch, at -0.1: there the teacher's logits are (-0.4, 0). The second
+    # clipped to the batch's range, at -0.1: there the teacher's logits are (-0.4, 0). The second
     # image is misclassified and ignored. The student's logits are (0, 0): the divergence at
     # T = 3 is sum p ln(2 p) with p = softmax(-0.4 / 3, 0) = (0.466716, 0.533284): 0.002218.
     image = torch.zeros(2, 3, 1, 1)

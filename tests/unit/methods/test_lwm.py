@@ -31,7 +31,7 @@ def test_channels_are_weighted_by_gradient_and_localized_by_activation():
 
 
 def test_the_map_follows_activations_for_a_constant_gradient():
-    # Before global average pooling the gradient is constant over positions. Multiplied by itself, as
+    # Before global average pooling the gradient is constant over positions. Squared, as
     # in AberHu/Knowledge-Distillation-Zoo, it would be constant for all images.
     moved = network(STAGE.flip(3))
     assert cam(moved, 0).tolist() == [[[[0.0, 3.0]]]]
