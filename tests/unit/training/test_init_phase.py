@@ -1,4 +1,4 @@
-"""The training before the training: methods that have it, trained for real, in the small."""
+"""The init phase: small but real training runs of all methods that have one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def one_thread():
 
 
 def two_and_two(runs: Path, name: str, *overrides: str) -> Job:
-    """A job of two epochs in each phase."""
+    """A job with two epochs in each phase."""
     return job(runs, f"method={name}", "method.init.epochs=1", *overrides)
 
 
@@ -37,7 +37,7 @@ def history(folder: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_history_has_both_stages_and_in_each_its_own_terms(tmp_path, name):
+def test_the_history_has_both_phases_with_their_own_terms(tmp_path, name):
     job = two_and_two(tmp_path, name, *ALIKE)
     rows = history(trained(job)[1])
     assert [row["stage"] for row in rows] == ["init", "init", "main", "main"]
@@ -57,7 +57,7 @@ class Stop(Exception):
 
 
 class StopAfter(NullReporter):
-    """Ends a job, as an error would, after an epoch."""
+    """Raises an error after an epoch."""
 
     def __init__(self, epoch: int):
         self.last = epoch
@@ -68,9 +68,7 @@ class StopAfter(NullReporter):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_job_interrupted_in_either_stage_and_between_them_goes_on_to_the_same_bits(
-    tmp_path, name
-):
+def test_a_job_interrupted_in_either_phase_or_between_them_resumes_to_equal_bits(tmp_path, name):
     _, whole = trained(two_and_two(tmp_path / "whole", name, *ALIKE))
     the_job = two_and_two(tmp_path / "parts", name, *ALIKE)
     if the_job.teacher is not None:
@@ -85,7 +83,7 @@ def test_a_job_interrupted_in_either_stage_and_between_them_goes_on_to_the_same_
 
 
 def snapshots(runs: Path, name: str, *overrides: str) -> list[dict[str, torch.Tensor]]:
-    """All weights of student and method: before training, and after each epoch."""
+    """All parameters of student and method: before training, and after each epoch."""
     the_job = two_and_two(runs, name, *overrides)
     if the_job.teacher is not None:
         trained(the_job.teacher)
@@ -112,7 +110,7 @@ def changed(before: dict, after: dict) -> set[str]:
 
 
 @pytest.mark.parametrize("name", ["fitnet_two_stage", "ab"])
-def test_what_the_first_stage_trains_beside_the_student_is_left_alone_in_the_second(tmp_path, name):
+def test_adapters_trained_in_the_init_phase_are_fixed_in_the_main_phase(tmp_path, name):
     start, _, ready, _, end = snapshots(tmp_path, name)
     adapters = {key for key in start if key.startswith("method.")}
     assert adapters and adapters <= changed(start, ready)
@@ -120,8 +118,8 @@ def test_what_the_first_stage_trains_beside_the_student_is_left_alone_in_the_sec
 
 
 @pytest.mark.parametrize("name", ["fitnet_two_stage", "ab", "fsp"])
-def test_the_first_stage_leaves_the_classifier_to_the_second(tmp_path, name):
-    # No gradient reaches it, and so no weight decay either.
+def test_the_init_phase_leaves_the_classifier_unchanged(tmp_path, name):
+    # Without a gradient there is no weight decay either.
     start, _, ready, _, end = snapshots(tmp_path, name, *ALIKE)
     classifier = {"student.fc.weight", "student.fc.bias"}
     assert not classifier & changed(start, ready)
@@ -129,13 +127,13 @@ def test_the_first_stage_leaves_the_classifier_to_the_second(tmp_path, name):
     assert "student.conv1.weight" in changed(start, ready)
 
 
-def test_the_hint_stage_ends_at_the_hint(tmp_path):
+def test_the_init_phase_of_fitnet_trains_the_student_up_to_the_hint(tmp_path):
     start, _, ready, _, _ = snapshots(tmp_path, "fitnet_two_stage")
     touched = {key.split(".")[1] for key in changed(start, ready) if key.startswith("student.")}
     assert touched == {"conv1", "bn1", "layer1", "layer2"}
 
 
-def test_the_paraphraser_learns_while_the_student_waits_and_then_the_other_way_round(tmp_path):
+def test_ft_trains_the_paraphraser_in_the_init_phase_and_the_student_in_the_main_phase(tmp_path):
     start, _, ready, _, end = snapshots(tmp_path, "ft")
     first = {key.split(".")[-3] for key in changed(start, ready)}
     assert first == {"encoder", "decoder"}
