@@ -106,7 +106,7 @@ def check_fits(
     if differing:
         name = differing[0]
         raise UserError(
-            f"the checkpoint {path} does not fit {model}: {len(differing)} of"
+            f"the checkpoint {path} is not one of {model}: {len(differing)} of"
             f" {len(expected | found)} tensors differ; {name} is {found.get(name, 'missing')} in"
             f" the file and {expected.get(name, 'missing')} in the model"
         )
