@@ -50,6 +50,7 @@ def test_the_guard_notices(what, code):
         code(torch.zeros(2, device=META))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", shipped.choices("method"))
 def test_no_step_of_a_method_that_says_so_needs_the_host(runs, name):
     work = assembled(runs, f"method={name}")

@@ -202,6 +202,7 @@ def start(frozen: Path) -> subprocess.Popen:
     return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
+@pytest.mark.slow
 def test_a_job_killed_in_the_middle_and_started_again_ends_as_if_it_had_not_been(tmp_path):
     folders = []
     for name in ("one", "two", "killed"):
