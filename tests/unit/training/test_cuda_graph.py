@@ -14,6 +14,8 @@ from kd_bench.training import cuda_graph
 from kd_bench.training.epoch import EpochRunner
 from kd_bench.training.setup import phases
 
+pytestmark = pytest.mark.slow  # a training set up for each method
+
 # For the methods that need equal widths.
 WIDTHS = ("model.net.widths=[8,8,8,8]", "teacher.model.net.widths=[8,8,8,8]")
 
@@ -50,7 +52,6 @@ def test_the_guard_notices(what, code):
         code(torch.zeros(2, device=META))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", shipped.choices("method"))
 def test_no_step_of_a_method_that_says_so_needs_the_host(runs, name):
     work = assembled(runs, f"method={name}")

@@ -170,6 +170,7 @@ class Stop(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", shipped.choices("method"))
 def test_an_interrupted_job_goes_on_to_the_same_bits(tmp_path, name):
     overrides = (f"method={name}", "recipe.epochs=3", *EQUAL_WIDTHS)
