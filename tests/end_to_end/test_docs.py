@@ -37,7 +37,6 @@ def outside(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
 def test_your_own_method_model_and_data_run_as_the_readme_says(outside):
     (line,) = (
         line for kind, text in BLOCKS if kind == "bash" for line in text.splitlines()
