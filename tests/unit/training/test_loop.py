@@ -336,6 +336,7 @@ def test_a_validation_split_is_scored_and_not_trained_on(runs):
     assert "validation_accuracy" in (folder / "history.csv").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", shipped.choices("method"))
 def test_every_method_learns_on_real_digits(tmp_path, name):
     digits = ("dataset=digits", "dataset.source.train=200", "recipe.schedule=constant")
