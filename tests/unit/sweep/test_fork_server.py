@@ -161,6 +161,7 @@ def test_a_signal_to_all_of_its_group_does_not_reach_what_forks(fork):
     assert forkserver._forkserver._forkserver_pid == server
 
 
+@pytest.mark.slow
 def test_a_program_without_a_guard_and_a_long_name_for_temporary_files_do_no_harm(tmp_path):
     script, long = tmp_path / "script.py", tmp_path / ("long" * 25)
     long.mkdir()

@@ -258,6 +258,7 @@ def traced(monkeypatch):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
 
 
+@pytest.mark.slow
 def test_compiled_networks_learn_the_same_whatever_their_taps(runs, traced):
     # One process, one class of networks, first without stages, then with: the compiler must not
     # take one for the other.
@@ -288,6 +289,7 @@ def test_a_compiled_network_is_one_graph_for_whole_batches_and_eager_for_the_res
     assert asked == [whole | {"options": None}, whole | {"options": {"freezing": True}}]
 
 
+@pytest.mark.slow
 def test_a_compiled_teacher_says_the_same_and_shows_the_same_features(runs):
     how = Execution(compiled=True)
     execution.configure_torch(how)
@@ -329,6 +331,7 @@ def test_unchanged_undoes_in_place():
 # Side by side
 
 
+@pytest.mark.slow
 def test_jobs_that_run_at_once_get_the_bits_that_they_get_alone(runs, tmp_path):
     one = job(runs, "method=st")
     _, alone = trained(one)

@@ -170,6 +170,7 @@ class Stop(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", shipped.choices("method"))
 def test_an_interrupted_job_goes_on_to_the_same_bits(tmp_path, name):
     overrides = (f"method={name}", "recipe.epochs=3", *EQUAL_WIDTHS)
@@ -202,6 +203,7 @@ def start(file: Path) -> subprocess.Popen:
     return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
+@pytest.mark.slow
 def test_a_job_killed_in_the_middle_and_started_again_ends_as_if_it_had_not_been(tmp_path):
     folders = []
     for name in ("one", "two", "killed"):
@@ -328,6 +330,7 @@ def test_a_validation_split_is_scored_and_not_trained_on(runs):
     assert "validation_accuracy" in (folder / "history.csv").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", shipped.choices("method"))
 def test_every_method_learns_on_real_digits(tmp_path, name):
     digits = ("dataset=digits", "dataset.source.train=200", "recipe.schedule=constant")
