@@ -1,4 +1,4 @@
-"""README.md and docs/: every command is one that works, every example runs, every output is made."""
+"""README.md and docs/: every command works, every example runs, every output is made."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ PROGRAMS = (
 )  # fmt: skip
 SHELL = ("bash", "sh", "shell", "console")  # languages of blocks in which every line is a command
 _FENCE = re.compile(r"^( *)```([\w-]*)[^\n]*\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
-_INLINE = re.compile(r"(?<!`)`((?:%s) [^`\n]+)`(?!`)" % "|".join(map(re.escape, PROGRAMS)))
+_INLINE = re.compile(rf"(?<!`)`((?:{'|'.join(map(re.escape, PROGRAMS))}) [^`\n]+)`(?!`)")
 _TABLE = re.compile(r"^<!-- table: .*?^<!-- /table -->$", re.MULTILINE | re.DOTALL)
 
 
@@ -93,9 +93,9 @@ def _in_fences(page: Path) -> Iterator[Command]:
         for number, line in enumerate(fence.text.replace("\\\n", "  ").splitlines()):
             line = re.sub(r"(^|\s+)#\s.*", "", line.strip().removeprefix("$ "))
             for part in re.split(r"\s&&\s|;\s", line):
-                if fence.language in SHELL or _program(part) in PROGRAMS:
-                    if part.strip():
-                        yield Command(page, fence.line + number, _unwrapped(part))
+                is_command = fence.language in SHELL or _program(part) in PROGRAMS
+                if is_command and part.strip():
+                    yield Command(page, fence.line + number, _unwrapped(part))
 
 
 def _in_text(page: Path) -> Iterator[Command]:

@@ -39,6 +39,7 @@ POLL_SECONDS = 0.2
 # What differs from run to run or from machine to machine, and what stands for it in comparisons.
 _MASKS = (
     (r"process \d+ on \S+", "PROCESS"),
+    (r"\S*kd-bench-rerun-\S+", "FOLDER"),
     (r"(\d+ (d|h|min|s)\b ?)+|under 1 s", "TIME "),
     (r"\b\d+(\.\d+)? [kMGT]?B\b", "SIZE"),
     (r"\bepoch \d+/", "epoch N/"),
