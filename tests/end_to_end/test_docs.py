@@ -38,7 +38,7 @@ PLACEHOLDERS = ("RUN", "FOLDER")  # what a page explains that the reader puts in
 
 def distinct(found):
     """Parameters of a test: each command once, wherever it stands."""
-    return [pytest.param(c, id=str(c)) for c in {c.text: c for c in found}.values()]
+    return [pytest.param(c, id=str(c)) for c in {c.text: c for c in reversed(found)}.values()]
 
 
 # Commands
@@ -200,13 +200,12 @@ def test_the_readme_s_method_is_the_one_that_is_run():
 def test_your_own_method_model_and_data_run_as_the_page_says(tmp_path):
     write_examples(EXTENDING, tmp_path)
     (command,) = (c for c in commands(EXTENDING) if "model=plain" in c.words)
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run(
         [sys.executable, "-m", "kd_bench", *command.words[1:]],
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        env=environment,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         timeout=120,
     )
     assert done.returncode == 0, done.stdout + done.stderr

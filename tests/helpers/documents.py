@@ -18,8 +18,14 @@ PROGRAMS = (
     ".ci/slurm", ".ci/ray",
 )  # fmt: skip
 SHELL = ("bash", "sh", "shell", "console")  # languages of blocks in which every line is a command
-_FENCE = re.compile(r"^( *)```([\w-]*)[^\n]*\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
-_INLINE = re.compile(rf"(?<!`)`((?:{'|'.join(map(re.escape, PROGRAMS))}) [^`\n]+)`(?!`)")
+_FENCE = re.compile(
+    r"^(?P<indent> *)(?P<mark>`{3,}|~{3,})(?P<language>[\w-]*)[^\n]*\n"
+    r"(?P<text>.*?)^(?P=indent)(?P=mark)$",
+    re.MULTILINE | re.DOTALL,
+)
+_ANY_PROGRAM = "|".join(map(re.escape, PROGRAMS))
+_INLINE = re.compile(rf"(?<!`)`((?:{_ANY_PROGRAM}) [^`\n]+)`(?!`)")
+_INDENTED = re.compile(rf"^ {{4,}}(?:\$ )?((?:{_ANY_PROGRAM}) .*)$", re.MULTILINE)
 _TABLE = re.compile(r"^<!-- table: .*?^<!-- /table -->$", re.MULTILINE | re.DOTALL)
 
 
@@ -59,7 +65,12 @@ class Command:
 def fences(page: Path) -> list[Fence]:
     text = page.read_text(encoding="utf-8")
     return [
-        Fence(page, text.count("\n", 0, m.start(3)) + 1, m[2], _dedented(m[3], m[1]))
+        Fence(
+            page,
+            text.count("\n", 0, m.start("text")) + 1,
+            m["language"],
+            _dedented(m["text"], m["indent"]),
+        )
         for m in _FENCE.finditer(text)
     ]
 
@@ -74,7 +85,7 @@ def examples(page: Path) -> dict[str, str]:
 
 
 def commands(page: Path) -> list[Command]:
-    """Every command of a page: in blocks of any language or none, and in running text.
+    """Every command of a page: in blocks of any language or none, indented, and in running text.
 
     What stands in a block that its command makes is not here: it is run where the block is checked.
     """
@@ -88,7 +99,7 @@ def _in_fences(page: Path) -> Iterator[Command]:
         for n in range(block.body.count("\n") + 1)
     }
     for fence in fences(page):
-        if fence.file or fence.line in made or fence.language in ("python", "yaml", "json"):
+        if fence.file or fence.line in made:
             continue
         for number, line in enumerate(fence.text.replace("\\\n", "  ").splitlines()):
             line = re.sub(r"(^|\s+)#\s.*", "", line.strip().removeprefix("$ "))
@@ -103,7 +114,7 @@ def _in_text(page: Path) -> Iterator[Command]:
     # The same number of lines, without blocks of code and tables, whose commands make them.
     for pattern in (_TABLE, _FENCE):
         text = pattern.sub(lambda m: "\n" * m[0].count("\n"), text)
-    for match in _INLINE.finditer(text):
+    for match in (*_INLINE.finditer(text), *_INDENTED.finditer(text)):
         yield Command(page, text.count("\n", 0, match.start()) + 1, match[1], False)
 
 

@@ -40,7 +40,7 @@ POLL_SECONDS = 0.2
 _MASKS = (
     (r"process \d+ on \S+", "PROCESS"),
     (r"\S*kd-bench-rerun-\S+", "FOLDER"),
-    (r"(\d+ (d|h|min|s)\b ?)+|under 1 s", "TIME "),
+    (r"(\d+(\.\d+)? (d|h|min|s)\b ?)+|under 1 s", "TIME "),
     (r"\b\d+(\.\d+)? [kMGT]?B\b", "SIZE"),
     (r"\bepoch \d+/", "epoch N/"),
     (r"\b[0-9a-f]{8}\b", "DIGEST"),
@@ -103,6 +103,7 @@ def masked(body: str) -> Counter[str]:
 
     Jobs end in any order, and a paragraph is wrapped where its numbers have it.
     """
+    body = " ".join(body.split())
     for pattern, word in _MASKS:
         body = re.sub(pattern, word, body)
     return Counter(body.split())

@@ -110,8 +110,11 @@ def paper(module: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text without what Markdown would take as a mark; pipes are escaped by the row."""
-    return re.sub(r"(?<!`)([_*<])(?!`)", r"\\\1", text)
+    """Text without what Markdown would take as a mark, but for code; the row escapes pipes."""
+    parts = re.split(r"(`[^`]*`)", text)
+    return "".join(
+        part if part.startswith("`") else re.sub(r"([_*<])", r"\\\1", part) for part in parts
+    )
 
 
 def weights_text(config: Mapping[str, Any]) -> str:
