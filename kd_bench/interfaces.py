@@ -1,9 +1,10 @@
-"""The nouns that every part speaks: Batch, Output, Stages, Spec, Loss."""
+"""The shared vocabulary: Batch, Output, Networks, StageShapes, LossContext, Loss."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from torch import Tensor, nn
 
@@ -13,6 +14,9 @@ __all__ = [
     "Batch",
     "Loss",
     "LossContext",
+    "LossValue",
+    "Network",
+    "Networks",
     "Output",
     "Spec",
     "StageShapes",
@@ -24,98 +28,116 @@ __all__ = [
 
 @dataclass
 class Batch:
-    """What a training step is given."""
+    """Input of a training step."""
 
     image: Tensor  # [B, 3, H, W] float, normalised, augmented
-    target: Tensor  # [B] int64, the class
+    target: Tensor  # [B] int64, class labels
     index: Tensor  # [B] int64, position in the training set
-    epoch: Tensor  # [] float, counted from 1; a tensor so that a captured step sees it change
-    view: Tensor | None = None  # [B] int64, which of its views (crop, flip) each image shows
+    epoch: Tensor  # [] float, from 1; a tensor, so that a captured step sees updates
+    view: Tensor | None = None  # [B] int64, number of each image's augmentation (crop, flip)
 
 
 @dataclass
 class Output:
-    """What a network says about a batch."""
+    """Output of a network's forward pass."""
 
     logits: Tensor  # [B, K]
-    features: dict[str, Tensor] = field(default_factory=dict)  # by stage, only those tapped
-    views: dict[str, Output] = field(default_factory=dict)  # of the views that a loss asked for
-    net: Callable[[Tensor], Output] | None = None  # the network, to be asked about other images
+    features: dict[str, Tensor] = field(default_factory=dict)  # by stage, requested stages only
+    views: dict[str, Output] = field(default_factory=dict)  # outputs for `Loss.extra_views`
+
+
+Network: TypeAlias = Callable[[Tensor], Output]  # images [B, 3, H, W] -> logits and features
+LossValue: TypeAlias = Tensor | dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Both networks as the training step runs them, for losses that evaluate other images."""
+
+    student: Network
+    teacher: Network | None  # None for a method without a teacher
 
 
 class StageShapes(dict[str, tuple[int, ...]]):
-    """Shapes of a network's stages without the batch: {"stage2": (32, 16, 16), "pooled": (64,)}.
+    """Feature shapes by stage, without the batch: {"stage2": (32, 16, 16), "pooled": (64,)}.
 
     Args:
-        model: the network's name, for messages.
-        shapes: by stage.
-        paths: where in the network each stage is, as in its table of stages.
+        model: name of the network, for error messages.
+        shapes: shape of each stage.
+        paths: module path of each stage.
     """
 
     def __init__(self, model: str, shapes: Mapping[str, tuple[int, ...]], paths: Mapping[str, str]):
         super().__init__(shapes)
         self.model, self.paths = model, dict(paths)
 
-    def __missing__(self, stage: str):
+    def __missing__(self, stage: str) -> tuple[int, ...]:
         raise UserError(f"unknown stage '{stage}' of {self.model}; choose from {', '.join(self)}")
 
 
 @dataclass(frozen=True)
 class LossContext:
-    """What a loss may know when it is built: both networks' shapes, and the training set."""
+    """What a loss is built from: the shapes of both networks, and the training set."""
 
     student: StageShapes
     teacher: StageShapes | None  # None for a method without a teacher
     num_classes: int
-    labels: Tensor  # [N] int64, the class of every training image, by position
-    epochs: int  # length of the main stage of training
-    teacher_net: nn.Module | None = None  # frozen, for losses that read its weights or statistics
+    labels: Tensor  # [N] int64, labels of the training images, by index
+    epochs: int  # length of the main phase
+    teacher_net: nn.Module | None = None  # frozen; for losses that read weights or statistics
+
+    @property
+    def teacher_shapes(self) -> StageShapes:
+        """`teacher`, for losses that need one.
+
+        Raises:
+            RuntimeError: if there is no teacher, i.e. every loss declares `needs_teacher = False`.
+        """
+        if self.teacher is None:
+            raise RuntimeError("a loss with needs_teacher = False reads the teacher's shapes")
+        return self.teacher
 
 
-Spec = LossContext  # its name up to 0.1
+Spec = LossContext  # old name, up to version 0.1
 
 
 class Loss(nn.Module):
-    """One loss of a method: its formula, its hyperparameters and its trainable parts.
+    """One loss of a method: its formula, its hyperparameters and its trainable modules.
 
-    A subclass takes `context` first and its hyperparameters by name; adapters and memories are
-    ordinary submodules and buffers made from the shapes in `context`. Capabilities are class
-    attributes, so that a YAML file cannot contradict the code. A hyperparameter out of range is
-    refused with `require`.
+    A subclass takes `context` first and its hyperparameters by name, and validates them with
+    `require`. Adapters and memory banks are ordinary submodules and buffers, sized by `context`.
+    Capabilities are class attributes, so that a YAML file cannot contradict the code.
+
+    `forward(student, teacher, batch)` takes the `Output` of both networks and the `Batch`, and
+    returns the unweighted loss, a scalar, or a dict of its unweighted terms. `teacher` is None for
+    a method without a teacher; with `needs_networks`, `Networks` is passed as fourth argument.
     """
 
-    stages: tuple[str, ...] = ()  # stages read, on both sides
-    terms: tuple[str, ...] = ()  # names of the entries, where `forward` returns a dict
+    stages: tuple[str, ...] = ()  # stages read, in both networks
+    terms: tuple[str, ...] = ()  # names of the terms, if `forward` returns a dict
     needs_teacher: bool = True
-    teacher_is_same_model: bool = False  # the teacher is a trained copy of the student's own model
-    teacher_learns: bool = False  # the teacher starts afresh and is trained along
-    needs_input_gradients: bool = (
-        False  # gradients inside both networks: image and features carry them
-    )
-    cuda_graph_safe: bool = True  # forward never waits for the device: a CUDA graph can hold it
-    revision: int = 1  # raised when the numbers that the loss gives change
+    teacher_is_same_model: bool = False  # the teacher must be a trained copy of the student's model
+    teacher_learns: bool = False  # the teacher starts from scratch and is trained with the student
+    needs_input_gradients: bool = False  # differentiates networks w.r.t. images or features
+    needs_networks: bool = False  # runs the networks on images of its own
+    cuda_graph_safe: bool = True  # never synchronizes with the device, so CUDA graphs can hold it
+    revision: int = 1  # increment whenever the computed values change
+
+    forward: Callable[..., LossValue]  # its arguments depend on the capabilities above
 
     def __init__(self, context: LossContext):
         super().__init__()
 
-    def forward(
-        self, student: Output, teacher: Output | None, batch: Batch
-    ) -> Tensor | dict[str, Tensor]:
-        """The unweighted loss, a scalar, or its unweighted terms by name."""
-        raise NotImplementedError
-
     def extra_views(self, image: Tensor) -> dict[str, Tensor]:
-        """Further views [B', 3, H, W] of a batch's images that both networks shall see, by name.
+        """Further views [B', 3, H, W] of a batch's images for both networks, by name.
 
-        They pass through the networks together with the images; what is said of them stands in
-        `Output.views`.
+        They are part of the same forward pass as the images; `Output.views` has their outputs.
         """
         return {}
 
     def on_epoch_start(self, phase: str) -> None:
-        """Called before every epoch, in train mode, with the stage of training it belongs to.
+        """Called before every epoch, with the networks in train mode.
 
         Args:
-            stage: "init" for the training before the training that a method may ask for, with
-                weights of its own; "main" for the other.
+            phase: "init" in the optional warm-up phase, which has its own weights, else "main".
         """

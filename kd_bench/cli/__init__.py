@@ -1,3 +1,1 @@
-"""The command line. Commands of their own, a file each, are caught before Hydra sees the line."""
-
-COMMANDS = ("plan", "status", "rerun", "evaluate", "export", "clean")
+"""The command line: a file per command, and Hydra's application for jobs."""

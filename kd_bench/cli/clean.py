@@ -10,25 +10,31 @@ from pathlib import Path
 
 from kd_bench.cli.parser import Parser, existing_runs_dir
 from kd_bench.config.schema import BASELINE
-from kd_bench.jobs.job import FOLDER, read_jobs, sweep_files
-from kd_bench.results.run_folder import CHECKPOINTS, TABLES, WEIGHTS, read_result
+from kd_bench.jobs.job import read_jobs, sweep_files
+from kd_bench.results.run_folder import (
+    CHECKPOINTS,
+    CONSOLE,
+    SWEEPS,
+    TEACHER_CACHES,
+    TENSORBOARD,
+    WEIGHTS,
+    read_record,
+)
 from kd_bench.results.store import find_jobs
-from kd_bench.utils import formatting
+from kd_bench.utils.formatting import format_bytes, pluralize
 from kd_bench.utils.lock import STALE_SECONDS, Lock, Locked, lock_owner_text
 
 DESCRIPTION = """\
 Shows what finished jobs no longer need and how much disk it takes, and with --yes deletes it:
 checkpoints and console output of finished jobs, checkpoints set aside as damaged, and files that a
 killed process left half written. Records, histories, weights and the event files of TensorBoard
-stay, and so does all that unfinished jobs go on from. Where a process works, nothing is touched.
+stay, and so does all that unfinished jobs resume from. Folders of running jobs are not touched.
 """
-
-EVENTS = "tensorboard"  # the folder of a job's event files
 
 
 @dataclass(frozen=True)
 class Removable:
-    """A file that can go."""
+    """A file that can be deleted."""
 
     kind: str
     path: Path
@@ -37,37 +43,28 @@ class Removable:
 
 @dataclass(frozen=True)
 class CleanOptions:
-    """What shall go beyond what nobody needs."""
+    """What to delete beyond the files that nobody needs."""
 
     weights: bool
     tensorboard: bool
+    caches: bool
     teachers: frozenset[str]  # folders of jobs, below the runs folder, that keep their weights
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Show what can go, and with --yes delete it."""
+    """Show what can be deleted, or with --yes delete it."""
     args = _parser().parse(arguments)
     runs = existing_runs_dir(args.runs_dir)
-    choice = CleanOptions(args.weights, args.tensorboard, teachers(runs))
-    jobs = list(find_jobs(runs))
-    busy = {job for job in jobs if lock_owner_text(job)}
-    waste = [each for job in jobs if job not in busy for each in find_removable(runs, job, choice)]
-    waste += half_written(runs / FOLDER)
-    if args.tables and not busy:
-        waste += view_tables(runs)
-    print("\n".join(summary(waste, args.list)))
+    options = CleanOptions(args.weights, args.tensorboard, args.tables, teachers(runs))
+    found, busy = clean(runs, options, delete=args.yes)
+    print("\n".join(summary(found, args.list)))
     if busy:
-        tables = ", and view tables" if args.tables else ""
-        print(
-            f"left alone: {formatting.pluralize(len(busy), 'folder')} in which a process works{tables}"
-        )
-    if waste and args.yes:
-        gone = delete(runs, waste, choice)
-        print(
-            f"deleted {formatting.pluralize(len(gone), 'file')}, {formatting.format_bytes(sum(w.size for w in gone))}"
-        )
-    elif waste:
-        print("nothing was deleted; add --yes to delete this")
+        caches = ", and teacher caches" if args.tables else ""
+        print(f"left alone: {pluralize(len(busy), 'folder')} of running jobs{caches}")
+    if found:
+        size = format_bytes(sum(each.size for each in found))
+        deleted = f"deleted {pluralize(len(found), 'file')}, {size}"
+        print(deleted if args.yes else "nothing was deleted; add --yes to delete this")
     return 0
 
 
@@ -78,120 +75,131 @@ def _parser() -> Parser:
     parser.add_argument(
         "--weights",
         action="store_true",
-        help="also the trained weights of students; a baseline keeps its own, for it may be the"
-        " teacher of a job to come",
+        help="also the trained weights of students; baselines keep theirs, since each may become"
+        " a teacher",
     )
     parser.add_argument(
         "--tensorboard",
         action="store_true",
-        help="also event files of finished jobs; the numbers in them are in history.csv, too",
+        help="also event files of finished jobs; their numbers are in history.csv, too",
     )
     parser.add_argument(
         "--tables",
         action="store_true",
-        help="also teachers' view tables, unless a job is at work; who needs one makes it anew",
+        help="also the caches of teachers' outputs, unless a job is running; they are refilled on"
+        " demand",
     )
     parser.add_runs_dir("runs", "the folder with the runs (default: runs)")
     return parser
 
 
-# What can go
-
-
 def teachers(runs: Path) -> frozenset[str]:
     """The folders of all jobs that are a teacher in some sweep."""
-    jobs = (job for path in sweep_files(runs).values() for job in read_jobs(path))
-    return frozenset(job.after for job in jobs if job.after is not None)
+    jobs = [job for path in sweep_files(runs).values() for job in read_jobs(path)]
+    return frozenset(job.teacher.folder for job in jobs if job.teacher is not None)
 
 
-def find_removable(runs: Path, folder: Path, choice: CleanOptions) -> Iterator[Removable]:
-    """What can go of a job's folder."""
-    yield from half_written(folder)
+def clean(runs: Path, options: CleanOptions, *, delete: bool) -> tuple[list[Removable], list[Path]]:
+    """Find what can be deleted, and delete it where that is asked for.
+
+    Returns:
+        The files, and the folders of running jobs, in which nothing was looked for.
+    """
+    found: list[Removable] = []
+    busy: list[Path] = []
+    for job in find_jobs(runs):
+        _clean_folder(job, _removable(runs, job, options), found, busy, delete)
+    if (runs / SWEEPS).is_dir():
+        _clean_folder(runs / SWEEPS, _half_written(runs / SWEEPS), found, busy, delete)
+    if options.caches and not busy:
+        for cache in sorted((runs / TEACHER_CACHES).glob("*/")):
+            _clean_folder(cache, _cache_files(cache), found, busy, delete)
+    return found, busy
+
+
+def _clean_folder(
+    folder: Path,
+    removable: Iterator[Removable],
+    found: list[Removable],
+    busy: list[Path],
+    delete: bool,
+) -> None:
+    """Add a folder's removable files to `found`, or the folder to `busy`."""
+    if not delete:
+        if lock_owner_text(folder):
+            busy.append(folder)
+        else:
+            found += removable
+        return
+    try:
+        with Lock(folder):  # no process starts to work in the folder meanwhile
+            for each in removable:
+                each.path.unlink()
+                found.append(each)
+    except Locked:
+        busy.append(folder)
+    for emptied in (
+        folder / TENSORBOARD,
+        *([folder] if folder.parent.name == TEACHER_CACHES else []),
+    ):
+        with suppress(OSError):  # it is not empty, or not there
+            emptied.rmdir()
+
+
+# What can be deleted; found while the folder is locked, so iterators and not lists
+
+
+def _removable(runs: Path, folder: Path, options: CleanOptions) -> Iterator[Removable]:
+    """Files of a job's folder."""
+    yield from _half_written(folder)
     for path in sorted(folder.glob("*.damaged")):
-        yield _waste("damaged checkpoints", path)
-    if (record := read_result(folder)) is None:
+        yield _file("damaged checkpoints", path)
+    if (record := read_record(folder)) is None:
         return
     for name in CHECKPOINTS:
-        yield from _if_there("checkpoints of finished jobs", folder / name)
-    yield from _if_there("console output of finished jobs", folder / "console.log")
-    if choice.tensorboard:
-        for path in sorted((folder / EVENTS).glob("*")):
-            yield _waste("event files of TensorBoard", path)
+        yield from _if_exists("checkpoints of finished jobs", folder / name)
+    yield from _if_exists("console output of finished jobs", folder / CONSOLE)
+    if options.tensorboard:
+        for path in sorted((folder / TENSORBOARD).glob("*")):
+            yield _file("event files of TensorBoard", path)
     # A finished job is not trained again, so a teacher without weights would be of no use.
-    is_baseline = record["config"]["method"]["name"] == BASELINE["name"]
-    is_teacher = is_baseline or folder.relative_to(runs).as_posix() in choice.teachers
-    if choice.weights and not is_teacher:
-        yield from _if_there("weights of students", folder / WEIGHTS)
+    is_baseline = record.config.method.name == BASELINE
+    is_teacher = is_baseline or folder.relative_to(runs).as_posix() in options.teachers
+    if options.weights and not is_teacher:
+        yield from _if_exists("weights of students", folder / WEIGHTS)
 
 
-def view_tables(runs: Path) -> Iterator[Removable]:
-    """The files of all view tables, finished or not."""
-    for folder in sorted((runs / TABLES).glob("*/")):
-        for path in sorted(folder.iterdir()):
-            if path.is_file():  # or else the lock of a process that makes it
-                yield _waste("view tables of teachers", path)
+def _cache_files(folder: Path) -> Iterator[Removable]:
+    """The files of a teacher cache, whether it is complete or not."""
+    for path in sorted(folder.iterdir()):
+        if path.is_file():  # a folder is the lock
+            yield _file("caches of teachers' outputs", path)
 
 
-def half_written(folder: Path) -> Iterator[Removable]:
-    """Files that were to appear whole but whose process ended before; no fresh ones."""
+def _half_written(folder: Path) -> Iterator[Removable]:
+    """Files that a process left half written when it was killed; no recent ones."""
     for path in sorted([*folder.glob(".*.part"), *folder.glob(f".{WEIGHTS}")]):
-        with suppress(FileNotFoundError):  # it was finished just now
+        with suppress(FileNotFoundError):  # its process has just renamed it
             if time.time() - path.stat().st_mtime > STALE_SECONDS:
-                yield _waste("files left half written", path)
+                yield _file("files left half written", path)
 
 
-def _if_there(kind: str, path: Path) -> Iterator[Removable]:
+def _if_exists(kind: str, path: Path) -> Iterator[Removable]:
     if path.exists():
-        yield _waste(kind, path)
+        yield _file(kind, path)
 
 
-def _waste(kind: str, path: Path) -> Removable:
+def _file(kind: str, path: Path) -> Removable:
     return Removable(kind, path, path.stat().st_size)
 
 
-def summary(waste: Sequence[Removable], every: bool) -> list[str]:
-    """What can go in lines: by kind, or every file."""
-    if not waste:
+def summary(found: Sequence[Removable], every: bool) -> list[str]:
+    """The files in lines: a total for each kind, and with `every` each file."""
+    if not found:
         return ["nothing to clean"]
-    lines = [f"{formatting.format_bytes(each.size):>9}  {each.path}" for each in waste if every]
-    for kind in dict.fromkeys(each.kind for each in waste):
-        sizes = [each.size for each in waste if each.kind == kind]
-        lines.append(
-            f"{formatting.format_bytes(sum(sizes)):>9}  {kind} ({formatting.pluralize(len(sizes), 'file')})"
-        )
-    total = formatting.format_bytes(sum(each.size for each in waste))
-    return [*lines, f"{total:>9}  in all ({formatting.pluralize(len(waste), 'file')})"]
-
-
-# Deleting
-
-
-def delete(runs: Path, waste: Sequence[Removable], choice: CleanOptions) -> list[Removable]:
-    """Delete what was found, as far as it can still go; what was deleted."""
-    gone = [each for each in half_written(runs / FOLDER) if each in waste]
-    _unlink(gone)
-    folders = {each.path.parent for each in waste} - {runs / FOLDER}
-    tables = {folder for folder in folders if folder.parent == runs / TABLES}
-    for table in sorted(tables):
-        with suppress(Locked), Lock(table):
-            found = [each for each in waste if each.path.parent == table and each.path.exists()]
-            _unlink(found)
-            gone += found
-        with suppress(OSError):  # not empty: somebody makes it anew
-            table.rmdir()
-    folders -= tables
-    for job in sorted(folder.parent if folder.name == EVENTS else folder for folder in folders):
-        # Nobody begins to work in the folder meanwhile; and what can go is looked for again, for
-        # much may have happened since it was shown.
-        with suppress(Locked), Lock(job):
-            found = [each for each in find_removable(runs, job, choice) if each in waste]
-            _unlink(found)
-            gone += found
-    return gone
-
-
-def _unlink(waste: Sequence[Removable]) -> None:
-    for each in waste:
-        each.path.unlink()
-        if each.path.parent.name == EVENTS and not any(each.path.parent.iterdir()):
-            each.path.parent.rmdir()
+    lines = [f"{format_bytes(each.size):>9}  {each.path}" for each in found if every]
+    for kind in dict.fromkeys(each.kind for each in found):
+        sizes = [each.size for each in found if each.kind == kind]
+        lines.append(f"{format_bytes(sum(sizes)):>9}  {kind} ({pluralize(len(sizes), 'file')})")
+    total = format_bytes(sum(each.size for each in found))
+    return [*lines, f"{total:>9}  in all ({pluralize(len(found), 'file')})"]

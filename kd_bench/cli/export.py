@@ -1,15 +1,17 @@
-"""kd-bench export: a finished job's network as a file for other programs, and what it is."""
+"""kd-bench export: a trained network as a file for other programs, with its description."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kd_bench.cli.parser import Parser, with_data
+from kd_bench.config.schema import Config
+from kd_bench.results.record import Record
 from kd_bench.results.run_folder import WEIGHTS
-from kd_bench.results.store import job_config, read_record
+from kd_bench.results.store import open_record
 from kd_bench.utils.errors import require
 from kd_bench.utils.files import atomic_write, write_json
 
@@ -18,13 +20,13 @@ if TYPE_CHECKING:
     from kd_bench.jobs.instantiate import Network
 
 DESCRIPTION = """\
-Writes the network that a finished job trained to a file, and beside it FILE.json with what one must
-know to use it: model, classes, image size, normalisation, accuracy and the digest of its record.
+Writes the network that a finished job trained to a file, and beside it FILE.json with what you need
+to use it: model, classes, image size, normalisation, accuracy and the digest of its record.
 
   kd-bench export runs/digits/none-resnet8/baseline/3f9c1a2b/seed0 --to resnet8.pt
 
 state_dict    the weights by name: net.load_state_dict(torch.load("resnet8.pt"))
-program       the network as torch.export writes it, which needs its Python code no more:
+program       the network as torch.export writes it, which no longer needs its Python code:
               torch.export.load("resnet8.pt2").module()(image), for any number of images
 """
 ENDINGS = {"state_dict": ".pt", "program": ".pt2"}
@@ -34,25 +36,27 @@ def main(words: Sequence[str]) -> int:
     """Export a run's network."""
     parser = Parser("export", DESCRIPTION)
     parser.add_argument("run", metavar="RUN", help="the folder of a finished job")
-    parser.add_argument("--to", metavar="FILE", help="default: a name told by the job, here")
+    parser.add_argument(
+        "--to", metavar="FILE", help="default: a name made from the job, in the current folder"
+    )
     parser.add_argument(
         "--format", choices=list(ENDINGS), default="state_dict", help="default: state_dict"
     )
     parser.add_data()
     args = parser.parse(words)
-    folder, record = read_record(args.run)
+    folder, record = open_record(args.run)
     weights = folder / WEIGHTS
-    require(weights.exists(), f"{folder} has no {WEIGHTS}: they were not kept there")
+    require(weights.exists(), f"{folder} has no {WEIGHTS}: it was deleted, or never copied there")
     to = Path(args.to or default_name(record) + ENDINGS[args.format])
     beside = to.with_name(f"{to.name}.json")
     for path in (to, beside):
-        require(not path.exists(), f"{path} is there already; choose another name with --to FILE")
-    config = with_data(job_config(record), args.data)
+        require(not path.exists(), f"{path} exists already; choose another name with --to FILE")
+    config = with_data(record.config, args.data)
     network, data = load(config, weights)
     require(
-        data.fingerprint == record["data_fingerprint"],
-        f"the images of dataset '{config['dataset']['name']}' are not those that {folder} learnt"
-        " from, so their normalisation may be another; say where those are with --data DIR",
+        data.fingerprint == record.data_fingerprint,
+        f"the images of dataset '{config.dataset.name}' are not those that {folder} was trained on,"
+        " so their normalisation may differ; give the folder of those with --data DIR",
     )
     content = program(network, data) if args.format == "program" else state_dict(network)
     to.parent.mkdir(parents=True, exist_ok=True)
@@ -62,20 +66,21 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def default_name(record: Mapping[str, Any]) -> str:
+def default_name(record: Record) -> str:
     """resnet8-digits-st-seed0-3f9c1a2b."""
-    config = record["config"]
-    names = (config[section]["name"] for section in ("model", "dataset", "method"))
-    return "-".join([*names, f"seed{config['seed']}", record["digest"]])
+    config = record.config
+    names = config.model.name, config.dataset.name, config.method.name
+    return "-".join([*names, f"seed{config.seed}", record.digest])
 
 
-def load(config: Mapping[str, Any], weights: Path) -> tuple[Network, Data]:
+def load(config: Config, weights: Path) -> tuple[Network, Data]:
     """The network with its weights, on the CPU in eval mode, and the data it was trained on."""
-    from kd_bench.jobs import instantiate  # torch, which a mistake in the arguments is spared
+    # torch takes seconds to import, which a mistake in the arguments is spared
+    from kd_bench.jobs.instantiate import build_dataset, build_network
     from kd_bench.training.teacher import load_weights
 
-    data = instantiate.build_dataset(config["dataset"]).load("cpu")
-    network = instantiate.build_network(config["model"], data.num_classes)
+    data = build_dataset(config.dataset).load("cpu")
+    network = build_network(config.model, data.num_classes)
     load_weights(network.net, weights, network.name)
     network.net.eval()
     return network, data
@@ -94,7 +99,7 @@ def program(network: Network, data: Data) -> bytes:
     """The network as a program of its own, for any number of images.
 
     Raises:
-        RuntimeError: the program says something else than the network.
+        AssertionError: the program's logits differ from the network's.
     """
     import torch
 
@@ -108,12 +113,13 @@ def program(network: Network, data: Data) -> bytes:
     return file.getvalue()
 
 
-def description(record: Mapping[str, Any], data: Data, file_format: str) -> dict[str, Any]:
-    """What one must know to use the file."""
+def description(record: Record, data: Data, file_format: str) -> dict[str, Any]:
+    """What you need to use the file."""
     height, width = data.image_size
+    config = record.config
     return {
         "format": file_format,
-        "model": {k: record["config"]["model"][k] for k in ("name", "net")},
+        "model": {"name": config.model.name, "net": config.model.net},
         "num_classes": data.num_classes,
         "image": {
             "shape": [3, height, width],
@@ -121,12 +127,12 @@ def description(record: Mapping[str, Any], data: Data, file_format: str) -> dict
             "std": data.std.tolist(),
             "note": "RGB pixels in 0..1, minus mean, divided by std, channel by channel",
         },
-        "accuracy": record["accuracy"]["last"],
-        "dataset": record["config"]["dataset"]["name"],
-        "data_fingerprint": record["data_fingerprint"],
-        "method": record["config"]["method"]["name"],
-        "seed": record["config"]["seed"],
-        "record": {"folder": record["folder"], "digest": record["digest"]},
-        "versions": record["versions"],
-        "commit": record["commit"],
+        "accuracy": record.accuracy.last,
+        "dataset": config.dataset.name,
+        "data_fingerprint": record.data_fingerprint,
+        "method": config.method.name,
+        "seed": config.seed,
+        "record": {"folder": record.folder, "digest": record.digest},
+        "versions": record.versions,
+        "commit": record.commit,
     }

@@ -1,19 +1,20 @@
-"""What the commands' own command lines share: help, and mistakes answered in one line."""
+"""The argument parser that all commands share: one-line errors, and common options."""
 
 from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from kd_bench.config.schema import Device
+from kd_bench.config.schema import Config, Device
 from kd_bench.utils.errors import UserError, require
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that answers a mistake in one line."""
+    """An argument parser with one-line errors."""
 
     def __init__(self, word: str, description: str):
         super().__init__(
@@ -24,12 +25,12 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """Refuse what was typed, with what may be typed instead."""
+        """Raise a `UserError` with the usage."""
         usage = " ".join(self.format_usage().split())  # it may be wrapped
         raise UserError(f"{message}; {usage}")
 
     def add_runs_dir(self, default: str | None, text: str) -> None:
-        """`--runs-dir DIR`, which may be spelt runs_dir=DIR as well, as a job's is."""
+        """`--runs-dir DIR`, also spelled runs_dir=DIR, as for a job."""
         self.add_argument("--runs-dir", metavar="DIR", default=default, help=text)
 
     def add_device(self, default: str) -> None:
@@ -42,32 +43,32 @@ class Parser(argparse.ArgumentParser):
     def add_data(self) -> None:
         """`--data`, for `with_data`."""
         self.add_argument(
-            "--data", metavar="DIR", help="where the images are, if not where they were then"
+            "--data", metavar="DIR", help="where the images are now, if they were moved"
         )
 
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
-        """The words as values."""
+        """The values of the words."""
         return self.parse_args([re.sub(r"^runs_dir=", "--runs-dir=", word) for word in words])
 
 
 def existing_runs_dir(path: str) -> Path:
-    """A runs folder that has to be there."""
-    require(Path(path).is_dir(), f"there is no folder {path}; say where the runs are: runs_dir=DIR")
+    """A runs folder, refused where there is none."""
+    require(Path(path).is_dir(), f"there is no folder {path}; give that of the runs: runs_dir=DIR")
     return Path(path)
 
 
-def with_data(config: Mapping[str, Any], folder: str | None) -> dict[str, Any]:
+def with_data(config: Config, folder: str | None) -> Config:
     """A job's configuration with its images in another folder; the same one for None.
 
     Raises:
         UserError: for images that are in no folder.
     """
-    dataset = config["dataset"]
     if folder is None:
-        return dict(config)
+        return config
+    dataset = config.dataset
     require(
-        "root" in dataset["source"],
-        f"the images of dataset '{dataset['name']}' are in no folder; leave out --data",
+        "root" in dataset.source,
+        f"the images of dataset '{dataset.name}' are in no folder; leave out --data",
     )
-    source = {**dataset["source"], "root": folder}
-    return {**config, "dataset": {**dataset, "root": folder, "source": source}}
+    source = {**dataset.source, "root": folder}
+    return replace(config, dataset=replace(dataset, root=folder, source=source))

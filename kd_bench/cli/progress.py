@@ -1,21 +1,25 @@
-"""What a person sees while one job runs."""
+"""Shows one job while it runs: a bar over its epochs, and a line when it is done."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
+from kd_bench.results.record import Record
 from kd_bench.sweep.display import accuracy_text, console
 
-if TYPE_CHECKING:
-    pass
 
-
-def progress_bar(to: Console) -> Progress:
-    """A bar with what is done, a few words, and the time left; nothing without a terminal."""
+def progress_bar(out: Console) -> Progress:
+    """A bar with the epochs that are done, a few words, and the time left; only in a terminal."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -23,38 +27,38 @@ def progress_bar(to: Console) -> Progress:
         TextColumn("{task.fields[words]}"),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, console=to, disable=not to.is_terminal, transient=True)
+    return Progress(*columns, console=out, disable=not out.is_terminal, transient=True)
 
 
 class JobDisplay:
-    """A bar over the epochs of a job, and a line when it is done."""
+    """The `Reporter` of a job that was typed, and of its teacher's."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.console = console()
-        self._bar: Progress | None = None
+        self._bar = progress_bar(self.console)
+        self._task = self._bar.add_task("", total=None, words="", visible=False)
 
-    def say(self, text: str) -> None:
+    def message(self, text: str) -> None:
         """Print a line."""
         self.console.print(text, markup=False)
 
-    def begin(self, label: str, epochs: int) -> None:
+    def start(self, label: str, epochs: int) -> None:
         """Show a job's bar."""
-        self._bar = progress_bar(self.console)
-        self._task = self._bar.add_task(label, total=epochs, words="")
+        self._bar.reset(self._task, total=epochs, description=label, words="", visible=True)
         self._bar.start()
 
     def epoch(self, row: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
         """Move the bar to an epoch."""
         self._bar.update(self._task, completed=row["epoch"], words=epoch_text(row, timing))
 
-    def end(self) -> None:
-        """Take the bar away."""
+    def finish(self) -> None:
+        """Remove the bar."""
         self._bar.stop()
 
-    def result(self, label: str, record: Mapping[str, Any], trained: bool) -> None:
-        """A job's number, and whether it had been trained before."""
+    def result(self, label: str, record: Record, trained: bool) -> None:
+        """Print a job's accuracy, and whether it had been trained before."""
         verb = "done" if trained else "done already, nothing to train"
-        self.say(f"{label}: {verb}: {accuracy_text(record)}")
+        self.message(f"{label}: {verb}: {accuracy_text(record)}")
 
 
 def epoch_text(row: Mapping[str, Any], timing: Mapping[str, Any]) -> str:

@@ -1,128 +1,166 @@
-"""From command-line overrides to plain job configurations; most of what speaks Hydra."""
+"""From command-line overrides to typed job configurations; most of what uses Hydra."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
+from kd_bench.config.convert import to_dataclass
 from kd_bench.config.identity import EXECUTION_KEYS, flatten
 from kd_bench.config.schema import Config
 from kd_bench.utils.errors import UserError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-# In a wheel the configuration lies in the package, in a checkout beside it.
+# A wheel has the configuration inside the package, a checkout beside it.
 CONFIG_DIR = str(next(d for d in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if d.is_dir()))
 
-# What a record's label may have to tell: all that is learnt depends on, but for the seed.
+# Changes that a record's label may show: all that is learnt depends on, except the seed.
 _IDENTITY = ("dataset", "model", "teacher", "method", "recipe", *EXECUTION_KEYS)
+
+_GROUPS = {folder.name for folder in Path(CONFIG_DIR).iterdir() if folder.is_dir()}
+# Keys without a dot that are values; all others are choices of files, or Hydra's to refuse.
+_SINGLE_VALUES = {each.name for each in fields(Config)} - _GROUPS
+
+Composed = tuple[Config, dict[str, Any]]  # a job, and its values that differ from its choices'
 
 
 def register_schema() -> None:
-    """Let Hydra know the types of a job's values."""
+    """Register the types of a job's values with Hydra."""
     ConfigStore.instance().store(name="schema", node=Config, provider="kd_bench")
 
 
+@contextmanager
+def initialized() -> Iterator[None]:
+    """Where `compose_job` works outside of Hydra's application."""
+    register_schema()
+    with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
+        yield
+
+
+class Overrides:
+    """Overrides as typed, split into choices of files (`method=st`) and values (`recipe.lr=1`).
+
+    Raises:
+        UserError: for several files of one group, which Hydra would merge, and for several values.
+    """
+
+    def __init__(self, typed: Sequence[str]):
+        self.choices: list[str] = []
+        self.values: list[Override] = []
+        for override in OverridesParser.create().parse_overrides(list(typed)):
+            _refuse_several(override)
+            key = override.key_or_group
+            if not key.startswith("hydra") and ("." in key or key in _SINGLE_VALUES):
+                self.values.append(override)
+            else:
+                self.choices.append(str(override.input_line))
+
+    @property
+    def names(self) -> list[Override]:
+        """Those values that others may refer to (dataset.name=birds)."""
+        return [each for each in self.values if each.key_or_group.endswith(".name")]
+
+
+def _refuse_several(override: Override) -> None:
+    line, value = override.input_line, override.value()
+    if override.is_sweep_override():
+        raise UserError(f"{line} are several values; add -m to run a job with each")
+    if override.key_or_group in _GROUPS and isinstance(value, list):
+        group, each = str(line).partition("=")[0], ",".join(map(str, value))
+        raise UserError(f"{line}: choose one; -m {group}={each} runs each")
+
+
+class Composer:
+    """Composes jobs, each set of choices once: Hydra takes a tenth of a second for it."""
+
+    def __init__(self) -> None:
+        self._composed: dict[tuple[str, ...], DictConfig] = {}
+        self._plain: dict[tuple[str, ...], dict[str, Any]] = {}
+
+    def job(self, typed: Sequence[str]) -> Composed:
+        """The job that was typed, and the values by which it differs from its choices alone."""
+        overrides = Overrides(typed)
+        values = to_plain(self._with(overrides.choices, overrides.values))
+        changed = {}
+        if overrides.values:
+            changed = _differences(values, self._unchanged(overrides))
+        return to_dataclass(Config, values), changed
+
+    def _with(self, choices: Sequence[str], values: Sequence[Override]) -> DictConfig:
+        """Hydra's composition of the choices, and then the values, which is Hydra's own order."""
+        key = tuple(choices)
+        if key not in self._composed:
+            self._composed[key] = compose("config", list(choices))
+        config = copy.deepcopy(self._composed[key])
+        ConfigLoaderImpl._apply_overrides_to_config(list(values), config)
+        return config
+
+    def _unchanged(self, overrides: Overrides) -> dict[str, Any]:
+        # A choice that leaves a name open (dataset.name=birds) cannot be resolved without it.
+        key = (*overrides.choices, *(each.input_line for each in overrides.names))
+        if key not in self._plain:
+            self._plain[key] = to_plain(self._with(overrides.choices, overrides.names))
+        return self._plain[key]
+
+
+def compose_job(typed: Sequence[str]) -> Composed:
+    """Compose one job, see `Composer.job`."""
+    return Composer().job(typed)
+
+
+def compose_jobs(sweep: Sequence[Sequence[str]]) -> list[Composed]:
+    """Compose the jobs of a sweep; each is what `compose_job` makes of its overrides alone."""
+    composer = Composer()
+    return [composer.job(typed) for typed in sweep]
+
+
+def compose_standalone(typed: Sequence[str], config_dir: str | None) -> Composed:
+    """Compose one job outside of Hydra's application.
+
+    Args:
+        typed: overrides.
+        config_dir: as --config-dir, a folder with a user's own files.
+    """
+    more = [f"hydra.searchpath=[file://{Path(config_dir).absolute()}]"] if config_dir else []
+    with initialized():
+        return compose_job([*typed, *more])
+
+
 def to_plain(config: DictConfig) -> dict[str, Any]:
-    """A composed configuration as plain values, every reference resolved.
+    """A composed configuration as plain values, every interpolation resolved.
 
     Raises:
         UserError: for a key that the schema does not have (Hydra lets `+key=value` through).
         omegaconf.errors.MissingMandatoryValue: for a value that nobody gave.
     """
-    config = OmegaConf.masked_copy(config, [k for k in config if k != "sweep"])
+    config = OmegaConf.masked_copy(config, [key for key in config if key != "sweep"])
     values = OmegaConf.to_container(config, resolve=True, enum_to_str=True, throw_on_missing=True)
+    assert isinstance(values, dict)  # a DictConfig
     _refuse_unknown(values, Config, "")
-    return values
+    return {str(key): value for key, value in values.items()}
 
 
 def _refuse_unknown(values: Mapping, kind: type, prefix: str) -> None:
     hints = get_type_hints(kind)
     for name, value in values.items():
         if name not in hints:
-            there = ", ".join(field.name for field in fields(kind))
-            section = f"'{prefix.rstrip('.')}' has" if prefix else "there are"
-            raise UserError(f"no key '{prefix}{name}'; {section} {there}")
+            known = ", ".join(field.name for field in fields(kind))
+            raise UserError(f"unknown key '{prefix}{name}'; choose from {known}")
         if is_dataclass(hints[name]):
             _refuse_unknown(value, hints[name], f"{prefix}{name}.")
 
 
-def compose_job(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Compose one job.
-
-    Returns:
-        Its plain configuration, and the values by which it differs from what the choices of its
-        groups alone compose.
-    """
-    choices = _group_choices(overrides)
-    config = to_plain(compose("config", list(overrides)))
-    if len(choices) == len(overrides):
-        return config, {}
-    # A choice that leaves a name open (dataset.name=birds) needs it to compose at all.
-    names = [text for text in overrides if re.match(r"\+?[\w.]+\.name=", text)]
-    unchanged = to_plain(compose("config", [*choices, *names]))
-    return config, _differences(config, unchanged)
-
-
-def compose_standalone(overrides: Sequence[str], config_dir: str | None) -> dict[str, Any]:
-    """The configuration of one job, outside of Hydra's application.
-
-    Args:
-        overrides: what would be typed.
-        config_dir: as --config-dir, a folder with a user's own files.
-    """
-    _group_choices(overrides)  # refuses several files of one
-    more = [f"hydra.searchpath=[file://{Path(config_dir).absolute()}]"] if config_dir else []
-    register_schema()
-    with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
-        return to_plain(compose("config", [*overrides, *more]))
-
-
-def compose_jobs(sweep: Sequence[Sequence[str]]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """`job` for each of many, composing once what differs in nothing but the seed.
-
-    Composing takes a tenth of a second, which many seeds of many methods would feel.
-    """
-    composed: dict[tuple[str, ...], tuple[dict[str, Any], dict[str, Any]]] = {}
-    found = []
-    for overrides in sweep:
-        seeds = [text for text in overrides if re.fullmatch(r"seed=\d+", text)]
-        rest = tuple(text for text in overrides if text not in seeds)
-        if rest not in composed:
-            composed[rest] = compose_job(rest)
-        config, changed = composed[rest]
-        seed = int(seeds[-1].partition("=")[2]) if seeds else config["seed"]
-        found.append(({**config, "seed": seed}, changed))
-    return found
-
-
-def _group_choices(overrides: Sequence[str]) -> list[str]:
-    """Those overrides that choose a file of a group.
-
-    Raises:
-        UserError: for several files of one, which Hydra would lay one over the other.
-    """
-    groups = {folder.name for folder in Path(CONFIG_DIR).iterdir() if folder.is_dir()}
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
-    choices = [o for o in parsed if o.key_or_group.partition("@")[0] in groups]
-    for choice in choices:
-        if isinstance(names := choice.value(), list):
-            group, each = choice.input_line.partition("=")[0], ",".join(map(str, names))
-            raise UserError(f"{choice.input_line}: choose one; -m {group}={each} runs each")
-    return [choice.input_line for choice in choices]
-
-
 def _differences(config: Mapping, unchanged: Mapping) -> dict[str, Any]:
-    was, now = flatten(_identity_part(unchanged)), flatten(_identity_part(config))
+    now, was = (flatten({key: each[key] for key in _IDENTITY}) for each in (config, unchanged))
     return {key: now.get(key) for key in now | was if now.get(key) != was.get(key)}
-
-
-def _identity_part(config: Mapping) -> dict:
-    return {key: config[key] for key in _IDENTITY}

@@ -1,4 +1,4 @@
-"""Hydra's complaints in one line that names the right choices."""
+"""Turns errors of Hydra and OmegaConf into one line with the valid options."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import (
+    ConfigAttributeError,
     ConfigKeyError,
     InterpolationToMissingValueError,
     MissingMandatoryValue,
@@ -18,14 +19,14 @@ HydraError = (HydraException, OmegaConfBaseException)
 
 
 def one_line(error: Exception) -> str:
-    """One line for an error of Hydra's or OmegaConf's about what a user typed or wrote."""
+    """One line for an error about what a user typed or wrote in a YAML file."""
     if isinstance(error, MissingConfigException) and error.options:
         return _unknown_choice(error)
     if isinstance(error, OverrideParseException):
         return f"cannot read '{error.override}'; {AS_TYPED}"
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     where = _first_line(error).rstrip(".:")
-    if isinstance(cause, ConfigKeyError | AttributeError):
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError):
         return _unknown_key(cause, where)
     if isinstance(cause, ValidationError):
         return _wrong_value(cause)
@@ -38,21 +39,21 @@ def one_line(error: Exception) -> str:
     return where if cause is None else f"{where}: {_first_line(cause)}"
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0].strip()
 
 
 def _unknown_choice(error: MissingConfigException) -> str:
     group, _, name = (error.missing_cfg_file or "").rpartition("/")
-    return f"no {group} '{name}'; there are {', '.join(error.options)}"
+    return f"unknown {group} '{name}'; choose from {', '.join(error.options or ())}"
 
 
 def _wrong_value(cause: ValidationError) -> str:
-    key, told = str(cause.full_key), _first_line(cause)
-    if "is not a subclass of" in told:  # a word, where a group's file fills a section
+    key, message = str(cause.full_key), _first_line(cause)
+    if "is not a subclass of" in message:  # a word, where a group's file fills a section
         group = key.rpartition(".")[2]
         return f"{key} is a section: choose its file with {group}@{key}=NAME"
-    return f"{key}: {told}"
+    return f"{key}: {message}"
 
 
 def _unknown_key(cause: OmegaConfBaseException, where: str) -> str:
@@ -63,5 +64,5 @@ def _unknown_key(cause: OmegaConfBaseException, where: str) -> str:
     if not keys and name and section.endswith("stages"):
         return f"{file}no key '{name}'{place} yet; add it with +{cause.full_key}=VALUE"
     if not keys:
-        return f"{file}no key '{name}'{place}, which has none"
-    return f"{file}no key '{name}'{place}; there are {', '.join(keys)}"
+        return f"{file}unknown key '{name}'{place}, which has none"
+    return f"{file}unknown key '{name}'{place}; choose from {', '.join(keys)}"

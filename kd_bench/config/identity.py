@@ -1,4 +1,4 @@
-"""A job's identity and its folder: digest, lock, and files that appear whole or not at all."""
+"""A job's identity: what it learns from, the digest of that, and the folder that it names."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import is_dataclass
-from enum import Enum
 from typing import Any
 
+from kd_bench.config.convert import to_plain
 from kd_bench.config.schema import (
     Config,
     DatasetConfig,
@@ -29,13 +29,8 @@ EXECUTION_KEYS = ("speed", "compile", "precision")
 LOCATION_KEYS = {"root", "download", "weights"}
 
 
-# Identity
-
-
 def canonical(value: Any) -> Any:
-    """`value` in the one spelling that is hashed: 4 for 4.0, lists for tuples, names for enums."""
-    if isinstance(value, Enum):
-        return value.value
+    """The one spelling of a plain value that is hashed: 4 for 4.0, lists for tuples."""
     if isinstance(value, Mapping):
         return {str(key): canonical(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -55,7 +50,7 @@ def without_defaults(section: Mapping, kind: type) -> dict:
         usual = getattr(default, name, None)
         if is_dataclass(usual):
             value, usual = without_defaults(value, type(usual)), {}
-        if value is not None and canonical(value) != canonical(usual):
+        if value is not None and canonical(value) != canonical(to_plain(usual)):
             kept[name] = canonical(value)
     return kept
 
@@ -81,32 +76,31 @@ def _teacher_identity(config: Mapping) -> dict:
 
 
 def job_identity(
-    config: Mapping, *, needs_teacher: bool, teacher_learns: bool, revisions: Mapping[str, int]
+    config: Config, *, needs_teacher: bool, teacher_learns: bool, revisions: Mapping[str, int]
 ) -> dict:
-    """What makes a job the job it is, but for its seed, as a plain dict.
+    """All that a job's numbers follow from, except its seed, as a plain dict.
 
     Args:
-        config: a whole job, shaped like `schema.Config`.
+        config: of a whole job.
         needs_teacher: without, the teacher is left out: a baseline runs once for all pairs.
         teacher_learns: the teacher is trained along, so that its own recipe and seed do not count.
         revisions: loss name -> `Loss.revision`, raised when the loss's numbers change.
     """
-    config = canonical(config)
+    plain = canonical(to_plain(config))
     result = {
-        "dataset": _dataset_identity(config["dataset"]),
-        "model": without_defaults(config["model"], ModelConfig),
-        "method": without_defaults(config["method"], MethodConfig),
-        "recipe": without_defaults(config["recipe"], RecipeConfig),
+        "dataset": _dataset_identity(plain["dataset"]),
+        "model": without_defaults(plain["model"], ModelConfig),
+        "method": without_defaults(plain["method"], MethodConfig),
+        "recipe": without_defaults(plain["recipe"], RecipeConfig),
     }
     if teacher_learns:
-        model = without_defaults(config["teacher"]["model"], ModelConfig)
+        model = without_defaults(plain["teacher"]["model"], ModelConfig)
         result["teacher"] = {"model": model}
     elif needs_teacher:
-        result["teacher"] = _teacher_identity(config["teacher"])
+        result["teacher"] = _teacher_identity(plain["teacher"])
     for name in EXECUTION_KEYS:
-        usual = canonical(getattr(Config, name))
-        if config.get(name, usual) != usual:
-            result[name] = config[name]
+        if plain[name] != to_plain(getattr(Config, name)):
+            result[name] = plain[name]
     if raised := {name: number for name, number in revisions.items() if number != 1}:
         result["revisions"] = raised
     return result
@@ -139,10 +133,10 @@ def folder_name(identity: Mapping, seed: int) -> str:
     return "/".join(parts)
 
 
-def check_names(config: Mapping) -> None:
-    """Refuse names that cannot be a folder's: they are parts of a job's path."""
+def check_names(config: Config) -> None:
+    """Refuse names that cannot name a folder: they are parts of a job's path."""
     for section in ("dataset", "model", "method", "recipe"):
-        name = config[section]["name"]
+        name = getattr(config, section).name
         if not re.fullmatch(r"[\w.][\w.+-]*", str(name)):
             raise UserError(
                 f"{section}.name must be letters, digits, '_', '.', '+' or '-' (it names a folder),"
@@ -159,9 +153,3 @@ def flatten(nested: Mapping, prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = str(value) if isinstance(value, list) else value
     return flat
-
-
-# Files
-
-
-# Lock

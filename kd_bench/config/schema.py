@@ -30,7 +30,6 @@ class Speed(Enum):
 
     reference = "reference"  # eager, contiguous: the truth that the others are compared with
     repro = "repro"  # all that changes bits follows from the configuration
-    fast = "fast"  # what pays is found out by measuring, and recorded
 
 
 class Precision(Enum):
@@ -156,14 +155,16 @@ class Config:
     device: Device = Device.auto
     threads: int = 1  # of a job on a CPU; another number gives other bits, so it has no 'auto'
     tensorboard: bool = True
-    chosen: dict[str, Any] = field(default_factory=dict)  # by speed=fast, for `rerun`
 
 
-# The method of every teacher, and conf/method/baseline.yaml: cross entropy alone.
-BASELINE = {
-    "name": "baseline",
-    "losses": {},
-    "weights": {"ce": 1.0},
-    "ramp_epochs": {},
-    "init": {"epochs": 0.0, "lr": 1.0, "weights": {}},
-}
+BASELINE = "baseline"  # the method of every teacher: cross entropy alone
+
+
+def baseline_method() -> MethodConfig:
+    """The same as conf/method/baseline.yaml."""
+    return MethodConfig(name=BASELINE, weights={"ce": 1.0})
+
+
+def total_epochs(config: Config) -> int:
+    """Epochs of a job in all its phases."""
+    return init_epochs(config.method.init.epochs, config.recipe.epochs) + config.recipe.epochs

@@ -1,9 +1,10 @@
-"""Imports torchvision, also beside a torch of another build: the one place that does.
+"""Imports torchvision even if it does not match the installed torch.
 
-`from kd_bench.data._torchvision import torchvision`. pip installs a CUDA-built torchvision on
-Linux. Beside a CPU-only torch its compiled operators do not load, and the import then fails,
-because it describes two of them (`nms`, and since 0.28 `qnms`) to torch. Declared here
-beforehand, they can be described; they are for detection, and nothing in kd-bench calls them.
+Use `from kd_bench.data._torchvision import torchvision`; nothing else imports it. pip installs a
+torchvision built for CUDA on Linux. With a CPU-only torch its compiled operators do not load, and
+its import fails, because it registers fake implementations of two of them (`nms`, and since 0.28
+`qnms`). Declaring these operators first makes the import work; they are for detection, and kd-bench
+never calls them.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 
 def _operators_load() -> bool:
-    """Whether torchvision's compiled operators fit this torch."""
-    libraries = list(Path(find_spec("torchvision").submodule_search_locations[0]).glob("_C.*"))
+    """Whether torchvision's compiled operators match this torch."""
+    spec = find_spec("torchvision")
+    folders = (spec and spec.submodule_search_locations) or []
+    libraries = [library for folder in folders for library in Path(folder).glob("_C.*")]
     try:
         for library in libraries:
             torch.ops.load_library(str(library))

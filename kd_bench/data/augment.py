@@ -1,8 +1,8 @@
-"""A view of an image (crop and flip) is a pure function of (seed, epoch, index), in integers.
+"""Augmentation: crop and flip of an image are a pure integer function of (seed, epoch, index).
 
-The images lie padded in memory, so a view is a window of the original size at one of (2p+1)^2
-places, mirrored or not. Integer arithmetic alone decides: the same view on every device, in
-whatever batch the image comes.
+Images are stored padded, so an augmented view is a window of the original size at one of (2p+1)^2
+positions, flipped or not. It is determined by integer arithmetic only: the same on every device,
+whatever batch the image is in.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def _signed(word: int) -> int:
-    """The int64 with the bits of an unsigned 64-bit word."""
+    """The int64 with the same bits as an unsigned 64-bit word."""
     return word - (1 << 64) if word >> 63 else word
 
 
@@ -29,10 +29,10 @@ def _xorshift(z: Tensor, bits: int) -> Tensor:
 
 
 def splitmix64(state: Tensor) -> Tensor:
-    """The output of the generator splitmix64 at `state` (Steele, Lea and Flood, OOPSLA 2014).
+    """Output of the generator splitmix64 at `state` (Steele, Lea and Flood, OOPSLA 2014).
 
-    int64 tensors carry the unsigned words bit for bit: they wrap on overflow just the same. As a
-    map of 64-bit words it is one to one.
+    int64 tensors represent the unsigned words bitwise, including overflow. It is a bijection of
+    64-bit words.
     """
     z = state + _GAMMA
     z = _xorshift(z, 30) * _MIX1
@@ -41,14 +41,14 @@ def splitmix64(state: Tensor) -> Tensor:
 
 
 def view_count(pad: int, flip: bool) -> int:
-    """How many views an image has: (2 pad + 1)^2 places, twice that with flips."""
+    """Number of views of an image: (2 pad + 1)^2 crops, twice that with flips."""
     return (2 * pad + 1) ** 2 * (1 + flip)
 
 
 def sample_view(seed: int, epoch: int | Tensor, index: Tensor, count: int) -> Tensor:
-    """Which view each image of `index` [B] shows in this epoch: int64 [B], uniform in 0..count-1.
+    """View number of each image `index` [B] in this epoch: int64 [B], uniform in 0..count-1.
 
-    `epoch` may be a tensor, so that a captured step draws anew each time it is replayed.
+    `epoch` may be a tensor, so that a replayed CUDA graph samples new views.
     """
     epoch = torch.as_tensor(epoch).long()
     # a scalar on the CPU mixes with an index on any device, without a copy or a wait
@@ -58,17 +58,17 @@ def sample_view(seed: int, epoch: int | Tensor, index: Tensor, count: int) -> Te
 
 
 def decode_view(view: Tensor, pad: int, flip: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """A view's top row and left column in the padded image, 0..2 pad, and if it is mirrored."""
+    """Top row and left column of a view in the padded image, 0..2 pad, and whether it is flipped."""
     corner = view // (1 + flip)
     mirrored = view % (1 + flip) == 1
     return corner // (2 * pad + 1), corner % (2 * pad + 1), mirrored
 
 
 def crop_and_flip(padded: Tensor, index: Tensor, view: Tensor, pad: int, flip: bool) -> Tensor:
-    """Views cut out of padded images [N, H+2p, W+2p, C]: [B, H, W, C], contiguous, same type.
+    """Crop views from padded images [N, H+2p, W+2p, C]: [B, H, W, C], contiguous, same dtype.
 
-    One lookup of whole pixels for the batch. On a CPU it is several times faster than indexing
-    by image, row and column, and than cutting windows and mirroring them in a second pass.
+    A single gather of whole pixels for the batch. On a CPU this is several times faster than
+    indexing by image, row and column, and than cropping first and flipping in a second pass.
     """
     _, rows, columns, channels = padded.shape
     height, width = rows - 2 * pad, columns - 2 * pad
@@ -83,11 +83,12 @@ def crop_and_flip(padded: Tensor, index: Tensor, view: Tensor, pad: int, flip: b
 
 
 def pad_images(image: Tensor, pad: int, padding: str) -> Tensor:
-    """Images [N, H, W, C] with `pad` more pixels on each side: [N, H+2p, W+2p, C], on the CPU.
+    """Images [N, H, W, C] padded by `pad` pixels on each side: [N, H+2p, W+2p, C], on the CPU.
 
-    "zero" surrounds them with zeros; "reflect" mirrors them at the outermost pixel, which is not
-    repeated: 2 1 | 0 1 2 3 | 2 1.
+    "zero" pads with zeros; "reflect" mirrors at the outermost pixel, which is not repeated: 2 1 | 0
+    1 2 3 | 2 1.
     """
-    mode = {"zero": "constant", "reflect": "reflect"}[padding]
     width = ((0, 0), (pad, pad), (pad, pad), (0, 0))
-    return torch.from_numpy(np.pad(image.numpy(), width, mode=mode))
+    if padding == "zero":
+        return torch.from_numpy(np.pad(image.numpy(), width, mode="constant"))
+    return torch.from_numpy(np.pad(image.numpy(), width, mode="reflect"))

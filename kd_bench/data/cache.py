@@ -1,4 +1,4 @@
-"""Decoded images on disk, named after the files they come from: made once, read by all jobs."""
+"""On-disk cache of decoded images, keyed by their source files and shared by all jobs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ FOLDER = ".kd_bench_cache"
 
 
 def folders(root: Path) -> list[Path]:
-    """Where the cache of `root` may lie: in it, or, where `root` is read-only, with the user."""
+    """Candidate cache folders for `root`: inside it, or the user's cache if `root` is read-only."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return [root / FOLDER, Path(home) / "kd_bench"]
 
 
 def find(root: Path, key: str) -> dict[str, Tensor] | None:
-    """The tensors saved as `key`, mapped rather than read, so that jobs share them; else None."""
+    """The tensors saved as `key`, memory-mapped so that jobs share them, or None."""
     for folder in folders(root):
         path = folder / f"{key}.pt"
         if path.exists():
@@ -34,7 +34,7 @@ def find(root: Path, key: str) -> dict[str, Tensor] | None:
 
 
 def save(root: Path, key: str, tensors: dict[str, Tensor]) -> None:
-    """Save tensors as `key`. The file appears whole or not at all, whoever else writes it."""
+    """Save tensors as `key`, atomically, even if other processes write the same file."""
     beside, own = folders(root)
     folder = beside if os.access(root, os.W_OK) else own
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Images as a job sees them: on its device as uint8, made into normalised batches on demand."""
+"""Datasets on the training device: uint8 images, turned into normalized batches on demand."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VALIDATION_SEED = 20150309
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """A data set on a device. Only the batch that is asked for is ever more than uint8."""
+    """A dataset on a device; only the current batch is converted from uint8 to float."""
 
     train: Split  # image [N, H+2p, W+2p, 3]: padded for `view`
     test: Split
@@ -41,35 +41,35 @@ class Data:
 
     @property
     def train_size(self) -> int:
-        """Number of training images, after a validation split was taken."""
+        """Number of training images, without the validation images."""
         return len(self.train.target)
 
     @property
     def view_count(self) -> int:
-        """Number of different views of a training image."""
+        """Number of different augmented views of a training image."""
         return augment.view_count(self.pad, self.flip)
 
     def augment(self, index: Tensor, epoch: int | Tensor, seed: int) -> Tensor:
-        """Training images `index` [B], cropped and flipped at random, normalised.
+        """Training images `index` [B], randomly cropped and flipped, normalized.
 
-        float [B, 3, H, W], channels_last. What an image looks like depends on (seed, epoch, its
-        index) alone: neither on the batch it is in nor on the device.
+        float [B, 3, H, W], channels_last. The result for an image depends only on (seed, epoch,
+        index), not on the rest of the batch or the device.
         """
         return self.augmented_batch(index, self.sample_views(index, epoch, seed))
 
     def sample_views(self, index: Tensor, epoch: int | Tensor, seed: int) -> Tensor:
-        """Which of its views each training image of `index` [B] shows in an epoch: [B] int64."""
+        """View number of each training image `index` [B] in an epoch: [B] int64."""
         return sample_view(seed, epoch, index, self.view_count)
 
     def augmented_batch(self, index: Tensor, view: Tensor) -> Tensor:
-        """Training images `index` [B] in the views numbered `view` [B]: float [B, 3, H, W]."""
+        """The given views [B] of training images `index` [B], normalized: float [B, 3, H, W]."""
         image = augment.crop_and_flip(self.train.image, index, view, self.pad, self.flip)
         return self._normalise(image)
 
     def eval_batch(self, split: Split, start: int, stop: int) -> Tensor:
-        """Images start..stop-1 of a split, normalised, as they are: float [B, 3, H, W].
+        """Images start..stop-1 of a split, normalized, without augmentation: float [B, 3, H, W].
 
-        Of `train`, whose images are padded, this gives the middle: the image itself.
+        For `train`, whose images are padded, this is the center crop, i.e. the original image.
         """
         height, width = self.image_size
         margin = (split.image.shape[1] - height) // 2
@@ -87,16 +87,17 @@ class Data:
     def _scale_and_shift(self) -> tuple[Tensor, Tensor]:
         """(x / 255 - mean) / std as x * scale + shift, each [H, W, 3].
 
-        One value per pixel where three would do: five times faster on a CPU, whose inner loop
-        would else be three long.
+        One value per pixel instead of three in total: five times faster on a CPU, whose inner loop
+        would otherwise have length three.
         """
         mean, std = self.mean.double(), self.std.double()
         scale, shift = 1 / (255 * std), -mean / std
-        return tuple(x.float().expand(*self.image_size, 3).contiguous() for x in (scale, shift))
+        scale, shift = (x.float().expand(*self.image_size, 3).contiguous() for x in (scale, shift))
+        return scale, shift
 
 
 class Dataset:
-    """A source of images, and how its images are seen: `dataset` of the configuration."""
+    """A source of images and its preprocessing: `dataset` in the configuration."""
 
     def __init__(
         self,
@@ -109,10 +110,11 @@ class Dataset:
         std: Sequence[float] | None = None,
         validation: int = 0,
     ):
-        """Views are crops after padding by `pad` pixels of `padding` ("zero" or "reflect").
+        """Augmentation is a random crop after padding by `pad` pixels, and a random flip.
 
-        `mean` and `std` per channel of pixels in [0, 1], or None: those of the training images.
-        `validation` images leave the training set, the same ones in every job.
+        `padding` is "zero" or "reflect". `mean` and `std` are per channel, of pixels in [0, 1];
+        None means those of the training images. `validation` is the number of images split from the
+        training set, the same ones in every job.
         """
         require(pad >= 0, f"dataset.pad must be at least 0, got {pad}")
         require(
@@ -134,7 +136,7 @@ class Dataset:
         self.validation = validation
 
     def describe(self) -> Description:
-        """Sizes as a job has them, without decoding; refuses settings that do not fit them."""
+        """Sizes without decoding any image; raises UserError if the settings do not fit them."""
         described = self.source.describe()
         smaller = min(described.height, described.width)
         require(
@@ -149,7 +151,7 @@ class Dataset:
         return replace(described, train_size=described.train_size - self.validation)
 
     def load(self, device: str | torch.device = "cpu") -> Data:
-        """Decode, check, hold out the validation images, measure, pad and move to the device."""
+        """Decode, check, split off validation images, compute statistics, pad, and move to the device."""
         described = self.describe()
         train, test = self.source.load()
         _check_split(train, described.train_size + self.validation, described, "training set")
@@ -172,12 +174,15 @@ class Dataset:
         )
 
     def _statistics(self, train: Split) -> tuple[Tensor, Tensor]:
-        """Mean and deviation per channel, float [3]: the given ones, else those of the images."""
-        mean, std = self.mean, self.std
+        """Mean and standard deviation per channel, float [3]: as configured, else of the images."""
+        mean, std = (
+            None if given is None else torch.as_tensor(given, dtype=torch.float32)
+            for given in (self.mean, self.std)
+        )
         if mean is None or std is None:
             measured = channel_statistics(train.image)
-            mean, std = measured[0] if mean is None else mean, measured[1] if std is None else std
-        mean, std = (torch.as_tensor(x, dtype=torch.float32) for x in (mean, std))
+            mean = measured[0].float() if mean is None else mean
+            std = measured[1].float() if std is None else std
         require(
             bool((std > 0).all()),
             "a colour channel is the same in all training images, so it has no deviation to "
@@ -187,9 +192,10 @@ class Dataset:
 
 
 def channel_statistics(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and population deviation of each channel of uint8 [N, H, W, 3]: double [3], in [0, 1].
+    """Mean and population standard deviation per channel of uint8 [N, H, W, 3]: double [3].
 
-    From counts of the 256 levels, which are exact for any number of images and threads.
+    Of pixels in [0, 1]. Computed from counts of the 256 levels, which are exact for any number of
+    images and threads.
     """
     channels = (image[..., c].flatten() for c in range(3))
     count = torch.stack([channel.bincount(minlength=256) for channel in channels])  # [3, 256]
@@ -201,10 +207,11 @@ def channel_statistics(image: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def split_validation(train: Split, size: int) -> tuple[Split, Split | None]:
-    """The training set without its validation images, and those; both in the order they had.
+    """The training set without its validation images, and those, both in their original order.
 
-    The images with the `size` smallest hashes of their positions are taken: a choice that neither
-    a library's random numbers nor a job's seed can change, and of which a smaller one is a part.
+    Takes the images with the `size` smallest hashes of their index: independent of the random
+    number generator of any library and of a job's seed, and a smaller validation set is a subset of
+    a larger one.
     """
     if size == 0:
         return train, None
@@ -219,7 +226,7 @@ def fingerprint_of(train: Split, test: Split) -> str:
     digest = hashlib.sha256()
     for tensor in (train.image, train.target, test.image, test.target):
         digest.update(str(tuple(tensor.shape)).encode())
-        digest.update(tensor.flatten().numpy())
+        digest.update(tensor.flatten().numpy().data)
     return digest.hexdigest()[:16]
 
 
@@ -232,7 +239,7 @@ def _move(split: Split, device: str | torch.device) -> Split:
 
 
 def _check_split(split: Split, size: int, described: Description, name: str) -> None:
-    """Refuse a source whose images are not what it described."""
+    """Check that the images of a source match its description."""
     require(size > 0, f"the {name} has no image")
     expected = (size, described.height, described.width, 3)
     shape, dtype = tuple(split.image.shape), split.image.dtype

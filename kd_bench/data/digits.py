@@ -1,4 +1,4 @@
-"""Handwritten digits of 8x8 pixels: real images that come with scikit-learn, without a download."""
+"""Handwritten digits of 8x8 pixels: real images that ship with scikit-learn, no download."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from kd_bench.data.source import Description, Split
-from kd_bench.interfaces import require
+from kd_bench.interfaces import UserError, require
 
 IMAGES = 1797  # the test part of "Optical Recognition of Handwritten Digits" (UCI, 1998)
 SIZE = 8
@@ -17,10 +17,10 @@ LEVELS = 16  # pixels are 0..16: how many of 4x4 binary pixels were set
 
 
 class Digits:
-    """The digits split by file order: the first `train` images to train on, the rest to test.
+    """The digits split by file order: the first `train` images for training, the rest for testing.
 
-    A random split is nearly solved by any network (98-99 %). By file order most writers of the
-    test images are unseen, which leaves something to gain.
+    A random split is nearly solved by any network (98-99 %). With file order, most writers of the
+    test images are unseen, which leaves room for improvement.
     """
 
     def __init__(self, train: int):
@@ -32,7 +32,7 @@ class Digits:
         self.train = train
 
     def describe(self) -> Description:
-        """Sizes; a `UserError` if scikit-learn or its file is not there."""
+        """Sizes; raises UserError if scikit-learn or its data file is missing."""
         _file()
         return Description(10, SIZE, SIZE, self.train, IMAGES - self.train)
 
@@ -49,9 +49,10 @@ class Digits:
 
 
 def _file() -> Path:
-    """The file inside the installed scikit-learn. Importing its loader would cost every job 1 s."""
+    """The file in the installed scikit-learn. Importing its loader would cost every job 1 s."""
     package = find_spec("sklearn")
-    require(package is not None, "the digits are part of scikit-learn: pip install scikit-learn")
+    if package is None or not package.submodule_search_locations:
+        raise UserError("the digits are part of scikit-learn: pip install scikit-learn")
     path = Path(package.submodule_search_locations[0], "datasets", "data", "digits.csv.gz")
     require(path.is_file(), f"the installed scikit-learn has no digits at {path}: reinstall it")
     return path

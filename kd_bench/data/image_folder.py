@@ -1,4 +1,4 @@
-"""Images of your own: train/<class>/* and test/<class>/* in any format that PIL reads."""
+"""Custom images: train/<class>/* and test/<class>/* in any format supported by PIL."""
 
 from __future__ import annotations
 
@@ -39,9 +39,10 @@ class Listing:
 class ImageFolder:
     """The images of `root`, decoded once and cached as uint8 tensors (see `cache`).
 
-    `size: null` takes images as they are, all of one size. `size: 64` takes from each the largest
-    centred square, resized to 64x64 (bilinear, antialiased). Grey images and palettes become RGB,
-    transparency is dropped. Hidden files are skipped; anything else that is no image is refused.
+    `size: null` uses images unchanged; they must all have the same size. `size: 64` crops the
+    largest centered square and resizes it to 64x64 (bilinear, antialiased). Grayscale and palette
+    images become RGB, transparency is dropped. Hidden files are skipped; other files that are not
+    images raise an error.
     """
 
     def __init__(self, root: str, size: int | None):
@@ -50,7 +51,7 @@ class ImageFolder:
         self.size = size
 
     def describe(self) -> Description:
-        """Sizes, from the list of files and the head of the first image."""
+        """Sizes, from the list of files and the header of the first image."""
         train, test = self._listings
         if self.size is None:
             width, height = _head(train.files[0])
@@ -59,7 +60,7 @@ class ImageFolder:
         return Description(len(train.classes), height, width, len(train.files), len(test.files))
 
     def load(self) -> tuple[Split, Split]:
-        """Both splits, sorted by class and file name; from the cache where that has them."""
+        """Both splits, sorted by class and file name; from the cache if it has them."""
         key = self._key()
         tensors = cache.find(self.root, key)
         if tensors is None:
@@ -75,7 +76,7 @@ class ImageFolder:
         return train, test
 
     def _key(self) -> str:
-        """Names the decoded images: another file, a changed one or another `size`: another key."""
+        """Cache key of the decoded images: changes with any added or modified file and with `size`."""
         files = []
         for listing in self._listings:
             for path in listing.files:
@@ -104,19 +105,21 @@ def _list_split(folder: Path) -> Listing:
         f"no folder {folder}: an image folder has train/<class>/* and test/<class>/*; "
         "say where it is with dataset.root=FOLDER",
     )
-    classes, files, target = [], [], []
+    classes: list[str] = []
+    files: list[Path] = []
+    target: list[int] = []
     for entry in _visible(folder):
         require(entry.is_dir(), f"{entry.path} is a file; {folder} holds a folder for each class")
         images = [Path(image.path) for image in _visible(entry)]
-        require(images, f"class folder {entry.path} has no image")
+        require(bool(images), f"class folder {entry.path} has no image")
         files += images
         target += [len(classes)] * len(images)
         classes.append(entry.name)
-    require(classes, f"{folder} is empty; it holds a folder for each class")
+    require(bool(classes), f"{folder} is empty; it holds a folder for each class")
     return Listing(classes, files, target)
 
 
-def _visible(folder: os.PathLike) -> list[os.DirEntry]:
+def _visible(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
         seen = [entry for entry in entries if not entry.name.startswith(".")]
     return sorted(seen, key=lambda entry: entry.name)
@@ -158,10 +161,10 @@ def _size_message(first: Path, out: np.ndarray, other: Path, image: np.ndarray) 
 
 def _decode_image(path: Path, size: int | None) -> np.ndarray:
     """One image as uint8 [H, W, 3]."""
-    with _naming(path), Image.open(path) as image:
-        mode = image.mode
+    with _naming(path), Image.open(path) as file:
+        mode = file.mode
         require(mode not in DEEP, f"{path} has more than 8 bits per channel (PIL mode {mode})")
-        image = image.convert("RGB")
+        image = file.convert("RGB")
     if size is not None:
         image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
     return np.asarray(image)
@@ -175,7 +178,7 @@ def _head(path: Path) -> tuple[int, int]:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Turn PIL's complaint about a file into one that names it."""
+    """Convert PIL's errors into a UserError that names the file."""
     try:
         yield
     except UserError:

@@ -1,4 +1,4 @@
-"""Where images come from: what every kind of source gives, and nothing about how they are seen."""
+"""The interface of image sources: what each of them provides, without any preprocessing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images of one purpose (training, validation, test) and their classes, as they were stored."""
+    """Stored images of one split (training, validation, test) and their labels."""
 
     image: Tensor  # [N, H, W, 3] uint8
     target: Tensor  # [N] int64, classes counted from 0
@@ -18,7 +18,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Description:
-    """What is known of a data set before anything is decoded."""
+    """What is known about a dataset before anything is decoded."""
 
     num_classes: int
     height: int  # pixels
@@ -28,12 +28,12 @@ class Description:
 
 
 class Source(Protocol):
-    """A kind of data set; its constructor takes the arguments of `dataset.source` in the YAML."""
+    """A kind of dataset; its constructor takes the arguments of `dataset.source` in the YAML."""
 
     def describe(self) -> Description:
-        """Sizes, cheaply and without decoding; a `UserError` where the files are not there."""
+        """Sizes, cheaply and without decoding; raises UserError if files are missing."""
         ...
 
     def load(self) -> tuple[Split, Split]:
-        """All training and all test images, in an order that never changes."""
+        """All training and all test images, in a fixed order."""
         ...

@@ -1,4 +1,4 @@
-"""Noisy images with one pattern per class: learnable, of any size, made from a seed in no time."""
+"""Noisy images with one pattern per class: learnable, any size, generated from a seed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ COARSE = 4  # a pattern is a smooth field of 4x4 random colours: a shifted crop 
 class Synthetic:
     """`train` + `test` images of `size` x `size` pixels: the pattern of a class plus noise.
 
-    `noise` is the deviation of each pixel, of values in [0, 1]. Classes take turns, so they are as
-    balanced as the numbers allow.
+    `noise` is the standard deviation per pixel, for values in [0, 1]. Classes alternate, so they
+    are as balanced as possible.
     """
 
     def __init__(self, num_classes: int, size: int, train: int, test: int, seed: int, noise: float):
@@ -37,7 +37,7 @@ class Synthetic:
         self.noise = noise
 
     def describe(self) -> Description:
-        """The sizes asked for."""
+        """The configured sizes."""
         return Description(self.num_classes, self.size, self.size, self.train, self.test)
 
     def load(self) -> tuple[Split, Split]:

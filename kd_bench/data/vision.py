@@ -17,9 +17,9 @@ DAMAGED = (RuntimeError, ValueError, AssertionError)
 
 
 class TorchvisionSource:
-    """A set that torchvision knows, in the folder `root`; its sizes are constants.
+    """A torchvision dataset in the folder `root`; its sizes are constants.
 
-    A subclass names the set, its sizes and its files, and says how torchvision reads one split.
+    A subclass defines the dataset, its sizes and files, and how torchvision reads one split.
     """
 
     title: str
@@ -34,13 +34,13 @@ class TorchvisionSource:
         self.download = download
 
     def describe(self) -> Description:
-        """Sizes; a `UserError` if the files are missing and must not be downloaded."""
+        """Sizes; raises UserError if files are missing and downloading is disabled."""
         found = all((self.root / file).exists() for file in self.files)
         require(found or self.download, f"{self.title} is not in {self.root}: {self._remedy()}")
         return Description(self.num_classes, self.size, self.size, self.train_size, self.test_size)
 
     def load(self) -> tuple[Split, Split]:
-        """Both splits in their published order, downloaded first where that is asked for."""
+        """Both splits in their published order, downloaded first if enabled."""
         try:
             return self._load(download=False)
         except DAMAGED as error:
@@ -111,7 +111,7 @@ class CIFAR100(TorchvisionSource):
 class SVHN(TorchvisionSource):
     """Street View House Numbers, cropped digits (Netzer et al., 2011), without the 'extra' images.
 
-    Its files call the digit 0 class 10; here, as in torchvision, it is class 0.
+    Its files label the digit 0 as class 10; here, as in torchvision, it is class 0.
     """
 
     title = "SVHN"
@@ -129,7 +129,7 @@ class SVHN(TorchvisionSource):
 
 
 class FashionMNIST(TorchvisionSource):
-    """Fashion-MNIST (Xiao, Rasul and Vollgraf, arXiv:1708.07747): grey, as 3 equal channels."""
+    """Fashion-MNIST (Xiao, Rasul and Vollgraf, arXiv:1708.07747): gray, as 3 equal channels."""
 
     title = "Fashion-MNIST"
     files = ("FashionMNIST/raw",)
@@ -145,7 +145,7 @@ class FashionMNIST(TorchvisionSource):
 
 
 def _datasets():
-    """torchvision.datasets, imported where images are read: its import takes 2 s."""
+    """torchvision.datasets, imported only when images are read: its import takes 2 s."""
     from kd_bench.data._torchvision import torchvision
 
     return torchvision.datasets
@@ -153,7 +153,7 @@ def _datasets():
 
 @contextmanager
 def _alone(root: Path) -> Iterator[None]:
-    """One process at a time downloads to a folder; the others wait and then find the files."""
+    """Lock so that one process at a time downloads to a folder; the others wait for its files."""
     import fcntl  # not on Windows, where all but the download works
 
     root.mkdir(parents=True, exist_ok=True)

@@ -1,100 +1,138 @@
-"""Everything that a job trains with, from its configuration."""
+"""Assembles everything that a job trains with."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from kd_bench.config.schema import InitConfig, RecipeConfig, TeacherSource
+from kd_bench.config.schema import TeacherSource
 from kd_bench.data.dataset import Data
 from kd_bench.interfaces import LossContext, StageShapes
-from kd_bench.jobs import instantiate, resolve
-from kd_bench.jobs.instantiate import Config, Network
-from kd_bench.jobs.reporter import QUIET, Quiet
-from kd_bench.jobs.resolve import needs_teacher, teacher_learns
-from kd_bench.results.run_folder import TABLES, WEIGHTS, read_result
+from kd_bench.jobs.instantiate import Network, build_dataset, build_method, build_network
+from kd_bench.jobs.job import Job
+from kd_bench.methods.common.method import Method
+from kd_bench.results.run_folder import TEACHER_CACHES, WEIGHTS, read_record
 from kd_bench.training import execution, teacher_cache
 from kd_bench.training.device import device_name
+from kd_bench.training.execution import Execution
 from kd_bench.training.setup import TrainingSetup
 from kd_bench.training.teacher import Teacher, load_weights
+from kd_bench.utils.errors import UserError, require
 from kd_bench.utils.files import file_hash
 from kd_bench.utils.seeds import derive_seed
 
 
-def assemble_setup(config: Config, device: torch.device, show: Quiet = QUIET) -> TrainingSetup:
-    """Everything that a job trains with, each part's random numbers from a stream of its own."""
-    data = instantiate.build_dataset(config["dataset"]).load(device)
-    torch.manual_seed(derive_seed(config["seed"], "student"))
-    student = instantiate.build_network(config["model"], data.num_classes)
-    torch.manual_seed(derive_seed(config["seed"], "teacher"))  # for one that is trained along
-    teacher = _load_teacher(config, data) if needs_teacher(config) else None
+def assemble_setup(
+    job: Job, device: torch.device, message: Callable[[str], None] = lambda text: None
+) -> TrainingSetup:
+    """Everything that a job trains with; each part draws from a random stream of its own.
+
+    Args:
+        job: what to assemble.
+        device: where it trains.
+        message: prints what takes a while, such as filling a cache.
+
+    Raises:
+        UserError: a loss was revised since the job was frozen.
+    """
+    config, seed = job.config, job.config.seed
+    data = build_dataset(config.dataset).load(device)
+    torch.manual_seed(derive_seed(seed, "student"))
+    student = build_network(config.model, data.num_classes)
+    torch.manual_seed(derive_seed(seed, "teacher"))  # for one that is trained along
+    teacher = _load_teacher(job, data) if job.traits.needs_teacher else None
     context = LossContext(
         student=student.shapes(data.image_size),
         teacher=teacher and teacher.shapes(data.image_size),
         num_classes=data.num_classes,
         labels=data.train.target,
-        epochs=config["recipe"]["epochs"],
+        epochs=config.recipe.epochs,
         teacher_net=teacher and teacher.net,
     )
-    torch.manual_seed(derive_seed(config["seed"], "method"))
-    method = instantiate.build_method(config["method"], context).to(device)
-    how = execution.resolve_execution(config, method, device)
-    execution.configure_torch(how)
+    torch.manual_seed(derive_seed(seed, "method"))
+    method = build_method(config.method, context).to(device)
+    _check_revisions(job, method)
+    resolved = execution.resolve_execution(config, method, device)
+    execution.configure_torch(resolved)
     for network in filter(None, (student, teacher)):
-        network.net.to(device, memory_format=how.layout)
-    job = TrainingSetup(
-        student.extractor(method.stages),
-        teacher
-        and Teacher(
-            teacher.extractor(method.stages),
-            learns=teacher_learns(config),
-            needs_input_gradients=method.needs_input_gradients,
-        ),
-        method,
-        data,
-        instantiate.to_dataclass(RecipeConfig, config["recipe"]),
-        instantiate.to_dataclass(InitConfig, config["method"]["init"]),
-        config["seed"],
-        how,
-    )
-    if teacher and config["teacher"]["source"] == TeacherSource.table.value:
-        job.teacher = _tabled(config, job, context.teacher, show)
-    return job
-
-
-def _tabled(config: Config, job: TrainingSetup, shapes: StageShapes, show: Quiet) -> Teacher:
-    """The teacher, looked up in its table of views instead of asked."""
-    how, device, teacher = job.execution, job.device, job.teacher
-    key = teacher_cache.cache_key(
-        resolve.identity(config)["dataset"],
-        job.data.fingerprint,
-        file_hash(_teacher_weights(config)),
-        teacher.network.stages,
-        [how.speed.value, how.as_record()],
-        [device_name(device), torch.get_num_threads(), torch.__version__],
-    )
-    folder = Path(config["runs_dir"]) / TABLES / key
-    return teacher_cache.load_cached_teacher(
-        folder, teacher.with_execution(how), shapes, job.data, show.say
+        network.net.to(device, memory_format=resolved.layout)
+    return TrainingSetup(
+        student=student.extractor(method.stages),
+        teacher=teacher
+        and _teacher(job, teacher, context.teacher, method, data, resolved, message),
+        method=method,
+        data=data,
+        recipe=config.recipe,
+        init=config.method.init,
+        seed=seed,
+        execution=resolved,
     )
 
 
-def _teacher_weights(config: Config) -> Path:
-    """The file with the teacher's weights: the given one, or that of its own job."""
-    if (job := resolve.teacher_job(config)) is None:
-        return Path(config["teacher"]["checkpoint"])
-    return Path(config["runs_dir"]) / resolve.folder_name(job) / WEIGHTS
+def _check_revisions(job: Job, method: Method) -> None:
+    """Refuse to record, under the identity that was frozen, what newer code of a loss computes."""
+    for name, frozen in job.traits.revisions.items():
+        now = method.losses[name].revision
+        require(
+            now == frozen,
+            f"loss '{name}' was revised since this job was prepared (revision {frozen}, now {now}),"
+            " so its numbers belong to another job; start the sweep again",
+        )
 
 
-def _load_teacher(config: Config, data: Data) -> Network:
-    network = instantiate.build_network(config["teacher"]["model"], data.num_classes)
-    if teacher_learns(config):
+def _load_teacher(job: Job, data: Data) -> Network:
+    """The teacher, with its weights unless it is trained along."""
+    network = build_network(job.config.teacher.model, data.num_classes)
+    if job.traits.teacher_learns:
         return network
-    path = _teacher_weights(config)
-    made = None if config["teacher"]["checkpoint"] else read_result(path.parent)
-    if made is not None and made["data_fingerprint"] != data.fingerprint:
-        raise RuntimeError(f"the teacher in {path.parent} learnt from other images; remove it")
-    load_weights(network.net, path, network.name)
+    if job.teacher is not None:
+        record = read_record(job.teacher.path)
+        if record is None:
+            raise UserError(f"the teacher in {job.teacher.path} has no result yet; train it first")
+        if record.data_fingerprint != data.fingerprint:
+            raise RuntimeError(
+                f"the teacher in {job.teacher.path} was trained on other images; remove that folder"
+            )
+    load_weights(network.net, _teacher_weights(job), network.name)
     network.net.requires_grad_(False)
     return network
+
+
+def _teacher_weights(job: Job) -> Path:
+    """The file of the teacher's weights: the given one, or that of its own job."""
+    if job.teacher is not None:
+        return job.teacher.path / WEIGHTS
+    return Path(str(job.config.teacher.checkpoint))
+
+
+def _teacher(
+    job: Job,
+    network: Network,
+    shapes: StageShapes | None,
+    method: Method,
+    data: Data,
+    resolved: Execution,
+    message: Callable[[str], None],
+) -> Teacher:
+    """The teacher as the job asks for it: computed at every step, or from a cache."""
+    teacher = Teacher(
+        network.extractor(method.stages),
+        learns=job.traits.teacher_learns,
+        needs_input_gradients=method.needs_input_gradients,
+    )
+    if job.config.teacher.source is not TeacherSource.table or shapes is None:
+        return teacher
+    key = teacher_cache.cache_key(
+        job.identity["dataset"],
+        data.fingerprint,
+        file_hash(_teacher_weights(job)),
+        teacher.network.stages,
+        [resolved.speed.value, resolved.as_record()],
+        [device_name(data.train.target.device), torch.get_num_threads(), torch.__version__],
+    )
+    folder = Path(job.config.runs_dir) / TEACHER_CACHES / key
+    return teacher_cache.load_cached_teacher(
+        folder, teacher.with_execution(resolved), shapes, data, message
+    )

@@ -1,60 +1,104 @@
-"""Jobs as a sweep writes them down before it runs them: runs/.sweeps/<name>.jsonl, a line each."""
+"""A job: made once, by `resolve`, and frozen; and the file in which a sweep keeps its jobs."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from kd_bench.config.schema import init_epochs
-from kd_bench.utils.errors import require
+from kd_bench.config.convert import to_dataclass, to_plain
+from kd_bench.config.schema import Config, total_epochs
+from kd_bench.results.run_folder import SWEEPS, is_done
+from kd_bench.utils.errors import UserError
 from kd_bench.utils.files import atomic_write, ensure_writable_dir
 
-FOLDER = ".sweeps"  # below the runs folder
+
+@dataclass(frozen=True)
+class MethodTraits:
+    """What the classes of a method's losses declare, looked up once."""
+
+    needs_teacher: bool = False
+    teacher_learns: bool = False  # it is trained along with the student
+    teacher_is_same_model: bool = False
+    uncacheable: dict[str, str] = field(default_factory=dict)  # loss -> why no cache can serve it
+    revisions: dict[str, int] = field(default_factory=dict)  # loss -> `Loss.revision`
 
 
-@dataclass
+@dataclass(frozen=True)
 class Job:
-    """One frozen job: all that it needs, so that editing conf/ changes nothing any more."""
+    """One job with all that follows from its configuration.
 
-    config: dict[str, Any]
-    changed: dict[str, Any]
+    Whoever works at it uses what stands here and computes none of it again, so a sweep and its
+    workers always agree, whatever is edited meanwhile.
+    """
+
+    config: Config
+    changed: dict[str, Any]  # values that differ from what the choices alone compose
     identity: dict[str, Any]
     folder: str  # below runs_dir
     label: str
-    after: str | None  # the folder of its teacher
-    asked: bool  # False for a teacher that is there for others' sake
+    traits: MethodTraits
+    teacher: Job | None = None  # the job that makes its teacher
+    is_requested: bool = True  # False for a teacher added as a dependency
 
     @property
     def path(self) -> Path:
         """The job's folder."""
-        return Path(self.config["runs_dir"]) / self.folder
+        return Path(self.config.runs_dir) / self.folder
 
     @property
     def is_done(self) -> bool:
         """Whether its result is there."""
-        return (self.path / "result.json").exists()
+        return is_done(self.path)
 
     @property
     def epochs(self) -> int:
-        """Epochs that it trains in all."""
+        """Epochs in all phases."""
         return total_epochs(self.config)
 
+    @property
+    def settings(self) -> str:
+        """The job without its seed: the part of its folder that all seeds share."""
+        return self.folder.rpartition("/")[0]
 
-def total_epochs(config: Mapping[str, Any]) -> int:
-    """Epochs of a job, those of the training before the training among them."""
-    epochs = config["recipe"]["epochs"]
-    return init_epochs(config["method"]["init"]["epochs"], epochs) + epochs
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return to_plain(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Job:
+        """A job from plain values.
+
+        Raises:
+            KeyError, TypeError, UserError: they are those of another version.
+        """
+        if values.keys() != _FIELDS:
+            raise KeyError(f"a job has {', '.join(sorted(_FIELDS))}")
+        teacher = values["teacher"]
+        return cls(
+            **{
+                **values,
+                "config": to_dataclass(Config, values["config"]),
+                "traits": MethodTraits(**values["traits"]),
+                "teacher": None if teacher is None else cls.from_json(teacher),
+            }
+        )
+
+
+_FIELDS = {each.name for each in fields(Job)}
+
+
+# The jobs of a sweep: runs/.sweeps/<name>.jsonl, a line each
 
 
 def write_jobs(jobs: Sequence[Job], name: str) -> Path:
     """Write the jobs to <runs_dir>/.sweeps/<name>.jsonl."""
-    folder = Path(jobs[0].config["runs_dir"]) / FOLDER
+    folder = Path(jobs[0].config.runs_dir) / SWEEPS
     ensure_writable_dir(folder)
     path = folder / f"{name}.jsonl"
-    atomic_write(path, "".join(json.dumps(asdict(job)) + "\n" for job in jobs))
+    atomic_write(path, "".join(json.dumps(job.to_json()) + "\n" for job in jobs))
     return path
 
 
@@ -64,19 +108,32 @@ def read_jobs(path: Path) -> list[Job]:
     Raises:
         UserError: another version of kd-bench wrote the file.
     """
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    names = {field.name for field in fields(Job)}
-    require(
-        all(line.keys() == names for line in lines),
-        f"{path} was written by another version of kd-bench; delete it, or start its sweep again",
-    )
-    jobs = [Job(**line) for line in lines]
-    for job in jobs:
-        job.config["runs_dir"] = str(path.parent.parent)
-    return jobs
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [_parse(line, path, runs_dir=str(path.parent.parent)) for line in lines]
+
+
+def read_job(path: Path, number: int) -> Job:
+    """Job `number` of a sweep's file, as it was written.
+
+    Raises:
+        UserError: another version of kd-bench wrote the file.
+    """
+    return _parse(path.read_text(encoding="utf-8").splitlines()[number], path)
+
+
+def _parse(line: str, path: Path, runs_dir: str | None = None) -> Job:
+    try:
+        values = json.loads(line)
+        if runs_dir is not None:
+            values["config"]["runs_dir"] = runs_dir
+        return Job.from_json(values)
+    except (KeyError, TypeError, UserError):
+        raise UserError(
+            f"{path} was written by another version of kd-bench; delete it, or start its sweep again"
+        ) from None
 
 
 def sweep_files(runs: Path) -> dict[str, Path]:
-    """The files of all sweeps of a runs folder by name, those that were started last at the end."""
-    found = (runs / FOLDER).glob("*.jsonl")
+    """The files of all sweeps of a runs folder by name, the most recently started last."""
+    found = (runs / SWEEPS).glob("*.jsonl")
     return {path.stem: path for path in sorted(found, key=lambda path: path.stat().st_mtime)}

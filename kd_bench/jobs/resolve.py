@@ -1,57 +1,84 @@
-"""What follows from a job's configuration: its identity, its folder, the job that makes its teacher."""
+"""Makes a `Job` from its configuration: identity, folder, label, and the job of its teacher."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from kd_bench.config import identity as identity_module
-from kd_bench.config.identity import EXECUTION_KEYS
-from kd_bench.config.schema import BASELINE
-from kd_bench.jobs.instantiate import Config, loss_classes
+from kd_bench.config.identity import EXECUTION_KEYS, folder_name, job_identity
+from kd_bench.config.schema import Config, baseline_method
+from kd_bench.interfaces import Loss
+from kd_bench.jobs.instantiate import loss_classes
+from kd_bench.jobs.job import Job, MethodTraits
+from kd_bench.results.labels import method_label
+from kd_bench.training.teacher_cache import why_uncacheable
 
 
-def needs_teacher(config: Config) -> bool:
-    """Whether a job has a teacher: whether one of its losses needs one."""
-    return any(loss.needs_teacher for loss in loss_classes(config["method"]).values())
+def resolve_job(config: Config, changed: Mapping[str, Any]) -> Job:
+    """The job of a configuration, with the job that makes its teacher.
 
+    Args:
+        config: of the whole job.
+        changed: its values that differ from what its choices alone compose.
 
-def teacher_learns(config: Config) -> bool:
-    """Whether a job's teacher is trained along with the student."""
-    return any(loss.teacher_learns for loss in loss_classes(config["method"]).values())
-
-
-def identity(config: Config) -> dict:
-    """`records.identity` of a job, with what its losses' classes say of themselves."""
-    classes = loss_classes(config["method"])
-    return identity_module.job_identity(
+    Raises:
+        UserError: a loss's `_target_` is no loss, or the teacher's checkpoint cannot be read.
+    """
+    traits = method_traits(loss_classes(config.method))
+    teacher = None
+    if traits.needs_teacher and not traits.teacher_learns and not config.teacher.checkpoint:
+        teacher = resolve_job(_teacher_config(config), _teacher_changes(changed))
+    identity = job_identity(
         config,
-        needs_teacher=needs_teacher(config),
-        teacher_learns=teacher_learns(config),
+        needs_teacher=traits.needs_teacher,
+        teacher_learns=traits.teacher_learns,
+        revisions=traits.revisions,
+    )
+    return Job(
+        config=config,
+        changed=dict(changed),
+        identity=identity,
+        folder=folder_name(identity, config.seed),
+        label=_label(config, changed, identity),
+        traits=traits,
+        teacher=teacher,
+    )
+
+
+def method_traits(classes: Mapping[str, type[Loss]]) -> MethodTraits:
+    """What the classes of a method's losses, by name, declare."""
+    reasons = {name: why_uncacheable(loss) for name, loss in classes.items()}
+    return MethodTraits(
+        needs_teacher=any(loss.needs_teacher for loss in classes.values()),
+        teacher_learns=any(loss.teacher_learns for loss in classes.values()),
+        teacher_is_same_model=any(loss.teacher_is_same_model for loss in classes.values()),
+        uncacheable={name: reason for name, reason in reasons.items() if reason is not None},
         revisions={name: loss.revision for name, loss in classes.items()},
     )
 
 
-def folder_name(config: Config) -> str:
-    """A job's folder below the runs folder."""
-    return identity_module.folder_name(identity(config), config["seed"])
+def _label(config: Config, changed: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
+    """A job in a few words: digits resnet20-resnet8 st (temperature=8) seed 0."""
+    pair = config.model.name
+    if "teacher" in identity:
+        pair = f"{config.teacher.model.name}-{pair}"
+    return f"{config.dataset.name} {pair} {method_label(config, changed)} seed {config.seed}"
 
 
-def teacher_job(config: Config) -> dict | None:
-    """The job that makes a job's teacher; None where none has to be made before."""
-    teacher = config["teacher"]
-    if not needs_teacher(config) or teacher_learns(config) or teacher["checkpoint"]:
-        return None
-    return {
-        **config,
-        "model": teacher["model"],
-        "recipe": teacher["recipe"],
-        "seed": teacher["seed"],
-        "method": BASELINE,
-        "chosen": {},
-    }
+def _teacher_config(config: Config) -> Config:
+    """The configuration of the job that makes a job's teacher."""
+    teacher = config.teacher
+    return replace(
+        config,
+        model=teacher.model,
+        recipe=teacher.recipe,
+        seed=teacher.seed,
+        method=baseline_method(),
+    )
 
 
-def teacher_changes(changed: Config) -> dict[str, Any]:
+def _teacher_changes(changed: Mapping[str, Any]) -> dict[str, Any]:
     """What was changed in a job's teacher, as changes of the teacher's own job."""
     parts = ("teacher.model.", "teacher.recipe.")
     own = {k.removeprefix("teacher."): v for k, v in changed.items() if k.startswith(parts)}

@@ -1,160 +1,153 @@
-"""One job from its plain configuration to its record: teacher, lock, training, result."""
+"""Runs one job in this process: lock, training, record."""
 
 from __future__ import annotations
 
-import json
-import os
 import time
 import traceback
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from typing import Protocol
 
 import torch
 
 from kd_bench.config.identity import flatten
-from kd_bench.config.schema import Speed
-from kd_bench.jobs import resolve
 from kd_bench.jobs.assemble import assemble_setup
-from kd_bench.jobs.instantiate import Config
-from kd_bench.jobs.record import _record
-from kd_bench.jobs.reporter import Quiet
-from kd_bench.jobs.resolve import needs_teacher, teacher_changes
-from kd_bench.results.labels import method_label
-from kd_bench.results.run_folder import WEIGHTS, read_result, wait_for
-from kd_bench.training import autotune, checkpoint, execution
-from kd_bench.training.checkpoint import on_cpu
-from kd_bench.training.device import choose_device, prepare_torch
+from kd_bench.jobs.job import Job
+from kd_bench.jobs.record import code_version, make_record
+from kd_bench.results.record import Record
+from kd_bench.results.run_folder import (
+    ERROR,
+    RESULT,
+    TENSORBOARD,
+    WEIGHTS,
+    read_record,
+    wait_while_locked,
+)
+from kd_bench.training import checkpoint
+from kd_bench.training.device import choose_device, configure_process
 from kd_bench.training.loop import Row, train
 from kd_bench.training.setup import TrainingSetup, phases
 from kd_bench.utils.files import atomic_write, ensure_writable_dir, write_json
 from kd_bench.utils.lock import Lock, Locked
 
-CHOICE = "choice.json"  # of an unfinished job; the record tells it, too
+
+class Reporter(Protocol):
+    """Shows how far a job is."""
+
+    def message(self, text: str) -> None:
+        """Print a line about a job."""
+
+    def start(self, label: str, epochs: int) -> None:
+        """A job's training starts, or resumes."""
+
+    def epoch(self, row: Row, timing: Row) -> None:
+        """An epoch has ended, with these rows of history and timing."""
+
+    def finish(self) -> None:
+        """A job's training has ended, well or not."""
 
 
-def label(config: Config, changed: Config) -> str:
-    """A job in a few words: digits resnet20-resnet8 st (temperature=8) seed 0."""
-    pair = config["model"]["name"]
-    if needs_teacher(config):
-        pair = f"{config['teacher']['model']['name']}-{pair}"
-    method = method_label({"config": config, "changed": changed})
-    return f"{config['dataset']['name']} {pair} {method} seed {config['seed']}"
+class NullReporter:
+    """Reports nothing: for jobs of a sweep, which the sweep reports."""
+
+    def message(self, text: str) -> None:
+        """Print nothing."""
+
+    def start(self, label: str, epochs: int) -> None:
+        """Show nothing."""
+
+    def epoch(self, row: Row, timing: Row) -> None:
+        """Show nothing."""
+
+    def finish(self) -> None:
+        """Show nothing."""
 
 
-def run(config: Config, changed: Config, show: Quiet) -> tuple[dict, bool]:
-    """Run a job, and its teacher's before it, unless they are done.
-
-    Args:
-        config: the whole job, shaped like `schema.Config`; checked already.
-        changed: what differs from the composed choice, kept in the record.
-        show: is told what happens.
+def run(job: Job, reporter: Reporter) -> tuple[Record, bool]:
+    """Run a job whose teacher is done, unless it is done itself.
 
     Returns:
         The record, and whether this call trained it.
 
     Raises:
-        Locked: another process works at this job.
+        Locked: another process is running this job.
     """
-    folder = Path(config["runs_dir"]) / resolve.folder_name(config)
-    if record := read_result(folder):
+    if record := read_record(job.path):
         return record, False
-    teacher = resolve.teacher_job(config)
-    if teacher is not None:
-        _make_teacher(teacher, teacher_changes(changed), show)
-    ensure_writable_dir(folder)
-    with Lock(folder) as lock:
-        if record := read_result(folder):  # finished while we waited for the lock
+    ensure_writable_dir(job.path)
+    with Lock(job.path) as lock:
+        if record := read_record(job.path):  # finished just before the lock was free
             return record, False
         try:
-            return _train_and_record(config, changed, folder, show, lock), True
+            return _train_and_record(job, reporter, lock), True
         except Locked:
             raise
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
-            atomic_write(folder / "error.txt", f"{reason}\n\n{traceback.format_exc()}")
+            atomic_write(job.path / ERROR, f"{reason}\n\n{traceback.format_exc()}")
             raise
 
 
-def _make_teacher(config: Config, changed: Config, show: Quiet) -> None:
-    """Train the teacher, or wait for the process that does."""
-    folder = Path(config["runs_dir"]) / resolve.folder_name(config)
-    while True:
+def run_with_teacher(job: Job, reporter: Reporter) -> tuple[Record, bool]:
+    """A sweep of at most two jobs in this process: the teacher's, then `job`; see `run`.
+
+    Where another process trains the teacher, this waits for it.
+    """
+    while job.teacher is not None:
         try:
-            run(config, changed, show)
-            return
+            run(job.teacher, reporter)
+            break
         except Locked as owner:
-            show.say(f"waiting for the teacher {label(config, changed)}, which {owner} trains")
-            wait_for(folder)
+            reporter.message(f"waiting for the teacher {job.teacher.label}, trained by {owner}")
+            wait_while_locked(job.teacher.path, RESULT)
+    return run(job, reporter)
 
 
-def _train_and_record(
-    config: Config, changed: Config, folder: Path, show: Quiet, lock: Lock
-) -> dict:
-    (folder / "error.txt").unlink(missing_ok=True)
-    device = choose_device(config["device"])
-    prepare_torch(config["threads"])
+def _train_and_record(job: Job, reporter: Reporter, lock: Lock) -> Record:
+    (job.path / ERROR).unlink(missing_ok=True)
+    code_version()
+    device = choose_device(job.config.device)
+    configure_process(job.config.threads)
     started = time.perf_counter()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)  # this process may have trained the teacher
-    job = assemble_setup(config, device, show)
-    if job.execution.speed is Speed.fast:
-        config = {**config, "chosen": config["chosen"] or _choose(job, folder, show)}
-        job.execution = execution.resolve_execution(config, job.method, device)
-        execution.configure_torch(job.execution)
-    show.begin(label(config, changed), sum(phase.epochs for phase in phases(job)))
-    events = _events(config, folder)
+    setup = assemble_setup(job, device, reporter.message)
+    add_events, close_events = _event_writer(job)
 
     def report(row: Row, timing: Row) -> None:
         if lock.lost:
-            raise Locked("a process that took over because this one did not answer for long")
-        show.epoch(row, timing)
-        if events is not None:
-            events.add(row | {"images_per_second": timing["images_per_second"]})
+            raise Locked("a process that took over because this one was unresponsive for too long")
+        reporter.epoch(row, timing)
+        add_events(row | {"images_per_second": timing["images_per_second"]})
 
-    progress = train(job, folder, report)
-    show.end()
-    record = _record(config, changed, job, progress, folder)
-    record["seconds"] = round(sum(r["train"] + r["evaluation"] for r in progress.timing), 3)
-    record["seconds_of_warm_up"] = round(progress.warm_up, 3)
-    record["seconds_of_process"] = round(time.perf_counter() - started, 3)
-    if events is not None:
-        numbers = {k: v for k, v in flatten(record["identity"]).items() if v is not None}
-        events.close(numbers, record["accuracy"]["last"], len(progress.history))
-    _finish(job, record, folder)
+    reporter.start(job.label, sum(phase.epochs for phase in phases(setup)))
+    progress = train(setup, job.path, report)
+    reporter.finish()
+    record = make_record(job, setup, progress, time.perf_counter() - started)
+    close_events(record, len(progress.history))
+    _save(job, setup, record)
     return record
 
 
-def _choose(job: TrainingSetup, folder: Path, show: Quiet) -> dict[str, Any]:
-    """What speed=fast chooses for a job, once: a resumed one keeps to it."""
-    file = folder / CHOICE
-    if not file.exists():
-        chosen = autotune.choose(job)
-        show.say(f"speed=fast: {', '.join(f'{k}={v}' for k, v in chosen.items())}")
-        write_json(file, chosen)
-    return json.loads(file.read_text())
+def _save(job: Job, setup: TrainingSetup, record: Record) -> None:
+    """Save the weights, then the result: its presence means that all else is there."""
+    # On the CPU, so that they can be loaded where there is no GPU.
+    weights = checkpoint.on_cpu(setup.student.net.state_dict())
+    atomic_write(job.path / WEIGHTS, checkpoint.to_bytes(weights))
+    write_json(job.path / RESULT, record.to_json())
+    checkpoint.remove(job.path)
 
 
-def _finish(job: TrainingSetup, record: dict, folder: Path) -> None:
-    """Keep the weights, then the result: its presence means that all else is there."""
-    # From the CPU, so that they can be loaded where there is no GPU.
-    torch.save(on_cpu(job.student.net.state_dict()), folder / f".{WEIGHTS}")
-    os.replace(folder / f".{WEIGHTS}", folder / WEIGHTS)
-    write_json(folder / "result.json", record)
-    checkpoint.remove(folder)
-    (folder / CHOICE).unlink(missing_ok=True)
+def _event_writer(job: Job) -> tuple[Callable[[Row], None], Callable[[Record, int], None]]:
+    """What writes TensorBoard's events of each epoch, and what ends them; nothing if not wanted."""
+    if not job.config.tensorboard:
+        return lambda row: None, lambda record, epochs: None
+    # Importing TensorBoard takes a third of a second, which a job without it is spared.
+    from kd_bench.jobs.tensorboard import TensorBoardWriter
 
+    writer = TensorBoardWriter(job.path / TENSORBOARD)
 
-def _events(config: Config, folder: Path):
-    if not config["tensorboard"]:
-        return None
-    from kd_bench.jobs.tensorboard import (
-        TensorBoardWriter,  # a third of a second that a job without it is spared
-    )
+    def close(record: Record, epochs: int) -> None:
+        settings = {k: v for k, v in flatten(record.identity).items() if v is not None}
+        writer.close(settings, record.accuracy.last, epochs)
 
-    return TensorBoardWriter(folder)
-
-
-# Objects
-
-
-# The record
+    return writer.add, close

@@ -1,4 +1,4 @@
-"""What a job's folder tells without its process: done, running, failed or left, and how far."""
+"""The status of a job, read from its folder alone: done, running, failed or pending; progress."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from pathlib import Path
 from statistics import median
 
 from kd_bench.jobs.job import Job
-from kd_bench.results.run_folder import CHECKPOINTS, read_result
+from kd_bench.results.record import Record
+from kd_bench.results.run_folder import CHECKPOINTS, HISTORY, TIMING, read_error, read_record
 from kd_bench.utils import formatting
 from kd_bench.utils.lock import lock_owner_text
 
-DONE, RUNNING, FAILED, PENDING = "done", "running", "failed", "left"
+DONE, RUNNING, FAILED, PENDING = "done", "running", "failed", "pending"
 KINDS = (DONE, RUNNING, FAILED, PENDING)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a job came, by its history.csv and timing.csv."""
+    """How far a job is, by its history.csv and timing.csv."""
 
-    epoch: int  # that is over
+    epoch: int  # the last one that ended
     accuracy: float  # percent of the test images, after it
     images_per_second: float
     seconds_per_epoch: float  # training and evaluation
@@ -28,53 +29,51 @@ class Progress:
 
 @dataclass(frozen=True)
 class JobStatus:
-    """What is known of a job."""
+    """What a job's folder shows."""
 
     kind: str  # one of KINDS
-    record: dict | None = None  # of one that is done
-    owner: str = ""  # who trains one that is running: process 4711 on somehost
-    reason: str = ""  # why one failed
-    progress: Progress | None = None  # of one that runs, or will go on from there
+    record: Record | None = None  # of one that is done
+    owner: str = ""  # what trains a running one: process 4711 on somehost
+    reason: str = ""  # why a failed one failed
+    progress: Progress | None = None  # of one that is running, or will resume from there
 
 
 def job_status(job: Job) -> JobStatus:
-    """What a job's folder tells."""
-    # The lock is looked at first: a job that ends in between is found done.
+    """The status of one job."""
+    # The lock is read first: a job that ends in between is found done.
     owner = lock_owner_text(job.path)
-    if (record := read_result(job.path)) is not None:
+    if (record := read_record(job.path)) is not None:
         return JobStatus(DONE, record)
     progress = read_progress(job.path)
     if owner is not None:
         return JobStatus(RUNNING, owner=owner, progress=progress)
     if not any((job.path / name).exists() for name in CHECKPOINTS):
-        progress = None  # nothing to go on from
-    if (reason := _reason(job.path)) is not None:
+        progress = None  # nothing to resume from
+    if (reason := read_error(job.path)) is not None:
         return JobStatus(FAILED, reason=reason, progress=progress)
     return JobStatus(PENDING, progress=progress)
 
 
 def job_statuses(jobs: Sequence[Job]) -> dict[str, JobStatus]:
-    """By folder, what each job's folder tells; where a teacher failed, so did who waits for it."""
+    """The status of each job by folder; a pending job whose teacher failed counts as failed."""
     found: dict[str, JobStatus] = {}
     for job in jobs:  # teachers come first
         found[job.folder] = job_status(job)
-        waits = found[job.folder].kind == PENDING and job.after in found
-        if waits and found[job.after].kind == FAILED:
-            found[job.folder] = JobStatus(FAILED, reason=f"its teacher failed: {job.after}")
+        teacher = job.teacher and found.get(job.teacher.folder)
+        if teacher and teacher.kind == FAILED and found[job.folder].kind == PENDING:
+            found[job.folder] = JobStatus(FAILED, reason=teacher_failed(job))
     return found
 
 
-def _reason(folder: Path) -> str | None:
-    try:
-        return (folder / "error.txt").read_text(errors="replace").partition("\n")[0].strip()
-    except FileNotFoundError:
-        return None
+def teacher_failed(job: Job) -> str:
+    """The reason of a job that cannot run because its teacher failed."""
+    return f"its teacher failed: {job.teacher.folder}" if job.teacher else ""
 
 
 def read_progress(folder: Path) -> Progress | None:
-    """How far the job in a folder came; None before its first epoch is over."""
+    """How far the job in a folder is; None before its first epoch has ended."""
     try:
-        history, timing = (_rows(folder / name) for name in ("history.csv", "timing.csv"))
+        history, timing = (_rows(folder / name) for name in (HISTORY, TIMING))
     except FileNotFoundError:
         return None
     return Progress(

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from kd_bench.interfaces import Batch, Loss, LossContext, Output, require_positive
 from kd_bench.methods.common.adapters import Connector, map_stages, to_common_size
+from kd_bench.methods.common.functional import sum_of
 
 
 def boundary_distance(student: Tensor, teacher: Tensor, margin: float) -> Tensor:
-    """Squares of how far the student is from the teacher's side: [B, C, H, W] twice -> [B].
+    """Squared hinge distance to the teacher's activation boundary: [B, C, H, W] twice -> [B].
 
-    A value of the student should be at least `margin` where the teacher's is above zero, and at
-    most -`margin` where it is not: sum of max(0, margin - s)^2 or max(0, margin + s)^2.
+    A student value should be at least `margin` where the teacher's is positive and at most
+    -`margin` elsewhere: sum of max(0, margin - s)^2 or max(0, margin + s)^2.
     """
     side = torch.where(teacher > 0, 1.0, -1.0).to(student.dtype)
     return F.relu(margin - side * student).pow(2).sum((1, 2, 3))
@@ -25,20 +26,20 @@ def boundary_distance(student: Tensor, teacher: Tensor, margin: float) -> Tensor
 class ActivationBoundary(Loss):
     """Sum over n stages of 2^(i - n) d(r(F_s), F_t), i = 1..n, mean over the batch.
 
-    F are the maps before a stage's last ReLU; d punishes values on the other side of zero than the
-    teacher's, or nearer to it than the margin. r is a 1x1 convolution with batch norm, trained
-    along, where the channels differ, and nothing where they are equal. Maps of unequal size are
-    brought to the smaller one.
+    F are the feature maps before a stage's last ReLU; d penalizes values on the wrong side of the
+    teacher's activation boundary, or closer to it than the margin. r is a trained 1x1 convolution
+    with batch norm if the channels differ, else the identity. Maps of different size are pooled to
+    the smaller one.
 
-    It is made for a stage of training of its own. Stages' weights, margin 1 and the weight 3/1000
-    are the authors' (bhheo/AB_distillation, CIFAR-10) and RepDistiller's. Then the authors train
-    by the soft targets alone, at T = 3 and without the factor T^2, and leave cross entropy as a
-    choice; so does `ab`, where 1/9 takes the place of the missing factor. RepDistiller and
-    AberHu/Knowledge-Distillation-Zoo train by cross entropy alone
-    (method.weights.ce=1 method.weights.st=0).
+    Meant for the init phase. Stage weights, margin 1 and weight 3/1000 are those of the authors'
+    code (bhheo/AB_distillation, CIFAR-10) and RepDistiller. After that phase the authors train on
+    soft targets only, at T = 3 and without the factor T^2, with cross entropy as an option; `ab`
+    does the same, and its weight 1/9 cancels our factor T^2. RepDistiller and
+    AberHu/Knowledge-Distillation-Zoo train on cross entropy only (method.weights.ce=1
+    method.weights.st=0).
 
     Raises:
-        UserError: for a margin that is not above 0.
+        UserError: if the margin is not above 0.
     """
 
     def __init__(self, context: LossContext, stages: Sequence[str], margin: float):
@@ -48,7 +49,7 @@ class ActivationBoundary(Loss):
         self.stages = map_stages(context, [f"{stage}_pre" for stage in map_stages(context, stages)])
         self.connectors = nn.ModuleDict(
             {
-                stage: _connector(context.student[stage][0], context.teacher[stage][0])
+                stage: _connector(context.student[stage][0], context.teacher_shapes[stage][0])
                 for stage in self.stages
             }
         )
@@ -59,7 +60,7 @@ class ActivationBoundary(Loss):
             for stage in self.stages
         ]
         last = len(distances) - 1
-        return sum(2.0 ** (i - last) * d.mean() for i, d in enumerate(distances))
+        return sum_of(2.0 ** (i - last) * d.mean() for i, d in enumerate(distances))
 
     def _distance(self, stage: str, student: Tensor, teacher: Tensor) -> Tensor:
         s, t = to_common_size(student, teacher)

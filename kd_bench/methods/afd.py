@@ -1,7 +1,7 @@
 """Pay Attention to Features, Transfer Learn Faster CNNs (Wang et al., 2020), ICLR 2020.
 
-OpenReview ryxyCeHtPB. Another AFD, Attention-based Feature Distillation (AAAI 2021), has nothing
-to do with it.
+OpenReview ryxyCeHtPB. Not to be confused with Attention-based Feature Distillation (AAAI 2021),
+which is also called AFD.
 """
 
 from __future__ import annotations
@@ -18,41 +18,40 @@ from kd_bench.methods.common.functional import unit
 
 
 class ChannelAttention(nn.Module):
-    """How much each channel of a map counts, adding up to one: [B, C, H, W] -> [B, C].
+    """Importance of each channel of a feature map, summing to one: [B, C, H, W] -> [B, C].
 
-    Two linear layers with a ReLU between them read the channels' means; their sigmoids are divided
-    by their sum.
+    Two linear layers with a ReLU in between, applied to the channel means; the sigmoids of the
+    output are divided by their sum.
     """
 
     def __init__(self, channels: int):
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, channels)
-        )
-        for layer in (self.layers[0], self.layers[2]):
+        first, second = nn.Linear(channels, channels), nn.Linear(channels, channels)
+        self.layers = nn.Sequential(first, nn.ReLU(), second)
+        for layer in (first, second):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
             nn.init.zeros_(layer.bias)
 
     def forward(self, features: Tensor) -> Tensor:
-        # exp(log sigmoid) over its sum: the sigmoids themselves could all be zero.
+        # Normalizes in log space: the sigmoids themselves could all underflow to zero.
         return F.softmax(F.logsigmoid(self.layers(features.mean((2, 3)))), dim=1)
 
 
 class AttentiveFeatures(Loss):
     """Mean over stages of sum_c rho_c mean_HW (F_s,c - F_t,c)^2, mean over the batch.
 
-    Each channel of each map has length one, and rho, a trained function of the teacher's map, says
-    how much a channel counts.
+    Each channel of each map is normalized to unit length; rho, a trained function of the teacher's
+    map, is the importance of the channel.
 
-    From the paper is the idea that a trained attention over the teacher's channels weighs the
-    distances between channels. The form of the attention, the normalisation of channels, the three
-    stages and the weight of 500 are those of AberHu/Knowledge-Distillation-Zoo, whose author found
-    the paper's attention unstable; they have not been checked against the paper. The paper has a
-    second half that is not here, the selection of features (AFS), which prunes the student, and it
-    fine-tunes a network of the same shape instead of training a smaller one.
+    From the paper: distances between channels are weighted by a trained attention over the
+    teacher's channels. The form of the attention, the channel normalization, the three stages and
+    the weight of 500 are those of AberHu/Knowledge-Distillation-Zoo, whose author found the paper's
+    attention unstable; they have not been checked against the paper. Not implemented: the second
+    half of the paper, feature selection (AFS), which prunes the student. The paper fine-tunes a
+    network of the same architecture instead of training a smaller one.
 
     Raises:
-        UserError: where the networks' channels differ.
+        UserError: if the networks have different numbers of channels.
     """
 
     def __init__(self, context: LossContext, stages: Sequence[str]):
@@ -61,7 +60,7 @@ class AttentiveFeatures(Loss):
         for stage in self.stages:
             require_equal_channels(context, stage, "AFD")
         self.attention = nn.ModuleDict(
-            {stage: ChannelAttention(context.teacher[stage][0]) for stage in self.stages}
+            {stage: ChannelAttention(context.teacher_shapes[stage][0]) for stage in self.stages}
         )
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
@@ -74,6 +73,6 @@ class AttentiveFeatures(Loss):
 
 
 def channel_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """How far channels of length one are apart: two maps [B, C, H, W] -> [B, C]."""
+    """Mean squared distance between unit-length channels: two maps [B, C, H, W] -> [B, C]."""
     s, t = (unit(x.flatten(2), 2) for x in to_common_size(student, teacher))  # [B, C, H*W]
     return (s - t).pow(2).mean(2)

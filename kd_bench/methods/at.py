@@ -9,16 +9,16 @@ from torch import Tensor
 
 from kd_bench.interfaces import Batch, Loss, LossContext, Output
 from kd_bench.methods.common.adapters import map_stages, to_common_size
-from kd_bench.methods.common.functional import attention_map
+from kd_bench.methods.common.functional import attention_map, sum_of
 
 
 class AttentionTransfer(Loss):
-    """Sum over stages of mean((Q_s - Q_t)^2), Q a network's attention map of length one.
+    """Sum over stages of mean((Q_s - Q_t)^2), Q the attention map of a network, of unit length.
 
-    The mean is over the batch and the positions, as in the authors' code, whose weight 1000 goes
-    with it; equation 2 of the paper has the norm of the difference, not squared. Since Q has length
-    one, the mean grows with 1 / (H W): small images want a smaller weight. Maps of unequal size
-    are brought to the smaller one before the attention is taken.
+    The mean is over batch and positions, as in the authors' code, which the weight 1000 belongs to;
+    equation 2 of the paper has the norm of the difference, not squared. Since Q has unit length,
+    the mean scales with 1 / (H W): small images need a smaller weight. Feature maps of different
+    size are pooled to the smaller one before the attention map is computed.
     """
 
     def __init__(self, context: LossContext, stages: Sequence[str]):
@@ -27,7 +27,7 @@ class AttentionTransfer(Loss):
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         pairs = ((student.features[stage], teacher.features[stage]) for stage in self.stages)
-        return sum(_attention_distance(s, t) for s, t in pairs)
+        return sum_of(_attention_distance(s, t) for s, t in pairs)
 
 
 def _attention_distance(student: Tensor, teacher: Tensor) -> Tensor:

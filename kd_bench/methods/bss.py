@@ -1,33 +1,41 @@
 """Knowledge Distillation with Adversarial Samples (Heo et al., 2019), AAAI 2019, arXiv:1805.05532.
 
-"... Supporting Decision Boundary", its title goes on: boundary supporting samples, BSS.
+Full title: "... Supporting Decision Boundary"; BSS are boundary supporting samples.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_bench.interfaces import Batch, Loss, LossContext, Output, require, require_positive
+from kd_bench.interfaces import (
+    Batch,
+    Loss,
+    LossContext,
+    Network,
+    Networks,
+    Output,
+    require,
+    require_positive,
+)
 from kd_bench.methods.common.functional import soft_kl, unit
 
-OVERSHOOT = 1e-4  # of a logit, so that a step that ends on the boundary crosses it
+OVERSHOOT = 1e-4  # in logits, so that a step onto the boundary crosses it
 
 
 def base_samples(
     student: Tensor, teacher: Tensor, target: Tensor, number: int
 ) -> tuple[Tensor, Tensor]:
-    """The images on which the networks differ most: [B, K], [B, K], [B] -> twice [number].
+    """The images on which the networks differ most: [B, K], [B, K], [B] -> [number] twice.
 
-    The difference is sum_k (p_t,k - p_s,k)^2 over the classes other than the label.
+    The difference is sum_k (p_t,k - p_s,k)^2 over all classes except the label.
 
     Returns:
-        Positions in the batch, the most different first, those that the teacher takes for another
-        class than the label last; and for each whether the teacher takes it for its label.
+        Indices into the batch, largest difference first, images misclassified by the teacher last;
+        and whether the teacher classifies each of them correctly.
     """
     own = F.one_hot(target, teacher.shape[1]).bool()
     difference = (teacher.softmax(1) - student.softmax(1)).pow(2).masked_fill(own, 0.0).sum(1)
@@ -37,16 +45,16 @@ def base_samples(
 
 
 def sample_rival(teacher: Tensor, target: Tensor) -> Tensor:
-    """A class other than the label, drawn by the teacher's probabilities: [B, K], [B] -> [B]."""
+    """Samples a class other than the label by the teacher's probabilities: [B, K], [B] -> [B]."""
     own = F.one_hot(target, teacher.shape[1]).bool()
-    # The largest of log(p) plus Gumbel noise is a draw from p, for the whole batch at once; what
-    # log(p) and the logits differ by is the same for all classes of an image.
+    # Gumbel-max trick: argmax(log(p) + Gumbel noise) is a sample from p. Logits do as well as
+    # log(p), as they differ by a constant per image.
     noise = -torch.empty_like(teacher).exponential_().log()
     return (teacher + noise).masked_fill(own, -math.inf).argmax(1)
 
 
 def attack(
-    net: Callable[[Tensor], Output],
+    net: Network,
     image: Tensor,
     target: Tensor,
     rival: Tensor,
@@ -54,14 +62,14 @@ def attack(
     steps: int,
     step_size: float,
 ) -> Tensor:
-    """Images [n, 3, H, W] moved towards another class, each until `net` takes it for another.
+    """Images [n, 3, H, W] moved towards a rival class until `net` stops predicting the target.
 
     A step is step_size (z_y - z_r + 1e-4) g / |g| with g = d(z_r - z_y) / dx, y the target and r
-    the rival [n].
+    the rival class [n].
 
     Args:
-        limits: smallest and largest value of a pixel [1, 3, 1, 1].
-        steps: so many are made whether images are left or not, which the device alone knows.
+        limits: smallest and largest allowed pixel value [1, 3, 1, 1].
+        steps: number of steps; all are always taken, as stopping early would need a device sync.
     """
     for _ in range(steps):
         image = image.detach().requires_grad_()
@@ -76,32 +84,34 @@ def attack(
 
 
 class BoundarySamples(Loss):
-    """KL(softmax(z_t / T) || softmax(z_s / T)) on images and on images near the teacher's boundary.
+    """KL(softmax(z_t / T) || softmax(z_s / T)) on images and on images near the decision boundary.
 
-    Summed over classes, mean over the images, without T^2. Terms: `clean` for the batch, and
-    `boundary` for the `share` of it on which the networks differ most and the teacher is right,
-    each image attacked until the teacher takes it for another class than the label. Each is
-    multiplied by max(0, 1 - e / (end E)) in epoch e of E: with the weights and ends of the authors'
-    configuration (bhheo/BSS_distillation, CIFAR-10, batches of 256) from 4 to 1 and from 2 to 0 at
-    three quarters.
+    Summed over classes, mean over images, without T^2. Terms: `clean` on the batch, and `boundary`
+    on the `share` of it on which the networks differ most and the teacher is correct, each image
+    attacked until the teacher predicts a class other than the label. Each term is multiplied by
+    max(0, 1 - e / (end E)) in epoch e of E: with the weights and ends of the authors' configuration
+    (bhheo/BSS_distillation, CIFAR-10, batch size 256), from 4 to 1, and from 2 to 0 at three
+    quarters of training.
 
-    All follows that code, but for two things: pixels are kept within the range of the batch's own,
-    channel by channel, not within -2.5 and 2.5, which suit the normalisation of CIFAR; and where
-    the teacher is right too rarely, images that are not attacked fill up the share: the student's
-    batch norm sees them, the loss does not. AberHu/Knowledge-Distillation-Zoo leaves out `clean`
-    (method.weights.bss.clean=0), waits for 10 epochs, has the weight reach zero at 0.8, asks that
-    the student be right, too, and attacks probabilities, not logits.
+    Follows that code with two deviations. Pixels are clipped to the range of the batch, per
+    channel, instead of [-2.5, 2.5], which suits CIFAR's normalization. And if the teacher is
+    correct too rarely, the share is filled up with images that are not attacked: the student's
+    batch norm sees them, the loss ignores them. AberHu/Knowledge-Distillation-Zoo omits `clean`
+    (method.weights.bss.clean=0), starts after 10 epochs, lets the weight reach zero at 0.8,
+    requires the student to be correct, too, and attacks probabilities instead of logits.
 
-    A step asks the teacher `steps` more times for a share of the batch, forward and backward, also
-    when the weight has fallen to zero: looking at it would wait for the device.
+    Each step runs `steps` additional forward and backward passes of the teacher on a share of the
+    batch, even after the weight has reached zero, since checking it would synchronize with the
+    device.
 
     Raises:
-        UserError: for a share outside of (0, 1], other numbers that are not above 0, and a single
-            class.
+        UserError: if the share is not in (0, 1], another number is not above 0, or there is only
+            one class.
     """
 
     terms = ("clean", "boundary")
     needs_input_gradients = True
+    needs_networks = True
 
     def __init__(
         self,
@@ -127,22 +137,28 @@ class BoundarySamples(Loss):
         self.steps, self.step_size = steps, step_size
         self.clean_end, self.boundary_end = clean_end, boundary_end
 
-    def forward(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
+    def forward(
+        self, student: Output, teacher: Output, batch: Batch, networks: Networks
+    ) -> dict[str, Tensor]:
         s, t = student.logits, teacher.logits.detach()
         done = batch.epoch / self.epochs
         return {
             "clean": _falling(done, self.clean_end) * soft_kl(s, t, self.temperature).mean(),
-            "boundary": _falling(done, self.boundary_end) * self._boundary(student, teacher, batch),
+            "boundary": _falling(done, self.boundary_end)
+            * self._boundary(student, teacher, batch, networks),
         }
 
-    def _boundary(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+    def _boundary(
+        self, student: Output, teacher: Output, batch: Batch, networks: Networks
+    ) -> Tensor:
+        assert networks.teacher is not None  # guaranteed by needs_teacher
         s, t, image = (x.detach() for x in (student.logits, teacher.logits, batch.image))
         number = max(1, round(self.share * len(image)))
         chosen, right = base_samples(s, t, batch.target, number)
         target = batch.target.index_select(0, chosen)
         limits = image.amin((0, 2, 3), keepdim=True), image.amax((0, 2, 3), keepdim=True)
         attacked = attack(
-            teacher.net,
+            networks.teacher,
             image.index_select(0, chosen),
             target,
             sample_rival(t.index_select(0, chosen), target),
@@ -150,7 +166,7 @@ class BoundarySamples(Loss):
             self.steps,
             self.step_size,
         )
-        s, t = (out.net(attacked).logits for out in (student, teacher))
+        s, t = (net(attacked).logits for net in (networks.student, networks.teacher))
         distance = soft_kl(s, t, self.temperature) * right  # [number]
         return distance.sum() / right.sum().clamp(min=1)
 

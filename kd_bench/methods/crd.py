@@ -14,20 +14,20 @@ from kd_bench.methods.common.functional import unit
 
 
 def sample_others(labels: Tensor, target: Tensor, count: int) -> Tensor:
-    """For each image, `count` images of other classes, without replacement, as a mask.
+    """For each image, `count` images of other classes, sampled without replacement, as a mask.
 
-    All of them where there are fewer. Drawn from PyTorch's global generator, on the device of
-    `labels`, without waiting for it.
+    All of them if there are fewer. Uses PyTorch's global generator on the device of `labels`,
+    without synchronizing.
 
     Args:
-        labels: [N] classes of the images to draw from.
-        target: [B] classes of the images to draw for.
+        labels: [N] classes of the images to sample from.
+        target: [B] classes of the images to sample for.
 
     Returns:
         [B, N] bool.
     """
     other = labels[None] != target[:, None]
-    # In double precision two equal numbers, and so one image too many, are as good as impossible.
+    # In double precision, ties (and so an extra negative) are practically impossible.
     lot = torch.rand(other.shape, dtype=torch.double, device=labels.device)
     lot = lot.masked_fill(~other, math.inf)
     drawn = lot.topk(min(count, len(labels)), dim=1, largest=False, sorted=False).values
@@ -35,18 +35,18 @@ def sample_others(labels: Tensor, target: Tensor, count: int) -> Tensor:
 
 
 def noise_contrast(positive: Tensor, others: Tensor, negatives: Tensor, total: int) -> Tensor:
-    """Telling an image's own entry from those of others, by noise contrastive estimation: a scalar.
+    """Noise-contrastive estimation of an image's own entry against negatives: a scalar.
 
     -mean_i [log(u_i / (u_i + m/N)) + sum_k log((m/N) / (u_k + m/N))], k over the m negatives of
-    image i out of N, u the likelihood of an entry; the paper's equation 18.
+    image i out of N, u the likelihood of an entry; equation 18 of the paper.
 
     Args:
         positive: [B] log u of the image's own entry.
         others: [B, N] log u of all entries.
-        negatives: [B, N] bool, the entries that count.
+        negatives: [B, N] bool, the entries used as negatives.
         total: N.
     """
-    # log(1 + exp(.)) of differences of logarithms; the published code adds 1e-7 to stay finite.
+    # softplus of log ratios is numerically stable; the published code adds 1e-7 instead.
     noise = (negatives.sum(1, dtype=positive.dtype) / total).log()  # [B]
     own = F.softplus(noise - positive)
     rest = torch.where(negatives, F.softplus(others - noise[:, None]), 0.0).sum(1)
@@ -54,22 +54,25 @@ def noise_contrast(positive: Tensor, others: Tensor, negatives: Tensor, total: i
 
 
 class Memory(nn.Module):
-    """A network's latest embedding of every training image, against which others are scored.
+    """Memory bank with a network's latest embedding of every training image.
 
-    Buffers, so a checkpoint holds it: `bank` [N, D], and the logarithm of the constant that turns
-    scores into likelihoods, infinite until the first batch sets it for good.
+    Buffers, so that checkpoints contain them: `bank` [N, D], and the logarithm of the constant that
+    turns scores into likelihoods, infinite until it is fixed by the first batch.
     """
+
+    bank: Tensor
+    log_constant: Tensor
 
     def __init__(self, images: int, channels: int, temperature: float, momentum: float):
         super().__init__()
-        bound = math.sqrt(3 / channels)  # rows of length one, on average
+        bound = math.sqrt(3 / channels)  # rows have unit length on average
         self.register_buffer("bank", torch.empty(images, channels).uniform_(-bound, bound))
         self.register_buffer("log_constant", torch.tensor(math.inf))
         self.temperature, self.momentum = temperature, momentum
 
     def contrast(self, anchor: Tensor, index: Tensor, negatives: Tensor) -> Tensor:
-        """The loss of anchors [B, D], the other network's embeddings, against this memory."""
-        # A copy, since the bank changes before the gradient is taken.
+        """Contrastive loss of the other network's embeddings [B, D] against this memory."""
+        # Cloned, because the bank is updated before the backward pass.
         score = anchor @ self.bank.clone().T / self.temperature  # [B, N]
         own = (anchor * self.bank[index]).sum(1) / self.temperature  # [B]
         self._set_constant(own.detach(), score.detach(), negatives)
@@ -77,7 +80,7 @@ class Memory(nn.Module):
         return noise_contrast(own - self.log_constant, score - self.log_constant, negatives, total)
 
     def _set_constant(self, own: Tensor, score: Tensor, negatives: Tensor) -> None:
-        """log(N mean(exp(score))), the mean over the images' own entries and the negatives."""
+        """log(N mean(exp(score))), the mean over the positives and the negatives of the batch."""
         negative = score.masked_fill(~negatives, -math.inf).flatten()
         entries = len(own) + negatives.sum(dtype=own.dtype)
         total = torch.logaddexp(own.logsumexp(0), negative.logsumexp(0))
@@ -93,31 +96,33 @@ class Memory(nn.Module):
 
 
 class ContrastiveDistillation(Loss):
-    """Each network's embedding of an image beside the other's memory of it and of other classes.
+    """Contrasts each network's embedding of an image with the other network's memory bank.
 
-    Both embeddings are linear, learn, and have length one; the two directions' contrasts are added
-    up. What the paper leaves open is as in the authors' code, HobbitLong/RepDistiller: memories
-    start at random, not of length one, and move by `momentum` with every batch; the constant
-    Z = N mean(exp(score / temperature)) is set by the first batch and kept, so a run depends on
-    which images that batch had; weight 0.8, 16,384 negatives, temperature 0.07, 128 channels and
-    momentum 0.5, at batch 64. Knowledge-Distillation-Zoo has temperature 0.1. While the memories
-    fill, in the first epochs, the loss may rise.
+    Both embeddings are linear, trained, and of unit length; the losses of both directions are
+    added. Details that the paper leaves open follow the authors' code, HobbitLong/RepDistiller:
+    memories are initialized at random, not with unit length, and updated with `momentum` after
+    every batch; the constant Z = N mean(exp(score / temperature)) is set by the first batch and
+    kept, so a run depends on the images in that batch; weight 0.8, 16,384 negatives, temperature
+    0.07, 128 channels and momentum 0.5, at batch size 64. Knowledge-Distillation-Zoo uses
+    temperature 0.1. The loss may increase in the first epochs, while the memories fill up.
 
-    Negatives are drawn from the images of other classes for every image anew, without replacement
-    and uniformly; the positive is the image itself ("exact"). Where there are fewer others than
-    `negatives`, all of them are taken, whereas RepDistiller would draw some repeatedly;
-    `negatives_used` [K] says how many an image of each class has, and m in the loss is that number.
+    Negatives are resampled for every image from the images of other classes, uniformly and without
+    replacement; the positive is the image itself ("exact"). If there are fewer than `negatives` of
+    them, all are used, whereas RepDistiller would repeat some; `negatives_used` [K] is the number
+    for an image of each class, and m in the loss is that number.
 
-    Scores are taken against the whole memory, and the negatives picked out of them: B times N
-    numbers instead of B times 16,384 gathered vectors. At batch 64 and 50,000 images this needs
-    0.3 GB, and grows with either. Draws come from the device's global generator, so they differ
+    Scores are computed against the whole memory and the negatives selected from them: B times N
+    numbers instead of B times 16,384 gathered vectors. At batch size 64 and 50,000 images this
+    takes 0.3 GB, proportional to both. Sampling uses the generator of the device, so it differs
     between CPU and GPU.
 
     Raises:
-        UserError: for a hyperparameter out of range, and for fewer than two classes.
+        UserError: if a hyperparameter is out of range, or there are fewer than two classes.
     """
 
     stages = ("pooled",)
+    labels: Tensor
+    negatives_used: Tensor
 
     def __init__(
         self,
@@ -135,11 +140,11 @@ class ContrastiveDistillation(Loss):
         require(0 <= momentum < 1, f"momentum must be at least 0 and below 1, got {momentum}")
         self.negatives = negatives
         images = len(context.labels)
-        self.register_buffer("labels", context.labels, persistent=False)  # they come with the data
+        self.register_buffer("labels", context.labels, persistent=False)  # part of the dataset
         others = images - _class_sizes(context)
         self.register_buffer("negatives_used", others.clamp(max=negatives), persistent=False)
         self.student = Embedding(context.student["pooled"], channels)
-        self.teacher = Embedding(context.teacher["pooled"], channels)
+        self.teacher = Embedding(context.teacher_shapes["pooled"], channels)
         self.student_memory = Memory(images, channels, temperature, momentum)
         self.teacher_memory = Memory(images, channels, temperature, momentum)
 
@@ -155,6 +160,6 @@ class ContrastiveDistillation(Loss):
 
 
 def _class_sizes(context: LossContext) -> Tensor:
-    """How many training images each class has: [K]."""
+    """Number of training images of each class: [K]."""
     one = torch.ones_like(context.labels)
     return one.new_zeros(context.num_classes).index_add(0, context.labels, one)

@@ -10,19 +10,20 @@ from kd_bench.methods.common.functional import soft_kl
 
 
 class MutualLearning(Loss):
-    """Student and peer, both from scratch, learn the labels and each other's predictions.
+    """Student and peer, both trained from scratch, learn from the labels and from each other.
 
     Student: CE + KL(p_peer || p_student); peer: CE + KL(p_student || p_peer); section 3.1 of the
-    paper, softmax at temperature 1, means over the batch. Terms: `kl`, and the peer's `peer_kl`
-    and `peer_ce`; the student's cross entropy is the method's `ce`. In either divergence what is
-    learnt from is a constant, so no term moves both networks.
+    paper, softmax at temperature 1, mean over the batch. Terms: `kl`, and `peer_kl` and `peer_ce`
+    of the peer; the student's cross entropy is the method's `ce`. The target of each divergence is
+    detached, so no term updates both networks.
 
-    The peer is the job's teacher model, trained by the student's recipe; its accuracy is recorded,
-    its weights are not kept. Both learn from predictions made before either has moved, as in
-    AberHu/Knowledge-Distillation-Zoo, whose number is then the better network's best epoch; the
-    paper's algorithm alternates: it moves one network and asks it again before it moves the other.
+    The peer is the job's teacher model, trained with the student's recipe; its accuracy is
+    recorded, its weights are not saved. Both learn from predictions made before either is updated,
+    as in AberHu/Knowledge-Distillation-Zoo, which reports the best epoch of the better network; the
+    paper's algorithm alternates: it updates one network and recomputes its predictions before
+    updating the other.
 
-    Beside other losses, the peer is trained by those, too.
+    Combined with other losses, the peer is trained by those as well.
     """
 
     terms = ("kl", "peer_kl", "peer_ce")

@@ -1,4 +1,4 @@
-"""Penultimate features by mean squared error: what the predecessor's tables call "logits".
+"""Mean squared error of penultimate features: what the predecessor's tables call "logits".
 
 The predecessor is hankyul2/KnowledgeDistillation (2021); there is no paper.
 """
@@ -13,10 +13,10 @@ from kd_bench.methods.common.adapters import require_equal_channels
 
 
 class FeatureMSE(Loss):
-    """mean((h_s - h_t)^2) over the batch and the channels of what the classifier reads.
+    """mean((h_s - h_t)^2) over the batch and the channels of the classifier's input.
 
     Raises:
-        UserError: where the two networks have not as many channels there.
+        UserError: if the networks have different numbers of channels there.
     """
 
     stages = ("pooled",)

@@ -1,7 +1,7 @@
 """FitNets: Hints for Thin Deep Nets (Romero et al., 2015), ICLR 2015, arXiv:1412.6550.
 
-`fitnet_two_stage` is the paper's way: the hint alone, then distillation. `fitnet` has the hint
-beside cross entropy from the first epoch on, as RepDistiller and most who compare with it.
+`fitnet_two_stage` follows the paper: the hint alone, then distillation. `fitnet` combines the hint
+with cross entropy from the first epoch, as RepDistiller and most comparisons do.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from kd_bench.methods.common.functional import soft_kl
 
 
 class Hint(Loss):
-    """mean((r(F_s) - F_t)^2) over batch, channels and places; r is a regressor, trained along.
+    """mean((r(F_s) - F_t)^2) over batch, channels and positions; r is a trained regressor.
 
-    Equation 3 of the paper has half the sum; the mean and its weight 100 are RepDistiller's, as is
-    the batch norm in r. In the paper the hint is the teacher's middle layer and r ends with the
-    nonlinearity of that layer; here this is `stage` behind its ReLU, and r ends with a ReLU. The
-    authors leave r out where both shapes are equal; here, as in RepDistiller, it is always there.
+    Equation 3 of the paper is half the sum; the mean, its weight of 100 and the batch norm in r are
+    RepDistiller's. In the paper the hint is the teacher's middle layer and r ends with the
+    nonlinearity of that layer; here it is `stage` after its ReLU, and r ends with a ReLU. The
+    authors omit r if both shapes are equal; here, as in RepDistiller, it is always present.
 
     Raises:
-        UserError: for a stage that is no map, or whose sizes no regressor brings together.
+        UserError: if the stage is not a feature map, or no regressor fits the two sizes.
     """
 
     def __init__(self, context: LossContext, stage: str):
@@ -40,12 +40,12 @@ class AnnealedTarget(Loss):
     """lambda(e) KL(softmax(z_t / T) || softmax(z_s / T)), summed over classes, mean over the batch.
 
     Equation 2 of the paper, whose cross entropy differs from the divergence by a constant; there is
-    no factor T^2. lambda falls linearly from `first` in the first epoch to `last` in the last one.
-    The authors' code (adri-romsor/FitNets, CIFAR) has T = 3 and lambda from 4 to 1, the fall being
-    longer than the training, which ends near 1.8.
+    no factor T^2. lambda decreases linearly from `first` in the first epoch to `last` in the last
+    one. The authors' code (adri-romsor/FitNets, CIFAR) uses T = 3 and lambda from 4 to 1, but over
+    more epochs than it trains for, so that it ends near 1.8.
 
     Raises:
-        UserError: for a temperature or a `first` that is not above 0, or a `last` below 0.
+        UserError: if the temperature or `first` is not above 0, or `last` is below 0.
     """
 
     def __init__(self, context: LossContext, temperature: float, first: float, last: float):

@@ -1,7 +1,7 @@
 """A Gift from Knowledge Distillation (Yim, Joo, Bae and Kim, 2017), CVPR 2017.
 
-`fsp` has the paper's two stages: first the flow alone, then cross entropy alone. `fsp_joint` has
-both from the first epoch on, as in the predecessor, hankyul2/KnowledgeDistillation.
+`fsp` has the two phases of the paper: first the flow alone, then cross entropy alone. `fsp_joint`
+uses both from the first epoch, as the predecessor does (hankyul2/KnowledgeDistillation).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from kd_bench.methods.common.adapters import map_stages, require_equal_channels,
 
 
 def flow_matrix(first: Tensor, second: Tensor) -> Tensor:
-    """How two stages' channels go together: [B, C, H, W], [B, D, J, L] -> [B, C, D].
+    """Inner products between the channels of two stages: [B, C, H, W], [B, D, J, L] -> [B, C, D].
 
-    G = F_first F_second^T / (H W), the paper's equation 1; the larger map is averaged down first.
+    G = F_first F_second^T / (H W), equation 1 of the paper; the larger map is average-pooled first.
     """
     first, second = (x.flatten(2) for x in to_common_size(first, second))  # [B, C or D, H*W]
     return torch.bmm(first, second.transpose(1, 2)) / first.shape[2]
@@ -29,12 +29,12 @@ def flow_matrix(first: Tensor, second: Tensor) -> Tensor:
 class FlowOfSolution(Loss):
     """Mean over consecutive pairs of stages of mean((G_s - G_t)^2), G their flow matrix.
 
-    Where this leaves the paper, as RepDistiller does: maps are made smaller by average pooling
-    instead of max pooling; means over the matrix and the pairs instead of sums. RepDistiller adds
-    the pairs up, so its weight of 1 is 3 here, for three pairs.
+    Deviations from the paper, shared with RepDistiller: average pooling instead of max pooling;
+    means over the matrix and the pairs instead of sums. RepDistiller sums over the pairs, so its
+    weight of 1 is 3 here, for three pairs.
 
     Raises:
-        UserError: for fewer than two stages, and where the networks' channels differ.
+        UserError: if there are fewer than two stages, or the networks have different channels.
     """
 
     def __init__(self, context: LossContext, stages: Sequence[str]):

@@ -15,23 +15,23 @@ SLOPE = 0.1  # of the leaky ReLUs
 
 
 class FactorTransfer(Loss):
-    """mean(|f_s / |f_s|_2 - f_t / |f_t|_2|), f a network's factor, flattened for each image.
+    """mean(|f_s / |f_s|_2 - f_t / |f_t|_2|), f the factor of a network, flattened per image.
 
-    The teacher's factor is the code of an autoencoder of its map, the paraphraser, which learns in
-    the stage of training before training (the term `paraphrase`, a mean square) and is frozen
-    afterwards; the student's is that of the translator, shaped as the encoder and trained along
-    (the term `factor`). Three 3x3 convolutions each, a factor having `rate` times the teacher's
-    channels. Factors of unequal size are brought to the smaller one.
+    The teacher's factor is the code of an autoencoder of its feature map, the paraphraser, which is
+    trained in the init phase (the term `paraphrase`, a mean squared error) and frozen afterwards.
+    The student's factor is the output of the translator, which has the shape of the encoder and is
+    trained with the student (the term `factor`). Each has three 3x3 convolutions, and a factor has
+    `rate` times the teacher's channels. Factors of different size are pooled to the smaller one.
 
-    The factors' distance with p = 1 as a mean, rate 0.5, the weight of 500 and networks without
-    batch norm are those of the authors' code (Jangho-Kim/Factor-Transfer-pytorch, CIFAR-10, batch
-    128). That trains the paraphraser by the absolute difference, for 6 of 164 epochs at the
-    student's rate; the mean square, 30 of 240 epochs and a fifth of the rate are RepDistiller's.
-    RepDistiller compares attention maps of the factors, mean_c f^2, which is another method; its
-    weight of 200 belongs to that.
+    The distance with p = 1 as a mean, rate 0.5, the weight of 500 and networks without batch norm
+    are those of the authors' code (Jangho-Kim/Factor-Transfer-pytorch, CIFAR-10, batch size 128).
+    That code trains the paraphraser with the absolute difference, for 6 of 164 epochs at the
+    student's learning rate; the mean squared error, 30 of 240 epochs and a fifth of the learning
+    rate are RepDistiller's. RepDistiller compares attention maps of the factors, mean_c f^2, which
+    is a different method; its weight of 200 belongs to that.
 
     Raises:
-        UserError: for a stage that is no map, or a rate that is not above 0.
+        UserError: if the stage is not a feature map, or the rate is not above 0.
     """
 
     terms = ("paraphrase", "factor")
@@ -40,7 +40,7 @@ class FactorTransfer(Loss):
         super().__init__(context)
         require_positive("rate", rate)
         self.stages = map_stages(context, [stage])
-        channels = context.teacher[stage][0]
+        channels = context.teacher_shapes[stage][0]
         factors = max(1, round(rate * channels))
         self.encoder = _layers(nn.Conv2d, channels, channels, factors, factors)
         self.decoder = _layers(nn.ConvTranspose2d, factors, factors, channels, channels)
@@ -62,13 +62,13 @@ class FactorTransfer(Loss):
 
 
 def factor_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean absolute difference of factors of length one: two of [B, F, H, W] -> a scalar."""
+    """Mean absolute difference of unit-length factors: [B, F, H, W] twice -> a scalar."""
     s, t = (unit(x.flatten(1), 1) for x in to_common_size(student, teacher))  # [B, F*H*W]
     return F.l1_loss(s, t)
 
 
 def _layers(convolution: type[nn.Conv2d | nn.ConvTranspose2d], *channels: int) -> nn.Sequential:
-    """3x3 convolutions that leave the size as it is, each with a leaky ReLU behind it."""
+    """3x3 convolutions that keep the spatial size, each followed by a leaky ReLU."""
     layers: list[nn.Module] = []
     for before, after in pairwise(channels):
         layers += [convolution(before, after, 3, padding=1), nn.LeakyReLU(SLOPE)]

@@ -14,9 +14,9 @@ from kd_bench.methods.common.adapters import map_stages, to_common_channels, to_
 
 
 def edges(x: Tensor) -> Tensor:
-    """The graph's edges: squared distances of images over the largest, [B, ...] -> [B, B]."""
+    """Edges of the graph: squared distances between images over the largest, [B, ...] -> [B, B]."""
     x = x.flatten(1)
-    x = x - x.mean(0)  # moves nothing, and rounds less
+    x = x - x.mean(0)  # distances are unchanged, rounding errors are smaller
     square = x.pow(2).sum(1)
     distance = (square[:, None] + square[None] - 2 * x @ x.T).clamp(min=0)
     others = 1 - torch.eye(len(x), device=x.device, dtype=x.dtype)
@@ -24,9 +24,9 @@ def edges(x: Tensor) -> Tensor:
 
 
 def transformation(first: Tensor, second: Tensor) -> Tensor:
-    """How far each image moves between two stages, over the farthest: two maps -> [B].
+    """Squared distance of each image's features at two stages over the largest: two maps -> [B].
 
-    The larger map is averaged down first, the wider one over neighbouring channels.
+    The larger map is average-pooled first, the wider one averaged over neighbouring channels.
     """
     first, second = to_common_channels(*to_common_size(first, second))
     return _over_largest((first - second).pow(2).flatten(1).sum(1))
@@ -34,26 +34,27 @@ def transformation(first: Tensor, second: Tensor) -> Tensor:
 
 def _over_largest(x: Tensor) -> Tensor:
     largest = x.amax()
-    return x / torch.where(largest > 0, largest, 1.0)  # all zero: stays so
+    return x / torch.where(largest > 0, largest, 1.0)  # zeros stay zeros
 
 
 class InstanceRelationshipGraph(Loss):
     """Three terms: mean((V_s - V_t)^2) for the graph's vertices, edges and transformations.
 
-    From the paper: vertices are the logits [B, K]; edges are squared Euclidean distances of the
-    batch's images [B, B] over the largest; the transformation is the squared distance of an image's
-    features at two layers [B], which presupposes features of one size.
+    From the paper: vertices are the logits [B, K]; edges are squared Euclidean distances between
+    the images of a batch [B, B] over the largest; the transformation is the squared distance
+    between an image's features at two layers [B], which must have equal shapes.
 
-    From AberHu/Knowledge-Distillation-Zoo: edges of the maps of `stages` and of the pooled feature,
-    averaged over these; the transformation between consecutive `stages`; and the weights, at batch
-    128. It halves the channels of the second stage by averaging adjacent pairs, which supposes that
-    they double; here any wider map's are averaged to the narrower's number, the same where they
-    double. Which channels go together is arbitrary either way.
+    From AberHu/Knowledge-Distillation-Zoo: edges of the maps of `stages` and of the pooled
+    features, averaged; the transformation between consecutive `stages`; and the weights, at batch
+    size 128. It halves the channels of the second stage by averaging adjacent pairs, which assumes
+    that they double; here the wider map is averaged to the channels of the narrower one, which is
+    the same if they double. Either way, the pairing of channels is arbitrary.
 
-    The authors' code (yufanLIU/IRG) escapes this: it compares the pooled maps of the first and the
-    last block of a stage, which are of equal width. It takes edges of pooled features alone, and
-    lets no gradient into the largest distance. The paper also speaks of a transformation of edges;
-    neither code has it. Neither channels nor sizes of the two networks' maps need to agree.
+    The authors' code (yufanLIU/IRG) avoids this: it compares the pooled maps of the first and the
+    last block of a stage, which have equal width. It uses edges of pooled features only, and does
+    not backpropagate through the largest distance. The paper also mentions a transformation of
+    edges; neither code implements it. The feature maps of the networks may differ in channels and
+    size.
     """
 
     terms = ("vertex", "edge", "transformation")

@@ -13,23 +13,23 @@ from torch import Tensor
 
 from kd_bench.interfaces import Batch, Loss, LossContext, Output, require
 from kd_bench.methods.common.adapters import map_stages, require_equal_channels
-from kd_bench.methods.common.functional import unit
+from kd_bench.methods.common.functional import sum_of, unit
 
-# Below this difference of two singular values' shares of the energy their vectors count as mixed.
+# Singular vectors count as degenerate if their shares of the energy differ by less than this.
 MIXED = 1e-4
 
 
 def channel_directions(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """How channels go together most: maps [B, C, H, W] -> vectors [B, C, count], values [B, count].
+    """First right singular vectors: maps [B, C, H, W] -> vectors [B, C, count], values [B, count].
 
-    The first right singular vectors, and values, of each image's matrix [H*W, C]; fewer than
-    `count` where a map has fewer channels or places.
+    Right singular vectors and singular values of each image's matrix [H*W, C]; fewer than `count`
+    if a map has fewer channels or positions.
 
-    The gradient of a singular vector has the differences of squared singular values in its
-    denominators and does not exist where two are equal. 1/d is replaced by d/(d^2 + MIXED^2), with
-    squared values that sum to one: the true gradient for values that differ, bounded for those that
-    nearly agree, and fading as they do. A map of zeros has a gradient of zero. So nothing is ever
-    not finite, and nothing has to be set to zero afterwards. The values have no gradient.
+    The gradient of a singular vector has differences of squared singular values in its denominators
+    and is undefined if two are equal. 1/d is replaced by d/(d^2 + MIXED^2), with squared values
+    normalized to sum to one: the exact gradient for distinct values, bounded for nearly equal ones,
+    and vanishing as they become equal. A map of zeros has zero gradient. So everything is always
+    finite, and nothing needs to be zeroed afterwards. The values have no gradient.
     """
     x = x.flatten(2).transpose(1, 2)  # [B, H*W, C]
     x = x / _length(x.detach())
@@ -38,7 +38,7 @@ def channel_directions(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
         vectors = rows[:, :count].transpose(1, 2)  # [B, C, count]
         energy, values = values.square(), values[:, :count]
     # First-order perturbation of A = X^T X: dv_i = sum_j v_j (v_j . dA v_i) / (l_i - l_j), j over
-    # the singular vectors, and over what is orthogonal to all of them, where l_j = 0.
+    # the singular vectors and over their orthogonal complement, where l_j = 0.
     moved = x.transpose(1, 2) @ (x @ vectors)  # [B, C, count]: A v_i
     along = rows @ moved  # [B, R, count]: v_j . A v_i
     across = moved - rows.transpose(1, 2) @ along
@@ -58,10 +58,10 @@ def _inverse(difference: Tensor) -> Tensor:
 
 
 def align(student: Tensor, teacher: Tensor) -> Tensor:
-    """Of the student's vectors [B, C, M], the most like each of the teacher's, with its sign.
+    """The student's vectors [B, C, M] most similar to each of the teacher's, sign-corrected.
 
     Returns:
-        [B, C, K] for a teacher's [B, C, K].
+        [B, C, K] for teacher vectors [B, C, K].
     """
     cosine = student.detach().transpose(1, 2) @ teacher  # [B, M, K]
     candidate = torch.arange(student.shape[2], device=student.device)[:, None]
@@ -70,32 +70,33 @@ def align(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def relation(first: Tensor, second: Tensor) -> Tensor:
-    """exp(-(a_c - b_d)^2 / 8) for two stages' vectors: [B, C, K], [B, D, K] -> [B, C, D, K]."""
+    """exp(-(a_c - b_d)^2 / 8) for vectors of two stages: [B, C, K], [B, D, K] -> [B, C, D, K]."""
     return torch.exp(-(first[:, :, None] - second[:, None]).square() / 8)
 
 
 class SingularVectors(Loss):
-    """Sum over consecutive stages of ||R_s - R_t||^2 / B, R how channels' directions relate.
+    """Sum over consecutive stages of ||R_s - R_t||^2 / B, R the relation of singular vectors.
 
-    A stage's map, as a matrix [H*W, C], is distilled to its first right singular vectors, the
-    teacher's first `vectors`; of the student's first `candidates` the most alike are taken, with
-    their sign. Both are multiplied by the teacher's singular values (of length one together, so
-    all ones for a single vector) and compared between stages by a radial basis function.
+    A stage's map, as a matrix [H*W, C], is reduced to its first right singular vectors: the
+    teacher's first `vectors`, and the most similar of the student's first `candidates`,
+    sign-corrected. Both are multiplied by the teacher's singular values (normalized to unit length,
+    so ones for a single vector) and compared between stages with a radial basis function.
 
-    As in HobbitLong/RepDistiller, after the authors' TensorFlow code (sseung0703/SSKD_SVD), which
-    halves and does not divide by B: 32 times as much at batch 64. mdistiller takes [C*H, W] for the
-    matrix, so that its vectors are about places and not channels. These codes set what is not
-    finite to zero, also in the gradient; here nothing needs it, see `channel_directions`. Singular
-    vectors have no sign of their own, and R depends on it: the teacher's are turned to have a sum
-    above zero, which for maps after a ReLU makes the first one nowhere negative. The weight is
-    mdistiller's 1, at batch 64, as RepDistiller has no script; it leaves the term about a hundredth
-    of cross entropy.
+    Follows HobbitLong/RepDistiller, itself based on the authors' TensorFlow code
+    (sseung0703/SSKD_SVD), which halves and does not divide by B: 32 times as much at batch size 64.
+    mdistiller uses the matrix [C*H, W], so its vectors describe positions and not channels. These
+    codes zero values and gradients that are not finite; here that is unnecessary, see
+    `channel_directions`. The sign of a singular vector is arbitrary, but R depends on it: the
+    teacher's are flipped to have a positive sum, which makes the first one nonnegative for maps
+    after a ReLU. The weight is mdistiller's 1, at batch size 64, as RepDistiller has no script; the
+    term is then about a hundredth of cross entropy.
 
-    A singular value decomposition makes a GPU wait, so no CUDA graph can hold this loss. Features
-    that are not finite are refused by it, with an error.
+    A singular value decomposition synchronizes with the GPU, so CUDA graphs cannot hold this loss.
+    It raises an error for features that are not finite.
 
     Raises:
-        UserError: for fewer than two stages, unequal channels, and more vectors than a map has.
+        UserError: if there are fewer than two stages, the channels differ, or `vectors` exceeds the
+            channels or positions of a map.
     """
 
     cuda_graph_safe = False
@@ -109,12 +110,12 @@ class SingularVectors(Loss):
         shapes = [
             network[stage]
             for stage in self.stages
-            for network in (context.student, context.teacher)
+            for network in (context.student, context.teacher_shapes)
         ]
         most = min(min(channels, height * width) for channels, height, width in shapes)
         require(
             1 <= vectors <= most,
-            f"vectors must be from 1 to {most}, as many as the smallest map has, got {vectors}",
+            f"vectors must be from 1 to {most}, the channels or positions of the smallest map, got {vectors}",
         )
         require(
             candidates >= vectors,
@@ -127,13 +128,13 @@ class SingularVectors(Loss):
             self._directions(student.features[stage], teacher.features[stage])
             for stage in self.stages
         ]
-        return sum(
+        return sum_of(
             (relation(s, s_before) - relation(t, t_before)).square().sum() / len(s)
             for (s_before, t_before), (s, t) in pairwise(both)
         )
 
     def _directions(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-        """Of student and teacher: [B, C, vectors] each, weighted."""
+        """Weighted directions of student and teacher: [B, C, vectors] each."""
         t, values = channel_directions(teacher, self.vectors)
         t = t * torch.where(t.sum(1, keepdim=True) < 0, -1.0, 1.0)
         s = align(channel_directions(student, self.candidates)[0], t)

@@ -12,11 +12,11 @@ from kd_bench.methods.common.functional import unit
 
 
 def grad_cam(logits: Tensor, features: Tensor, target: Tensor, *, create_graph: bool) -> Tensor:
-    """Where a class is seen: [B, K], [B, C, H, W], classes [B] -> [B, 1, H, W], not below zero.
+    """Grad-CAM of one class per image: [B, K], [B, C, H, W], classes [B] -> [B, 1, H, W], >= 0.
 
-    relu(sum_c a_c F_c) with a_c the mean over the places of dz_y / dF_c; Selvaraju et al.,
-    arXiv:1610.02391, equations 1 and 2. The channels F_c are activations: `features` must have
-    gone into `logits` as they are.
+    relu(sum_c a_c F_c) with a_c the mean over positions of dz_y / dF_c; Selvaraju et al.,
+    arXiv:1610.02391, equations 1 and 2. The channels F_c are activations: `features` must be the
+    very tensor that `logits` were computed from.
     """
     own = F.one_hot(target, logits.shape[1]).to(logits.dtype)  # [B, K]
     (gradient,) = torch.autograd.grad(
@@ -27,21 +27,21 @@ def grad_cam(logits: Tensor, features: Tensor, target: Tensor, *, create_graph: 
 
 
 class AttentionDistillation(Loss):
-    """Sum over places of |Q_s / |Q_s| - Q_t / |Q_t||, mean over the batch, Q a Grad-CAM.
+    """Sum over positions of |Q_s / |Q_s| - Q_t / |Q_t||, mean over the batch, Q a Grad-CAM map.
 
-    Q is flattened and brought to Euclidean length one; both networks are asked for the class that
-    the teacher takes an image for. Maps of unequal size are brought to the smaller one. The paper
-    is about learning further classes; this is its attention distillation alone, L_AD, between
-    networks that know the same classes.
+    Q is flattened and normalized to unit Euclidean length; for both networks it is that of the
+    class predicted by the teacher. Maps of different size are pooled to the smaller one. The paper
+    is about learning additional classes; this is its attention distillation loss alone, L_AD,
+    between networks with the same classes.
 
     AberHu/Knowledge-Distillation-Zoo multiplies the importance of a channel by the gradient again
-    where Grad-CAM has the activation, which before a global average says nothing of places, and so
-    takes the second stage; it asks for the label, and takes the mean over places. Its weight 0.4
-    belongs to that mean; the sum over the 64 places of an 8x8 map wants 0.4 / 64.
+    instead of by the activation; that carries no spatial information before global average pooling,
+    so it uses the second stage. It also uses the label's class and the mean over positions, which
+    its weight of 0.4 belongs to; for the sum over the 64 positions of an 8x8 map that is 0.4 / 64.
 
     Raises:
-        UserError: for a stage that is no map; in training, together with a loss that wants further
-            views of the images, where no gradient leads back to a stage's part of the batch.
+        UserError: if the stage is not a feature map; and in training, if another loss requests
+            extra views, because then the features are slices that the logits do not depend on.
     """
 
     needs_input_gradients = True
@@ -51,7 +51,7 @@ class AttentionDistillation(Loss):
         self.stages = map_stages(context, [stage])
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        require(not student.views, "LwM cannot be combined with a method that asks for more views")
+        require(not student.views, "LwM cannot be combined with a loss that uses extra views")
         seen = teacher.logits.argmax(1)  # [B]
         (stage,) = self.stages
         maps = (

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from kd_bench.interfaces import Batch, Loss, LossContext, Output
 from kd_bench.methods.common.adapters import map_stages, to_common_size
-from kd_bench.methods.common.functional import unit
+from kd_bench.methods.common.functional import sum_of, unit
 
 
 def mean_kernel(first: Tensor, second: Tensor) -> Tensor:
     """Mean of (a . b)^2 over batch and all pairs of rows: [B, C, P], [B, D, P] -> a scalar.
 
-    The polynomial kernel of degree 2 without a constant. By one matrix product, so that no tensor
-    is larger than [B, C, D].
+    The polynomial kernel of degree 2 without a constant. One matrix product, so that no tensor is
+    larger than [B, C, D].
     """
     return torch.bmm(first, second.transpose(1, 2)).pow(2).mean()
 
@@ -25,12 +25,12 @@ class NeuronSelectivity(Loss):
     """Sum over stages of the squared maximum mean discrepancy between the networks' channels.
 
     mean k(s, s') + mean k(t, t') - 2 mean k(s, t) with k(a, b) = (a . b)^2, over all pairs of
-    channels of an image, each channel a vector [H*W] of length one. The numbers of channels may
-    differ; maps of unequal size are brought to the smaller one.
+    channels of an image, each channel a vector [H*W] of unit length. The numbers of channels may
+    differ; maps of different size are pooled to the smaller one.
 
     Of the paper's kernels this is the polynomial one, with d = 2 and c = 0. The authors' code
-    (TuSimple/neuron-selectivity-transfer) compares the last map alone, at a weight of 50 for
-    ImageNet (method.losses.nst.stages=[stage3]). Three stages at 50 each are RepDistiller's.
+    (TuSimple/neuron-selectivity-transfer) compares only the last map, with weight 50 for ImageNet
+    (method.losses.nst.stages=[stage3]). Three stages with weight 50 each are RepDistiller's.
     """
 
     def __init__(self, context: LossContext, stages: Sequence[str]):
@@ -39,7 +39,7 @@ class NeuronSelectivity(Loss):
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         pairs = ((student.features[stage], teacher.features[stage]) for stage in self.stages)
-        return sum(_discrepancy(s, t) for s, t in pairs)
+        return sum_of(_discrepancy(s, t) for s, t in pairs)
 
 
 def _discrepancy(student: Tensor, teacher: Tensor) -> Tensor:

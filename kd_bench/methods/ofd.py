@@ -8,29 +8,30 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from kd_bench.interfaces import Batch, Loss, LossContext, Output, require
+from kd_bench.interfaces import Batch, Loss, LossContext, Output, UserError
 from kd_bench.methods.common.adapters import Connector, map_stages, to_common_size
+from kd_bench.methods.common.functional import sum_of
 
 
 def negative_mean(norm: nn.BatchNorm2d) -> Tensor:
-    """The mean of what is negative of a batch norm's output, by channel: [C].
+    """Mean of the negative part of a batch norm's output, by channel: [C].
 
-    E[x | x < 0] = beta - |gamma| phi(z) / Phi(-z), z = beta / |gamma|, for x normal with the norm's
-    bias as its mean and its weight as its deviation. Where less than a thousandth is negative it is
-    -3 |gamma|, as in the authors' code.
+    E[x | x < 0] = beta - |gamma| phi(z) / Phi(-z), z = beta / |gamma|, for a normal x with the
+    batch norm's bias as mean and its weight as standard deviation. If less than a thousandth is
+    negative, it is -3 |gamma|, as in the authors' code.
     """
     mean, deviation = norm.bias.detach(), norm.weight.detach().abs()
     z = mean / deviation.clamp(min=1e-12)
-    log_share = torch.special.log_ndtr(-z)  # of what is negative
+    log_share = torch.special.log_ndtr(-z)  # probability of a negative value
     log_density = -z.pow(2) / 2 - math.log(2 * math.pi) / 2
     negative = mean - deviation * (log_density - log_share).exp()
     return torch.where(log_share > math.log(0.001), negative, -3 * deviation)
 
 
 def partial_distance(student: Tensor, target: Tensor) -> Tensor:
-    """Squares added up, but not where student <= target <= 0: [B, C, H, W] twice -> [B].
+    """Squared error summed except where student <= target <= 0: [B, C, H, W] twice -> [B].
 
-    What the ReLU behind will make zero in both is left alone.
+    There the following ReLU makes both zero anyway.
     """
     counts = (student > target) | (target > 0)
     return ((student - target).pow(2) * counts).sum((1, 2, 3))
@@ -39,21 +40,21 @@ def partial_distance(student: Tensor, target: Tensor) -> Tensor:
 class FeatureOverhaul(Loss):
     """Sum over n stages of 2^(i - n) d(r(F_s), max(F_t, m)), i = 1..n, mean over the batch.
 
-    F are the maps before a stage's last ReLU, r a 1x1 convolution with batch norm, trained along;
-    m is the mean of what is negative of the teacher's last batch norm there, and d leaves out what
-    is negative in both. Weights of stages and the weight 1/1000 are the authors'
-    (clovaai/overhaul-distillation, CIFAR-100, batch 128). In their networks and in these, that
-    batch norm has the shortcut added to it before the ReLU, which m takes no notice of.
+    F are the feature maps before a stage's last ReLU, r a trained 1x1 convolution with batch norm;
+    m is the mean of the negative part of the teacher's last batch norm there, and d ignores values
+    that are negative in both. Stage weights and weight 1/1000 are the authors'
+    (clovaai/overhaul-distillation, CIFAR-100, batch size 128). In their networks and in these, the
+    shortcut is added to the output of that batch norm before the ReLU, which m ignores.
 
-    The authors' code leaves the teacher in train mode, so that its maps are normalised by the
-    batch and its statistics move; mdistiller does so too. Here a teacher is always in eval mode.
-    Maps of unequal size are brought to the smaller one.
+    The authors' code leaves the teacher in train mode, so its maps are normalized by batch
+    statistics and its running statistics change; so does mdistiller. Here a teacher is always in
+    eval mode. Maps of different size are pooled to the smaller one.
 
-    A network needs two further stages for each of `stages`: stage1_pre, before its last ReLU, and
+    A network needs two more stages for each of `stages`: stage1_pre, before its last ReLU, and
     stage1_norm, the last batch norm before that.
 
     Raises:
-        UserError: for a stage that a network lacks, or whose `_norm` is no batch norm with weights.
+        UserError: if a network lacks a stage, or its `_norm` is not a batch norm with weights.
     """
 
     def __init__(self, context: LossContext, stages: Sequence[str]):
@@ -62,7 +63,7 @@ class FeatureOverhaul(Loss):
         self.stages = map_stages(context, [f"{stage}_pre" for stage in stages])
         self.connectors = nn.ModuleDict(
             {
-                stage: Connector(context.student[stage][0], context.teacher[stage][0])
+                stage: Connector(context.student[stage][0], context.teacher_shapes[stage][0])
                 for stage in self.stages
             }
         )
@@ -76,7 +77,7 @@ class FeatureOverhaul(Loss):
             for stage in self.stages
         ]
         last = len(distances) - 1
-        return sum(2.0 ** (i - last) * d.mean() for i, d in enumerate(distances))
+        return sum_of(2.0 ** (i - last) * d.mean() for i, d in enumerate(distances))
 
     def _distance(self, stage: str, student: Tensor, teacher: Tensor) -> Tensor:
         s, t = to_common_size(student, teacher)
@@ -86,13 +87,13 @@ class FeatureOverhaul(Loss):
 
 def _norm_of(context: LossContext, stage: str) -> nn.BatchNorm2d:
     """The teacher's batch norm at `stage`."""
-    context.teacher[stage]  # refused where there is none
-    path = context.teacher.paths[stage]
-    modules = dict(context.teacher_net.named_modules())
-    norm = modules.get(path)
-    require(
-        isinstance(norm, nn.BatchNorm2d) and norm.affine,
-        f"OFD needs a batch norm with weights at stage '{stage}' of {context.teacher.model}; "
-        f"'{path}' is {type(norm).__name__}",
+    context.teacher_shapes[stage]  # raises UserError for an unknown stage
+    path = context.teacher_shapes.paths[stage]
+    assert context.teacher_net is not None  # guaranteed by needs_teacher
+    norm = dict(context.teacher_net.named_modules()).get(path)
+    if isinstance(norm, nn.BatchNorm2d) and norm.affine:
+        return norm
+    raise UserError(
+        f"OFD needs a batch norm with weights at stage '{stage}' of "
+        f"{context.teacher_shapes.model}; '{path}' is a {type(norm).__name__}"
     )
-    return norm

@@ -8,23 +8,23 @@ from torch import Tensor, nn
 from kd_bench.interfaces import Batch, Loss, LossContext, Output
 from kd_bench.methods.common.adapters import Embedding, VectorBatchNorm
 
-EPSILON = 1e-6  # the least variance, as in torchdistill
+EPSILON = 1e-6  # minimum variance, as in torchdistill
 
 
 class PrimeAwareL2(Loss):
-    """mean((h_s - h_t)^2 / v + log v), v a variance that the student predicts; features [B, C].
+    """mean((h_s - h_t)^2 / v + log v), v a variance predicted by the student; features [B, C].
 
-    A Gaussian's negative log-likelihood, so images (and channels) that the student finds hard weigh
-    less: the "prime" ones lead. Two terms, one for each stage of training: "l2", the plain
-    mean((h_s - h_t)^2), while the variance is worth nothing yet, then "prime". The head that
-    predicts log v is a linear map and batch norm of the pooled feature. The formula, the head and
-    the weights of 1 are torchdistill's, for the authors published no code.
+    The negative log-likelihood of a Gaussian: images (and channels) that are hard for the student
+    get a lower weight, so the "prime" ones dominate. Two terms, one for each phase of training:
+    "l2", the plain mean((h_s - h_t)^2), while the predicted variance is still meaningless, then
+    "prime". The head that predicts log v is a linear layer and batch norm on the pooled features.
+    The formula, the head and the weights of 1 are torchdistill's, as the authors published no code.
 
-    Ours is what happens to features of unequal width, which torchdistill does not take: the
-    student's go through a linear map that learns. Ours, too, is the length of the first stage:
-    torchdistill adds the variance for 30 epochs at a low, constant rate to a student that is
-    trained; here the schedule belongs to the main stage, and the plain one before it is an eighth
-    of the recipe at its first rate.
+    Our choices: student features of a different width, which torchdistill does not support, go
+    through a trained linear layer. And the length of the init phase: torchdistill adds the variance
+    for 30 epochs at a low, constant learning rate to a trained student; here the schedule belongs
+    to the main phase, and the plain loss is used for an eighth of the recipe before it, at the
+    recipe's initial learning rate.
     """
 
     stages = ("pooled",)
@@ -32,7 +32,7 @@ class PrimeAwareL2(Loss):
 
     def __init__(self, context: LossContext):
         super().__init__(context)
-        student, teacher = (net["pooled"] for net in (context.student, context.teacher))
+        student, teacher = (net["pooled"] for net in (context.student, context.teacher_shapes))
         same = student == teacher
         self.projector = nn.Flatten() if same else Embedding(student, teacher[0])
         self.log_variance = nn.Sequential(

@@ -15,23 +15,23 @@ EPSILON = 1e-7  # in the logarithm, as in the authors' code
 
 
 def neighbour_probability(x: Tensor) -> Tensor:
-    """How likely each image takes each other for its neighbour: [B, C] -> [B, B], rows sum to one.
+    """Probability of each image to be another's neighbour: [B, C] -> [B, B], rows sum to one.
 
-    S_ij = (cos(x_i, x_j) + 1) / 2 over its row's sum: the paper's cosine kernel.
+    S_ij = (cos(x_i, x_j) + 1) / 2 divided by its row sum: the paper's cosine kernel.
     """
     x = unit(x, 1)
-    similarity = ((x @ x.T + 1) / 2).clamp(min=0)  # rounding can take it below zero
+    similarity = ((x @ x.T + 1) / 2).clamp(min=0)  # rounding can make it negative
     return similarity / similarity.sum(1, keepdim=True)
 
 
 class ProbabilisticTransfer(Loss):
     """mean_ij P_t log(P_t / P_s), P a network's neighbour probabilities; features [B, C].
 
-    The mean over B^2 pairs, images beside themselves included, and the epsilon are those of the
-    authors' code (passalis/probabilistic_kt), which RepDistiller took over; the paper sums, and
-    leaves out i = j. Since every row of P sums to one, the mean falls as 1 / B: a batch twice as
-    large wants twice the weight. The authors transfer without labels; here it stands beside cross
-    entropy, as in RepDistiller. The networks may differ in width.
+    The mean over B^2 pairs, including i = j, and the epsilon are those of the authors' code
+    (passalis/probabilistic_kt), adopted by RepDistiller; the paper sums, and excludes i = j. Since
+    every row of P sums to one, the mean scales with 1 / B: twice the batch size needs twice the
+    weight. The authors transfer without labels; here it is added to cross entropy, as in
+    RepDistiller. The networks may differ in width.
     """
 
     stages = ("pooled",)

@@ -9,23 +9,23 @@ from torch import Tensor
 
 from kd_bench.interfaces import Batch, Loss, LossContext, Output
 from kd_bench.methods.common.adapters import map_stages
-from kd_bench.methods.common.functional import unit
+from kd_bench.methods.common.functional import sum_of, unit
 
 
 def similarity(x: Tensor) -> Tensor:
-    """How alike images look: [B, C, H, W] -> [B, B], rows of length one."""
+    """Similarity between the images of a batch: [B, C, H, W] -> [B, B], rows of unit length."""
     x = x.flatten(1)
     return unit(x @ x.T, 1)
 
 
 class SimilarityPreserving(Loss):
-    """Sum over stages of ||G_s - G_t||_F^2 / B^2, G a network's similarity of images.
+    """Sum over stages of ||G_s - G_t||_F^2 / B^2, G the similarity matrix of a network.
 
-    The paper sums over pairs of layers, here over `stages`: the last map alone by default, as in
-    RepDistiller, whose code says that the paper's author verified it, with its weight of 3000 at
-    batch 64. Knowledge-Distillation-Zoo takes the mean over three stages at the same
-    weight, torchdistill rows of L1 norm one: their weights are not comparable. Neither channels
-    nor sizes of the networks' maps need to agree.
+    The paper sums over pairs of layers, here over `stages`: by default only the last map, as in
+    RepDistiller, whose code says that it was verified by the paper's author, with its weight of
+    3000 at batch size 64. Knowledge-Distillation-Zoo uses the mean over three stages with the same
+    weight, torchdistill rows of unit L1 norm: their weights are not comparable. The feature maps of
+    the networks may differ in channels and size.
     """
 
     def __init__(self, context: LossContext, stages: Sequence[str]):
@@ -34,4 +34,4 @@ class SimilarityPreserving(Loss):
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         pairs = ((student.features[stage], teacher.features[stage]) for stage in self.stages)
-        return sum(F.mse_loss(similarity(s), similarity(t)) for s, t in pairs)
+        return sum_of(F.mse_loss(similarity(s), similarity(t)) for s, t in pairs)

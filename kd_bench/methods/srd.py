@@ -12,13 +12,14 @@ from kd_bench.methods.common.adapters import Embedding
 from kd_bench.methods.common.functional import soft_kl
 
 SPREAD = 1e-4  # added to the variance, as in the authors' code
-EPSILON = 1e-6  # inside the logarithm, which has no value for equal features
+EPSILON = 1e-6  # inside the logarithm, which is undefined for equal features
 
 
 def standardise(x: Tensor) -> Tensor:
-    """Every channel at mean 0 and variance 1 over the batch: [B, C] -> [B, C].
+    """Standardizes every channel over the batch: [B, C] -> [B, C].
 
-    Batch norm without parameters. A constant channel is zero, so a batch of one image is.
+    Batch norm without parameters. A constant channel becomes zero, and so does a batch of one
+    image.
     """
     centred = x - x.mean(0)
     return centred * (centred.square().mean(0) + SPREAD).rsqrt()
@@ -27,16 +28,16 @@ def standardise(x: Tensor) -> Tensor:
 class SimpleRecipe(Loss):
     """log sum |N(W h_s) - N(h_t)|^a and KL(p_t || p_s), N batch norm; pooled features h [B, C].
 
-    Two terms, "feature" and "logits". The projector W is linear, learns, and goes to the teacher's
-    width, also where the widths are equal. The power a, 4, softens the maximum over all entries;
-    the logarithm makes the size of the gradient independent of the distance, and of the batch's
-    size, since it turns a factor into a constant. All is as in the authors' code for ImageNet
+    Two terms, "feature" and "logits". The projector W is a trained linear layer to the teacher's
+    width, used even if the widths are equal. The power a, 4, is a soft maximum over all entries;
+    the logarithm makes the gradient's scale independent of the distance, and of the batch size,
+    since it turns a factor into a constant. Follows the authors' code for ImageNet
     (roymiles/Simple-Recipe-Distillation), with its weights of 2 and 1 and temperature 1 at batch
-    256, except that equal features give it minus infinity; it has nothing for CIFAR-100. The
-    networks may differ in width.
+    size 256, except that there equal features give minus infinity; it has no settings for
+    CIFAR-100. The networks may differ in width.
 
     Raises:
-        UserError: for an exponent below 1, whose gradient has no bound, and for a temperature that
+        UserError: if the exponent is below 1, where the gradient is unbounded, or the temperature
             is not above zero.
     """
 
@@ -48,7 +49,7 @@ class SimpleRecipe(Loss):
         require(exponent >= 1, f"exponent must be 1 or more, got {exponent}")
         require_positive("temperature", temperature)
         self.exponent, self.temperature = exponent, temperature
-        channels = context.teacher["pooled"][0]
+        channels = context.teacher_shapes["pooled"][0]
         self.projector = Embedding(context.student["pooled"], channels)
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:

@@ -14,15 +14,15 @@ TURNS = {"turned_90": 1, "turned_180": 2, "turned_270": 3}  # view -> quarter tu
 
 
 def error_rank(scores: Tensor, answer: Tensor) -> Tensor:
-    """How many alternatives [N, M] score above the right one [N]: [N], 0 where it is the best."""
+    """Number of alternatives [N, M] that score higher than the correct one [N]: [N], 0 is best."""
     return (scores > scores.gather(1, answer[:, None])).sum(1)
 
 
 def selected(rank: Tensor, share: float) -> Tensor:
-    """Which answers are good enough to learn from: [N] -> [N] bool.
+    """Which predictions are good enough to learn from: [N] -> [N] bool.
 
-    All of rank 0, and of the others the `share` (rounded down) with the lowest ranks; among equal
-    ranks those that stand first.
+    All with rank 0, and of the others the `share` (rounded down) with the lowest ranks; ties are
+    broken by position.
     """
     wrong = (rank > 0).sum()
     kept = len(rank) - wrong + (share * wrong).floor()
@@ -31,31 +31,33 @@ def selected(rank: Tensor, share: float) -> Tensor:
 
 
 class SelfSupervision(Loss):
-    """KL on upright and turned images, and on how alike a turned image is to all upright ones.
+    """KL on upright and rotated images, and on the similarity of rotated images to upright ones.
 
-    Every image is seen upright and turned by 90, 180 and 270 degrees. A head of each network maps
-    what its classifier reads; S [3B, B] are the cosines between the heads' answers to turned and
-    upright images. Terms, each summed over classes (or columns), mean over images (or rows):
+    Each image is used upright and rotated by 90, 180 and 270 degrees. A head of each network
+    projects the input of its classifier; S [3B, B] are the cosines between the projections of
+    rotated and upright images. Terms, each summed over classes (or columns), mean over images (or
+    rows):
 
-    - `teacher_head`: cross entropy of the rows of the teacher's S, the right answer an image's own
-      upright view. For the stage of training that comes first, of the teacher's head alone;
-      it stays as it is then. The teacher itself is frozen from the start.
-    - `upright`: T^2 KL(softmax(z_t / T) || softmax(z_s / T)); `turned`: the same on turned images.
-    - `similarity`: the same between rows of S, at a temperature of its own.
+    - `teacher_head`: cross entropy of the rows of the teacher's S, whose label is the image's own
+      upright view. Used in the init phase, to train only the teacher's head, which is fixed
+      afterwards. The teacher itself is always frozen.
+    - `upright`: T^2 KL(softmax(z_t / T) || softmax(z_s / T)); `turned`: the same on rotated images.
+    - `similarity`: the same on the rows of S, with its own temperature.
 
-    Teachers err on turned images, so `turned` and `similarity` are learnt from all images (rows)
-    that the teacher gets right, and from the given share of the others: those in which the label
-    (the own upright view) has the best rank. The turns, the heads, the four terms and the selection
-    are the paper's. The numbers are the authors' code's (xuguodong03/SSKD): weights, temperatures,
-    shares, 60 epochs of the first stage beside 240, and no temperature in it. Neither's: the first
-    stage keeps its rate, which they lower twice, and the student sees mirrored images where the
-    dataset has them. torchdistill gives cross entropy ten times the weight.
+    The teacher makes mistakes on rotated images, so `turned` and `similarity` use all images (rows)
+    that the teacher gets right and the given share of the others: those in which the label (the own
+    upright view) has the best rank. Rotations, heads, the four terms and the selection are the
+    paper's. The numbers are those of the authors' code (xuguodong03/SSKD): weights, temperatures,
+    shares, 60 epochs of the init phase compared to 240, and no temperature in it. Deviations from
+    both: the learning rate of the init phase is constant, while they lower it twice; and the
+    student sees flipped images if the dataset's augmentation flips. torchdistill uses ten times the
+    weight for cross entropy.
 
-    A batch of B images is 4B to the networks.
+    A batch of B images is a forward pass of 4B images.
 
     Raises:
-        UserError: for a temperature that is not above 0, a share outside of [0, 1], and maps that
-            are not square: their images are not, and cannot be turned.
+        UserError: if a temperature is not above 0, a share is not in [0, 1], or feature maps are
+            not square: such images cannot be rotated by 90 degrees.
     """
 
     stages = ("pooled",)
@@ -75,10 +77,11 @@ class SelfSupervision(Loss):
         for name, share in (("turned", turned_share), ("similarity", similarity_share)):
             require(0 <= share <= 1, f"{name}_share must be in [0, 1], got {share}")
         _require_square(context)
+        self.phase = "main"
         self.temperature, self.similarity_temperature = temperature, similarity_temperature
         self.turned_share, self.similarity_share = turned_share, similarity_share
         self.student_head = ProjectionHead(context.student["pooled"])
-        self.teacher_head = ProjectionHead(context.teacher["pooled"])
+        self.teacher_head = ProjectionHead(context.teacher_shapes["pooled"])
 
     def on_epoch_start(self, phase: str) -> None:
         self.phase = phase
@@ -111,12 +114,12 @@ def _selective(s: Tensor, t: Tensor, answer: Tensor, share: float, temperature: 
 
 
 def _turned_logits(said: Output) -> Tensor:
-    """What a network says of the turned images, turn by turn: [3B, K]."""
+    """Logits of the rotated images, rotation by rotation: [3B, K]."""
     return torch.cat([said.views[view].logits for view in TURNS])
 
 
 def _similarity(head: nn.Module, said: Output) -> Tensor:
-    """Cosines between turned images, turn by turn, and upright ones: [3B, B]."""
+    """Cosines between rotated images, rotation by rotation, and upright ones: [3B, B]."""
     turned = torch.cat([said.views[view].features["pooled"] for view in TURNS])
     upright = said.features["pooled"]
     return unit(head(turned), dim=1) @ unit(head(upright), dim=1).T
@@ -127,6 +130,6 @@ def _require_square(context: LossContext) -> None:
         is_square = len(shape) != 3 or shape[1] == shape[2]
         require(
             is_square,
-            f"SSKD turns images by 90 degrees, so they must be square; {stage} of "
+            f"SSKD rotates images by 90 degrees, so they must be square; {stage} of "
             f"{context.student.model} is {'x'.join(map(str, shape))}",
         )

@@ -11,9 +11,9 @@ from kd_bench.methods.common.functional import soft_kl
 class SoftTarget(Loss):
     """T^2 KL(softmax(z_t / T) || softmax(z_s / T)), summed over classes, mean over the batch.
 
-    The factor T^2 keeps the size of the gradient as T changes (section 2 of the paper). The paper
-    gives cross entropy a much lower weight than this term; both at 1 and T = 4 are the choice of
-    the predecessor, hankyul2/KnowledgeDistillation.
+    The factor T^2 keeps the scale of the gradient independent of T (section 2 of the paper). The
+    paper gives cross entropy a much lower weight than this term; weight 1 for both and T = 4 are
+    the choice of the predecessor, hankyul2/KnowledgeDistillation.
     """
 
     def __init__(self, context: LossContext, temperature: float):

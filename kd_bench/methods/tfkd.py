@@ -1,6 +1,6 @@
 """Revisiting Knowledge Distillation via Label Smoothing (Yuan et al., 2020), arXiv:1909.11723.
 
-CVPR 2020; on arXiv first as "a Teacher-free Framework", whence the name Tf-KD.
+CVPR 2020; first published as "a Teacher-free Framework", hence the name Tf-KD.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from kd_bench.methods.common.functional import soft_kl
 class SelfTraining(Loss):
     """T^2 KL(softmax(z_t / T) || softmax(z_s / T)), the teacher a trained copy of the student.
 
-    Equation 7 of the paper, summed over classes, mean over the batch; a teacher of another model is
-    refused. T^2, which the equation lacks, is the authors' code's
-    (yuanli2333/Teacher-free-Knowledge-Distillation). That code takes a mean over the classes and
-    makes up for it with a multiplier of its own for each network; weight and temperature are those
-    of its ResNet18 on CIFAR-100: 0.95 times 50 / 100 classes.
+    Equation 7 of the paper, summed over classes, mean over the batch; teachers of other models are
+    rejected. The factor T^2, absent from the equation, is that of the authors' code
+    (yuanli2333/Teacher-free-Knowledge-Distillation). That code averages over the classes and
+    compensates with a multiplier specific to each network; weight and temperature are those of its
+    ResNet18 on CIFAR-100: 0.95 times 50 / 100 classes.
     """
 
     teacher_is_same_model = True
@@ -36,19 +36,19 @@ class SelfTraining(Loss):
 
 
 class VirtualTeacher(Loss):
-    """T^2 KL(p^d_T || softmax(z_s / T)), p^d a teacher that is right by design.
+    """T^2 KL(p^d_T || softmax(z_s / T)), p^d a handcrafted teacher that is always correct.
 
-    p^d has `correct` at the label and shares the rest among the other classes (equation 8). At the
-    temperature T it is softmax(log(p^d) / T), as for a teacher with logits log(p^d). Summed over
-    classes, mean over the batch; equation 9, with Hinton's T^2, which the paper's equations leave
-    out everywhere and without which T = 20 would leave next to nothing. The weight is the paper's
-    alpha for ResNet18 on CIFAR-100, as the authors' configuration has it.
+    p^d has `correct` at the label and distributes the rest equally over the other classes (equation
+    8). At temperature T it is softmax(log(p^d) / T), as for a teacher with logits log(p^d). Summed
+    over classes, mean over the batch; equation 9 with Hinton's T^2, which the paper's equations
+    omit throughout and without which almost nothing would be left at T = 20. The weight is the
+    paper's alpha for ResNet18 on CIFAR-100, from the authors' configuration.
 
-    The authors' code does something else: `tfkd_reg_as_published`.
+    The authors' code computes something else: see `tfkd_reg_as_published`.
 
     Raises:
-        UserError: for a temperature that is not above 0, a probability `correct` that is not
-            between 1 / K and 1, and a single class.
+        UserError: if the temperature is not above 0, `correct` is not between 1 / K and 1, or there
+            is only one class.
     """
 
     needs_teacher = False
@@ -60,12 +60,12 @@ class VirtualTeacher(Loss):
         require(classes > 1, f"a virtual teacher needs two classes or more, got {classes}")
         require(
             1 / classes < correct < 1,
-            f"correct must be above 1/{classes}, the share of a class by chance, and below 1, "
+            f"correct must be above 1/{classes}, the probability of a random guess, and below 1, "
             f"got {correct}",
         )
         self.temperature, self.correct = temperature, correct
 
-    def forward(self, student: Output, teacher: None, batch: Batch) -> Tensor:
+    def forward(self, student: Output, teacher: Output | None, batch: Batch) -> Tensor:
         target = self.probabilities(student.logits, batch.target).log()
         return self.temperature**2 * soft_kl(student.logits, target, self.temperature).mean()
 
@@ -77,15 +77,15 @@ class VirtualTeacher(Loss):
 
 
 class PublishedVirtualTeacher(VirtualTeacher):
-    """KL(softmax(p^d / T) || softmax(z_s)): probabilities where logits are meant.
+    """KL(softmax(p^d / T) || softmax(z_s)): probabilities used in place of logits.
 
-    As in the authors' code, yuanli2333/Teacher-free-Knowledge-Distillation: the softmax is taken of
-    probabilities, the student stands at temperature 1, and there is no T^2. At T = 20 the label is
-    5 % above the other classes: the target is all but uniform, and this is label smoothing. The
-    code takes a mean over the classes and makes up for it with a multiplier; the weight is that of
-    its ResNet18 on CIFAR-100: 0.1 times 100 / 100 classes.
+    As in the authors' code, yuanli2333/Teacher-free-Knowledge-Distillation: the softmax is applied
+    to probabilities, the student has temperature 1, and there is no T^2. At T = 20 the label is 5 %
+    above the other classes: the target is almost uniform, and this is label smoothing. The code
+    averages over the classes and compensates with a multiplier; the weight is that of its ResNet18
+    on CIFAR-100: 0.1 times 100 / 100 classes.
     """
 
-    def forward(self, student: Output, teacher: None, batch: Batch) -> Tensor:
+    def forward(self, student: Output, teacher: Output | None, batch: Batch) -> Tensor:
         target = self.probabilities(student.logits, batch.target) / self.temperature
         return soft_kl(student.logits, target, temperature=1.0).mean()

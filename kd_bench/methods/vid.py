@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from kd_bench.interfaces import Batch, Loss, LossContext, Output, require, require_positive
 from kd_bench.methods.common.adapters import map_stages, to_common_size
+from kd_bench.methods.common.functional import sum_of
 
 
 class Gaussian(nn.Module):
-    """What a student's map says of its teacher's: a normal distribution of each of its values.
+    """Normal distribution of each value of the teacher's map, given the student's map.
 
-    The mean is three 1x1 convolutions with ReLUs between them; the variance is one number for each
-    channel, softplus(a) + smallest, where a is learnt like any weight.
+    The mean is computed by three 1x1 convolutions with ReLUs in between; the variance is one
+    trained number per channel, softplus(a) + smallest.
     """
 
     def __init__(self, channels_in: int, channels: int, initial: float, smallest: float):
@@ -35,10 +36,10 @@ class Gaussian(nn.Module):
         self.smallest = smallest
 
     def variance(self) -> Tensor:
-        """Of each channel: [C]."""
+        """Variance of each channel: [C]."""
         return F.softplus(self.a) + self.smallest
 
-    def surprise(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """-log q(teacher | student) without its constant, mean over all values: a scalar."""
         s, t = to_common_size(student, teacher)
         variance = self.variance().view(-1, 1, 1)  # [C, 1, 1]
@@ -46,20 +47,20 @@ class Gaussian(nn.Module):
 
 
 class VariationalInformation(Loss):
-    """Sum over stages of mean((mu(F_s) - F_t)^2 / v + log v) / 2, mu and v learnt.
+    """Sum over stages of mean((mu(F_s) - F_t)^2 / v + log v) / 2, mu and v trained.
 
-    The paper's variational bound for intermediate maps, as a mean over batch, channels and places
-    instead of a sum; it may be below zero. Three stages, the weight 1, mu without the paper's batch
-    norm, and v from 5 on are RepDistiller's, said to come from the authors' code, which is no
-    longer public. The paper has a term for the last layer, too, which is not here. In mdistiller v
-    is never given to the optimizer, which leaves a plain mean square.
+    The paper's variational bound for intermediate feature maps, as a mean over batch, channels and
+    positions instead of a sum; it can be negative. Three stages, weight 1, mu without the paper's
+    batch norm, and the initial v of 5 are RepDistiller's, reportedly from the authors' code, which
+    is no longer public. The paper also has a term for the last layer, which is omitted here. In
+    mdistiller v is never passed to the optimizer, which makes the loss a plain mean squared error.
 
     Args:
         initial_variance: v of every channel before training.
-        smallest_variance: v is always above this.
+        smallest_variance: lower bound of v.
 
     Raises:
-        UserError: for a smallest variance that is not above 0, or not below the initial one.
+        UserError: if the smallest variance is not above 0, or not below the initial one.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class VariationalInformation(Loss):
             {
                 stage: Gaussian(
                     context.student[stage][0],
-                    context.teacher[stage][0],
+                    context.teacher_shapes[stage][0],
                     initial_variance,
                     smallest_variance,
                 )
@@ -91,7 +92,7 @@ class VariationalInformation(Loss):
         )
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        return sum(
-            self.gaussians[stage].surprise(student.features[stage], teacher.features[stage])
+        return sum_of(
+            self.gaussians[stage](student.features[stage], teacher.features[stage])
             for stage in self.stages
         )

@@ -1,8 +1,8 @@
-"""Reads named stages of a network without changing it.
+"""Feature extraction: reads named stages of a network without changing its code.
 
 A stage is a name for a place in a network: `path` means the output of the module at that path,
-`path:input` its first input. A module that is called more than once in a forward pass gives what
-it saw last.
+`path:input` its first input. For a module called more than once in a forward pass, the last call
+counts.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ INPUT = ":input"
 
 
 class FeatureExtractor(nn.Module):
-    """A network that also tells the features at its tapped stages.
+    """A network that also returns the features at the requested stages.
 
-    `forward(image)` returns an `Output` whose features are those of `stages` and nothing else. They
-    are the network's own tensors, not copies: what changes them in place afterwards would change
-    them here too, and `probe_shapes` refuses such stages. The hooks stay on `net`, which belongs to this
-    object from then on. A network's weights are saved from `.net`.
+    `forward(image)` returns an `Output` with exactly the features of `stages`. They are the
+    network's own tensors, not copies, so later in-place operations would change them;
+    `probe_shapes` rejects such stages. The hooks stay on `net`, which belongs to this object from
+    then on. Save a network's weights from `.net`.
 
     Raises:
-        UserError: for a stage that `stages` lacks, and for a path that `net` lacks.
+        UserError: if a stage is not in `stage_paths`, or a path does not exist in `net`.
     """
 
     def __init__(
@@ -61,19 +61,18 @@ class FeatureExtractor(nn.Module):
 def forward_with_views(
     net: Callable[[Tensor], Output], image: Tensor, views: Mapping[str, Tensor]
 ) -> Output:
-    """What a network says about images and about further views of them, in one pass.
+    """Output of a network for images and for further views of them, in a single forward pass.
 
-    One pass, so that batch norm sees them together, as the methods that use views publish.
+    A single pass, so that batch norm sees all of them together, as in the published methods.
     """
     parts = [image, *views.values()]
     whole = net(image if not views else torch.cat(parts))
     if not views:
-        whole.net = net
         return whole
     sizes = [len(part) for part in parts]
     features = {stage: feature.split(sizes) for stage, feature in whole.features.items()}
     first, *others = (
-        Output(logits, {stage: split[i] for stage, split in features.items()}, net=net)
+        Output(logits, {stage: split[i] for stage, split in features.items()})
         for i, logits in enumerate(whole.logits.split(sizes))
     )
     first.views = dict(zip(views, others, strict=True))
@@ -85,14 +84,14 @@ def probe_shapes(
 ) -> StageShapes:
     """Shapes, without the batch, of all stages for images of `image_size` (height, width).
 
-    Runs `net` once on black images, in eval mode and without gradients, and leaves it bit for bit
-    as it was: parameters, buffers, the mode of each module, its hooks. Networks on the meta device
-    are probed without any arithmetic.
+    Runs `net` once on black images, in eval mode and without gradients, and leaves it bitwise
+    unchanged: parameters, buffers, the mode of each module, its hooks. On the meta device this
+    needs no arithmetic.
 
     Raises:
-        UserError: for a path that `net` lacks, a stage that gives no tensor [B, ...], a stage that
-            is changed in place after it was read (as far as eval mode does it), and images of a
-            size that `net` cannot take.
+        UserError: if a path does not exist in `net`, a stage is not a tensor [B, ...] or is
+            modified in place after it was read (as far as eval mode shows), or `net` does not
+            accept images of this size.
     """
     seen, handles = _Seen(), []
     try:
@@ -116,7 +115,7 @@ _BATCH = 2  # two images, so that a batch dimension can be told from a dimension
 
 
 class _Seen(dict):
-    """Features beside the version they had when seen; an operation in place raises a version."""
+    """Features with their tensor version at the time; in-place operations increment the version."""
 
     def __setitem__(self, stage: str, feature: object) -> None:
         version = feature._version if isinstance(feature, Tensor) else None
@@ -155,7 +154,7 @@ def _eval_mode(net: nn.Module) -> Iterator[None]:
 def _hook(
     net: nn.Module, stage: str, path: str, features: dict[str, Tensor], model_name: str
 ) -> RemovableHandle:
-    """Have `features[stage]` written whenever `net` runs."""
+    """Register a hook that stores `features[stage]` whenever `net` runs."""
     module = _module(net, stage, path.removesuffix(INPUT), model_name)
     # Partial functions, not closures: a deep copy of a network must write into its own features.
     if path.endswith(INPUT):
@@ -173,7 +172,8 @@ def _keep_output(features: dict, stage: str, module: nn.Module, inputs: tuple, o
 
 
 def _module(net: nn.Module, stage: str, path: str, model_name: str) -> nn.Module:
-    module, found = net, []
+    module = net
+    found: list[str] = []
     for name in path.split("."):
         children = dict(module.named_children())
         place = f"'{'.'.join(found)}'" if found else "the network"

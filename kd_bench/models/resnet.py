@@ -1,8 +1,8 @@
 """Residual networks for small images (He et al., 2016), arXiv:1512.03385, section 4.2.
 
-Shortcuts are projections where the shape changes (option B of the paper), as in the networks of
-the distillation literature, not the paper's option A for CIFAR. The modules carry the names that
-published checkpoints of these networks use.
+Shortcuts are projections if the shape changes (option B of the paper), as is usual in the
+distillation literature, not the paper's option A for CIFAR. Modules are named as in published
+checkpoints of these networks.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def _shortcut(channels_in: int, channels: int, stride: int) -> nn.Module:
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut; [B, channels_in, H, W] -> [B, channels, H/s, W/s].
+    """Two 3x3 convolutions and a shortcut; [B, channels_in, H, W] -> [B, channels, H/s, W/s].
 
-    The last ReLU is a module of its own and not in place, so that what goes into it can be read.
+    The last ReLU is a separate module and not in place, so that its input can be read by a hook.
     """
 
     def __init__(self, channels_in: int, channels: int, stride: int):
@@ -56,12 +56,12 @@ class ResNet(nn.Module):
     """A ResNet of 6n+2 layers: a 3x3 stem and three stages of n blocks; image -> logits [B, K].
 
     `widths` are the channels of the stem and of the three stages; the second and third stage halve
-    the image. Any image size goes, since the last map is averaged whole.
+    the resolution. Any image size works, as the last map is averaged globally.
 
     Stages (32x32 image, widths 16, 16, 32, 64): stem and stage1 [16, 32, 32], stage2 [32, 16, 16],
     stage3 [64, 8, 8], each after its ReLU, and before it under the same name with `_pre`; pooled
-    [64], what the classifier reads. `stage1_norm` and so on is the batch norm before that ReLU, on
-    the branch beside the shortcut.
+    [64], the input of the classifier. `stage1_norm` etc. is the batch norm before that ReLU, on the
+    residual branch.
     """
 
     def __init__(self, num_classes: int, depth: int, widths: Sequence[int]):
@@ -81,7 +81,7 @@ class ResNet(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Draw the convolutions; batch norm (1, 0) and the classifier keep PyTorch's defaults."""
+        """Initialize the convolutions; batch norm (1, 0) and classifier keep PyTorch's defaults."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -93,7 +93,7 @@ class ResNet(nn.Module):
 
 
 def _stages(blocks: int) -> dict[str, str]:
-    """Stage -> module path; a path with `:input` means what goes into that module."""
+    """Stage -> module path; a path with `:input` means the input of that module."""
     layers = {f"stage{i}": f"layer{i}" for i in (1, 2, 3)}
     before = {f"stage{i}_pre": f"layer{i}.{blocks - 1}.relu2:input" for i in (1, 2, 3)}
     norms = {f"stage{i}_norm": f"layer{i}.{blocks - 1}.bn2" for i in (1, 2, 3)}

@@ -45,11 +45,11 @@ def _images(columns: Iterable[Column]) -> str:
     told = []
     for column in columns:
         if column.images:
-            held_out = column.images.get("validation", 0)
+            held_out = column.images.validation
             chosen = f", {held_out:,} for validation" if held_out else ""
             told.append(
-                f"{column.dataset} ({column.images['test']:,} test images,"
-                f" {column.images['train']:,} for training{chosen})"
+                f"{column.dataset} ({column.images.test:,} test images,"
+                f" {column.images.train:,} for training{chosen})"
             )
     return ", ".join(dict.fromkeys(told))
 
@@ -160,7 +160,7 @@ def caveats(table: Table) -> list[str]:
     changed = done[done["dirty"].astype(bool)]
     dirty = dict.fromkeys(f"{row} in {column}" for row, column in changed[["row", "column"]].values)
     several = [f"{c.label} ({len(c.teachers)})" for c in table.columns if len(c.teachers) > 1]
-    failed = [f"{each['folder']} ({each['reason']})" for each in table.unplaced]
+    failed = [f"{each.folder} ({each.reason})" for each in table.unplaced]
     told = {
         "runs of several commits in one cell": _mixed(done, "commit"),
         "runs of several versions of kd_bench in one cell": _mixed(done, "kd_bench"),

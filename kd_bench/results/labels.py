@@ -7,7 +7,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from kd_bench.config.convert import to_plain
 from kd_bench.config.identity import LOCATION_KEYS, flatten
+from kd_bench.config.schema import Config
 
 
 def paths(tree: Mapping, above: str = "") -> list[str]:
@@ -49,39 +51,41 @@ def in_brackets(name: str, details: Iterable[str]) -> str:
     return f"{name} ({joined})" if joined else name
 
 
-def changes(record: Mapping, section: str) -> dict[str, str]:
+def changed_in(changed: Mapping[str, Any], section: str) -> dict[str, str]:
     """The changed values of a section, by path: "losses.st.temperature" -> "8"."""
     above = f"{section}."
     return {
         path.removeprefix(above): format_value(value)
-        for path, value in record["changed"].items()
+        for path, value in changed.items()
         if path.startswith(above) and path != f"{above}name"
     }
 
 
-def _assignments(record: Mapping, section: str, changed: Iterable[str]) -> list[str]:
+def _assignments(section: Any, values: Mapping[str, str], shown: Iterable[str]) -> list[str]:
     """Changed values as "temperature=8", with as much of the path as makes a name unique."""
-    values, every = changes(record, section), paths(record["config"][section])
-    return [f"{short_name(path, every)}={values[path]}" for path in sorted(changed)]
+    every = paths(to_plain(section))
+    return [f"{short_name(path, every)}={values[path]}" for path in sorted(shown)]
 
 
-def method_label(record: Mapping) -> str:
-    """A row's name: the method, and the values of it that were changed: "st (temperature=8)"."""
-    method = record["config"]["method"]
-    return in_brackets(method["name"], _assignments(record, "method", changes(record, "method")))
+def method_label(config: Config, changed: Mapping[str, Any]) -> str:
+    """A row's name: the method, and its values that were changed: "st (temperature=8)"."""
+    values = changed_in(changed, "method")
+    return in_brackets(config.method.name, _assignments(config.method, values, values))
 
 
-def non_method_changes(record: Mapping) -> list[str]:
+def non_method_changes(
+    config: Config, changed: Mapping[str, Any], identity: Mapping[str, Any]
+) -> list[str]:
     """What was changed outside the method and is part of the job: "epochs=10", "teacher.seed=1"."""
-    teacher_parts = record["identity"].get("teacher", {})  # all of it, its model, or nothing
-    dataset = [
-        path for path in changes(record, "dataset") if not LOCATION_KEYS & set(path.split("."))
-    ]
-    found = _assignments(record, "dataset", dataset)
-    for section in ("model", "recipe"):
-        found += _assignments(record, section, changes(record, section))
-    teacher = [p for p in changes(record, "teacher") if p.split(".")[0] in teacher_parts]
-    return found + [f"teacher.{text}" for text in _assignments(record, "teacher", teacher)]
+    found = []
+    for name in ("dataset", "model", "recipe"):
+        values = changed_in(changed, name)
+        shown = [p for p in values if name != "dataset" or not LOCATION_KEYS & set(p.split("."))]
+        found += _assignments(getattr(config, name), values, shown)
+    teacher_parts = identity.get("teacher", {})  # all of it, its model, or nothing
+    values = changed_in(changed, "teacher")
+    shown = [path for path in values if path.split(".")[0] in teacher_parts]
+    return found + [f"teacher.{text}" for text in _assignments(config.teacher, values, shown)]
 
 
 def differences(jobs: list[Mapping]) -> list[list[str]]:

@@ -16,6 +16,7 @@ from rich.table import Table as Grid
 
 from kd_bench.results.caption import METRIC_NAME, caption_sentences, caveats
 from kd_bench.results.labels import format_value
+from kd_bench.results.record import Failure, Record
 from kd_bench.results.table import Average, Cell, Column, Table, table_from
 from kd_bench.utils.errors import require
 
@@ -212,8 +213,8 @@ FORMATS: dict[str, Callable[[Table], str]] = {
 
 
 def render(
-    records: Sequence[Mapping],
-    failures: Sequence[Mapping] = (),
+    records: Sequence[Record],
+    failures: Sequence[Failure] = (),
     *,
     metric: str = "last",
     format: str = "terminal",

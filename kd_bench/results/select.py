@@ -15,6 +15,7 @@ from kd_bench.results.labels import (
     natural_key,
     non_method_changes,
 )
+from kd_bench.results.record import Failure, Record
 from kd_bench.utils.errors import require
 from kd_bench.utils.formatting import pluralize
 
@@ -31,63 +32,66 @@ def _key(value: object) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def _job(record: Mapping) -> dict:
+def _job(job: Record | Failure) -> dict:
     """What a table must know of a job, whether it ended well or not."""
-    config, job = record["config"], record["identity"]
-    teacher = job.get("teacher", {})
+    config, identity, changed = job.config, job.identity, job.changed
+    if config is None or identity is None or changed is None:
+        raise TypeError(f"the job of {job.folder} is not known")
+    teacher = identity.get("teacher", {})
     is_finished = "seed" in teacher or "checkpoint" in teacher  # else it learns along, or is none
     return {
-        "folder": record["folder"],
-        "dataset": config["dataset"]["name"],
-        "student": config["model"]["name"],
-        "pair": record["folder"].split("/")[1],
-        "recipe": config["recipe"]["name"],
-        "trained": f"{config['recipe']['name']} ({pluralize(config['recipe']['epochs'], 'epoch')})",
-        "speed": execution_text(job),
-        "method": config["method"]["name"],
-        "row": method_label(record),
-        "setting": non_method_changes(record),
-        "changed": record["changed"],
-        "seed": config["seed"],
-        "job": _key(job),
-        "where": _key({k: job.get(k) for k in ("dataset", "model", "recipe", *EXECUTION_KEYS)}),
+        "folder": job.folder,
+        "dataset": config.dataset.name,
+        "student": config.model.name,
+        "pair": job.folder.split("/")[1],
+        "recipe": config.recipe.name,
+        "trained": f"{config.recipe.name} ({pluralize(config.recipe.epochs, 'epoch')})",
+        "speed": execution_text(identity),
+        "method": config.method.name,
+        "row": method_label(config, changed),
+        "setting": non_method_changes(config, changed, identity),
+        "changed": changed,
+        "seed": config.seed,
+        "job": _key(identity),
+        "where": _key(
+            {k: identity.get(k) for k in ("dataset", "model", "recipe", *EXECUTION_KEYS)}
+        ),
         "beside": _key(teacher["model"]) if teacher else "",
         "behind": _key(teacher) if is_finished else "",
     }
 
 
-def _accuracy(record: Mapping, metric: str) -> float:
-    value = record["accuracy"][metric.replace("-", "_")]
+def _accuracy(record: Record, metric: str) -> float:
+    value = getattr(record.accuracy, metric.replace("-", "_"))
     require(
         value is not None,
-        f"{record['folder']} has no {metric}, for it held out no validation images;"
+        f"{record.folder} has no {metric}, for it held out no validation images;"
         " choose last, or train with dataset.validation=N",
     )
     return value
 
 
-def _line(record: Mapping, metric: str) -> dict:
-    job, teacher = _job(record), {"folder": None, "accuracy": None}
-    if job["behind"]:
-        teacher = record["teacher"]
+def _line(record: Record, metric: str) -> dict:
+    job = _job(record)
+    teacher = record.teacher if job["behind"] else None
     return job | {
         "failed": False,
         "accuracy": _accuracy(record, metric),
-        "teacher_folder": teacher["folder"],
-        "teacher_accuracy": teacher["accuracy"],
-        "images": record["images"],
-        "seconds": record["seconds"],
-        "pace": record["images_per_second"],
-        "data": record["data_fingerprint"],
-        "device": record["device_name"] if record["device"] == "cuda" else record["device"],
-        "kd_bench": record["versions"]["kd_bench"],
-        "torch": record["versions"]["torch"],
-        "commit": record["commit"] or "unknown",
-        "dirty": record["dirty"],
+        "teacher_folder": teacher and teacher.folder,
+        "teacher_accuracy": teacher and teacher.accuracy,
+        "images": record.images,
+        "seconds": record.seconds,
+        "pace": record.images_per_second,
+        "data": record.data_fingerprint,
+        "device": record.device_name if record.device == "cuda" else record.device,
+        "kd_bench": record.versions["kd_bench"],
+        "torch": record.versions["torch"],
+        "commit": record.commit or "unknown",
+        "dirty": record.dirty,
     }
 
 
-def to_frame(records: Iterable[Mapping], metric: str = "last") -> pd.DataFrame:
+def to_frame(records: Iterable[Record], metric: str = "last") -> pd.DataFrame:
     """One line per run: what it was, and its accuracy by the metric.
 
     Args:
@@ -101,14 +105,14 @@ def to_frame(records: Iterable[Mapping], metric: str = "last") -> pd.DataFrame:
     return pd.DataFrame([_line(record, metric) for record in records])
 
 
-def _failed_line(failure: Mapping, lines: Sequence[dict]) -> dict | None:
+def _failed_line(failure: Failure, lines: Sequence[dict]) -> dict | None:
     """A failed job's line; None where its row and column cannot be told.
 
     They can where the failure carries its job, or where another seed of the job ended well.
     """
-    job, _, seed = failure["folder"].rpartition("/seed")
-    failed = {"folder": failure["folder"], "seed": int(seed), "failed": True, "accuracy": None}
-    if "identity" in failure:
+    job, _, seed = failure.folder.rpartition("/seed")
+    failed = {"folder": failure.folder, "seed": int(seed), "failed": True, "accuracy": None}
+    if failure.identity is not None:
         return _job(failure) | failed
     twin = next((line for line in lines if line["folder"].startswith(f"{job}/")), None)
     return None if twin is None else twin | failed

@@ -1,21 +1,19 @@
-"""Reads what jobs left on disk: the records of the finished and the reasons of the failed."""
+"""Finds what jobs left on disk: the records of the finished, the reasons of the failed."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
-from enum import Enum
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from kd_bench.config.convert import to_dataclass
 from kd_bench.config.schema import Config
+from kd_bench.results.record import Failure, Record
+from kd_bench.results.run_folder import ERROR, RESULT, SWEEPS, read_error
 from kd_bench.utils.errors import UserError, require
-
-FORMAT = 1  # of a record, the version that is read here
-JOB = ("identity", "config", "changed")
 
 
 def _job_folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
@@ -36,21 +34,16 @@ def folder_size(folder: Path) -> int:
     return sum(path.lstat().st_size for path in paths)
 
 
-def _parse(path: Path) -> dict:
+def _read(path: Path) -> Record:
     try:
-        record = json.loads(path.read_bytes())
+        values = json.loads(path.read_bytes())
     except ValueError as error:
         raise UserError(f"{path} is no record: {error}") from None
-    version = record.get("format") if isinstance(record, dict) else None
-    require(
-        version == FORMAT,
-        f"{path} is a record of format {version}; this version of kd-bench reads format {FORMAT}",
-    )
-    return record
+    return Record.from_json(values, path)
 
 
-def find_records(root: str | Path) -> Iterator[tuple[Path, dict]]:
-    """Each finished job below `root`: the folder it lies in, and its record.
+def find_records(root: str | Path) -> Iterator[tuple[Path, Record]]:
+    """Each finished job below `root`: the folder it is in, and its record.
 
     Raises:
         UserError: `root` is no folder, or a result.json in it is no record.
@@ -58,11 +51,16 @@ def find_records(root: str | Path) -> Iterator[tuple[Path, dict]]:
     root = Path(root)
     require(root.is_dir(), f"no folder {root} to read records from")
     for folder, files in _job_folders(root):
-        if "result.json" in files:
-            yield folder, _parse(folder / "result.json")
+        if RESULT in files:
+            yield folder, _read(folder / RESULT)
 
 
-def read_record(path: str | Path) -> tuple[Path, dict]:
+def read_records(root: str | Path) -> list[Record]:
+    """The records of all finished jobs below `root`, by name of their folders."""
+    return [record for _, record in find_records(root)]
+
+
+def open_record(path: str | Path) -> tuple[Path, Record]:
     """A finished job's folder and record, from that folder or a file in it.
 
     Raises:
@@ -71,70 +69,40 @@ def read_record(path: str | Path) -> tuple[Path, dict]:
     example = "the folder of a finished job: runs/<dataset>/<pair>/<method>/<digest>/seed<k>"
     require(Path(path).exists(), f"there is no {path}; give {example}")
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
-    has_record = (folder / "result.json").exists()
-    require(has_record, f"there is no result.json in {folder}; give {example}")
-    return folder, _parse(folder / "result.json")
-
-
-def job_config(record: Mapping) -> dict:
-    """A record's job in the shape that today's code reads: what it lacks is the default."""
-    defaults = asdict(Config(), dict_factory=_plain)
-    return _over(defaults, record["config"])
-
-
-def _plain(items: Iterable[tuple[str, Any]]) -> dict:
-    return {name: v.value if isinstance(v, Enum) else v for name, v in items}
-
-
-def _over(below: Mapping, above: Mapping) -> dict:
-    """`below` with the values of `above`, section by section."""
-    merged = dict(below)
-    for name, value in above.items():
-        both = isinstance(value, Mapping) and isinstance(below.get(name), Mapping)
-        merged[name] = _over(below[name], value) if both else value
-    return merged
-
-
-def read_records(root: str | Path) -> list[dict]:
-    """The records of all finished jobs below `root`, by name of their folders."""
-    return [record for _, record in find_records(root)]
+    require((folder / RESULT).exists(), f"there is no {RESULT} in {folder}; give {example}")
+    return folder, _read(folder / RESULT)
 
 
 def _is_job(folder: Path) -> bool:
     return re.fullmatch(r"seed\d+", folder.name) is not None
 
 
-def read_failures(root: str | Path) -> list[dict]:
-    """The jobs below `root` that ended with an error and were not finished since.
-
-    Returns:
-        for each, by name of the folder, {"folder": as a record names it, "reason": one line} and,
-        where the job was part of a sweep, its "identity", "config" and "changed".
-    """
+def read_failures(root: str | Path) -> list[Failure]:
+    """The jobs below `root` that ended with an error and were not finished since, by folder."""
     failed = [
         folder.absolute()
         for folder, files in _job_folders(Path(root))
-        if "error.txt" in files and "result.json" not in files and _is_job(folder)
+        if ERROR in files and RESULT not in files and _is_job(folder)
     ]
-    jobs = {}
+    jobs: dict[str, dict[str, Any]] = {}
     for runs in sorted({folder.parents[4] for folder in failed}):
-        jobs |= _frozen_jobs(runs)
-    names = ["/".join(folder.parts[-5:]) for folder in failed]
-    return [
-        {"folder": name, "reason": _reason(folder / "error.txt"), **jobs.get(name, {})}
-        for name, folder in zip(names, failed, strict=True)
-    ]
+        jobs |= _sweep_jobs(runs)
+    return [_failure(folder, jobs.get("/".join(folder.parts[-5:]))) for folder in failed]
 
 
-def _reason(path: Path) -> str:
-    return path.read_text(errors="replace").partition("\n")[0].strip()
+def _failure(folder: Path, job: dict[str, Any] | None) -> Failure:
+    name, reason = "/".join(folder.parts[-5:]), read_error(folder) or ""
+    if job is None:
+        return Failure(name, reason)
+    config = to_dataclass(Config, job["config"])
+    return Failure(name, reason, job["identity"], config, job["changed"])
 
 
-def _frozen_jobs(runs: Path) -> dict[str, dict]:
-    """By folder, what tells every job apart that a sweep wrote down before it ran."""
+def _sweep_jobs(runs: Path) -> dict[str, dict[str, Any]]:
+    """By folder, the jobs that the sweeps of a runs folder wrote down before they ran."""
     lines = [
         json.loads(line)
-        for path in sorted((runs / ".sweeps").glob("*.jsonl"))
+        for path in sorted((runs / SWEEPS).glob("*.jsonl"))
         for line in path.read_text(encoding="utf-8").splitlines()
     ]
-    return {job["folder"]: {key: job[key] for key in JOB if key in job} for job in lines}
+    return {job["folder"]: job for job in lines}

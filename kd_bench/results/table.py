@@ -18,6 +18,7 @@ from kd_bench.results.labels import (
     conflict,
     natural_key,
 )
+from kd_bench.results.record import Failure, Images, Record
 from kd_bench.results.select import BASELINE, _failed_line, select_runs, to_frame
 from kd_bench.results.statistics import Pooled, half_width, pooled
 from kd_bench.utils.errors import UserError, require
@@ -77,14 +78,14 @@ class Column:
     pair: str
     recipe: str
     speed: str
-    images: dict[str, int]  # "train", "test", "validation" -> number of images
+    images: Images | None  # None where no run ended well
     teachers: tuple[float, ...]  # accuracy of each teacher behind the column, none or one as a rule
     deviation: Pooled | None  # over the cells of the column
 
     @property
     def digits(self) -> int:
         """Decimal places: one of fewer than 2,000 images is more than 0.05 points."""
-        return 1 if self.images.get("test", 0) < 2000 else 2
+        return 1 if self.images is None or self.images.test < 2000 else 2
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Table:
     cells: dict[tuple[str, str], Cell]  # by row label and column label; a missing cell is absent
     averages: dict[str, Average]  # by row label, only rows that are complete
     runs: pd.DataFrame  # as from `standing`, with the labels of row and column
-    unplaced: list[Mapping]  # failures that no row and column can be told for
+    unplaced: list[Failure]  # failures that no row and column can be told for
     note: str = ""
     command: str = ""  # that makes the table
 
@@ -157,7 +158,7 @@ def _column(label: str, runs: pd.DataFrame, cells: Iterable[Cell]) -> Column:
         pair=first["pair"],
         recipe=first["recipe"],
         speed=first["speed"],
-        images=done.iloc[0]["images"] if len(done) else {},
+        images=done.iloc[0]["images"] if len(done) else None,
         teachers=tuple(sorted(teachers.drop_duplicates()["teacher_accuracy"])),
         deviation=pooled(cell.values.values() for cell in cells),
     )
@@ -225,8 +226,8 @@ def _rows(runs: pd.DataFrame, order: Sequence[str]) -> dict[str, str]:
 
 
 def table_from(
-    records: Sequence[Mapping],
-    failures: Sequence[Mapping] = (),
+    records: Sequence[Record],
+    failures: Sequence[Failure] = (),
     *,
     metric: str = "last",
     order: Sequence[str] = (),
@@ -253,7 +254,7 @@ def table_from(
     require(len(records) > 0, "no records to make a table of")
     choice = choice or {}
     lines = to_frame(records, metric).to_dict("records")
-    failed = {failure["folder"]: _failed_line(failure, lines) for failure in failures}
+    failed = {failure.folder: _failed_line(failure, lines) for failure in failures}
     runs = pd.DataFrame(lines + [line for line in failed.values() if line])
     runs = select_runs(runs.sort_values("folder"), choice)
     rows = _rows(runs, order or choice.get("method") or ())
@@ -267,7 +268,7 @@ def table_from(
         cells=cells,
         averages={row: average for row, average in averages.items() if average},
         runs=runs,
-        unplaced=[f for f in failures if not failed[f["folder"]] and _chosen(f, choice)],
+        unplaced=[f for f in failures if not failed[f.folder] and _chosen(f, choice)],
         note=note,
         command=command,
     )
@@ -288,6 +289,6 @@ def _filled(runs: pd.DataFrame) -> tuple[list[Column], dict[tuple[str, str], Cel
     return columns, cells
 
 
-def _chosen(failure: Mapping, choice: Mapping[str, Sequence[str]]) -> bool:
-    told = dict(zip(("dataset", "pair", "method"), failure["folder"].split("/"), strict=False))
+def _chosen(failure: Failure, choice: Mapping[str, Sequence[str]]) -> bool:
+    told = dict(zip(("dataset", "pair", "method"), failure.folder.split("/"), strict=False))
     return all(told[kind] in (choice.get(kind) or [told[kind]]) for kind in told)

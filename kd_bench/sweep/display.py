@@ -1,50 +1,47 @@
-"""What a person sees while jobs run: live where the output is a terminal, plain lines elsewhere."""
+"""Shows a sweep while it runs: live in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from kd_bench.jobs.job import Job
 from kd_bench.jobs.status import PENDING, RUNNING, JobStatus, progress_text, read_progress
-from kd_bench.results.run_folder import read_result
+from kd_bench.results.record import Failure, Record
+from kd_bench.results.run_folder import CONSOLE, read_record
 from kd_bench.sweep import eta
 from kd_bench.sweep.eta import ThroughputHistory
+from kd_bench.utils.formatting import pluralize
 
-if TYPE_CHECKING:
-    from kd_bench.jobs.job import Job
-    from kd_bench.sweep.executors.local import Slot
-    from kd_bench.sweep.scheduler import Running
-
-LOOK_SECONDS = 0.5  # between two looks at the files of the running jobs
+READ_SECONDS = 0.5  # between two reads of the running jobs' files
 
 
 def console() -> Console:
-    """Where people read; keeps lines whole where no terminal limits their width."""
+    """Standard output; without a terminal to limit their width, lines are kept whole."""
     width = None if sys.stdout.isatty() else 200
     return Console(width=width, highlight=False, soft_wrap=True)
 
 
-def accuracy_text(record: Mapping[str, Any]) -> str:
+def accuracy_text(record: Record) -> str:
     """A record's number in a few words: 93.4 % after 20 epochs, 3.1 s."""
-    epochs = record["config"]["recipe"]["epochs"]
-    last, seconds = record["accuracy"]["last"], record["seconds"]
-    return f"{last:.2f} % after {epochs} epochs, {seconds:.1f} s"
+    epochs = pluralize(record.config.recipe.epochs, "epoch")
+    return f"{record.accuracy.last:.2f} % after {epochs}, {record.seconds:.1f} s"
 
 
 class SweepDisplay:
-    """A line for every job that ends, and below them a live view of the slots."""
+    """Prints a line for every job that ends, and below them a live view of the slots."""
 
     def __init__(self, total: int):
         self.console = console()
         self.total = total
-        self._paces = ThroughputHistory()
-        self._look_again = 0.0
+        self._throughputs = ThroughputHistory()
+        self._read_again = 0.0
         self._live = Live(console=self.console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> SweepDisplay:
@@ -52,95 +49,93 @@ class SweepDisplay:
             self._live.start()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         self._live.stop()
 
-    def say(self, text: str) -> None:
+    def message(self, text: str) -> None:
         """Print a line."""
         self.console.print(text, markup=False)
 
     def done(self, job: Job, seconds: float) -> None:
         """A job has its result, after so many seconds in its slot."""
-        record = read_result(job.path)
-        self._paces.add_record(record, seconds)
-        self.say(f"{job.label}: done: {accuracy_text(record)}")
+        if record := read_record(job.path):
+            self._throughputs.add_record(record, seconds)
+            self.message(f"{job.label}: done: {accuracy_text(record)}")
 
     def done_already(self, job: Job) -> None:
-        """A job had its result before."""
-        self._paces.add_record(read_result(job.path))
-        self.say(f"{job.label}: done already, nothing to train")
+        """A job had its result before the sweep."""
+        if record := read_record(job.path):
+            self._throughputs.add_record(record)
+        self.message(f"{job.label}: done already, nothing to train")
 
     def elsewhere(self, job: Job) -> None:
-        """Another process works at a job."""
-        self.say(f"{job.label}: being trained by another process, waiting for it")
+        """Another process is running a job."""
+        self.message(f"{job.label}: already being trained by another process; waiting for it")
 
     def failed(self, job: Job, reason: str, waiting: Sequence[str]) -> None:
-        """A job ended without a result."""
-        for_whom = f"; waiting for it: {', '.join(waiting)}" if waiting else ""
-        self.say(f"{job.label}: FAILED: {reason}; see {job.path / 'console.log'}{for_whom}")
+        """A job ended without a result; `waiting` are the jobs that depend on it."""
+        dependents = f"; jobs that depend on it: {', '.join(waiting)}" if waiting else ""
+        self.message(f"{job.label}: FAILED: {reason}; see {job.path / CONSOLE}{dependents}")
 
-    def tried_again(self, job: Job, reason: str, number: int, most: int) -> None:
-        """A job that failed gets another chance."""
-        self.say(f"{job.label}: {reason}; trying again, {number} of {most}")
+    def retrying(self, job: Job, reason: str, number: int, most: int) -> None:
+        """A job that failed is tried again."""
+        self.message(f"{job.label}: {reason}; retry {number} of {most}")
 
     def stopped(self) -> None:
-        """A failure ended the sweep, as it was told to."""
-        self.say("stopped after a failure (on_error=stop); the same command goes on from here")
+        """A failure ended the sweep, as on_error=stop asks."""
+        self.message("stopped after a failure (on_error=stop); the same command resumes the sweep")
 
     def interrupted(self) -> None:
-        """The sweep was asked to end."""
-        self.say("interrupted; the same command again goes on from here")
+        """A signal ended the sweep."""
+        self.message("interrupted; the same command resumes the sweep")
 
     def failures(self, jobs: Sequence[Job], reasons: Mapping[str, str]) -> None:
-        """All that failed, at the end."""
-        self.say(f"{len(jobs)} of {self.total} jobs failed:")
+        """List all failures, at the end; `reasons` by folder."""
+        self.message(f"{len(jobs)} of {pluralize(self.total, 'job')} failed:")
         for job in jobs:
-            self.say(f"  {job.label}: {reasons[job.folder]}; see {job.path}")
+            self.message(f"  {job.label}: {reasons[job.folder]}; see {job.path}")
 
     def table(self, jobs: Sequence[Job], failed: Mapping[str, str]) -> None:
-        """The results of a sweep's jobs, as far as they are there."""
-        from kd_bench.results import (
-            render,  # pandas and scipy cost a second; only now are they needed
-        )
+        """The results of a sweep's jobs that are done; `failed` are reasons by folder."""
+        from kd_bench.results.render import render  # pandas and scipy take a second to import
 
-        found = [record for job in jobs if (record := read_result(job.path))]
-        if found:
+        if records := [record for job in jobs if (record := read_record(job.path))]:
             failures = [
-                {
-                    "folder": job.folder,
-                    "reason": failed[job.folder],
-                    "identity": job.identity,
-                    "config": job.config,
-                    "changed": job.changed,
-                }
+                Failure(job.folder, failed[job.folder], job.identity, job.config, job.changed)
                 for job in jobs
                 if job.folder in failed
             ]
-            self.say(render.render(found, failures=failures, format="terminal"))
+            self.message(render(records, failures=failures, format="terminal"))
 
     def update(
         self,
-        running: Mapping[Slot, Running],
+        running: Sequence[tuple[str, Job]],
         pending: Sequence[Job],
-        failed: Mapping[str, str],
+        failed: int,
         places: int,
     ) -> None:
-        """Show what each slot does; called often, it looks at the jobs' files now and then."""
-        if not self.console.is_terminal or time.monotonic() < self._look_again:
+        """Show each slot's job; called often, it reads the jobs' files only now and then.
+
+        Args:
+            running: for each slot in use its name and its job.
+            pending: jobs that have not started.
+            failed: number of failed jobs.
+            places: number of slots.
+        """
+        if not self.console.is_terminal or time.monotonic() < self._read_again:
             return
-        self._look_again = time.monotonic() + LOOK_SECONDS
-        now = {slot: _running(at_work.job) for slot, at_work in running.items()}
+        self._read_again = time.monotonic() + READ_SECONDS
+        now = [(job, JobStatus(RUNNING, progress=read_progress(job.path))) for _, job in running]
         grid = Table.grid(padding=(0, 2))
-        for slot, state in now.items():
-            job = running[slot].job
-            grid.add_row(slot.name, job.label, progress_text(job, state))
-        done = self.total - len(pending) - len(running) - len(failed)
-        counts = f"{done} done, {len(running)} running, {len(pending)} left, {len(failed)} failed"
-        jobs = [(running[slot].job, state) for slot, state in now.items()]
-        jobs += [(job, JobStatus(PENDING)) for job in pending]
-        grid.add_row("", counts, eta.time_left_text(jobs, self._paces, places))
+        for (slot, _), (job, status) in zip(running, now, strict=True):
+            grid.add_row(slot, job.label, progress_text(job, status))
+        done = self.total - len(pending) - len(running) - failed
+        counts = f"{done} done, {len(running)} running, {len(pending)} pending, {failed} failed"
+        unfinished = now + [(job, JobStatus(PENDING)) for job in pending]
+        grid.add_row("", counts, eta.time_left_text(unfinished, self._throughputs, places))
         self._live.update(grid)
-
-
-def _running(job: Job) -> JobStatus:
-    return JobStatus(RUNNING, progress=read_progress(job.path))

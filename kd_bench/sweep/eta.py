@@ -1,117 +1,88 @@
-"""How long jobs take: told from like jobs that ran, and never invented."""
+"""Estimates how long jobs take, from similar finished jobs; unknown where there are none."""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 from kd_bench.config.identity import execution_text
-from kd_bench.jobs.job import Job, total_epochs
+from kd_bench.config.schema import total_epochs
+from kd_bench.jobs.job import Job
 from kd_bench.jobs.status import DONE, RUNNING, JobStatus
-from kd_bench.utils import formatting
+from kd_bench.results.record import Record
+from kd_bench.utils.formatting import format_duration
 
 SimilarityKey = tuple[str, ...]
-WINDOW = 25  # jobs to take a median of: the latest, so that large sweeps do not slow down
+WINDOW = 25  # the latest jobs, of which a median is taken: large sweeps must not slow down
 
 
-def similarity_keys(folder: str, identity: Mapping[str, Any], recipe: str) -> list[SimilarityKey]:
-    """What two jobs may have in common, the most telling first.
+def similarity_keys(folder: str, identity: Mapping[str, Any]) -> tuple[SimilarityKey, ...]:
+    """What similar jobs share: the same job with another seed; the same student and data.
 
-    The same job but for its seed; the same data, networks, method and recipe with values changed;
-    the same data and student; the same student on some of the data.
+    Args:
+        folder: of the job.
+        identity: of the job.
     """
-    dataset, pair, method, digest, _ = folder.split("/")
     data, model = (json.dumps(identity[part], sort_keys=True) for part in ("dataset", "model"))
-    speed = execution_text(identity)
-    return [
-        (dataset, pair, method, digest),
-        (data, pair, method, recipe, speed),
-        (data, model, speed),
-        (dataset, model, speed),
-    ]
+    return (folder.rpartition("/")[0],), (data, model, execution_text(identity))
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """How fast a job ran, or will run."""
+    """How fast a job ran, or is expected to."""
 
     per_epoch: float  # seconds
     start: float = 0.0  # seconds once, however many epochs: reading images, compiling
-    images: int | None = None  # training images, where they are known
-    is_rough: bool = False  # told from jobs with little in common
+    is_rough: bool = False  # from other methods or recipes, not from the same job's other seeds
 
     def seconds(self, epochs: int) -> float:
-        """Of a job with so many epochs to go."""
+        """Seconds for a job with so many epochs to go."""
         return self.start + self.per_epoch * epochs
 
 
 class ThroughputHistory:
-    """The paces of jobs that ran, found again by what a job has in common with them."""
+    """The throughput of jobs that ran, looked up by similarity."""
 
-    def __init__(self):
-        self._by_likeness: dict[SimilarityKey, deque[Throughput]] = defaultdict(
+    def __init__(self) -> None:
+        self._by_key: dict[SimilarityKey, deque[Throughput]] = defaultdict(
             lambda: deque(maxlen=WINDOW)
         )
-        self._kinds: dict[str, list[SimilarityKey]] = {}  # by folder
 
-    def add(self, kinds: Iterable[SimilarityKey], pace: Throughput) -> None:
-        """Remember a job's pace."""
-        for kind in kinds:
-            self._by_likeness[kind].append(pace)
+    def add(self, folder: str, identity: Mapping[str, Any], throughput: Throughput) -> None:
+        """Add that of a job."""
+        for key in similarity_keys(folder, identity):
+            self._by_key[key].append(throughput)
 
-    def of_job(self, job: Job, images: int | None = None) -> Throughput | None:
-        """The pace to expect of a frozen job; see `of`."""
-        if job.folder not in self._kinds:
-            recipe = job.config["recipe"]["name"]
-            self._kinds[job.folder] = similarity_keys(job.folder, job.identity, recipe)
-        return self.of(self._kinds[job.folder], images)
-
-    def add_record(self, record: Mapping[str, Any], whole: float | None = None) -> None:
-        """Remember the pace of a finished job.
+    def add_record(self, record: Record, whole: float | None = None) -> None:
+        """Add that of a finished job.
 
         Args:
             record: of the job.
-            whole: seconds from its process's start to its end; None: what the record knows of it,
-                which leaves out the start of Python and PyTorch.
+            whole: seconds from its process's start to its end; None: those of the record, which
+                leave out the start of Python and PyTorch.
         """
-        seconds, epochs = record["seconds"], total_epochs(record["config"])
-        recipe = record["config"]["recipe"]["name"]
-        whole = record.get("seconds_of_process", seconds) if whole is None else whole
-        before = max(0.0, whole - seconds)  # a resumed one has seconds that are not in `whole`
-        warm_up = record.get("seconds_of_warm_up", 0.0)
-        self.add(
-            similarity_keys(record["folder"], record["identity"], recipe),
-            Throughput((seconds - warm_up) / epochs, before + warm_up, record["images"]["train"]),
-        )
+        if whole is None:
+            whole = record.seconds_of_process or record.seconds
+        # A resumed job has seconds of training that its last process did not take.
+        before = max(0.0, whole - record.seconds)
+        warm_up = record.seconds_of_warm_up
+        per_epoch = (record.seconds - warm_up) / total_epochs(record.config)
+        self.add(record.folder, record.identity, Throughput(per_epoch, before + warm_up))
 
-    def of(self, kinds: Sequence[SimilarityKey], images: int | None = None) -> Throughput | None:
-        """The pace to expect of a job: the median of those most like it; None where there are none.
-
-        Args:
-            kinds: what the job is, as from `similarity_keys`.
-            images: training images; without, jobs on other images tell nothing.
-        """
-        *same_images, other_images = kinds
-        for number, kind in enumerate(same_images):
-            if found := self._by_likeness.get(kind):
-                return _median(found, is_rough=number > 1)
-        found = [p for p in self._by_likeness.get(other_images, ()) if p.images]
-        if not found or not images:
-            return None
-        scaled = [Throughput(pace.per_epoch * images / pace.images, pace.start) for pace in found]
-        return _median(scaled, is_rough=True)
-
-
-def _median(paces: Sequence[Throughput], *, is_rough: bool) -> Throughput:
-    return Throughput(
-        median(pace.per_epoch for pace in paces),
-        median(pace.start for pace in paces),
-        is_rough=is_rough,
-    )
+    def expected(self, folder: str, identity: Mapping[str, Any]) -> Throughput | None:
+        """The median of the most similar jobs; None where there are none."""
+        for number, key in enumerate(similarity_keys(folder, identity)):
+            if found := self._by_key.get(key):
+                return Throughput(
+                    median(each.per_epoch for each in found),
+                    median(each.start for each in found),
+                    is_rough=number > 0,
+                )
+        return None
 
 
 @dataclass(frozen=True)
@@ -122,22 +93,20 @@ class Estimate:
     is_rough: bool
 
 
-def remaining(
-    job: Job, now: JobStatus, paces: ThroughputHistory, images: int | None = None
-) -> Estimate | None:
-    """The time that a job still takes, by its own pace or else by that of like jobs.
+def remaining(job: Job, status: JobStatus, history: ThroughputHistory) -> Estimate | None:
+    """The time that a job still takes, by its own throughput or else that of similar jobs.
 
     Returns:
         None where nothing is known to go by; 0 seconds for a job that is done.
     """
-    if now.kind == DONE:
+    if status.kind == DONE:
         return Estimate(0.0, is_rough=False)
-    expected = paces.of_job(job, images)
-    if now.progress is None:
+    expected = history.expected(job.folder, job.identity)
+    if status.progress is None:
         return expected and Estimate(expected.seconds(job.epochs), expected.is_rough)
-    start = expected.start if expected and now.kind != RUNNING else 0.0
-    own = Throughput(now.progress.seconds_per_epoch, start)
-    return Estimate(own.seconds(job.epochs - now.progress.epoch), is_rough=False)
+    start = expected.start if expected and status.kind != RUNNING else 0.0
+    own = Throughput(status.progress.seconds_per_epoch, start)
+    return Estimate(own.seconds(job.epochs - status.progress.epoch), is_rough=False)
 
 
 def parallel_seconds(seconds: Sequence[float], places: int) -> float:
@@ -146,14 +115,15 @@ def parallel_seconds(seconds: Sequence[float], places: int) -> float:
 
 
 def time_left_text(
-    jobs: Sequence[tuple[Job, JobStatus]], paces: ThroughputHistory, places: int
+    jobs: Sequence[tuple[Job, JobStatus]], history: ThroughputHistory, places: int
 ) -> str:
     """The time left of unfinished jobs that share some places: about 2 min 10 s left.
 
-    Nothing where nothing is known; "at least" where some jobs are like none that ran.
+    Empty where nothing is known; "at least" where some jobs are like none that ran.
     """
-    known = [found for job, now in jobs if (found := remaining(job, now, paces))]
+    known = [found for job, status in jobs if (found := remaining(job, status, history))]
     if not known:
         return ""
     about = "about" if len(known) == len(jobs) else "at least"
-    return f"{about} {formatting.format_duration(parallel_seconds([e.seconds for e in known], places))} left"
+    seconds = parallel_seconds([estimate.seconds for estimate in known], places)
+    return f"{about} {format_duration(seconds)} left"

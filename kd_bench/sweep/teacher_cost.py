@@ -1,78 +1,80 @@
-"""How often jobs ask their teacher: online at every step, or for a table of all views once."""
+"""How many images jobs run through their teacher: online at every step, or once for a cache."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from kd_bench.config.identity import EXECUTION_KEYS
 from kd_bench.config.schema import TeacherSource
-from kd_bench.jobs import instantiate
+from kd_bench.jobs.instantiate import describe_dataset
 from kd_bench.jobs.job import Job
 from kd_bench.jobs.validate import cache_shape
 from kd_bench.training.teacher_cache import FLOAT
-from kd_bench.utils import formatting
+from kd_bench.utils.formatting import format_bytes, pluralize
 
 
 @dataclass(frozen=True)
 class TeacherCost:
-    """What jobs that could share a view table ask of their teacher, by either source."""
+    """Forward passes of the teacher in jobs that could share a cache, by either source."""
 
     teacher: str
     methods: tuple[str, ...]
     jobs: int
     online: int  # images
-    table: int  # images, which are all views of those for training
-    size: int  # bytes of the table
-    is_table: bool  # which of the two was chosen
+    cache: int  # images, which are all views of those for training
+    size: int  # bytes of the cache
+    is_cached: bool  # the configuration has teacher.source=table
 
     @property
     def line(self) -> str:
-        """Both counts, and which value of teacher.source asks less."""
-        online, table = self.online, self.table
-        chosen, other = ("table", "online") if self.is_table else ("online", "table")
-        less = TeacherSource.table if table < online else TeacherSource.online
-        verdict = "asks less" if less.value == chosen else f"asks more than {other} would"
-        jobs = formatting.pluralize(self.jobs, "job")
+        """Both counts, and which value of teacher.source is cheaper."""
+        current, other = ("table", "online") if self.is_cached else ("online", "table")
+        cheaper = "table" if self.cache < self.online else "online"
+        verdict = "is cheaper" if cheaper == current else f"costs more than {other} would"
         return (
-            f"teacher {self.teacher} of {', '.join(self.methods)}: {jobs} would ask about"
-            f" {online:,} images online, a view table of {formatting.format_bytes(self.size)} about {table:,}"
-            f" once; teacher.source={chosen} {verdict}"
+            f"teacher {self.teacher} of {', '.join(self.methods)}: {pluralize(self.jobs, 'job')}"
+            f" would run about {self.online:,} images through it online, a cache of"
+            f" {format_bytes(self.size)} about {self.cache:,} once; teacher.source={current}"
+            f" {verdict}"
         )
 
 
 def teacher_costs(jobs: Sequence[Job]) -> list[TeacherCost]:
-    """What jobs ask of teachers, one entry for all that could share a table.
+    """The cost of teachers, one entry for all jobs that could share a cache.
 
     Args:
-        jobs: that are to run. Those that need more of a teacher than a table holds are left out.
+        jobs: that are to run. Those that need more of a teacher than a cache holds are left out.
     """
-    shared: dict[tuple, list[Job]] = defaultdict(list)
-    shapes = {}
+    shapes: dict[str, tuple[int, int] | None] = {}  # by settings, which seeds share
+    shared: dict[Hashable, list[Job]] = defaultdict(list)
     for job in jobs:
-        settings = job.folder.rsplit("/", 1)[0]  # seeds share them
-        if settings not in shapes:
-            shapes[settings] = cache_shape(job.config)
-        if (shape := shapes[settings]) is not None:
-            teacher = job.config["teacher"]
-            data = job.folder.split("/", 1)[0]
-            which = job.after or teacher["checkpoint"]
-            how = (teacher["precision"], *(job.config[name] for name in EXECUTION_KEYS))
-            shared[data, which, shape, teacher["source"], how].append(job)
+        if job.settings not in shapes:
+            shapes[job.settings] = cache_shape(job)
+        if (shape := shapes[job.settings]) is not None:
+            shared[_sharing_key(job, shape)].append(job)
     found = []
-    for (_, _, (rows, columns), source, _), sharing in shared.items():
+    for sharing in shared.values():
+        rows, columns = shapes[sharing[0].settings] or (0, 0)
         config = sharing[0].config
-        images = instantiate.describe_dataset(config["dataset"]).train_size
         found.append(
             TeacherCost(
-                config["teacher"]["model"]["name"],
-                tuple(dict.fromkeys(job.config["method"]["name"] for job in sharing)),
-                len(sharing),
-                sum(job.epochs for job in sharing) * images,
-                rows,
-                rows * columns * FLOAT,
-                source == TeacherSource.table.value,
+                teacher=config.teacher.model.name,
+                methods=tuple(dict.fromkeys(job.config.method.name for job in sharing)),
+                jobs=len(sharing),
+                online=sum(job.epochs for job in sharing)
+                * describe_dataset(config.dataset).train_size,
+                cache=rows,
+                size=rows * columns * FLOAT,
+                is_cached=config.teacher.source is TeacherSource.table,
             )
         )
     return found
+
+
+def _sharing_key(job: Job, shape: tuple[int, int]) -> Hashable:
+    teacher = job.config.teacher
+    which = job.teacher.folder if job.teacher else teacher.checkpoint
+    execution = tuple(getattr(job.config, name) for name in EXECUTION_KEYS)
+    return job.config.dataset.name, which, shape, teacher.source, teacher.precision, execution

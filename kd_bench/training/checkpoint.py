@@ -62,14 +62,19 @@ def on_cpu(state: Any) -> Any:
     return [on_cpu(value) for value in state] if isinstance(state, list) else state
 
 
-def _write(folder: Path, state: Mapping[str, Any], texts: Mapping[str, str]) -> None:
-    """Write the state whole, keep the one before it, and write the texts."""
+def to_bytes(state: Any) -> bytes:
+    """The content of a file that `torch.load(weights_only=True)` reads."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def _write(folder: Path, state: Mapping[str, Any], texts: Mapping[str, str]) -> None:
+    """Write the state whole, keep the one before it, and write the texts."""
     newest, before = (folder / name for name in CHECKPOINTS)
     if newest.exists():
         os.replace(newest, before)
-    atomic_write(newest, buffer.getvalue())
+    atomic_write(newest, to_bytes(state))
     for name, text in texts.items():
         atomic_write(folder / name, text)
 

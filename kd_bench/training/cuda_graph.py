@@ -1,7 +1,7 @@
-"""A function on a GPU, recorded once as a CUDA graph and replayed: one launch for all its kernels.
+"""CUDA graphs: a function is captured once and replayed with a single launch for all its kernels.
 
-What is recorded are kernels and addresses. A function that can be recorded reads and writes the
-same tensors each time, and nothing in it waits for the device or depends on a value there.
+A graph holds kernels and addresses. A function can be captured if it reads and writes the same
+tensors each time, and neither synchronizes with the device nor depends on a value there.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Result = TypeVar("Result")
 
 @contextmanager
 def restore_after(state: Iterable[Tensor]) -> Iterator[None]:
-    """Undo, in place, what is done to these tensors and to the random generators.
+    """Restore these tensors, in place, and the random number generators on exit.
 
-    Not after an exception, which ends a job anyway.
+    Not after an exception, which ends the job anyway.
     """
     state = list(state)
     saved = [tensor.detach().clone() for tensor in state]
@@ -37,7 +37,7 @@ def restore_after(state: Iterable[Tensor]) -> Iterator[None]:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Without Python's collector: what it frees on a GPU while one records ends the recording."""
+    """Disable garbage collection: freeing GPU memory during a capture would invalidate it."""
     gc.collect()
     gc.disable()
     try:
@@ -47,7 +47,7 @@ def _uncollected() -> Iterator[None]:
 
 
 def warm_up(function: Callable[[], object], state: Iterable[Tensor]) -> None:
-    """Run a function a few times, each from the same state: it may stand at the end of an epoch."""
+    """Run a function several times, each time from the same state: it may be at the end of an epoch."""
     state = list(state)
     for _ in range(WARM_UPS):
         with restore_after(state):
@@ -55,14 +55,14 @@ def warm_up(function: Callable[[], object], state: Iterable[Tensor]) -> None:
 
 
 def capture_graph(function: Callable[[], Result], state: Iterable[Tensor]) -> Callable[[], Result]:
-    """Record a function that works on the current GPU.
+    """Capture a function that runs on the current GPU.
 
     Args:
-        function: what to record; it runs a few times before, to warm up.
-        state: every tensor that it changes; recording leaves them and the random generators alone.
+        function: what to capture; it runs several times before, to warm up.
+        state: every tensor that it modifies; they and the random generators are left unchanged.
 
     Returns:
-        Replays the recording. What it returns are the same tensors each time, with new values.
+        A function that replays the graph. It returns the same tensors each time, with new values.
     """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())

@@ -1,4 +1,4 @@
-"""The device of a job, and PyTorch's settings that every job has."""
+"""The device of a job, and the settings of PyTorch that all jobs share."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from kd_bench.utils.errors import UserError
 from kd_bench.utils.process import keep_memory
 
 
-def choose_device(choice: str) -> torch.device:
-    """The device for `cpu`, `cuda`, or `auto`: the GPU where there is one.
+def choose_device(choice: Device) -> torch.device:
+    """The device for `cpu`, `cuda`, or `auto`: the GPU if there is one.
 
     Raises:
-        UserError: `cuda` on a machine without; where a sweep starts, it need not have one.
+        UserError: `cuda` on a machine without a GPU.
     """
     has_gpu = torch.cuda.is_available()
-    if choice == Device.auto.value:
-        choice = "cuda" if has_gpu else "cpu"
-    if choice == Device.cuda.value and not has_gpu:
+    if choice is Device.cuda and not has_gpu:
         raise UserError("device=cuda: PyTorch sees no GPU here; choose device=cpu or device=auto")
-    return torch.device(choice)
+    is_gpu = has_gpu and choice is not Device.cpu
+    return torch.device("cuda" if is_gpu else "cpu")
 
 
-def prepare_torch(threads: int) -> None:
-    """Settings of the process, made before anything runs on a device: for equal bits, and memory.
+def configure_process(threads: int) -> None:
+    """Set up this process for reproducible bits, before anything runs on a device.
 
     Args:
-        threads: of the process.
+        threads: that PyTorch uses.
     """
     keep_memory()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
     torch.backends.cudnn.benchmark = False
     for library in (torch.backends.cudnn, torch.backends.cuda.matmul):
-        library.allow_tf32 = False  # where a job allows it, it does for its steps alone
-    # use_deterministic_algorithms(True, warn_only=True), which would load the compiler: a second
+        library.allow_tf32 = False  # `execution.tf32` allows it for the steps of some jobs
+    # The same as use_deterministic_algorithms(True, warn_only=True), which would import the
+    # compiler: a second.
     torch.set_deterministic_debug_mode("warn")
     torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, changes no result
 
 
 def device_name(device: torch.device) -> str:
-    """What a GPU or a CPU calls itself."""
+    """The name of the GPU or CPU, as its driver or kernel gives it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:

@@ -1,14 +1,13 @@
-"""An epoch: one step after the other, each the same operations on the same tensors.
+"""An epoch: a sequence of steps, each the same operations on the same tensors.
 
-All that changes from step to step lies on the device: the order of the images, how far in it the
-step is, the rates, the epoch, the sums. So no step needs a value from the host or gives one to it,
-and the whole of it, from the positions of its images to the sums, may be recorded and replayed.
+Everything that changes from step to step is on the device: the order of the images, the position in
+it, learning rates, epoch, sums. So no step exchanges a value with the host, and the whole step,
+from image indices to sums, can be captured as a CUDA graph and replayed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -25,11 +24,11 @@ from kd_bench.utils.seeds import derive_seed
 
 
 class EpochRunner:
-    """Runs the epochs of a stage of a job's training.
+    """Runs the epochs of one phase of a job's training.
 
     Args:
         job: what is trained.
-        phase: the stage of training. Each has an optimizer of its own and begins without momentum.
+        phase: the phase of training. Each has its own optimizer and starts without momentum.
     """
 
     def __init__(self, job: TrainingSetup, phase: Phase):
@@ -44,41 +43,20 @@ class EpochRunner:
         self._cursor = torch.zeros(1, dtype=torch.int64, device=device)  # steps that are done
         self._within = torch.arange(job.recipe.batch_size, device=device)
         self._views_seed = derive_seed(job.seed, phase.name, "views")
-        job.method.on_epoch_start(phase.name)
-        self.tally = EpochMetrics([*job.method.weights, "total"], device)
+        self.tally = EpochMetrics([*job.method.weights_of(phase.name), "total"], device)
         self._steps: dict[int, Callable[[], None]] = {}  # by number of images
 
     def run(self, epoch: int) -> dict[str, float]:
-        """Train for one epoch (counted from 1): its first rate, the mean of each term, accuracy.
+        """Train for one epoch (from 1): its first learning rate, mean of each term, accuracy.
 
         Raises:
-            FloatingPointError: at its end, where a term was not finite.
+            FloatingPointError: at its end, if a term was not finite.
         """
         self._begin(epoch)
         with execution.tf32(self.job.execution.precision is Precision.tf32):
             for size in self.job.step_sizes:
                 self._step(size)()
         return {"lr": self.phase.rates[epoch - 1, 0].item(), **self.tally.means(epoch)}
-
-    @contextmanager
-    def rehearsal(self) -> Iterator[Callable[[], None]]:
-        """A step on a whole batch of the first epoch, to be taken any number of times.
-
-        All is undone at the end.
-        """
-        size = self.job.step_sizes[0]
-        whole = self.job.step_sizes.count(size)
-        with (
-            cuda_graph.restore_after(self._state()),
-            execution.tf32(self.job.execution.precision is Precision.tf32),
-        ):
-            self._begin(epoch=1)
-
-            def step() -> None:
-                self._cursor.remainder_(whole)
-                self._step(size)()
-
-            yield step
 
     def _begin(self, epoch: int) -> None:
         # Whatever a method draws while it trains follows from seed and epoch, so a resumed job
@@ -94,19 +72,19 @@ class EpochRunner:
         self.tally.reset()
 
     def _step(self, size: int) -> Callable[[], None]:
-        """The step on so many images, recorded when it is first needed."""
+        """The step for a batch of `size` images, built (and captured) on first use."""
         if size not in self._steps:
-            step = partial(self._learn_from_next, self._learning(size), size)
+            step: Callable[[], None] = partial(self._train_on_next, self._build_step(size), size)
             if self.job.execution.captured:
                 step = cuda_graph.capture_graph(step, self._state())
             self._steps[size] = step
         return self._steps[size]
 
-    def _learning(self, size: int) -> Step:
-        """The step from a batch on. Only a whole batch, in the main stage, is worth compiling.
+    def _build_step(self, size: int) -> Step:
+        """The step from a batch on. Compiled only for full batches of the main phase.
 
-        Another number of images would have to be compiled anew. In the stage before, a network's
-        last layers may learn nothing, and would get gradients of zero instead of none.
+        Another batch size would need another compilation. In the init phase, the last layers of a
+        network may not be trained, and would get gradients of zero instead of none.
         """
         job = self.job
         if size != job.recipe.batch_size or self.phase.name != "main":
@@ -115,10 +93,10 @@ class EpochRunner:
             how = job.execution
         student = execution.build_forward(job.student, how, how.precision)
         teacher = job.teacher and job.teacher.with_execution(how)
-        return Step(student, teacher, job.method, self.optimizer)
+        return Step(student, teacher, job.method, self.phase.name, self.optimizer)
 
-    def _learn_from_next(self, step: Step, size: int) -> None:
-        """Learn from the next `size` images of the order."""
+    def _train_on_next(self, step: Step, size: int) -> None:
+        """Train on the next `size` images of the epoch's order."""
         job = self.job
         place = self._cursor * job.recipe.batch_size + self._within[:size]
         index = self._order.index_select(0, place)
@@ -132,15 +110,14 @@ class EpochRunner:
         data = self.job.data
         view = data.sample_views(index, self._epoch, self._views_seed)
         image = data.augmented_batch(index, view)
-        if self.job.execution.speed is Speed.reference:
-            image = image.contiguous()
+        image = image.contiguous(memory_format=self.job.execution.layout)
         target = data.train.target.index_select(0, index)
         return Batch(image, target, index, self._epoch, view)
 
     def _state(self) -> Iterator[Tensor]:
-        """Every tensor that a step changes."""
+        """Every tensor that a step modifies."""
         for module in self.job.learners.values():
             yield from module.parameters()
             yield from module.buffers()
-        yield from (momentum for momentum in self.optimizer.momentum if momentum is not None)
+        yield from self.optimizer.momentum_buffers
         yield from (self.optimizer.rate, self._cursor, *self.tally.tensors)

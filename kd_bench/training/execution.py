@@ -2,125 +2,123 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kd_bench.config.schema import Precision, Speed
+from kd_bench.config.schema import Config, Precision, Speed
+from kd_bench.data.dataset import Data
 from kd_bench.interfaces import Output
+from kd_bench.methods.common.method import Method
 from kd_bench.models.features import FeatureExtractor
-from kd_bench.utils.errors import require
-
-if TYPE_CHECKING:
-    from kd_bench.data.dataset import Data
-    from kd_bench.methods.common.method import Method
+from kd_bench.utils.errors import message_lines, require
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How steps are executed. All of it follows from the configuration and the kind of device;
-    with speed=fast, what is compiled and autotuned is chosen by measuring."""
+    """How steps are executed; all of it follows from the configuration and the kind of device."""
 
     speed: Speed = Speed.repro
     precision: Precision = Precision.fp32
     teacher_precision: Precision = Precision.fp32
     compiled: bool = False  # networks by torch.compile
     captured: bool = False  # the whole step as a CUDA graph
-    autotuned: bool = False  # cuDNN chooses its algorithms by measuring
-    notes: tuple[str, ...] = ()  # why something is otherwise than one might expect
+    notes: tuple[str, ...] = ()  # why something differs from what was asked for
 
     @property
     def layout(self) -> torch.memory_format:
-        """How networks and images lie in memory."""
+        """The memory format of networks and images."""
         return memory_format(self.speed)
 
     def as_record(self) -> dict[str, Any]:
-        """What a record tells of it."""
+        """Plain values for the job's record."""
         return {
             "precision": self.precision.value,
             "teacher_precision": self.teacher_precision.value,
             "compiled": self.compiled,
             "captured": self.captured,
-            "autotuned": self.autotuned,
             "notes": list(self.notes),
         }
 
 
 def memory_format(speed: Speed) -> torch.memory_format:
-    """How networks and images lie in memory."""
+    """The memory format of networks and images: the only place that decides it."""
     return torch.contiguous_format if speed is Speed.reference else torch.channels_last
 
 
-def check_execution(config: Mapping[str, Any]) -> None:
-    """Refuse what contradicts itself: `reference` is eager and in single precision.
+def check_execution(config: Config) -> None:
+    """Refuse contradictions: `speed=reference` is eager and in single precision.
 
     Raises:
         UserError: naming what to leave out.
     """
-    plain = {"compile": False, "precision": "fp32", "teacher.precision": None}
-    given = {**config, "teacher.precision": config["teacher"]["precision"]}
-    odd = [name for name, value in plain.items() if given[name] != value]
+    is_changed = {
+        "compile": config.compile,
+        "precision": config.precision is not Precision.fp32,
+        "teacher.precision": config.teacher.precision is not None,
+    }
+    odd = [name for name, changed in is_changed.items() if changed]
     require(
-        config["speed"] != Speed.reference.value or not odd,
-        f"speed=reference is eager and fp32: leave out {', '.join(odd)}, or take speed=repro",
+        config.speed is not Speed.reference or not odd,
+        f"speed=reference is eager and fp32: leave out {', '.join(odd)}, or use speed=repro",
     )
 
 
-def resolve_execution(config: Mapping[str, Any], method: Method, device: torch.device) -> Execution:
-    """How a job is executed; what a method cannot have is left out, and noted."""
-    speed, precision = Speed(config["speed"]), Precision(config["precision"])
-    chosen = {"compiled": config["compile"], "autotuned": False}
-    if speed is Speed.fast:  # no other may depend on what is no part of its identity
-        chosen |= config["chosen"]
-    can_capture = device.type == "cuda" and speed is not Speed.reference
-    teacher_precision = Precision(config["teacher"]["precision"] or precision)
+def resolve_execution(config: Config, method: Method, device: torch.device) -> Execution:
+    """How a job is executed; what its method cannot have is left out, and noted."""
+    precision = config.precision
+    teacher_precision = config.teacher.precision or precision
+    needs_gradients = method.needs_input_gradients
+    can_capture = device.type == "cuda" and config.speed is not Speed.reference
     notes = []
-    if method.needs_input_gradients and Precision.bf16 in (precision, teacher_precision):
-        # Features are given to losses in fp32: copies, of which the logits are no function.
+    if needs_gradients and Precision.bf16 in (precision, teacher_precision):
+        # Losses get features cast to fp32: copies, which the logits do not depend on.
         notes.append("not in bf16: a loss differentiates logits with respect to features")
         precision, teacher_precision = (
             Precision.fp32 if each is Precision.bf16 else each
             for each in (precision, teacher_precision)
         )
-    if chosen["compiled"] and method.needs_input_gradients:
+    if config.compile and needs_gradients:
         notes.append("not compiled: a loss differentiates gradients, which torch.compile cannot")
     if can_capture and not method.cuda_graph_safe:
         notes.append("not captured: a loss waits for the device")
     return Execution(
-        speed,
-        precision,
-        teacher_precision,
-        chosen["compiled"] and not method.needs_input_gradients,
-        can_capture and method.cuda_graph_safe,
-        chosen["autotuned"],
-        tuple(notes),
+        speed=config.speed,
+        precision=precision,
+        teacher_precision=teacher_precision,
+        compiled=config.compile and not needs_gradients,
+        captured=can_capture and method.cuda_graph_safe,
+        notes=tuple(notes),
     )
 
 
-def uncompiled(how: Execution) -> Execution:
+def uncompiled(execution: Execution) -> Execution:
     """The same without torch.compile."""
-    return replace(how, compiled=False)
+    return replace(execution, compiled=False)
 
 
 def build_forward(
-    net: FeatureExtractor, how: Execution, precision: Precision, *, fixed: bool = False
+    net: FeatureExtractor, execution: Execution, precision: Precision, *, fixed: bool = False
 ) -> Callable[[Tensor], Output]:
-    """A network as steps run it. Its outputs are single precision, whatever it computes in.
+    """The forward pass of a network as steps run it; its outputs are always single precision.
 
     Args:
         net: eager and in single precision.
-        how: of it, the layout and whether it is compiled.
-        precision: what it computes in; TF32 is up to `tf32`.
-        fixed: it stays as it is, in eval mode, and nobody differentiates it. So, where no stages are
-            inside, batch norm becomes part of the convolutions before it, where they can be told.
+        execution: gives the memory format, and whether to compile.
+        precision: of the computation; `tf32` allows TF32.
+        fixed: the network is frozen, in eval mode and never differentiated. Where no stages are
+            read, its batch norm is then folded into the convolutions before it.
     """
-    run = fold_batchnorm(net, how.layout) if fixed and not net.stages else net
-    if how.compiled:
-        # Weights that stay are laid out for a CPU's convolutions once instead of at every step.
+    run: Callable[[Tensor], Output] = net
+    if fixed and not net.stages:
+        run = fold_batchnorm(net, execution.layout)
+    if execution.compiled:
+        # Frozen weights are laid out for a CPU's convolutions once instead of at every step.
         is_on_cpu = next(net.parameters()).device.type == "cpu"
         options = {"freezing": True} if fixed and is_on_cpu else None
         # One shape, one graph: a break in it would be a step that cannot be captured.
@@ -129,70 +127,70 @@ def build_forward(
 
 
 class _Autocast:
-    """A network whose convolutions and products are computed in bfloat16."""
+    """A forward pass whose convolutions and matrix products are computed in bfloat16."""
 
-    def __init__(self, net: Callable[[Tensor], Output]):
-        self.net = net
+    def __init__(self, forward: Callable[[Tensor], Output]):
+        self.forward = forward
 
     def __call__(self, image: Tensor) -> Output:
-        # Without its cache, which would keep casts of weights across steps that are captured.
+        # Without its cache, which would keep casts of weights across captured steps.
         with torch.autocast(image.device.type, torch.bfloat16, cache_enabled=False):
-            said = self.net(image)
-        features = {stage: feature.float() for stage, feature in said.features.items()}
-        return Output(said.logits.float(), features)
+            out = self.forward(image)
+        features = {stage: feature.float() for stage, feature in out.features.items()}
+        return Output(out.logits.float(), features)
 
 
 class _Folded(nn.Module):
-    """A network without stages, rewritten."""
+    """A rewritten network of which no stages are read."""
 
     def __init__(self, net: nn.Module):
         super().__init__()
         self.net = net
 
     def forward(self, image: Tensor) -> Output:
+        """Logits [B, K] of images [B, 3, H, W]."""
         return Output(self.net(image))
 
 
 def fold_batchnorm(net: FeatureExtractor, layout: torch.memory_format) -> nn.Module:
-    """A copy of a network in eval mode with batch norm folded; `net` itself where it has no graph.
+    """A copy of a network in eval mode with batch norm folded into convolutions.
 
-    Logits change by rounding alone.
+    Logits change by rounding alone. Where torch.fx cannot trace the network, a warning says why
+    and `net` itself is returned.
     """
     from torch.fx.experimental.optimization import fuse
 
     try:
         rewritten = fuse(net.net)  # a copy
-    except Exception:  # traced on stand-ins for tensors, a network's own code may raise anything
+    except Exception as error:  # noqa: BLE001  # a network's own code, traced, may raise anything
+        reason = f"{type(error).__name__}: {message_lines(error)[0]}"
+        warnings.warn(f"batch norm is not folded, which is slower: {reason}", stacklevel=2)
         return net
     return _Folded(rewritten).to(memory_format=layout).eval().requires_grad_(False)
 
 
 def forward_batch(data: Data) -> int:
-    """Images to a batch where none learns: on a CPU as many as its cache holds, a GPU likes more.
+    """The batch size for forward passes alone: what a CPU's cache holds, more on a GPU.
 
-    ResNet-20 takes twice as long for an image of 32x32 in a batch of 1280 as in one of 64.
+    On a CPU, ResNet-20 takes twice as long per 32x32 image in a batch of 1280 as in one of 64.
     """
     height, width = data.image_size
     pixels = 2**21 if data.train.target.device.type == "cuda" else 2**16
     return max(16, pixels // (height * width))
 
 
-def configure_torch(how: Execution) -> None:
-    """Settings of the process, beyond those of every job, before its first step."""
-    torch.backends.cudnn.benchmark = how.autotuned
-    if how.speed is Speed.fast:
-        torch.set_deterministic_debug_mode("default")
-    elif how.compiled:
-        torch.use_deterministic_algorithms(True, warn_only=True)  # tells the compiler, too
-    if how.compiled:
+def configure_torch(execution: Execution) -> None:
+    """Set what this execution needs of PyTorch, beyond `device.configure_process`."""
+    if execution.compiled:
+        torch.use_deterministic_algorithms(True, warn_only=True)  # the compiler reads this
         _forget_other_networks()
 
 
 def _forget_other_networks() -> None:
-    """Have what is compiled belong to the networks of one job, and to their stages.
+    """Make the compiler forget the networks of an earlier job in this process.
 
-    The compiler keeps what it made by the code that ran, here that of `FeatureExtractor`, for all networks;
-    and unless told so it takes two for the same where one has hooks and the other none.
+    It caches by the code that ran, here `FeatureExtractor.forward`, for all networks; and unless
+    told otherwise it takes two networks for the same if only one of them has hooks.
     """
     import torch._dynamo
 

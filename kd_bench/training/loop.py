@@ -19,6 +19,7 @@ from torch import Tensor
 from kd_bench.data.dataset import Data
 from kd_bench.data.source import Split
 from kd_bench.models.features import FeatureExtractor
+from kd_bench.results.run_folder import HISTORY, TIMING
 from kd_bench.training import checkpoint, cuda_graph
 from kd_bench.training.checkpoint import AsyncCheckpointer
 from kd_bench.training.epoch import EpochRunner
@@ -154,7 +155,7 @@ def _saved(job: TrainingSetup, optimizer: SGD, progress: Progress) -> tuple[dict
         "timing": progress.timing,
         "data": job.data.fingerprint,
     }
-    files = {"history.csv": as_csv(progress.history), "timing.csv": as_csv(progress.timing)}
+    files = {HISTORY: as_csv(progress.history), TIMING: as_csv(progress.timing)}
     return state, files
 
 

@@ -14,7 +14,7 @@ from kd_bench.utils.errors import require
 
 
 def check_recipe(recipe: RecipeConfig) -> None:
-    """Refuse values that cannot train anything.
+    """Check that a recipe's values are in range.
 
     Raises:
         UserError: naming the value and its range.
@@ -49,15 +49,15 @@ def check_recipe(recipe: RecipeConfig) -> None:
 def milestone_epochs(recipe: RecipeConfig) -> list[int]:
     """The epochs after which the learning rate drops: 0.5 of 200 epochs is after epoch 100.
 
-    Milestones are fractions, so a recipe keeps its shape under `recipe.epochs=30`.
+    Milestones are fractions, so the schedule scales with `recipe.epochs=30`.
     """
     return [round(fraction * recipe.epochs) for fraction in recipe.milestones]
 
 
 def learning_rates(recipe: RecipeConfig, steps_per_epoch: int) -> Tensor:
-    """The learning rate of every step of a run, as PyTorch's schedulers of these names give it.
+    """The learning rate of every step of a run, equal to PyTorch's schedulers of these names.
 
-    In closed form, because those want an optimizer of `torch.optim`; see `SGD`.
+    In closed form, because those need an optimizer of `torch.optim`; see `SGD`.
 
     Returns:
         [epochs * steps_per_epoch] float64.
@@ -76,7 +76,7 @@ def learning_rates(recipe: RecipeConfig, steps_per_epoch: int) -> Tensor:
 
 
 def _one_cycle(recipe: RecipeConfig, steps: int) -> Tensor:
-    """From a 25th of the rate up to it within the warm-up, and down to a 10,000th of the start."""
+    """Warms up from a 25th of the rate to the rate, then anneals to a 10,000th of the start."""
     start, peak = recipe.lr / 25, recipe.warmup * steps - 1
     step = torch.arange(steps, dtype=torch.float64)
     rising = _cosine(start, recipe.lr, step / peak)
@@ -90,18 +90,18 @@ def _cosine(start: float, end: float, part: Tensor) -> Tensor:
 
 
 class SGD:
-    """Stochastic gradient descent with momentum, whose rate is a tensor beside the parameters.
+    """Stochastic gradient descent with momentum, with the learning rate as a tensor on the device.
 
-    The arithmetic is PyTorch's (`torch.optim.sgd.sgd`); `torch.optim.SGD` around it loads the
-    compiler when the first one is made, which costs every job a second. Momentum starts as zeros,
-    so that no step is special and all may be captured: the first one's is then its gradient.
-    Weight decay acts on every parameter, batch norm's too, as in the field's reference code. A
-    parameter without a gradient stays as it is.
+    The arithmetic is PyTorch's (`torch.optim.sgd.sgd`); `torch.optim.SGD` itself imports the
+    compiler on first use, which costs every job a second. Momentum buffers are initialized with
+    zeros, so that all steps are alike and can be captured; after the first step they equal its
+    gradient. Weight decay applies to all parameters including batch norm, as in the field's
+    reference code. Parameters without a gradient are not updated.
 
     Args:
-        parameters: all that learns.
-        recipe: momentum, weight decay and the first rate.
-        fused: one kernel for many parameters; it rounds differently than one after the other.
+        parameters: all trained parameters.
+        recipe: momentum, weight decay and the first learning rate.
+        fused: one kernel for many parameters; rounds differently than separate updates.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], recipe: RecipeConfig, *, fused: bool):
@@ -109,33 +109,49 @@ class SGD:
         self.rate = torch.tensor(recipe.lr, device=self.parameters[0].device)  # of the next step
         has_momentum = recipe.momentum > 0
         self.momentum = [torch.zeros_like(p) if has_momentum else None for p in self.parameters]
-        self._options = {
-            "weight_decay": recipe.weight_decay,
-            "momentum": recipe.momentum,
-            "nesterov": recipe.nesterov,
-            "dampening": 0.0,
-            "maximize": False,
-            "fused": fused,
-            "foreach": False,
-        }
+        self._recipe, self._fused = recipe, fused
+
+    @property
+    def momentum_buffers(self) -> list[Tensor]:
+        """The momentum of every parameter; empty for a recipe without momentum."""
+        return [momentum for momentum in self.momentum if momentum is not None]
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Reset the gradients."""
         for parameter in self.parameters:
             parameter.grad = None
 
     @torch.no_grad()
     def step(self) -> None:
-        """Move the parameters along their gradients, at the rate."""
+        """Update the parameters that have a gradient."""
         pairs = zip(self.parameters, self.momentum, strict=True)
-        moving = [(p, p.grad, momentum) for p, momentum in pairs if p.grad is not None]
-        sgd(*map(list, zip(*moving, strict=True)), lr=self.rate, **self._options)
+        parameters: list[Tensor] = []
+        gradients: list[Tensor] = []
+        momenta: list[Tensor | None] = []
+        for parameter, momentum in pairs:
+            if parameter.grad is not None:
+                parameters.append(parameter)
+                gradients.append(parameter.grad)
+                momenta.append(momentum)
+        sgd(
+            parameters,
+            gradients,
+            momenta,
+            foreach=False,
+            fused=self._fused,
+            weight_decay=self._recipe.weight_decay,
+            momentum=self._recipe.momentum,
+            lr=self.rate,  # type: ignore[arg-type]  # annotated as float, but tensors are supported
+            dampening=0.0,
+            nesterov=self._recipe.nesterov,
+            maximize=False,
+        )
 
     def state_dict(self) -> dict[str, list[Tensor]]:
-        """What a resumed training goes on with."""
-        return {"momentum": [momentum for momentum in self.momentum if momentum is not None]}
+        """The state needed to resume training."""
+        return {"momentum": self.momentum_buffers}
 
     def load_state_dict(self, state: dict[str, list[Tensor]]) -> None:
-        """Go on from a `state_dict`, in place."""
-        for momentum, saved in zip(self.momentum, state["momentum"], strict=False):
+        """Restore a `state_dict`, in place."""
+        for momentum, saved in zip(self.momentum_buffers, state["momentum"], strict=True):
             momentum.copy_(saved)

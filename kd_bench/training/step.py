@@ -1,13 +1,13 @@
-"""One training step, and the sums of an epoch's steps, without waiting for the device."""
+"""One training step and the metrics of an epoch, without synchronizing with the device."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from kd_bench.interfaces import Batch, Output
+from kd_bench.interfaces import Batch, Network, Networks
 from kd_bench.methods.common.method import Method
 from kd_bench.models.features import forward_with_views
 from kd_bench.training.optim import SGD
@@ -15,76 +15,79 @@ from kd_bench.training.teacher import Teacher
 
 
 class Step:
-    """Teacher and student look at a batch, the method weighs what they say, the student learns.
+    """Forward pass of teacher and student, losses, backward pass, optimizer step.
 
     Args:
         student: the student, in train mode.
-        teacher: None for a method without one.
+        teacher: None for a method without a teacher.
         method: losses and weights.
-        optimizer: over the parameters of student and method.
+        phase: "init" or "main", the phase of training that this step belongs to.
+        optimizer: updates the parameters of student and method.
     """
 
     def __init__(
         self,
-        student: Callable[[Tensor], Output],
+        student: Network,
         teacher: Teacher | None,
         method: Method,
+        phase: str,
         optimizer: SGD,
     ):
-        self.student, self.teacher, self.method = student, teacher, method
-        self.optimizer = optimizer
+        self.student, self.teacher = student, teacher
+        self.networks = Networks(student, teacher)
+        self.method, self.phase, self.optimizer = method, phase, optimizer
 
     def __call__(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-        """Learn from one batch.
+        """Train on one batch.
 
         Returns:
-            The unweighted terms and the total, detached scalars on the device by name, and how
-            many images the student classified rightly, before it learnt.
+            The unweighted terms and the total, by name, as detached scalars on the device, and the
+            number of images that the student classified correctly before the update.
         """
         if self.method.needs_input_gradients:
             batch.image.requires_grad_()
-        views = self.method.extra_views(batch.image)
-        taught = None if self.teacher is None else self.teacher.forward(batch, views)
-        said = forward_with_views(self.student, batch.image, views)
-        terms = self.method(said, taught, batch)
-        total = self.method.total(terms, batch.epoch)
+        views = self.method.extra_views(batch.image, self.phase)
+        teacher_out = None if self.teacher is None else self.teacher.forward(batch, views)
+        student_out = forward_with_views(self.student, batch.image, views)
+        terms = self.method(student_out, teacher_out, batch, self.networks, self.phase)
+        total = self.method.total(terms, batch.epoch, self.phase)
         self.optimizer.zero_grad()
         total.backward()
         self.optimizer.step()
-        correct = (said.logits.detach().argmax(1) == batch.target).sum()
+        correct = (student_out.logits.detach().argmax(1) == batch.target).sum()
         return {name: term.detach() for name, term in (terms | {"total": total}).items()}, correct
 
 
 class EpochMetrics:
-    """Sums over an epoch, kept on the device; read once, at its end.
+    """Sums over an epoch, accumulated on the device and read once, at its end.
 
     Args:
-        names: the terms that every step reports, "total" among them.
-        device: where the steps run.
+        names: the terms that every step reports, including "total".
+        device: the device that runs the steps.
     """
 
     def __init__(self, names: list[str], device: torch.device):
         self.names = names
-        double = {"dtype": torch.float64, "device": device}
-        self._sums = torch.zeros(len(names) + 1, **double)  # of the terms, and the hits
-        self._images = torch.zeros(1, **double)
-        self._bad_step = torch.zeros(1, **double)  # 0: none was bad
-        self._bad_terms = torch.zeros(len(names), **double)
+        zeros = partial(torch.zeros, dtype=torch.float64, device=device)
+        self._sums = zeros(len(names) + 1)  # terms, and correctly classified images
+        self._images = zeros(1)
+        self._bad_step = zeros(1)  # first step with a term that is not finite; 0 if none
+        self._bad_terms = zeros(len(names))
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All that `add` changes."""
+        """All tensors modified by `add`."""
         return [self._sums, self._images, self._bad_terms, self._bad_step]
 
     def reset(self) -> None:
-        """Begin an epoch."""
+        """Start an epoch."""
         for tensor in self.tensors:
             tensor.zero_()
 
     def add(
         self, step: int | Tensor, terms: dict[str, Tensor], correct: Tensor, images: int
     ) -> None:
-        """Count one step: its number in the epoch (from 1), terms, hits, and images."""
+        """Add a step: its number in the epoch (from 1), terms, correct predictions and images."""
         values = torch.stack([terms[name] for name in self.names]).double()
         self._sums += torch.cat([values * images, correct.double().view(1)])
         self._images += images
@@ -96,9 +99,9 @@ class EpochMetrics:
         """Mean of every term over the epoch's images, and `train_accuracy` in percent.
 
         Raises:
-            FloatingPointError: where a term was not finite; with epoch, step and terms.
+            FloatingPointError: if a term was not finite; names the epoch, step and terms.
         """
-        read = torch.cat(self.tensors).tolist()  # waits for the device
+        read = torch.cat(self.tensors).tolist()  # synchronizes with the device
         *sums, correct, images = read[: len(self.names) + 2]
         *bad_terms, bad_step = read[len(self.names) + 2 :]
         if bad_step:

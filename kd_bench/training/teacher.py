@@ -1,4 +1,4 @@
-"""The teacher: frozen, in eval mode, and asked without gradients, unless a method says else."""
+"""The teacher: frozen, in eval mode, and run without gradients, unless a method needs otherwise."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from kd_bench.utils.errors import UserError
 
 
 class Teacher:
-    """The other network, made harmless once, here, unless the method has it learn.
+    """The teacher network, frozen here once and for all unless the method trains it.
 
-    After a job a teacher's parameters and batch-norm statistics are bit for bit what they were:
-    its parameters take no gradient, and it never leaves eval mode.
+    After a job, a frozen teacher's parameters and batch-norm statistics are bitwise unchanged: its
+    parameters require no gradients, and it never leaves eval mode.
 
     Args:
         network: the network.
-        learns: it is trained along (deep mutual learning), so it is not frozen.
+        learns: it is trained with the student (deep mutual learning), so it is not frozen.
         needs_input_gradients: losses differentiate its outputs with respect to images or features.
     """
 
@@ -46,7 +46,7 @@ class Teacher:
             network.eval().requires_grad_(False)
 
     def with_execution(self, how: Execution) -> Teacher:
-        """This teacher, run as `how` says; without stages, its batch norm is folded."""
+        """This teacher with other execution settings; without stages, its batch norm is folded."""
         other = copy.copy(self)
         fixed = not self._has_gradients and how.speed is not Speed.reference
         precision = how.precision if self.learns else how.teacher_precision
@@ -55,22 +55,22 @@ class Teacher:
         return other
 
     def __call__(self, image: Tensor) -> Output:
-        """What the teacher says about images [B, 3, H, W]: logits [B, K] and network features."""
+        """Logits [B, K] and features of the teacher for images [B, 3, H, W]."""
         with torch.set_grad_enabled(self._has_gradients), execution.tf32(self._may_use_tf32):
             return self._run(image)
 
     def forward(self, batch: Batch, views: Mapping[str, Tensor]) -> Output:
-        """What the teacher says about a batch's images, and about further views of them."""
+        """Output of the teacher for a batch's images, and for further views of them."""
         return forward_with_views(self, batch.image, views)
 
 
 def load_weights(net: nn.Module, path: str | Path, model: str) -> None:
-    """Load a state dict from a file into `net`; nothing in the file can run code.
+    """Load a state dict from a file into `net`, without executing code from the file.
 
-    The file holds a state dict, or a dict with one under "state_dict" or "model".
+    The file contains a state dict, or a dict with one under "state_dict" or "model".
 
     Raises:
-        UserError: where there is no such file, or its tensors are not those of the network.
+        UserError: if the file does not exist, or its tensors do not match the network.
     """
     state = read_state(path)
     check_fits(net, state, path, model)
@@ -99,7 +99,7 @@ def read_state(path: str | Path) -> dict[str, torch.Tensor]:
 def check_fits(
     net: nn.Module, state: dict[str, torch.Tensor], path: str | Path, model: str
 ) -> None:
-    """Refuse a state dict whose names or shapes are not the network's (which may be on meta)."""
+    """Check that a state dict has the names and shapes of the network (which may be on meta)."""
     wanted = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
     given = {name: tuple(tensor.shape) for name, tensor in state.items()}
     odd = [name for name in wanted | given if wanted.get(name) != given.get(name)]

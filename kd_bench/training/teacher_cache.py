@@ -1,8 +1,8 @@
-"""What a teacher says about every view of every training image: made once, shared by all jobs.
+"""Teacher outputs for every augmented view of every training image, computed once for all jobs.
 
-A crop and a flip give an image few views: 162 on CIFAR, 9 on the digits. Where a method needs
-nothing but logits and pooled features, what the teacher says about them all is a table: the same
-numbers as asking it at every step, cheaper where epochs times jobs are more than views.
+Crop and flip allow few views per image: 162 on CIFAR, 9 on the digits. If a method only needs
+logits and pooled features, the teacher's outputs for all of them fit in a table: the same numbers
+as running it at every step, and cheaper if epochs times jobs exceed the number of views.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from torch import Tensor
 
 from kd_bench.interfaces import Batch, Loss, Output, StageShapes
 from kd_bench.models.features import FeatureExtractor
-from kd_bench.results.run_folder import wait_for
+from kd_bench.results.run_folder import wait_while_locked
 from kd_bench.training.execution import Execution, forward_batch
 from kd_bench.training.teacher import Teacher
 from kd_bench.utils import formatting
-from kd_bench.utils.errors import require
+from kd_bench.utils.errors import UserError, require
 from kd_bench.utils.files import ensure_writable_dir, write_json
 from kd_bench.utils.lock import Lock, Locked
 
@@ -36,42 +36,53 @@ ROWS, ABOUT = "rows.f32", "table.json"  # of which the second appears last
 FLOAT = 4  # bytes
 
 
-def check_cacheable(losses: Mapping[str, type[Loss]], stages: Iterable[str]) -> None:
-    """Refuse a method that needs more of its teacher than a table holds.
+def why_uncacheable(loss: type[Loss]) -> str | None:
+    """Why no cache can serve a loss, as the end of a sentence; None where one can.
+
+    What stages it reads is known only once it is built: see `maps_read`.
+    """
+    reasons = {
+        "trains the teacher": loss.teacher_learns,
+        "differentiates the teacher": loss.needs_input_gradients,
+        "shows the teacher views of its own": loss.extra_views is not Loss.extra_views,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def maps_read(stages: Iterable[str]) -> list[str]:
+    """Those of some stages that are too large to be cached for every view."""
+    return [stage for stage in stages if stage not in STAGES]
+
+
+def check_cacheable(uncacheable: Mapping[str, str], stages: Iterable[str]) -> None:
+    """Refuse a method that needs more of its teacher than a cache holds.
 
     Args:
-        losses: the classes of the method's losses, by name.
-        stages: all stages that they read.
+        uncacheable: loss -> why no cache can serve it.
+        stages: all stages that the method reads.
 
     Raises:
-        UserError: naming the loss and what to choose instead.
+        UserError: naming the loss and the alternative.
     """
-    advice = "take teacher.source=online"
-    maps = [stage for stage in stages if stage not in STAGES]
+    advice = "use teacher.source=online"
     require(
-        not maps,
+        not (maps := maps_read(stages)),
         "teacher.source=table holds logits and pooled features, and the method reads"
         f" {', '.join(maps)}; {advice}",
     )
-    for name, loss in losses.items():
-        asks = {
-            "trains the teacher": loss.teacher_learns,
-            "differentiates the teacher": loss.needs_input_gradients,
-            "shows the teacher views of its own": loss.extra_views is not Loss.extra_views,
-        }
-        for what, is_so in asks.items():
-            require(not is_so, f"teacher.source=table: '{name}' {what}; {advice}")
+    for name, reason in uncacheable.items():
+        raise UserError(f"teacher.source=table: '{name}' {reason}; {advice}")
 
 
 class CachedTeacher(Teacher):
-    """A teacher whose answers are looked up; beyond the training images it is asked as any other.
+    """A teacher whose outputs for training images are looked up; for other images the network runs.
 
     Args:
         network: the network.
-        table: [images * views, numbers] float on the device, as from `load`.
-        views: of each image.
+        table: [images * views, numbers] float on the device, as from `load_cached_teacher`.
+        views: number of views of each image.
         shapes: of the network's stages.
-        about: what the record tells of the table.
+        about: what the record says about the table.
     """
 
     def __init__(
@@ -88,11 +99,12 @@ class CachedTeacher(Teacher):
         self._shapes = {stage: shapes[stage] for stage in network.stages}
 
     def with_execution(self, how: Execution) -> CachedTeacher:
-        """Itself: how the network was run is settled in the table."""
+        """Itself: the table has been computed already."""
         return self
 
     def forward(self, batch: Batch, views: Mapping[str, Tensor]) -> Output:
-        """What the teacher says about the views that a batch's images show."""
+        """Output of the teacher for the augmented views of a batch's images."""
+        assert batch.view is not None  # set by every training step
         row = self._table.index_select(0, batch.index * self._views + batch.view)
         sizes = [torch.Size(shape).numel() for shape in self._shapes.values()]
         logits, *flat = row.split([row.shape[1] - sum(sizes), *sizes], dim=1)
@@ -100,31 +112,31 @@ class CachedTeacher(Teacher):
             stage: part.unflatten(1, shape)
             for (stage, shape), part in zip(self._shapes.items(), flat, strict=True)
         }
-        return Output(logits, features, net=self)
+        return Output(logits, features)
 
 
 def cache_key(*facts: Any) -> str:
-    """Names a table: a hash of all that its numbers follow from, as plain values."""
+    """Name of a table: a hash of everything that determines its numbers, as plain values."""
     text = json.dumps(facts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def row_width(shapes: StageShapes, stages: Iterable[str], num_classes: int) -> int:
-    """Numbers in a row: logits, and the features that are read."""
+    """Numbers per row: logits and the stages read."""
     return num_classes + sum(torch.Size(shapes[stage]).numel() for stage in stages)
 
 
 def load_cached_teacher(
     folder: Path, teacher: Teacher, shapes: StageShapes, data: Data, say: Callable[[str], None]
 ) -> CachedTeacher:
-    """A teacher's table, made where there is none yet, by one process at a time.
+    """A teacher's table, computed if it does not exist yet, by one process at a time.
 
     Args:
-        folder: the table's own, named by `key`.
-        teacher: to be asked, executed as it would be online.
+        folder: the table's own, named by `cache_key`.
+        teacher: computes the table, with the execution settings it would have online.
         shapes: of the teacher's stages.
-        data: the training images; it decides which views they have.
-        say: is told what happens.
+        data: the training images and their views.
+        say: called with progress messages.
     """
     width = row_width(shapes, teacher.network.stages, data.num_classes)
     ensure_writable_dir(folder)
@@ -135,7 +147,7 @@ def load_cached_teacher(
                     _fill(folder, teacher, data, width, say)
         except Locked as owner:
             say(f"waiting for the teacher's view table, which {owner} makes")
-            wait_for(folder)
+            wait_while_locked(folder, ABOUT)
     about = json.loads((folder / ABOUT).read_text())
     shape = (data.train_size * data.view_count, width)
     # Mapped, not read: the jobs of a machine share its pages.
@@ -147,7 +159,7 @@ def load_cached_teacher(
 def _fill(
     folder: Path, teacher: Teacher, data: Data, width: int, say: Callable[[str], None]
 ) -> None:
-    """Ask the teacher about every row; what a killed process had written is gone on from."""
+    """Compute every row; resumes from the rows that a killed process has written."""
     rows, batch = data.train_size * data.view_count, forward_batch(data)
     size, part = rows * width * FLOAT, folder / f"{ROWS}.part"
     what = f"{data.view_count} views of {formatting.pluralize(data.train_size, 'image')}"
@@ -172,7 +184,7 @@ def _fill(
 
 @torch.no_grad()
 def _rows(teacher: Teacher, data: Data, start: int, stop: int, batch: int) -> Tensor:
-    """Rows start .. start+batch-1, at most to stop-1: logits and features, [B, columns]."""
+    """Rows start .. start+batch-1, at most up to stop-1: logits and features, [B, columns]."""
     row = torch.arange(start, start + batch, device=data.train.target.device)
     row = row.clamp(max=stop - 1)  # always a whole batch, so that nothing is compiled twice
     said = teacher(data.augmented_batch(row // data.view_count, row % data.view_count))

@@ -15,9 +15,6 @@ HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 120.0  # a lock of another host, untouched for so long, belongs to nobody
 
 
-LOCKED_ELSEWHERE = 75  # exit code of a job's process: another process works at the job
-
-
 class Locked(Exception):
     """Another process works in the folder; `args[0]` says which."""
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from hydra import initialize_config_dir
-
 from kd_bench.config import compose
-from kd_bench.jobs import reporter, runner
+from kd_bench.config.compose import Composed
+from kd_bench.config.schema import Config
+from kd_bench.jobs.job import Job
+from kd_bench.jobs.resolve import resolve_job
+from kd_bench.jobs.runner import NullReporter, run_with_teacher
+from kd_bench.results.record import Record
 from kd_bench.sweep import launchers
 
 IMAGES = (
@@ -35,28 +35,24 @@ NETS = (
 TINY = (*IMAGES, *NETS)
 
 
-@contextmanager
-def composing() -> Iterator[None]:
-    """Where `compose.job` works, as it does inside the program."""
-    compose.register_schema()
-    launchers.register()
-    with initialize_config_dir(compose.CONFIG_DIR, version_base="1.3"):
-        yield
-
-
 @cache
-def composed(*overrides: str) -> dict:
-    """A job's configuration; not to be changed, as it is kept."""
-    with composing():
-        return compose.compose_job(overrides)[0]
+def composed(*overrides: str) -> Composed:
+    """A job's configuration and its changes; not to be modified, as it is kept."""
+    launchers.register()
+    return compose.compose_standalone(overrides, None)
 
 
-def job(runs_dir: Path, *overrides: str) -> dict:
+def config(runs_dir: Path, *overrides: str) -> Config:
     """A tiny job's configuration; `overrides` come last."""
-    return {**copy.deepcopy(composed(*TINY, *overrides)), "runs_dir": str(runs_dir)}
+    return composed(*TINY, *overrides, f"runs_dir={runs_dir}")[0]
 
 
-def trained(config: dict) -> tuple[dict, Path]:
-    """Run a job: its record, and its folder."""
-    record, _ = runner.run(config, {}, reporter.Quiet())
-    return record, Path(config["runs_dir"]) / record["folder"]
+def job(runs_dir: Path, *overrides: str) -> Job:
+    """A tiny job, as if nothing had been changed in it."""
+    return resolve_job(config(runs_dir, *overrides), {})
+
+
+def trained(job: Job) -> tuple[Record, Path]:
+    """Run a job and its teacher's: its record, and its folder."""
+    record, _ = run_with_teacher(job, NullReporter())
+    return record, job.path

@@ -28,7 +28,7 @@ def meeting(student: Shapes, teacher: Shapes, classes: int = K, images: int = 12
     return LossContext(small, large, classes, labels, epochs=1)
 
 
-def said(logits: Tensor | None = None, **features: Tensor) -> Output:
+def output_of(logits: Tensor | None = None, **features: Tensor) -> Output:
     return Output(torch.zeros(1, K) if logits is None else logits, features)
 
 
@@ -47,13 +47,13 @@ def has_the_gradient_that_differences_give(loss: Loss, context: LossContext, siz
     """By gradcheck, in double precision, for logits and all features that the loss reads."""
     loss.double()
     draws = torch.get_rng_state()
-    teacher = said(rand(size, K, seed=9), **_features(context.teacher, loss, size, seed=1))
+    teacher = output_of(rand(size, K, seed=9), **_features(context.teacher, loss, size, seed=1))
     student = _features(context.student, loss, size, seed=2)
 
     def value(logits: Tensor, *features: Tensor) -> Tensor:
         fresh = deepcopy(loss)  # as memories move with every call
         torch.set_rng_state(draws)
-        output = said(logits, **dict(zip(student, features, strict=True)))
+        output = output_of(logits, **dict(zip(student, features, strict=True)))
         return total(fresh(output, teacher, batch_of(context, size)))
 
     inputs = [rand(size, K), *student.values()]
@@ -68,8 +68,8 @@ def is_finite_with_its_gradient(
     student = {s: scale * x.float() for s, x in _features(context.student, loss, size).items()}
     teacher = {s: torch.ones(size, *context.teacher[s]) for s in loss.stages}
     leaves = [x.requires_grad_() for x in (logits, *student.values())]
-    other = said(-logits.detach(), **teacher)
-    value = total(loss(said(logits, **student), other, batch_of(context, size)))
+    other = output_of(-logits.detach(), **teacher)
+    value = total(loss(output_of(logits, **student), other, batch_of(context, size)))
     value.backward()
     learning = [x for x in (*leaves, *loss.parameters()) if x.grad is not None]
     return bool(value.isfinite()) and all(x.grad.isfinite().all() for x in learning)
@@ -86,7 +86,7 @@ def never_asks_for_a_number(make, context: LossContext, size: int = 3) -> bool:
         context = replace(context, labels=labels)
         loss = make(context)
         student, teacher = (
-            said(torch.empty(size, K), **{s: torch.empty(size, *net[s]) for s in loss.stages})
+            output_of(torch.empty(size, K), **{s: torch.empty(size, *net[s]) for s in loss.stages})
             for net in (context.student, context.teacher)
         )
         student.logits.requires_grad_()

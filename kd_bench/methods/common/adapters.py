@@ -1,4 +1,4 @@
-"""Bridges between two stage shapes: the only place where sizes are matched."""
+"""Adapters between the feature shapes of student and teacher."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_bench.interfaces import LossContext, require
+from kd_bench.interfaces import LossContext, UserError, require
 
 
 def map_stages(context: LossContext, stages: Sequence[str]) -> tuple[str, ...]:
-    """The stages, all of them maps [C, H, W] in both networks.
+    """The stages, checked to be feature maps [C, H, W] in both networks.
 
     Raises:
-        UserError: for an empty list, a stage that a network lacks, and one that is no map.
+        UserError: if the list is empty, a network lacks a stage, or a stage is not a feature map.
     """
     listed = isinstance(stages, Sequence) and not isinstance(stages, str)
     require(
@@ -24,43 +24,45 @@ def map_stages(context: LossContext, stages: Sequence[str]) -> tuple[str, ...]:
         f"stages must be a list such as [stage1, stage2], got {stages!r}",
     )
     for stage in stages:
-        for network in (context.student, context.teacher):
+        for network in (context.student, context.teacher_shapes):
             require(
                 len(network[stage]) == 3,
-                f"stage '{stage}' of {network.model} is no map [C, H, W]; its shape is "
+                f"stage '{stage}' of {network.model} is not a map [C, H, W] but "
                 f"{_size(network[stage])}",
             )
     return tuple(stages)
 
 
 def require_equal_channels(context: LossContext, stage: str, method: str) -> None:
-    """Have it that both networks have as many channels at `stage`, as `method` needs.
+    """Check that both networks have the same number of channels at `stage`, as `method` needs.
 
     Raises:
-        UserError: with both shapes, where they have not.
+        UserError: if they differ; names both shapes.
     """
-    student, teacher = context.student[stage], context.teacher[stage]
+    student, teacher = context.student[stage], context.teacher_shapes[stage]
     require(
         student[0] == teacher[0],
-        f"{method} needs equal channels, but {stage} is {_size(student)} in {context.student.model} "
-        f"and {_size(teacher)} in {context.teacher.model}; take a pair of equal widths",
+        f"{method} needs equal channels, but {stage} is {_size(student)} in "
+        f"{context.student.model} and {_size(teacher)} in {context.teacher_shapes.model}; "
+        "choose two models of equal width",
     )
 
 
 def to_common_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Both maps at the smaller height and width: [B, C, H, W], [B, D, J, L] -> same H and W.
 
-    The larger map is averaged over the cells that PyTorch's adaptive average pooling has.
+    The larger map is averaged over the cells of PyTorch's adaptive average pooling.
     """
-    size = tuple(min(s, t) for s, t in zip(student.shape[2:], teacher.shape[2:], strict=True))
+    height, width = (min(s, t) for s, t in zip(student.shape[2:], teacher.shape[2:], strict=True))
+    size = height, width
     return _average_pool(student, size), _average_pool(teacher, size)
 
 
 def to_common_channels(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Both maps with the fewer channels: [B, C, H, W], [B, D, J, L] -> same number of channels.
+    """Both maps with the smaller channel count: [B, C, H, W], [B, D, J, L] -> same channel count.
 
-    The wider map's channels are averaged over the cells of adaptive pooling: adjacent pairs where
-    one has twice as many. Channels have no order, so which ones go together means nothing.
+    The channels of the wider map are averaged over the cells of adaptive pooling: adjacent pairs if
+    it has twice as many. Channels have no order, so the grouping is arbitrary.
     """
     channels = min(first.shape[1], second.shape[1])
     return _average_channels(first, channels), _average_channels(second, channels)
@@ -73,7 +75,7 @@ def _average_channels(x: Tensor, channels: int) -> Tensor:
 
 
 def _average_pool(x: Tensor, size: tuple[int, int]) -> Tensor:
-    # Not adaptive_avg_pool2d: on CUDA its backward adds in no fixed order, so bits would differ.
+    # Not adaptive_avg_pool2d, whose backward pass on CUDA is nondeterministic.
     (height, width), (h, w) = x.shape[2:], size
     if (height, width) == (h, w):
         return x
@@ -83,7 +85,7 @@ def _average_pool(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _cells(length: int, cells: int, like: Tensor) -> Tensor:
-    """The matrix [cells, length] that averages; cell i is floor(i n / m) .. ceil((i + 1) n / m)."""
+    """The averaging matrix [cells, length]; cell i is floor(i n / m) .. ceil((i + 1) n / m)."""
     cell = torch.arange(cells, device=like.device)[:, None]
     position = torch.arange(length, device=like.device)
     starts, stops = cell * length // cells, -(-(cell + 1) * length // cells)
@@ -92,26 +94,26 @@ def _cells(length: int, cells: int, like: Tensor) -> Tensor:
 
 
 class ConvRegressor(nn.Sequential):
-    """A student's map in the shape of its teacher's: [B, C, H, W] -> [B, D, J, L], never negative.
+    """Maps student features to the teacher's shape: [B, C, H, W] -> [B, D, J, L], nonnegative.
 
-    A convolution, batch norm and a ReLU, so the target should stand behind a ReLU. Without padding,
-    the kernel is 1 + H - J by 1 + W - L, as FitNets have it (arXiv:1412.6550). Maps that are twice
-    or half as large take a stride of two instead (3x3, and 4x4 transposed), as in RepDistiller,
-    whence the batch norm, too.
+    A convolution, batch norm and a ReLU, so the target should be taken after a ReLU. Unpadded, with
+    a kernel of 1 + H - J by 1 + W - L, as in FitNets (arXiv:1412.6550). If one map is twice as
+    large as the other, a stride of two is used instead (3x3, or 4x4 transposed), as in
+    RepDistiller, which the batch norm is from, too.
 
     Raises:
-        UserError: with both shapes, where the teacher's map is larger and not twice as large.
+        UserError: if the teacher's map is larger but not twice as large; names both shapes.
     """
 
     def __init__(self, context: LossContext, stage: str):
-        student, teacher = context.student[stage], context.teacher[stage]
+        student, teacher = context.student[stage], context.teacher_shapes[stage]
         convolution = _resizing_convolution(student, teacher)
-        require(
-            convolution is not None,
-            f"a regressor halves a map, doubles it or cuts its borders, but {stage} is "
-            f"{_size(student)} in {context.student.model} and {_size(teacher)} in "
-            f"{context.teacher.model}; take another stage",
-        )
+        if convolution is None:
+            raise UserError(
+                f"a regressor can only halve a map, double it or crop its borders, but {stage} is "
+                f"{_size(student)} in {context.student.model} and {_size(teacher)} in "
+                f"{context.teacher_shapes.model}; use another stage"
+            )
         super().__init__(convolution, nn.BatchNorm2d(teacher[0]), nn.ReLU())
 
 
@@ -129,9 +131,9 @@ def _resizing_convolution(
 
 
 class Connector(nn.Sequential):
-    """A map with other channels: [B, channels_in, H, W] -> [B, channels, H, W], of either sign.
+    """Changes the channels of a map: [B, channels_in, H, W] -> [B, channels, H, W], of any sign.
 
-    A 1x1 convolution and batch norm, drawn as in the code of AB (arXiv:1811.03233) and OFD
+    A 1x1 convolution and batch norm, initialized as in the code of AB (arXiv:1811.03233) and OFD
     (arXiv:1904.01866): normal, with variance 2 / channels.
     """
 
@@ -142,14 +144,14 @@ class Connector(nn.Sequential):
 
 
 class Embedding(nn.Sequential):
-    """A feature of any shape in a space of its own: [B, *shape] -> [B, channels], linear."""
+    """Linear embedding of features of any shape: [B, *shape] -> [B, channels]."""
 
     def __init__(self, shape: Sequence[int], channels: int):
         super().__init__(nn.Flatten(), nn.Linear(math.prod(shape), channels))
 
 
 class ProjectionHead(nn.Sequential):
-    """A feature of any shape in a space for comparisons: [B, *shape] -> [B, n], n its numbers.
+    """Projection head for features of any shape: [B, *shape] -> [B, n], n the feature's size.
 
     Linear, ReLU, linear, as in SimCLR (arXiv:2002.05709) and SSKD (arXiv:2006.07114).
     """
@@ -160,9 +162,9 @@ class ProjectionHead(nn.Sequential):
 
 
 class VectorBatchNorm(nn.BatchNorm1d):
-    """Batch norm of vectors [B, C] that takes one image, too, by its running statistics.
+    """Batch norm of vectors [B, C] that uses its running statistics for a batch of one.
 
-    PyTorch refuses a batch of one, and the last batch of an epoch may be one.
+    PyTorch raises an error for such a batch, which can be the last one of an epoch.
     """
 
     def forward(self, x: Tensor) -> Tensor:

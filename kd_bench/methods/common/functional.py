@@ -1,6 +1,10 @@
-"""Distances between tensors as functions: tensors in, numbers out, no weights and no state."""
+"""Functions shared by the losses: tensors in, numbers out, no weights and no state."""
 
 from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -8,13 +12,13 @@ from torch import Tensor
 
 
 def soft_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """How far softened predictions are apart, for each image: [B, K], [B, K] -> [B].
+    """KL divergence between softened predictions, per image: [B, K], [B, K] -> [B].
 
     KL(p || q) = sum_k p_k log(p_k / q_k) with p = softmax(teacher / T), q = softmax(student / T);
     Hinton, Vinyals and Dean, arXiv:1503.02531, section 2.
 
-    Without the factor T^2, which belongs to the methods that want it. One number per image, so
-    that a method can weigh or leave out images before it takes the mean.
+    Without the factor T^2, which is up to the methods. One number per image, so that methods can
+    weight or mask images before averaging.
     """
     log_p = F.log_softmax(teacher / temperature, dim=1)
     log_q = F.log_softmax(student / temperature, dim=1)
@@ -22,20 +26,25 @@ def soft_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 
 def attention_map(features: Tensor) -> Tensor:
-    """Where a network looks: [B, C, H, W] -> [B, H*W], each row of length one.
+    """Spatial attention map of a network: [B, C, H, W] -> [B, H*W], rows of unit length.
 
     Q = mean_c F_c^2, flattened and divided by its L2 norm; Zagoruyko and Komodakis,
-    arXiv:1612.03928, section 3.1 (F^2_sum; mean or sum is the same after the division). Features
-    that are zero everywhere give zeros, and a gradient of zero.
+    arXiv:1612.03928, section 3.1 (F^2_sum; mean and sum are the same after normalization). Features
+    that are zero everywhere give zeros and zero gradients.
     """
     energy = features.pow(2).mean(1).flatten(1)  # [B, H*W]
     return F.normalize(energy, dim=1, eps=1e-12)
 
 
 def unit(x: Tensor, dim: int | tuple[int, ...]) -> Tensor:
-    """Vectors along `dim` at length one; those of length zero stay as they are.
+    """Vectors along `dim` normalized to unit length; zero vectors stay zero.
 
-    Unlike F.normalize, whose gradient at zero is the one behind it times 1e12.
+    Unlike F.normalize, which multiplies the gradient of a zero vector by 1e12.
     """
     length = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
     return x / length.masked_fill(length == 0, 1.0)
+
+
+def sum_of(terms: Iterable[Tensor]) -> Tensor:
+    """The sum of one or more tensors, added from left to right; always a tensor, unlike `sum`."""
+    return reduce(operator.add, terms)

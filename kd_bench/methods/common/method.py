@@ -1,23 +1,25 @@
-"""A method: named losses, and the weights of their terms."""
+"""A distillation method: named losses and the weights of their terms."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kd_bench.interfaces import Batch, Loss, Output
+from kd_bench.interfaces import Batch, Loss, Networks, Output
 from kd_bench.utils.errors import UserError, require
 
 
-def flatten_weights(weights: Mapping, prefix: str = "") -> dict[str, float]:
+def flatten_weights(weights: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     """{"ce": 1, "rkd": {"angle": 50}} -> {"ce": 1.0, "rkd/angle": 50.0}.
 
     Raises:
-        UserError: for a weight that is no number.
+        UserError: if a weight is not a number.
     """
     flat: dict[str, float] = {}
     for name, value in weights.items():
@@ -30,39 +32,51 @@ def flatten_weights(weights: Mapping, prefix: str = "") -> dict[str, float]:
     return flat
 
 
+@dataclass(frozen=True)
+class _Phase:
+    """What a method computes in one phase of training."""
+
+    weights: Mapping[str, float]  # by term, in the order in which they are added up
+    losses: tuple[str, ...]  # the losses with a weighted term
+
+
 class Method(nn.Module):
-    """Cross entropy and the losses of a method, computed raw and added up by weight.
+    """Cross entropy and the losses of a method: unweighted terms and their weighted sum.
+
+    It holds no state of its own: each call names the phase, "init" or "main".
 
     Args:
-        losses: the losses by name. Their parameters, adapters and memories are this module's.
-        weights: a number for "ce" and for every term of the losses that the main stage has.
-        ramp_epochs: term -> epochs in which its weight rises linearly to its value: in epoch e
-            (from 1) it is `min(e / ramp_epochs, 1)` times the weight.
-        init_weights: as `weights`, for the stage of training before training, if there is one.
-            Terms that a stage has no weight for are not computed in it.
+        losses: the losses by name; their parameters and buffers belong to this module.
+        weights: a number for "ce" and for every term of the losses used in the main phase.
+        ramp_epochs: term -> epochs over which its weight rises linearly: in epoch e (from 1), the
+            weight is multiplied by `min(e / ramp_epochs, 1)`.
+        init_weights: like `weights`, for the warm-up phase before the main phase, if there is one.
+            Terms without a weight in a phase are not computed in it.
 
     Raises:
-        UserError: where the names of terms and weights differ, or a ramp has no term.
+        UserError: if terms and weights have different names, or a ramp has no term.
     """
 
     def __init__(
         self,
         losses: Mapping[str, Loss],
-        weights: Mapping,
-        ramp_epochs: Mapping | None = None,
-        init_weights: Mapping | None = None,
+        weights: Mapping[str, Any],
+        ramp_epochs: Mapping[str, Any] | None = None,
+        init_weights: Mapping[str, Any] | None = None,
     ):
         super().__init__()
         self.losses = nn.ModuleDict(losses)
-        stages = {"init": init_weights or {}, "main": weights}
-        self._weights = {stage: flatten_weights(given) for stage, given in stages.items()}
         self.ramp_epochs = flatten_weights(ramp_epochs or {})
-        _check_weights([*self._weights["init"], *self._weights["main"]], self.terms)
-        for name, epochs in self.ramp_epochs.items():
-            known = name in self.terms
-            require(known, f"ramp_epochs has '{name}'; the terms are {', '.join(self.terms)}")
-            require(epochs > 0, f"ramp_epochs of '{name}' must be above 0, got {epochs}")
-        self.on_epoch_start("main")
+        flat = {"init": flatten_weights(init_weights or {}), "main": flatten_weights(weights)}
+        _check_weights([*flat["init"], *flat["main"]], self.terms)
+        _check_ramps(self.ramp_epochs, self.terms)
+        self._phases = {
+            phase: _Phase(
+                given,
+                tuple(n for n in losses if not given.keys().isdisjoint(self._terms_of(n))),
+            )
+            for phase, given in flat.items()
+        }
 
     @property
     def terms(self) -> list[str]:
@@ -71,58 +85,80 @@ class Method(nn.Module):
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """Every stage of a network that some loss reads, once."""
-        return tuple(dict.fromkeys(stage for loss in self.losses.values() for stage in loss.stages))
+        """All network stages read by the losses, without duplicates."""
+        return tuple(dict.fromkeys(stage for loss in self._all_losses for stage in loss.stages))
 
     @property
     def needs_input_gradients(self) -> bool:
-        """Whether some loss differentiates inside the networks."""
-        return any(loss.needs_input_gradients for loss in self.losses.values())
+        """Whether any loss differentiates the networks with respect to images or features."""
+        return any(loss.needs_input_gradients for loss in self._all_losses)
 
     @property
     def cuda_graph_safe(self) -> bool:
         """Whether a CUDA graph can hold all losses."""
-        return all(loss.cuda_graph_safe for loss in self.losses.values())
+        return all(loss.cuda_graph_safe for loss in self._all_losses)
 
     def on_epoch_start(self, phase: str) -> None:
-        """An epoch of the stage "init" or "main" begins: its weights, its terms."""
-        self.weights = self._weights[phase]
-        self._active = [
-            n for n in self.losses if not self.weights.keys().isdisjoint(self._terms_of(n))
-        ]
-        for loss in self.losses.values():
+        """Notify the losses that an epoch of this phase starts."""
+        for loss in self._all_losses:
             loss.on_epoch_start(phase)
 
-    def extra_views(self, image: Tensor) -> dict[str, Tensor]:
-        """The views of a batch's images that the stage's losses ask for, by name."""
+    def weights_of(self, phase: str) -> Mapping[str, float]:
+        """Term -> weight in a phase, before any ramp, in the order of the terms of `forward`."""
+        return self._phases[phase].weights
+
+    def extra_views(self, image: Tensor, phase: str = "main") -> dict[str, Tensor]:
+        """Views of a batch's images requested by the losses of the phase, by name."""
         views: dict[str, Tensor] = {}
-        for name in self._active:
-            views |= self.losses[name].extra_views(image)
+        for name in self._phases[phase].losses:
+            views |= self._loss(name).extra_views(image)
         return views
 
-    def forward(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
-        """The terms that the stage has weights for, unweighted, by name."""
+    def forward(
+        self,
+        student: Output,
+        teacher: Output | None,
+        batch: Batch,
+        networks: Networks | None = None,
+        phase: str = "main",
+    ) -> dict[str, Tensor]:
+        """The unweighted terms of the phase, by name.
+
+        `networks` is required if a loss declares `needs_networks`.
+        """
         terms = {"ce": F.cross_entropy(student.logits, batch.target)}
-        for name in self._active:
-            value = self.losses[name](student, teacher, batch)
+        for name in self._phases[phase].losses:
+            loss = self._loss(name)
+            inputs = (student, teacher, batch)
+            value = loss(*inputs, networks) if loss.needs_networks else loss(*inputs)
             if isinstance(value, Tensor):
                 terms[name] = value
             else:
                 terms |= {f"{name}/{entry}": term for entry, term in value.items()}
-        return {name: terms[name] for name in self.weights}
+        return {name: terms[name] for name in self.weights_of(phase)}
 
-    def total(self, terms: Mapping[str, Tensor], epoch: Tensor) -> Tensor:
-        """The weighted sum of `terms` in an epoch of the stage (a scalar tensor, from 1)."""
+    def total(self, terms: Mapping[str, Tensor], epoch: Tensor, phase: str = "main") -> Tensor:
+        """The weighted sum of `terms` in an epoch of the phase (a scalar tensor, from 1)."""
+        weights = self.weights_of(phase)
         total = torch.zeros((), device=epoch.device)
         for name, term in terms.items():
-            weight = self.weights[name]
+            weight: float | Tensor = weights[name]
             if name in self.ramp_epochs:
                 weight = weight * (epoch / self.ramp_epochs[name]).clamp(max=1.0)
             total = total + weight * term
         return total
 
+    @property
+    def _all_losses(self) -> list[Loss]:
+        return [self._loss(name) for name in self.losses]
+
+    def _loss(self, name: str) -> Loss:
+        loss = self.losses[name]
+        assert isinstance(loss, Loss)  # nn.ModuleDict forgets the type of its modules
+        return loss
+
     def _terms_of(self, name: str) -> list[str]:
-        return [f"{name}/{entry}" for entry in self.losses[name].terms] or [name]
+        return [f"{name}/{entry}" for entry in self._loss(name).terms] or [name]
 
 
 def _check_weights(weights: Iterable[str], terms: list[str]) -> None:
@@ -132,5 +168,12 @@ def _check_weights(weights: Iterable[str], terms: list[str]) -> None:
         )
     if missing := [name for name in terms if name not in weights]:
         raise UserError(
-            f"term without a weight: {', '.join(missing)}; give each a number in method.weights"
+            f"term without a weight: {', '.join(missing)}; set each one in method.weights"
         )
+
+
+def _check_ramps(ramp_epochs: Mapping[str, float], terms: list[str]) -> None:
+    for name, epochs in ramp_epochs.items():
+        known = name in terms
+        require(known, f"unknown term '{name}' in ramp_epochs; choose from {', '.join(terms)}")
+        require(epochs > 0, f"ramp_epochs of '{name}' must be above 0, got {epochs}")

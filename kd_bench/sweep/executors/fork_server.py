@@ -6,7 +6,6 @@ use where it forks. It ends when the sweep and its jobs have.
 
 from __future__ import annotations
 
-import importlib
 import multiprocessing
 import os
 import signal
@@ -17,14 +16,15 @@ from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
-from pkgutil import iter_modules
 from types import ModuleType
 
-PROGRAM = "kd_bench.jobs.worker"  # a module with `work`
+from kd_bench.jobs.protocol import PARENT
+from kd_bench.jobs.worker import worker_main
+
+PRELOAD = "kd_bench.sweep.executors.preload"  # multiprocessing takes names of modules alone
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 MAX_PATH = 60  # characters of a folder; the path of a socket has 107 at most
 SERVER_LOST = 255  # what multiprocessing says of a fork once the process that forks is gone
-PACKAGES = ("methods", "models", "data")
 _CONTEXT = multiprocessing.get_context("forkserver")
 
 
@@ -34,23 +34,12 @@ def prepare(variables: Mapping[str, str]) -> None:
     Args:
         variables: of its environment: what libraries read when they are loaded.
     """
-    forkserver.set_forkserver_preload(_loaded())
+    forkserver.set_forkserver_preload([PRELOAD])
     # numpy's library would start its threads as it is loaded.
     openblas = {"OPENBLAS_NUM_THREADS": os.environ.get("OPENBLAS_NUM_THREADS", "1")}
     resource_tracker.ensure_running()  # here, for it would let the signals through again
     with _environment({**variables, **openblas}), _blocked(SIGNALS), _short_paths():
         forkserver.ensure_running()
-
-
-def _loaded() -> list[str]:
-    """All that a job may load of this package, so that the jobs of a sweep are of the same code.
-
-    But for modules with an underscore: torchvision takes a second, and few data sets need it.
-    """
-    here = Path(__file__).parents[2]
-    found = [(package, m.name) for package in PACKAGES for m in iter_modules([str(here / package)])]
-    modules = [f"kd_bench.{package}.{name}" for package, name in found if name[0] != "_"]
-    return [PROGRAM, "kd_bench.jobs.tensorboard", *modules]
 
 
 class ForkedProcess:
@@ -105,9 +94,9 @@ def _work(
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     begins.close()  # from here on it can be signalled
     # Without the process that forks nobody would know of this one's end.
-    os.environ |= {**variables, "KD_BENCH_PARENT": str(os.getppid())}
+    os.environ |= {**variables, PARENT: str(os.getppid())}
     try:
-        code = importlib.import_module(PROGRAM).worker_main(frozen, number)
+        code = worker_main(frozen, number)
     except SystemExit as end:  # by a user's own code, which may say -1
         if isinstance(end.code, int) and end.code % 256 == SERVER_LOST:
             sys.exit(1)

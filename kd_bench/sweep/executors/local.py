@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from kd_bench.config.schema import Device
+from kd_bench.jobs.protocol import CORES
 from kd_bench.sweep.executors.fork_server import ForkedProcess
 from kd_bench.utils import process
 
@@ -60,21 +62,21 @@ def visible_gpus() -> list[str]:
 
 
 def local_slots(
-    device: str, threads: int, jobs_per_gpu: int, jobs_at_once: int | None
+    device: Device, threads: int, jobs_per_gpu: int, jobs_at_once: int | None
 ) -> list[LocalSlot]:
     """Where jobs run: every visible GPU `jobs_per_gpu` times, else the cores by `threads` each.
 
     Args:
-        device: a job's `device`; "cpu" leaves GPUs alone.
+        device: of a job; cpu leaves GPUs alone.
         threads: of a job.
         jobs_per_gpu: jobs that share a GPU.
         jobs_at_once: at most so many slots; None: as many as there are.
     """
-    gpus = visible_gpus() if device != "cpu" else []
+    gpus = [] if device is Device.cpu else visible_gpus()
     places = [(f"GPU {gpu}", {"CUDA_VISIBLE_DEVICES": gpu}) for gpu in gpus] * jobs_per_gpu
     if not places:
         groups = [",".join(map(str, group)) for group in _groups_of_cores(threads)]
-        places = [(f"core {cores}", {"KD_BENCH_CORES": cores}) for cores in groups]
+        places = [(f"core {cores}", {CORES: cores}) for cores in groups]
     shared = process.job_environment(threads)
     slots = [LocalSlot(i, name, shared | place) for i, (name, place) in enumerate(places)]
     return slots[:jobs_at_once]

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kd_bench.jobs import worker
+from kd_bench.jobs.protocol import PARENT
 from kd_bench.utils.errors import UserError, message_lines, require
 from kd_bench.utils.process import job_environment
 
@@ -33,10 +35,10 @@ def run_task(frozen: str, number: int, log: str, folder: str, variables: Mapping
     # A shell has what it starts in the background ignore it, a cluster's nodes, say; then
     # `ray.cancel` would not interrupt this.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    parent = {"KD_BENCH_PARENT": str(os.getpid())}
+    parent = {PARENT: str(os.getpid())}
     with open(log, "ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "kd_bench.jobs.worker", frozen, str(number)],
+            [sys.executable, "-m", worker.__name__, frozen, str(number)],
             cwd=folder,
             env=os.environ | variables | parent,
             stdin=subprocess.DEVNULL,

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kd_bench.jobs.protocol import INTERRUPTED
+from kd_bench.jobs.worker import run_job
 from kd_bench.utils.errors import UserError, message_lines, require
 from kd_bench.utils.process import job_environment
 
@@ -91,7 +93,6 @@ class SlurmTask:
                 os.dup2(output.fileno(), stream.fileno())
         # submitit ignores it, and would be killed half a minute later.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        from kd_bench.jobs.worker import run_job
 
         try:
             code = run_job(self.frozen, self.number)
@@ -99,7 +100,7 @@ class SlurmTask:
             if self.is_put_back:
                 raise
             return end.code if isinstance(end.code, int) else 1
-        if code == 130:
+        if code == INTERRUPTED:
             sys.exit(code)
         return code
 

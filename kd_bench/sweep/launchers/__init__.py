@@ -23,12 +23,14 @@ LAUNCHERS = {
     "slurm": (slurm, SlurmLauncher, SlurmConfig),
 }
 
+DRY_RUN = "dry_run"  # the launcher of `kd-bench plan`
+
 
 def register() -> None:
     """Make the launchers, the one that plans, and `hydra/sweeper=grid` known."""
     for name, (module, launcher, config) in LAUNCHERS.items():
         _register(module, launcher, "hydra/launcher", name, config)
-    _register(dry_run, DryRunLauncher, "hydra/launcher", "plan", DryRunConfig)
+    _register(dry_run, DryRunLauncher, "hydra/launcher", DRY_RUN, DryRunConfig)
     _register(grid_sweeper, GridSweeper, "hydra/sweeper", "grid", GridConfig)
 
 

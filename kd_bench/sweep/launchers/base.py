@@ -7,8 +7,8 @@ import importlib.util
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
@@ -16,6 +16,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from kd_bench.config import compose
+from kd_bench.config.schema import Config
 from kd_bench.sweep.retry import DEFAULT, OnError, RetryPolicy
 from kd_bench.utils.errors import require
 
@@ -79,10 +80,10 @@ class SweepLauncher(Launcher):
             sys.exit(code)  # a failed JobReturn would make Hydra print its traceback
         return []
 
-    def prepare(self, config: dict[str, Any]) -> None:
+    def prepare(self, config: Config) -> None:
         """Begin what takes a while and can go on as jobs such as `config` are being checked."""
 
-    def slots(self, config: dict[str, Any]) -> Sequence[Slot]:
+    def slots(self, config: Config) -> Sequence[Slot]:
         """Places for jobs such as `config`, one of the sweep's."""
         raise NotImplementedError
 
@@ -93,5 +94,5 @@ class SweepLauncher(Launcher):
         at work, or whose jobs wait in a queue, stay as they are.
         """
         chosen = self.config.hydra.runtime.choices.get("sweep")
-        text = json.dumps([asdict(job) for job in jobs], sort_keys=True)
+        text = json.dumps([job.to_json() for job in jobs], sort_keys=True)
         return f"{chosen or 'command-line'}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

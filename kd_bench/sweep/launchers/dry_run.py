@@ -16,7 +16,7 @@ from kd_bench.sweep.launchers.local import LocalConfig, LocalLauncher
 class DryRunConfig(LocalConfig):
     """hydra.launcher of `hydra/launcher=plan`; it takes what is set of another launcher, too."""
 
-    _target_: str = "hydra_plugins.kd_bench_plan.DryRunLauncher"
+    _target_: str = "hydra_plugins.kd_bench_dry_run.DryRunLauncher"
     instead_of: str = "local"  # the launcher that would run the jobs
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
+from kd_bench.config.schema import Config
 from kd_bench.sweep.executors import fork_server
 from kd_bench.sweep.executors.local import LocalSlot, local_slots
 from kd_bench.sweep.launchers.base import SweepConfig, SweepLauncher, require_one_or_more
@@ -28,17 +28,15 @@ class LocalLauncher(SweepLauncher):
         require_one_or_more(jobs_per_gpu=jobs_per_gpu, jobs_at_once=jobs_at_once)
         self.jobs_per_gpu, self.jobs_at_once = jobs_per_gpu, jobs_at_once
 
-    def prepare(self, config: dict[str, Any]) -> None:
+    def prepare(self, config: Config) -> None:
         """Load PyTorch for all jobs."""
-        fork_server.prepare(process.job_environment(config["threads"]))
+        fork_server.prepare(process.job_environment(config.threads))
 
-    def slots(self, config: dict[str, Any]) -> list[LocalSlot]:
+    def slots(self, config: Config) -> list[LocalSlot]:
         """This machine's GPUs, or its cores."""
         from kd_bench.training.device import (
             choose_device,  # imports torch, which --help does without
         )
 
-        choose_device(config["device"])
-        return local_slots(
-            config["device"], config["threads"], self.jobs_per_gpu, self.jobs_at_once
-        )
+        choose_device(config.device)
+        return local_slots(config.device, config.threads, self.jobs_per_gpu, self.jobs_at_once)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
+from kd_bench.config.schema import Config
 from kd_bench.sweep.executors.ray import RaySlot, ray_slots
 from kd_bench.sweep.launchers.base import SweepConfig, SweepLauncher, require_one_or_more
 from kd_bench.sweep.retry import OnError
@@ -44,6 +44,6 @@ class RayLauncher(SweepLauncher):
         self.address, self.jobs_at_once = address, jobs_at_once
         self.resources = {"num_gpus": num_gpus, "num_cpus": num_cpus}
 
-    def slots(self, config: dict[str, Any]) -> list[RaySlot]:
+    def slots(self, config: Config) -> list[RaySlot]:
         """As many as the cluster has room for."""
-        return ray_slots(self.address, self.resources, config["threads"], self.jobs_at_once)
+        return ray_slots(self.address, self.resources, config.threads, self.jobs_at_once)

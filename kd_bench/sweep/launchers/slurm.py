@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kd_bench.jobs.job import FOLDER
+from kd_bench.config.schema import Config
+from kd_bench.results.run_folder import SWEEPS
 from kd_bench.sweep.executors.slurm import SlurmSlot, slurm_slots
 from kd_bench.sweep.launchers.base import SweepConfig, SweepLauncher, require_one_or_more
 from kd_bench.sweep.retry import OnError
@@ -51,7 +52,7 @@ class SlurmLauncher(SweepLauncher):
         parameters = {"time": timeout_min, "mem": memory} | others
         self.parameters = {name: value for name, value in parameters.items() if value is not None}
 
-    def slots(self, config: dict[str, Any]) -> list[SlurmSlot]:
+    def slots(self, config: Config) -> list[SlurmSlot]:
         """As many as may be in the queue at once."""
-        folder = Path(config["runs_dir"]) / FOLDER / "slurm"
-        return slurm_slots(folder, config["threads"], self.parameters, self.jobs_at_once)
+        folder = Path(config.runs_dir) / SWEEPS / "slurm"
+        return slurm_slots(folder, config.threads, self.parameters, self.jobs_at_once)

@@ -11,8 +11,8 @@ from helpers.outputs import (
     is_finite_with_its_gradient,
     meeting,
     never_asks_for_a_number,
+    output_of,
     rand,
-    said,
 )
 from helpers.shipped import load
 from torch import nn
@@ -75,7 +75,7 @@ def test_stages_weigh_a_quarter_a_half_and_one_and_images_are_averaged():
     # All values are zero, so each lacks a margin of 1: as many as values, 8, 4 and 2 in each of
     # two images.
     loss = ab(EQUAL, ["stage1", "stage2", "stage3"])
-    zeros = said(**{stage: torch.zeros(2, *STAGES[stage]) for stage in loss.stages})
+    zeros = output_of(**{stage: torch.zeros(2, *STAGES[stage]) for stage in loss.stages})
     assert loss(zeros, zeros, BATCH).item() == 8 / 4 + 4 / 2 + 2
 
 

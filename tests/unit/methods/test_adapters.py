@@ -128,7 +128,7 @@ def test_a_regressor_gives_the_teachers_shape_and_nothing_negative(student, teac
 
 
 def test_a_regressor_to_a_map_that_it_cannot_reach_is_refused_with_both_shapes():
-    with pytest.raises(UserError, match=r"stage2 is 4x4x4 in small and 6x16x16 in large; take"):
+    with pytest.raises(UserError, match=r"stage2 is 4x4x4 in small and 6x16x16 in large"):
         regressor((4, 4, 4), (6, 16, 16))
 
 

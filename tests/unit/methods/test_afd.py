@@ -13,7 +13,7 @@ from helpers.outputs import (
     is_finite_with_its_gradient,
     meeting,
     never_asks_for_a_number,
-    said,
+    output_of,
 )
 
 from kd_bench.interfaces import UserError
@@ -44,7 +44,7 @@ def test_channels_of_length_one_are_compared_by_the_mean_square():
 def test_the_attention_weighs_the_channels():
     # Sigmoids of ln 3 and -ln 3 are 3/4 and 1/4; of 0 and 0, 1/2 and 1/2; of -ln 2 and -ln 5,
     # 1/3 and 1/6, which are 2/3 and 1/3 of their sum.
-    student, teacher = said(stage1=STUDENT), said(stage1=TEACHER)
+    student, teacher = output_of(stage1=STUDENT), output_of(stage1=TEACHER)
     even, first, small = (
         afd(bias=bias)(student, teacher, BATCH).item()
         for bias in ((0, 0), (math.log(3), -math.log(3)), (-math.log(2), -math.log(5)))
@@ -55,16 +55,18 @@ def test_the_attention_weighs_the_channels():
 
 
 def test_it_is_the_mean_over_stages_and_images():
-    same = said(stage1=STUDENT, stage2=TEACHER)
-    teacher = said(stage1=TEACHER, stage2=TEACHER)
+    same = output_of(stage1=STUDENT, stage2=TEACHER)
+    teacher = output_of(stage1=TEACHER, stage2=TEACHER)
     assert afd("stage1", "stage2")(same, teacher, BATCH).item() == pytest.approx(0.52 / 2)
-    twice = [said(stage1=torch.cat([x, y])) for x, y in ((STUDENT, TEACHER), (TEACHER, TEACHER))]
+    twice = [
+        output_of(stage1=torch.cat([x, y])) for x, y in ((STUDENT, TEACHER), (TEACHER, TEACHER))
+    ]
     assert afd()(*twice, BATCH).item() == pytest.approx(0.52 / 2)
 
 
 def test_the_scale_of_a_channel_does_not_matter():
     factors = torch.tensor([7.0, 0.1]).view(1, 2, 1, 1)
-    scaled = afd()(said(stage1=factors * STUDENT), said(stage1=TEACHER), BATCH)
+    scaled = afd()(output_of(stage1=factors * STUDENT), output_of(stage1=TEACHER), BATCH)
     assert scaled.item() == pytest.approx(0.52)
 
 
@@ -75,7 +77,7 @@ def test_the_attention_learns_to_look_where_the_networks_agree():
     optimizer = torch.optim.SGD(loss.parameters(), lr=1.0)
     for _ in range(200):
         optimizer.zero_grad()
-        loss(said(stage1=STUDENT), said(stage1=TEACHER), BATCH).backward()
+        loss(output_of(stage1=STUDENT), output_of(stage1=TEACHER), BATCH).backward()
         optimizer.step()
     (rho,) = loss.attention["stage1"](TEACHER)
     assert rho[0] > 0.9 and rho.sum().item() == pytest.approx(1)

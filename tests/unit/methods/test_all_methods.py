@@ -12,7 +12,7 @@ from helpers.shipped import CONF, choices, load, shapes
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from kd_bench.interfaces import Batch, LossContext, Output, StageShapes, UserError
+from kd_bench.interfaces import Batch, LossContext, Networks, Output, StageShapes, UserError
 from kd_bench.jobs import instantiate, resolve
 from kd_bench.methods.at import AttentionTransfer
 from kd_bench.methods.feature_mse import FeatureMSE
@@ -39,7 +39,7 @@ class Meeting:
         self.config = load("method", name)
         self.has_teacher = resolve.needs_teacher({"method": self.config})
         self.learns = resolve.teacher_learns({"method": self.config})
-        self.stages = ["init", "main"] if self.config["init"]["weights"] else ["main"]
+        self.phases = ["init", "main"] if self.config["init"]["weights"] else ["main"]
         self.teacher_net = ResNet(K, 14, TEACHER_WIDTHS)
         self.teacher_net.fc.bias.data[0] += 4.0  # it is right about one image, the first
         try:
@@ -72,14 +72,23 @@ class Meeting:
         image = torch.randn(B, 3, *SIZE).requires_grad_(self.method.needs_input_gradients)
         return Batch(image, self.context.labels[index], index, torch.tensor(1.0))
 
-    def outputs(self, batch: Batch) -> list[Output | None]:
-        """What student and teacher say, as in a training step."""
-        views = self.method.extra_views(batch.image)
-        taught = forward_with_views(self.teacher, batch.image, views) if self.has_teacher else None
-        return [forward_with_views(self.student, batch.image, views), taught]
+    def outputs(self, batch: Batch, phase: str = "main") -> list[Output | None]:
+        """The outputs of student and teacher, as in a training step."""
+        views = self.method.extra_views(batch.image, phase)
+        nets = [self.student, self.teacher if self.has_teacher else None]
+        return [net and forward_with_views(net, batch.image, views) for net in nets]
 
-    def terms(self, batch: Batch) -> dict[str, Tensor]:
-        return self.method(*self.outputs(batch), batch)
+    def terms_of(
+        self, outputs: list[Output | None], batch: Batch, phase: str = "main"
+    ) -> dict[str, Tensor]:
+        networks = Networks(self.student, self.teacher if self.has_teacher else None)
+        return self.method(*outputs, batch, networks, phase)
+
+    def terms(self, phase: str) -> dict[str, Tensor]:
+        """The terms of an epoch's first step, on random images."""
+        self.method.on_epoch_start(phase)
+        batch = self.batch()
+        return self.terms_of(self.outputs(batch, phase), batch, phase)
 
 
 @pytest.fixture(params=METHODS)
@@ -103,17 +112,15 @@ def test_a_hyperparameter_has_its_one_default_in_yaml(name):
 
 
 def test_terms_are_named_as_declared_and_are_finite_scalars(meeting):
-    for stage in meeting.stages:
-        meeting.method.on_epoch_start(stage)
-        terms = meeting.terms(meeting.batch())
-        assert list(terms) == list(meeting.method.weights)
+    for phase in meeting.phases:
+        terms = meeting.terms(phase)
+        assert list(terms) == list(meeting.method.weights_of(phase))
         assert all(term.shape == () and term.isfinite() for term in terms.values())
 
 
 def test_gradient_reaches_student_and_every_adapter_but_not_the_teacher(meeting):
-    for stage in meeting.stages:
-        meeting.method.on_epoch_start(stage)
-        sum(meeting.terms(meeting.batch()).values()).backward()
+    for phase in meeting.phases:
+        sum(meeting.terms(phase).values()).backward()
     adapters = [p for p in meeting.method.parameters() if p.requires_grad]
     for parameter in [*adapters, meeting.student.net.conv1.weight]:
         assert parameter.grad.isfinite().all() and parameter.grad.any()
@@ -121,18 +128,18 @@ def test_gradient_reaches_student_and_every_adapter_but_not_the_teacher(meeting)
 
 
 def test_every_term_pulls_at_something_that_learns(meeting):
-    for stage in meeting.stages:
-        meeting.method.on_epoch_start(stage)
+    for phase in meeting.phases:
+        terms = meeting.terms(phase)
         adapters = [p for p in meeting.method.parameters() if p.requires_grad]
         peers = [meeting.student.net, *([meeting.teacher_net] if meeting.learns else [])]
         learning = [*(net.conv1.weight for net in peers), *adapters]
-        for term in meeting.terms(meeting.batch()).values():
+        for term in terms.values():
             pulls = torch.autograd.grad(term, learning, retain_graph=True, allow_unused=True)
             assert any(pull is not None and pull.any() for pull in pulls)
 
 
-def everything_said(outputs: list[Output | None]) -> list[Output]:
-    """The outputs that there are, and those for their further views."""
+def with_views(outputs: list[Output | None]) -> list[Output]:
+    """The outputs of the networks that there are, and those of their extra views."""
     return [x for out in outputs if out is not None for x in (out, *out.views.values())]
 
 
@@ -150,26 +157,27 @@ class Watched(dict):
 
 def test_a_method_reads_the_stages_that_it_declares_and_no_others(meeting):
     read = set()
-    for stage in meeting.stages:
-        meeting.method.on_epoch_start(stage)
+    for phase in meeting.phases:
+        meeting.method.on_epoch_start(phase)
         batch = meeting.batch()
-        outputs = meeting.outputs(batch)
-        for output in everything_said(outputs):
+        outputs = meeting.outputs(batch, phase)
+        for output in with_views(outputs):
             output.features = Watched(output.features, read)
-        meeting.method(*outputs, batch)
+        meeting.terms_of(outputs, batch, phase)
     assert read == set(meeting.method.stages)
 
 
 def test_a_method_goes_on_from_its_saved_state(meeting):
     batch = meeting.batch()
     outputs = meeting.outputs(batch)
-    meeting.method(*outputs, batch)  # memories fill up
+    meeting.terms_of(outputs, batch)  # fills the memory banks
     twin = instantiate.build_method(meeting.config, meeting.context)
     twin.load_state_dict(meeting.method.state_dict())
     torch.manual_seed(1)
-    expected = meeting.method(*outputs, batch)
+    expected = meeting.terms_of(outputs, batch)
     torch.manual_seed(1)
-    for name, term in twin(*outputs, batch).items():
+    meeting.method = twin
+    for name, term in meeting.terms_of(outputs, batch).items():
         assert torch.equal(term, expected[name])
 
 
@@ -178,13 +186,13 @@ def test_terms_and_gradients_stay_finite_for_dead_features_and_extreme_logits(me
     # The networks disagree as much as they can about every image, and see nothing in any.
     batch = meeting.batch()
     outputs = meeting.outputs(batch)
-    for sign, said_by_one in ((1, outputs[:1]), (-1, outputs[1:])):
-        for output in everything_said(said_by_one):
+    for sign, part in ((1, outputs[:1]), (-1, outputs[1:])):
+        for output in with_views(part):
             extreme = sign * logit * torch.tensor([1.0, -1.0]).repeat(K // 2)
             output.features = {stage: x * 0 for stage, x in output.features.items()}
             dead = sum(x.sum() for x in output.features.values())  # logits still follow from them
             output.logits = output.logits * 0 + dead * 0 + extreme
-    terms = meeting.method(*outputs, batch)
+    terms = meeting.terms_of(outputs, batch)
     assert all(term.isfinite() for term in terms.values())
     sum(terms.values()).backward()
     learning = [*meeting.method.parameters(), *meeting.student.parameters()]
@@ -224,21 +232,21 @@ def rand(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=generator, dtype=torch.double)
 
 
-def said(logits: Tensor | None = None, **features: Tensor) -> Output:
+def output_of(logits: Tensor | None = None, **features: Tensor) -> Output:
     return Output(torch.zeros(1, 2) if logits is None else logits, features)
 
 
 def test_soft_target_is_sixteen_times_the_divergence_at_temperature_four():
     # softmax([4 ln 3, 0] / 4) = [3/4, 1/4] against [1/2, 1/2] is 0.130812 (see soft_kl);
     # the second image agrees, so the mean is half of that: 16 · 0.130812 / 2 = 1.046496
-    teacher = said(torch.tensor([[4 * math.log(3), 0.0], [0.0, 0.0]]))
-    loss = SoftTarget(SPEC, temperature=4.0)(said(torch.zeros(2, 2)), teacher, BATCH)
+    teacher = output_of(torch.tensor([[4 * math.log(3), 0.0], [0.0, 0.0]]))
+    loss = SoftTarget(SPEC, temperature=4.0)(output_of(torch.zeros(2, 2)), teacher, BATCH)
     assert loss.item() == pytest.approx(1.046496, abs=1e-5)
 
 
 def gradient_of(loss, student: Tensor, teacher: Tensor) -> Tensor:
     student = student.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(loss(said(student), said(teacher), BATCH), student)
+    (gradient,) = torch.autograd.grad(loss(output_of(student), output_of(teacher), BATCH), student)
     return gradient
 
 
@@ -265,10 +273,10 @@ def test_soft_target_sums_over_classes_and_averages_over_images():
     # KLDivLoss's default would divide by the number of classes.
     student, teacher = rand(3, 5), rand(3, 5, seed=1)
     loss = SoftTarget(SPEC, temperature=4.0)
-    once = loss(said(student), said(teacher), BATCH)
-    twice = loss(said(student.repeat(2, 1)), said(teacher.repeat(2, 1)), BATCH)
+    once = loss(output_of(student), output_of(teacher), BATCH)
+    twice = loss(output_of(student.repeat(2, 1)), output_of(teacher.repeat(2, 1)), BATCH)
     nobody = torch.full((3, 95), -1e4, dtype=torch.double)
-    padded = [said(torch.cat([x, nobody], 1)) for x in (student, teacher)]
+    padded = [output_of(torch.cat([x, nobody], 1)) for x in (student, teacher)]
     torch.testing.assert_close(twice, once)
     torch.testing.assert_close(loss(*padded, BATCH), once)
 
@@ -277,8 +285,8 @@ def test_soft_target_sums_over_classes_and_averages_over_images():
 def test_the_student_is_pulled_to_the_teacher_and_rests_there(loss):
     student, teacher = rand(3, 5), rand(3, 5, seed=1)
     pull = gradient_of(loss, student, teacher)
-    nearer = loss(said(student - 0.01 * pull), said(teacher), BATCH)
-    assert pull.any() and nearer < loss(said(student), said(teacher), BATCH)
+    nearer = loss(output_of(student - 0.01 * pull), output_of(teacher), BATCH)
+    assert pull.any() and nearer < loss(output_of(student), output_of(teacher), BATCH)
     assert gradient_of(loss, teacher, teacher).abs().max() < 1e-15  # rounding in double
 
 
@@ -294,13 +302,13 @@ def test_logit_regression_is_the_mean_square():
         torch.tensor([[1.0, 2.0], [3.0, 4.0]]),
         torch.tensor([[0.0, 0.0], [3.0, 6.0]]),
     )
-    assert LogitRegression(SPEC)(said(student), said(teacher), BATCH).item() == 2.25
+    assert LogitRegression(SPEC)(output_of(student), output_of(teacher), BATCH).item() == 2.25
 
 
 def test_feature_mse_compares_what_the_classifier_reads():
     # Likewise, (1 + 4 + 0 + 4) / 4; the logits play no part.
-    student = said(rand(2, 2), pooled=torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
-    teacher = said(rand(2, 2, seed=1), pooled=torch.tensor([[0.0, 0.0], [3.0, 6.0]]))
+    student = output_of(rand(2, 2), pooled=torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    teacher = output_of(rand(2, 2, seed=1), pooled=torch.tensor([[0.0, 0.0], [3.0, 6.0]]))
     assert FeatureMSE(SPEC)(student, teacher, BATCH).item() == 2.25
 
 
@@ -313,32 +321,34 @@ def test_attention_transfer_adds_up_the_stages():
     # [3, 4] and [4, 3] over 5: ((0.6 - 0.8)^2 + (0.8 - 0.6)^2) / 2 = 0.04;
     # [1, 0] and [0, 1]: (1 + 1) / 2 = 1
     loss = AttentionTransfer(SPEC, ["stage1", "stage2"])
-    student = said(stage1=maps(3, 4), stage2=maps(1, 0), stem=maps(9, 9))
-    teacher = said(stage1=maps(4, 3), stage2=maps(0, 1), stem=maps(1, 2))
+    student = output_of(stage1=maps(3, 4), stage2=maps(1, 0), stem=maps(9, 9))
+    teacher = output_of(stage1=maps(4, 3), stage2=maps(0, 1), stem=maps(1, 2))
     assert loss(student, teacher, BATCH).item() == pytest.approx(1.04)
 
 
 def test_attention_transfer_averages_over_images_and_places():
     # Four places instead of two, half of them dark: the same difference over twice the places
     loss = AttentionTransfer(SPEC, ["stage1"])
-    student, teacher = said(stage1=maps(3, 4, 0, 0)), said(stage1=maps(4, 3, 0, 0))
+    student, teacher = output_of(stage1=maps(3, 4, 0, 0)), output_of(stage1=maps(4, 3, 0, 0))
     assert loss(student, teacher, BATCH).item() == pytest.approx(0.02)
-    twice = [said(stage1=out.features["stage1"].repeat(2, 1, 1, 1)) for out in (student, teacher)]
+    twice = [
+        output_of(stage1=out.features["stage1"].repeat(2, 1, 1, 1)) for out in (student, teacher)
+    ]
     assert loss(*twice, BATCH).item() == pytest.approx(0.02)
 
 
 def test_attention_transfer_sees_neither_channels_nor_scale():
     loss = AttentionTransfer(SPEC, ["stage1"])
     features = rand(2, 3, 4, 4)
-    teacher = said(stage1=5 * features.repeat(1, 2, 1, 1))
-    assert loss(said(stage1=features), teacher, BATCH).item() == pytest.approx(0, abs=1e-20)
+    teacher = output_of(stage1=5 * features.repeat(1, 2, 1, 1))
+    assert loss(output_of(stage1=features), teacher, BATCH).item() == pytest.approx(0, abs=1e-20)
 
 
 def test_attention_transfer_brings_maps_to_one_size_before_it_squares():
     # [1, 3] averages to 2 and [4, 4] to 4: energies [4, 16], over sqrt(272). Squared first it
     # would be [5, 16]. Against [1, 0]: ((1 - 4/sqrt(272))^2 + (16/sqrt(272))^2) / 2 = 0.757464
-    student = said(stage1=torch.tensor([[[[1.0, 3.0, 4.0, 4.0]]]]))
-    loss = AttentionTransfer(SPEC, ["stage1"])(student, said(stage1=maps(1, 0)), BATCH)
+    student = output_of(stage1=torch.tensor([[[[1.0, 3.0, 4.0, 4.0]]]]))
+    loss = AttentionTransfer(SPEC, ["stage1"])(student, output_of(stage1=maps(1, 0)), BATCH)
     assert loss.item() == pytest.approx(0.757464, abs=1e-6)
 
 
@@ -366,12 +376,12 @@ def test_fsp_is_the_mean_over_pairs_of_the_mean_square():
     # G of stem and stage1 as above, [[0.5, 1], [1.5, 2]], against zeros: (0.25 + 1 + 2.25 + 4) / 4
     # = 1.875. stage1, averaged to [1/2, 1/2], and stage2 = [2, 0]: G = [[1, 0], [1, 0]],
     # mean square 0.5. Together (1.875 + 0.5) / 2 = 1.1875
-    student = said(
+    student = output_of(
         stem=torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]]]),
         stage1=torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]]]]),
         stage2=torch.tensor([[[[2.0]], [[0.0]]]]),
     )
-    teacher = said(**{stage: torch.zeros_like(x) for stage, x in student.features.items()})
+    teacher = output_of(**{stage: torch.zeros_like(x) for stage, x in student.features.items()})
     loss = FlowOfSolution(SPEC, ["stem", "stage1", "stage2"])
     assert loss(student, teacher, BATCH).item() == pytest.approx(1.1875)
 
@@ -421,10 +431,10 @@ def test_a_stage_that_a_network_lacks_is_refused_when_the_loss_is_built(loss):
 )
 def test_a_loss_has_the_gradient_that_differences_give(loss, shapes):
     student = {stage: rand(2, *shape).requires_grad_() for stage, shape in shapes.items()}
-    teacher = said(rand(2, 4, seed=1), **{s: rand(2, *x, seed=2) for s, x in shapes.items()})
+    teacher = output_of(rand(2, 4, seed=1), **{s: rand(2, *x, seed=2) for s, x in shapes.items()})
 
     def value(logits: Tensor, *features: Tensor) -> Tensor:
-        return loss(said(logits, **dict(zip(shapes, features, strict=True))), teacher, BATCH)
+        return loss(output_of(logits, **dict(zip(shapes, features, strict=True))), teacher, BATCH)
 
     assert gradcheck(value, (rand(2, 4).requires_grad_(), *student.values()))
 
@@ -436,8 +446,8 @@ def test_a_loss_has_the_gradient_that_differences_give(loss, shapes):
 )
 def test_a_loss_and_its_gradient_are_finite_for_features_of_any_size(loss, scale):
     features = {stage: rand(2, *STAGES[stage]).float() * scale for stage in loss.stages}
-    student = said(**{stage: x.requires_grad_() for stage, x in features.items()})
-    teacher = said(**{stage: torch.ones_like(x) for stage, x in features.items()})
+    student = output_of(**{stage: x.requires_grad_() for stage, x in features.items()})
+    teacher = output_of(**{stage: torch.ones_like(x) for stage, x in features.items()})
     value = loss(student, teacher, BATCH)
     value.backward()
     assert value.isfinite()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers.small_nets import batch, context, linear, rand, smooth
 
-from kd_bench.interfaces import Output, UserError
+from kd_bench.interfaces import Networks, Output, UserError
 from kd_bench.methods.bss import BoundarySamples, attack, base_samples, sample_rival
 from kd_bench.methods.common.functional import soft_kl
 
@@ -25,11 +25,18 @@ def loss(classes=2, epochs=4, **changed):
     return BoundarySamples(context(classes=classes, epochs=epochs), **(GIVEN | changed))
 
 
-def said(image, net):
-    """What `net` says of images, and whom to ask about others."""
-    out = net(image)
-    out.net = net
-    return out
+def terms_of(made, student, teacher, seen):
+    """The loss of two networks on a batch, as in a training step."""
+    networks = Networks(student, teacher)
+    return made(student(seen.image), teacher(seen.image), seen, networks)
+
+
+def sloped(image):
+    return linear(image, SLOPE)
+
+
+def indifferent(image):
+    return Output(torch.zeros(len(image), 2))
 
 
 # Which images
@@ -139,9 +146,7 @@ def test_the_student_learns_what_the_teacher_says_at_the_boundary():
     image = torch.zeros(2, 3, 1, 1)
     image[:, 0, 0, 0] = torch.tensor([1.0, -0.1])
     seen = batch(image, [0, 0])
-    teacher = said(seen.image, lambda x: linear(x, SLOPE))
-    student = said(seen.image, lambda x: Output(torch.zeros(len(x), 2)))
-    value = loss(boundary_end=1e9)(student, teacher, seen)["boundary"]
+    value = terms_of(loss(boundary_end=1e9), indifferent, sloped, seen)["boundary"]
     assert value.item() == pytest.approx(0.002218, abs=1e-6)
 
 
@@ -154,18 +159,16 @@ def test_a_share_of_the_batch_is_attacked_and_the_teacher_asked_so_often_and_onc
 
     image = torch.ones(8, 3, 1, 1)
     seen = batch(image, [0] * 8)
-    teacher = Output(net(seen.image).logits, net=net)
-    loss(share=0.25)(said(seen.image, lambda x: linear(x, SLOPE)), teacher, seen)
+    terms_of(loss(share=0.25), sloped, net, seen)
     assert asked == [8] + 11 * [2]
 
 
 def test_the_clean_images_are_compared_without_the_squared_temperature():
     seen = batch(rand(3, 3, 1, 1), [0, 1, 0])
-    student, teacher = (
-        said(seen.image, lambda x, i=i: linear(x, rand(2, 3, seed=i))) for i in (1, 2)
-    )
-    value = loss(clean_end=1e9)(student, teacher, seen)["clean"]
-    torch.testing.assert_close(value, soft_kl(student.logits, teacher.logits, 3.0).mean())
+    student, teacher = (lambda x, i=i: linear(x, rand(2, 3, seed=i)) for i in (1, 2))
+    value = terms_of(loss(clean_end=1e9), student, teacher, seen)["clean"]
+    expected = soft_kl(student(seen.image).logits, teacher(seen.image).logits, 3.0).mean()
+    torch.testing.assert_close(value, expected)
 
 
 @pytest.mark.parametrize(
@@ -175,11 +178,9 @@ def test_the_clean_images_are_compared_without_the_squared_temperature():
 )
 def test_both_terms_fall_over_the_epochs(epoch, clean, boundary):
     seen = batch(torch.ones(2, 3, 1, 1), [0, 0], epoch)
-    student = said(seen.image, lambda x: Output(torch.zeros(len(x), 2)))
-    teacher = said(seen.image, lambda x: linear(x, SLOPE))
-    whole = loss(clean_end=1e9, boundary_end=1e9)(student, teacher, seen)
+    whole = terms_of(loss(clean_end=1e9, boundary_end=1e9), indifferent, sloped, seen)
     assert all(term > 0 for term in whole.values())
-    fallen = loss()(student, teacher, seen)
+    fallen = terms_of(loss(), indifferent, sloped, seen)
     ratios = {name: (fallen[name] / whole[name]).item() for name in whole}
     assert ratios == pytest.approx({"clean": clean, "boundary": boundary}, abs=1e-6)
 
@@ -187,8 +188,7 @@ def test_both_terms_fall_over_the_epochs(epoch, clean, boundary):
 def test_where_the_teacher_is_never_right_there_is_nothing_to_learn():
     seen = batch(torch.ones(2, 3, 1, 1), [1, 1])
     weight = torch.zeros(2, 3, requires_grad=True)
-    teacher = said(seen.image, lambda x: linear(x, SLOPE))
-    value = loss()(said(seen.image, lambda x: linear(x, weight)), teacher, seen)["boundary"]
+    value = terms_of(loss(), lambda x: linear(x, weight), sloped, seen)["boundary"]
     value.backward()
     assert value == 0 and not weight.grad.any()
 
@@ -197,8 +197,7 @@ def test_the_students_gradient_is_that_of_the_divergence_at_the_attacked_images(
     # The way there is the teacher's: nothing of it is differentiated for the student.
     weight = rand(2, 3).float().requires_grad_()
     seen = batch(torch.ones(1, 3, 1, 1), [0])
-    teacher = said(seen.image, lambda x: linear(x, SLOPE))
-    value = loss(boundary_end=1e9)(said(seen.image, lambda x: linear(x, weight)), teacher, seen)
+    value = terms_of(loss(boundary_end=1e9), lambda x: linear(x, weight), sloped, seen)
     (gradient,) = torch.autograd.grad(value["boundary"], weight)
     # One image: its own pixels are the limits, so it stays where it is.
     here = torch.ones(1, 3)

@@ -12,8 +12,8 @@ from helpers.outputs import (
     is_finite_with_its_gradient,
     meeting,
     never_asks_for_a_number,
+    output_of,
     rand,
-    said,
 )
 from torch import nn
 
@@ -28,7 +28,9 @@ MAKERS = [
 
 
 def value(loss, student: torch.Tensor, teacher: torch.Tensor) -> float:
-    output = loss(said(pooled=student), said(pooled=teacher), batch_of(SPEC, len(student)))
+    output = loss(
+        output_of(pooled=student), output_of(pooled=teacher), batch_of(SPEC, len(student))
+    )
     return output.item()
 
 

@@ -13,8 +13,8 @@ from helpers.outputs import (
     is_finite_with_its_gradient,
     meeting,
     never_asks_for_a_number,
+    output_of,
     rand,
-    said,
 )
 from torch import Tensor
 
@@ -31,7 +31,7 @@ def make(context: LossContext, **changed) -> ContrastiveDistillation:
 
 def outputs(size: int, seed: int = 0) -> tuple[Output, Output]:
     features = rand(size, 3, seed=seed), rand(size, 5, seed=seed + 1)
-    return tuple(said(pooled=x.float()) for x in features)
+    return tuple(output_of(pooled=x.float()) for x in features)
 
 
 # --- the contrast -----------------------------------------------------------------------------
@@ -132,7 +132,7 @@ def test_two_steps_are_what_loops_give():
             for side, x in features.items()
         }
         batch = Batch(torch.zeros(3), SPEC.labels[index], torch.tensor(index), torch.tensor(1.0))
-        student, teacher = (said(pooled=x) for x in features.values())
+        student, teacher = (output_of(pooled=x) for x in features.values())
         value = loss(student, teacher, batch).item()
         expected = slow_step(bank, z, anchor, index, SPEC.labels.tolist())
         assert value == pytest.approx(expected, rel=1e-9)
@@ -196,7 +196,7 @@ def test_it_needs_less_than_two_gigabytes_for_cifar():
         kept[storage.data_ptr()] = storage.nbytes()
         return x
 
-    student, teacher = (said(pooled=torch.randn(64, 64)) for _ in range(2))
+    student, teacher = (output_of(pooled=torch.randn(64, 64)) for _ in range(2))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
         loss(student, teacher, batch_of(context, 64))
     memories = sum(buffer.nbytes for buffer in loss.buffers())
@@ -215,7 +215,7 @@ def test_a_step_along_the_gradient_brings_it_down():
     first = loss(student, teacher, batch)
     (pull,) = torch.autograd.grad(first, student.features["pooled"])
     loss.load_state_dict(state)
-    nearer = said(pooled=student.features["pooled"].detach() - 0.01 * pull)
+    nearer = output_of(pooled=student.features["pooled"].detach() - 0.01 * pull)
     assert pull.any() and loss(nearer, teacher, batch) < first
 
 

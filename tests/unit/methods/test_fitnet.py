@@ -14,8 +14,8 @@ from helpers.outputs import (
     is_finite_with_its_gradient,
     meeting,
     never_asks_for_a_number,
+    output_of,
     rand,
-    said,
 )
 
 from kd_bench.interfaces import UserError
@@ -31,8 +31,8 @@ BATCH = batch_of(SPEC, 2)
 def test_the_hint_is_the_mean_square_over_all_values():
     # ((1 - 0)^2 + (2 - 4)^2 + 0 + 1^2) / 4 = 1.5
     loss = without_adapter(Hint(SPEC, "stage2"), "regressor")
-    student = said(stage2=torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 1, 2, 2))
-    teacher = said(stage2=torch.tensor([0.0, 4.0, 3.0, 5.0]).view(1, 1, 2, 2))
+    student = output_of(stage2=torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 1, 2, 2))
+    teacher = output_of(stage2=torch.tensor([0.0, 4.0, 3.0, 5.0]).view(1, 1, 2, 2))
     assert loss(student, teacher, BATCH).item() == 1.5
 
 
@@ -41,8 +41,10 @@ def test_the_hint_asks_for_the_teachers_map_as_the_regressor_tells_it():
     student = rand(4, 2, 2, 2).float()
     teacher = loss.regressor(student)
     assert teacher.shape == (4, 3, 2, 2)
-    assert loss(said(stage2=student), said(stage2=teacher), BATCH).item() == 0
-    assert loss(said(stage2=student), said(stage2=teacher + 1), BATCH).item() == pytest.approx(1)
+    assert loss(output_of(stage2=student), output_of(stage2=teacher), BATCH).item() == 0
+    assert loss(
+        output_of(stage2=student), output_of(stage2=teacher + 1), BATCH
+    ).item() == pytest.approx(1)
 
 
 def test_the_hint_trains_the_student_up_to_its_stage_and_no_further():
@@ -51,7 +53,7 @@ def test_the_hint_trains_the_student_up_to_its_stage_and_no_further():
     stages = probe_shapes(net, net.stages, (8, 8), "small")
     loss = Hint(meeting(stages, stages), "stage2")
     student = FeatureExtractor(net, net.stages, loss.stages, "small")(torch.randn(4, 3, 8, 8))
-    loss(student, said(stage2=torch.rand(4, 8, 4, 4)), BATCH).backward()
+    loss(student, output_of(stage2=torch.rand(4, 8, 4, 4)), BATCH).backward()
     guided = {name for name, p in net.named_parameters() if p.grad is not None}
     assert guided == {
         name
@@ -76,9 +78,9 @@ def targets(first: float = 4.0, last: float = 1.0, epochs: int = 1) -> AnnealedT
 
 
 def divergence(loss: AnnealedTarget, epoch: int) -> float:
-    teacher = said(torch.tensor([[3 * math.log(3), 0.0]]))
+    teacher = output_of(torch.tensor([[3 * math.log(3), 0.0]]))
     batch = replace(BATCH, epoch=torch.tensor(float(epoch)))
-    return loss(said(torch.zeros(1, 2)), teacher, batch).item()
+    return loss(output_of(torch.zeros(1, 2)), teacher, batch).item()
 
 
 def test_the_strength_of_the_soft_targets_falls_in_a_line():
@@ -98,7 +100,7 @@ def test_at_equal_strength_the_targets_are_cross_entropy_with_the_teachers_answe
     # Equation 2 of the paper: its gradient, (softmax(z / T) - p) / T / B, has no factor T^2.
     loss = targets(first=1.0, last=1.0)
     student, teacher = rand(4, 2).requires_grad_(), rand(4, 2, seed=1)
-    (gradient,) = torch.autograd.grad(loss(said(student), said(teacher), BATCH), student)
+    (gradient,) = torch.autograd.grad(loss(output_of(student), output_of(teacher), BATCH), student)
     expected = ((student / 3).softmax(1) - (teacher / 3).softmax(1)) / 3 / 4
     torch.testing.assert_close(gradient, expected)
 

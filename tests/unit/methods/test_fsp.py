@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.outputs import batch_of, meeting, rand, said
+from helpers.outputs import batch_of, meeting, output_of, rand
 from helpers.shipped import load
 
 from kd_bench.interfaces import UserError
@@ -40,9 +40,10 @@ def test_the_first_stage_adds_up_the_pairs_of_stages():
 
     context = meeting(STAGES, STAGES)
     method = instantiate.build_method(load("method", "fsp"), context)
-    method.on_epoch_start("init")
-    terms = method(said(torch.zeros(2, 2), **student), said(**teacher), batch_of(context, 2))
-    torch.testing.assert_close(method.total(terms, torch.tensor(1.0)).double(), expected)
+    student_out, teacher_out = output_of(torch.zeros(2, 2), **student), output_of(**teacher)
+    terms = method(student_out, teacher_out, batch_of(context, 2), phase="init")
+    total = method.total(terms, torch.tensor(1.0), phase="init")
+    torch.testing.assert_close(total.double(), expected)
 
 
 def test_unequal_channels_are_refused_with_both_shapes():

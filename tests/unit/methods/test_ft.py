@@ -12,8 +12,8 @@ from helpers.outputs import (
     is_finite_with_its_gradient,
     meeting,
     never_asks_for_a_number,
+    output_of,
     rand,
-    said,
 )
 
 from kd_bench.interfaces import LossContext, Output, UserError
@@ -32,7 +32,7 @@ def ft(stage: str, rate: float = 0.5, context: LossContext = SPEC) -> FactorTran
 
 def outputs() -> tuple[Output, Output]:
     student, teacher = rand(2, 4, 3, 3).float(), rand(2, 6, 3, 3, seed=1).float()
-    return said(stage3=student), said(stage3=teacher.relu())
+    return output_of(stage3=student), output_of(stage3=teacher.relu())
 
 
 def test_factors_of_length_one_are_compared_by_the_mean_difference():

@@ -12,8 +12,8 @@ from helpers.outputs import (
     is_finite_with_its_gradient,
     meeting,
     never_asks_for_a_number,
+    output_of,
     rand,
-    said,
 )
 from torch import nn
 
@@ -45,8 +45,8 @@ def test_it_is_the_mean_over_images_and_rows_of_a_squared_distance():
     loss = InterChannelCorrelation(SPEC, ["stage1"])
     loss.connectors[0] = nn.Identity()
     differ, agree = torch.eye(2).view(1, 2, 1, 2), torch.ones(1, 2, 1, 2)
-    student = said(stage1=torch.cat([differ, agree]))
-    teacher = said(stage1=torch.ones(2, 2, 3, 3))
+    student = output_of(stage1=torch.cat([differ, agree]))
+    teacher = output_of(stage1=torch.ones(2, 2, 3, 3))
     value = loss(student, teacher, BATCH).item()
     assert value == pytest.approx((2 - math.sqrt(2)) / 2, rel=1e-6)
 
@@ -59,7 +59,7 @@ def test_stages_are_added_up_each_through_its_own_connector():
     for stage, connector in zip(loss.stages, loss.connectors, strict=True):
         s, t = channel_correlation(connector(student[stage])), channel_correlation(teacher[stage])
         expected = expected + (s - t).square().sum() / (3 * len(t[0]))
-    torch.testing.assert_close(loss(said(**student), said(**teacher), BATCH), expected)
+    torch.testing.assert_close(loss(output_of(**student), output_of(**teacher), BATCH), expected)
 
 
 def test_where_in_the_image_things_are_is_not_seen():
@@ -67,7 +67,7 @@ def test_where_in_the_image_things_are_is_not_seen():
     student, teacher = rand(3, 2, 2, 2), rand(3, 2, 4, 4, seed=1)
     shuffled = student.flatten(2)[..., [2, 0, 3, 1]].view_as(student)
     there, here = (
-        loss(said(stage1=x), said(stage1=2 * teacher), BATCH) for x in (student, shuffled)
+        loss(output_of(stage1=x), output_of(stage1=2 * teacher), BATCH) for x in (student, shuffled)
     )
     torch.testing.assert_close(there, here)
 

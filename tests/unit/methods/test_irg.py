@@ -10,8 +10,8 @@ from helpers.outputs import (
     is_finite_with_its_gradient,
     meeting,
     never_asks_for_a_number,
+    output_of,
     rand,
-    said,
 )
 
 from kd_bench.interfaces import UserError
@@ -72,10 +72,10 @@ def test_the_wider_stage_is_averaged_whichever_it_is():
 
 
 def test_the_terms_are_means_over_their_entries():
-    student = said(
+    student = output_of(
         rand(3, 4), **{s: rand(3, *SPEC.student[s], seed=i) for i, s in enumerate(SPEC.student)}
     )
-    teacher = said(
+    teacher = output_of(
         rand(3, 4, seed=8),
         **{s: rand(3, *SPEC.teacher[s], seed=9 + i) for i, s in enumerate(SPEC.teacher)},
     )
@@ -100,8 +100,8 @@ def test_a_single_stage_is_refused():
 
 def test_a_single_image_is_no_trouble():
     terms = make(SPEC)(
-        said(**{s: torch.zeros(1, *SPEC.student[s]) for s in SPEC.student}),
-        said(**{s: torch.zeros(1, *SPEC.teacher[s]) for s in SPEC.teacher}),
+        output_of(**{s: torch.zeros(1, *SPEC.student[s]) for s in SPEC.student}),
+        output_of(**{s: torch.zeros(1, *SPEC.teacher[s]) for s in SPEC.teacher}),
         batch_of(SPEC, 1),
     )
     assert all(term == 0 for term in terms.values())

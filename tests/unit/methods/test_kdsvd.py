@@ -13,8 +13,8 @@ from helpers.outputs import (
     has_the_gradient_that_differences_give,
     is_finite_with_its_gradient,
     meeting,
+    output_of,
     rand,
-    said,
 )
 from torch.autograd import gradcheck
 
@@ -50,8 +50,8 @@ def test_two_stages_of_two_channels(candidates, student):
     # [[0.6 - 1, 0.6 - 0], [0.8 - 1, 0.8 - 0]]. The student's point to [1, 0] twice: [[0, 1],
     # [-1, 0]]. With a second candidate it has [0, 1], which is more alike: [[-1, 0], [0, 1]].
     loss = SingularVectors(TWO, ["stage1", "stage2"], vectors=1, candidates=candidates)
-    given = said(stage1=pointing(1, 0), stage2=pointing(1, 0))
-    wanted = said(stage1=pointing(1, 0), stage2=pointing(0.6, 0.8))
+    given = output_of(stage1=pointing(1, 0), stage2=pointing(1, 0))
+    wanted = output_of(stage1=pointing(1, 0), stage2=pointing(0.6, 0.8))
     teacher = radial(-0.4, 0.6, -0.2, 0.8)
     expected = sum((s - t) ** 2 for s, t in zip(student, teacher, strict=True))
     value = loss(given, wanted, batch_of(TWO, 1)).item()
@@ -62,7 +62,7 @@ def test_it_is_summed_over_stages_and_averaged_over_images():
     s = {stage: rand(3, *SPEC.student[stage], seed=i) for i, stage in enumerate(STAGES)}
     t = {stage: rand(3, *SPEC.teacher[stage], seed=9 + i) for i, stage in enumerate(STAGES)}
     expected = sum(slow(s, t, image) for image in range(3)) / 3
-    value = make(SPEC)(said(**s), said(**t), batch_of(SPEC, 3)).item()
+    value = make(SPEC)(output_of(**s), output_of(**t), batch_of(SPEC, 3)).item()
     assert value == pytest.approx(expected, rel=1e-9)
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kd_bench.interfaces import Batch, Loss, Output
+from kd_bench.interfaces import Batch, Loss, Networks, Output
 from kd_bench.methods.common.method import Method, flatten_weights
 from kd_bench.utils.errors import UserError
 
@@ -37,7 +37,7 @@ def batch(epoch=1.0):
     )
 
 
-def says():
+def uniform():
     return Output(torch.zeros(2, 4))  # four classes, all equally likely: cross entropy ln 4
 
 
@@ -45,7 +45,7 @@ def test_the_total_is_the_weighted_sum_of_the_raw_terms():
     method = Method(
         {"c": Constant(2.0), "p": Pair()}, {"ce": 0.5, "c": 10, "p": {"a": 1.0, "b": 100.0}}
     )
-    terms = method(says(), says(), batch())
+    terms = method(uniform(), uniform(), batch())
     assert {name: term.item() for name, term in terms.items()} == pytest.approx(
         {"ce": 1.3862944, "c": 2.0, "p/a": 3.0, "p/b": 5.0}
     )
@@ -56,7 +56,7 @@ def test_the_total_is_the_weighted_sum_of_the_raw_terms():
 @pytest.mark.parametrize(("epoch", "share"), [(1, 0.25), (3, 0.75), (4, 1.0), (9, 1.0)])
 def test_a_ramp_raises_a_weight_linearly(epoch, share):
     method = Method({"c": Constant(2.0)}, {"ce": 0, "c": 10.0}, {"c": 4})
-    terms = method(says(), says(), batch(epoch))
+    terms = method(uniform(), uniform(), batch(epoch))
     assert method.total(terms, torch.tensor(float(epoch))).item() == pytest.approx(20 * share)
 
 
@@ -86,13 +86,55 @@ def test_a_ramp_without_a_term_or_without_a_length_is_refused(ramp):
 def test_each_stage_of_training_computes_what_it_has_weights_for():
     losses = {"first": Constant(2.0), "later": Constant(3.0)}
     method = Method(losses, {"ce": 1, "later": 1}, init_weights={"first": 7})
-    method.on_epoch_start("init")
-    terms = method(says(), says(), batch())
-    assert list(terms) == ["first"]
-    assert method.total(terms, torch.tensor(1.0)).item() == 14
-    method.on_epoch_start("main")
-    assert list(method(says(), says(), batch())) == ["ce", "later"]
-    assert losses["first"].phase == "main"
+    terms = method(uniform(), uniform(), batch(), phase="init")
+    assert list(terms) == list(method.weights_of("init")) == ["first"]
+    assert method.total(terms, torch.tensor(1.0), phase="init").item() == 14
+    terms = method(uniform(), uniform(), batch(), phase="main")
+    assert list(terms) == list(method.weights_of("main")) == ["ce", "later"]
+    # 1 ln 4 + 1 * 3
+    assert method.total(terms, torch.tensor(1.0), phase="main").item() == pytest.approx(4.3862944)
+
+
+@pytest.mark.parametrize("phase", ["init", "main"])
+def test_every_loss_is_notified_when_an_epoch_starts(phase):
+    losses = {"first": Constant(2.0), "later": Constant(3.0)}
+    method = Method(losses, {"ce": 1, "later": 1}, init_weights={"first": 7})
+    method.on_epoch_start(phase)
+    assert [loss.phase for loss in losses.values()] == [phase, phase]
+
+
+class Evaluating(Loss):
+    """Runs both networks on other images, and requests a view."""
+
+    needs_networks = True
+
+    def __init__(self):
+        super().__init__(None)
+
+    def extra_views(self, image):
+        return {"flipped": image.flip(3)}
+
+    def forward(self, student, teacher, batch, networks):
+        return networks.student(batch.image).logits.sum() - networks.teacher(2.0).logits.sum()
+
+
+def test_a_loss_that_needs_the_networks_gets_them_without_owning_them():
+    net = torch.nn.Linear(1, 1)
+    networks = Networks(
+        lambda image: Output(net(image.flatten()[:1])), lambda x: Output(torch.ones(2))
+    )
+    method = Method({"e": Evaluating(), "c": Constant(1.0)}, {"ce": 1, "e": 1, "c": 1})
+    terms = method(uniform(), uniform(), batch(), networks)
+    assert terms["e"].item() == pytest.approx(net.bias.item() - 2)
+    assert not list(method.parameters())
+
+
+def test_only_the_losses_of_a_phase_request_views():
+    losses = {"e": Evaluating(), "c": Constant(1.0)}
+    method = Method(losses, {"ce": 1, "e": 1}, init_weights={"c": 1})
+    image = batch().image
+    assert method.extra_views(image, "init") == {}
+    assert list(method.extra_views(image, "main")) == ["flipped"]
 
 
 def test_a_method_wants_every_stage_once_and_a_teacher_if_one_loss_does():

@@ -11,8 +11,8 @@ from helpers.outputs import (
     is_finite_with_its_gradient,
     meeting,
     never_asks_for_a_number,
+    output_of,
     rand,
-    said,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -29,7 +29,7 @@ BATCH = batch_of(SPEC, 2)
 
 def nst(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     loss = NeuronSelectivity(SPEC, ["stage1"])
-    return loss(said(stage1=student), said(stage1=teacher), BATCH)
+    return loss(output_of(stage1=student), output_of(stage1=teacher), BATCH)
 
 
 def test_the_discrepancy_is_what_channels_say_of_each_other():
@@ -58,7 +58,7 @@ def test_it_is_the_mean_over_all_pairs_of_channels_of_an_image():
 def test_it_adds_up_the_stages():
     x, y = channels([1.0, 0.0], [0.0, 1.0]), channels([1.0, 1.0])
     loss = NeuronSelectivity(SPEC, ["stage1", "stage2"])
-    value = loss(said(stage1=x, stage2=x), said(stage1=y, stage2=y), BATCH)
+    value = loss(output_of(stage1=x, stage2=x), output_of(stage1=y, stage2=y), BATCH)
     assert value.item() == pytest.approx(1.0)
 
 

@@ -12,8 +12,8 @@ from helpers.outputs import (
     is_finite_with_its_gradient,
     meeting,
     never_asks_for_a_number,
+    output_of,
     rand,
-    said,
 )
 from torch import nn
 
@@ -104,15 +104,15 @@ def test_stages_weigh_a_quarter_a_half_and_one_and_images_are_averaged():
     # 1 as values, 12, 8 and 6 in each of two images.
     loss = without_adapter(FeatureOverhaul(pair(), MAPS), "connectors")
     sizes = {"stage1_pre": (2, 3, 2, 2), "stage2_pre": (2, 4, 1, 2), "stage3_pre": (2, 6, 1, 1)}
-    student = said(**{stage: torch.ones(size) for stage, size in sizes.items()})
-    teacher = said(**{stage: torch.zeros(size) for stage, size in sizes.items()})
+    student = output_of(**{stage: torch.ones(size) for stage, size in sizes.items()})
+    teacher = output_of(**{stage: torch.zeros(size) for stage, size in sizes.items()})
     assert loss(student, teacher, BATCH).item() == 12 / 4 + 8 / 2 + 6
 
 
 def test_the_teachers_negatives_are_raised_to_the_margin():
     # Margin -0.797885, teacher -5, student -0.5, which is above: (0.797885 - 0.5)^2 = 0.088736
     loss = without_adapter(FeatureOverhaul(pair(), ["stage1"]), "connectors")
-    student, teacher = (said(stage1_pre=torch.full((1, 3, 1, 1), x)) for x in (-0.5, -5.0))
+    student, teacher = (output_of(stage1_pre=torch.full((1, 3, 1, 1), x)) for x in (-0.5, -5.0))
     assert loss(student, teacher, BATCH).item() == pytest.approx(3 * 0.088736, abs=1e-5)
 
 
@@ -128,7 +128,7 @@ def test_it_is_three_cases_for_each_value():
                     expected += float(s - t) ** 2
                 elif s > max(t, margin[c]):
                     expected += float(s - max(t, margin[c])) ** 2
-    value = loss(said(stage1_pre=student), said(stage1_pre=teacher), BATCH)
+    value = loss(output_of(stage1_pre=student), output_of(stage1_pre=teacher), BATCH)
     assert value.item() == pytest.approx(expected / 2)
 
 
@@ -155,7 +155,7 @@ def test_a_teacher_without_the_batch_norm_as_a_stage_is_refused():
 
 def test_a_stage_that_is_no_batch_norm_is_refused():
     odd = pair(stage1_norm="layer1.1.conv2")
-    with pytest.raises(UserError, match=r"'stage1_norm' of large; 'layer1.1.conv2' is Conv2d$"):
+    with pytest.raises(UserError, match=r"'stage1_norm' of large; 'layer1.1.conv2' is a Conv2d$"):
         FeatureOverhaul(odd, ["stage1"])
 
 

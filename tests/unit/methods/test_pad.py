@@ -12,8 +12,8 @@ from helpers.outputs import (
     is_finite_with_its_gradient,
     meeting,
     never_asks_for_a_number,
+    output_of,
     rand,
-    said,
 )
 from torch import nn
 
@@ -33,7 +33,7 @@ def with_variance(*variance: float) -> PrimeAwareL2:
 
 
 def terms(loss: PrimeAwareL2, student: torch.Tensor, teacher: torch.Tensor) -> dict:
-    return loss(said(pooled=student), said(pooled=teacher), batch_of(SAME, len(student)))
+    return loss(output_of(pooled=student), output_of(pooled=teacher), batch_of(SAME, len(student)))
 
 
 STUDENT = torch.tensor([[1.0, 2.0], [3.0, 4.0]])

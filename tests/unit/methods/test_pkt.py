@@ -12,8 +12,8 @@ from helpers.outputs import (
     is_finite_with_its_gradient,
     meeting,
     never_asks_for_a_number,
+    output_of,
     rand,
-    said,
 )
 
 from kd_bench.methods.pkt import ProbabilisticTransfer, neighbour_probability
@@ -23,7 +23,9 @@ BATCH = batch_of(SPEC, 2)
 
 
 def value(student: torch.Tensor, teacher: torch.Tensor) -> float:
-    return ProbabilisticTransfer(SPEC)(said(pooled=student), said(pooled=teacher), BATCH).item()
+    return ProbabilisticTransfer(SPEC)(
+        output_of(pooled=student), output_of(pooled=teacher), BATCH
+    ).item()
 
 
 def test_two_images_that_differ_against_two_that_do_not():

@@ -10,8 +10,8 @@ from helpers.outputs import (
     is_finite_with_its_gradient,
     meeting,
     never_asks_for_a_number,
+    output_of,
     rand,
-    said,
 )
 
 from kd_bench.methods.rkd import RelationalDistillation, relations
@@ -22,7 +22,7 @@ LOSS = RelationalDistillation(SPEC)
 
 def terms(student: torch.Tensor, teacher: torch.Tensor) -> dict[str, float]:
     batch = batch_of(SPEC, len(student))
-    both = LOSS(said(pooled=student), said(pooled=teacher), batch)
+    both = LOSS(output_of(pooled=student), output_of(pooled=teacher), batch)
     return {name: term.item() for name, term in both.items()}
 
 
@@ -93,7 +93,7 @@ def test_equal_images_have_distance_and_angles_of_zero():
 def test_equal_images_get_a_gradient_of_ordinary_size():
     # F.normalize would multiply it by 1e12.
     student = torch.ones(3, 2, requires_grad=True)
-    both = LOSS(said(pooled=student), said(pooled=torch.eye(3)), batch_of(SPEC, 3))
+    both = LOSS(output_of(pooled=student), output_of(pooled=torch.eye(3)), batch_of(SPEC, 3))
     sum(both.values()).backward()
     assert student.grad.abs().max() < 10
 

@@ -12,8 +12,8 @@ from helpers.outputs import (
     is_finite_with_its_gradient,
     meeting,
     never_asks_for_a_number,
+    output_of,
     rand,
-    said,
 )
 
 from kd_bench.interfaces import UserError
@@ -28,7 +28,7 @@ BATCH = batch_of(SPEC, 2)
 
 def value(student: torch.Tensor, teacher: torch.Tensor) -> float:
     loss = SimilarityPreserving(SPEC, ["stage1"])
-    return loss(said(stage1=student), said(stage1=teacher), BATCH).item()
+    return loss(output_of(stage1=student), output_of(stage1=teacher), BATCH).item()
 
 
 def test_two_images_that_differ_against_two_that_do_not():
@@ -56,8 +56,8 @@ def test_it_is_what_a_loop_gives():
 
 
 def test_stages_are_added_up():
-    student = said(stage1=rand(4, 2, 2, 2), stage2=rand(4, 3, 1, 1, seed=1))
-    teacher = said(stage1=rand(4, 3, 4, 4, seed=2), stage2=rand(4, 2, 2, 1, seed=3))
+    student = output_of(stage1=rand(4, 2, 2, 2), stage2=rand(4, 3, 1, 1, seed=1))
+    teacher = output_of(stage1=rand(4, 3, 4, 4, seed=2), stage2=rand(4, 2, 2, 1, seed=3))
     one, other, both = (
         SimilarityPreserving(SPEC, stages)(student, teacher, BATCH)
         for stages in (["stage1"], ["stage2"], ["stage1", "stage2"])

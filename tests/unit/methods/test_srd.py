@@ -12,8 +12,8 @@ from helpers.outputs import (
     is_finite_with_its_gradient,
     meeting,
     never_asks_for_a_number,
+    output_of,
     rand,
-    said,
 )
 from torch import nn
 
@@ -35,7 +35,7 @@ def unprojected(exponent: float) -> SimpleRecipe:
 
 def feature_term(loss: SimpleRecipe, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     batch = batch_of(SPEC, len(student))
-    return loss(said(pooled=student), said(pooled=teacher), batch)["feature"]
+    return loss(output_of(pooled=student), output_of(pooled=teacher), batch)["feature"]
 
 
 def test_two_images_that_change_places():
@@ -52,8 +52,10 @@ def test_logits_are_compared_by_divergence_without_a_factor():
     logits = torch.tensor([[math.log(3), 0.0]] * 2)
     for temperature in (1.0, 2.0):
         loss = SimpleRecipe(SPEC, 4.0, temperature)
-        teacher = said(temperature * logits, pooled=torch.ones(2, 5))
-        value = loss(said(torch.zeros(2, 2), pooled=torch.ones(2, 3)), teacher, batch_of(SPEC, 2))
+        teacher = output_of(temperature * logits, pooled=torch.ones(2, 5))
+        value = loss(
+            output_of(torch.zeros(2, 2), pooled=torch.ones(2, 3)), teacher, batch_of(SPEC, 2)
+        )
         assert value["logits"].item() == pytest.approx(0.130812, abs=1e-6)
 
 

@@ -92,11 +92,11 @@ def best(rows, answers, share):
     return right + wrong[: int(share * len(wrong))]
 
 
-def cosines(head, said):
+def cosines(head, out):
     rows = []
     for view in TURNS:
-        for turned in head(said.views[view].features["pooled"]):
-            upright = head(said.features["pooled"])
+        for turned in head(out.views[view].features["pooled"]):
+            upright = head(out.features["pooled"])
             rows.append(torch.stack([turned @ u / turned.norm() / u.norm() for u in upright]))
     return rows
 

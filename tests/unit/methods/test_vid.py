@@ -14,8 +14,8 @@ from helpers.outputs import (
     is_finite_with_its_gradient,
     meeting,
     never_asks_for_a_number,
+    output_of,
     rand,
-    said,
 )
 from torch.autograd import gradcheck
 
@@ -44,8 +44,8 @@ def test_the_surprise_is_the_scaled_square_and_the_logarithm_of_the_variance():
     # Errors 1 and 2 in one channel, 0 and 0 in the other, variance 2:
     # ((1 + 4 + 0 + 0) / 4 / 2 + ln 2) / 2 = (0.625 + 0.693147) / 2 = 0.659074
     loss = with_plain_mean(vid(initial=2.0))
-    student = said(stage2=channels([1.0, 2.0], [3.0, 4.0]))
-    teacher = said(stage2=channels([0.0, 4.0], [3.0, 4.0]))
+    student = output_of(stage2=channels([1.0, 2.0], [3.0, 4.0]))
+    teacher = output_of(stage2=channels([0.0, 4.0], [3.0, 4.0]))
     assert loss(student, teacher, BATCH).item() == pytest.approx(0.659074, abs=1e-6)
 
 
@@ -54,7 +54,7 @@ def test_it_adds_up_the_stages():
     x = channels([1.0, 2.0], [3.0, 4.0])
     equal = meeting({"stage1": (2, 1, 2), "stage2": (2, 1, 2)}, SPEC.student)
     loss = with_plain_mean(vid("stage1", "stage2", initial=2.0, of=equal))
-    value = loss(said(stage1=x, stage2=x), said(stage1=x, stage2=x), BATCH)
+    value = loss(output_of(stage1=x, stage2=x), output_of(stage1=x, stage2=x), BATCH)
     assert value.item() == pytest.approx(math.log(2), abs=1e-6)
 
 
@@ -78,7 +78,9 @@ def test_trained_variances_are_the_mean_squares_of_their_channels_errors():
     teacher = channels([2.0, -2.0], [0.5, -0.5])
     for _ in range(400):
         optimizer.zero_grad()
-        loss(said(stage2=torch.zeros_like(teacher)), said(stage2=teacher), BATCH).backward()
+        loss(
+            output_of(stage2=torch.zeros_like(teacher)), output_of(stage2=teacher), BATCH
+        ).backward()
         optimizer.step()
     (gaussian,) = loss.gaussians.values()
     assert gaussian.variance().tolist() == pytest.approx([4.0, 0.25], rel=1e-3)
@@ -102,8 +104,8 @@ def test_it_has_the_gradient_that_differences_give_and_never_waits_for_a_number(
     torch.manual_seed(0)
     loss = vid("stage1", "stage2")
     assert has_the_gradient_that_differences_give(loss, SPEC)
-    teacher = said(stage2=rand(2, 2, 2, 2, seed=1))
-    student = said(stage2=rand(2, 2, 2, 2))
+    teacher = output_of(stage2=rand(2, 2, 2, 2, seed=1))
+    student = output_of(stage2=rand(2, 2, 2, 2))
     only = vid().double()
     a = only.gaussians["stage2"].a
     assert gradcheck(lambda _: only(student, teacher, BATCH), a)

@@ -1,0 +1,73 @@
+"""Converts plain values (as in YAML and JSON) to the schema's dataclasses, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from kd_bench.utils.errors import UserError
+
+Section = TypeVar("Section")
+
+
+def to_dataclass(kind: type[Section], values: Mapping[str, Any], where: str = "") -> Section:
+    """An instance of the dataclass `kind` from plain values; what is missing gets its default.
+
+    Nested sections become dataclasses and names of enum members become members; all else is taken
+    as it is, since whoever composed or wrote the values has checked their types.
+
+    Args:
+        kind: the dataclass.
+        values: by field name.
+        where: prefix of the keys in messages, such as "teacher.".
+
+    Raises:
+        UserError: for an unknown key, or a value that an enum does not have.
+    """
+    types = _field_types(kind)
+    if unknown := [name for name in values if name not in types]:
+        raise UserError(f"unknown key '{where}{unknown[0]}'; choose from {', '.join(types)}")
+    return kind(**{name: _convert(types[name], v, where + name) for name, v in values.items()})
+
+
+def _convert(kind: type | None, value: Any, where: str) -> Any:
+    if kind is None or value is None:
+        return value
+    if issubclass(kind, Enum):
+        try:
+            return kind(value)
+        except ValueError:
+            names = ", ".join(str(member.value) for member in kind)
+            raise UserError(f"unknown value '{value}' of {where}; choose from {names}") from None
+    return to_dataclass(kind, value, f"{where}.")
+
+
+@cache
+def _field_types(kind: type) -> dict[str, type | None]:
+    """For each field its dataclass or enum, None where its value is plain."""
+    hints = get_type_hints(kind)
+    return {field.name: _section_or_enum(hints[field.name]) for field in fields(kind)}  # type: ignore[arg-type]  # of a dataclass
+
+
+def _section_or_enum(hint: Any) -> type | None:
+    if get_origin(hint) in (Union, UnionType):
+        (hint,) = [each for each in get_args(hint) if each is not NoneType] or [None]
+    is_converted = isinstance(hint, type) and (is_dataclass(hint) or issubclass(hint, Enum))
+    return hint if is_converted else None
+
+
+def to_plain(value: Any) -> Any:
+    """Dicts, lists, strings, numbers and None: what JSON holds, enums by their values."""
+    if is_dataclass(value):
+        return {field.name: to_plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    return value

@@ -1,0 +1,25 @@
+"""Imports all that a job may need, once, in the process that a sweep's jobs are forked from.
+
+Jobs of one sweep are then of the same code, whatever is edited meanwhile, so its version is read
+here, too. Modules with an underscore are left out: torchvision takes a second, and few datasets
+need it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+from kd_bench import data, methods, models
+from kd_bench.jobs import runner, tensorboard
+from kd_bench.jobs.record import code_version
+
+__all__ = ["PRELOADED", "runner", "tensorboard"]
+
+PRELOADED = [
+    import_module(f"{package.__name__}.{module.name}")
+    for package in (methods, models, data)
+    for module in iter_modules(package.__path__)
+    if not module.name.startswith("_")
+]
+code_version()
