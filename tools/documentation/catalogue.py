@@ -5,17 +5,19 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from kd_bench.cli.hydra_app import compose_single
 from kd_bench.config.compose import CONFIG_DIR
-from kd_bench.interfaces import Batch, Loss, LossContext, Output
+from kd_bench.config.schema import Config, MethodConfig
+from kd_bench.interfaces import Batch, Loss, LossContext, Networks, Output
 from kd_bench.jobs import instantiate
 from kd_bench.methods.common.method import Method, flatten_weights
 from kd_bench.models.features import forward_with_views
@@ -70,7 +72,7 @@ def table() -> str:
 
 def entry(name: str) -> Entry:
     """What the code and the YAML file of a method have to say of it."""
-    config = compose_single((*JOB, f"method={name}"), None)["method"]
+    config = compose_single((*JOB, f"method={name}"), None).method
     classes = instantiate.loss_classes(config)
     modules = dict.fromkeys(loss.__module__ for loss in classes.values())
     note = comment((METHODS / f"{name}.yaml").read_text())
@@ -117,12 +119,12 @@ def escaped(text: str) -> str:
     )
 
 
-def weights_text(config: Mapping[str, Any]) -> str:
+def weights_text(config: MethodConfig) -> str:
     """The weights by term, those of the init phase first."""
-    init, main = config["init"], _listed(config["weights"])
-    if not init["weights"]:
+    init, main = config.init, _listed(config.weights)
+    if not init.weights:
         return main
-    return f"init ({init['epochs']:.3g} of the epochs): {_listed(init['weights'])}<br>then {main}"
+    return f"init ({init.epochs:.3g} of the epochs): {_listed(init.weights)}<br>then {main}"
 
 
 def _listed(weights: Mapping[str, Any]) -> str:
@@ -136,7 +138,7 @@ def _listed(weights: Mapping[str, Any]) -> str:
 
 
 @cache
-def _job() -> dict[str, Any]:
+def _job() -> Config:
     return compose_single(JOB, None)
 
 
@@ -144,7 +146,7 @@ class Recorded(Output):
     """An output that notes which of its parts are looked at."""
 
     def __init__(self, output: Output, seen: set[str]):
-        super().__init__(output.logits, output.features, net=output.net)
+        super().__init__(output.logits, output.features)
         self.views = {name: Recorded(view, seen) for name, view in output.views.items()}
         self.seen = seen
 
@@ -154,14 +156,14 @@ class Recorded(Output):
         return super().__getattribute__(name)
 
 
-def reads(config: Mapping[str, Any]) -> list[str]:
+def reads(config: MethodConfig) -> list[str]:
     """What the losses of a method read: logits, stages, and what is special about it.
 
     Stages are those that the losses name; whether they read logits is seen in one step.
     """
     torch.manual_seed(0)
     job = _job()
-    data, model = instantiate.describe_dataset(job["dataset"]), job["model"]
+    data, model = instantiate.describe_dataset(job.dataset), job.model
     student, other = (instantiate.build_network(model, data.num_classes) for _ in range(2))
     classes = instantiate.loss_classes(config).values()
     has_teacher = any(loss.needs_teacher for loss in classes)
@@ -185,21 +187,28 @@ def _seen(method: Method, student: Any, other: Any, context: LossContext) -> set
     image = torch.randn(BATCH, 3, *SIZE).requires_grad_(method.needs_input_gradients)
     batch = Batch(image, context.labels[index], index, torch.tensor(1.0))
     seen: set[str] = set()
-    net = student.extractor(method.stages)
-    teacher = other and Teacher(
-        other.extractor(method.stages), needs_input_gradients=method.needs_input_gradients
-    )
+    net, teacher = student.extractor(method.stages), None
+    if other:
+        teacher = Teacher(
+            other.extractor(method.stages), needs_input_gradients=method.needs_input_gradients
+        )
+    recorders = [each and _recorder(each, seen) for each in (net, teacher)]
     for phase in ("init", "main"):
         method.on_epoch_start(phase)
-        views = method.extra_views(image)
+        views = method.extra_views(image, phase)
         outputs = [
             each and Recorded(forward_with_views(each, image, views), seen)
             for each in (net, teacher)
         ]
-        active = {term.partition("/")[0] for term in method.weights} - {"ce"}
+        active = {term.partition("/")[0] for term in method.weights_of(phase)} - {"ce"}
         for name in active:
-            method.losses[name](*outputs, batch)
+            loss = method.losses[name]
+            loss(*outputs, batch, *([Networks(*recorders)] if loss.needs_networks else []))
     return seen
+
+
+def _recorder(net: Callable[[Tensor], Output], seen: set[str]) -> Callable[[Tensor], Output]:
+    return lambda image: Recorded(net(image), seen)
 
 
 def _special(classes: Iterable[type[Loss]]) -> list[str]:
