@@ -131,7 +131,11 @@ class Shell:
         }
 
     def output(self, command: str, at: Path | None = None) -> str:
-        """All that a command prints."""
+        """All that a command prints.
+
+        Raises:
+            UserError: it ends with a traceback, or it is one of tools/ and fails.
+        """
         done = subprocess.run(
             ["bash", "-c", command],
             cwd=at or self.folder,
@@ -141,6 +145,9 @@ class Shell:
             text=True,
             timeout=600,
         )
+        is_broken = "Traceback (most recent call last)" in done.stdout
+        is_broken |= command.startswith("python ") and done.returncode != 0
+        require(not is_broken, f"'{command}' failed:\n{done.stdout}")
         return "".join(f"{line.rstrip()}\n" for line in done.stdout.splitlines())
 
     @contextmanager
@@ -194,11 +201,9 @@ def scratch_shell() -> Iterator[Shell]:
 
 
 def fresh(text: str, quick: bool = False) -> str:
-    """A Markdown text with all its blocks made anew; `quick`: only those that print Markdown."""
-    with scratch_shell() as shell:
-        return regenerate(
-            text, lambda each: each.body if quick and not each.is_markdown else shell.run(each)
-        )
+    """A Markdown text with its stale blocks made anew; `quick`: only those that print Markdown."""
+    bodies = {block.line: now for block, now in stale(text, quick)}
+    return regenerate(text, lambda block: bodies.get(block.line, block.body))
 
 
 def stale(text: str, quick: bool = False) -> list[tuple[Block, str]]:

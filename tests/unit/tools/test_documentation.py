@@ -58,6 +58,20 @@ def test_a_block_waits_for_what_the_other_command_does(tmp_path):
     assert "ready" in shell.run(block)
 
 
+def test_a_command_that_breaks_makes_no_block(tmp_path):
+    shell = blocks.Shell(tmp_path)
+    with pytest.raises(UserError, match="failed"):
+        shell.output("python -c 'raise KeyError'")
+    with pytest.raises(UserError, match="failed"):
+        shell.output("kd-bench() { python -c 'raise KeyError'; }; kd-bench")
+    assert shell.output("echo refused; exit 1") == "refused\n"  # a mistake that is shown
+
+
+def test_a_block_whose_times_alone_differ_stays_as_it_is():
+    text = "<!-- output: echo 5 jobs in 3 s -->\n```\n$ echo 5 jobs in 3 s\n5 jobs in 9 s\n```\n"
+    assert blocks.fresh(f"{text}<!-- /output -->\n") == f"{text}<!-- /output -->\n"
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [
