@@ -34,7 +34,7 @@ from kd_bench.cli.hydra_app import hydra_errors_as_user_errors
 from kd_bench.config import compose
 from kd_bench.config.compose import register_schema
 from kd_bench.jobs import instantiate, resolve, validate
-from kd_bench.sweep import launchers
+from kd_bench.sweep.launchers import registry as launchers
 from kd_bench.training.device import choose_device, device_name, prepare_torch
 from kd_bench.utils import process
 from kd_bench.utils.errors import UserError, require

@@ -18,7 +18,7 @@ from kd_bench.jobs.resolve import resolve_job
 from kd_bench.jobs.runner import NullReporter, run_with_teacher
 from kd_bench.results.record import Record
 from kd_bench.results.run_folder import RESULT
-from kd_bench.sweep import launchers
+from kd_bench.sweep.launchers import registry as launchers
 from kd_bench.training.setup import TrainingSetup
 
 IMAGES = (

@@ -13,6 +13,8 @@ from kd_bench.training import cuda_graph
 from kd_bench.training.epoch import EpochRunner
 from kd_bench.training.setup import phases
 
+pytestmark = pytest.mark.slow  # a training set up for each method
+
 # For methods that need equal widths.
 WIDTHS = ("model.net.widths=[8,8,8,8]", "teacher.model.net.widths=[8,8,8,8]")
 
