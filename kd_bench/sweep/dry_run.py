@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from kd_bench.config.identity import folder_name
 from kd_bench.config.schema import Device, Speed
 from kd_bench.jobs.instantiate import describe_dataset, meta_network
 from kd_bench.jobs.job import Job
-from kd_bench.jobs.resolve import resolve_job
+from kd_bench.jobs.resolve import identity_of
 from kd_bench.jobs.status import (
     DONE,
     FAILED,
@@ -154,7 +155,7 @@ class History:
         return Disk(weights_size(job), is_weights_alone=True)
 
     def compiling(self, job: Job) -> Compiling | None:
-        """Its time compiled and eager; None unless the same job has run both ways."""
+        """What it takes compiled and not; None unless jobs of its kind ran both ways."""
         if job.settings not in self._compiling:
             self._compiling[job.settings] = self._compiling_of(job)
         return self._compiling[job.settings]
@@ -164,8 +165,9 @@ class History:
             return None
         both = []
         for is_compiled in (True, False):
-            twin = resolve_job(replace(job.config, compile=is_compiled), job.changed)
-            throughput = self.throughputs.expected(twin.folder, twin.identity)
+            twin = identity_of(replace(job.config, compile=is_compiled), job.traits)
+            folder = folder_name(twin, job.config.seed)
+            throughput = self.throughputs.expected(folder, twin)
             if throughput is None or throughput.is_rough:
                 return None
             both.append(throughput.seconds(job.epochs))

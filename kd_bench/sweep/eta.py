@@ -21,17 +21,18 @@ WINDOW = 25  # latest jobs to take the median of; bounded, so that large sweeps 
 
 
 def similarity_keys(folder: str, identity: Mapping[str, Any]) -> tuple[SimilarityKey, ...]:
-    """What similar jobs have in common, the most similar first.
+    """What similar jobs share, the most similar first.
 
-    There are two tiers: the same job with another seed, and any job that executes the same student
-    on the same images in the same way.
+    The same data, pair, method and recipe, with other seeds or values; the same data and student.
 
     Args:
         folder: of the job.
         identity: of the job.
     """
+    _, pair, method, _, _ = folder.split("/")
     data, model = (json.dumps(identity[part], sort_keys=True) for part in ("dataset", "model"))
-    return (folder.rpartition("/")[0],), (data, model, execution_text(identity))
+    execution = execution_text(identity)
+    return (data, pair, method, identity["recipe"]["name"], execution), (data, model, execution)
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ class Throughput:
     """How fast a job ran, or is expected to run."""
 
     per_epoch: float  # seconds
-    start: float = 0.0  # seconds that do not depend on the epochs: reading images, compiling
-    is_rough: bool = False  # from other methods or recipes, not from other seeds of the same job
+    start: float = 0.0  # seconds once, however many epochs: reading images, compiling
+    is_rough: bool = False  # from other methods or recipes
 
     def seconds(self, epochs: int) -> float:
         """Seconds for a job that has this many epochs left."""

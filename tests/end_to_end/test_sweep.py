@@ -103,6 +103,7 @@ def test_without_a_gpu_each_group_of_cores_is_a_slot(monkeypatch):
 # Running
 
 
+@pytest.mark.slow
 def test_sweep_trains_all_jobs_and_prints_a_table_and_trains_nothing_the_second_time(tmp_path):
     command = ("-m", *FAST, "method=baseline,st", "seed=0,1")
     code, output = run(tmp_path, *command)
@@ -117,6 +118,7 @@ def test_sweep_trains_all_jobs_and_prints_a_table_and_trains_nothing_the_second_
     assert results(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_two_sweeps_of_the_same_jobs_train_each_job_once(tmp_path):
     command = ("-m", *FAST, "method=baseline,st", "seed=0,1")
     sweeps = [start(tmp_path, *command) for _ in range(2)]
@@ -185,6 +187,7 @@ def steps(folder: Path) -> dict[str, list[tuple[str, int]]]:
     return found
 
 
+@pytest.mark.slow
 def test_twelve_jobs_on_two_gpus_of_which_five_fail(tmp_path, monkeypatch):
     write_method(tmp_path, "fails", FAILS, "failing", FAILING)
     # PyTorch does not find these GPUs, and uses cores.
@@ -222,6 +225,7 @@ def test_twelve_jobs_on_two_gpus_of_which_five_fail(tmp_path, monkeypatch):
         assert all(one[1] < other[0] for one, other in pairwise(spans))
 
 
+@pytest.mark.slow
 def test_two_sweeps_finish_what_a_killed_one_left_and_train_nothing_twice(tmp_path):
     write_method(tmp_path, "fails", FAILS, "failing", FAILING)
     values = ("method.losses.f.mode=a,b,c,d,e,f", "method.losses.f.seconds=0.3")
@@ -249,6 +253,7 @@ def mode_of(result: Path) -> str:
     return json.loads(result.read_text())["config"]["method"]["losses"]["f"]["mode"]
 
 
+@pytest.mark.slow
 def test_failed_teacher_is_one_failure_that_names_the_jobs_that_depend_on_it(tmp_path):
     command = ("-m", *FAST, "method=st,at", "teacher.recipe.lr=1e30")
     code, output = run(tmp_path, *command, "teacher.recipe.schedule=constant")
@@ -280,6 +285,7 @@ class Revised(Loss):
 """
 
 
+@pytest.mark.slow
 def test_job_whose_loss_is_revised_while_it_waits_fails_and_says_so(tmp_path):
     yaml = "name: revised\nweights: {ce: 1.0, x: 1.0}\nlosses: {x: {_target_: own.Revised}}\n"
     write_method(tmp_path, "revised", yaml, "own", REVISED)
@@ -323,6 +329,7 @@ def processes_in(folder: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_ends_the_sweep_and_all_its_processes(tmp_path, number):
     endless = ("recipe.epochs=100000", "method=baseline", "seed=0,1")

@@ -162,6 +162,7 @@ def test_signals_to_the_whole_process_group_do_not_reach_the_server(fork):
     assert forkserver._forkserver._forkserver_pid == server
 
 
+@pytest.mark.slow
 def test_sweep_runs_from_an_unguarded_script_and_with_a_long_temporary_folder(tmp_path):
     script, folder = tmp_path / "script.py", tmp_path / ("long" * 25)
     folder.mkdir()

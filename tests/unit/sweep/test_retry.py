@@ -187,6 +187,7 @@ class KilledOnce(Loss):
 """
 
 
+@pytest.mark.slow
 def test_real_job_that_was_killed_is_retried(tmp_path):
     (tmp_path / "killed_once.py").write_text(KILLED_ONCE)
     (tmp_path / "conf" / "method").mkdir(parents=True)

@@ -2,11 +2,13 @@
 
 import importlib.util
 
+import pytest
 from helpers.paths import TOOLS
 
 PATH = TOOLS / "overhead.py"
 
 
+@pytest.mark.slow
 def test_every_part_of_a_sweeps_time_is_found_and_shown(capsys):
     spec = importlib.util.spec_from_file_location("overhead", PATH)
     overhead = importlib.util.module_from_spec(spec)

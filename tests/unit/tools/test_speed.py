@@ -102,6 +102,7 @@ def test_the_work_of_resnet20_on_cifar_is_that_of_its_layers():
     assert work.operations == 2 * multiplied
 
 
+@pytest.mark.slow
 def test_a_table_leaves_the_limit_to_the_student_alone(config):
     found = roofline.measured(config)
     assert found["convolutions_alone_with_a_table"].keys() == {"fp32", "bf16"}
@@ -143,6 +144,7 @@ def test_a_ratio_is_taken_round_by_round():
 # Contests
 
 
+@pytest.mark.slow
 def test_contestants_take_turns_and_jobs_at_once_are_added_up(config, settings):
     said = []
     pair = Candidate("two", "ours", config, jobs=2)
@@ -152,6 +154,7 @@ def test_contestants_take_turns_and_jobs_at_once_are_added_up(config, settings):
     assert said[-1].startswith("round 2, images/s: two ")
 
 
+@pytest.mark.slow
 def test_a_contestant_that_fails_is_left_out(config, settings):
     said = []
     broken = {**config, "method": {**config["method"], "losses": {"st": {}}}}
@@ -161,6 +164,7 @@ def test_a_contestant_that_fails_is_left_out(config, settings):
     assert len(first.rates) == 1
 
 
+@pytest.mark.slow
 def test_without_the_first_contestant_there_is_nothing_to_compare_with(config):
     broken = {**config, "method": {**config["method"], "losses": {"st": {}}}}
     with pytest.raises(WorkerExited, match="exit code 1"):
@@ -180,6 +184,7 @@ def test_the_field_has_a_table_where_the_method_allows_one(config, method, has_t
     assert field[-1].config["threads"] == 2  # of 4 cores
 
 
+@pytest.mark.slow
 def test_the_tool_writes_what_it_measured(tmp_path, monkeypatch, capsys, settings):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path))
