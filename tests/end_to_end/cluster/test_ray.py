@@ -11,8 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from helpers.shell import results, wait_until
-from seen import (
+from helpers.cluster import (
     STEPS,
     can_resume,
     check_places,
@@ -23,6 +22,7 @@ from seen import (
     start,
     write_method,
 )
+from helpers.shell import results, wait_until
 
 from kd_bench.jobs.protocol import INTERRUPTED
 

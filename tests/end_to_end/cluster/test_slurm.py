@@ -6,8 +6,17 @@ import subprocess
 import time
 
 import pytest
+from helpers.cluster import (
+    STEPS,
+    can_resume,
+    check_places,
+    finish,
+    locks,
+    seen,
+    start,
+    write_method,
+)
 from helpers.shell import results, wait_until
-from seen import STEPS, can_resume, check_places, finish, locks, seen, start, write_method
 
 from kd_bench.jobs.protocol import INTERRUPTED
 

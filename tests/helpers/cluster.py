@@ -7,7 +7,6 @@ from pathlib import Path
 
 from helpers.jobs import TINY
 from helpers.shell import environment
-
 from kd_bench.results.run_folder import CHECKPOINTS
 
 METHOD = """
