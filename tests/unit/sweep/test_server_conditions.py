@@ -52,9 +52,17 @@ def check(program, folder, **variables):
     (folder / "without_torch.py").write_text(WITHOUT_TORCH)
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
     command = [sys.executable, str(path)]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    output = folder / "output"  # not a pipe, which a fork that does not end would keep open
+    with open(output, "w") as file:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=file, stderr=subprocess.STDOUT
+        )
+    try:
+        code = process.wait(60)
+    finally:
+        process.kill()
+    assert code == 0, output.read_text()
+    return output.read_text()
 
 
 def test_server_gets_the_environment_of_the_moment_when_it_is_started(tmp_path):
