@@ -79,7 +79,7 @@ def _meta_parts(job: Job) -> tuple[LossContext, Network | None, Method]:
             data.num_classes,
             torch.empty(data.train_size, dtype=torch.long),
             config.recipe.epochs,
-            teacher and teacher.net,
+            None if teacher is None else teacher.net,
         )
         return context, teacher, build_method(config.method, context)
 

@@ -15,7 +15,7 @@ from kd_bench.interfaces import (
     Batch,
     Loss,
     LossContext,
-    Network,
+    ForwardPass,
     Networks,
     Output,
     require,
@@ -54,7 +54,7 @@ def sample_rival(teacher: Tensor, target: Tensor) -> Tensor:
 
 
 def attack(
-    net: Network,
+    net: ForwardPass,
     image: Tensor,
     target: Tensor,
     rival: Tensor,

@@ -16,7 +16,7 @@ from kd_bench.config import compose
 from kd_bench.jobs import resolve, runner
 from kd_bench.jobs.resolve import resolve_job
 from kd_bench.results.run_folder import read_record
-from kd_bench.sweep import launchers
+from kd_bench.sweep.launchers import registry as launchers
 
 MISTAKES = {
     "a misspelt key": (["sede=1"], "unknown key 'sede'; choose from dataset, model, teacher"),

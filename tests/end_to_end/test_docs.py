@@ -26,7 +26,7 @@ from kd_bench.cli.main import COMMANDS
 from kd_bench.config import compose
 from kd_bench.jobs import validate
 from kd_bench.jobs.resolve import resolve_job
-from kd_bench.sweep import launchers
+from kd_bench.sweep.launchers import registry as launchers
 
 README = ROOT / "README.md"
 EXTENDING = ROOT / "docs/extending.md"

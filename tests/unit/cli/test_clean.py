@@ -137,7 +137,7 @@ def test_view_tables_go_where_that_is_asked_for_and_are_made_anew(kd_bench, fini
     assert "caches of teachers' outputs (2 files)" in printed
     assert not list(tables.iterdir())
     code, printed = kd_bench(*table, "seed=2")
-    assert code == 0 and "making the teacher's view table" in printed
+    assert code == 0 and "filling the teacher's cache" in printed
 
 
 @pytest.mark.parametrize(
