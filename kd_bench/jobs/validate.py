@@ -18,6 +18,7 @@ from kd_bench.jobs.instantiate import (
     build_method,
     describe_dataset,
     meta_network,
+    on_meta,
 )
 from kd_bench.jobs.job import Job
 from kd_bench.methods.common.method import Method
@@ -72,7 +73,7 @@ def _meta_parts(job: Job) -> tuple[LossContext, Network | None, Method]:
     teacher = shapes = None
     if job.traits.needs_teacher:
         teacher, shapes = meta_network(config.teacher.model, data)
-    with torch.device("meta"):
+    with on_meta():
         context = LossContext(
             student,
             shapes,

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from kd_bench.interfaces import (
     Batch,
+    ForwardPass,
     Loss,
     LossContext,
-    ForwardPass,
     Networks,
     Output,
     require,
