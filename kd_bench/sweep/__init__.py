@@ -1,0 +1,1 @@
+"""Many jobs: prepared, planned, scheduled in slots and displayed."""

@@ -1,0 +1,1 @@
+"""Hydra's launchers and sweeper; `registry` makes them known to Hydra."""

@@ -4,8 +4,8 @@
 #   one_node_slurm.sh start FOLDER   write FOLDER/slurm.conf, start the daemons, wait until the
 #                                    node takes jobs
 #   one_node_slurm.sh stop FOLDER    stop the daemons that start started, and their jobs
-# Its commands are those of any Slurm, told where it is: SLURM_CONF=FOLDER/slurm.conf squeue.
-# There is no accounting: sacct answers nothing.
+# Slurm's commands find it by a variable: SLURM_CONF=FOLDER/slurm.conf squeue.
+# There is no accounting: sacct prints nothing.
 set -euo pipefail
 
 folder=${2:-}
@@ -20,8 +20,8 @@ install() {
 
 configure() {
   mkdir -p "$folder/state" "$folder/spool"
-  # Four CPUs, whatever the machine has: the GPUs are what is scarce. Nothing waits for the
-  # scheduler's usual half minute, and what ended is soon forgotten, as on a busy cluster.
+  # Four CPUs, whatever the machine has, so that the GPUs are the limit. The scheduler does not wait
+  # its usual half minute, and soon forgets jobs that ended, as on a busy cluster.
   cat >"$conf" <<CONF
 ClusterName=one
 SlurmctldHost=$host

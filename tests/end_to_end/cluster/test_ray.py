@@ -11,19 +11,20 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from seen import (
+from helpers.cluster import (
     STEPS,
-    after_an_epoch,
+    can_resume,
     check_places,
-    ended,
+    finish,
     is_alive,
     locks,
-    prepare,
-    results,
     seen,
     start,
-    wait_until,
+    write_method,
 )
+from helpers.shell import results, wait_until
+
+from kd_bench.jobs.protocol import INTERRUPTED
 
 pytestmark = pytest.mark.skipif("KD_BENCH_RAY" not in os.environ, reason="started by .ci/ray")
 
@@ -32,9 +33,9 @@ SIX = (*CLUSTER, "seed=0,1,2,3,4,5", "recipe.epochs=4")
 
 
 def node(folder, gpus: int, *where: str) -> subprocess.Popen:
-    """A node that lasts as long as the process that is returned.
+    """Start a node that lasts as long as its process.
 
-    It is deaf to Ctrl-C, as what a script starts in the background is.
+    It ignores Ctrl-C, like everything that a script starts in the background.
     """
     size = (f"--num-gpus={gpus}", f"--num-cpus={gpus}", "--disable-usage-stats")
     with open(folder / f"node-{gpus}.log", "wb") as log:
@@ -49,16 +50,17 @@ def node(folder, gpus: int, *where: str) -> subprocess.Popen:
 
 
 def is_up(address: str, gpus: int) -> bool:
+    """Whether the cluster has so many GPUs."""
     command = [shutil.which("ray"), "status", f"--address={address}"]
     environment = os.environ | {"RAY_AUTH_MODE": "token"}
-    told = subprocess.run(command, env=environment, capture_output=True, text=True).stdout
-    return f"/{gpus}.0 GPU" in told
+    status = subprocess.run(command, env=environment, capture_output=True, text=True).stdout
+    return f"/{gpus}.0 GPU" in status
 
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
-    """Two nodes, found by address=auto; a home of their own, where Ray keeps its token."""
-    folder = Path(tempfile.mkdtemp(prefix="ray"))  # pytest's are too long for Ray's sockets
+    """Two nodes, found by address=auto; they have their own home, where Ray stores its token."""
+    folder = Path(tempfile.mkdtemp(prefix="ray"))  # paths of tmp_path are too long for sockets
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -82,49 +84,51 @@ def cluster():
         shutil.rmtree(folder)
 
 
-def test_six_jobs_one_of_whose_workers_is_killed_and_finished_by_the_same_command(tmp_path):
-    prepare(tmp_path)
+def test_job_whose_worker_is_killed_is_finished_by_the_same_command(tmp_path):
+    write_method(tmp_path)
     sweep = start(tmp_path, *SIX)
-    victim = wait_until(lambda: after_an_epoch(tmp_path), sweep)[0]
+    victim = wait_until(lambda: can_resume(tmp_path), sweep)[0]
     os.kill(victim.parent, signal.SIGKILL)
     wait_until(lambda: not is_alive(victim.pid), sweep, seconds=5)  # its job ends with it
-    code, printed = ended(sweep)
-    assert code == 1, printed
-    assert printed.count("FAILED: Ray lost the job: WorkerCrashedError") == 1
-    assert "1 of 6 jobs failed:" in printed
+    code, output = finish(sweep)
+    assert code == 1, output
+    (line,) = (line for line in output.splitlines() if "FAILED: " in line)
+    assert "Ray lost the job" in line
+    assert "WorkerCrashedError" in line
+    assert "1 of 6 jobs failed:" in output
     assert len(results(tmp_path)) == 5
     check_places(seen(tmp_path), places=3)
 
-    before = {one.pid for one in seen(tmp_path)}
-    code, printed = ended(start(tmp_path, *SIX))
-    assert code == 0, printed
-    assert printed.count("done already, nothing to train") == 5
+    before = {job.pid for job in seen(tmp_path)}
+    code, output = finish(start(tmp_path, *SIX))
+    assert code == 0, output
+    assert output.count("done already, nothing to train") == 5
     assert len(results(tmp_path)) == 6
-    (again,) = (one for one in seen(tmp_path) if one.pid not in before)
-    assert len(again.times) < 4 * STEPS  # it went on from its last epoch
+    (resumed,) = (job for job in seen(tmp_path) if job.pid not in before)
+    assert len(resumed.times) < 4 * STEPS  # it resumed from a checkpoint
     assert locks(tmp_path) == []
 
 
-def test_ctrl_c_leaves_no_job_behind(tmp_path):
-    prepare(tmp_path)
+def test_ctrl_c_ends_all_jobs(tmp_path):
+    write_method(tmp_path)
     sweep = start(tmp_path, *CLUSTER, "seed=0,1,2,3,4", "recipe.epochs=100000")
     wait_until(lambda: len(seen(tmp_path)) == 3, sweep)
     sweep.send_signal(signal.SIGINT)
-    code, printed = ended(sweep)
-    assert code == 130, printed
-    assert "the same command again goes on from here" in printed
-    assert "Traceback" not in printed
-    assert not [one for one in seen(tmp_path) if is_alive(one.pid)]
-    time.sleep(2)  # what waited in Ray's queue would have started by now
+    code, output = finish(sweep)
+    assert code == INTERRUPTED, output
+    assert "the same command resumes the sweep" in output
+    assert "Traceback" not in output
+    assert not [job for job in seen(tmp_path) if is_alive(job.pid)]
+    time.sleep(2)  # a job that was waiting in Ray's queue would have started by now
     assert len(seen(tmp_path)) == 3
-    assert results(tmp_path) == [] and locks(tmp_path) == []
+    assert results(tmp_path) == {}
+    assert locks(tmp_path) == []
 
 
-def test_a_cluster_without_room_for_a_job_is_one_line(tmp_path):
-    prepare(tmp_path)
-    code, printed = ended(start(tmp_path, *CLUSTER, "seed=0,1", "hydra.launcher.num_gpus=3"))
+def test_cluster_without_room_for_a_job_is_one_line(tmp_path):
+    write_method(tmp_path)
+    code, output = finish(start(tmp_path, *CLUSTER, "seed=0,1", "hydra.launcher.num_gpus=3"))
     assert code == 2
-    assert printed == (
-        "kd-bench: no node of the Ray cluster has room for a job with"
-        " hydra.launcher.num_gpus=3, hydra.launcher.num_cpus=1\n"
-    )
+    assert output.count("\n") == 1
+    for fact in ("Ray", "hydra.launcher.num_gpus=3", "hydra.launcher.num_cpus=1"):
+        assert fact in output

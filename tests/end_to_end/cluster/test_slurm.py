@@ -6,18 +6,19 @@ import subprocess
 import time
 
 import pytest
-from seen import (
+from helpers.cluster import (
     STEPS,
-    after_an_epoch,
+    can_resume,
     check_places,
-    ended,
+    finish,
     locks,
-    prepare,
-    results,
     seen,
     start,
-    wait_until,
+    write_method,
 )
+from helpers.shell import results, wait_until
+
+from kd_bench.jobs.protocol import INTERRUPTED
 
 pytestmark = pytest.mark.skipif("SLURM_CONF" not in os.environ, reason="started by .ci/slurm")
 
@@ -26,79 +27,84 @@ SIX = (*SMALL, "seed=0,1,2,3,4,5", "recipe.epochs=4")
 
 
 def queue() -> list[str]:
+    """The jobs that Slurm knows, with their states."""
     command = ["squeue", "--noheader", "--format=%i %T"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
-def test_six_jobs_one_of_them_cancelled_and_finished_by_the_same_command(tmp_path):
-    prepare(tmp_path)
+def test_cancelled_job_is_finished_by_the_same_command(tmp_path):
+    write_method(tmp_path)
     sweep = start(tmp_path, *SIX)
-    victim = wait_until(lambda: after_an_epoch(tmp_path), sweep)[0]
+    victim = wait_until(lambda: can_resume(tmp_path), sweep)[0]
     subprocess.run(["scancel", victim.slurm_job], check=True)
-    code, printed = ended(sweep)
-    assert code == 1, printed
-    reason = f"Slurm job {victim.slurm_job} ended without a result: "
-    assert printed.count(f"FAILED: {reason}") == 1
-    assert "1 of 6 jobs failed:" in printed
+    code, output = finish(sweep)
+    assert code == 1, output
+    (line,) = (line for line in output.splitlines() if "FAILED: " in line)
+    assert f"Slurm job {victim.slurm_job} " in line
+    assert "1 of 6 jobs failed:" in output
     assert len(results(tmp_path)) == 5
     check_places(seen(tmp_path), places=2)
 
-    before = {one.pid for one in seen(tmp_path)}
-    code, printed = ended(start(tmp_path, *SIX))
-    assert code == 0, printed
-    assert printed.count("done already, nothing to train") == 5
+    before = {job.pid for job in seen(tmp_path)}
+    code, output = finish(start(tmp_path, *SIX))
+    assert code == 0, output
+    assert output.count("done already, nothing to train") == 5
     assert len(results(tmp_path)) == 6
-    (again,) = (one for one in seen(tmp_path) if one.pid not in before)
-    assert len(again.times) < 4 * STEPS  # it went on from its last epoch
-    assert queue() == [] and locks(tmp_path) == []
+    (resumed,) = (job for job in seen(tmp_path) if job.pid not in before)
+    assert len(resumed.times) < 4 * STEPS  # it resumed from a checkpoint
+    assert queue() == []
+    assert locks(tmp_path) == []
 
 
 def test_ctrl_c_leaves_nothing_in_the_queue(tmp_path):
-    prepare(tmp_path)
+    write_method(tmp_path)
     sweep = start(tmp_path, *SMALL, "seed=0,1,2,3", "recipe.epochs=100000")
     wait_until(lambda: len(seen(tmp_path)) == 2, sweep)
     assert len(queue()) == 4  # two of them wait
     sweep.send_signal(signal.SIGINT)
-    code, printed = ended(sweep)
-    assert code == 130, printed
-    assert "the same command again goes on from here" in printed
-    assert "Traceback" not in printed
-    end = time.monotonic() + 10
+    code, output = finish(sweep)
+    assert code == INTERRUPTED, output
+    assert "the same command resumes the sweep" in output
+    assert "Traceback" not in output
+    deadline = time.monotonic() + 10
     while queue():
-        assert time.monotonic() < end, queue()
+        assert time.monotonic() < deadline, queue()
         time.sleep(0.2)
-    assert results(tmp_path) == [] and locks(tmp_path) == []
-
-
-def test_a_job_that_is_put_back_into_the_queue_goes_on_from_its_last_epoch(tmp_path):
-    prepare(tmp_path)
-    sweep = start(tmp_path, *SMALL, "seed=0,1", "recipe.epochs=8")
-    wait_until(lambda: len(after_an_epoch(tmp_path, epochs=8)) == 2, sweep)
-    timed_out, taken_away = seen(tmp_path)
-    # As Slurm does before a job's time is over, and as it does with a node that is needed.
-    subprocess.run(["scancel", "--signal=USR2", timed_out.slurm_job], check=True)
-    subprocess.run(["scontrol", "requeue", taken_away.slurm_job], check=True)
-    code, printed = ended(sweep)
-    assert code == 0, printed
-    assert printed.count(": done: ") == 2
-    before = {timed_out.pid, taken_away.pid}
-    again = [one for one in seen(tmp_path) if one.pid not in before]
-    assert {one.slurm_job for one in again} == {timed_out.slurm_job, taken_away.slurm_job}
-    assert all(len(one.times) < 8 * STEPS for one in again)
+    assert results(tmp_path) == {}
     assert locks(tmp_path) == []
 
 
-def test_what_slurm_refuses_is_one_line(tmp_path):
-    prepare(tmp_path)
-    code, printed = ended(start(tmp_path, *SMALL, "seed=0,1", "hydra.launcher.partition=nowhere"))
+def test_requeued_jobs_resume_from_their_last_epoch(tmp_path):
+    write_method(tmp_path)
+    sweep = start(tmp_path, *SMALL, "seed=0,1", "recipe.epochs=8")
+    wait_until(lambda: len(can_resume(tmp_path, epochs=8)) == 2, sweep)
+    out_of_time, without_node = seen(tmp_path)
+    # What Slurm does shortly before a job's time limit, and when it takes a node away.
+    subprocess.run(["scancel", "--signal=USR2", out_of_time.slurm_job], check=True)
+    subprocess.run(["scontrol", "requeue", without_node.slurm_job], check=True)
+    code, output = finish(sweep)
+    assert code == 0, output
+    assert output.count(": done: ") == 2
+    before = {out_of_time.pid, without_node.pid}
+    resumed = [job for job in seen(tmp_path) if job.pid not in before]
+    assert {job.slurm_job for job in resumed} == {out_of_time.slurm_job, without_node.slurm_job}
+    assert all(len(job.times) < 8 * STEPS for job in resumed)
+    assert locks(tmp_path) == []
+
+
+def test_job_that_slurm_refuses_is_one_line(tmp_path):
+    write_method(tmp_path)
+    code, output = finish(start(tmp_path, *SMALL, "seed=0,1", "hydra.launcher.partition=nowhere"))
     assert code == 2
-    assert printed.startswith("kd-bench: Slurm refuses the job: ") and printed.count("\n") == 1
-    assert "invalid partition" in printed.lower()
+    assert output.count("\n") == 1
+    for fact in ("Slurm", "invalid partition", "hydra.launcher"):
+        assert fact.lower() in output.lower()
 
 
-def test_a_job_that_no_node_can_ever_take_fails_instead_of_waiting(tmp_path):
-    prepare(tmp_path)
-    code, printed = ended(start(tmp_path, *SMALL, "seed=0", "hydra.launcher.cpus_per_task=4096"))
+def test_job_that_no_node_can_run_fails_instead_of_waiting(tmp_path):
+    write_method(tmp_path)
+    code, output = finish(start(tmp_path, *SMALL, "seed=0", "hydra.launcher.cpus_per_task=4096"))
     assert code == 1
-    assert "FAILED: Slurm cannot place the job: PartitionConfig; " in printed
+    (line,) = (line for line in output.splitlines() if "FAILED: " in line)
+    assert "PartitionConfig" in line
     assert queue() == []
