@@ -10,10 +10,12 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from kd_bench.cli.parser import Parser
+from kd_bench.cli.table import add_filters, chosen_filters
 from kd_bench.config.identity import folder_name
 from kd_bench.results.record import Record
 from kd_bench.results.run_folder import HISTORY, RESULT
-from kd_bench.results.select import FILTERS, select_runs, to_frame
+from kd_bench.results.select import select_runs, to_frame
 from kd_bench.results.store import find_records
 from kd_bench.utils.errors import UserError, require
 from kd_bench.utils.files import atomic_write
@@ -22,32 +24,26 @@ SCRIPT = "tools/publish.py"
 FILES = (HISTORY, RESULT)  # the record last: its presence means that the run is published
 
 
-def parser() -> argparse.ArgumentParser:
+def publish_parser() -> Parser:
     """The command line."""
-    result = argparse.ArgumentParser(
-        prog=f"python {SCRIPT}",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    result.add_argument("--from", dest="source", default="runs", help="folder with the runs")
-    result.add_argument("--to", default="results", help="folder to copy to")
-    for kind in FILTERS:
-        result.add_argument(
-            f"--{kind}", type=lambda text: text.split(","), help=f"only this {kind}: a,b,c"
-        )
-    result.add_argument(
+    parser = Parser("publish", str(__doc__))
+    parser.prog = f"python {SCRIPT}"
+    parser.add_argument("--from", dest="source", default="runs", help="folder with the runs")
+    parser.add_argument("--to", default="results", help="folder to copy to")
+    add_filters(parser)
+    parser.add_argument(
         "--allow-dirty", action="store_true", help="also publish runs of changed or unknown code"
     )
-    result.add_argument(
+    parser.add_argument(
         "--replace", action="store_true", help="overwrite published runs that differ"
     )
-    return result
+    return parser
 
 
 def select_folders(records: Iterable[Record], choice: Mapping[str, Sequence[str]]) -> set[str]:
     """The folders of the runs in a table with this choice, and of their teachers."""
     records = list(records)
-    if not any(choice.values()):
+    if not choice:
         return {record.folder for record in records}
     runs = select_runs(to_frame(records), choice)
     return set(runs["folder"]) | set(runs["teacher_folder"].dropna())
@@ -85,13 +81,12 @@ def copy(folder: Path, target: Path, replace: bool) -> str:
     return "replaced" if differs else "published"
 
 
-def publish(args: argparse.Namespace) -> dict[str, list[str]]:
+def publish_runs(args: argparse.Namespace) -> dict[str, list[str]]:
     """Copy the chosen runs; by outcome, their folders."""
     root, target = Path(args.source), Path(args.to)
     found = list(find_records(root))
     require(len(found) > 0, f"no finished runs in {root}")
-    choice = {kind: getattr(args, kind) or [] for kind in FILTERS}
-    folders = select_folders([record for _, record in found], choice)
+    folders = select_folders([record for _, record in found], chosen_filters(args))
     outcomes: dict[str, list[str]] = {}
     for folder, record in found:
         if record.folder not in folders:
@@ -106,7 +101,7 @@ def publish(args: argparse.Namespace) -> dict[str, list[str]]:
 
 def main(argv: list[str]) -> int:
     """Run the command line; 1 if a record was refused or differs from the published one."""
-    outcomes = publish(parser().parse_args(argv))
+    outcomes = publish_runs(publish_parser().parse(argv))
     for name in outcomes.get("replaced", []):
         print(f"replaced {name}")
     for name in outcomes.get("kept", []):

@@ -24,6 +24,12 @@ def file_hash(path: str | Path) -> str:
     return content.hexdigest()[:16]
 
 
+def json_hash(value: Any, digits: int) -> str:
+    """SHA-256 of a value as JSON with sorted keys: its first hexadecimal digits."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:digits]
+
+
 def atomic_write(path: Path, content: str | bytes) -> None:
     """Write a file so that it appears whole or not at all: beside it, flushed, renamed."""
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")

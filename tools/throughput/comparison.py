@@ -1,4 +1,4 @@
-"""Runs candidates in turns, round after round, so that whatever slows the machine slows them all."""
+"""Runs candidates in turns, in rounds, so that whatever slows the machine slows all of them."""
 
 from __future__ import annotations
 

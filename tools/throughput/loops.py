@@ -125,7 +125,8 @@ class PlainLoop:
             persistent_workers=tuned and loader_workers > 0,
         )
         self._batches = _endless_batches(loader)
-        self._step(*next(self._batches))
+        image, target, index = next(self._batches)
+        self._step(image, target, index)
 
     def train(self, seconds: float) -> tuple[int, float]:
         """Train for about `seconds`: the number of images, and the seconds that it took."""

@@ -181,10 +181,9 @@ def _forward_pass(
 ) -> Callable[[], Tensor]:
     given = given.to(dtype)
     weight = module.weight.detach().to(dtype) if weight is None else weight
-    stride, padding, dilation = module.stride, module.padding, module.dilation
-    return lambda: torch.convolution(
-        given, weight, None, stride, padding, dilation, False, [0], module.groups
-    )
+    # Any, because the stubs do not accept a padding that is either a text or numbers.
+    options: tuple[Any, ...] = (module.stride, module.padding, module.dilation, module.groups)
+    return lambda: nn.functional.conv2d(given, weight, None, *options)
 
 
 def seconds_of(function: Callable[[], object], device: torch.device) -> float:
