@@ -78,9 +78,9 @@ def measure_overhead(jobs: int, slots: int, tensorboard: bool) -> Overhead:
         started, wall = sweep(folder, jobs, slots, tensorboard)
         (jobs_file,) = (folder / "runs" / SWEEPS).glob("*.jsonl")
         prepared = jobs_file.stat().st_mtime - started
-        found = list(find_records(folder / "runs"))
-        records = [record for _, record in found]
-        finished = [path.joinpath(RESULT).stat().st_mtime - started for path, _ in found]
+        runs = list(find_records(folder / "runs"))
+        records = [record for _, record in runs]
+        finished = [path.joinpath(RESULT).stat().st_mtime - started for path, _ in runs]
     seconds = [record.seconds_of_process or 0.0 for record in records]
     first_start = min(end - took for end, took in zip(finished, seconds, strict=True))
     last_end = max(finished)

@@ -84,11 +84,11 @@ def copy(folder: Path, target: Path, replace: bool) -> str:
 def publish_runs(args: argparse.Namespace) -> dict[str, list[str]]:
     """Copy the chosen runs; by outcome, their folders."""
     root, target = Path(args.source), Path(args.to)
-    found = list(find_records(root))
-    require(len(found) > 0, f"no finished runs in {root}")
-    folders = select_folders([record for _, record in found], chosen_filters(args))
+    runs = list(find_records(root))
+    require(len(runs) > 0, f"no finished runs in {root}")
+    folders = select_folders([record for _, record in runs], chosen_filters(args))
     outcomes: dict[str, list[str]] = {}
-    for folder, record in found:
+    for folder, record in runs:
         if record.folder not in folders:
             continue
         if reason := objection(folder, record, root, args.allow_dirty):

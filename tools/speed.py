@@ -116,7 +116,7 @@ def _measure_and_write(args: argparse.Namespace) -> int:
             write_json(Path(f"{args.out}.json"), measured)
             report.plot(measured, Path(f"{args.out}.png"))
             print(f"\nwritten: {args.out}.json, {args.out}.png")
-            is_equal = all(scenario["agreement"]["is_equal"] for scenario in measured["scenes"])
+            is_equal = all(scenario["agreement"]["is_equal"] for scenario in measured["scenarios"])
     return 0 if is_equal else 1
 
 
@@ -159,7 +159,7 @@ def measure(args: argparse.Namespace, scratch: Path) -> Iterator[dict[str, Any]]
         print(f"\n{scenario.name}")
         job = make_job(scenario, args, scratch, device, threads)
         measured.append(measure_scenario(scenario, job, args, device, bandwidth, cores))
-        yield {**head, "scenes": measured}
+        yield {**head, "scenarios": measured}
 
 
 def has_mps() -> bool:
@@ -225,14 +225,14 @@ def measure_scenario(
     variants = candidates(job, scenario, has_gpu=is_gpu, cores=cores, loader_workers=loader_workers)
     if args.only:
         wanted = [*args.only, PLAIN]
-        variants = [each for each in variants if any(text in each.name for text in wanted)]
+        variants = [c for c in variants if any(text in c.name for text in wanted)]
     finished = benchmark(variants, args.rounds, args.seconds, print)
     limits = measure_limits(finished, is_gpu)
     plain = finished[0]
-    tuned = next((each for each in finished if each.kind == TUNED), plain)
+    tuned = next((c for c in finished if c.kind == TUNED), plain)
     rows = [
-        make_row(each, plain, tuned, limits[resources(each, is_gpu)], bandwidth)
-        for each in finished
+        make_row(candidate, plain, tuned, limits[resources(candidate, is_gpu)], bandwidth)
+        for candidate in finished
     ]
     print(report.lines(rows))
     return {
@@ -245,7 +245,7 @@ def measure_scenario(
             {"processes": processes, "threads": threads, **values}
             for (processes, threads), values in sorted(limits.items())
         ],
-        "contestants": rows,
+        "candidates": rows,
         "whole_job": None if args.no_whole else time_whole_job(job),
     }
 
@@ -275,7 +275,8 @@ def measure_limits(
     finished: Sequence[Candidate], is_gpu: bool
 ) -> dict[tuple[int, int], dict[str, Any]]:
     """The limits of the candidates, by their resources."""
-    jobs = {resources(each, is_gpu): each.job for each in reversed(finished)}  # the first of each
+    # Reversed, so that the first candidate with some resources is the one that counts.
+    jobs = {resources(c, is_gpu): c.job for c in reversed(finished)}
     return {key: roofline.measure_limits(job, key[0]) for key, job in jobs.items()}
 
 

@@ -110,8 +110,8 @@ def _boldness(table: Table, mark: str) -> str:
     )
     if not plain:
         return text
-    where = _listed(plain, MANY)
-    return f"{text} The seeds show no significant differences from the best in {where}."
+    labels = _listed(plain, MANY)
+    return f"{text} The seeds show no significant differences from the best in {labels}."
 
 
 def _teacher_sentence(table: Table) -> str:
@@ -173,4 +173,4 @@ def caveats(table: Table) -> list[str]:
         "no finished baseline, hence no differences from it": _without_baseline(table),
         "failed, and in no cell": failed,
     }
-    return [f"{what}: {_listed(where, MANY)}." for what, where in warnings.items() if where]
+    return [f"{text}: {_listed(names, MANY)}." for text, names in warnings.items() if names]

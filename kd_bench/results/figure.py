@@ -48,8 +48,8 @@ def data_hash(picture: str) -> str | None:
 
     Another version of matplotlib draws the same numbers with other lines.
     """
-    found = _DATA_HASH.search(picture)
-    return found and found.group()
+    match = _DATA_HASH.search(picture)
+    return match and match.group()
 
 
 def svg(table: Table) -> str:

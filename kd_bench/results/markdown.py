@@ -42,13 +42,13 @@ def blocks(text: str) -> list[Block]:
         UserError: a block does not end before the next one starts.
     """
     started = len(re.findall(f"^{START}", text, re.MULTILINE))
-    found = list(_BLOCK.finditer(text))
+    matches = list(_BLOCK.finditer(text))
     require(
-        len(found) == started,
-        f"{started} table blocks start with '{START}... -->', {len(found)} end with '{END}'",
+        len(matches) == started,
+        f"{started} table blocks start with '{START}... -->', {len(matches)} end with '{END}'",
     )
-    lines = [text.count("\n", 0, match.start()) + 1 for match in found]
-    return [Block(line, m["command"], m["body"]) for line, m in zip(lines, found, strict=True)]
+    lines = [text.count("\n", 0, match.start()) + 1 for match in matches]
+    return [Block(line, m["command"], m["body"]) for line, m in zip(lines, matches, strict=True)]
 
 
 def regenerate(text: str, make: Callable[[str], str]) -> str:

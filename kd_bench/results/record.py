@@ -111,7 +111,7 @@ class Record:
             raise UserError(f"{path} is no record: {type(error).__name__}: {error}") from None
 
 
-_FIELDS = {each.name for each in fields(Record)}
+_FIELDS = {field.name for field in fields(Record)}
 
 
 @dataclass(frozen=True)

@@ -168,8 +168,7 @@ def _with_column_labels(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _column_labels(runs: pd.DataFrame) -> dict[tuple[str, ...], str]:
-    """A label for each (setting_key, teacher_key, pair): dataset and pair, and in brackets what
-    distinguishes the column from others."""
+    """A label for each (setting_key, teacher_key, pair), with details only if they are needed."""
     varying = [kind for kind in ("recipe", "speed") if runs[kind].nunique() > 1]
     names, details = {}, {}
     for key, group in runs.groupby(["setting_key", "teacher_key", "pair"]):
@@ -212,8 +211,8 @@ def select_runs(runs: pd.DataFrame, choice: Mapping[str, Sequence[str]]) -> pd.D
     runs = assign_columns(runs, teachers)
     if "pair" in choice:  # the pair of a baseline is that of its column, which is known only now
         runs = runs[runs["pair"].isin(_check_names("pair", choice["pair"], runs))]
-    asked_for = ", ".join(f"{kind} {' or '.join(names)}" for kind, names in choice.items())
-    require(len(runs) > 0, f"no records of {asked_for}")
+    filters = ", ".join(f"{kind} {' or '.join(names)}" for kind, names in choice.items())
+    require(len(runs) > 0, f"no records of {filters}")
     return _with_column_labels(runs)
 
 

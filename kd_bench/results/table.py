@@ -124,7 +124,7 @@ def _check_cell(runs: pd.DataFrame, row: str, column: str) -> None:
 def _check_images(runs: pd.DataFrame, column: str) -> None:
     """Refuse a column whose runs saw different images, even if their configurations agree."""
     folders = dict(zip(runs["data_fingerprint"], runs["folder"], strict=True))
-    different = ", ".join(f"{folders[each]} ({each})" for each in sorted(folders))
+    different = ", ".join(f"{folders[data]} ({data})" for data in sorted(folders))
     require(len(folders) <= 1, f"the runs of {column} saw different images: {different}")
 
 

@@ -102,7 +102,9 @@ class SweepDisplay:
 
     def table(self, jobs: Sequence[Job], failed: Mapping[str, str]) -> None:
         """The results of a sweep's jobs that are done; `failed` are reasons by folder."""
-        from kd_bench.results.render import render_records  # pandas and scipy take a second to import
+        from kd_bench.results.render import (
+            render_records,
+        )  # pandas and scipy take a second to import
 
         if records := [record for job in jobs if (record := read_record(job.path))]:
             failures = [

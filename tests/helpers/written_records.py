@@ -114,8 +114,8 @@ def _config(
     for path, value in changed.items():
         *sections, name = path.split(".")
         section = plain
-        for each in sections:
-            section = section[each]
+        for part in sections:
+            section = section[part]
         section[name] = value
     return to_dataclass(Config, plain)
 
@@ -155,8 +155,8 @@ def failure(of: Record, seed: int, *, is_known: bool = False) -> Failure:
 
 def write(root: Path, records: Sequence[Record]) -> None:
     """Write records below a folder, as jobs do."""
-    for each in records:
-        folder = root / each.folder
+    for written in records:
+        folder = root / written.folder
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / RESULT).write_text(json.dumps(each.to_json()))
+        (folder / RESULT).write_text(json.dumps(written.to_json()))
         (folder / HISTORY).write_text("epoch,lr,ce,train_accuracy,test_accuracy\n")

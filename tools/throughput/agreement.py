@@ -37,32 +37,32 @@ def losses(job: Job) -> tuple[list[float], list[float]]:
 
 def _our_losses(setup: TrainingSetup) -> list[float]:
     runner = EpochRunner(setup, phases(setup)[-1])
-    found: list[float] = []
+    values: list[float] = []
     for epoch in itertools.cycle(range(1, runner.phase.epochs + 1)):
         before = 0.0
         for number, _ in enumerate(runner.steps(epoch), start=1):
             total = number * runner.tally.means(epoch)["total"]  # of all steps of the epoch so far
-            found.append(total - before)
+            values.append(total - before)
             before = total
-            if len(found) == STEPS:
-                return found
-    return found
+            if len(values) == STEPS:
+                return values
+    return values
 
 
 def _plain_losses(setup: TrainingSetup) -> list[float]:
     step, phase = PlainStep(setup, tuned=False), phases(setup)[-1]
     data, views_seed = setup.data, derive_seed(setup.seed, phase.name, "views")
-    found: list[float] = []
+    values: list[float] = []
     for epoch in itertools.cycle(range(1, phase.epochs + 1)):
         order = setup.order(phase.name, epoch).to(setup.device).split(setup.recipe.batch_size)
         for number, index in enumerate(order[: len(setup.step_sizes)]):
             step.optimizer.param_groups[0]["lr"] = phase.rates[epoch - 1, number].item()
             view = data.sample_views(index, epoch, views_seed)
             image = augment_with_pil(data, index, view)
-            found.append(step(image, data.train.target[index], index, epoch))
-            if len(found) == STEPS:
-                return found
-    return found
+            values.append(step(image, data.train.target[index], index, epoch))
+            if len(values) == STEPS:
+                return values
+    return values
 
 
 def largest_difference(ours: list[float], plain: list[float]) -> float:

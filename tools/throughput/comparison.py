@@ -73,7 +73,7 @@ def benchmark(
                     candidate.rates.append(_rate(workers[candidate.name], seconds))
                 except WorkerExited as error:
                     leave_out(candidate, error)
-            rates = ", ".join(f"{each.name} {each.rates[-1]:,.0f}" for each in remaining)
+            rates = ", ".join(f"{c.name} {c.rates[-1]:,.0f}" for c in remaining)
             message(f"round {number + 1}, images/s: {rates}")
         return remaining
     finally:

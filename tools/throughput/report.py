@@ -28,7 +28,7 @@ def lines(rows: Sequence[Row]) -> str:
 
 def markdown(report: Mapping[str, Any]) -> str:
     """A table for each scenario, and a sentence about the machine and the whole job."""
-    return "\n".join(_section(scenario, report) for scenario in report["scenes"])
+    return "\n".join(_section(scenario, report) for scenario in report["scenarios"])
 
 
 def _section(scenario: Mapping[str, Any], report: Mapping[str, Any]) -> str:
@@ -38,7 +38,7 @@ def _section(scenario: Mapping[str, Any], report: Mapping[str, Any]) -> str:
         " ready after |",
         "| :-- | --: | --: | --: | --: | --: |",
     ]
-    for row in scenario["contestants"]:
+    for row in scenario["candidates"]:
         ratio = row["ratio_to_plain"]
         shown.append(
             f"| {row['name']} | {row['images_per_second']:,.0f} | {ratio['median']:.2f} |"
@@ -48,7 +48,7 @@ def _section(scenario: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     whole = scenario["whole_job"]
     text = (
         f"{machine['name']}, {machine['cores']} cores, torch {machine['torch']};"
-        f" {report['rounds']} rounds of {report['seconds']:g} s, each contestant in every round,"
+        f" {report['rounds']} rounds of {report['seconds']:g} s, every candidate in each round,"
         f" ratios as median and range over rounds; {scenario['loader_workers']} loader workers."
         " Largest relative difference of the first losses to `plain`'s:"
         f" {scenario['agreement']['worst']:.0e}."
@@ -70,12 +70,12 @@ def plot(report: Mapping[str, Any], path: Path) -> None:
     """Ratios to the plain loop with their ranges, one panel per scenario."""
     from matplotlib.figure import Figure
 
-    scenarios = report["scenes"]
-    count = sum(len(scenario["contestants"]) for scenario in scenarios)
+    scenarios = report["scenarios"]
+    count = sum(len(scenario["candidates"]) for scenario in scenarios)
     figure = Figure(figsize=(8, 0.6 + 0.4 * count + 0.6 * len(scenarios)), layout="tight")
     panels = figure.subplots(len(scenarios), squeeze=False)[:, 0]
     for panel, scenario in zip(panels, scenarios, strict=True):
-        rows = scenario["contestants"][::-1]
+        rows = scenario["candidates"][::-1]
         ratios = [row["ratio_to_plain"] for row in rows]
         medians = [ratio["median"] for ratio in ratios]
         low = [ratio["median"] - ratio["low"] for ratio in ratios]

@@ -121,18 +121,18 @@ def count_convolutions(net: FeatureExtractor, image: Tensor) -> ConvolutionCount
 
 def convolution_inputs(net: FeatureExtractor, image: Tensor) -> list[tuple[nn.Conv2d, Tensor]]:
     """Every convolution of a forward pass, with its input."""
-    found: list[tuple[nn.Conv2d, Tensor]] = []
+    inputs: list[tuple[nn.Conv2d, Tensor]] = []
 
     def remember(module: nn.Module, given: tuple[Tensor, ...]) -> None:
         if isinstance(module, nn.Conv2d):
-            found.append((module, given[0]))
+            inputs.append((module, given[0]))
 
     handles = [module.register_forward_pre_hook(remember) for module in net.modules()]
     with torch.no_grad():
         net(image)
     for handle in handles:
         handle.remove()
-    return found
+    return inputs
 
 
 def copy_bandwidth(device: torch.device) -> float:

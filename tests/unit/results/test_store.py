@@ -64,8 +64,8 @@ def test_a_record_survives_its_file():
 def test_every_published_record_has_the_folder_of_its_configuration():
     records = read_records(ROOT / "results")
     assert len(records) > 100
-    for each in records:
-        resolved = resolve_job(each.config, each.changed)
-        assert resolved.folder == each.folder
-        assert resolved.identity == each.identity
-        assert digest(resolved.identity) == each.digest
+    for published in records:
+        resolved = resolve_job(published.config, published.changed)
+        assert resolved.folder == published.folder
+        assert resolved.identity == published.identity
+        assert digest(resolved.identity) == published.digest

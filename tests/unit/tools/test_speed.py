@@ -184,15 +184,15 @@ def test_there_are_candidates_with_a_teacher_cache_if_the_method_allows_one(
     job, method, is_cacheable
 ):
     scenario = scenarios.Scenario("resnet8", "resnet20", method, 16, packed=(2,))
-    made = make_job(Path(job.config.runs_dir), f"method={method}")
-    found = scenarios.candidates(made, scenario, has_gpu=False, cores=4, loader_workers=3)
-    names = [candidate.name for candidate in found]
+    scenario_job = make_job(Path(job.config.runs_dir), f"method={method}")
+    made = scenarios.candidates(scenario_job, scenario, has_gpu=False, cores=4, loader_workers=3)
+    names = [candidate.name for candidate in made]
     assert names[:2] == ["plain", "tuned"]
-    assert [candidate.loader_workers for candidate in found[:3]] == [3, 3, 0]
-    assert any(candidate.kind == OURS_CACHED for candidate in found) == is_cacheable
-    assert found[-1].name == f"2 jobs: {names[-2]}"
-    assert found[-1].job.config.threads == 2  # of 4 cores
-    assert found[-1].job.config.compile
+    assert [candidate.loader_workers for candidate in made[:3]] == [3, 3, 0]
+    assert any(candidate.kind == OURS_CACHED for candidate in made) == is_cacheable
+    assert made[-1].name == f"2 jobs: {names[-2]}"
+    assert made[-1].job.config.threads == 2  # of 4 cores
+    assert made[-1].job.config.compile
 
 
 def test_the_tool_writes_its_measurements(tmp_path, monkeypatch, capsys, settings):
@@ -204,10 +204,10 @@ def test_the_tool_writes_its_measurements(tmp_path, monkeypatch, capsys, setting
     small = ["--student", "resnet8", "--method", "baseline", "--batch", "8", "--images", "56"]
     brief = ["--rounds", "2", "--seconds", "0", "--threads", "1", "--workers", "0", "--jobs"]
     assert tool.main([*small, *brief, "--only", "plain", "--out", "measured"]) == 0
-    (scenario,) = json.loads(Path("measured.json").read_text())["scenes"]
+    (scenario,) = json.loads(Path("measured.json").read_text())["scenarios"]
     assert scenario["name"] == "resnet8, baseline, batch 8"
     assert scenario["agreement"]["is_equal"]
-    (plain,) = scenario["contestants"]
+    (plain,) = scenario["candidates"]
     assert plain["ratio_to_plain"] == {"median": 1.0, "low": 1.0, "high": 1.0}
     assert scenario["whole_job"]["seconds"] > scenario["whole_job"]["training_seconds"] > 0
     assert os.path.getsize("measured.png") > 1000
