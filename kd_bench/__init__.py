@@ -1,3 +1,3 @@
-"""kd-bench: which distillation method helps, by how much, and how sure one may be."""
+"""kd-bench: which distillation method helps, by how much, and how confident you can be."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -119,7 +119,7 @@ class Loss(nn.Module):
     teacher_is_same_model: bool = False  # the teacher must be a trained copy of the student's model
     teacher_learns: bool = False  # the teacher starts from scratch and is trained with the student
     needs_input_gradients: bool = False  # differentiates networks w.r.t. images or features
-    needs_networks: bool = False  # runs the networks on images of its own
+    needs_networks: bool = False  # runs the networks on further images
     cuda_graph_safe: bool = True  # never synchronizes with the device, so CUDA graphs can hold it
     revision: int = 1  # increment whenever the computed values change
 

@@ -39,7 +39,7 @@ from kd_bench.jobs.job import Job, write_jobs
 from kd_bench.jobs.resolve import resolve_job
 from kd_bench.jobs.validate import validate_job
 from kd_bench.results.run_folder import read_record
-from kd_bench.sweep import launchers
+from kd_bench.sweep.launchers import registry
 from kd_bench.training.device import choose_device, configure_process, device_name
 from kd_bench.utils import process
 from kd_bench.utils.errors import UserError, require
@@ -109,7 +109,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _measure_and_write(args: argparse.Namespace) -> int:
     compose.register_schema()
-    launchers.register()
+    registry.register()
     is_equal = True
     with hydra_errors_as_user_errors(), tempfile.TemporaryDirectory() as scratch:
         for measured in measure(args, Path(scratch)):  # written after each, in case time runs out

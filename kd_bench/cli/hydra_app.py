@@ -20,7 +20,7 @@ from kd_bench.config.compose import Composed
 from kd_bench.config.hydra_errors import HydraError, one_line
 from kd_bench.config.schema import Config
 from kd_bench.jobs.protocol import LOCKED_ELSEWHERE
-from kd_bench.sweep import launchers
+from kd_bench.sweep.launchers import registry as launchers
 from kd_bench.utils.errors import UserError, exit_on_user_error, require
 
 CONFIG_DIR_FLAGS = ("--config-dir", "-cd")
@@ -147,7 +147,7 @@ def _plan(composed: Composed) -> int:
     from kd_bench.sweep.dry_run import print_plan
     from kd_bench.sweep.prepare import prepare_jobs
 
-    print_plan(prepare_jobs([composed]), places=1)
+    print_plan(prepare_jobs([composed]), slots=1)
     return 0
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import is_dataclass
@@ -20,7 +18,7 @@ from kd_bench.config.schema import (
     TeacherSource,
 )
 from kd_bench.utils.errors import UserError
-from kd_bench.utils.files import file_hash
+from kd_bench.utils.files import file_hash, json_hash
 
 # How steps are executed, as far as it is part of what a job is.
 EXECUTION_KEYS = ("speed", "compile", "precision")
@@ -116,8 +114,7 @@ def execution_text(identity: Mapping) -> str:
 
 def digest(identity: Mapping) -> str:
     """Eight hexadecimal digits that name an identity."""
-    text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    return json_hash(identity, 8)
 
 
 def folder_name(identity: Mapping, seed: int) -> str:

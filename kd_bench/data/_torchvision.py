@@ -31,7 +31,7 @@ def _operators_load() -> bool:
 
 
 if not _operators_load():
-    # a declaration lasts as long as its library object
+    # keeps the library object alive, and with it the declarations
     _declared = torch.library.Library("torchvision", "FRAGMENT")
     for _operator in ("nms", "qnms"):
         _declared.define(_operator + SIGNATURE)

@@ -24,7 +24,7 @@ _NONNEGATIVE = (1 << 63) - 1
 
 
 def _xorshift(z: Tensor, bits: int) -> Tensor:
-    # >> on int64 repeats the sign bit; the mask makes it the unsigned shift of the definition
+    # >> on int64 is an arithmetic shift; the mask makes it a logical shift, as in the definition
     return z ^ ((z >> bits) & ((1 << (64 - bits)) - 1))
 
 
@@ -51,17 +51,17 @@ def sample_view(seed: int, epoch: int | Tensor, index: Tensor, count: int) -> Te
     `epoch` may be a tensor, so that a replayed CUDA graph samples new views.
     """
     epoch = torch.as_tensor(epoch).long()
-    # a scalar on the CPU mixes with an index on any device, without a copy or a wait
+    # a CPU scalar can be combined with an index on any device, without a copy or a sync
     stream = splitmix64(torch.full_like(epoch, seed))
     word = splitmix64(splitmix64(stream + epoch) + index)
     return (word & _NONNEGATIVE) % count
 
 
 def decode_view(view: Tensor, pad: int, flip: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Top row and left column of a view in the padded image, 0..2 pad, and whether it is flipped."""
+    """Top row and left column of a view in the padded image, 0..2 pad; whether it is flipped."""
     corner = view // (1 + flip)
-    mirrored = view % (1 + flip) == 1
-    return corner // (2 * pad + 1), corner % (2 * pad + 1), mirrored
+    flipped = view % (1 + flip) == 1
+    return corner // (2 * pad + 1), corner % (2 * pad + 1), flipped
 
 
 def crop_and_flip(padded: Tensor, index: Tensor, view: Tensor, pad: int, flip: bool) -> Tensor:
@@ -72,11 +72,11 @@ def crop_and_flip(padded: Tensor, index: Tensor, view: Tensor, pad: int, flip: b
     """
     _, rows, columns, channels = padded.shape
     height, width = rows - 2 * pad, columns - 2 * pad
-    top, left, mirrored = decode_view(view, pad, flip)
+    top, left, flipped = decode_view(view, pad, flip)
     y = torch.arange(height, device=index.device)
     x = torch.arange(width, device=index.device)
-    x = torch.where(mirrored[:, None], width - 1 - x, x)  # [B, W]
-    corner = (index * rows + top) * columns + left  # [B], counted in pixels of all images
+    x = torch.where(flipped[:, None], width - 1 - x, x)  # [B, W]
+    corner = (index * rows + top) * columns + left  # [B], flat pixel index over all images
     pixel = corner[:, None, None] + (y * columns)[:, None] + x[:, None, :]  # [B, H, W]
     found = padded.view(-1, channels).index_select(0, pixel.flatten())
     return found.view(len(index), height, width, channels)

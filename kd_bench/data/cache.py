@@ -29,14 +29,16 @@ def find(root: Path, key: str) -> dict[str, Tensor] | None:
             try:
                 return torch.load(path, weights_only=True, mmap=True)
             except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-                raise UserError(f"{path} is damaged: delete it, it is made anew") from error
+                raise UserError(
+                    f"{path} is damaged: delete it, and it will be recreated"
+                ) from error
     return None
 
 
 def save(root: Path, key: str, tensors: dict[str, Tensor]) -> None:
     """Save tensors as `key`, atomically, even if other processes write the same file."""
-    beside, own = folders(root)
-    folder = beside if os.access(root, os.W_OK) else own
+    inside, in_home = folders(root)
+    folder = inside if os.access(root, os.W_OK) else in_home
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"{key}.{uuid.uuid4().hex}.part"
     try:

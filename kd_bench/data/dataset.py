@@ -15,7 +15,7 @@ from kd_bench.data.augment import pad_images, sample_view, splitmix64
 from kd_bench.data.source import Description, Source, Split
 from kd_bench.interfaces import require
 
-# Which images are held out is part of the data set, not of a job: every seed has the same.
+# The validation split is part of the dataset, not of a job: it is the same for every seed.
 VALIDATION_SEED = 20150309
 
 
@@ -23,7 +23,7 @@ VALIDATION_SEED = 20150309
 class Data:
     """A dataset on a device; only the current batch is converted from uint8 to float."""
 
-    train: Split  # image [N, H+2p, W+2p, 3]: padded for `view`
+    train: Split  # image [N, H+2p, W+2p, 3], padded for cropping
     test: Split
     validation: Split | None
     num_classes: int
@@ -31,7 +31,7 @@ class Data:
     flip: bool
     mean: Tensor  # [3] float, of pixels in [0, 1]
     std: Tensor  # [3]
-    fingerprint: str  # of training and test images and labels, as the source gave them
+    fingerprint: str  # hash of the source's training and test images and labels
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -78,8 +78,8 @@ class Data:
 
     def _normalise(self, image: Tensor) -> Tensor:
         """(image / 255 - mean) / std of uint8 [B, H, W, 3], as float [B, 3, H, W] channels_last."""
-        # Product and sum are rounded one after the other: the same bits everywhere. An operator
-        # that fuses them (addcmul) leaves it to the device whether the product is rounded.
+        # Multiply and add are separate, so that rounding is the same on all devices: a fused
+        # operator (addcmul) leaves it to the device whether the product is rounded.
         scale, shift = self._scale_and_shift
         return image.float().mul_(scale).add_(shift).permute(0, 3, 1, 2)
 
@@ -146,19 +146,19 @@ class Dataset:
         require(
             0 <= self.validation < described.train_size,
             f"dataset.validation must be from 0 to {described.train_size - 1} "
-            f"(training images less one), got {self.validation}",
+            f"(one less than the number of training images), got {self.validation}",
         )
         return replace(described, train_size=described.train_size - self.validation)
 
     def load(self, device: str | torch.device = "cpu") -> Data:
-        """Decode, check, split off validation images, compute statistics, pad, and move to the device."""
+        """Decode, check, split off validation images, normalize, pad and move to the device."""
         described = self.describe()
         train, test = self.source.load()
         _check_split(train, described.train_size + self.validation, described, "training set")
         _check_split(test, described.test_size, described, "test set")
         fingerprint = fingerprint_of(train, test)
         train, validation = split_validation(train, self.validation)
-        _check_classes(train, described, "training set that validation leaves")
+        _check_classes(train, described, "training set without its validation images")
         mean, std = self._statistics(train)
         padded = Split(pad_images(train.image, self.pad, self.padding), train.target)
         return Data(
@@ -185,8 +185,8 @@ class Dataset:
             std = measured[1].float() if std is None else std
         require(
             bool((std > 0).all()),
-            "a colour channel is the same in all training images, so it has no deviation to "
-            "divide by: set dataset.std",
+            "a color channel is constant over all training images, so its standard deviation is "
+            "zero: set dataset.std",
         )
         return mean, std
 
@@ -240,7 +240,7 @@ def _move(split: Split, device: str | torch.device) -> Split:
 
 def _check_split(split: Split, size: int, described: Description, name: str) -> None:
     """Check that the images of a source match its description."""
-    require(size > 0, f"the {name} has no image")
+    require(size > 0, f"the {name} has no images")
     expected = (size, described.height, described.width, 3)
     shape, dtype = tuple(split.image.shape), split.image.dtype
     require(
@@ -265,6 +265,6 @@ def _check_classes(split: Split, described: Description, name: str) -> None:
     empty = (count == 0).nonzero().flatten().tolist()
     require(
         not empty,
-        f"{len(empty)} of {described.num_classes} classes have no image in the {name}: "
+        f"{len(empty)} of {described.num_classes} classes have no images in the {name}: "
         f"{', '.join(map(str, empty[:5]))}{', ...' if len(empty) > 5 else ''}",
     )

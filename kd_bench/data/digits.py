@@ -11,9 +11,9 @@ import torch
 from kd_bench.data.source import Description, Split
 from kd_bench.interfaces import UserError, require
 
-IMAGES = 1797  # the test part of "Optical Recognition of Handwritten Digits" (UCI, 1998)
+IMAGES = 1797  # the test set of "Optical Recognition of Handwritten Digits" (UCI, 1998)
 SIZE = 8
-LEVELS = 16  # pixels are 0..16: how many of 4x4 binary pixels were set
+LEVELS = 16  # pixel values 0..16 count the set pixels of a 4x4 binary block
 
 
 class Digits:
@@ -54,5 +54,5 @@ def _file() -> Path:
     if package is None or not package.submodule_search_locations:
         raise UserError("the digits are part of scikit-learn: pip install scikit-learn")
     path = Path(package.submodule_search_locations[0], "datasets", "data", "digits.csv.gz")
-    require(path.is_file(), f"the installed scikit-learn has no digits at {path}: reinstall it")
+    require(path.is_file(), f"the installed scikit-learn has no file {path}: reinstall it")
     return path

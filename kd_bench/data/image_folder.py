@@ -22,16 +22,16 @@ from kd_bench.data.source import Description, Split
 from kd_bench.interfaces import UserError, require
 
 SPLITS = ("train", "test")
-DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")  # more than 8 bits: PIL would clip to white
-THREADS = 4  # a small image is mostly Python, which runs one thread at a time
-CHUNK = 64  # images per task of a thread
+DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")  # more than 8 bits: PIL would clip them
+THREADS = 4  # more do not help: decoding small images is dominated by the GIL
+CHUNK = 64  # images per task
 
 
 @dataclass(frozen=True)
 class Listing:
     """The files of one split, sorted by class and name."""
 
-    classes: list[str]  # sorted; the class number is the place in it
+    classes: list[str]  # sorted; the position is the class label
     files: list[Path]
     target: list[int]
 
@@ -76,7 +76,7 @@ class ImageFolder:
         return train, test
 
     def _key(self) -> str:
-        """Cache key of the decoded images: changes with any added or modified file and with `size`."""
+        """Cache key of the decoded images: a hash of `size` and all files (name, size, mtime)."""
         files = []
         for listing in self._listings:
             for path in listing.files:
@@ -102,20 +102,22 @@ class ImageFolder:
 def _list_split(folder: Path) -> Listing:
     require(
         folder.is_dir(),
-        f"no folder {folder}: an image folder has train/<class>/* and test/<class>/*; "
+        f"no folder {folder}: an image folder contains train/<class>/* and test/<class>/*; "
         "say where it is with dataset.root=FOLDER",
     )
     classes: list[str] = []
     files: list[Path] = []
     target: list[int] = []
     for entry in _visible(folder):
-        require(entry.is_dir(), f"{entry.path} is a file; {folder} holds a folder for each class")
+        require(
+            entry.is_dir(), f"{entry.path} is a file; {folder} must contain one folder per class"
+        )
         images = [Path(image.path) for image in _visible(entry)]
-        require(bool(images), f"class folder {entry.path} has no image")
+        require(bool(images), f"class folder {entry.path} has no images")
         files += images
         target += [len(classes)] * len(images)
         classes.append(entry.name)
-    require(bool(classes), f"{folder} is empty; it holds a folder for each class")
+    require(bool(classes), f"{folder} is empty; it must contain one folder per class")
     return Listing(classes, files, target)
 
 
@@ -183,5 +185,5 @@ def _naming(path: Path) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (OSError, SyntaxError, ValueError) as error:  # PIL raises all three for broken files
+    except (OSError, SyntaxError, ValueError) as error:  # all raised by PIL for broken files
         raise UserError(f"{path} is not an image that PIL can read") from error

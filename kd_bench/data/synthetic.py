@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from kd_bench.data.source import Description, Split
 from kd_bench.interfaces import require
 
-COARSE = 4  # a pattern is a smooth field of 4x4 random colours: a shifted crop shows it still
+COARSE = 4  # patterns are 4x4 random colors, upsampled: still recognizable in a shifted crop
 
 
 class Synthetic:
@@ -26,8 +26,8 @@ class Synthetic:
         require(noise >= 0, f"noise must be at least 0, got {noise}")
         require(
             min(train, test) >= num_classes,
-            f"each of {num_classes} classes needs an image: train and test must be at least "
-            f"{num_classes}, got {train} and {test}",
+            f"each of {num_classes} classes needs at least one image: train and test must be at "
+            f"least {num_classes}, got {train} and {test}",
         )
         self.num_classes = num_classes
         self.size = size
@@ -44,8 +44,8 @@ class Synthetic:
         """The same images for the same arguments; noise of train and test is independent."""
         streams = np.random.SeedSequence(self.seed).spawn(3)
         pattern, train, test = map(np.random.default_rng, streams)
-        colour = pattern.uniform(0, 255, (self.num_classes, 3, COARSE, COARSE))
-        patterns = F.interpolate(torch.from_numpy(colour), (self.size, self.size), mode="bilinear")
+        color = pattern.uniform(0, 255, (self.num_classes, 3, COARSE, COARSE))
+        patterns = F.interpolate(torch.from_numpy(color), (self.size, self.size), mode="bilinear")
         patterns = patterns.permute(0, 2, 3, 1)  # [K, H, W, 3]
         return self._split(patterns, self.train, train), self._split(patterns, self.test, test)
 

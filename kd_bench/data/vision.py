@@ -12,7 +12,7 @@ import torch
 from kd_bench.data.source import Description, Split
 from kd_bench.interfaces import UserError, require
 
-# How torchvision says that files are missing or damaged: by their checksums, else by their content
+# Raised by torchvision for missing or damaged files, depending on whether it has checksums
 DAMAGED = (RuntimeError, ValueError, AssertionError)
 
 
@@ -23,7 +23,7 @@ class TorchvisionSource:
     """
 
     title: str
-    files: tuple[str, ...]  # relative to `root`: what is there when the set is there
+    files: tuple[str, ...]  # relative to `root`; they exist if the dataset does
     num_classes: int
     size: int  # height = width
     train_size: int
@@ -48,11 +48,11 @@ class TorchvisionSource:
                 raise UserError(
                     f"{self.title} in {self.root} is incomplete or damaged: {self._remedy()}"
                 ) from error
-        with _alone(self.root):
+        with _download_lock(self.root):
             try:
                 return self._load(download=True)
             except (*DAMAGED, OSError) as error:
-                reason = " ".join(str(error).split())  # torchvision's takes several lines
+                reason = " ".join(str(error).split())  # torchvision's message has several lines
                 raise UserError(
                     f"{self.title} could not be downloaded to {self.root}: {reason}"
                 ) from error
@@ -152,11 +152,11 @@ def _datasets():
 
 
 @contextmanager
-def _alone(root: Path) -> Iterator[None]:
+def _download_lock(root: Path) -> Iterator[None]:
     """Lock so that one process at a time downloads to a folder; the others wait for its files."""
-    import fcntl  # not on Windows, where all but the download works
+    import fcntl  # not available on Windows, where everything except downloading works
 
     root.mkdir(parents=True, exist_ok=True)
     with open(root / ".kd_bench_download.lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # given back when the file closes, also by a crash
+        fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed, even after a crash
         yield

@@ -29,12 +29,7 @@ def resolve_job(config: Config, changed: Mapping[str, Any]) -> Job:
     teacher = None
     if traits.needs_teacher and not traits.teacher_learns and not config.teacher.checkpoint:
         teacher = resolve_job(_teacher_config(config), _teacher_changes(changed))
-    identity = job_identity(
-        config,
-        needs_teacher=traits.needs_teacher,
-        teacher_learns=traits.teacher_learns,
-        revisions=traits.revisions,
-    )
+    identity = identity_of(config, traits)
     return Job(
         config=config,
         changed=dict(changed),
@@ -43,6 +38,16 @@ def resolve_job(config: Config, changed: Mapping[str, Any]) -> Job:
         label=_label(config, changed, identity),
         traits=traits,
         teacher=teacher,
+    )
+
+
+def identity_of(config: Config, traits: MethodTraits) -> dict[str, Any]:
+    """The identity of a job whose losses have these traits."""
+    return job_identity(
+        config,
+        needs_teacher=traits.needs_teacher,
+        teacher_learns=traits.teacher_learns,
+        revisions=traits.revisions,
     )
 
 

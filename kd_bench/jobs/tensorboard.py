@@ -1,4 +1,4 @@
-"""TensorBoard: every column of a job's history as a scalar, and its hyperparameters."""
+"""Writes TensorBoard events: each column of a job's history as a scalar, and its settings."""
 
 from __future__ import annotations
 
@@ -14,25 +14,28 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 
 class TensorBoardWriter:
-    """The event file of one job, written anew when a job is resumed, so no epoch stands twice.
+    """Writes the event file of one job; a resumed job starts it over, so no epoch is in it twice.
 
-    TensorBoard's own writer is used rather than `torch.utils.tensorboard`, whose import costs a
+    TensorBoard's own writer is used rather than `torch.utils.tensorboard`, whose import takes a
     second in every job.
+
+    Args:
+        folder: of the event file.
     """
 
     def __init__(self, folder: Path):
-        shutil.rmtree(folder / "tensorboard", ignore_errors=True)
-        self._writer = EventFileWriter(str(folder / "tensorboard"))
+        shutil.rmtree(folder, ignore_errors=True)
+        self._writer = EventFileWriter(str(folder))
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """One epoch's columns, each under its own name."""
+        """Add an epoch: each column as a scalar of its name."""
         numbers = {k: v for k, v in row.items() if k != "epoch" and not isinstance(v, str)}
         values = [Summary.Value(tag=tag, simple_value=v) for tag, v in numbers.items()]
         self._write(Summary(value=values), row["epoch"])
 
-    def close(self, hyperparameters: Mapping[str, Any], accuracy: float, epoch: int) -> None:
-        """The hyperparameters with the job's number, for TensorBoard's table, and the end."""
-        self._write(hparams_pb(dict(hyperparameters)), epoch)
+    def close(self, settings: Mapping[str, Any], accuracy: float, epoch: int) -> None:
+        """Add the settings with the job's accuracy, for TensorBoard's table, and close the file."""
+        self._write(hparams_pb(dict(settings)), epoch)
         value = Summary.Value(tag="accuracy/last", simple_value=accuracy)
         self._write(Summary(value=[value]), epoch)
         self._writer.close()

@@ -115,7 +115,8 @@ class SingularVectors(Loss):
         most = min(min(channels, height * width) for channels, height, width in shapes)
         require(
             1 <= vectors <= most,
-            f"vectors must be from 1 to {most}, the channels or positions of the smallest map, got {vectors}",
+            f"vectors must be from 1 to {most}, the smallest number of channels or positions of "
+            f"a map, got {vectors}",
         )
         require(
             candidates >= vectors,

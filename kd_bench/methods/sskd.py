@@ -13,9 +13,9 @@ from kd_bench.methods.common.functional import soft_kl, unit
 TURNS = {"turned_90": 1, "turned_180": 2, "turned_270": 3}  # view -> quarter turns
 
 
-def error_rank(scores: Tensor, answer: Tensor) -> Tensor:
+def error_rank(scores: Tensor, correct: Tensor) -> Tensor:
     """Number of alternatives [N, M] that score higher than the correct one [N]: [N], 0 is best."""
-    return (scores > scores.gather(1, answer[:, None])).sum(1)
+    return (scores > scores.gather(1, correct[:, None])).sum(1)
 
 
 def selected(rank: Tensor, share: float) -> Tensor:
@@ -106,22 +106,22 @@ class SelfSupervision(Loss):
         }
 
 
-def _selective(s: Tensor, t: Tensor, answer: Tensor, share: float, temperature: float) -> Tensor:
+def _selective(s: Tensor, t: Tensor, correct: Tensor, share: float, temperature: float) -> Tensor:
     """T^2 KL, mean over the rows [N, M] in which the teacher is good enough: a scalar."""
-    chosen = selected(error_rank(t, answer), share)
+    chosen = selected(error_rank(t, correct), share)
     distance = soft_kl(s, t, temperature) * chosen  # [N]
     return temperature**2 * distance.sum() / chosen.sum().clamp(min=1)
 
 
-def _turned_logits(said: Output) -> Tensor:
+def _turned_logits(out: Output) -> Tensor:
     """Logits of the rotated images, rotation by rotation: [3B, K]."""
-    return torch.cat([said.views[view].logits for view in TURNS])
+    return torch.cat([out.views[view].logits for view in TURNS])
 
 
-def _similarity(head: nn.Module, said: Output) -> Tensor:
+def _similarity(head: nn.Module, out: Output) -> Tensor:
     """Cosines between rotated images, rotation by rotation, and upright ones: [3B, B]."""
-    turned = torch.cat([said.views[view].features["pooled"] for view in TURNS])
-    upright = said.features["pooled"]
+    turned = torch.cat([out.views[view].features["pooled"] for view in TURNS])
+    upright = out.features["pooled"]
     return unit(head(turned), dim=1) @ unit(head(upright), dim=1).T
 
 

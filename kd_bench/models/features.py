@@ -43,7 +43,7 @@ class FeatureExtractor(nn.Module):
         super().__init__()
         self.net = net
         self.stages = tuple(stages)
-        self._features: dict[str, Tensor] = {}  # of the forward pass under way
+        self._features: dict[str, Tensor] = {}  # of the current forward pass
         for stage in dict.fromkeys(self.stages):
             require(
                 stage in stage_paths,
@@ -54,7 +54,7 @@ class FeatureExtractor(nn.Module):
     def forward(self, image: Tensor) -> Output:
         logits = self.net(image)
         features = dict(self._features)
-        self._features.clear()  # or this step's graph would live until the next
+        self._features.clear()  # otherwise this step's graph would be kept until the next step
         return Output(logits, features)
 
 
@@ -102,7 +102,7 @@ def probe_shapes(
     except RuntimeError as error:
         size = "x".join(map(str, (3, *image_size)))
         raise UserError(
-            f"{model_name} cannot take images of {size}: {message_lines(error)[0]}"
+            f"{model_name} does not accept images of size {size}: {message_lines(error)[0]}"
         ) from error
     finally:
         for handle in handles:
@@ -111,7 +111,7 @@ def probe_shapes(
     return StageShapes(model_name, shapes, stages)
 
 
-_BATCH = 2  # two images, so that a batch dimension can be told from a dimension of one
+_BATCH = 2  # not 1, to distinguish the batch dimension from singleton dimensions
 
 
 class _Seen(dict):
@@ -125,10 +125,10 @@ class _Seen(dict):
         where = f"stage '{stage}' of {model_name}: '{path}'"
         feature, version = self.get(stage, (None, None))
         batched = isinstance(feature, Tensor) and feature.dim() > 1 and len(feature) == _BATCH
-        require(batched, f"{where} gives no tensor with the batch as its first dimension")
+        require(batched, f"{where} is not a tensor with the batch as its first dimension")
         require(
             feature._version == version,
-            f"{where} is changed in place after it is read; use ReLU(inplace=False) and the like",
+            f"{where} is modified in place after it is read; use inplace=False after it",
         )
         return tuple(feature.shape[1:])
 
@@ -140,7 +140,7 @@ def _black(net: nn.Module, image_size: tuple[int, int]) -> Tensor:
 
 @contextmanager
 def _eval_mode(net: nn.Module) -> Iterator[None]:
-    # Module by module, as `net.train()` would also wake the parts that somebody had frozen.
+    # Module by module, as `net.train()` would also affect modules frozen in eval mode.
     modes = {module: module.training for module in net.modules()}
     try:
         for module in modes:
@@ -156,9 +156,9 @@ def _hook(
 ) -> RemovableHandle:
     """Register a hook that stores `features[stage]` whenever `net` runs."""
     module = _module(net, stage, path.removesuffix(INPUT), model_name)
-    # Partial functions, not closures: a deep copy of a network must write into its own features.
+    # partial, not a closure, so that a deep copy of the network writes to its own features.
     if path.endswith(INPUT):
-        # Before the module runs, as it may work in place.
+        # A pre-hook, as the module may modify its input in place.
         return module.register_forward_pre_hook(partial(_keep_input, features, stage))
     return module.register_forward_hook(partial(_keep_output, features, stage))
 
@@ -176,11 +176,11 @@ def _module(net: nn.Module, stage: str, path: str, model_name: str) -> nn.Module
     found: list[str] = []
     for name in path.split("."):
         children = dict(module.named_children())
-        place = f"'{'.'.join(found)}'" if found else "the network"
+        parent = f"'{'.'.join(found)}'" if found else "the network"
         require(
             name in children,
             f"stage '{stage}' of {model_name}: no module '{path}'; "
-            f"{place} has {', '.join(children) or 'no modules'}",
+            f"{parent} has {', '.join(children) or 'no submodules'}",
         )
         module = children[name]
         found.append(name)

@@ -202,15 +202,18 @@ _FORMATS: dict[str, Callable[[Table], str]] = dict(
 )
 
 
-def render_table(table: Table, format: str) -> str:
+def render_table(table: Table, format_name: str) -> str:
     """A table as text.
 
     Args:
         table: the table.
-        format: one of `options.FORMAT_NAMES`.
+        format_name: one of `options.FORMAT_NAMES`.
     """
-    require(format in _FORMATS, f"unknown format '{format}'; choose from {', '.join(FORMAT_NAMES)}")
-    return _FORMATS[format](table)
+    require(
+        format_name in _FORMATS,
+        f"unknown format '{format_name}'; choose from {', '.join(FORMAT_NAMES)}",
+    )
+    return _FORMATS[format_name](table)
 
 
 def render_records(
@@ -218,11 +221,11 @@ def render_records(
     failures: Sequence[Failure] = (),
     *,
     metric: str = METRICS[0],
-    format: str = FORMAT_NAMES[0],
+    format_name: str = FORMAT_NAMES[0],
     order: Sequence[str] = (),
     choice: Mapping[str, Sequence[str]] | None = None,
     note: str = "",
 ) -> str:
     """The results table of some records as text; see `table_from` and `render_table`."""
     table = table_from(records, failures, metric=metric, order=order, choice=choice, note=note)
-    return render_table(table, format)
+    return render_table(table, format_name)

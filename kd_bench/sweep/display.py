@@ -1,4 +1,4 @@
-"""Shows a sweep while it runs: live in a terminal, plain lines elsewhere."""
+"""Shows a sweep while it runs: a live view in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from kd_bench.sweep import eta
 from kd_bench.sweep.eta import ThroughputHistory
 from kd_bench.utils.formatting import pluralize
 
-READ_SECONDS = 0.5  # between two reads of the running jobs' files
+READ_SECONDS = 0.5  # least time between two reads of the running jobs' files
 
 
 def console() -> Console:
-    """Standard output; without a terminal to limit their width, lines are kept whole."""
+    """Standard output; without a terminal, lines are not wrapped."""
     width = None if sys.stdout.isatty() else 200
     return Console(width=width, highlight=False, soft_wrap=True)
 
 
 def accuracy_text(record: Record) -> str:
-    """A record's number in a few words: 93.4 % after 20 epochs, 3.1 s."""
+    """A record's accuracy in a few words: 93.4 % after 20 epochs, 3.1 s."""
     epochs = pluralize(record.config.recipe.epochs, "epoch")
     return f"{record.accuracy.last:.2f} % after {epochs}, {record.seconds:.1f} s"
 
 
 class SweepDisplay:
-    """Prints a line for every job that ends, and below them a live view of the slots."""
+    """Prints a line for every job that ends and, in a terminal, a live view of the slots below."""
 
     def __init__(self, total: int):
         self.console = console()
@@ -62,7 +62,7 @@ class SweepDisplay:
         self.console.print(text, markup=False)
 
     def done(self, job: Job, seconds: float) -> None:
-        """A job has its result, after so many seconds in its slot."""
+        """A job has its result, after this many seconds in its slot."""
         if record := read_record(job.path):
             self._throughputs.add_record(record, seconds)
             self.message(f"{job.label}: done: {accuracy_text(record)}")
@@ -83,11 +83,11 @@ class SweepDisplay:
         self.message(f"{job.label}: FAILED: {reason}; see {job.path / CONSOLE}{dependents}")
 
     def retrying(self, job: Job, reason: str, number: int, most: int) -> None:
-        """A job that failed is tried again."""
+        """A job that failed is retried."""
         self.message(f"{job.label}: {reason}; retry {number} of {most}")
 
     def stopped(self) -> None:
-        """A failure ended the sweep, as on_error=stop asks."""
+        """A failure ended the sweep because of on_error=stop."""
         self.message("stopped after a failure (on_error=stop); the same command resumes the sweep")
 
     def interrupted(self) -> None:
@@ -95,16 +95,15 @@ class SweepDisplay:
         self.message("interrupted; the same command resumes the sweep")
 
     def failures(self, jobs: Sequence[Job], reasons: Mapping[str, str]) -> None:
-        """List all failures, at the end; `reasons` by folder."""
+        """List all failures; `reasons` are by folder."""
         self.message(f"{len(jobs)} of {pluralize(self.total, 'job')} failed:")
         for job in jobs:
             self.message(f"  {job.label}: {reasons[job.folder]}; see {job.path}")
 
     def table(self, jobs: Sequence[Job], failed: Mapping[str, str]) -> None:
-        """The results of a sweep's jobs that are done; `failed` are reasons by folder."""
-        from kd_bench.results.render import (
-            render_records,
-        )  # pandas and scipy take a second to import
+        """Print the results of the jobs that are done; `failed` has reasons by folder."""
+        # pandas and scipy take a second to import
+        from kd_bench.results.render import render_records
 
         if records := [record for job in jobs if (record := read_record(job.path))]:
             failures = [
@@ -119,15 +118,15 @@ class SweepDisplay:
         running: Sequence[tuple[str, Job]],
         pending: Sequence[Job],
         failed: int,
-        places: int,
+        slots: int,
     ) -> None:
-        """Show each slot's job; called often, it reads the jobs' files only now and then.
+        """Show each slot's job; may be called often, as it limits how often it reads files.
 
         Args:
-            running: for each slot in use its name and its job.
+            running: name and job of each slot in use.
             pending: jobs that have not started.
             failed: number of failed jobs.
-            places: number of slots.
+            slots: number of slots.
         """
         if not self.console.is_terminal or time.monotonic() < self._read_again:
             return
@@ -139,5 +138,5 @@ class SweepDisplay:
         done = self.total - len(pending) - len(running) - failed
         counts = f"{done} done, {len(running)} running, {len(pending)} pending, {failed} failed"
         unfinished = now + [(job, JobStatus(PENDING)) for job in pending]
-        grid.add_row("", counts, eta.time_left_text(unfinished, self._throughputs, places))
+        grid.add_row("", counts, eta.time_left_text(unfinished, self._throughputs, slots))
         self._live.update(grid)

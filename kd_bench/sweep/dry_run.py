@@ -1,4 +1,4 @@
-"""Shows what a sweep would do: its jobs, what is done, and the time and disk for the rest."""
+"""Shows what a sweep would do: which jobs are done, and time and disk space for the others."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from kd_bench.config.identity import folder_name
 from kd_bench.config.schema import Device, Speed
 from kd_bench.jobs.instantiate import describe_dataset, meta_network
 from kd_bench.jobs.job import Job
-from kd_bench.jobs.resolve import resolve_job
+from kd_bench.jobs.resolve import identity_of
 from kd_bench.jobs.status import (
     DONE,
     FAILED,
@@ -37,15 +38,15 @@ from kd_bench.utils.formatting import format_bytes, format_duration, pluralize
 
 @dataclass(frozen=True)
 class Disk:
-    """Bytes that a finished job takes."""
+    """Bytes that a job will take when it has finished."""
 
     size: int
-    is_weights_alone: bool  # no similar job has finished: the rest of its files is not counted
+    is_weights_alone: bool  # no similar job has finished, so other files are not counted
 
 
 @dataclass(frozen=True)
 class Compiling:
-    """Seconds that a job takes with compile=true and without, from similar jobs of both kinds."""
+    """Seconds that a job takes with compile=true and without, by finished jobs of both kinds."""
 
     compiled: float
     eager: float
@@ -53,17 +54,17 @@ class Compiling:
 
 @dataclass(frozen=True)
 class PlannedJob:
-    """A job, its status, and what it still takes."""
+    """A job, its status, and what it still takes of time and disk space."""
 
     job: Job
     status: JobStatus
-    time: Estimate | None  # None: nothing is known to go by
-    disk: Disk | None  # None where it is done
-    compiling: Compiling | None = None  # None where it is not known, or decided
+    time: Estimate | None  # None: unknown
+    disk: Disk | None  # None: it is done
+    compiling: Compiling | None = None  # None: unknown, or the job has started
 
     @property
     def line(self) -> str:
-        """The job in a line: digits resnet20-resnet8 st seed 0: to do, about 4 s."""
+        """The job in one line: digits resnet20-resnet8 st seed 0: to do, about 4 s."""
         return f"{self.job.label}: {self._status_text()}"
 
     def _status_text(self) -> str:
@@ -83,20 +84,20 @@ class PlannedJob:
         return f"{about} {format_duration(self.time.seconds)}"
 
 
-def print_plan(jobs: Sequence[Job], places: int | None) -> None:
+def print_plan(jobs: Sequence[Job], slots: int | None) -> None:
     """Print the plan of some jobs.
 
     Args:
         jobs: as from `prepare_jobs`.
-        places: in which jobs run at once; None where a scheduler decides.
+        slots: how many jobs run at once; None if a cluster's scheduler decides.
     """
     planned, out = plan_jobs(jobs), console()
-    for line in (*(each.line for each in planned), *totals(planned, places)):
+    for line in (*(each.line for each in planned), *totals(planned, slots)):
         out.print(line, markup=False)
 
 
 def plan_jobs(jobs: Sequence[Job]) -> list[PlannedJob]:
-    """What is known of each job from its folder, and from similar jobs in the runs folder."""
+    """The plan for each job, by its folder and by similar jobs in the runs folder."""
     statuses, history = job_statuses(jobs), History(jobs)
     for job in jobs:
         history.add_unfinished(job, statuses[job.folder])
@@ -117,7 +118,7 @@ def plan_jobs(jobs: Sequence[Job]) -> list[PlannedJob]:
 
 
 class History:
-    """What the jobs of a runs folder took, of time and disk."""
+    """Time and disk space that the jobs of a runs folder took."""
 
     def __init__(self, jobs: Sequence[Job]):
         self.throughputs = ThroughputHistory()
@@ -125,7 +126,7 @@ class History:
         self._compiling: dict[str, Compiling | None] = {}  # by folder, without the seed
         config = jobs[0].config
         device = config.device.value
-        if config.device is Device.auto:  # one that was named may be another machine's
+        if config.device is Device.auto:  # a device that was given may be on another machine
             device = choose_device(config.device).type
         for dataset in {job.config.dataset.name for job in jobs}:
             if (folder := Path(config.runs_dir) / dataset).is_dir():
@@ -135,7 +136,7 @@ class History:
         for folder, record in find_records(root):
             size = folder_size(folder)
             for key in similarity_keys(record.folder, record.identity):
-                # The largest: of others, files that are no longer needed may have been removed.
+                # The largest, because unneeded files of the others may have been removed.
                 self._sizes[key] = max(size, self._sizes.get(key, 0))
             if record.device == device:
                 self.throughputs.add_record(record)
@@ -147,14 +148,14 @@ class History:
             self.throughputs.add(job.folder, job.identity, throughput)
 
     def disk(self, job: Job) -> Disk:
-        """What a job's folder will take."""
+        """Disk space for a job's folder."""
         for key in similarity_keys(job.folder, job.identity):
             if key in self._sizes:
                 return Disk(self._sizes[key], is_weights_alone=False)
         return Disk(weights_size(job), is_weights_alone=True)
 
     def compiling(self, job: Job) -> Compiling | None:
-        """What it takes compiled and not; None unless the same job ran both ways."""
+        """What it takes compiled and not; None unless jobs of its kind ran both ways."""
         if job.settings not in self._compiling:
             self._compiling[job.settings] = self._compiling_of(job)
         return self._compiling[job.settings]
@@ -164,8 +165,9 @@ class History:
             return None
         both = []
         for is_compiled in (True, False):
-            twin = resolve_job(replace(job.config, compile=is_compiled), job.changed)
-            throughput = self.throughputs.expected(twin.folder, twin.identity)
+            twin = identity_of(replace(job.config, compile=is_compiled), job.traits)
+            folder = folder_name(twin, job.config.seed)
+            throughput = self.throughputs.expected(folder, twin)
             if throughput is None or throughput.is_rough:
                 return None
             both.append(throughput.seconds(job.epochs))
@@ -181,11 +183,11 @@ def weights_size(job: Job) -> int:
 
 # Totals
 
-SHORT = 60.0  # seconds of training; below, the time in which a process starts matters
+SHORT = 60.0  # seconds of training below which the start of a process matters
 
 
-def totals(planned: Sequence[PlannedJob], places: int | None) -> list[str]:
-    """How many jobs are done and left, and what those left take of time, disk and teachers."""
+def totals(planned: Sequence[PlannedJob], slots: int | None) -> list[str]:
+    """How many jobs are done and left; time, disk space and teacher passes of those left."""
     kinds = Counter(each.status.kind for each in planned)
     left = [each for each in planned if each.status.kind != DONE]
     to_do = len(left) - kinds[RUNNING]
@@ -195,12 +197,12 @@ def totals(planned: Sequence[PlannedJob], places: int | None) -> list[str]:
     if left:
         costs = teacher_costs([each.job for each in left])
         cached = sum(each.size for each in costs if each.is_cached)
-        lines += [_time_line(left, places), _disk_line(left, cached), *_compile_lines(left)]
+        lines += [_time_line(left, slots), _disk_line(left, cached), *_compile_lines(left)]
         lines += [each.line for each in costs]
     return lines
 
 
-def _time_line(left: Sequence[PlannedJob], places: int | None) -> str:
+def _time_line(left: Sequence[PlannedJob], slots: int | None) -> str:
     known = [each.time.seconds for each in left if each.time is not None]
     unknown = len(left) - len(known)
     runs = left[0].job.config.runs_dir
@@ -208,9 +210,9 @@ def _time_line(left: Sequence[PlannedJob], places: int | None) -> str:
         return f"time: unknown; no similar job has finished in {runs} yet"
     about = "at least" if unknown else "about"
     line = f"time: {about} {format_duration(sum(known))} of training"
-    if places is None or places > 1:
-        line += f", {_at_once(known, places, about)}"
-    if places is None and sum(known) < SHORT * len(known):
+    if slots is None or slots > 1:
+        line += f", {_at_once(known, slots, about)}"
+    if slots is None and sum(known) < SHORT * len(known):
         line += "; starting its process takes each job some seconds more"
     if unknown:
         line += f"; unknown for {pluralize(unknown, 'job')}, with no similar job in {runs}"
@@ -218,7 +220,7 @@ def _time_line(left: Sequence[PlannedJob], places: int | None) -> str:
 
 
 def _compile_lines(left: Sequence[PlannedJob]) -> list[str]:
-    """Whether torch.compile saves more than it takes, where that is known of any job."""
+    """Whether torch.compile saves more time than it costs, for jobs where that is known."""
     known = [each.compiling for each in left if each.compiling is not None]
     if not known:
         return []
@@ -230,10 +232,10 @@ def _compile_lines(left: Sequence[PlannedJob]) -> list[str]:
     ]
 
 
-def _at_once(known: Sequence[float], places: int | None, about: str) -> str:
-    if places is None:
+def _at_once(known: Sequence[float], slots: int | None, about: str) -> str:
+    if slots is None:
         return "divided by as many jobs as the scheduler runs at once"
-    return f"{about} {format_duration(parallel_seconds(known, places))} in {places} places"
+    return f"{about} {format_duration(parallel_seconds(known, slots))} in {slots} places"
 
 
 def _disk_line(left: Sequence[PlannedJob], cached: int) -> str:

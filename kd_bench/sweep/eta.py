@@ -1,4 +1,4 @@
-"""Estimates how long jobs take, from similar finished jobs; unknown where there are none."""
+"""Estimates how long jobs take, from similar finished jobs; without any, it is unknown."""
 
 from __future__ import annotations
 
@@ -17,35 +17,39 @@ from kd_bench.results.record import Record
 from kd_bench.utils.formatting import format_duration
 
 SimilarityKey = tuple[str, ...]
-WINDOW = 25  # the latest jobs, of which a median is taken: large sweeps must not slow down
+WINDOW = 25  # latest jobs to take the median of; bounded, so that large sweeps do not slow down
 
 
 def similarity_keys(folder: str, identity: Mapping[str, Any]) -> tuple[SimilarityKey, ...]:
-    """What similar jobs share: the same job with another seed; the same student and data.
+    """What similar jobs share, the most similar first.
+
+    The same data, pair, method and recipe, with other seeds or values; the same data and student.
 
     Args:
         folder: of the job.
         identity: of the job.
     """
+    _, pair, method, _, _ = folder.split("/")
     data, model = (json.dumps(identity[part], sort_keys=True) for part in ("dataset", "model"))
-    return (folder.rpartition("/")[0],), (data, model, execution_text(identity))
+    execution = execution_text(identity)
+    return (data, pair, method, identity["recipe"]["name"], execution), (data, model, execution)
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """How fast a job ran, or is expected to."""
+    """How fast a job ran, or is expected to run."""
 
     per_epoch: float  # seconds
     start: float = 0.0  # seconds once, however many epochs: reading images, compiling
-    is_rough: bool = False  # from other methods or recipes, not from the same job's other seeds
+    is_rough: bool = False  # from other methods or recipes
 
     def seconds(self, epochs: int) -> float:
-        """Seconds for a job with so many epochs to go."""
+        """Seconds for a job that has this many epochs left."""
         return self.start + self.per_epoch * epochs
 
 
 class ThroughputHistory:
-    """The throughput of jobs that ran, looked up by similarity."""
+    """The throughput of earlier jobs, looked up by similarity."""
 
     def __init__(self) -> None:
         self._by_key: dict[SimilarityKey, deque[Throughput]] = defaultdict(
@@ -53,28 +57,28 @@ class ThroughputHistory:
         )
 
     def add(self, folder: str, identity: Mapping[str, Any], throughput: Throughput) -> None:
-        """Add that of a job."""
+        """Add a job's throughput."""
         for key in similarity_keys(folder, identity):
             self._by_key[key].append(throughput)
 
     def add_record(self, record: Record, whole: float | None = None) -> None:
-        """Add that of a finished job.
+        """Add a finished job's throughput.
 
         Args:
             record: of the job.
-            whole: seconds from its process's start to its end; None: those of the record, which
-                leave out the start of Python and PyTorch.
+            whole: seconds from its process's start to its end; None: as the record has it, which
+                leaves out the start of Python and PyTorch.
         """
         if whole is None:
             whole = record.seconds_of_process or record.seconds
-        # A resumed job has seconds of training that its last process did not take.
+        # A resumed job spent part of its seconds of training in earlier processes.
         before = max(0.0, whole - record.seconds)
         warm_up = record.seconds_of_warm_up
         per_epoch = (record.seconds - warm_up) / total_epochs(record.config)
         self.add(record.folder, record.identity, Throughput(per_epoch, before + warm_up))
 
     def expected(self, folder: str, identity: Mapping[str, Any]) -> Throughput | None:
-        """The median of the most similar jobs; None where there are none."""
+        """The median of the most similar jobs; None if there are none."""
         for number, key in enumerate(similarity_keys(folder, identity)):
             if found := self._by_key.get(key):
                 return Throughput(
@@ -90,40 +94,42 @@ class Estimate:
     """Seconds that a job still takes."""
 
     seconds: float
-    is_rough: bool
+    is_rough: bool  # as `Throughput.is_rough`
 
 
 def remaining(job: Job, status: JobStatus, history: ThroughputHistory) -> Estimate | None:
-    """The time that a job still takes, by its own throughput or else that of similar jobs.
+    """The time that a job still takes, by its own throughput or that of similar jobs.
 
     Returns:
-        None where nothing is known to go by; 0 seconds for a job that is done.
+        None if neither is known; 0 seconds for a job that is done.
     """
     if status.kind == DONE:
         return Estimate(0.0, is_rough=False)
     expected = history.expected(job.folder, job.identity)
     if status.progress is None:
-        return expected and Estimate(expected.seconds(job.epochs), expected.is_rough)
+        if expected is None:
+            return None
+        return Estimate(expected.seconds(job.epochs), expected.is_rough)
     start = expected.start if expected and status.kind != RUNNING else 0.0
     own = Throughput(status.progress.seconds_per_epoch, start)
     return Estimate(own.seconds(job.epochs - status.progress.epoch), is_rough=False)
 
 
-def parallel_seconds(seconds: Sequence[float], places: int) -> float:
-    """How long jobs take that run in several places: no less than the longest of them."""
-    return max(sum(seconds) / places, max(seconds, default=0.0))
+def parallel_seconds(seconds: Sequence[float], slots: int) -> float:
+    """How long jobs take in several slots: at least as long as the longest of them."""
+    return max(sum(seconds) / slots, max(seconds, default=0.0))
 
 
 def time_left_text(
-    jobs: Sequence[tuple[Job, JobStatus]], history: ThroughputHistory, places: int
+    jobs: Sequence[tuple[Job, JobStatus]], history: ThroughputHistory, slots: int
 ) -> str:
-    """The time left of unfinished jobs that share some places: about 2 min 10 s left.
+    """The time left for unfinished jobs in some slots: about 2 min 10 s left.
 
-    Empty where nothing is known; "at least" where some jobs are like none that ran.
+    "At least" if only some jobs have an estimate; empty if none has.
     """
     known = [found for job, status in jobs if (found := remaining(job, status, history))]
     if not known:
         return ""
     about = "about" if len(known) == len(jobs) else "at least"
-    seconds = parallel_seconds([estimate.seconds for estimate in known], places)
+    seconds = parallel_seconds([estimate.seconds for estimate in known], slots)
     return f"{about} {format_duration(seconds)} left"

@@ -1,4 +1,4 @@
-"""Prepares the jobs of a sweep: resolved, checked, duplicates merged, teachers first."""
+"""Prepares the jobs of a sweep: resolves and checks them, merges duplicates, adds teachers."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from kd_bench.results.labels import differences, in_brackets
 
 
 def prepare_jobs(composed: Sequence[Composed]) -> list[Job]:
-    """The jobs of a sweep, each once, and before all others those that make teachers.
+    """The jobs of a sweep, each once; those that train teachers come first.
 
     Args:
-        composed: configurations, each with what was changed in it.
+        composed: configurations, each with its changed values.
 
     Raises:
-        UserError: for the first job that does not fit, before anything is trained. Jobs that are
-            done already are not checked.
+        UserError: for the first invalid job, before anything is trained. Jobs that are done already
+            are not checked.
     """
     resolved = [resolve_job(config, changed) for config, changed in composed]
     validate_jobs(job for job in resolved if not job.is_done)
@@ -29,21 +29,21 @@ def prepare_jobs(composed: Sequence[Composed]) -> list[Job]:
     jobs = {teacher.folder: replace(teacher, is_requested=False) for teacher in teachers}
     for job in resolved:
         jobs[job.folder] = replace(jobs.get(job.folder, job), is_requested=True)
-    labels, made = _labels(list(jobs.values())), {teacher.folder for teacher in teachers}
+    labels, teacher_folders = _labels(list(jobs.values())), {each.folder for each in teachers}
     jobs = {folder: replace(job, label=labels[folder]) for folder, job in jobs.items()}
     return [
         replace(job, teacher=jobs[job.teacher.folder]) if job.teacher else job
-        for job in sorted(jobs.values(), key=lambda job: job.folder not in made)
+        for job in sorted(jobs.values(), key=lambda job: job.folder not in teacher_folders)
     ]
 
 
 def _labels(jobs: Sequence[Job]) -> dict[str, str]:
-    """A label of its own for each job, by folder.
+    """A unique label for each job, by folder.
 
-    Jobs that would be called the same, as in -m recipe.epochs=1,2, get the names of their recipes,
-    which stand for many values, and where that is not enough the values that differ.
+    To jobs with equal labels, as in -m recipe.epochs=1,2, it adds the names of their recipes, each
+    of which stands for many values; if that is not enough, it adds the values that differ.
     """
-    # The recipe of a teacher may differ from that of a student of the same name.
+    # A teacher's recipe may differ from that of a requested baseline with the same model.
     labels = {job.folder: job.label + " (teacher)" * (not job.is_requested) for job in jobs}
     details: Sequence[Callable[[Sequence[Job]], list[list[str]]]]
     details = (_recipes, lambda same: differences([job.identity for job in same]))
@@ -58,7 +58,7 @@ def _labels(jobs: Sequence[Job]) -> dict[str, str]:
 
 
 def _recipes(jobs: Sequence[Job]) -> list[list[str]]:
-    """For each of several jobs its recipes, of the student and the teacher, where they differ."""
+    """For each of several jobs, its recipes and its teacher's, as far as they differ."""
     recipes = {"recipe": [job.config.recipe.name for job in jobs]}
     if all(job.teacher for job in jobs):
         recipes["teacher.recipe"] = [job.config.teacher.recipe.name for job in jobs]

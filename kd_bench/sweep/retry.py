@@ -1,13 +1,13 @@
-"""What a sweep does about jobs that fail: go on or stop, and which of them it tries again."""
+"""What a sweep does when a job fails: continue or stop, and whether to retry it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
 
-OnError = Enum("OnError", ["continue", "stop"])  # `continue` cannot be written as an attribute
+OnError = Enum("OnError", ["continue", "stop"])  # functional: `continue` is a keyword
 
-# How PyTorch and Python begin to say so; PyTorch has a class for it on a GPU only.
+# How such errors begin; PyTorch has an exception class of its own only for GPU memory.
 OUT_OF_MEMORY = ("OutOfMemoryError", "MemoryError", "RuntimeError: [enforce fail at alloc_cpu")
 
 
@@ -24,14 +24,14 @@ class RetryPolicy:
         return self.on_error is OnError.stop
 
     def should_retry(self, reason: str, *, lost: bool, tried: int) -> bool:
-        """Whether a job that failed gets another chance: only where luck may have been at fault.
+        """Whether to retry a failed job: only after failures that another attempt may not have.
 
         Args:
             reason: the first line of the job's error.
             lost: its process was killed by a signal that the sweep did not send.
-            tried: how many chances it had beyond the first.
+            tried: how many retries it has had.
         """
         return tried < self.retries and (lost or reason.startswith(OUT_OF_MEMORY))
 
 
-DEFAULT = RetryPolicy()  # past all failures, and none is tried again
+DEFAULT = RetryPolicy()  # continue after failures, without retries

@@ -1,4 +1,4 @@
-"""Runs the jobs of a sweep, a process for each, and continues past those that fail."""
+"""Runs the jobs of a sweep, a process for each; by default it continues past failures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kd_bench.jobs.protocol import INTERRUPTED, LOCKED_ELSEWHERE
 from kd_bench.jobs.status import teacher_failed
 from kd_bench.results.run_folder import CONSOLE, ERROR, read_error
 from kd_bench.sweep.display import SweepDisplay
-from kd_bench.sweep.executors.local import Process, Slot
+from kd_bench.sweep.executors.base import Process, Slot
 from kd_bench.sweep.retry import DEFAULT, RetryPolicy
 from kd_bench.utils.files import atomic_write, ensure_writable_dir
 from kd_bench.utils.lock import lock_owner
@@ -25,7 +25,7 @@ GRACE_SECONDS = 10.0  # for an interrupted job to end by itself
 
 @dataclass
 class Running:
-    """A job's process in its slot."""
+    """A job and its process."""
 
     job: Job
     process: Process
@@ -36,11 +36,11 @@ class Sweep:
     """Runs jobs in slots until none is left.
 
     Args:
-        jobs: teachers before the jobs that wait for them.
-        file: where `jobs` are written, in this order.
-        slots: places to run in.
+        jobs: teachers before the jobs that need them.
+        file: the sweep's file, which has `jobs` in this order.
+        slots: where they run.
         display: shows what happens.
-        policy: what to do about jobs that fail.
+        policy: what to do when a job fails.
     """
 
     def __init__(
@@ -52,30 +52,31 @@ class Sweep:
         policy: RetryPolicy,
     ):
         self.jobs, self.file, self.display, self.policy = list(jobs), file, display, policy
+        self.numbers = {job.folder: number for number, job in enumerate(jobs)}  # in the file
         self.free = list(slots)
         self.pending = list(jobs)
         self.running: dict[Slot, Running] = {}
         self.failed: dict[str, str] = {}  # folder -> reason
-        self.retried: Counter[str] = Counter()  # folder -> how often
-        self.not_before: dict[str, float] = {}  # jobs that another process is running
-        self.interruptions = 0  # signals to end the sweep
+        self.retried: Counter[str] = Counter()  # folder -> number of retries
+        self.not_before: dict[str, float] = {}  # folder of a job run elsewhere -> next check
+        self.interruptions = 0  # signals received to end the sweep
 
     def run(self) -> None:
-        """Run all jobs; on SIGINT, SIGTERM or SIGHUP, stop them and leave no process behind."""
+        """Run all jobs; on SIGINT, SIGTERM or SIGHUP, end all that run."""
         numbers = [signal.SIGINT, signal.SIGTERM]
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # else nohup would have no effect
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as set by nohup
             numbers.append(signal.SIGHUP)
         handlers = {number: signal.signal(number, self._interrupt) for number in numbers}
-        places = len(self.free)
+        slots = len(self.free)
         try:
             while (self.pending or self.running) and not (self.interruptions or self.stopped):
                 self._collect()
                 if not self.stopped:
                     self._start_ready()
-                self._show_running(places)
+                self._show_running(slots)
                 time.sleep(POLL_SECONDS)
         finally:
-            if self.running:  # interrupted, or a slot that refused a job
+            if self.running:  # interrupted, stopped by a failure, or a slot raised an error
                 self._stop()
             for number, handler in handlers.items():
                 signal.signal(number, handler)
@@ -86,13 +87,13 @@ class Sweep:
         return bool(self.failed) and self.policy.stops
 
     def _interrupt(self, _number: int, _frame: object) -> None:
-        # Only counted: an exception here could strike between a process's start and its entry
-        # in `running`, and leave it behind.
+        # Only counted: an exception raised here, between a process's start and its entry in
+        # `running`, would leave that process behind.
         self.interruptions += 1
 
-    def _show_running(self, places: int) -> None:
+    def _show_running(self, slots: int) -> None:
         running = [(slot.name, running.job) for slot, running in self.running.items()]
-        self.display.update(running, self.pending, len(self.failed), places)
+        self.display.update(running, self.pending, len(self.failed), slots)
 
     def _start_ready(self) -> None:
         for job in list(self.pending):
@@ -111,7 +112,7 @@ class Sweep:
         return has_teacher and not self._is_elsewhere(job)
 
     def _is_elsewhere(self, job: Job) -> bool:
-        """Whether a job that was found locked still is; checked once a second."""
+        """Whether another process still runs a job that was found locked; checked once a second."""
         if job.folder not in self.not_before:
             return False
         if time.monotonic() >= self.not_before[job.folder]:
@@ -125,8 +126,7 @@ class Sweep:
         slot = self.free.pop(0)
         ensure_writable_dir(job.path)
         (job.path / ERROR).unlink(missing_ok=True)
-        number = next(i for i, other in enumerate(self.jobs) if other.folder == job.folder)
-        process = slot.start(self.file, number, job.path / CONSOLE)
+        process = slot.start(self.file, self.numbers[job.folder], job.path / CONSOLE)
         self.running[slot] = Running(job, process)
 
     def _collect(self) -> None:
@@ -176,7 +176,7 @@ class Sweep:
         return reason
 
     def _stop(self) -> None:
-        """Interrupt the jobs, then kill those that stay; at once on a second interruption."""
+        """Interrupt the jobs, then kill what still runs; at once after a second interruption."""
         for number, seconds in ((signal.SIGINT, GRACE_SECONDS), (signal.SIGTERM, 2.0)):
             if self.interruptions <= 1:
                 self._signal(number)

@@ -1,4 +1,4 @@
-"""How many images jobs run through their teacher: online at every step, or once for a cache."""
+"""Counts the images that jobs run through their teacher: at every step, or once for a cache."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from kd_bench.utils.formatting import format_bytes, pluralize
 
 @dataclass(frozen=True)
 class TeacherCost:
-    """Forward passes of the teacher in jobs that could share a cache, by either source."""
+    """Forward passes of the teacher in jobs that could share a cache, without and with it."""
 
     teacher: str
     methods: tuple[str, ...]
     jobs: int
     online: int  # images
-    cache: int  # images, which are all views of those for training
+    cache: int  # images: all views of all training images
     size: int  # bytes of the cache
     is_cached: bool  # the configuration has teacher.source=table
 
@@ -42,12 +42,12 @@ class TeacherCost:
 
 
 def teacher_costs(jobs: Sequence[Job]) -> list[TeacherCost]:
-    """The cost of teachers, one entry for all jobs that could share a cache.
+    """The cost of teachers, one entry per group of jobs that could share a cache.
 
     Args:
-        jobs: that are to run. Those that need more of a teacher than a cache holds are left out.
+        jobs: that are to run; those whose method cannot use a cache are left out.
     """
-    shapes: dict[str, tuple[int, int] | None] = {}  # by settings, which seeds share
+    shapes: dict[str, tuple[int, int] | None] = {}  # by settings: seeds have the same
     shared: dict[Hashable, list[Job]] = defaultdict(list)
     for job in jobs:
         if job.settings not in shapes:

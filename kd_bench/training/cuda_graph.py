@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-# Before recording: libraries choose algorithms and allocate, which a graph cannot hold.
+# Libraries choose algorithms and allocate memory in their first calls, which cannot be captured.
 WARM_UPS = 3
 Result = TypeVar("Result")
 
@@ -31,12 +31,12 @@ def restore_after(state: Iterable[Tensor]) -> Iterator[None]:
     with torch.random.fork_rng(devices=gpus):
         yield
     with torch.no_grad():
-        for tensor, before in zip(state, saved, strict=True):
-            tensor.copy_(before)
+        for tensor, value in zip(state, saved, strict=True):
+            tensor.copy_(value)
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
+def _no_garbage_collection() -> Iterator[None]:
     """Disable garbage collection: freeing GPU memory during a capture would invalidate it."""
     gc.collect()
     gc.disable()
@@ -47,7 +47,7 @@ def _uncollected() -> Iterator[None]:
 
 
 def warm_up(function: Callable[[], object], state: Iterable[Tensor]) -> None:
-    """Run a function several times, each time from the same state: it may be at the end of an epoch."""
+    """Run a function several times, each from the same state (maybe that of an epoch's end)."""
     state = list(state)
     for _ in range(WARM_UPS):
         with restore_after(state):
@@ -70,7 +70,7 @@ def capture_graph(function: Callable[[], Result], state: Iterable[Tensor]) -> Ca
         warm_up(function, state)
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with _uncollected(), torch.cuda.graph(graph, stream=stream):
+    with _no_garbage_collection(), torch.cuda.graph(graph, stream=stream):
         result = function()
 
     def replay() -> Result:

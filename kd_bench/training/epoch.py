@@ -33,18 +33,18 @@ class EpochRunner:
 
     def __init__(self, job: TrainingSetup, phase: Phase):
         self.job, self.phase = job, phase
-        learning = [p for module in job.learners.values() for p in module.parameters()]
+        parameters = [p for module in job.learners.values() for p in module.parameters()]
         is_fused = job.execution.speed is not Speed.reference
-        self.optimizer = SGD(learning, job.recipe, fused=is_fused)
+        self.optimizer = SGD(parameters, job.recipe, fused=is_fused)
         device, rates = job.device, phase.rates
         self._order = torch.zeros(job.data.train_size, dtype=torch.int64, device=device)
         self._rates = torch.zeros(rates.shape[1], device=device)  # [steps]
         self._epoch = torch.zeros((), device=device)
-        self._cursor = torch.zeros(1, dtype=torch.int64, device=device)  # steps that are done
+        self._cursor = torch.zeros(1, dtype=torch.int64, device=device)  # number of completed steps
         self._within = torch.arange(job.recipe.batch_size, device=device)
         self._views_seed = derive_seed(job.seed, phase.name, "views")
         self.tally = EpochMetrics([*job.method.weights_of(phase.name), "total"], device)
-        self._steps: dict[int, Callable[[], None]] = {}  # by number of images
+        self._steps: dict[int, Callable[[], None]] = {}  # by batch size
 
     def run(self, epoch: int) -> dict[str, float]:
         """Train for one epoch (from 1): its first learning rate, mean of each term, accuracy.
@@ -65,8 +65,8 @@ class EpochRunner:
                 yield size
 
     def _begin(self, epoch: int) -> None:
-        # Whatever a method draws while it trains follows from seed and epoch, so a resumed job
-        # draws the same without any generator's state being kept.
+        # Random numbers drawn by a method depend only on seed and epoch, so a resumed job draws
+        # the same ones without saving the state of any generator.
         torch.manual_seed(derive_seed(self.job.seed, self.phase.name, "method", epoch))
         for module in self.job.learners.values():
             module.train()
@@ -94,19 +94,19 @@ class EpochRunner:
         """
         job = self.job
         if size != job.recipe.batch_size or self.phase.name != "main":
-            how = uncompiled(job.execution)
+            settings = uncompiled(job.execution)
         else:
-            how = job.execution
-        student = execution.build_forward(job.student, how, how.precision)
-        teacher = job.teacher and job.teacher.with_execution(how)
+            settings = job.execution
+        student = execution.build_forward(job.student, settings, settings.precision)
+        teacher = job.teacher and job.teacher.with_execution(settings)
         return Step(student, teacher, job.method, self.phase.name, self.optimizer)
 
     def _train_on_next(self, step: Step, size: int) -> None:
         """Train on the next `size` images of the epoch's order."""
         job = self.job
-        place = self._cursor * job.recipe.batch_size + self._within[:size]
-        index = self._order.index_select(0, place)
-        # A tensor as an index would be read by the host; index_select leaves it on the device.
+        position = self._cursor * job.recipe.batch_size + self._within[:size]
+        index = self._order.index_select(0, position)
+        # Indexing with a tensor would synchronize with the host; index_select does not.
         self.optimizer.rate.copy_(self._rates.index_select(0, self._cursor).squeeze(0))
         terms, correct = step(self._batch(index))
         self._cursor.add_(1)

@@ -106,7 +106,8 @@ class SGD:
 
     def __init__(self, parameters: Iterable[nn.Parameter], recipe: RecipeConfig, *, fused: bool):
         self.parameters = list(parameters)
-        self.rate = torch.tensor(recipe.lr, device=self.parameters[0].device)  # of the next step
+        # The learning rate of the next step.
+        self.rate = torch.tensor(recipe.lr, device=self.parameters[0].device)
         has_momentum = recipe.momentum > 0
         self.momentum = [torch.zeros_like(p) if has_momentum else None for p in self.parameters]
         self._recipe, self._fused = recipe, fused

@@ -38,21 +38,21 @@ class Teacher:
         needs_input_gradients: bool = False,
     ):
         self.network, self.learns = network, learns
-        self.record_fields: dict[str, Any] = {}  # what a job's record tells beside its accuracy
+        self.record_fields: dict[str, Any] = {}  # added to the record of a job
         self._has_gradients = learns or needs_input_gradients
         self._run: Callable[[Tensor], Output] = network
         self._may_use_tf32 = False
         if not learns:
             network.eval().requires_grad_(False)
 
-    def with_execution(self, how: Execution) -> Teacher:
+    def with_execution(self, settings: Execution) -> Teacher:
         """This teacher with other execution settings; without stages, its batch norm is folded."""
-        other = copy.copy(self)
-        fixed = not self._has_gradients and how.speed is not Speed.reference
-        precision = how.precision if self.learns else how.teacher_precision
-        other._run = execution.build_forward(self.network, how, precision, fixed=fixed)
-        other._may_use_tf32 = precision is Precision.tf32
-        return other
+        teacher = copy.copy(self)
+        fixed = not self._has_gradients and settings.speed is not Speed.reference
+        precision = settings.precision if self.learns else settings.teacher_precision
+        teacher._run = execution.build_forward(self.network, settings, precision, fixed=fixed)
+        teacher._may_use_tf32 = precision is Precision.tf32
+        return teacher
 
     def __call__(self, image: Tensor) -> Output:
         """Logits [B, K] and features of the teacher for images [B, 3, H, W]."""
@@ -84,14 +84,14 @@ def read_state(path: str | Path) -> dict[str, torch.Tensor]:
     except OSError as error:
         raise UserError(f"cannot read the checkpoint {path}: {error.strerror}") from None
     except Exception as error:  # torch.load raises anything from KeyError to UnpicklingError
-        # Not its message: PyTorch's advises to load the file in a way that can run code.
+        # PyTorch's own message recommends unsafe loading, which could execute code.
         raise UserError(f"{path} is no checkpoint of tensors alone") from error
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not all(map(torch.is_tensor, content.values())):
         raise UserError(
-            f"{path} holds no state dict (names to tensors), nor one under 'state_dict' or 'model'"
+            f"{path} has no state dict (name -> tensor), not even under 'state_dict' or 'model'"
         )
     return content
 
@@ -100,13 +100,13 @@ def check_fits(
     net: nn.Module, state: dict[str, torch.Tensor], path: str | Path, model: str
 ) -> None:
     """Check that a state dict has the names and shapes of the network (which may be on meta)."""
-    wanted = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
-    given = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    odd = [name for name in wanted | given if wanted.get(name) != given.get(name)]
-    if odd:
-        name = odd[0]
+    expected = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    differing = [name for name in expected | found if expected.get(name) != found.get(name)]
+    if differing:
+        name = differing[0]
         raise UserError(
-            f"the checkpoint {path} is not one of {model}: {len(odd)} of {len(wanted | given)}"
-            f" tensors differ; {name} is {given.get(name, 'missing')} in the file and"
-            f" {wanted.get(name, 'missing')} in the model"
+            f"the checkpoint {path} is not one of {model}: {len(differing)} of"
+            f" {len(expected | found)} tensors differ; {name} is {found.get(name, 'missing')} in"
+            f" the file and {expected.get(name, 'missing')} in the model"
         )

@@ -13,11 +13,12 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from kd_bench.data.dataset import Data
 from kd_bench.interfaces import Batch, Loss, Output, StageShapes
 from kd_bench.models.features import FeatureExtractor
 from kd_bench.results.run_folder import wait_while_locked
@@ -28,11 +29,8 @@ from kd_bench.utils.errors import UserError, require
 from kd_bench.utils.files import ensure_writable_dir, write_json
 from kd_bench.utils.lock import Lock, Locked
 
-if TYPE_CHECKING:
-    from kd_bench.data.dataset import Data
-
-STAGES = ("pooled",)  # small enough to be kept for every view
-ROWS, ABOUT = "rows.f32", "table.json"  # of which the second appears last
+STAGES = ("pooled",)  # small enough to store for every view
+ROWS, ABOUT = "rows.f32", "table.json"  # the second is written last
 FLOAT = 4  # bytes
 
 
@@ -98,7 +96,7 @@ class CachedTeacher(Teacher):
         self._table, self._views = table, views
         self._shapes = {stage: shapes[stage] for stage in network.stages}
 
-    def with_execution(self, how: Execution) -> CachedTeacher:
+    def with_execution(self, settings: Execution) -> CachedTeacher:
         """Itself: the table has been computed already."""
         return self
 
@@ -150,7 +148,7 @@ def load_cached_teacher(
             wait_while_locked(folder, ABOUT)
     about = json.loads((folder / ABOUT).read_text())
     shape = (data.train_size * data.view_count, width)
-    # Mapped, not read: the jobs of a machine share its pages.
+    # Memory-mapped, so that the jobs of a machine share its pages.
     table = torch.from_file(str(folder / ROWS), size=shape[0] * shape[1], dtype=torch.float32)
     table = table.view(shape).to(data.train.target.device)
     return CachedTeacher(teacher.network, table, data.view_count, shapes, about)
@@ -170,7 +168,7 @@ def _fill(
         file.truncate(written * width * FLOAT)
         for start in range(written, rows, batch):
             file.write(_rows(teacher, data, start, rows, batch).cpu().numpy().tobytes())
-            if start == written + batch:  # the first batch is slower than those that follow
+            if start == written + batch:  # the first batch is slower than the others
                 left = (time.perf_counter() - started) / 2 * (rows - start) / batch
                 say(f"the view table will take about {formatting.format_duration(left)}")
         file.flush()
@@ -186,7 +184,7 @@ def _fill(
 def _rows(teacher: Teacher, data: Data, start: int, stop: int, batch: int) -> Tensor:
     """Rows start .. start+batch-1, at most up to stop-1: logits and features, [B, columns]."""
     row = torch.arange(start, start + batch, device=data.train.target.device)
-    row = row.clamp(max=stop - 1)  # always a whole batch, so that nothing is compiled twice
-    said = teacher(data.augmented_batch(row // data.view_count, row % data.view_count))
-    flat = [said.features[stage].flatten(1) for stage in teacher.network.stages]
-    return torch.cat([said.logits, *flat], 1)[: stop - start]
+    row = row.clamp(max=stop - 1)  # always a full batch, to avoid a second compilation
+    teacher_out = teacher(data.augmented_batch(row // data.view_count, row % data.view_count))
+    flat = [teacher_out.features[stage].flatten(1) for stage in teacher.network.stages]
+    return torch.cat([teacher_out.logits, *flat], 1)[: stop - start]

@@ -6,25 +6,35 @@ import time
 
 import pytest
 import torch
-from helpers.jobs import TINY, composed, composing, job
+from helpers.jobs import TINY, composed, config, job
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hypothesis import given, settings, strategies
 
 import kd_bench as package
 from kd_bench.cli import hydra_app
 from kd_bench.config import compose
 from kd_bench.jobs import resolve, runner
-from kd_bench.results.run_folder import read_result
+from kd_bench.jobs.resolve import resolve_job
+from kd_bench.results.run_folder import read_record
+from kd_bench.sweep import launchers
 
 MISTAKES = {
-    "a misspelt key": (["sede=1"], "no key 'sede'; there are dataset, model, teacher"),
-    "a misspelt key with +": (["+sede=1"], "no key 'sede'; there are dataset, model, teacher"),
-    "a misspelt key in a section": (["+recipe.warm=1"], "'recipe' has name, epochs"),
+    "a misspelt key": (["sede=1"], "unknown key 'sede'; choose from dataset, model, teacher"),
+    "a misspelt key with +": (
+        ["+sede=1"],
+        "unknown key 'sede'; choose from dataset, model, teacher",
+    ),
+    "a misspelt key in a section": (
+        ["+recipe.warm=1"],
+        "unknown key 'recipe.warm'; choose from name, epochs",
+    ),
     "a misspelt key in a loss": (
         ["method.losses.st.temprature=3"],
-        "no key 'temprature' in method.losses.st; there are _target_, temperature",
+        "unknown key 'temprature' in method.losses.st; choose from _target_, temperature",
     ),
     "a misspelt key in a loss with +": (
         ["+method.losses.st.temprature=3"],
-        "unknown 'temprature'; SoftTarget takes temperature",
+        "unknown argument 'temprature'; SoftTarget takes temperature",
     ),
     "a word for a number": (["seed=abc"], "seed: Value 'abc' of type 'str' could not be"),
     "a word for a loss's number": (
@@ -32,11 +42,14 @@ MISTAKES = {
         "temperature must be of type float, got 'warm'",
     ),
     "an unknown device": (["device=gpu"], "expected one of [auto, cpu, cuda]"),
-    "an unknown method": (["method=kd"], "no method 'kd'; there are "),
-    "an unknown model": (["model=resnet21"], "no model 'resnet21'; there are "),
-    "an unknown teacher": (["teacher=resnet21"], "no model 'resnet21'; there are "),
-    "an unknown dataset": (["dataset=cifar"], "no dataset 'cifar'; there are cifar10, cifar100"),
-    "an unknown method in a sweep": (["-m", "method=st,kd"], "no method 'kd'; there are "),
+    "an unknown method": (["method=kd"], "unknown method 'kd'; choose from "),
+    "an unknown model": (["model=resnet21"], "unknown model 'resnet21'; choose from "),
+    "an unknown teacher": (["teacher=resnet21"], "unknown model 'resnet21'; choose from "),
+    "an unknown dataset": (
+        ["dataset=cifar"],
+        "unknown dataset 'cifar'; choose from cifar10, cifar100",
+    ),
+    "an unknown method in a sweep": (["-m", "method=st,kd"], "unknown method 'kd'; choose from "),
     "a wrong value in a sweep": (["-m", "seed=0,1,x"], "seed: Value 'x' of type 'str'"),
     "several values without -m": (["method=st,at"], "add -m to run a job with each"),
     "a stage that the model lacks": (
@@ -56,15 +69,15 @@ MISTAKES = {
     "zero epochs of the teacher": (["teacher.recipe.epochs=0"], "epochs must be 1 or more, got 0"),
     "an unwritable runs folder": (["runs_dir=file/runs"], "choose another place with runs_dir=DIR"),
     "an unwritable runs folder of a sweep": (["-m", "runs_dir=file/runs", "seed=0,1"], "runs_dir="),
-    "a missing checkpoint": (["teacher.checkpoint=no.pt"], "cannot read the checkpoint no.pt"),
+    "a missing checkpoint": (["teacher.checkpoint=no.pt"], "cannot read no.pt: No such file"),
     "a name that is no folder's": (["method.name=a/b"], "it names a folder"),
     "a target that is not there": (
         ["method.losses.st._target_=kd_bench.methods.st.Sott"],
-        "kd_bench.methods.st has SoftTarget",
+        "choose from SoftTarget of kd_bench.methods.st",
     ),
     "a module that is not there": (
         ["method.losses.st._target_=kd_bench.methods.sott.Sott"],
-        "there is no module kd_bench.methods.sott",
+        "no module kd_bench.methods.sott",
     ),
     "a target that is no loss": (
         ["method.losses.st._target_=kd_bench.config.schema.Config"],
@@ -84,7 +97,7 @@ MISTAKES = {
     ),
     "a misspelt command": (
         ["plna", "sweep=quickstart"],
-        "no command 'plna'; there are plan, status",
+        "unknown command 'plna'; choose from plan, status",
     ),
     "a misspelt flag": (["--multirn"], "unrecognized arguments: --multirn; usage: "),
     "a word alone": (["method=st", "quickstart"], "cannot read 'quickstart'; choices and values"),
@@ -173,13 +186,13 @@ def test_ctrl_c_is_answered_in_a_line(kd_bench, monkeypatch):
     monkeypatch.setattr(runner, "run", interrupted)
     code, printed = kd_bench(*TINY, "method=baseline")
     assert (code, printed.count("\n")) == (130, 1), printed
-    assert "goes on from its last epoch" in printed
+    assert "resumes from the last epoch" in printed
 
 
 def test_values_that_differ_from_the_choices_are_kept_in_the_record(kd_bench, tmp_path):
     kd_bench(*TINY, "method=st", "method.losses.st.temperature=8", "recipe.momentum=0.9")
     (folder,) = tmp_path.glob("runs/synthetic/*/st/*/seed0")
-    changed = read_result(folder)["changed"]
+    changed = read_record(folder).changed
     assert changed["method.losses.st.temperature"] == 8
     assert changed["recipe.epochs"] == 2
     assert "recipe.momentum" not in changed  # spelt out, but what it is by default
@@ -217,23 +230,23 @@ def test_the_alias_for_the_teacher_and_the_place_of_m():
     ]
 
 
-def test_a_teacher_follows_the_students_recipe_unless_told_otherwise(tmp_path):
-    same = job(tmp_path, "recipe=crd240")
-    assert same["teacher"]["recipe"]["name"] == "crd240"
-    other = job(tmp_path, "recipe=crd240", "recipe@teacher.recipe=zoo200")
-    assert other["teacher"]["recipe"]["name"] == "zoo200"
+def test_a_teacher_follows_the_students_recipe_unless_another_is_chosen(tmp_path):
+    same = config(tmp_path, "recipe=crd240")
+    assert same.teacher.recipe.name == "crd240"
+    other = config(tmp_path, "recipe=crd240", "recipe@teacher.recipe=zoo200")
+    assert other.teacher.recipe.name == "zoo200"
 
 
 def test_a_pair_is_a_teacher_and_a_student_and_either_can_be_replaced(tmp_path):
-    pair = job(tmp_path, "pair=resnet56-resnet20")
-    assert (pair["teacher"]["model"]["name"], pair["model"]["name"]) == ("resnet56", "resnet20")
-    other = job(tmp_path, "pair=resnet56-resnet20", "model=resnet32")
-    assert (other["teacher"]["model"]["name"], other["model"]["name"]) == ("resnet56", "resnet32")
+    pair = config(tmp_path, "pair=resnet56-resnet20")
+    assert (pair.teacher.model.name, pair.model.name) == ("resnet56", "resnet20")
+    other = config(tmp_path, "pair=resnet56-resnet20", "model=resnet32")
+    assert (other.teacher.model.name, other.model.name) == ("resnet56", "resnet32")
 
 
 def test_weights_that_suit_a_dataset_are_its_own_and_can_be_overridden():
     def weight(*overrides):
-        return composed("method=at", *overrides)["method"]["weights"]["at"]
+        return composed("method=at", *overrides)[0].method.weights["at"]
 
     assert weight("dataset=cifar10") == 1000
     assert weight("dataset=digits") == 30
@@ -242,23 +255,63 @@ def test_weights_that_suit_a_dataset_are_its_own_and_can_be_overridden():
 
 def test_a_baseline_is_one_job_under_every_pair_of_its_student(tmp_path):
     pairs = ("resnet110-resnet20", "resnet20-resnet20", "resnet56-resnet20")
-    names = {
-        resolve.folder_name(job(tmp_path, "method=baseline", f"pair={pair}")) for pair in pairs
-    }
+    names = {job(tmp_path, "method=baseline", f"pair={pair}").folder for pair in pairs}
     assert len(names) == 1
 
 
-def test_the_teacher_of_a_pair_of_equals_is_the_baseline_of_its_seed(tmp_path):
-    config = job(tmp_path, "method=st", "pair=resnet20-resnet20", "recipe.epochs=1")
-    config["model"] = config["teacher"]["model"]
-    config["recipe"] = config["teacher"]["recipe"]
-    baseline = {**config, "method": job(tmp_path, "method=baseline")["method"]}
-    assert resolve.folder_name(resolve.teacher_job(config)) == resolve.folder_name(baseline)
+def test_the_teacher_of_a_pair_of_equals_is_the_baseline_of_its_seed():
+    chosen = ("pair=resnet20-resnet20", "recipe=short")
+    student = resolve_job(*composed(*chosen, "method=st"))
+    baseline = resolve_job(*composed(*chosen, "method=baseline"))
+    assert student.teacher.folder == baseline.folder
 
 
-def test_many_seeds_are_composed_as_if_each_were_composed_alone():
-    sweep = [[*TINY, f"method={m}", f"seed={s}"] for m in ("st", "at") for s in (0, 1, 2)]
-    with composing():
-        assert compose.compose_jobs(sweep) == [
-            compose.compose_job(overrides) for overrides in sweep
-        ]
+SWEPT = [
+    "seed=1",
+    "seed=2",
+    "method=at",
+    "method=baseline",
+    "recipe.epochs=3",
+    "teacher.seed=${seed}",
+    "dataset.source.seed=${seed}",
+    "runs_dir=runs_${seed}",
+    "method.weights.ce=0.5",
+    "model=resnet14",
+    "+model.stages.one=layer1",
+    "speed=reference",
+]
+
+
+@given(strategies.lists(strategies.lists(strategies.sampled_from(SWEPT), unique=True), max_size=4))
+@settings(max_examples=25, deadline=None)
+def test_a_job_of_a_sweep_is_composed_as_it_is_alone(sweep):
+    sweep = [[*TINY, *overrides] for overrides in sweep]
+    launchers.register()
+    with compose.initialized():
+        assert compose.compose_jobs(sweep) == [compose.compose_job(each) for each in sweep]
+
+
+def test_the_seed_reaches_whatever_refers_to_it():
+    config, changed = composed(*TINY, "seed=2", "teacher.seed=${seed}", "runs_dir=r_${seed}")
+    assert (config.teacher.seed, config.runs_dir) == (2, "r_2")
+    assert changed["teacher.seed"] == 2
+
+
+@pytest.mark.parametrize("words", [["plan"], []], ids=["plan", "run"])
+def test_a_job_is_composed_once_and_its_losses_are_looked_up_once(kd_bench, monkeypatch, words):
+    calls = {"compositions": 0, "losses": 0}
+    compose_config, loss_classes = ConfigLoaderImpl.load_configuration, resolve.loss_classes
+
+    def counted_composition(*args, **kwargs):
+        calls["compositions"] += 1
+        return compose_config(*args, **kwargs)
+
+    def counted_losses(config):
+        calls["losses"] += len(config.losses)
+        return loss_classes(config)
+
+    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", counted_composition)
+    monkeypatch.setattr(resolve, "loss_classes", counted_losses)
+    code, printed = kd_bench(*words, *TINY, "method=st", "method.losses.st.temperature=8")
+    assert code == 0, printed
+    assert calls == {"compositions": 1, "losses": 1}

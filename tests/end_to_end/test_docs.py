@@ -1,75 +1,270 @@
-"""The README's own method, model and data, run exactly as they stand there."""
+"""README.md and docs/: every command works, every example runs, every output is made."""
 
-import json
+from __future__ import annotations
+
+import configparser
+import importlib.util
 import os
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
-from helpers.paths import ROOT
-from throughput import report
+from documentation import blocks
+from helpers.documents import PAGES, PROGRAMS, anchors, commands, examples, fences, links
+from helpers.paths import CONF, ROOT
+from hydra import compose as hydra_compose
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+from kd_bench.cli import hydra_app
+from kd_bench.cli import parser as cli_parser
+from kd_bench.cli.main import COMMANDS
+from kd_bench.config import compose
+from kd_bench.jobs import validate
+from kd_bench.jobs.resolve import resolve_job
+from kd_bench.sweep import launchers
+
+README = ROOT / "README.md"
+EXTENDING = ROOT / "docs/extending.md"
+SCREEN = 40  # lines
+ALL = [command for page in PAGES for command in commands(page)]
+KD_BENCH = [command for command in ALL if command.words[0] == "kd-bench"]
+OURS = [c for c in ALL if c.words[0] == "python" and c.words[1:2] != ["-m"]]
+PLACEHOLDERS = ("RUN", "FOLDER")  # what a page explains that the reader puts in
 
 
-def files() -> dict[str, str]:
-    """The blocks that begin with a comment that is a file's name."""
-    named = ((re.match(r"# (\S+\.(?:py|yaml))\n", text), text) for _, text in BLOCKS)
-    return {match[1]: text for match, text in named if match}
+def distinct(found):
+    """Parameters of a test: each command once, wherever it stands."""
+    return [pytest.param(c, id=str(c)) for c in {c.text: c for c in reversed(found)}.values()]
 
 
-def test_the_readme_shows_a_method_a_model_and_data_each_shorter_than_a_screen():
-    shown = files()
-    assert {Path(name).parent.name for name in shown} == {"", "method", "model", "dataset"}
-    assert all(len(text.splitlines()) <= 40 for text in shown.values())
+# Commands
 
 
-@pytest.fixture(scope="module")
-def outside(tmp_path_factory):
-    """A folder outside the repository with the README's files."""
-    folder = tmp_path_factory.mktemp("outside")
-    for name, text in files().items():
+@cache
+def composed(overrides: tuple[str, ...]) -> compose.Composed:
+    """A job; the lines that many commands share are composed once."""
+    return compose.compose_job(overrides)
+
+
+def jobs_of(words: list[str], folder: Path) -> list[compose.Composed]:
+    """Every job that would run, composed; what its launcher is told is checked on the way.
+
+    Args:
+        words: what is typed behind `kd-bench`.
+        folder: where it is typed.
+    """
+    typed = get_args_parser().parse_args(hydra_app.hydra_arguments(words))
+    if typed.help or typed.shell_completion:
+        return []
+    given = list(typed.overrides)
+    extra = []
+    if typed.config_dir:
+        assert (folder / typed.config_dir).is_dir(), f"no example makes {typed.config_dir}"
+        extra = [f"hydra.searchpath=[file://{folder / typed.config_dir}]"]
+    launchers.register()
+    with compose.initialized():
+        parser = OverridesParser.create()
+        choices = [o for o in parser.parse_overrides(given) if not o.is_sweep_override()]
+        # Hydra's own values, those of the launcher too, are typed: a key they lack is refused.
+        whole = hydra_compose(
+            "config", [o.input_line for o in choices] + extra, return_hydra_config=True
+        )
+        values = whole.hydra.sweeper.params
+        if not (typed.multirun or values):
+            return [composed((*given, *extra))]
+        lines = [*(f"{key}={value}" for key, value in values.items()), *given]
+        (jobs,) = BasicSweeper.split_arguments(parser.parse_overrides(lines), None)
+        # A seed is a number and nothing else, and a launcher changes no job: composed once for all.
+        alike = re.compile(r"seed=\d+|\+*hydra[/.].*")
+        different = {tuple(word for word in job if not alike.fullmatch(word)) for job in jobs}
+        return [composed((*job, *extra)) for job in sorted(different)]
+
+
+class Parsed(Exception):
+    """A command's words were understood."""
+
+
+def parse(word: str, words: list[str], monkeypatch) -> None:
+    """Have a command parse its words, and do no more."""
+    understood = cli_parser.Parser.parse
+
+    def stop(self, given):
+        understood(self, given)
+        raise Parsed
+
+    monkeypatch.setattr(cli_parser.Parser, "parse", stop)
+    with pytest.raises(Parsed):
+        try:
+            COMMANDS[word](words)
+        except NotImplementedError:
+            pytest.skip(f"kd-bench {word} is not there yet")
+
+
+@pytest.fixture
+def page_folder(tmp_path, monkeypatch):
+    """A folder with the example files of a page, where its commands are typed."""
+
+    def make(page: Path) -> Path:
+        write_examples(page, tmp_path)
+        for name in PLACEHOLDERS:
+            (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.syspath_prepend(tmp_path)
+        return tmp_path
+
+    return make
+
+
+def write_examples(page: Path, folder: Path) -> None:
+    for name, text in examples(page).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
-    return folder
 
 
-def test_your_own_method_model_and_data_run_as_the_readme_says(outside):
-    (line,) = (
-        line for kind, text in BLOCKS if kind == "bash" for line in text.splitlines()
-        if "--config-dir my_conf" in line
-    )  # fmt: skip
-    arguments = line.removeprefix("kd-bench ").split()
-    command = [sys.executable, "-m", "kd_bench", *arguments]
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+@pytest.mark.parametrize("command", distinct(KD_BENCH))
+def test_every_kd_bench_command_is_understood(command, page_folder, monkeypatch):
+    folder = page_folder(command.page)
+    word, words = (command.words[1:2] or [""])[0], command.words[2:]
+    if word in COMMANDS and word != "plan":
+        if words or command.in_block:  # else the text speaks of the command
+            parse(word, words, monkeypatch)
+        return
+    typed = words if word == "plan" else command.words[1:]
+    jobs = jobs_of(typed, folder)
+    if "--config-dir" in typed:
+        validate.validate_jobs(resolve_job(*job) for job in jobs)
+
+
+def test_commands_are_found_in_blocks_of_any_language_and_in_running_text():
+    assert {command.page.name for command in KD_BENCH} >= {
+        "README.md", "sweeps.md", "cluster.md", "extending.md", "speed.md", "methods.md",
+    }  # fmt: skip
+    assert len(KD_BENCH) > 50
+
+
+@pytest.mark.parametrize("command", distinct(ALL))
+def test_a_shell_block_holds_commands_and_nothing_else(command):
+    assert command.words[0] in PROGRAMS
+
+
+@pytest.mark.parametrize("command", distinct(OURS))
+def test_every_tool_takes_its_arguments(command, monkeypatch):
+    script, *words = command.words[1:]
+    spec = importlib.util.spec_from_file_location(f"shown_{Path(script).stem}", ROOT / script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if hasattr(module, "parser"):
+        module.parser().parse_args(words)
+    else:
+        assert all(word in module.__doc__ for word in words)
+
+
+def test_programs_and_extras_that_are_installed_are_there():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    for command in ALL:
+        if command.words[0] == "pip":
+            extras = re.findall(r"\[(\w+)\]", command.text)
+            assert set(extras) <= set(setup["options.extras_require"])
+        if command.words[0].startswith(".ci/"):
+            assert os.access(ROOT / command.words[0], os.X_OK)
+
+
+# Examples
+
+
+@pytest.mark.parametrize("page", [README, EXTENDING], ids=lambda page: page.name)
+def test_an_example_is_shorter_than_a_screen(page):
+    assert examples(page)
+    assert all(len(text.splitlines()) <= SCREEN for text in examples(page).values())
+
+
+def test_the_readme_is_short():
+    assert len(README.read_text().splitlines()) <= 220
+
+
+def test_extending_shows_a_method_a_model_and_data():
+    folders = {Path(name).parent.name for name in examples(EXTENDING)}
+    assert folders == {"", "method", "model", "dataset"}
+
+
+def test_the_readme_s_method_is_the_one_that_is_run():
+    shown = examples(README)
+    assert shown.items() <= examples(EXTENDING).items()
+
+
+@pytest.mark.slow
+def test_your_own_method_model_and_data_run_as_the_page_says(tmp_path):
+    write_examples(EXTENDING, tmp_path)
+    (command,) = (c for c in commands(EXTENDING) if "model=plain" in c.words)
     done = subprocess.run(
-        command, cwd=outside, capture_output=True, text=True, env=environment, timeout=120
+        [sys.executable, "-m", "kd_bench", *command.words[1:]],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        timeout=120,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "stripes resnet8-plain cosine seed 0: done: " in done.stdout
     assert "stripes plain baseline seed 0: done: " in done.stdout
 
 
-def test_every_command_of_the_readme_composes(tmp_path):
-    from helpers.jobs import composing
-
-    from kd_bench.cli import COMMANDS, hydra_app
-    from kd_bench.config import compose
-
-    lines = [line for kind, text in BLOCKS if kind == "bash" for line in text.splitlines()]
-    commands = [re.sub(r"\s+#.*", "", line) for line in lines if line.startswith("kd-bench")]
-    assert len(commands) > 5
-    for command in commands:
-        words = hydra_app.hydra_arguments(command.replace("FOLDER", str(tmp_path)).split()[1:])
-        choices = [w for w in words if "=" in w and "," not in w and not w.startswith("sweep=")]
-        if "--config-dir" not in words and not {*words[:1]} & {*COMMANDS}:
-            with composing():
-                assert compose.compose_job(choices)
+# What commands make
 
 
-def test_the_speed_table_is_what_was_measured():
-    measured = json.loads((ROOT / "docs/speed_cpu.json").read_text())
-    assert report.markdown(measured) in README
+def test_every_method_has_its_row():
+    shown = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/methods.md").read_text(), re.MULTILINE)
+    assert shown == sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
+
+
+def markdown_blocks():
+    return [
+        pytest.param(block, id=f"{page.name}:{block.line}", marks=pytest.mark.slow)
+        for page in PAGES
+        for block in blocks.find_blocks(page.read_text())
+        if block.is_markdown
+    ]
+
+
+@pytest.mark.parametrize("block", markdown_blocks())
+def test_what_a_tool_makes_is_what_stands_there(block, tmp_path):
+    """Among them the table of methods and the table of speed; see tools/docs.py."""
+    assert blocks.Shell(tmp_path).run(block) == block.body
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_shown_outputs_are_those_of_their_commands(page):
+    """But for times, sizes, rates and accuracies; see tools/docs.py."""
+    assert not [f"{b.command}\n{now}" for b, now in blocks.stale(page.read_text())]
+
+
+def test_a_block_that_shows_an_output_is_made_by_its_command():
+    for page in PAGES:
+        made = [block.body for block in blocks.find_blocks(page.read_text())]
+        for fence in fences(page):
+            if re.search(r"^\$ ", fence.text, re.MULTILINE):
+                assert any(fence.text in body for body in made), f"{page.name}:{fence.line}"
+
+
+# Links
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_relative_link_leads_somewhere(page):
+    for target in links(page):
+        name, _, anchor = target.partition("#")
+        path = (page.parent / name) if name else page
+        assert path.exists(), target
+        assert not anchor or anchor in anchors(path), target
+
+
+def test_the_index_names_every_page():
+    linked = set(links(ROOT / "docs/README.md"))
+    assert {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"} <= linked

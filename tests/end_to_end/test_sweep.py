@@ -85,6 +85,7 @@ def test_without_a_gpu_the_cores_are_shared_out(monkeypatch):
 # Running
 
 
+@pytest.mark.slow
 def test_a_sweep_trains_all_prints_a_table_and_has_nothing_to_do_the_second_time(tmp_path):
     command = ("-m", *FAST, "method=baseline,st", "seed=0,1")
     code, printed = run(tmp_path, *command)
@@ -99,6 +100,7 @@ def test_a_sweep_trains_all_prints_a_table_and_has_nothing_to_do_the_second_time
     assert results(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_two_sweeps_at_once_share_the_work_and_run_each_job_once(tmp_path):
     command = ("-m", *FAST, "method=baseline,st", "seed=0,1")
     both = [start(tmp_path, *command) for _ in range(2)]
@@ -166,6 +168,7 @@ def steps(folder: Path) -> dict[str, list[tuple[str, int]]]:
     return found
 
 
+@pytest.mark.slow
 def test_twelve_jobs_on_two_gpus_of_which_five_fail(tmp_path, monkeypatch):
     prepare_failing(tmp_path)
     monkeypatch.setenv(
@@ -206,6 +209,7 @@ def test_twelve_jobs_on_two_gpus_of_which_five_fail(tmp_path, monkeypatch):
         assert all(one[1] < other[0] for one, other in pairwise(spans))
 
 
+@pytest.mark.slow
 def test_a_launcher_that_was_killed_and_the_same_command_twice_at_the_same_moment(tmp_path):
     prepare_failing(tmp_path)
     command = ("--config-dir", "conf", "-m", *FAST, "method=fails", "method.losses.f.seconds=0.3")
@@ -235,6 +239,7 @@ def how_of(result: Path) -> str:
     return json.loads(result.read_text())["config"]["method"]["losses"]["f"]["how"]
 
 
+@pytest.mark.slow
 def test_a_failed_teacher_is_one_failure_that_names_who_waited(tmp_path):
     command = ("-m", *FAST, "method=st,at", "teacher.recipe.lr=1e30")
     code, printed = run(tmp_path, *command, "teacher.recipe.schedule=constant")
@@ -265,6 +270,7 @@ def _cwd(path: Path) -> Path | None:
         return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_sweep_and_leaves_no_process_behind(tmp_path, number):
     long = ("recipe.epochs=100000", "method=baseline", "seed=0,1")

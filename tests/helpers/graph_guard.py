@@ -1,8 +1,8 @@
-"""Whether a CUDA graph could hold some code, found out without a GPU: on the meta device.
+"""Checks without a GPU whether a CUDA graph could hold some code, on the meta device.
 
-Tensors there have a shape and no values, so whoever asks for a value, or for a shape that depends
-on values, gets an error. What is left to forbid is what works there and not in a graph: data from
-the host, operators that mix devices, and those that wait for the device inside.
+Tensors there have a shape but no values, so reading a value, or computing a shape that depends on
+values, raises an error. This module also rejects what works on the meta device but not in a graph:
+data from the host, operators that mix devices, and operators that synchronize internally.
 """
 
 from __future__ import annotations
@@ -21,33 +21,40 @@ from kd_bench.data.source import Split
 from kd_bench.training.setup import TrainingSetup
 
 META = torch.device("meta")
-# Factorisations report their success to the host.
-WAITING = ("linalg_svd", "linalg_eigh", "linalg_eigvals", "linalg_inv", "linalg_solve", "cholesky")
+# Factorizations report success to the host.
+SYNCHRONIZING = (
+    "linalg_svd",
+    "linalg_eigh",
+    "linalg_eigvals",
+    "linalg_inv",
+    "linalg_solve",
+    "cholesky",
+)
 
 
 class NotCapturable(Exception):
-    """A CUDA graph could not hold this."""
+    """Raised for code that a CUDA graph cannot hold."""
 
 
 class _FromTheHost(TorchFunctionMode):
-    """Refuses tensors on the device made of Python's numbers: a copy that is waited for."""
+    """Rejects tensors created on the device from Python numbers: a synchronous copy."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        made_here = function in (torch.tensor, torch.as_tensor) and result.device == META
-        if made_here and not isinstance(args[0], torch.Tensor):
+        is_created = function in (torch.tensor, torch.as_tensor) and result.device == META
+        if is_created and not isinstance(args[0], torch.Tensor):
             raise NotCapturable(f"{function.__name__}({args[0]!r}) copies from the host")
         return result
 
 
 class _OneDevice(TorchDispatchMode):
-    """Refuses operators that mix devices, but for numbers in tensors of the CPU, and that wait."""
+    """Rejects operators that synchronize or mix devices, except for 0-d CPU tensors."""
 
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
         name = operator._schema.name
-        if any(word in name for word in WAITING):
-            raise NotCapturable(f"{name} waits for the device")
-        # In place, and not known on the meta device; made for graphs.
+        if any(word in name for word in SYNCHRONIZING):
+            raise NotCapturable(f"{name} synchronizes with the device")
+        # In place, graph-safe, and not implemented on the meta device.
         result = None if name == "aten::_fused_sgd_" else operator(*args, **(kwargs or {}))
         tensors = [x for x in tree_leaves((args, kwargs, result)) if isinstance(x, torch.Tensor)]
         devices = {x.device for x in tensors if x.device == META or x.dim() > 0 or "copy" in name}
@@ -58,13 +65,13 @@ class _OneDevice(TorchDispatchMode):
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Raise for whatever a CUDA graph could not hold, where tensors are on the meta device."""
+    """Raise NotCapturable for everything that a CUDA graph cannot hold, on the meta device."""
     with _FromTheHost(), _OneDevice():
         yield
 
 
 def on_meta(job: TrainingSetup) -> TrainingSetup:
-    """A job with all its tensors on the meta device."""
+    """A job with all its tensors moved to the meta device."""
     for module in (job.student, job.method, job.teacher and job.teacher.network):
         if module is not None:
             module.to(META)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from kd_bench.config import compose
 from kd_bench.config.compose import Composed
 from kd_bench.config.schema import Config
+from kd_bench.jobs.assemble import assemble_setup
 from kd_bench.jobs.job import Job
 from kd_bench.jobs.resolve import resolve_job
 from kd_bench.jobs.runner import NullReporter, run_with_teacher
 from kd_bench.results.record import Record
-from kd_bench.sweep import launchers
+from kd_bench.results.run_folder import RESULT
+from kd_bench.sweep.launchers import registry as launchers
+from kd_bench.training.setup import TrainingSetup
 
 IMAGES = (
     "dataset=synthetic",
@@ -56,3 +63,16 @@ def trained(job: Job) -> tuple[Record, Path]:
     """Run a job and its teacher's: its record, and its folder."""
     record, _ = run_with_teacher(job, NullReporter())
     return record, job.path
+
+
+def setup_of(job: Job) -> TrainingSetup:
+    """What a job trains with, on the CPU; its teacher is trained first."""
+    if job.teacher is not None:
+        trained(job.teacher)
+    return assemble_setup(job, torch.device("cpu"))
+
+
+def rewrite_record(job_folder: Path, **values: Any) -> None:
+    """Change plain values in a job's result.json."""
+    path = job_folder / RESULT
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))

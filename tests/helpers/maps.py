@@ -1,4 +1,4 @@
-"""Maps small enough to be worked out by hand, and losses without their adapters."""
+"""Feature maps small enough for hand-computed values, and losses without their adapters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def channels(*rows: Sequence[float]) -> Tensor:
 
 
 def without_adapter(module: nn.Module, name: str) -> nn.Module:
-    """`module`, whose adapter of that name, or adapters by stage, now leave maps as they are."""
+    """`module` with its adapter of that name, or its adapters by stage, replaced by identities."""
     adapter = getattr(module, name)
     if isinstance(adapter, nn.ModuleDict):
         adapter.update({stage: nn.Identity() for stage in adapter})

@@ -1,4 +1,4 @@
-"""Outputs that no network gave, and what every loss must stand, for tests of single losses."""
+"""Outputs without a network, and checks for tests of single losses."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def rand(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=generator, dtype=torch.double)
 
 
-def meeting(student: Shapes, teacher: Shapes, classes: int = K, images: int = 12) -> LossContext:
-    """The context of two networks of these shapes, and of images whose classes take turns."""
+def context_of(student: Shapes, teacher: Shapes, classes: int = K, images: int = 12) -> LossContext:
+    """The context of two networks with these shapes, and of images with alternating labels."""
     labels = torch.arange(images) % classes
     small, large = shapes("small", **student), shapes("large", **teacher)
     return LossContext(small, large, classes, labels, epochs=1)
@@ -43,15 +43,15 @@ def total(value: Tensor | dict[str, Tensor]) -> Tensor:
     return value if isinstance(value, Tensor) else sum(value.values())
 
 
-def has_the_gradient_that_differences_give(loss: Loss, context: LossContext, size: int = 3) -> bool:
-    """By gradcheck, in double precision, for logits and all features that the loss reads."""
+def passes_gradcheck(loss: Loss, context: LossContext, size: int = 3) -> bool:
+    """gradcheck in double precision, for logits and all features that the loss reads."""
     loss.double()
     draws = torch.get_rng_state()
     teacher = output_of(rand(size, K, seed=9), **_features(context.teacher, loss, size, seed=1))
     student = _features(context.student, loss, size, seed=2)
 
     def value(logits: Tensor, *features: Tensor) -> Tensor:
-        fresh = deepcopy(loss)  # as memories move with every call
+        fresh = deepcopy(loss)  # memories are updated by every call
         torch.set_rng_state(draws)
         output = output_of(logits, **dict(zip(student, features, strict=True)))
         return total(fresh(output, teacher, batch_of(context, size)))
@@ -60,26 +60,26 @@ def has_the_gradient_that_differences_give(loss: Loss, context: LossContext, siz
     return gradcheck(value, [x.requires_grad_() for x in inputs])
 
 
-def is_finite_with_its_gradient(
+def has_finite_value_and_gradient(
     loss: Loss, context: LossContext, scale: float, size: int = 6
 ) -> bool:
-    """In single precision: features times `scale` against ones, logits of 1e4 that disagree."""
+    """In single precision: features times `scale` against ones, opposite logits of 1e4."""
     logits = 1e4 * torch.tensor([1.0, -1.0]).repeat(size, K // 2)
     student = {s: scale * x.float() for s, x in _features(context.student, loss, size).items()}
     teacher = {s: torch.ones(size, *context.teacher[s]) for s in loss.stages}
     leaves = [x.requires_grad_() for x in (logits, *student.values())]
-    other = output_of(-logits.detach(), **teacher)
-    value = total(loss(output_of(logits, **student), other, batch_of(context, size)))
+    teacher_out = output_of(-logits.detach(), **teacher)
+    value = total(loss(output_of(logits, **student), teacher_out, batch_of(context, size)))
     value.backward()
     learning = [x for x in (*leaves, *loss.parameters()) if x.grad is not None]
     return bool(value.isfinite()) and all(x.grad.isfinite().all() for x in learning)
 
 
-def never_asks_for_a_number(make, context: LossContext, size: int = 3) -> bool:
-    """Whether loss and gradient are computed without a single value being known.
+def needs_no_device_sync(make, context: LossContext, size: int = 3) -> bool:
+    """Whether loss and gradient are computed without reading a value from the device.
 
-    On the meta device, where whatever would make a GPU wait (`.item()`, `if tensor:`, masks as
-    indices) is an error.
+    Runs on the meta device, where everything that would synchronize with a GPU (`.item()`,
+    `if tensor:`, boolean indexing) raises an error.
     """
     with torch.device("meta"):
         labels = torch.empty(len(context.labels), dtype=torch.long)

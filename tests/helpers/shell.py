@@ -1,4 +1,4 @@
-"""`kd-bench` as a process of its own, as from a shell."""
+"""Runs `kd-bench` as a process of its own, as from a shell."""
 
 from __future__ import annotations
 
@@ -6,35 +6,62 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
+
+from helpers.paths import ROOT
+from kd_bench.results.run_folder import RESULT
 
 KD_BENCH = [sys.executable, "-m", "kd_bench"]
+_Value = TypeVar("_Value")
 
 
-def start(folder: Path, *arguments: str, ignored: tuple[int, ...] = ()) -> subprocess.Popen:
-    def ignore():
+def environment(*folders: Path) -> dict[str, str]:
+    """Variables for a process that imports from some folders, and this checkout's kd_bench."""
+    path = os.pathsep.join(map(str, (*folders, ROOT)))
+    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
+def start(folder: Path, *arguments: str, ignored: tuple[int, ...] = ()) -> subprocess.Popen[str]:
+    """Start `kd-bench` in a folder, with some signals ignored; its errors go to its output."""
+
+    def ignore() -> None:
         for number in ignored:
             signal.signal(number, signal.SIG_IGN)
 
-    variables = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [*KD_BENCH, *arguments],
         cwd=folder,
-        env=variables,
+        env=environment(folder),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         preexec_fn=ignore,
-        start_new_session=True,  # a group of its own, as from a terminal
+        start_new_session=True,  # a process group of its own, as from a terminal
     )
 
 
 def run(folder: Path, *arguments: str) -> tuple[int, str]:
+    """Run `kd-bench` in a folder: its exit code and output."""
     process = start(folder, *arguments)
-    printed, _ = process.communicate(timeout=120)
-    return process.returncode, printed
+    output, _ = process.communicate(timeout=120)
+    return process.returncode, output
+
+
+def wait_until(
+    condition: Callable[[], _Value], process: subprocess.Popen[str], seconds: float = 60
+) -> _Value:
+    """The first true value of a condition, which must come before a process ends."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return value
 
 
 def results(folder: Path) -> dict[Path, int]:
-    """Every result below a folder, with the time it appeared."""
-    return {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/*/*/*/*/result.json")}
+    """Every result below a folder, with the time of its last change."""
+    return {path: path.stat().st_mtime_ns for path in folder.glob(f"runs/*/*/*/*/*/{RESULT}")}

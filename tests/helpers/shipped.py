@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from helpers.paths import CONF
+from kd_bench.config.convert import to_dataclass
 from kd_bench.config.schema import MethodConfig, ModelConfig, RecipeConfig
 from kd_bench.interfaces import StageShapes
 
@@ -20,14 +22,15 @@ def choices(group: str) -> list[str]:
 
 
 @cache
-def load(group: str, name: str) -> dict:
+def load(group: str, name: str) -> Any:
     """One choice with its own defaults; names that it looks up in other groups are made up."""
     elsewhere = {"dataset": "digits", "model": "student", "teacher.model": "teacher"}
     overrides = [f"+{node}.name={answer}" for node, answer in elsewhere.items() if node != group]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose(f"{group}/{name}", overrides)
     typed = OmegaConf.merge({group: OmegaConf.structured(SCHEMAS[group])}, config)
-    return OmegaConf.to_container(typed[group], resolve=True)
+    values = OmegaConf.to_container(typed[group], resolve=True, enum_to_str=True)
+    return to_dataclass(SCHEMAS[group], values)
 
 
 def shapes(model: str, **stages: tuple[int, ...]) -> StageShapes:

@@ -1,4 +1,4 @@
-"""Networks small enough to be worked out by hand, for methods that differentiate them."""
+"""Networks small enough for hand-computed gradients, for losses that differentiate them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def rand(*shape: int, seed: int = 0) -> Tensor:
 
 
 def context(classes: int = 2, epochs: int = 4, **stages: tuple[int, ...]) -> LossContext:
-    """What a loss knows of two networks with equal stages."""
+    """The context of two networks with equal stages."""
     student, teacher = (shapes(name, **stages) for name in ("small", "large"))
     return LossContext(student, teacher, classes, labels=torch.zeros(4).long(), epochs=epochs)
 
 
 def batch(image: Tensor, target: list[int], epoch: float = 1.0) -> Batch:
-    """Images [B, 3, H, W], which carry gradients, of these classes."""
+    """Images [B, 3, H, W] with requires_grad, of these classes."""
     label = torch.tensor(target)
     return Batch(image.requires_grad_(), label, torch.arange(len(label)), torch.tensor(epoch))
 
@@ -33,6 +33,6 @@ def linear(image: Tensor, weight: Tensor) -> Output:
 
 
 def smooth(image: Tensor, mix: Tensor, classify: Tensor) -> Output:
-    """A network with a stage and with all derivatives: images [B, 3, H, W], [C, 3], [K, C]."""
+    """A smooth network with one stage: images [B, 3, H, W], weights [C, 3] and [K, C]."""
     stage = F.softplus(torch.einsum("bchw,dc->bdhw", image, mix))  # [B, C, H, W]
     return Output(stage.pow(2).mean((2, 3)) @ classify.T, {"stage3": stage})

@@ -18,7 +18,7 @@ import throughput
 from kd_bench.jobs.job import Job
 
 
-class WorkerExited(Exception):
+class WorkerExited(Exception):  # noqa: N818  # it is not always an error
     """A candidate's process has ended."""
 
 

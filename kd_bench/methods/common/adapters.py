@@ -98,8 +98,8 @@ class ConvRegressor(nn.Sequential):
 
     A convolution, batch norm and a ReLU, so the target should be taken after a ReLU. Unpadded, with
     a kernel of 1 + H - J by 1 + W - L, as in FitNets (arXiv:1412.6550). If one map is twice as
-    large as the other, a stride of two is used instead (3x3, or 4x4 transposed), as in
-    RepDistiller, which the batch norm is from, too.
+    large as the other, a stride of two is used instead (3x3, or 4x4 transposed). This case and the
+    batch norm are from RepDistiller.
 
     Raises:
         UserError: if the teacher's map is larger but not twice as large; names both shapes.

@@ -43,7 +43,7 @@ class _Phase:
 class Method(nn.Module):
     """Cross entropy and the losses of a method: unweighted terms and their weighted sum.
 
-    It holds no state of its own: each call names the phase, "init" or "main".
+    It has no current phase: each call names the phase, "init" or "main".
 
     Args:
         losses: the losses by name; their parameters and buffers belong to this module.

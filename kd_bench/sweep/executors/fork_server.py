@@ -1,7 +1,17 @@
-"""Jobs as forks of one process that has loaded PyTorch, which takes longer than a small job's work.
+"""Starts jobs as forks of one process that has loaded PyTorch, which takes longer than a small job.
 
-That process loads what every job needs and does nothing else, so that no thread and no GPU is in
-use where it forks. It ends when the sweep and its jobs have.
+That process is `multiprocessing`'s fork server. It imports `PRELOAD` and does nothing else, so that
+no second thread runs and no GPU is in use where it forks. It exits after the sweep and its jobs.
+
+`multiprocessing` has no options for what the server and the forks need here. Instead,
+`_server_conditions` sets four global states while it starts them, because CPython 3.10 to 3.13
+
+1. starts the server with the `os.environ` of that moment,
+2. and with the signal mask of that moment, which forks inherit from the server,
+3. places the server's socket below `tempfile.tempdir`,
+4. and re-runs in a fork the main module that `sys.modules["__main__"]` names.
+
+tests/unit/sweep/test_server_conditions.py has a test for each.
 """
 
 from __future__ import annotations
@@ -11,93 +21,92 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import ModuleType
+from typing import TypeVar
 
 from kd_bench.jobs.protocol import PARENT
 from kd_bench.jobs.worker import worker_main
 
-PRELOAD = "kd_bench.sweep.executors.preload"  # multiprocessing takes names of modules alone
+PRELOAD = "kd_bench.sweep.executors.preload"  # multiprocessing takes only names of modules
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-MAX_PATH = 60  # characters of a folder; the path of a socket has 107 at most
-SERVER_LOST = 255  # what multiprocessing says of a fork once the process that forks is gone
+MAX_PATH = 60  # characters of the temporary folder's path; a Unix socket's path has at most 107
+SERVER_LOST = 255  # the exit code that multiprocessing reports for a fork whose server has died
 _CONTEXT = multiprocessing.get_context("forkserver")
+_Value = TypeVar("_Value")
 
 
 def prepare(variables: Mapping[str, str]) -> None:
-    """Start the process that forks, unless it runs; what calls this need not wait for it.
+    """Start the server unless it runs; it loads PyTorch while the caller goes on.
 
     Args:
-        variables: of its environment: what libraries read when they are loaded.
+        variables: of its environment, for libraries that read them when they are loaded.
     """
-    forkserver.set_forkserver_preload([PRELOAD])
-    # numpy's library would start its threads as it is loaded.
-    openblas = {"OPENBLAS_NUM_THREADS": os.environ.get("OPENBLAS_NUM_THREADS", "1")}
-    resource_tracker.ensure_running()  # here, for it would let the signals through again
-    with _environment({**variables, **openblas}), _blocked(SIGNALS), _short_paths():
+    with _server_conditions(variables):
         forkserver.ensure_running()
 
 
 class ForkedProcess:
-    """A job's process of this machine, and all that it starts."""
+    """A job's process on this machine, with all processes that it starts."""
 
-    def __init__(self, frozen: Path, number: int, log: Path, variables: Mapping[str, str]):
-        """Start job `number` of the sweep file `frozen`.
+    def __init__(self, file: Path, number: int, log: Path, variables: Mapping[str, str]):
+        """Start job `number` of a sweep's file.
 
         Args:
-            log: what it prints goes there.
-            variables: of its environment, as `prepare` takes them, and those of its place.
+            file: of the sweep.
+            number: of the job.
+            log: its output is appended here.
+            variables: of its environment: those of `prepare`, and those of its slot.
         """
-        begun, begins = _CONTEXT.Pipe(duplex=False)
-        arguments = (frozen, number, log, dict(variables), begins)
-        self._process = _CONTEXT.Process(target=_work, args=arguments)
-        prepare(variables)  # once more, should the process that forks have been lost
-        with _without_main():
+        has_group, no_group_yet = _CONTEXT.Pipe(duplex=False)
+        arguments = (file, number, log, dict(variables), no_group_yet)
+        self._process = _CONTEXT.Process(target=_run, args=arguments)
+        with _server_conditions(variables):  # also for a server that replaces one that died
             try:
                 self._process.start()
-            except (EOFError, ConnectionError):  # it is lost just now
-                prepare(variables)
+            except (EOFError, ConnectionError):  # the server died just now
                 self._process.start()
-        begins.close()
-        begun.poll(None)  # until it has its own group of processes, which is signalled as a whole
-        begun.close()
+        no_group_yet.close()
+        has_group.poll(None)  # wait until its last other end is closed, see `_run`
+        has_group.close()
 
     def poll(self) -> int | None:
-        """Its exit code, None while it runs; that of a killed process, where nobody knows."""
+        """Its exit code, None while it runs; it died with the server if that was killed."""
         code = self._process.exitcode
         return -signal.SIGKILL if code == SERVER_LOST else code
 
     def signal(self, number: int) -> None:
-        """Signal its whole group; one that was killed is waited for, so that nothing is left."""
-        if self._process.exitcode is None:
-            with suppress(ProcessLookupError):  # it has ended since
+        """Send a signal to its process group; after SIGKILL, wait until it is gone."""
+        if self._process.exitcode is None and self._process.pid is not None:
+            with suppress(ProcessLookupError):  # it has just ended
                 os.killpg(self._process.pid, number)
             if number == signal.SIGKILL:
                 self._process.join()
 
     def reason(self) -> None:
-        """Nothing: the exit code says it all."""
+        """None: nothing is known beyond the exit code."""
 
 
-def _work(
-    frozen: Path, number: int, log: Path, variables: Mapping[str, str], begins: Connection
+def _run(
+    file: Path, number: int, log: Path, variables: Mapping[str, str], no_group_yet: Connection
 ) -> None:
-    os.setsid()  # Ctrl-C reaches the sweep alone, which passes it on
+    """Run a job, in the process that was forked for it."""
+    os.setsid()  # a group of its own: Ctrl-C reaches only the sweep, which forwards it
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(output, stream)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    begins.close()  # from here on it can be signalled
-    # Without the process that forks nobody would know of this one's end.
-    os.environ |= {**variables, PARENT: str(os.getppid())}
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # the server blocks them
+    no_group_yet.close()  # from here on it can be signalled
+    # It ends with the server, which alone can report its exit code.
+    os.environ.update({**variables, PARENT: str(os.getppid())})
     try:
-        code = worker_main(frozen, number)
-    except SystemExit as end:  # by a user's own code, which may say -1
+        code = worker_main(file, number)
+    except SystemExit as end:  # from a user's own code: sys.exit(-1) would look like SERVER_LOST
         if isinstance(end.code, int) and end.code % 256 == SERVER_LOST:
             sys.exit(1)
         raise
@@ -105,49 +114,45 @@ def _work(
 
 
 @contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Have processes that start meanwhile begin with these variables."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ |= variables
+def _server_conditions(variables: Mapping[str, str]) -> Iterator[None]:
+    """The global states in which the server and the forks are started, see the module's docstring.
+
+    Args:
+        variables: for the server's environment.
+    """
+    forkserver.set_forkserver_preload([PRELOAD])
+    # 1. numpy's library would start its threads as soon as it is loaded.
+    openblas = {"OPENBLAS_NUM_THREADS": os.environ.get("OPENBLAS_NUM_THREADS", "1")}
+    # 3. A path that is too long for a socket's name is replaced.
+    is_long = len(tempfile.gettempdir()) > MAX_PATH
+    short = {"tempdir": "/tmp"} if is_long else {}
+    # 4. This module has no file to re-run. A script without `if __name__ == "__main__"` would start
+    # its sweep once more in each fork.
+    no_main = {"__main__": ModuleType("__main__")}
+    # 2. Signals to the whole process group must not end the server before the jobs, and a job only
+    # once it can handle them. The resource tracker, which the server's start needs, is started
+    # before: starting it unblocks SIGINT and SIGTERM.
+    resource_tracker.ensure_running()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
-        yield
+        with (
+            _replaced(os.environ, {**variables, **openblas}),
+            _replaced(vars(tempfile), short),
+            _replaced(sys.modules, no_main),
+        ):
+            yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 @contextmanager
-def _blocked(numbers: Iterable[int]) -> Iterator[None]:
-    """Have processes that start meanwhile not hear signals, which are sent to the whole group."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+def _replaced(mapping: MutableMapping[str, _Value], values: Mapping[str, _Value]) -> Iterator[None]:
+    """Set entries of a mapping, and restore what they were at the end."""
+    before = {name: mapping[name] for name in values if name in mapping}
+    mapping.update(values)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def _short_paths() -> Iterator[None]:
-    """Have temporary files lie in /tmp where their usual place is too long a name for a socket."""
-    before, is_long = tempfile.tempdir, len(tempfile.gettempdir()) > MAX_PATH
-    if is_long:
-        tempfile.tempdir = "/tmp"
-    try:
-        yield
-    finally:
-        if is_long:
-            tempfile.tempdir = before
-
-
-@contextmanager
-def _without_main() -> Iterator[None]:
-    """Have a fork not run the program again that starts it, as multiprocessing would."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
+        for name in values:
+            del mapping[name]
+        mapping.update(before)

@@ -1,8 +1,8 @@
-"""Imports all that a job may need, once, in the process that a sweep's jobs are forked from.
+"""Imports whatever a job may need, once, in the process that a sweep's jobs are forked from.
 
-Jobs of one sweep are then of the same code, whatever is edited meanwhile, so its version is read
-here, too. Modules with an underscore are left out: torchvision takes a second, and few datasets
-need it.
+All jobs of a sweep then run the same code, even if files are edited meanwhile; the code's version
+is read here for the same reason. Modules with a leading underscore are left out: torchvision takes
+a second to import, and few datasets need it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A Ray cluster as places for jobs: each slot has one task at a time, which starts a process."""
+"""Slots of a Ray cluster: each runs one task at a time, which starts the job's process."""
 
 from __future__ import annotations
 
@@ -15,30 +15,33 @@ from typing import TYPE_CHECKING, Any
 
 from kd_bench.jobs import worker
 from kd_bench.jobs.protocol import PARENT
+from kd_bench.sweep.executors.late_files import LateResult
 from kd_bench.utils.errors import UserError, message_lines, require
 from kd_bench.utils.process import job_environment
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # an optional dependency, imported where it is used
     import ray
 
-POLL_SECONDS = 0.2  # how often a task is asked after
-LATE_SECONDS = 5.0  # a node's files may show here so much later
-GRACE_SECONDS = 8.0  # that an interrupted job has to end by itself
+POLL_SECONDS = 0.2  # between two looks at a task
+GRACE_SECONDS = 8.0  # for an interrupted job to end by itself
 
 
-def run_task(frozen: str, number: int, log: str, folder: str, variables: Mapping[str, str]) -> int:
-    """What runs in Ray's worker: job `number` as a process of its own; its exit code.
+def run_task(file: str, number: int, log: str, folder: str, variables: Mapping[str, str]) -> int:
+    """Run job `number` of a sweep's file as a process of its own; this runs in a worker of Ray's.
 
-    Ray has chosen the GPUs, and says so in this process's environment. Interrupted, it passes that
-    on; killed, it takes the job with it.
+    The environment has the GPUs that Ray chose. An interruption is passed on to the job, and the
+    job ends with this process.
+
+    Returns:
+        The job's exit code.
     """
-    # A shell has what it starts in the background ignore it, a cluster's nodes, say; then
-    # `ray.cancel` would not interrupt this.
+    # It is ignored in processes that a shell starts in the background, as a cluster's nodes often
+    # are; `ray.cancel` would then have no effect.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     parent = {PARENT: str(os.getpid())}
     with open(log, "ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", worker.__name__, frozen, str(number)],
+            [sys.executable, "-m", worker.__name__, file, str(number)],
             cwd=folder,
             env=os.environ | variables | parent,
             stdin=subprocess.DEVNULL,
@@ -59,99 +62,92 @@ def run_task(frozen: str, number: int, log: str, folder: str, variables: Mapping
 
 
 class RayProcess:
-    """A task of Ray."""
+    """A job's task in Ray."""
 
     def __init__(self, task: ray.ObjectRef, folder: Path):
-        self._task, self._folder = task, folder
+        self._task = task
+        self._result = LateResult(folder)
         self._code: int | None = None
         self._reason: str | None = None
-        self._asked = -float("inf")
-        self._over_since: float | None = None
+        self._polled_at = -float("inf")
 
     def poll(self) -> int | None:
-        """Its exit code; of one whose worker or node was lost, that of a killed process."""
-        if self._code is None and time.monotonic() - self._asked >= POLL_SECONDS:
-            self._code = self._ask()
-            self._asked = time.monotonic()
+        """Its exit code; that of a killed process if its worker or node was lost."""
+        if self._code is None and time.monotonic() - self._polled_at >= POLL_SECONDS:
+            self._code = self._exit_code()
+            self._polled_at = time.monotonic()
         return self._code
 
-    def _ask(self) -> int | None:
-        import ray
+    def _exit_code(self) -> int | None:
+        import ray  # an optional dependency
 
         if not ray.wait([self._task], timeout=0)[0]:
             return None
         try:
             code = ray.get(self._task)
-        except ray.exceptions.RayTaskError as error:  # of `work` itself: no such folder, say
+        except ray.exceptions.RayTaskError as error:  # from `run_task` itself: no such folder, say
             self._reason = f"Ray: {message_lines(error)[-1]}"
             return 1
         except ray.exceptions.RayError as error:
             self._reason = f"Ray lost the job: {type(error).__name__}: {message_lines(error)[0]}"
             return -signal.SIGKILL
-        return None if code == 0 and self._is_on_its_way() else code
-
-    def _is_on_its_way(self) -> bool:
-        """Whether the result of a job that says it is done may still show on this machine."""
-        self._over_since = self._over_since or time.monotonic()
-        is_late = time.monotonic() - self._over_since >= LATE_SECONDS
-        # By reading the folder: of a single file, NFS may remember that it was not there.
-        return not is_late and "result.json" not in os.listdir(self._folder)
+        return self._result.final_code(code)
 
     def signal(self, number: int) -> None:
-        """Interrupt it, or take its worker away; a task that waits is forgotten."""
-        import ray
+        """Interrupt it, or end its worker; a task that waits is dropped."""
+        import ray  # an optional dependency
 
         if self._code is None:
             ray.cancel(self._task, force=number != signal.SIGINT)
 
     def reason(self) -> str | None:
-        """What Ray said of its end."""
+        """How it ended, according to Ray."""
         return self._reason
 
 
 @dataclass(frozen=True)
 class RaySlot:
-    """The share of a cluster that one job takes, wherever Ray finds it."""
+    """The share of a cluster that one job takes; Ray chooses the node."""
 
     number: int
     name: str
-    task: Any = field(compare=False)  # `work` as Ray calls it
+    task: Any = field(compare=False)  # `run_task` as a remote function
     environment: dict[str, str] = field(compare=False)
 
-    def start(self, frozen: Path, number: int, log: Path) -> RayProcess:
-        """Hand a job to Ray."""
-        files = str(frozen.absolute()), number, str(log.absolute())
-        task = self.task.remote(*files, os.getcwd(), self.environment)
+    def start(self, file: Path, number: int, log: Path) -> RayProcess:
+        """Submit job `number` of a sweep's file."""
+        arguments = str(file.absolute()), number, str(log.absolute())
+        task = self.task.remote(*arguments, os.getcwd(), self.environment)
         return RayProcess(task, log.absolute().parent)
 
 
 def ray_slots(
     address: str, resources: Mapping[str, float], threads: int, jobs_at_once: int | None
 ) -> list[RaySlot]:
-    """A slot for each job that fits into a cluster as it is now.
+    """The slots of a sweep: as many as jobs fit into the cluster as it is now.
 
     Args:
-        address: of a cluster that runs; "auto" for the one that this machine belongs to, "local"
-            for one that lasts as long as the sweep.
+        address: of a running cluster; "auto": the one that this machine belongs to; "local": a new
+            one that lasts as long as the sweep.
         resources: of a job, "num_gpus" and "num_cpus".
         threads: of a job.
-        jobs_at_once: so many slots; None: as many as there is room for.
+        jobs_at_once: the number of slots; None: as many as jobs fit.
 
     Raises:
-        UserError: there is no such cluster, or no room for a job in it.
+        UserError: there is no such cluster, or no node of it has room for a job.
     """
     if (Path.home() / ".ray" / "auth_token").exists():
-        # `ray start` has everybody show this token; without the mode, nobody does.
+        # `ray start` then requires this token; it is only sent in this mode.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
-    import ray
+    import ray  # an optional dependency
 
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, ray.exceptions.RayError) as error:
         raise UserError(
-            f"no Ray cluster answers at hydra.launcher.address={address}"
-            f" ({message_lines(error)[0]}); start one with 'ray start --head', on every"
-            " node with the same RAY_AUTH_MODE and token, or choose hydra.launcher.address=local"
+            f"cannot connect to a Ray cluster at hydra.launcher.address={address}"
+            f" ({message_lines(error)[0]}); start one with 'ray start --head', with the same"
+            " RAY_AUTH_MODE and token on every node, or choose hydra.launcher.address=local"
         ) from None
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     room = sum(_jobs_that_fit(node, resources) for node in nodes)

@@ -1,4 +1,4 @@
-"""Slurm as places for jobs: a slot submits one job at a time and follows it through the queue."""
+"""Slots of a Slurm cluster: each submits one job at a time and follows it through the queue."""
 
 from __future__ import annotations
 
@@ -17,61 +17,59 @@ from typing import TYPE_CHECKING, Any
 
 from kd_bench.jobs.protocol import INTERRUPTED
 from kd_bench.jobs.worker import run_job
+from kd_bench.sweep.executors.late_files import LateResult
 from kd_bench.utils.errors import UserError, message_lines, require
 from kd_bench.utils.process import job_environment
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # an optional dependency, imported where it is used
     import submitit
 
-POLL_SECONDS = 1.0  # how often the queue is read, once for all jobs
-# A node's files may show here so much later, and a job that is put back into the queue may look
-# as if it were over for as long.
-LATE_SECONDS = 5.0
+POLL_SECONDS = 1.0  # between two reads of the queue, one for all jobs
 
-# States of `squeue` after which a job does nothing more, unless it is put back into the queue.
+# States of `squeue` in which a job does nothing more, unless it is requeued.
 OVER = {
     "BOOT_FAIL",
     "CANCELLED",
     "COMPLETED",
     "DEADLINE",
     "FAILED",
-    "GONE",  # ours: the queue does not know it any more
+    "GONE",  # not one of Slurm's: the queue no longer lists it
     "NODE_FAIL",
     "OUT_OF_MEMORY",
     "PREEMPTED",
     "TIMEOUT",
 }
-# Reasons to wait that do not pass by waiting.
+# Reasons for which a job would wait forever.
 NEVER = {"BadConstraints", "PartitionConfig", "PartitionNodeLimit", "PartitionTimeLimit"}
 
 
 class Queue:
-    """What Slurm's queue says of all jobs that were submitted here; `sacct` is not needed."""
+    """The state of all jobs submitted here, according to `squeue`; `sacct` is not needed."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._jobs: dict[str, tuple[str, str]] = {}
-        self._asked = -float("inf")
+        self._read_at = -float("inf")
 
     def add(self, job_id: str) -> None:
-        """A job that was submitted."""
+        """Add a job that was submitted."""
         self._jobs[job_id] = ("PENDING", "None")
 
-    def look(self, job_id: str) -> tuple[str, str]:
+    def state(self, job_id: str) -> tuple[str, str]:
         """A job's state (RUNNING, ...) and the reason why it waits (Resources, ...)."""
-        if time.monotonic() - self._asked >= POLL_SECONDS:
-            self._ask()
-            self._asked = time.monotonic()
+        if time.monotonic() - self._read_at >= POLL_SECONDS:
+            self._read()
+            self._read_at = time.monotonic()
         return self._jobs[job_id]
 
-    def _ask(self) -> None:
+    def _read(self) -> None:
         user = f"--user={os.getuid()}"
         command = ["squeue", "--noheader", "--states=all", user, "--format=%i|%T|%r"]
         try:
-            answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+            output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
-            return  # the controller is busy or restarts: nothing is known that was not known before
+            return  # the controller is busy or restarting: keep the states that are known
         found = {}
-        for line in answer.stdout.splitlines():
+        for line in output.stdout.splitlines():
             job_id, state, reason = line.split("|", 2)
             found[job_id] = (state, reason)
         self._jobs = {job_id: found.get(job_id, ("GONE", "None")) for job_id in self._jobs}
@@ -81,23 +79,23 @@ class Queue:
 class SlurmTask:
     """What runs on the node, in the process that submitit starts there."""
 
-    frozen: Path
-    number: int
+    file: Path  # of the sweep
+    number: int  # of the job
     log: Path
-    is_put_back: bool = False  # into the queue, as its time is over
+    is_requeued: bool = False  # its time is over
 
     def __call__(self) -> int:
-        """Run the job; its exit code. One that is interrupted ends without: the queue tells why."""
+        """Run the job and return its exit code; if it is interrupted, exit without returning."""
         with open(self.log, "ab") as output:
             for stream in (sys.stdout, sys.stderr):
                 os.dup2(output.fileno(), stream.fileno())
-        # submitit ignores it, and would be killed half a minute later.
+        # submitit ignores SIGTERM, so Slurm would kill the job half a minute later.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
 
         try:
-            code = run_job(self.frozen, self.number)
-        except SystemExit as end:  # by a user's own code
-            if self.is_put_back:
+            code = run_job(self.file, self.number)
+        except SystemExit as end:  # from a user's own code
+            if self.is_requeued:
                 raise
             return end.code if isinstance(end.code, int) else 1
         if code == INTERRUPTED:
@@ -105,92 +103,84 @@ class SlurmTask:
         return code
 
     def checkpoint(self) -> Any:
-        """What runs when the job's time is over and it is put back: the same, from its last epoch.
+        """The task to requeue when the job's time is over: the same job, from its last epoch.
 
-        submitit calls this shortly before the end that Slurm has set, and then ends the process.
+        submitit calls this shortly before Slurm's time limit, and then ends the process.
         """
-        from submitit.helpers import DelayedSubmission
+        from submitit.helpers import DelayedSubmission  # an optional dependency
 
-        self.is_put_back = True
-        return DelayedSubmission(SlurmTask(self.frozen, self.number, self.log))
+        self.is_requeued = True
+        return DelayedSubmission(SlurmTask(self.file, self.number, self.log))
 
 
 class SlurmProcess:
     """A job in Slurm's queue."""
 
     def __init__(self, job: submitit.Job[int], folder: Path, queue: Queue):
-        self.job, self._folder, self._queue = job, folder, queue
+        self.job, self._queue = job, queue
+        self._result = LateResult(folder)
         self._code: int | None = None
         self._reason: str | None = None
-        self._over_since: float | None = None
-        self._is_ending = False  # was asked to
+        self._is_cancelled = False
         queue.add(job.job_id)
 
     def poll(self) -> int | None:
-        """Its exit code; of one that left the queue without a word, that of a killed process."""
+        """Its exit code; that of a killed process if it left the queue without a result."""
         if self._code is None:
-            self._code = self._look()
+            self._code = self._exit_code()
             if self._code == 0:
-                shutil.rmtree(self.job.paths.folder, ignore_errors=True)  # what submitit needed
+                shutil.rmtree(self.job.paths.folder, ignore_errors=True)  # submitit's files
         return self._code
 
-    def _look(self) -> int | None:
+    def _exit_code(self) -> int | None:
         if self.job.paths.result_pickle.exists():
             code = 1 if self.job.exception() is not None else self.job.result()
-            return code if code or self._is_late() or self._has_result() else None
-        state, reason = self._queue.look(self.job.job_id)
+            return self._result.final_code(code)
+        state, reason = self._queue.state(self.job.job_id)
         if reason in NEVER:
             self.signal(signal.SIGTERM)
             self._reason = f"Slurm cannot place the job: {reason}; see hydra.launcher"
             return 1
         if state not in OVER:
-            self._over_since = None
+            self._result.restart()
             return None
-        if self._has_result():
+        if self._result.is_there():
             return 0
-        if not (self._is_late() or self._is_ending):
+        # A job that is about to be requeued may look as if it were over.
+        if not (self._result.is_overdue() or self._is_cancelled):
             return None
         self._reason = f"Slurm job {self.job.job_id} ended without a result: {state}"
         return -signal.SIGKILL
 
-    def _is_late(self) -> bool:
-        """Whether its end was seen so long ago that all its files must be there."""
-        self._over_since = self._over_since or time.monotonic()
-        return time.monotonic() - self._over_since >= LATE_SECONDS
-
-    def _has_result(self) -> bool:
-        # By reading the folder: of a single file, NFS may remember that it was not there.
-        return "result.json" in os.listdir(self._folder)
-
     def signal(self, number: int) -> None:
-        """Ask a running job to end; take out of the queue one that waits, or that is to end now."""
+        """Interrupt it if it runs, for SIGINT; otherwise cancel it, running or waiting."""
         if self._code is not None:
             return
-        self._is_ending = True
-        state, _ = self._queue.look(self.job.job_id)
+        self._is_cancelled = True
+        state, _ = self._queue.state(self.job.job_id)
         options = []
         if number == signal.SIGINT and state == "RUNNING":
             options = ["--signal=INT"]
-        # Errors are printed: a job that stays in the queue is for the user to know.
+        # Errors are printed: the user must know if a job stays in the queue.
         subprocess.run(["scancel", "--quiet", *options, self.job.job_id], check=False)
         if number == signal.SIGKILL:
             command = ["scancel", "--quiet", "--full", "--signal=KILL", self.job.job_id]
             subprocess.run(command, check=False)
 
     def reason(self) -> str | None:
-        """What the queue said of its end."""
+        """How it ended, according to the queue."""
         return self._reason
 
     @property
-    def words(self) -> str:
-        """The job and where it is: Slurm 4711 PENDING (Resources)."""
-        state, reason = self._queue.look(self.job.job_id)
+    def description(self) -> str:
+        """The job and its state: Slurm 4711 PENDING (Resources)."""
+        state, reason = self._queue.state(self.job.job_id)
         return f"Slurm {self.job.job_id} {state}" + (f" ({reason})" if reason != "None" else "")
 
 
 @dataclass(eq=False)
 class SlurmSlot:
-    """One of the jobs that a sweep has in the queue at a time."""
+    """Room for one job of a sweep in the queue."""
 
     executor: submitit.SlurmExecutor
     queue: Queue
@@ -198,21 +188,21 @@ class SlurmSlot:
 
     @property
     def name(self) -> str:
-        """What it does."""
-        return "Slurm" if self.process is None else self.process.words
+        """Its job's state."""
+        return "Slurm" if self.process is None else self.process.description
 
-    def start(self, frozen: Path, number: int, log: Path) -> SlurmProcess:
-        """Submit a job.
+    def start(self, file: Path, number: int, log: Path) -> SlurmProcess:
+        """Submit job `number` of a sweep's file.
 
         Raises:
             UserError: Slurm refuses it.
         """
-        from submitit.core.utils import FailedJobError
+        from submitit.core.utils import FailedJobError  # an optional dependency
 
-        job = SlurmTask(frozen.absolute(), number, log.absolute())
+        task = SlurmTask(file.absolute(), number, log.absolute())
         try:
-            with redirect_stderr(io.StringIO()):  # what is raised is printed there as well
-                submitted = self.executor.submit(job)
+            with redirect_stderr(io.StringIO()):  # submitit prints the error that it raises, too
+                submitted = self.executor.submit(task)
         except FailedJobError as error:
             raise UserError(
                 f"Slurm refuses the job: {message_lines(error)[-1]}; see hydra.launcher"
@@ -224,24 +214,27 @@ class SlurmSlot:
 def slurm_slots(
     folder: Path, threads: int, parameters: Mapping[str, Any], number: int
 ) -> list[SlurmSlot]:
-    """So many slots as there may be jobs in the queue at once.
+    """The slots of a sweep: one for each job that may be in the queue at once.
 
     Args:
-        folder: for what submitit writes, on a file system that the nodes share.
+        folder: for submitit's files, on a file system that the nodes share.
         threads: of a job.
-        parameters: of `submitit.SlurmExecutor`; "setup" are lines of shell that a job begins with.
+        parameters: of `submitit.SlurmExecutor`; "setup" is a list of shell commands to run first.
         number: of slots.
     """
     require(
         shutil.which("sbatch") is not None,
-        "hydra/launcher=slurm: no sbatch here; start it where jobs are submitted,"
-        " or choose hydra/launcher=local",
+        "hydra/launcher=slurm: there is no sbatch on this machine; run kd-bench on a login node of"
+        " the cluster, or choose hydra/launcher=local",
     )
-    import submitit
+    import submitit  # an optional dependency
 
     executor = submitit.SlurmExecutor(folder.absolute() / "%j")
     exports = [f"export {name}={value}" for name, value in job_environment(threads).items()]
-    own = {"job_name": "kd-bench", "stderr_to_stdout": True}
-    executor.update_parameters(**parameters | own | {"setup": [*exports, *parameters["setup"]]})
+    executor.update_parameters(
+        **{**parameters, "setup": [*exports, *parameters["setup"]]},
+        job_name="kd-bench",
+        stderr_to_stdout=True,
+    )
     queue = Queue()
     return [SlurmSlot(executor, queue) for _ in range(number)]

@@ -1,14 +1,11 @@
-"""What Hydra's launchers of this project share: a sweep's jobs are frozen, then run in slots."""
+"""What kd-bench's launchers share: they prepare the jobs of a sweep, then run them in slots."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
@@ -17,24 +14,23 @@ from omegaconf import DictConfig
 
 from kd_bench.config import compose
 from kd_bench.config.schema import Config
+from kd_bench.jobs.job import Job
+from kd_bench.sweep.executors.base import Slot
 from kd_bench.sweep.retry import DEFAULT, OnError, RetryPolicy
 from kd_bench.utils.errors import require
-
-if TYPE_CHECKING:
-    from kd_bench.jobs.job import Job
-    from kd_bench.sweep.executors.local import Slot
+from kd_bench.utils.files import json_hash
 
 
 @dataclass
 class SweepConfig:
-    """What hydra.launcher has in every kind of place."""
+    """What hydra.launcher has with every launcher."""
 
-    on_error: OnError = DEFAULT.on_error  # continue: the other jobs go on; stop: they do not
-    retries: int = DEFAULT.retries  # of a job that ran out of memory or whose process was lost
+    on_error: OnError = DEFAULT.on_error  # continue: run the other jobs; stop: end the sweep
+    retries: int = DEFAULT.retries  # of a job that ran out of memory or whose process was killed
 
 
 def require_one_or_more(**numbers: int | None) -> None:
-    """Refuse numbers below 1, by their names in hydra.launcher; None leaves it to others."""
+    """Refuse numbers below 1, given by their names in hydra.launcher; None is allowed."""
     for name, number in numbers.items():
         require(
             number is None or number >= 1, f"hydra.launcher.{name} must be 1 or more, got {number}"
@@ -42,10 +38,10 @@ def require_one_or_more(**numbers: int | None) -> None:
 
 
 class SweepLauncher(Launcher):
-    """Runs all jobs of a sweep in the slots of one kind of place."""
+    """Runs all jobs of a sweep in slots; subclasses say where."""
 
-    library: str | None = None  # that the place needs, and the extra that installs it
-    extra: str | None = None
+    library: str | None = None  # an optional dependency that it needs
+    extra: str | None = None  # the extra of kd-bench that installs it
 
     def __init__(self, on_error: OnError, retries: int):
         require(retries >= 0, f"hydra.launcher.retries must be 0 or more, got {retries}")
@@ -65,34 +61,33 @@ class SweepLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Run all jobs; leaves with an exit code where some failed."""
+        """Run all jobs; raises `SystemExit` if some failed."""
         composed = compose.compose_jobs(job_overrides)
-        self.prepare(composed[0][0])
+        self.warm_up(composed[0][0])
+        # These import torch, which takes seconds: after `warm_up`, and not for --help.
         from kd_bench.sweep.display import SweepDisplay
         from kd_bench.sweep.prepare import prepare_jobs
-        from kd_bench.sweep.scheduler import run_sweep  # imports torch, which --help does without
+        from kd_bench.sweep.scheduler import run_sweep
 
         jobs = prepare_jobs(composed)
-        places = self.slots(jobs[0].config)
-        show = SweepDisplay(len(jobs))
-        name = self._name(jobs)
-        if code := run_sweep(jobs, name, places, show, self.policy):
+        slots = self.slots(jobs[0].config)
+        display = SweepDisplay(len(jobs))
+        if code := run_sweep(jobs, self._name(jobs), slots, display, self.policy):
             sys.exit(code)  # a failed JobReturn would make Hydra print its traceback
         return []
 
-    def prepare(self, config: Config) -> None:
-        """Begin what takes a while and can go on as jobs such as `config` are being checked."""
+    def warm_up(self, config: Config) -> None:
+        """Start in the background what jobs such as `config` need, while they are prepared."""
 
     def slots(self, config: Config) -> Sequence[Slot]:
-        """Places for jobs such as `config`, one of the sweep's."""
+        """Slots for jobs such as `config`, one of the sweep's."""
         raise NotImplementedError
 
     def _name(self, jobs: Sequence[Job]) -> str:
-        """What the frozen sweep is called: its file of conf/, and a digest of its jobs.
+        """The name of the sweep's file: that of its choice in conf/sweep, and a hash of its jobs.
 
-        The same command may mean other jobs once conf/ was edited; those of a sweep that is still
-        at work, or whose jobs wait in a queue, stay as they are.
+        After conf/ was edited, the same command may mean other jobs. They get another file, because
+        jobs of the first sweep may still be waiting to read theirs.
         """
         chosen = self.config.hydra.runtime.choices.get("sweep")
-        text = json.dumps([job.to_json() for job in jobs], sort_keys=True)
-        return f"{chosen or 'command-line'}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        return f"{chosen or 'command-line'}-{json_hash([job.to_json() for job in jobs], 8)}"

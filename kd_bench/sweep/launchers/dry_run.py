@@ -1,4 +1,4 @@
-"""Hydra's launcher that launches nothing: it composes a sweep's jobs and shows what is to do."""
+"""The launcher of `kd-bench plan`: it shows what a sweep would do, and runs nothing."""
 
 from __future__ import annotations
 
@@ -10,31 +10,41 @@ from hydra.core.utils import JobReturn
 
 from kd_bench.config import compose
 from kd_bench.sweep.launchers.local import LocalConfig, LocalLauncher
+from kd_bench.sweep.retry import OnError
 
 
 @dataclass
 class DryRunConfig(LocalConfig):
-    """hydra.launcher of `hydra/launcher=plan`; it takes what is set of another launcher, too."""
+    """hydra.launcher of `hydra/launcher=dry_run`; values of other launchers may be added to it."""
 
-    _target_: str = "hydra_plugins.kd_bench_dry_run.DryRunLauncher"
+    _target_: str = "hydra_plugins._kd_bench_launchers.DryRunLauncher"
     instead_of: str = "local"  # the launcher that would run the jobs
 
 
 class DryRunLauncher(LocalLauncher):
     """Shows what another launcher would run."""
 
-    def __init__(self, instead_of: str, jobs_per_gpu: int, jobs_at_once: int | None, **others: Any):
-        policy = {name: others[name] for name in ("on_error", "retries")}
-        super().__init__(jobs_per_gpu, jobs_at_once, **policy)
+    def __init__(
+        self,
+        instead_of: str,
+        jobs_per_gpu: int,
+        jobs_at_once: int | None,
+        on_error: OnError,
+        retries: int,
+        **_others: Any,
+    ):
+        super().__init__(jobs_per_gpu, jobs_at_once, on_error, retries)
         self.instead_of = instead_of
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Print the plan."""
-        from kd_bench.sweep import dry_run, prepare  # imports torch, which --help does without
+        # These import torch, which takes seconds: not for --help.
+        from kd_bench.sweep.dry_run import print_plan
+        from kd_bench.sweep.prepare import prepare_jobs
 
-        jobs = prepare.prepare_jobs(compose.compose_jobs(job_overrides))
+        jobs = prepare_jobs(compose.compose_jobs(job_overrides))
         is_local = self.instead_of == "local"
-        dry_run.print_plan(jobs, len(self.slots(jobs[0].config)) if is_local else None)
+        print_plan(jobs, len(self.slots(jobs[0].config)) if is_local else None)
         return []

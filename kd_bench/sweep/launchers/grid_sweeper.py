@@ -1,4 +1,4 @@
-"""Hydra's sweeper for a plain grid: every combination of what was typed and of the sweep's file."""
+"""The sweeper for a plain grid: all combinations of the values typed and those of conf/sweep."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
@@ -19,15 +20,17 @@ from omegaconf import DictConfig
 class GridConfig:
     """hydra.sweeper of `hydra/sweeper=grid`."""
 
-    _target_: str = "hydra_plugins.kd_bench_grid.GridSweeper"
-    params: dict[str, Any] = field(default_factory=dict)  # group or key -> values with commas
+    _target_: str = "hydra_plugins._kd_bench_launchers.GridSweeper"
+    params: dict[str, Any] = field(
+        default_factory=dict
+    )  # group or key -> values, separated by commas
 
 
 class GridSweeper(Sweeper):
-    """Launches all combinations at once.
+    """Passes all combinations to the launcher at once.
 
-    Hydra's basic sweeper composes every job before its launcher composes it again, and leaves a
-    file of its own; of it only the product of the values is used.
+    Hydra's basic sweeper composes every job before the launcher composes it again, and writes a
+    file, multirun.yaml; only its product of the values is used here.
     """
 
     def __init__(self, params: dict[str, Any]):
@@ -36,14 +39,14 @@ class GridSweeper(Sweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Get the launcher ready; Hydra calls this before `sweep`."""
+        """Instantiate the launcher; Hydra calls this before `sweep`."""
         self.parser = OverridesParser.create(config_loader=hydra_context.config_loader)
-        self.launcher = Plugins.instance().instantiate_launcher(
+        self.launcher: Launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
-        """Launch all combinations of the sweep file's values; what was typed replaces them."""
+        """Launch all combinations of the sweep file's values; typed values replace them."""
         given = [*(f"{key}={values}" for key, values in self.params.items()), *arguments]
         (jobs,) = BasicSweeper.split_arguments(self.parser.parse_overrides(given), None)
         return [self.launcher.launch(jobs, initial_job_idx=0)]

@@ -1,4 +1,4 @@
-"""Hydra's launcher for one machine: a process for each job, pinned to its GPU or cores."""
+"""The launcher for one machine: a process per job, pinned to its GPU or cores."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from kd_bench.config.schema import Config
 from kd_bench.sweep.executors import fork_server
 from kd_bench.sweep.executors.local import LocalSlot, local_slots
 from kd_bench.sweep.launchers.base import SweepConfig, SweepLauncher, require_one_or_more
+from kd_bench.sweep.retry import OnError
 from kd_bench.utils import process
 
 
@@ -15,28 +16,29 @@ from kd_bench.utils import process
 class LocalConfig(SweepConfig):
     """hydra.launcher of `hydra/launcher=local`."""
 
-    _target_: str = "hydra_plugins.kd_bench_local.LocalLauncher"
+    _target_: str = "hydra_plugins._kd_bench_launchers.LocalLauncher"
     jobs_per_gpu: int = 1
-    jobs_at_once: int | None = None  # None: as many as there are GPUs, or cores / threads
+    jobs_at_once: int | None = None  # the most; None: one per GPU (share), or per `threads` cores
 
 
 class LocalLauncher(SweepLauncher):
     """One process per job, pinned to its GPU or cores."""
 
-    def __init__(self, jobs_per_gpu: int, jobs_at_once: int | None, **policy):
-        super().__init__(**policy)
+    def __init__(
+        self, jobs_per_gpu: int, jobs_at_once: int | None, on_error: OnError, retries: int
+    ):
+        super().__init__(on_error, retries)
         require_one_or_more(jobs_per_gpu=jobs_per_gpu, jobs_at_once=jobs_at_once)
         self.jobs_per_gpu, self.jobs_at_once = jobs_per_gpu, jobs_at_once
 
-    def prepare(self, config: Config) -> None:
-        """Load PyTorch for all jobs."""
+    def warm_up(self, config: Config) -> None:
+        """Load PyTorch, once for all jobs."""
         fork_server.prepare(process.job_environment(config.threads))
 
     def slots(self, config: Config) -> list[LocalSlot]:
         """This machine's GPUs, or its cores."""
-        from kd_bench.training.device import (
-            choose_device,  # imports torch, which --help does without
-        )
+        # It imports torch, which takes seconds: not for --help.
+        from kd_bench.training.device import choose_device
 
         choose_device(config.device)
         return local_slots(config.device, config.threads, self.jobs_per_gpu, self.jobs_at_once)

@@ -1,4 +1,4 @@
-"""Hydra's launcher for a Ray cluster: a task for each job, with its share of GPUs and cores."""
+"""The launcher for a Ray cluster: a task per job, with its share of GPUs and cores."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from kd_bench.utils.errors import require
 class RayConfig(SweepConfig):
     """hydra.launcher of `hydra/launcher=ray`."""
 
-    _target_: str = "hydra_plugins.kd_bench_ray.RayLauncher"
-    address: str = "local"  # a cluster of this machine for this sweep; auto: the one that runs
+    _target_: str = "hydra_plugins._kd_bench_launchers.RayLauncher"
+    address: str = "local"  # a new cluster on this machine; auto: the running one
     num_gpus: float = 1.0  # of a job; below 1, several share a GPU
     num_cpus: float = 1.0
-    jobs_at_once: int | None = None  # None: as many as there is room for when the sweep starts
+    jobs_at_once: int | None = None  # None: as many as fit when the sweep starts
 
 
 class RayLauncher(SweepLauncher):
@@ -45,5 +45,5 @@ class RayLauncher(SweepLauncher):
         self.resources = {"num_gpus": num_gpus, "num_cpus": num_cpus}
 
     def slots(self, config: Config) -> list[RaySlot]:
-        """As many as the cluster has room for."""
+        """As many as jobs fit into the cluster."""
         return ray_slots(self.address, self.resources, config.threads, self.jobs_at_once)

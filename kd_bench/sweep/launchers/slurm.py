@@ -1,4 +1,4 @@
-"""Hydra's launcher for a Slurm cluster: a Slurm job for each job, through submitit."""
+"""The launcher for a Slurm cluster: a Slurm job per job, submitted with submitit."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from kd_bench.sweep.retry import OnError
 
 @dataclass
 class SlurmConfig(SweepConfig):
-    """hydra.launcher of `hydra/launcher=slurm`; what is null is left to the site."""
+    """hydra.launcher of `hydra/launcher=slurm`; null leaves a value to the cluster's defaults."""
 
-    _target_: str = "hydra_plugins.kd_bench_slurm.SlurmLauncher"
+    _target_: str = "hydra_plugins._kd_bench_launchers.SlurmLauncher"
     _convert_: str = "all"
     jobs_at_once: int = 16  # in the queue, waiting or running
     partition: str | None = None
-    timeout_min: int = 720  # a job that takes longer is put back into the queue and goes on
+    timeout_min: int = 720  # a job that takes longer is requeued and resumes
     gpus_per_node: int | None = 1
     cpus_per_task: int = 4
     mem_gb: float | None = 16
-    setup: list[str] = field(default_factory=list)  # lines of shell before the job
-    # Any other option of sbatch. A job whose node is taken away is put back into the queue.
+    setup: list[str] = field(default_factory=list)  # shell commands to run before the job
+    # Any other options of sbatch. By default, a job that loses its node is requeued.
     additional_parameters: dict[str, Any] = field(default_factory=lambda: {"requeue": True})
 
 
@@ -53,6 +53,6 @@ class SlurmLauncher(SweepLauncher):
         self.parameters = {name: value for name, value in parameters.items() if value is not None}
 
     def slots(self, config: Config) -> list[SlurmSlot]:
-        """As many as may be in the queue at once."""
+        """One for each job that may be in the queue at once."""
         folder = Path(config.runs_dir) / SWEEPS / "slurm"
         return slurm_slots(folder, config.threads, self.parameters, self.jobs_at_once)

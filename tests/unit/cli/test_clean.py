@@ -1,12 +1,12 @@
 """kd-bench clean: what finished jobs no longer need goes, when it was shown and agreed to."""
 
 import os
+from dataclasses import replace
 
 import pytest
 from helpers.jobs import TINY, job
 
 from kd_bench.jobs.job import write_jobs
-from kd_bench.sweep import prepare
 from kd_bench.utils.lock import Lock
 
 
@@ -79,7 +79,7 @@ def test_a_folder_in_which_a_process_works_is_not_touched(kd_bench, finished):
         code, printed = kd_bench("clean", "--yes")
         assert files(student) == before
     assert code == 0
-    assert printed == "nothing to clean\nleft alone: 1 folder in which a process works\n"
+    assert printed == "nothing to clean\nleft alone: 1 folder of running jobs\n"
 
 
 def test_a_file_that_is_being_written_stays(kd_bench, finished):
@@ -100,9 +100,9 @@ def test_weights_go_where_that_is_asked_for_but_never_those_of_a_teacher(kd_benc
 
 def test_weights_of_whatever_a_sweep_names_as_a_teacher_stay(kd_bench, finished, tmp_path):
     student, _ = finished
-    (one, *_) = prepare.prepare_jobs([(job(tmp_path / "runs", "method=baseline", "seed=5"), {})])
-    one.after = student.relative_to(tmp_path / "runs").as_posix()
-    write_jobs([one], "mine")
+    one = job(tmp_path / "runs", "method=baseline", "seed=5")
+    teacher = replace(one, folder=student.relative_to(tmp_path / "runs").as_posix())
+    write_jobs([replace(one, teacher=teacher)], "mine")
     kd_bench("clean", "--yes", "--weights")
     assert (student / "weights.pt").exists()
 
@@ -128,13 +128,13 @@ def test_view_tables_go_where_that_is_asked_for_and_are_made_anew(kd_bench, fini
     assert kd_bench(*table, "seed=1")[0] == 0
     tables = tmp_path / "runs" / ".tables"
     assert {path.split("/")[1] for path in files(tables)} == {"rows.f32", "table.json"}
-    assert "view tables" not in kd_bench("clean")[1]
+    assert "caches of teachers" not in kd_bench("clean")[1]
     with Lock(finished[0]):
         _, printed = kd_bench("clean", "--tables", "--yes")
-        assert "left alone: 1 folder in which a process works, and view tables\n" in printed
+        assert "left alone: 1 folder of running jobs, and teacher caches\n" in printed
     assert files(tables)
     _, printed = kd_bench("clean", "--tables", "--yes")
-    assert "view tables of teachers (2 files)" in printed
+    assert "caches of teachers' outputs (2 files)" in printed
     assert not list(tables.iterdir())
     code, printed = kd_bench(*table, "seed=2")
     assert code == 0 and "making the teacher's view table" in printed
@@ -143,7 +143,7 @@ def test_view_tables_go_where_that_is_asked_for_and_are_made_anew(kd_bench, fini
 @pytest.mark.parametrize(
     ("typed", "answer"),
     [
-        (["runs_dir=none"], "there is no folder none; say where the runs are: runs_dir=DIR"),
+        (["runs_dir=none"], "there is no folder none; give that of the runs: runs_dir=DIR"),
         (["--force"], "unrecognized arguments: --force; usage: kd-bench clean [-h] [--yes]"),
     ],
     ids=str,

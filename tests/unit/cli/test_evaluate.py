@@ -4,29 +4,29 @@ import shutil
 
 import pytest
 import torch
-from helpers.jobs import IMAGES
+from helpers.jobs import IMAGES, rewrite_record
 
-from kd_bench.results.run_folder import read_result
-from kd_bench.utils.files import write_json
+from kd_bench.config.convert import to_plain
+from kd_bench.results.run_folder import read_record
 
 MODEL = ("model=resnet8_half", "model.net.widths=[4,4,8,8]")
 
 
 def test_beside_its_record_it_scores_what_the_record_says(kd_bench, finished):
     for folder in finished:
-        accuracy = read_result(folder)["accuracy"]["last"]
+        accuracy = read_record(folder).accuracy.last
         code, printed = kd_bench("evaluate", folder / "weights.pt")
         assert (code, printed) == kd_bench("evaluate", folder)
         assert code == 0
         assert f"on synthetic: {accuracy:.2f} % of 24 test images\n" in printed
-        assert printed.endswith(f"its record says {accuracy:.2f} %: equal\n")
+        assert printed.endswith(f"recorded: {accuracy:.2f} %, equal\n")
 
 
 def test_elsewhere_model_and_data_are_chosen(kd_bench, finished, tmp_path):
     student, _ = finished
     shutil.copy(student / "weights.pt", tmp_path / "mine.pt")
     code, printed = kd_bench("evaluate", "mine.pt", *MODEL, *IMAGES)
-    accuracy = read_result(student)["accuracy"]["last"]
+    accuracy = read_record(student).accuracy.last
     assert code == 0
     assert printed == f"resnet8_half on synthetic: {accuracy:.2f} % of 24 test images\n"
 
@@ -37,17 +37,17 @@ def test_beside_a_record_another_data_set_may_be_chosen(kd_bench, finished):
     code, printed = kd_bench("evaluate", student / "weights.pt", *more)
     assert code == 0
     assert printed.startswith("resnet8_half on synthetic: ") and "of 48 test images" in printed
-    assert "its record" not in printed
+    assert "recorded" not in printed
 
 
 def test_an_accuracy_that_is_not_the_records_is_told(kd_bench, finished):
     student, _ = finished
-    record = read_result(student)
-    last = record["accuracy"]["last"]
-    write_json(student / "result.json", record | {"accuracy": {"last": last - 1.5}})
+    record = read_record(student)
+    last = record.accuracy.last
+    rewrite_record(student, accuracy=to_plain(record.accuracy) | {"last": last - 1.5})
     _, printed = kd_bench("evaluate", student / "weights.pt")
-    assert f"its record says {last - 1.5:.2f} %: +1.50 points now" in printed
-    write_json(student / "result.json", record | {"data_fingerprint": "other"})
+    assert f"recorded: {last - 1.5:.2f} %, +1.50 points now" in printed
+    rewrite_record(student, data_fingerprint="other")
     _, printed = kd_bench("evaluate", student / "weights.pt")
     assert "of other images: the data have changed since" in printed
 
@@ -70,13 +70,13 @@ def test_a_model_of_ones_own_is_found_with_config_dir(kd_bench, finished, tmp_pa
     [
         ([], "the following arguments are required: CHECKPOINT; usage: kd-bench evaluate"),
         (["no.pt"], "there is no file no.pt"),
-        (["mine.pt"], "say what it is: add model=NAME dataset=NAME"),
-        (["mine.pt", "model=resnet20"], "say what it is: add dataset=NAME"),
+        (["mine.pt"], "name what it is: add model=NAME dataset=NAME"),
+        (["mine.pt", "model=resnet20"], "name what it is: add dataset=NAME"),
         (["mine.pt", "model=[resnet8,resnet20]", "dataset=digits"], "choose one; -m model="),
-        (["mine.pt", "model=resnet21", "dataset=digits"], "no model 'resnet21'; there are "),
+        (["mine.pt", "model=resnet21", "dataset=digits"], "unknown model 'resnet21'; choose from "),
         (["mine.pt", *MODEL, "dataset=digits"], "fc.weight is (4, 8) in the file and (10, 8)"),
         (["mine.pt", *MODEL, "dataset=cifar10"], "dataset.download=true"),
-        (["WEIGHTS", "dataset.pad=1"], "say what it is: add model=NAME dataset=NAME"),
+        (["WEIGHTS", "dataset.pad=1"], "name what it is: add model=NAME dataset=NAME"),
         (["bad.pt", *MODEL, *IMAGES], "bad.pt is no checkpoint of tensors alone"),
     ],
     ids=str,

@@ -4,21 +4,20 @@ import json
 
 import pytest
 import torch
-from helpers.jobs import job
+from helpers.jobs import config, rewrite_record
 
 from kd_bench.jobs import instantiate
-from kd_bench.results.run_folder import read_result
+from kd_bench.results.run_folder import read_record
 from kd_bench.training.teacher import load_weights
-from kd_bench.utils.files import write_json
 
 
 @pytest.fixture
 def network(finished, tmp_path):
     """The student of `finished` in eval mode, and its data."""
-    config = job(tmp_path)
-    net = instantiate.build_network(config["model"], 4).net
+    one = config(tmp_path)
+    net = instantiate.build_network(one.model, 4).net
     load_weights(net, finished[0] / "weights.pt", "the student")
-    return net.eval(), instantiate.build_dataset(config["dataset"]).load()
+    return net.eval(), instantiate.build_dataset(one.dataset).load()
 
 
 def test_a_state_dict_is_the_weights_as_they_are(kd_bench, finished, tmp_path):
@@ -38,7 +37,7 @@ def test_what_one_must_know_is_beside_it(kd_bench, finished, tmp_path, network):
     student, _ = finished
     kd_bench("export", student, "--to", "net.pt")
     told = json.loads((tmp_path / "net.pt.json").read_text())
-    record = read_result(student)
+    record = read_record(student)
     _, data = network
     assert told["model"]["name"] == "resnet8_half"
     assert told["model"]["net"]["widths"] == [4, 4, 8, 8]
@@ -46,8 +45,8 @@ def test_what_one_must_know_is_beside_it(kd_bench, finished, tmp_path, network):
     assert told["image"]["shape"] == [3, 8, 8]
     assert torch.equal(torch.tensor(told["image"]["mean"]), data.mean)
     assert torch.equal(torch.tensor(told["image"]["std"]), data.std)
-    assert told["accuracy"] == record["accuracy"]["last"]
-    assert told["record"] == {"folder": record["folder"], "digest": record["digest"]}
+    assert told["accuracy"] == record.accuracy.last
+    assert told["record"] == {"folder": record.folder, "digest": record.digest}
 
 
 def test_a_program_says_what_the_network_says_for_any_number_of_images(
@@ -70,8 +69,8 @@ def test_a_program_says_what_the_network_says_for_any_number_of_images(
     [
         (None, ["nowhere"], "there is no nowhere; give the folder of a finished job"),
         (None, ["RUN", "--format", "onnx"], "invalid choice: 'onnx' (choose from"),
-        ("there", ["RUN", "--to", "there.pt"], "there.pt is there already; choose another name"),
-        ("no weights", ["RUN"], "has no weights.pt: they were not kept there"),
+        ("there", ["RUN", "--to", "there.pt"], "there.pt exists already; choose another name"),
+        ("no weights", ["RUN"], "has no weights.pt"),
         ("other images", ["RUN"], "are not those that "),
     ],
     ids=str,
@@ -83,7 +82,7 @@ def test_a_mistake_is_answered_in_one_line(kd_bench, finished, tmp_path, prepare
     if prepare == "no weights":
         (student / "weights.pt").unlink()
     if prepare == "other images":
-        write_json(student / "result.json", read_result(student) | {"data_fingerprint": "other"})
+        rewrite_record(student, data_fingerprint="other")
     code, printed = kd_bench("export", *(student if word == "RUN" else word for word in typed))
     assert (code, printed.count("\n")) == (2, 1), printed
     assert answer in printed

@@ -4,10 +4,10 @@ import os
 import shutil
 
 import pytest
-from helpers.jobs import TINY, job
+from helpers.jobs import TINY, config, job, rewrite_record
 
-from kd_bench.jobs import instantiate, resolve
-from kd_bench.jobs.status import JobStatus
+from kd_bench.jobs import instantiate
+from kd_bench.jobs.status import PENDING, JobStatus
 from kd_bench.sweep import dry_run, prepare
 from kd_bench.utils.lock import Lock
 
@@ -31,7 +31,7 @@ def test_a_sweep_of_which_nothing_is_done_is_all_to_do_and_its_time_unknown(kd_b
     assert told["synthetic resnet20 baseline seed 0 (teacher)"] == "to do, time unknown"
     assert told["synthetic resnet20-resnet8_half st seed 1"] == "to do, time unknown"
     assert told["5 jobs"] == "0 done, 0 running, 5 to do"
-    assert told["time"] == "unknown; nothing like these jobs has run in runs yet"
+    assert told["time"] == "unknown; no similar job has finished in runs yet"
     assert contents(tmp_path) == {}
 
 
@@ -71,7 +71,7 @@ def test_what_is_done_running_failed_or_begun_is_told_apart_and_nothing_is_writt
 
 def test_time_and_disk_are_those_of_like_jobs(kd_bench, finished):
     student, _ = finished
-    _rewrite(student, seconds=10.0, seconds_of_process=13.0)
+    rewrite_record(student, seconds=10.0, seconds_of_process=13.0, seconds_of_warm_up=0.0)
     (student / "weights.pt").write_bytes(bytes(2_000_000))
     _, printed = kd_bench("plan", "-m", *TINY, "method=st", "seed=1,2,3", "recipe.epochs=4")
     told = lines_of(printed)
@@ -83,7 +83,7 @@ def test_time_and_disk_are_those_of_like_jobs(kd_bench, finished):
 
 def test_times_of_another_kind_of_device_are_not_taken(kd_bench, finished):
     for folder in finished:
-        _rewrite(folder, device="cuda")
+        rewrite_record(folder, device="cuda")
     _, printed = kd_bench("plan", *TINY, "method=st", "seed=1", "device=cpu")
     assert lines_of(printed)["time"].startswith("unknown")
 
@@ -93,28 +93,21 @@ def test_whether_to_compile_pays_is_told_where_like_jobs_ran_both_ways(
 ):
     student, _ = finished
     typed = ("plan", "-m", *TINY, "method=st", "seed=0,1,2,3")
-    _rewrite(student, seconds=10.0, seconds_of_process=10.0, seconds_of_warm_up=0.0)
+    rewrite_record(student, seconds=10.0, seconds_of_process=10.0, seconds_of_warm_up=0.0)
     assert "compile=true" not in kd_bench(*typed)[1]
     compiled = job(tmp_path / "runs", "method=st", "compile=true")
-    identity, folder = resolve.identity(compiled), resolve.folder_name(compiled)
-    other = tmp_path / "runs" / folder
+    other = compiled.path
     shutil.copytree(student, other)
-    _rewrite(other, **{"config": compiled, "identity": identity, "folder": folder})
+    plain = compiled.to_json()
+    rewrite_record(other, **{name: plain[name] for name in ("config", "identity", "folder")})
     # Two epochs took 12 s, of which 8 to compile: 2 s an epoch instead of 5 s.
-    _rewrite(other, seconds=12.0, seconds_of_process=12.0, seconds_of_warm_up=8.0)
+    rewrite_record(other, seconds=12.0, seconds_of_process=12.0, seconds_of_warm_up=8.0)
     told = lines_of(kd_bench(*typed)[1])
     assert told["compile=true does not pay"] == ("of 3 jobs about 36 s with it, about 30 s without")
     told = lines_of(kd_bench(*typed, "recipe.epochs=20")[1])
     assert told["compile=true pays"] == (
         "of 4 jobs about 3 min 12 s with it, about 6 min 40 s without"
     )
-
-
-def _rewrite(path, **values):
-    from kd_bench.results.run_folder import read_result
-    from kd_bench.utils.files import write_json
-
-    write_json(path / "result.json", read_result(path) | values)
 
 
 def test_a_sweep_for_a_cluster_is_planned_and_not_submitted(kd_bench, finished, tmp_path):
@@ -130,10 +123,10 @@ def test_a_sweep_for_a_cluster_is_planned_and_not_submitted(kd_bench, finished, 
 
 def test_places_of_this_machine_share_the_work(tmp_path):
     jobs = prepare.prepare_jobs(
-        [(job(tmp_path, "method=baseline", f"seed={k}"), {}) for k in range(4)]
+        [(config(tmp_path, "method=baseline", f"seed={k}"), {}) for k in range(4)]
     )
     now = [
-        dry_run.PlannedJob(j, JobStatus("left"), dry_run.Estimate(90, False), None) for j in jobs
+        dry_run.PlannedJob(j, JobStatus(PENDING), dry_run.Estimate(90, False), None) for j in jobs
     ]
     assert (
         dry_run._time_line(now, 2)
@@ -143,8 +136,8 @@ def test_places_of_this_machine_share_the_work(tmp_path):
 
 
 def test_without_a_like_job_the_weights_alone_are_counted(tmp_path):
-    (one,) = prepare.prepare_jobs([(job(tmp_path, "method=baseline"), {})])
-    net = instantiate.build_network(one.config["model"], 4).net
+    (one,) = prepare.prepare_jobs([(config(tmp_path, "method=baseline"), {})])
+    net = instantiate.build_network(one.config.model, 4).net
     # four bytes for each parameter; batch norm: two more numbers a channel, and a counter of eight
     norms = [m for m in net.modules() if hasattr(m, "running_mean")]
     numbers = sum(p.numel() for p in net.parameters()) + sum(2 * m.num_features for m in norms)
@@ -154,12 +147,12 @@ def test_without_a_like_job_the_weights_alone_are_counted(tmp_path):
 @pytest.mark.parametrize(
     ("typed", "answer"),
     [
-        (["-m", "method=st,kd"], "no method 'kd'; there are "),
-        (["sweep=quick"], "no sweep 'quick'; there are "),
+        (["-m", "method=st,kd"], "unknown method 'kd'; choose from "),
+        (["sweep=quick"], "unknown sweep 'quick'; choose from "),
         (["method=st,at"], "add -m to run a job with each"),
         (["method=at", "method.losses.at.stages=[stage9]"], "unknown stage 'stage9' of resnet8"),
-        (["sede=1"], "no key 'sede'; there are dataset"),
-        (["hydra/launcher=slrum"], "no hydra/launcher 'slrum'; there are local, ray, slurm"),
+        (["sede=1"], "sede"),
+        (["hydra/launcher=slrum"], "unknown hydra/launcher 'slrum'; choose from local, ray, slurm"),
     ],
     ids=str,
 )
@@ -185,16 +178,18 @@ def test_it_tells_which_source_asks_the_teacher_less(kd_bench):
     # 4 jobs of 2 epochs of 40 images; 18 views of 40 images, 4 logits of 4 bytes each. The
     # baseline asks nobody, and what `at` reads is in no table.
     assert [line for line in printed.splitlines() if line.startswith("teacher ")] == [
-        "teacher resnet20 of st, logits: 4 jobs would ask about 320 images online, a view table of"
-        " 11.5 kB about 720 once; teacher.source=online asks less"
+        "teacher resnet20 of st, logits: 4 jobs would run about 320 images through it online, a"
+        " cache of 11.5 kB about 720 once; teacher.source=online is cheaper"
     ]
     code, printed = kd_bench(*command, "recipe.epochs=6")
-    assert "960 images online" in printed
-    assert "teacher.source=online asks more than table would" in printed
+    assert "960 images through it online" in printed
+    assert "teacher.source=online costs more than table would" in printed
 
 
 def test_a_table_that_was_chosen_is_told_from_one_that_might_be(kd_bench):
     code, printed = kd_bench("plan", *TINY, *VIEWS, "method=st", "teacher.source=table")
     assert code == 0
-    assert "teacher.source=table asks more than online would" in printed
-    assert ", and 11.5 kB of view tables unless they are there; of 2 jobs the weights" in printed
+    assert "teacher.source=table costs more than online would" in printed
+    assert (
+        ", and 11.5 kB of teacher caches unless they exist; of 2 jobs only the weights" in printed
+    )

@@ -2,14 +2,15 @@
 
 import shutil
 import tempfile
+from functools import partial
 
 import pytest
-from helpers.jobs import job, trained
+from helpers.jobs import job, rewrite_record, trained
 
+from kd_bench.config.convert import to_plain
 from kd_bench.jobs import record as job_record
-from kd_bench.results.run_folder import read_result
-from kd_bench.results.store import job_config
-from kd_bench.utils.files import write_json
+from kd_bench.results.record import Record
+from kd_bench.results.run_folder import read_record
 
 
 @pytest.fixture(autouse=True)
@@ -21,14 +22,10 @@ def temporary(tmp_path, monkeypatch):
     return folder
 
 
-def change(folder, **values):
-    write_json(folder / "result.json", read_result(folder) | values)
-
-
 def test_equal_numbers_are_said_to_be_and_leave_nothing_behind(kd_bench, finished, temporary):
     student, _ = finished
     code, printed = kd_bench("rerun", student)
-    accuracy = read_result(student)["accuracy"]["last"]
+    accuracy = read_record(student).accuracy.last
     assert code == 0
     assert f"equal bit for bit: {accuracy:.2f} %\n" in printed
     assert list(temporary.glob("kd-bench*")) == []
@@ -45,21 +42,23 @@ def test_a_published_record_is_enough(kd_bench, finished, tmp_path, temporary):
 
 def test_different_numbers_are_told_with_what_differs_and_kept(kd_bench, finished, temporary):
     student, _ = finished
-    old = read_result(student)
-    versions = old["versions"] | {"torch": "1.0.0"}
-    accuracy = old["accuracy"] | {"last": 12.5}
-    change(student, accuracy=accuracy, versions=versions, threads=3, commit="abc123", dirty=False)
+    old = read_record(student)
+    versions = old.versions | {"torch": "1.0.0"}
+    accuracy = to_plain(old.accuracy) | {"last": 12.5}
+    rewrite_record(
+        student, accuracy=accuracy, versions=versions, threads=3, commit="abc123", dirty=False
+    )
     lines = (student / "history.csv").read_text().splitlines()
     (student / "history.csv").write_text("\n".join([*lines[:2], lines[2] + "1"]) + "\n")
     code, printed = kd_bench("rerun", student)
-    last = old["accuracy"]["last"]
+    last = old.accuracy.last
     assert code == 1
     assert (
         f"DIFFERENT: accuracy.last was 12.5, is {last}; history.csv differs from epoch 2 on"
         in printed
     )
     conditions = next(line for line in printed.splitlines() if line.startswith("not the same"))
-    assert f"threads was 3, is 1; torch was 1.0.0, is {old['versions']['torch']}" in conditions
+    assert f"threads was 3, is 1; torch was 1.0.0, is {old.versions['torch']}" in conditions
     assert "commit was abc123, is " in conditions
     assert "device" not in conditions and "data" not in conditions and "python" not in conditions
     (kept,) = temporary.glob("*/synthetic/*/st/*/seed0")
@@ -68,14 +67,14 @@ def test_different_numbers_are_told_with_what_differs_and_kept(kd_bench, finishe
 
 def test_different_numbers_under_the_same_conditions_are_a_bug(kd_bench, finished, monkeypatch):
     _, teacher = finished
-    accuracy = read_result(teacher)["accuracy"] | {"last": 12.5}
+    accuracy = to_plain(read_record(teacher).accuracy) | {"last": 12.5}
     for is_dirty, word in (
         (False, "so this is a bug"),
-        (True, "uncommitted changes may be others"),
+        (True, "uncommitted changes may differ"),
     ):
         code = {"commit": "abc123", "dirty": is_dirty}
-        monkeypatch.setattr(job_record, "CODE", code)
-        change(teacher, accuracy=accuracy, **code)
+        monkeypatch.setattr(job_record, "code_version", partial(dict, code))
+        rewrite_record(teacher, accuracy=accuracy, **code)
         code, printed = kd_bench("rerun", teacher)
         assert code == 1
         assert word in printed
@@ -87,23 +86,24 @@ def test_a_record_without_its_history_is_compared_by_its_accuracies(kd_bench, fi
     (teacher / "history.csv").unlink()
     code, printed = kd_bench("rerun", teacher)
     assert code == 0
-    assert "there is no history.csv beside the record: accuracies alone are compared" in printed
+    assert "no history.csv beside the record: only accuracies are compared" in printed
 
 
 def test_the_folder_may_be_chosen_and_is_kept(kd_bench, finished, tmp_path):
     _, teacher = finished
     code, printed = kd_bench("rerun", teacher, "runs_dir=again")
-    folder = tmp_path / "again" / read_result(teacher)["folder"]
-    assert code == 0 and read_result(folder)
+    folder = tmp_path / "again" / read_record(teacher).folder
+    assert code == 0 and read_record(folder)
     assert f"the new run is in {folder.relative_to(tmp_path)}" in printed
 
 
 def test_a_record_older_than_a_key_has_its_default(tmp_path):
     record, _ = trained(job(tmp_path, "method=baseline", "recipe.epochs=1"))
-    wanted = record["config"]
-    older = {**wanted, "recipe": {**wanted["recipe"]}, "teacher": {**wanted["teacher"]}}
-    del older["recipe"]["drop_last"], older["teacher"]["source"], older["speed"]
-    assert job_config({"config": older}) == wanted
+    older = record.to_json()
+    config = older["config"]
+    del config["recipe"]["drop_last"], config["teacher"]["source"], config["speed"]
+    del older["execution"], older["seconds_of_warm_up"]
+    assert Record.from_json(older).config == record.config
 
 
 @pytest.mark.parametrize(

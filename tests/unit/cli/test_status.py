@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from helpers.jobs import job
+from helpers.jobs import config
 
 from kd_bench.jobs.job import write_jobs
 from kd_bench.sweep import prepare
@@ -16,7 +16,7 @@ from kd_bench.utils.lock import Lock
 def started(finished, tmp_path):
     """A sweep of which two jobs are done, written down as when it was started: its jobs."""
     sets = [["method=st", f"seed={seed}"] for seed in range(4)]
-    jobs = prepare.prepare_jobs([(job(tmp_path / "runs", *overrides), {}) for overrides in sets])
+    jobs = prepare.prepare_jobs([(config(tmp_path / "runs", *overrides), {}) for overrides in sets])
     write_jobs(jobs, "mine-0a1b2c3d")
     return jobs
 
@@ -37,7 +37,7 @@ def test_done_running_failed_and_left_are_counted_and_told(kd_bench, started):
         code, printed = kd_bench("status")
     head, running, failure = printed.splitlines()
     assert code == 0
-    assert head.startswith("mine-0a1b2c3d: 2 done, 1 running, 1 failed, 1 left; about ")
+    assert head.startswith("mine-0a1b2c3d: 2 done, 1 running, 1 failed, 1 pending; about ")
     assert head.endswith(" left")
     assert running.startswith(f"  {runs.label}: epoch 1/2 62.50 % 1,234 images/s, 2 s left (pr")
     assert failure == f"  {failed.label}: FAILED: killed by SIGKILL; see runs/{failed.folder}"
@@ -51,12 +51,12 @@ def test_a_job_that_has_no_epoch_behind_it_is_starting(kd_bench, started):
 
 
 def test_those_who_wait_for_a_teacher_that_failed_have_failed(kd_bench, tmp_path):
-    jobs = prepare.prepare_jobs([(job(tmp_path / "runs", "method=st"), {})])
+    jobs = prepare.prepare_jobs([(config(tmp_path / "runs", "method=st"), {})])
     write_jobs(jobs, "mine")
     jobs[0].path.mkdir(parents=True)
     (jobs[0].path / "error.txt").write_text("FloatingPointError: the loss is not finite\n")
     _, printed = kd_bench("status")
-    assert "mine: 0 done, 0 running, 2 failed, 0 left" in printed
+    assert "mine: 0 done, 0 running, 2 failed, 0 pending" in printed
     assert f"FAILED: its teacher failed: {jobs[0].folder}" in printed
 
 
@@ -70,7 +70,7 @@ def test_a_lock_of_a_dead_process_is_nobody_at_work(kd_bench, started):
     subprocess.run([sys.executable, "-c", code, folder], check=True)
     assert list(folder.glob("lock/*"))
     _, printed = kd_bench("status")
-    assert "2 done, 0 running, 0 failed, 3 left" in printed
+    assert "2 done, 0 running, 0 failed, 3 pending" in printed
 
 
 def test_a_lock_of_another_host_counts_while_it_is_touched(kd_bench, started):
@@ -89,20 +89,22 @@ def test_sweeps_are_chosen_by_how_their_names_begin(kd_bench, started):
     write_jobs(started[:1], "other-00000000")
     assert kd_bench("status")[1].count(" done, ") == 2
     assert kd_bench("status", "mi")[1].splitlines()[0].startswith("mine-0a1b2c3d: 2 done")
-    assert kd_bench("status", "other")[1] == "other-00000000: 1 done, 0 running, 0 failed, 0 left\n"
+    assert (
+        kd_bench("status", "other")[1] == "other-00000000: 1 done, 0 running, 0 failed, 0 pending\n"
+    )
 
 
 def test_another_runs_folder_is_chosen_in_either_spelling(kd_bench, started, tmp_path):
     (tmp_path / "runs").rename(tmp_path / "elsewhere")
     for typed in (["runs_dir=elsewhere"], ["--runs-dir", "elsewhere"], ["--runs-dir=elsewhere"]):
-        assert "2 done, 0 running, 0 failed, 3 left" in kd_bench("status", *typed)[1]
+        assert "2 done, 0 running, 0 failed, 3 pending" in kd_bench("status", *typed)[1]
 
 
 @pytest.mark.parametrize(
     ("typed", "answer"),
     [
-        (["quick"], "no sweep 'quick' in runs; there are mine-0a1b2c3d"),
-        (["runs_dir=none"], "there is no folder none; say where the runs are: runs_dir=DIR"),
+        (["quick"], "unknown sweep 'quick' in runs; choose from mine-0a1b2c3d"),
+        (["runs_dir=none"], "there is no folder none; give that of the runs: runs_dir=DIR"),
         (["mine", "other"], "unrecognized arguments: other; usage: kd-bench status [-h]"),
         (["--run-dir", "x"], "unrecognized arguments: --run-dir"),
     ],

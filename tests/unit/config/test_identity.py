@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given, strategies
 
 from kd_bench.config import identity, schema
+from kd_bench.config.convert import to_dataclass, to_plain
 from kd_bench.utils.errors import UserError
 
 
 def config(**changes):
-    """A whole job, as plain values; `changes` by dotted key, with `__` for the dot."""
+    """A whole job; `changes` by dotted key, with `__` for the dot."""
     job = {
         "dataset": {
             "name": "digits",
@@ -37,7 +38,7 @@ def config(**changes):
         for name in path:
             section = section[name]
         section[last] = value
-    return job
+    return to_dataclass(schema.Config, job)
 
 
 def digest(needs_teacher=True, teacher_learns=False, revisions=(), **changes):
@@ -145,7 +146,7 @@ def test_a_whole_number_has_one_spelling(number):
 
 def test_a_new_key_with_its_default_orphans_no_record():
     old = {"name": "r", "epochs": 2, "batch_size": 4, "lr": 0.1}
-    new = vars(schema.RecipeConfig(**old))
+    new = to_plain(schema.RecipeConfig(**old))
     kind = schema.RecipeConfig
     assert identity.without_defaults(new, kind) == identity.without_defaults(old, kind)
 

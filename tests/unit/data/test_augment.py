@@ -1,4 +1,4 @@
-"""A view is a function of (seed, epoch, index), uniform, and cut out as slicing would cut it."""
+"""Augmentation is a uniform function of (seed, epoch, index) and matches plain slicing."""
 
 from collections import Counter
 from itertools import product
@@ -17,7 +17,7 @@ INT64 = strategies.integers(-(1 << 63), (1 << 63) - 1)
 
 
 def reference_splitmix64(state):
-    """The generator as published, in Python's unbounded integers."""
+    """The published generator, in Python integers of arbitrary size."""
     z = (state + 0x9E3779B97F4A7C15) % WORD
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % WORD
     z = (z ^ (z >> 27)) * 0x94D049BB133111EB % WORD
@@ -50,7 +50,7 @@ def test_splitmix64_in_int64_equals_big_integers(state):
 
 
 @given(seed=INT64, epoch=strategies.integers(0, 10**6), index=strategies.integers(0, 10**9))
-def test_a_view_follows_from_seed_epoch_and_index_in_big_integers_too(seed, epoch, index):
+def test_views_match_a_big_integer_implementation(seed, epoch, index):
     word = reference_splitmix64(reference_splitmix64(reference_splitmix64(seed) + epoch) + index)
     drawn = augment.sample_view(seed, epoch, torch.tensor([index]), 162)
     assert drawn.tolist() == [word % (1 << 63) % 162]
@@ -59,7 +59,7 @@ def test_a_view_follows_from_seed_epoch_and_index_in_big_integers_too(seed, epoc
 @pytest.mark.parametrize(
     ("pad", "flip", "count"), [(4, True, 162), (1, False, 9), (4, False, 81), (0, False, 1)]
 )
-def test_an_image_has_as_many_views_as_it_has_places_and_mirrors(pad, flip, count):
+def test_the_view_count_is_crops_times_flips(pad, flip, count):
     assert augment.view_count(pad, flip) == count
     top, left, mirrored = augment.decode_view(torch.arange(count), pad, flip)
     seen = set(zip(top.tolist(), left.tolist(), mirrored.tolist(), strict=True))
@@ -75,7 +75,7 @@ def chi_square(drawn, count):
 
 
 def passes(p):
-    # Neither uneven nor evener than chance: taking turns would have p = 1.
+    # Neither less nor more uniform than chance: cycling through all views would have p = 1.
     return 1e-3 < p < 1 - 1e-3
 
 
@@ -87,15 +87,17 @@ def test_views_are_uniform_over_images_epochs_and_seeds():
     assert passes(chi_square(over_images.tolist(), 162))
     assert passes(chi_square(over_epochs.tolist(), 162))
     assert passes(chi_square(over_seeds, 162))
-    assert not passes(chi_square((many % 162).tolist(), 162))  # the bound can fail: too even
-    assert not passes(chi_square((over_images * 0.99).int().tolist(), 162))  # too uneven
+    assert not passes(chi_square((many % 162).tolist(), 162))  # the test can fail: too uniform
+    assert not passes(chi_square((over_images * 0.99).int().tolist(), 162))  # not uniform enough
 
 
-def test_the_view_of_one_epoch_says_nothing_about_that_of_the_next():
+def test_views_of_consecutive_epochs_are_independent():
     index = torch.arange(16_200)
     now, then = (augment.sample_view(0, epoch, index, 9) for epoch in (1, 2))
     assert passes(chi_square((9 * now + then).tolist(), 81))
-    assert passes(chi_square((9 * now[:-1] + now[1:]).tolist(), 81))  # nor of the next image
+    assert passes(
+        chi_square((9 * now[:-1] + now[1:]).tolist(), 81)
+    )  # and independent of the next image
 
 
 def test_an_epoch_may_be_a_tensor_of_any_type():
@@ -105,7 +107,7 @@ def test_an_epoch_may_be_a_tensor_of_any_type():
     assert torch.equal(augment.sample_view(1, torch.tensor(12), index, 162), drawn)
 
 
-def test_padding_surrounds_with_zeros_or_mirrors_without_the_edge():
+def test_padding_is_zero_or_reflect():
     image = torch.tensor([[1, 2, 3], [4, 5, 6], [7, 8, 9]], dtype=torch.uint8).view(1, 3, 3, 1)
     zero = augment.pad_images(image, 1, "zero")[0, :, :, 0].tolist()
     assert zero == [[0, 0, 0, 0, 0], [0, 1, 2, 3, 0], [0, 4, 5, 6, 0], [0, 7, 8, 9, 0], [0] * 5]
@@ -123,7 +125,7 @@ def test_padding_surrounds_with_zeros_or_mirrors_without_the_edge():
 
 @pytest.mark.parametrize("padding", ["zero", "reflect"])
 @pytest.mark.parametrize(("pad", "flip"), [(4, True), (4, False), (1, True), (0, True)])
-def test_every_view_equals_slicing_and_mirroring(pad, flip, padding):
+def test_every_view_equals_slicing_and_flipping(pad, flip, padding):
     height, width, images = 6, 9, 5
     generator = torch.Generator().manual_seed(0)
     image = torch.randint(256, (images, height, width, 3), generator=generator).to(torch.uint8)
@@ -152,10 +154,10 @@ def test_a_view_does_not_depend_on_the_batch_it_is_in(data, index, epoch, seed):
     batch = data.augment(torch.tensor(index), epoch, seed)
     for position, one in enumerate(index):
         alone = data.augment(torch.tensor([one]), epoch, seed)
-        assert torch.equal(batch[position], alone[0])  # the same bits, not close values
+        assert torch.equal(batch[position], alone[0])  # bitwise equal, not just close
 
 
-def test_another_seed_or_epoch_shows_other_views(data):
+def test_views_change_with_seed_and_epoch(data):
     index = torch.arange(60)
     first = data.augment(index, 1, 0)
     assert torch.equal(data.augment(index, 1, 0), first)

@@ -1,4 +1,4 @@
-"""A data set as a job sees it: splits, normalisation, fingerprint, and what it refuses."""
+"""Datasets: splits, normalization, fingerprint, and invalid settings."""
 
 import re
 import subprocess
@@ -39,7 +39,7 @@ class InMemory:
 
 
 def numbered(images, size=3, channels=3):
-    """Images whose every pixel is their position, of classes 0 1 0 1 ..."""
+    """Images whose pixel values are their index, with labels 0 1 0 1 ..."""
     position = torch.arange(images)
     image = position.to(torch.uint8).view(-1, 1, 1, 1).expand(images, size, size, channels)
     return Split(image.contiguous(), position % 2)
@@ -112,7 +112,7 @@ def probe_accuracy(data):
     return (guess == data.test.target).float().mean().item()
 
 
-def test_a_linear_probe_learns_synthetic_images_unless_noise_buries_them():
+def test_a_linear_probe_learns_synthetic_images_unless_noise_dominates():
     def accuracy(noise):
         source = Synthetic(num_classes=5, size=8, train=250, test=100, seed=3, noise=noise)
         return probe_accuracy(dataset(source).load())
@@ -121,7 +121,7 @@ def test_a_linear_probe_learns_synthetic_images_unless_noise_buries_them():
     assert accuracy(50.0) < 0.5  # chance is 0.2
 
 
-def test_synthetic_images_follow_from_their_arguments():
+def test_synthetic_images_are_determined_by_their_arguments():
     def images(seed):
         return Synthetic(num_classes=3, size=5, train=9, test=6, seed=seed, noise=0.1).load()
 
@@ -142,7 +142,7 @@ def test_synthetic_images_follow_from_their_arguments():
         ({"test": 2}, "train and test must be at least 3, got 9 and 2"),
     ],
 )
-def test_synthetic_refuses_what_makes_no_sense(wrong, message):
+def test_synthetic_refuses_invalid_arguments(wrong, message):
     right = {"num_classes": 3, "size": 5, "train": 9, "test": 6, "seed": 0, "noise": 0.1}
     with refused(message):
         Synthetic(**{**right, **wrong})
@@ -151,7 +151,7 @@ def test_synthetic_refuses_what_makes_no_sense(wrong, message):
 # --- normalisation ------------------------------------------------------------------------------
 
 
-def test_pixels_become_byte_over_255_less_mean_over_deviation():
+def test_pixels_are_scaled_to_one_and_standardized():
     image = torch.tensor([[0, 51, 255], [255, 0, 51]], dtype=torch.uint8).view(2, 1, 1, 3)
     split = Split(image, torch.tensor([0, 1]))
     settings = {"pad": 0, "mean": [0.5, 0.2, 0.0], "std": [0.25, 0.5, 2.0]}
@@ -171,14 +171,14 @@ def test_mean_and_deviation_are_those_of_the_training_images():
     train = Split(image, torch.arange(40) % 2)
     data = dataset(InMemory(train, Split(image[:4] // 2, train.target[:4]))).load()
     pixels = image.numpy().reshape(-1, 3) / 255
-    np.testing.assert_allclose(data.mean, pixels.mean(0), rtol=1e-6)  # kept as float32
+    np.testing.assert_allclose(data.mean, pixels.mean(0), rtol=1e-6)  # stored as float32
     np.testing.assert_allclose(data.std, pixels.std(0), rtol=1e-6)
     batch = data.eval_batch(data.train, 0, 40)
     np.testing.assert_allclose(batch.mean((0, 2, 3)), np.zeros(3), atol=1e-5)
     np.testing.assert_allclose(batch.std((0, 2, 3), correction=0), np.ones(3), atol=1e-5)
 
 
-def test_validation_images_do_not_count_in_the_mean():
+def test_validation_images_are_excluded_from_the_mean():
     data = dataset(validation=5).load()
     left = sorted(set(range(20)) - set(data.validation.image[:, 0, 0, 0].tolist()))
     np.testing.assert_allclose(data.mean, np.full(3, np.mean(left) / 255), rtol=1e-6)
@@ -201,20 +201,20 @@ def test_clean_images_are_whole_and_unshifted_in_every_split():
     for held, split in ((data.train, train), (data.test, test)):
         expected = split.image.permute(0, 3, 1, 2).float()
         torch.testing.assert_close(data.eval_batch(held, 0, 10), expected)
-    assert len(data.eval_batch(data.test, 5, 10)) == 2  # the last batch is what is left
+    assert len(data.eval_batch(data.test, 5, 10)) == 2  # the last batch is smaller
 
 
-def test_a_view_shows_the_image_of_its_index():
+def test_a_view_belongs_to_the_image_of_its_index():
     data = dataset(flip=True, validation=7, mean=[0.0] * 3, std=[1 / 255] * 3).load()
     shown = data.augment(torch.tensor([12, 0, 3]), 5, 1)
-    kept = data.train.image[:, 1, 1, 0]  # a numbered image: the pixel says which one it is
+    kept = data.train.image[:, 1, 1, 0]  # numbered images: the pixel value is the index
     assert [image.max().round().item() for image in shown] == kept[[12, 0, 3]].tolist()
 
 
 # --- validation ---------------------------------------------------------------------------------
 
 
-def test_validation_images_leave_the_training_set_and_order_stays():
+def test_validation_images_are_removed_and_order_is_kept():
     train = numbered(20)
     left, held = split_validation(train, 6)
     kept, taken = (split.image[:, 0, 0, 0].tolist() for split in (left, held))
@@ -225,7 +225,7 @@ def test_validation_images_leave_the_training_set_and_order_stays():
     assert held.target.tolist() == [position % 2 for position in taken]
 
 
-def test_a_smaller_validation_set_is_part_of_a_larger_one():
+def test_a_smaller_validation_set_is_a_subset_of_a_larger_one():
     small, large = (split_validation(numbered(200), size)[1].image[:, 0, 0, 0] for size in (20, 50))
     assert set(small.tolist()) < set(large.tolist())
 
@@ -236,12 +236,12 @@ def test_validation_images_are_spread_over_the_training_set():
     _, held = split_validation(train, 500)
     first = (held.target < 500).sum().item()
     even = (held.target % 2 == 0).sum().item()
-    # hypergeometric: 250 expected, deviation 7.9
+    # hypergeometric: mean 250, standard deviation 7.9
     assert abs(first - 250) < 32
     assert abs(even - 250) < 32
 
 
-def test_training_has_what_validation_leaves():
+def test_training_excludes_the_validation_images():
     data = dataset(validation=5).load()
     assert data.train_size == 15
     assert data.train.target.shape == (15,)
@@ -287,7 +287,7 @@ def test_the_fingerprint_changes_with_any_byte(split, part):
         ({"validation": 20}, "dataset.validation must be from 0 to 19"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused_before_anything_is_decoded(settings, message):
+def test_invalid_settings_are_refused_before_anything_is_decoded(settings, message):
     with refused(message):
         dataset(**settings).describe()
 
@@ -299,8 +299,8 @@ def with_target(split, *target):
 @pytest.mark.parametrize(
     ("train", "test", "message"),
     [
-        (numbered(4), with_target(numbered(2), 0, 0), "1 of 2 classes have no image in the test"),
-        (with_target(numbered(2), 1, 1), numbered(4), "no image in the training set: 0"),
+        (numbered(4), with_target(numbered(2), 0, 0), "1 of 2 classes have no images in the test"),
+        (with_target(numbered(2), 1, 1), numbered(4), "no images in the training set: 0"),
         (with_target(numbered(2), 0, 2), numbered(4), "training set should be 0..1, got 0..2"),
         (with_target(numbered(2), 0, -1), numbered(4), "training set should be 0..1, got -1..0"),
         (numbered(4), numbered(2, size=5), "test set should be uint8 images [2, 3, 3, 3]"),
@@ -310,7 +310,7 @@ def with_target(split, *target):
         (numbered(4), numbered(0), "the test set has no image"),
     ],
 )
-def test_a_source_whose_images_are_not_what_it_says_is_refused(train, test, message):
+def test_a_source_that_contradicts_its_description_is_refused(train, test, message):
     with refused(message):
         dataset(InMemory(train, test)).load()
 
@@ -318,12 +318,12 @@ def test_a_source_whose_images_are_not_what_it_says_is_refused(train, test, mess
 def test_validation_must_leave_an_image_of_every_class():
     train = with_target(numbered(10), *[0] * 9, 1)
     taken = split_validation(train, 9)[1].target
-    assert 1 in taken  # else this test would show nothing
-    with refused("no image in the training set that validation leaves: 1"):
+    assert 1 in taken  # otherwise this test would be vacuous
+    with refused("no images in the training set without its validation images: 1"):
         dataset(InMemory(train, numbered(4)), validation=9).load()
 
 
-def test_a_channel_without_any_variation_needs_a_given_deviation():
+def test_a_constant_channel_needs_a_configured_std():
     grey = Split(torch.full((2, 3, 3, 3), 7, dtype=torch.uint8), torch.tensor([0, 1]))
     with refused("set dataset.std"):
         dataset(InMemory(grey, grey)).load()
@@ -334,7 +334,7 @@ def test_a_channel_without_any_variation_needs_a_given_deviation():
 
 
 def composed(path, **changed):
-    """What the dataset file gives, filled in and checked by the schema as for a job."""
+    """A dataset file merged with the schema, as for a job."""
     config = OmegaConf.structured(Config)
     changes = OmegaConf.create({"dataset": changed})
     return OmegaConf.merge(config, {"dataset": OmegaConf.load(path)}, changes).dataset
@@ -364,16 +364,16 @@ def test_a_dataset_file_is_named_after_its_data_set(path):
     ("name", "count"),
     [("cifar10", 162), ("cifar100", 162), ("svhn", 81), ("fashion_mnist", 50), ("digits", 9)],
 )
-def test_shipped_data_sets_have_the_views_that_the_field_uses(name, count):
+def test_shipped_datasets_use_the_usual_augmentation(name, count):
     [path] = [path for path in CONFIGS if path.stem == name]
     config = composed(path)
     assert augment.view_count(config.pad, config.flip) == count
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn", "fashion_mnist"])
-def test_download_is_asked_for_beside_the_name(name):
+def test_download_is_an_option_of_the_dataset(name):
     [path] = [path for path in CONFIGS if path.stem == name]
     assert not instantiate(composed(path).source).download
     source = instantiate(composed(path, download=True).source)
     assert source.download
-    assert source.describe().train_size > 50_000 - 1  # known before anything is there
+    assert source.describe().train_size > 50_000 - 1  # known before anything is downloaded

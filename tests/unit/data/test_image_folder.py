@@ -1,4 +1,4 @@
-"""Images of one's own: what is read, what is refused, and what the cache keeps."""
+"""Image folders: supported formats, errors, and the cache."""
 
 import os
 import re
@@ -55,8 +55,8 @@ def test_classes_and_files_are_read_in_the_order_of_their_names(root):
     assert train.image[:, 0, 0].tolist() == [[255, 0, 7], [255, 0, 0], [0, 128, 255]]
 
 
-def test_sizes_are_described_from_the_head_of_one_image(root):
-    save(root / "test/dog/2.png", plain(COLOURS["dog"], height=9))  # not looked at yet
+def test_sizes_are_read_from_the_header_of_one_image(root):
+    save(root / "test/dog/2.png", plain(COLOURS["dog"], height=9))  # not read by `describe`
     described = ImageFolder(str(root), None).describe()
     assert (described.height, described.width) == (4, 4)
     assert (described.num_classes, described.train_size, described.test_size) == (2, 3, 3)
@@ -64,7 +64,7 @@ def test_sizes_are_described_from_the_head_of_one_image(root):
     assert (described.height, described.width) == (16, 16)
 
 
-def test_a_folder_is_a_data_set_like_any_other(root):
+def test_an_image_folder_works_like_any_other_dataset(root):
     data = Dataset(ImageFolder(str(root), None), pad=1, padding="reflect", flip=True).load()
     assert data.augment(torch.arange(3), 1, 0).shape == (3, 3, 4, 4)
     assert data.train.target.tolist() == [0, 0, 1]
@@ -103,7 +103,7 @@ def test_hidden_files_are_skipped(root):
     assert len(train.target) == 3
 
 
-def test_resizing_averages_what_a_new_pixel_covers(root):
+def test_resizing_is_antialiased(root):
     # Stripes, one column in four white, made four times smaller. The bilinear filter is then 16
     # columns / 4 = a triangle of 4 columns to each side: white columns at distance 1.5 and 2.5
     # of a new pixel's centre weigh .625 and .375 out of 4: 255 / 4 = 63.75. Two neighbouring
@@ -114,10 +114,10 @@ def test_resizing_averages_what_a_new_pixel_covers(root):
     train, _ = load(root, size=8)
     assert train.image.shape == (3, 8, 8, 3)
     assert train.image[0, :, 1:-1].unique().tolist() == [64]
-    assert train.image[1].unique(dim=0).shape[0] == 1  # one colour stays one colour, larger
+    assert train.image[1].unique(dim=0).shape[0] == 1  # constant color, larger
 
 
-def test_resizing_takes_the_middle_of_an_oblong_image(root):
+def test_resizing_crops_the_center_of_an_oblong_image(root):
     wide = plain((9, 9, 9), height=4, width=12)
     wide[:, :4] = wide[:, 8:] = 200
     save(root / "train/cat/a.png", wide)
@@ -135,7 +135,7 @@ def test_images_of_two_sizes_are_refused_with_a_file_of_each(root):
 
 
 @pytest.mark.parametrize("size", [None, 8])
-def test_a_file_that_is_no_image_is_named(root, size):
+def test_a_file_that_is_not_an_image_is_named(root, size):
     (root / "train/dog/notes.txt").write_text("good dog")
     with refused(f"{root}/train/dog/notes.txt is not an image that PIL can read"):
         load(root, size)
@@ -168,9 +168,11 @@ def test_differing_classes_are_refused_with_counts_and_names(root):
         ImageFolder(str(root), None).describe()
 
 
-def test_what_is_not_laid_out_as_classes_is_refused(root):
+def test_a_folder_without_class_folders_is_refused(root):
     (root / "train/labels.csv").write_text("a,b")
-    with refused(f"{root}/train/labels.csv is a file; {root}/train holds a folder for each class"):
+    with refused(
+        f"{root}/train/labels.csv is a file; {root}/train must contain one folder per class"
+    ):
         ImageFolder(str(root), None).describe()
     os.remove(root / "train/labels.csv")
     (root / "train/emu").mkdir()
@@ -198,7 +200,7 @@ def test_a_size_must_be_positive(size):
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """The files that were decoded, in the order they were."""
+    """The decoded files, in order."""
     files = []
     decode = image_folder._decode_image
 
@@ -225,28 +227,28 @@ def test_images_are_decoded_once(root, decoded):
     assert [path.suffix for path in cached(root)] == [".pt"]
 
 
-def test_the_cache_is_for_these_files_and_this_size_only(root, decoded):
+def test_the_cache_key_depends_on_files_and_size(root, decoded):
     load(root)
     load(root, size=2)
-    assert len(decoded) == 10  # another size
+    assert len(decoded) == 10  # different size
     save(root / "train/dog/new.bmp", plain((1, 1, 1)))
-    assert len(load(root)[0].target) == 4  # another file
-    save(root / "train/dog/new.bmp", plain((2, 2, 2)))  # as many bytes: no compression
+    assert len(load(root)[0].target) == 4  # one file more
+    save(root / "train/dog/new.bmp", plain((2, 2, 2)))  # same number of bytes: uncompressed
     os.utime(root / "train/dog/new.bmp", (1, 1))
-    assert load(root)[0].image[2, 0, 0].tolist() == [2, 2, 2]  # of another time
+    assert load(root)[0].image[2, 0, 0].tolist() == [2, 2, 2]  # different mtime
     before = len(decoded)
     with open(root / "train/dog/new.bmp", "ab") as file:
         file.write(b"tail")
     os.utime(root / "train/dog/new.bmp", (1, 1))
     load(root)
-    assert len(decoded) == before + 6  # of another length
+    assert len(decoded) == before + 6  # different file size
     before = len(decoded)
     os.rename(root / "train/dog/new.bmp", root / "train/cat/new.bmp")
-    assert load(root)[0].target.tolist() == [0, 0, 0, 1]  # in another class
+    assert load(root)[0].target.tolist() == [0, 0, 0, 1]  # different class
     assert len(decoded) == before + 6
 
 
-def test_where_the_folder_is_read_only_the_cache_lies_with_the_user(root, tmp_path, monkeypatch):
+def test_the_cache_of_a_read_only_folder_is_in_the_users_cache(root, tmp_path, monkeypatch):
     monkeypatch.setattr(cache.os, "access", lambda path, mode: False)
     load(root)
     assert not (root / ".kd_bench_cache").exists()
@@ -254,16 +256,14 @@ def test_where_the_folder_is_read_only_the_cache_lies_with_the_user(root, tmp_pa
     assert path.suffix == ".pt"
 
 
-def test_a_cache_that_another_user_made_is_used_where_the_folder_is_read_only(
-    root, decoded, monkeypatch
-):
+def test_an_existing_cache_is_used_in_a_read_only_folder(root, decoded, monkeypatch):
     load(root)
     monkeypatch.setattr(cache.os, "access", lambda path, mode: False)
     load(root)
     assert len(decoded) == 5
 
 
-def test_a_cache_file_appears_whole_or_not_at_all(root, monkeypatch):
+def test_cache_files_are_written_atomically(root, monkeypatch):
     def dies(tensors, file):
         file.write(b"half")
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""The sets that torchvision reads: tiny files of the true formats, read by its own classes."""
+"""Torchvision datasets: tiny files in the real formats, read by torchvision's own classes."""
 
 import pickle
 import re
@@ -86,7 +86,7 @@ KINDS = pytest.mark.parametrize("kind", list(WRITERS), ids=lambda kind: kind.__n
 
 @pytest.fixture
 def tiny_files_pass(monkeypatch):
-    """Lets torchvision accept other files than the published ones: their checksums alone."""
+    """Make torchvision accept files other than the published ones, by replacing checksums."""
 
     def exists(path, md5=None):
         return Path(path).is_file()
@@ -101,7 +101,7 @@ def test_images_and_labels_are_those_in_the_published_file_format(kind, tmp_path
     source = kind(str(tmp_path), download=False)
     images = IMAGES[source.size].copy()
     if kind is vision.FashionMNIST:
-        images[..., 1:] = images[..., :1]  # one grey channel three times
+        images[..., 1:] = images[..., :1]  # one gray channel three times
     train, test = source.load()
     assert torch.equal(train.image, torch.from_numpy(images[:TRAIN]))
     assert torch.equal(test.image, torch.from_numpy(images[TRAIN:]))
@@ -110,7 +110,7 @@ def test_images_and_labels_are_those_in_the_published_file_format(kind, tmp_path
     assert train.target.dtype == torch.int64
 
 
-def test_a_set_of_another_size_than_published_is_refused(tmp_path, tiny_files_pass):
+def test_a_dataset_with_an_unexpected_size_is_refused(tmp_path, tiny_files_pass):
     write_cifar10(tmp_path)
     source = vision.CIFAR10(str(tmp_path), download=False)
     with pytest.raises(
@@ -122,7 +122,7 @@ def test_a_set_of_another_size_than_published_is_refused(tmp_path, tiny_files_pa
 @KINDS
 def test_sizes_are_known_without_decoding(kind, tmp_path):
     described = kind(str(tmp_path), download=True).describe()
-    # as published: see the pages of the data sets
+    # as published by the datasets' authors
     published = {
         vision.CIFAR10: (10, 32, 32, 50_000, 10_000),
         vision.CIFAR100: (100, 32, 32, 50_000, 10_000),
@@ -134,7 +134,7 @@ def test_sizes_are_known_without_decoding(kind, tmp_path):
 
 
 @KINDS
-def test_a_missing_set_is_named_with_its_folder_and_the_remedy(kind, tmp_path, monkeypatch):
+def test_a_missing_dataset_is_reported_with_its_folder_and_a_fix(kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as raised:
         kind("data", download=False).describe()
@@ -159,9 +159,7 @@ def test_a_cut_off_file_without_checksum_is_refused(tmp_path):
         vision.FashionMNIST(str(tmp_path), download=False).load()
 
 
-def test_a_missing_set_is_downloaded_where_that_is_asked_for(
-    tmp_path, monkeypatch, tiny_files_pass
-):
+def test_a_missing_dataset_is_downloaded_if_enabled(tmp_path, monkeypatch, tiny_files_pass):
     def download(self):
         write_cifar10(Path(self.root))
 
@@ -171,7 +169,7 @@ def test_a_missing_set_is_downloaded_where_that_is_asked_for(
     assert train.target.tolist() == LABELS[:TRAIN]
 
 
-def test_a_set_that_is_there_is_not_downloaded_again(tmp_path, monkeypatch, tiny_files_pass):
+def test_an_existing_dataset_is_not_downloaded_again(tmp_path, monkeypatch, tiny_files_pass):
     def download(self):
         raise URLError("no network")
 
@@ -180,7 +178,7 @@ def test_a_set_that_is_there_is_not_downloaded_again(tmp_path, monkeypatch, tiny
     before = sorted(tmp_path.iterdir())
     train, _ = vision.CIFAR10(str(tmp_path), download=True).load()
     assert len(train.target) == TRAIN
-    assert sorted(tmp_path.iterdir()) == before  # so the folder may be read-only
+    assert sorted(tmp_path.iterdir()) == before  # so the folder can be read-only
 
 
 def test_a_failed_download_is_one_line(tmp_path, monkeypatch):
@@ -200,10 +198,10 @@ def test_two_jobs_do_not_download_to_one_folder_at_once(tmp_path):
     events = []
 
     def second():
-        with vision._alone(tmp_path):
+        with vision._download_lock(tmp_path):
             events.append("second")
 
-    with vision._alone(tmp_path):
+    with vision._download_lock(tmp_path):
         waiting = threading.Thread(target=second)
         waiting.start()
         waiting.join(timeout=0.2)
@@ -212,6 +210,6 @@ def test_two_jobs_do_not_download_to_one_folder_at_once(tmp_path):
     assert events == ["first", "second"]
 
 
-def test_torchvision_works_beside_this_torch():
+def test_torchvision_works_with_this_torch():
     net = torchvision.models.squeezenet1_1(num_classes=3)
     assert net(torch.zeros(1, 3, 64, 64)).shape == (1, 3)

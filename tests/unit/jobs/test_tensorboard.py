@@ -7,8 +7,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    config = job(tmp_path_factory.mktemp("runs"), "method=st", "tensorboard=true")
-    record, folder = trained(config)
+    the_job = job(tmp_path_factory.mktemp("runs"), "method=st", "tensorboard=true")
+    record, folder = trained(the_job)
     events = EventAccumulator(str(folder / "tensorboard"))
     events.Reload()
     return record, events
@@ -24,6 +24,6 @@ def test_every_term_accuracy_rate_and_speed_is_a_scalar_of_every_epoch(written):
 def test_the_hyperparameters_stand_with_the_final_number(written):
     record, events = written
     (last,) = events.Scalars("accuracy/last")
-    assert last.value == pytest.approx(record["accuracy"]["last"])
+    assert last.value == pytest.approx(record.accuracy.last)
     plugin = events.SummaryMetadata("_hparams_/session_start_info").plugin_data
     assert b"method.losses.st.temperature" in plugin.content

@@ -1,4 +1,4 @@
-"""AB: on which side of zero a neuron is."""
+"""AB: activation boundaries, margins and connectors."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import torch
 from helpers.maps import channels
 from helpers.outputs import (
     batch_of,
-    has_the_gradient_that_differences_give,
-    is_finite_with_its_gradient,
-    meeting,
-    never_asks_for_a_number,
+    context_of,
+    has_finite_value_and_gradient,
+    needs_no_device_sync,
     output_of,
+    passes_gradcheck,
     rand,
 )
 from helpers.shipped import load
@@ -28,8 +28,8 @@ STAGES = {
     "stage3": (2, 1, 1),
     "stage3_pre": (2, 1, 1),
 }
-EQUAL = meeting(STAGES, STAGES)
-WIDER = meeting(STAGES, {stage: (3, *size) for stage, (_, *size) in STAGES.items()})
+EQUAL = context_of(STAGES, STAGES)
+WIDER = context_of(STAGES, {stage: (3, *size) for stage, (_, *size) in STAGES.items()})
 BATCH = batch_of(EQUAL, 2)
 
 
@@ -37,15 +37,15 @@ def ab(context: LossContext = WIDER, stages=("stage1", "stage2"), margin=1.0) ->
     return ActivationBoundary(context, stages, margin)
 
 
-def test_a_value_pays_for_what_it_lacks_to_the_margin_on_the_teachers_side():
-    # The teacher is on: 2 is far enough, 1/2 lacks 1/2. It is off: -1/2 lacks 1/2, -2 is enough,
-    # and 1 lacks 2. A teacher's zero is off. (1/4 + 1/4 + 4) = 4.5
+def test_values_within_the_margin_or_on_the_wrong_side_are_penalized():
+    # Teacher active: 2 is beyond the margin, 1/2 is 1/2 short of it. Inactive: -1/2 is 1/2 short,
+    # -2 is beyond, 1 is 2 short. Zero counts as inactive. (1/4 + 1/4 + 4) = 4.5
     student = channels([2.0, 0.5, -0.5, -2.0, 1.0])
     teacher = channels([9.0, 1.0, 0.0, -1.0, -7.0])
     assert boundary_distance(student, teacher, 1.0).tolist() == [4.5]
 
 
-def test_it_is_the_case_distinction_of_the_paper():
+def test_it_matches_the_case_distinction_of_the_paper():
     student, teacher, margin = rand(2, 3, 2, 2) * 2, rand(2, 3, 2, 2, seed=1), 0.7
     for image in range(2):
         expected = 0.0
@@ -57,13 +57,13 @@ def test_it_is_the_case_distinction_of_the_paper():
         assert boundary_distance(student, teacher, margin)[image].item() == pytest.approx(expected)
 
 
-def test_of_the_teacher_it_sees_the_signs_alone():
+def test_only_the_signs_of_the_teacher_matter():
     student, teacher = rand(2, 3, 2, 2), rand(2, 3, 2, 2, seed=1)
     once = boundary_distance(student, teacher, 1.0)
     assert torch.equal(boundary_distance(student, 1e-3 * teacher, 1.0), once)
 
 
-def test_a_student_that_fires_with_the_teacher_is_left_alone():
+def test_the_loss_is_zero_for_equal_activation_patterns_beyond_the_margin():
     teacher = rand(2, 3, 2, 2)
     student = (2.5 * teacher.sign()).requires_grad_()
     value = boundary_distance(student, teacher, 2.0).sum()
@@ -71,31 +71,31 @@ def test_a_student_that_fires_with_the_teacher_is_left_alone():
     assert value == 0 and not gradient.any()
 
 
-def test_stages_weigh_a_quarter_a_half_and_one_and_images_are_averaged():
-    # All values are zero, so each lacks a margin of 1: as many as values, 8, 4 and 2 in each of
-    # two images.
+def test_stage_weights_are_a_quarter_a_half_and_one_and_images_are_averaged():
+    # All values are zero, so each is 1 short of the margin: the distance is the number of values,
+    # 8, 4 and 2 in each of two images.
     loss = ab(EQUAL, ["stage1", "stage2", "stage3"])
     zeros = output_of(**{stage: torch.zeros(2, *STAGES[stage]) for stage in loss.stages})
     assert loss(zeros, zeros, BATCH).item() == 8 / 4 + 4 / 2 + 2
 
 
-def test_connectors_are_there_where_channels_differ():
+def test_connectors_exist_only_if_channels_differ():
     equal = ab(EQUAL).connectors["stage1_pre"]
     assert isinstance(equal, nn.Identity)
     assert ab().connectors["stage1_pre"](torch.zeros(2, 2, 2, 2)).shape == (2, 3, 2, 2)
 
 
 @pytest.mark.parametrize("context", [EQUAL, WIDER])
-def test_it_has_the_gradient_that_differences_give_and_never_waits_for_a_number(context):
+def test_it_passes_gradcheck_and_needs_no_device_sync(context):
     torch.manual_seed(0)
-    assert has_the_gradient_that_differences_give(ab(context), context)
-    assert never_asks_for_a_number(ab, context)
+    assert passes_gradcheck(ab(context), context)
+    assert needs_no_device_sync(ab, context)
 
 
 @pytest.mark.parametrize("context", [EQUAL, WIDER])
 @pytest.mark.parametrize("scale", [0.0, 1e4])
-def test_it_is_finite_for_features_of_any_size(context, scale):
-    assert is_finite_with_its_gradient(ab(context), context, scale)
+def test_value_and_gradient_are_finite_for_features_of_any_scale(context, scale):
+    assert has_finite_value_and_gradient(ab(context), context, scale)
 
 
 @pytest.mark.parametrize("margin", [0.0, -1.0, None])
@@ -104,15 +104,15 @@ def test_a_margin_that_is_not_above_zero_is_refused(margin):
         ab(margin=margin)
 
 
-def test_a_network_without_the_map_before_the_relu_is_refused():
+def test_a_network_without_a_pre_relu_stage_is_refused():
     with pytest.raises(
         UserError, match=r"^unknown stage 'stage1_pre' of small; choose from stage1$"
     ):
-        ab(meeting({"stage1": (2, 2, 2)}, STAGES), ["stage1"])
+        ab(context_of({"stage1": (2, 2, 2)}, STAGES), ["stage1"])
 
 
-def test_the_second_stage_has_the_soft_targets_of_the_authors_which_lack_the_square():
+def test_the_main_phase_cancels_the_squared_temperature():
     config = load("method", "ab")
-    temperature = config["losses"]["st"]["temperature"]
-    assert config["weights"]["st"] * temperature**2 == pytest.approx(1.0)
-    assert config["weights"]["ce"] == 0.0
+    temperature = config.losses["st"]["temperature"]
+    assert config.weights["st"] * temperature**2 == pytest.approx(1.0)
+    assert config.weights["ce"] == 0.0

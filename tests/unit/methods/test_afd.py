@@ -1,4 +1,4 @@
-"""AFD: distances between channels, weighed by a trained attention."""
+"""AFD: channel distances, weighted by a trained attention."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ import torch
 from helpers.maps import channels
 from helpers.outputs import (
     batch_of,
-    has_the_gradient_that_differences_give,
-    is_finite_with_its_gradient,
-    meeting,
-    never_asks_for_a_number,
+    context_of,
+    has_finite_value_and_gradient,
+    needs_no_device_sync,
     output_of,
+    passes_gradcheck,
 )
 
 from kd_bench.interfaces import UserError
 from kd_bench.methods.afd import AttentiveFeatures, channel_distance
 
-SPEC = meeting(
+CONTEXT = context_of(
     {"stage1": (2, 2, 4), "stage2": (2, 1, 2)}, {"stage1": (2, 1, 2), "stage2": (2, 1, 2)}
 )
-BATCH = batch_of(SPEC, 2)
+BATCH = batch_of(CONTEXT, 2)
 STUDENT = channels([3.0, 4.0], [1.0, 0.0])
 TEACHER = channels([4.0, 3.0], [0.0, 1.0])
 
 
 def afd(*stages: str, bias: tuple[float, float] = (0.0, 0.0)) -> AttentiveFeatures:
-    """The loss with an attention that knows its answer: the sigmoids of `bias`."""
-    loss = AttentiveFeatures(SPEC, stages or ["stage1"])
+    """The loss with a constant attention: the sigmoids of `bias`, normalized."""
+    loss = AttentiveFeatures(CONTEXT, stages or ["stage1"])
     for attention in loss.attention.values():
         attention.layers[2].weight.data.zero_()
         attention.layers[2].bias.data.copy_(torch.tensor(bias))
     return loss
 
 
-def test_channels_of_length_one_are_compared_by_the_mean_square():
+def test_unit_length_channels_are_compared_by_mean_squared_error():
     # [3, 4] and [4, 3] over 5: (0.2^2 + 0.2^2) / 2 = 0.04; [1, 0] and [0, 1]: 1
     assert channel_distance(STUDENT, TEACHER)[0].tolist() == pytest.approx([0.04, 1.0])
 
 
-def test_the_attention_weighs_the_channels():
+def test_the_attention_weights_the_channels():
     # Sigmoids of ln 3 and -ln 3 are 3/4 and 1/4; of 0 and 0, 1/2 and 1/2; of -ln 2 and -ln 5,
     # 1/3 and 1/6, which are 2/3 and 1/3 of their sum.
     student, teacher = output_of(stage1=STUDENT), output_of(stage1=TEACHER)
@@ -70,10 +70,10 @@ def test_the_scale_of_a_channel_does_not_matter():
     assert scaled.item() == pytest.approx(0.52)
 
 
-def test_the_attention_learns_to_look_where_the_networks_agree():
-    # It is trained by the loss that it weighs, so that is what it comes to.
+def test_the_attention_moves_to_channels_that_agree():
+    # The attention is trained to minimize the loss that it weights.
     torch.manual_seed(0)
-    loss = AttentiveFeatures(SPEC, ["stage1"])
+    loss = AttentiveFeatures(CONTEXT, ["stage1"])
     optimizer = torch.optim.SGD(loss.parameters(), lr=1.0)
     for _ in range(200):
         optimizer.zero_grad()
@@ -83,26 +83,26 @@ def test_the_attention_learns_to_look_where_the_networks_agree():
     assert rho[0] > 0.9 and rho.sum().item() == pytest.approx(1)
 
 
-def test_an_attention_that_wants_no_channel_still_adds_up_to_one():
+def test_an_attention_with_underflowing_sigmoids_sums_to_one():
     attention = afd(bias=(-1e4, -1e4 - math.log(3))).attention["stage1"]
     # Sigmoids of such numbers are zero in single precision; their ratio is 3.
     assert attention(TEACHER)[0].tolist() == pytest.approx([0.75, 0.25], rel=1e-2)
 
 
-def test_it_has_the_gradient_that_differences_give_and_never_waits_for_a_number():
+def test_it_passes_gradcheck_and_needs_no_device_sync():
     torch.manual_seed(0)
-    loss = AttentiveFeatures(SPEC, ["stage1", "stage2"])
-    assert has_the_gradient_that_differences_give(loss, SPEC)
-    assert never_asks_for_a_number(lambda context: AttentiveFeatures(context, ["stage1"]), SPEC)
+    loss = AttentiveFeatures(CONTEXT, ["stage1", "stage2"])
+    assert passes_gradcheck(loss, CONTEXT)
+    assert needs_no_device_sync(lambda context: AttentiveFeatures(context, ["stage1"]), CONTEXT)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e4])
-def test_it_is_finite_for_features_of_any_size(scale):
+def test_value_and_gradient_are_finite_for_features_of_any_scale(scale):
     torch.manual_seed(0)
-    assert is_finite_with_its_gradient(AttentiveFeatures(SPEC, ["stage1"]), SPEC, scale)
+    assert has_finite_value_and_gradient(AttentiveFeatures(CONTEXT, ["stage1"]), CONTEXT, scale)
 
 
 def test_unequal_channels_are_refused_with_both_shapes():
-    unequal = meeting({"stage1": (2, 4, 4)}, {"stage1": (3, 4, 4)})
+    unequal = context_of({"stage1": (2, 4, 4)}, {"stage1": (3, 4, 4)})
     with pytest.raises(UserError, match=r"^AFD needs equal channels, but stage1 is 2x4x4 in small"):
         AttentiveFeatures(unequal, ["stage1"])

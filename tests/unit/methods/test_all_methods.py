@@ -1,4 +1,4 @@
-"""Every method in conf/method keeps the rules, and the first ones give the right numbers."""
+"""Rules for every method in conf/method, and hand-computed values of the simplest ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from kd_bench.interfaces import Batch, LossContext, Networks, Output, StageShapes, UserError
-from kd_bench.jobs import instantiate, resolve
+from kd_bench.jobs import instantiate
+from kd_bench.jobs.resolve import method_traits
 from kd_bench.methods.at import AttentionTransfer
 from kd_bench.methods.feature_mse import FeatureMSE
 from kd_bench.methods.fsp import FlowOfSolution, flow_matrix
@@ -31,24 +32,24 @@ TEACHER_WIDTHS = [6, 6, 12, 20]
 # --- every method -----------------------------------------------------------------------------
 
 
-class Meeting:
-    """A method between two networks that are unlike in depth and, where it can be, in width."""
+class MethodFixture:
+    """A method and two networks of different depth and, if the method allows it, width."""
 
     def __init__(self, name: str):
         torch.manual_seed(0)
         self.config = load("method", name)
-        self.has_teacher = resolve.needs_teacher({"method": self.config})
-        self.learns = resolve.teacher_learns({"method": self.config})
-        self.phases = ["init", "main"] if self.config["init"]["weights"] else ["main"]
+        traits = method_traits(instantiate.loss_classes(self.config))
+        self.has_teacher, self.learns = traits.needs_teacher, traits.teacher_learns
+        self.phases = ["init", "main"] if self.config.init.weights else ["main"]
         self.teacher_net = ResNet(K, 14, TEACHER_WIDTHS)
-        self.teacher_net.fc.bias.data[0] += 4.0  # it is right about one image, the first
+        self.teacher_net.fc.bias.data[0] += 4.0  # correct for one image, the first
         try:
-            self._introduce([4, 4, 8, 16])
-        except UserError as refusal:
-            assert "needs equal channels" in str(refusal)
-            self._introduce(TEACHER_WIDTHS)
+            self._build([4, 4, 8, 16])
+        except UserError as error:
+            assert "needs equal channels" in str(error)
+            self._build(TEACHER_WIDTHS)
 
-    def _introduce(self, student_widths: list[int]) -> None:
+    def _build(self, student_widths: list[int]) -> None:
         net, teacher = ResNet(K, 8, student_widths), self.teacher_net
         self.context = LossContext(
             student=probe_shapes(net, net.stages, SIZE, "student"),
@@ -92,20 +93,20 @@ class Meeting:
 
 
 @pytest.fixture(params=METHODS)
-def meeting(request) -> Meeting:
-    return Meeting(request.param)
+def meeting(request) -> MethodFixture:
+    return MethodFixture(request.param)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_method_is_called_as_its_file(name):
-    assert load("method", name)["name"] == name
+def test_a_method_is_named_after_its_file(name):
+    assert load("method", name).name == name
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_hyperparameter_has_its_one_default_in_yaml(name):
+def test_hyperparameters_have_their_only_default_in_yaml(name):
     config = load("method", name)
     for key, loss in instantiate.loss_classes(config).items():
-        given = config["losses"][key].keys() - {"_target_"}
+        given = config.losses[key].keys() - {"_target_"}
         taken = inspect.signature(loss).parameters.values()
         assert given == {p.name for p in taken} - {"context"}
         assert all(p.default is inspect.Parameter.empty for p in taken)
@@ -127,7 +128,7 @@ def test_gradient_reaches_student_and_every_adapter_but_not_the_teacher(meeting)
     assert meeting.learns == any(p.grad is not None for p in meeting.teacher_net.parameters())
 
 
-def test_every_term_pulls_at_something_that_learns(meeting):
+def test_every_term_has_a_gradient_for_a_trained_parameter(meeting):
     for phase in meeting.phases:
         terms = meeting.terms(phase)
         adapters = [p for p in meeting.method.parameters() if p.requires_grad]
@@ -139,12 +140,12 @@ def test_every_term_pulls_at_something_that_learns(meeting):
 
 
 def with_views(outputs: list[Output | None]) -> list[Output]:
-    """The outputs of the networks that there are, and those of their extra views."""
+    """The outputs of the networks, without None, and those of their extra views."""
     return [x for out in outputs if out is not None for x in (out, *out.views.values())]
 
 
-class Watched(dict):
-    """Features that note in `read` which of them are looked at."""
+class RecordingDict(dict):
+    """Features that record in `read` which of them are accessed."""
 
     def __init__(self, features: dict[str, Tensor], read: set[str]):
         super().__init__(features)
@@ -155,19 +156,19 @@ class Watched(dict):
         return super().__getitem__(stage)
 
 
-def test_a_method_reads_the_stages_that_it_declares_and_no_others(meeting):
+def test_a_method_reads_exactly_the_stages_it_declares(meeting):
     read = set()
     for phase in meeting.phases:
         meeting.method.on_epoch_start(phase)
         batch = meeting.batch()
         outputs = meeting.outputs(batch, phase)
         for output in with_views(outputs):
-            output.features = Watched(output.features, read)
+            output.features = RecordingDict(output.features, read)
         meeting.terms_of(outputs, batch, phase)
     assert read == set(meeting.method.stages)
 
 
-def test_a_method_goes_on_from_its_saved_state(meeting):
+def test_a_method_resumes_from_its_state_dict(meeting):
     batch = meeting.batch()
     outputs = meeting.outputs(batch)
     meeting.terms_of(outputs, batch)  # fills the memory banks
@@ -183,14 +184,16 @@ def test_a_method_goes_on_from_its_saved_state(meeting):
 
 @pytest.mark.parametrize("logit", [0.0, 1e4])
 def test_terms_and_gradients_stay_finite_for_dead_features_and_extreme_logits(meeting, logit):
-    # The networks disagree as much as they can about every image, and see nothing in any.
+    # The predictions are opposite for every image, and all features are zero.
     batch = meeting.batch()
     outputs = meeting.outputs(batch)
     for sign, part in ((1, outputs[:1]), (-1, outputs[1:])):
         for output in with_views(part):
             extreme = sign * logit * torch.tensor([1.0, -1.0]).repeat(K // 2)
             output.features = {stage: x * 0 for stage, x in output.features.items()}
-            dead = sum(x.sum() for x in output.features.values())  # logits still follow from them
+            dead = sum(
+                x.sum() for x in output.features.values()
+            )  # keeps logits dependent on features
             output.logits = output.logits * 0 + dead * 0 + extreme
     terms = meeting.terms_of(outputs, batch)
     assert all(term.isfinite() for term in terms.values())
@@ -201,29 +204,29 @@ def test_terms_and_gradients_stay_finite_for_dead_features_and_extreme_logits(me
 
 @pytest.mark.parametrize("name", ["st", "logits", "at", "st_at", "feature_mse", "fsp_joint"])
 def test_networks_may_differ_in_width_unless_channels_are_compared(name):
-    met_alike = Meeting(name).context.student["stage1"] == (6, 8, 8)
+    met_alike = MethodFixture(name).context.student["stage1"] == (6, 8, 8)
     assert met_alike == (name in {"feature_mse", "fsp_joint"})
 
 
-def test_the_weight_of_attention_is_the_datasets_where_it_has_one():
-    assert load("method", "at")["weights"] == {"ce": 1.0, "at": 1000.0}
+def test_the_weight_of_attention_defaults_to_that_of_the_paper():
+    assert load("method", "at").weights == {"ce": 1.0, "at": 1000.0}
 
 
-def test_a_combination_is_its_parts():
+def test_a_combined_method_consists_of_its_parts():
     st, at, both = (load("method", name) for name in ("st", "at", "st_at"))
-    assert both["losses"] == st["losses"] | at["losses"]
-    assert both["weights"] == st["weights"] | at["weights"]
+    assert both.losses == st.losses | at.losses
+    assert both.weights == st.weights | at.weights
 
 
 # --- numbers ----------------------------------------------------------------------------------
 
 
-def spec_of(student: StageShapes, teacher: StageShapes) -> LossContext:
+def context_of(student: StageShapes, teacher: StageShapes) -> LossContext:
     return LossContext(student, teacher, num_classes=2, labels=torch.zeros(4).long(), epochs=1)
 
 
 STAGES = {"stem": (2, 2, 2), "stage1": (2, 2, 2), "stage2": (2, 1, 1), "pooled": (2,)}
-SPEC = spec_of(shapes("small", **STAGES), shapes("large", **STAGES))
+CONTEXT = context_of(shapes("small", **STAGES), shapes("large", **STAGES))
 BATCH = Batch(torch.zeros(2, 3, 4, 4), torch.zeros(2).long(), torch.arange(2), torch.tensor(1.0))
 
 
@@ -238,9 +241,9 @@ def output_of(logits: Tensor | None = None, **features: Tensor) -> Output:
 
 def test_soft_target_is_sixteen_times_the_divergence_at_temperature_four():
     # softmax([4 ln 3, 0] / 4) = [3/4, 1/4] against [1/2, 1/2] is 0.130812 (see soft_kl);
-    # the second image agrees, so the mean is half of that: 16 · 0.130812 / 2 = 1.046496
+    # zero for the second image, so the mean is half of that: 16 · 0.130812 / 2 = 1.046496
     teacher = output_of(torch.tensor([[4 * math.log(3), 0.0], [0.0, 0.0]]))
-    loss = SoftTarget(SPEC, temperature=4.0)(output_of(torch.zeros(2, 2)), teacher, BATCH)
+    loss = SoftTarget(CONTEXT, temperature=4.0)(output_of(torch.zeros(2, 2)), teacher, BATCH)
     assert loss.item() == pytest.approx(1.046496, abs=1e-5)
 
 
@@ -254,35 +257,35 @@ def test_soft_target_at_high_temperature_is_logit_matching():
     # Hinton et al., equation 4: T^2 dC/dz = (z - v) / K for logits of mean zero, and the mean over
     # the batch divides by B. That is half the gradient of mean((z - v)^2).
     student, teacher = (x - x.mean(1, keepdim=True) for x in (rand(3, 5), rand(3, 5, seed=1)))
-    soft = gradient_of(SoftTarget(SPEC, temperature=1e4), student, teacher)
+    soft = gradient_of(SoftTarget(CONTEXT, temperature=1e4), student, teacher)
     # The next term of the series is 1 / T = 1e-4 of the first, hence the tolerance.
     torch.testing.assert_close(soft, (student - teacher) / (3 * 5), rtol=1e-3, atol=1e-5)
-    matching = gradient_of(LogitRegression(SPEC), student, teacher)
+    matching = gradient_of(LogitRegression(CONTEXT), student, teacher)
     torch.testing.assert_close(soft, matching / 2, rtol=1e-3, atol=1e-5)
 
 
-def test_the_gradient_keeps_its_size_when_the_temperature_rises():
+def test_the_gradient_scale_is_independent_of_temperature():
     # Without T^2 the ratio would be 400. Small logits are near the limit even at T = 1.
     student, teacher = 0.1 * rand(4, 10), 0.1 * rand(4, 10, seed=1)
-    cold, hot = (gradient_of(SoftTarget(SPEC, t), student, teacher).norm() for t in (1.0, 20.0))
+    cold, hot = (gradient_of(SoftTarget(CONTEXT, t), student, teacher).norm() for t in (1.0, 20.0))
     assert (cold / hot).item() == pytest.approx(1.0, abs=0.1)
 
 
 def test_soft_target_sums_over_classes_and_averages_over_images():
-    # As one more image like the others changes nothing, and classes that nobody predicts neither:
+    # Duplicated images and classes of probability zero change nothing:
     # KLDivLoss's default would divide by the number of classes.
     student, teacher = rand(3, 5), rand(3, 5, seed=1)
-    loss = SoftTarget(SPEC, temperature=4.0)
+    loss = SoftTarget(CONTEXT, temperature=4.0)
     once = loss(output_of(student), output_of(teacher), BATCH)
     twice = loss(output_of(student.repeat(2, 1)), output_of(teacher.repeat(2, 1)), BATCH)
-    nobody = torch.full((3, 95), -1e4, dtype=torch.double)
-    padded = [output_of(torch.cat([x, nobody], 1)) for x in (student, teacher)]
+    unlikely = torch.full((3, 95), -1e4, dtype=torch.double)
+    padded = [output_of(torch.cat([x, unlikely], 1)) for x in (student, teacher)]
     torch.testing.assert_close(twice, once)
     torch.testing.assert_close(loss(*padded, BATCH), once)
 
 
-@pytest.mark.parametrize("loss", [SoftTarget(SPEC, 4.0), LogitRegression(SPEC)])
-def test_the_student_is_pulled_to_the_teacher_and_rests_there(loss):
+@pytest.mark.parametrize("loss", [SoftTarget(CONTEXT, 4.0), LogitRegression(CONTEXT)])
+def test_the_student_is_pulled_to_the_teacher_and_stays_there(loss):
     student, teacher = rand(3, 5), rand(3, 5, seed=1)
     pull = gradient_of(loss, student, teacher)
     nearer = loss(output_of(student - 0.01 * pull), output_of(teacher), BATCH)
@@ -293,7 +296,7 @@ def test_the_student_is_pulled_to_the_teacher_and_rests_there(loss):
 @pytest.mark.parametrize("temperature", [0, -4.0, math.inf, math.nan, "warm", None, True])
 def test_a_temperature_that_is_not_above_zero_is_refused(temperature):
     with pytest.raises(UserError, match=r"^temperature must be a number above 0, got "):
-        SoftTarget(SPEC, temperature)
+        SoftTarget(CONTEXT, temperature)
 
 
 def test_logit_regression_is_the_mean_square():
@@ -302,14 +305,14 @@ def test_logit_regression_is_the_mean_square():
         torch.tensor([[1.0, 2.0], [3.0, 4.0]]),
         torch.tensor([[0.0, 0.0], [3.0, 6.0]]),
     )
-    assert LogitRegression(SPEC)(output_of(student), output_of(teacher), BATCH).item() == 2.25
+    assert LogitRegression(CONTEXT)(output_of(student), output_of(teacher), BATCH).item() == 2.25
 
 
 def test_feature_mse_compares_what_the_classifier_reads():
-    # Likewise, (1 + 4 + 0 + 4) / 4; the logits play no part.
+    # Likewise, (1 + 4 + 0 + 4) / 4; logits are not used.
     student = output_of(rand(2, 2), pooled=torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
     teacher = output_of(rand(2, 2, seed=1), pooled=torch.tensor([[0.0, 0.0], [3.0, 6.0]]))
-    assert FeatureMSE(SPEC)(student, teacher, BATCH).item() == 2.25
+    assert FeatureMSE(CONTEXT)(student, teacher, BATCH).item() == 2.25
 
 
 def maps(*energy: float) -> Tensor:
@@ -320,15 +323,15 @@ def maps(*energy: float) -> Tensor:
 def test_attention_transfer_adds_up_the_stages():
     # [3, 4] and [4, 3] over 5: ((0.6 - 0.8)^2 + (0.8 - 0.6)^2) / 2 = 0.04;
     # [1, 0] and [0, 1]: (1 + 1) / 2 = 1
-    loss = AttentionTransfer(SPEC, ["stage1", "stage2"])
+    loss = AttentionTransfer(CONTEXT, ["stage1", "stage2"])
     student = output_of(stage1=maps(3, 4), stage2=maps(1, 0), stem=maps(9, 9))
     teacher = output_of(stage1=maps(4, 3), stage2=maps(0, 1), stem=maps(1, 2))
     assert loss(student, teacher, BATCH).item() == pytest.approx(1.04)
 
 
 def test_attention_transfer_averages_over_images_and_places():
-    # Four places instead of two, half of them dark: the same difference over twice the places
-    loss = AttentionTransfer(SPEC, ["stage1"])
+    # Four positions instead of two, half of them zero: the same difference over twice as many
+    loss = AttentionTransfer(CONTEXT, ["stage1"])
     student, teacher = output_of(stage1=maps(3, 4, 0, 0)), output_of(stage1=maps(4, 3, 0, 0))
     assert loss(student, teacher, BATCH).item() == pytest.approx(0.02)
     twice = [
@@ -337,23 +340,23 @@ def test_attention_transfer_averages_over_images_and_places():
     assert loss(*twice, BATCH).item() == pytest.approx(0.02)
 
 
-def test_attention_transfer_sees_neither_channels_nor_scale():
-    loss = AttentionTransfer(SPEC, ["stage1"])
+def test_attention_transfer_is_invariant_to_channels_and_scale():
+    loss = AttentionTransfer(CONTEXT, ["stage1"])
     features = rand(2, 3, 4, 4)
     teacher = output_of(stage1=5 * features.repeat(1, 2, 1, 1))
     assert loss(output_of(stage1=features), teacher, BATCH).item() == pytest.approx(0, abs=1e-20)
 
 
-def test_attention_transfer_brings_maps_to_one_size_before_it_squares():
+def test_attention_transfer_pools_maps_before_squaring():
     # [1, 3] averages to 2 and [4, 4] to 4: energies [4, 16], over sqrt(272). Squared first it
     # would be [5, 16]. Against [1, 0]: ((1 - 4/sqrt(272))^2 + (16/sqrt(272))^2) / 2 = 0.757464
     student = output_of(stage1=torch.tensor([[[[1.0, 3.0, 4.0, 4.0]]]]))
-    loss = AttentionTransfer(SPEC, ["stage1"])(student, output_of(stage1=maps(1, 0)), BATCH)
+    loss = AttentionTransfer(CONTEXT, ["stage1"])(student, output_of(stage1=maps(1, 0)), BATCH)
     assert loss.item() == pytest.approx(0.757464, abs=1e-6)
 
 
 def test_flow_is_the_inner_product_of_channels_over_places():
-    # Rows [1, 2] and [3, 4] with rows [1, 0] and [0, 1], over two places
+    # Rows [1, 2] and [3, 4] with rows [1, 0] and [0, 1], over two positions
     first = torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]]])
     second = torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]]]])
     assert flow_matrix(first, second).tolist() == [[[0.5, 1.0], [1.5, 2.0]]]
@@ -382,12 +385,12 @@ def test_fsp_is_the_mean_over_pairs_of_the_mean_square():
         stage2=torch.tensor([[[[2.0]], [[0.0]]]]),
     )
     teacher = output_of(**{stage: torch.zeros_like(x) for stage, x in student.features.items()})
-    loss = FlowOfSolution(SPEC, ["stem", "stage1", "stage2"])
+    loss = FlowOfSolution(CONTEXT, ["stem", "stage1", "stage2"])
     assert loss(student, teacher, BATCH).item() == pytest.approx(1.1875)
 
 
-def test_fsp_does_not_see_where_in_the_image_things_are():
-    # The places are summed over: the same shuffle of both stages leaves the flow as it was.
+def test_fsp_is_invariant_to_the_order_of_positions():
+    # Positions are summed over: the same permutation in both stages does not change the flow.
     order = [3, 0, 2, 1]
     first, second = rand(2, 3, 1, 4), rand(2, 2, 1, 4, seed=1)
     shuffled = flow_matrix(first[..., order], second[..., order])
@@ -398,38 +401,38 @@ def test_fsp_refuses_unequal_channels_with_both_shapes():
     student = shapes("resnet8_half", stem=(8, 8, 8), stage1=(8, 8, 8))
     teacher = shapes("resnet20", stem=(8, 8, 8), stage1=(16, 8, 8))
     with pytest.raises(UserError, match=r"stage1 is 8x8x8 in resnet8_half and 16x8x8 in resnet20"):
-        FlowOfSolution(spec_of(student, teacher), ["stem", "stage1"])
+        FlowOfSolution(context_of(student, teacher), ["stem", "stage1"])
 
 
 def test_fsp_refuses_a_single_stage():
     with pytest.raises(UserError, match=r"^FSP needs two stages or more, got stage1$"):
-        FlowOfSolution(SPEC, ["stage1"])
+        FlowOfSolution(CONTEXT, ["stage1"])
 
 
 def test_feature_mse_refuses_unequal_channels_with_both_shapes():
     with pytest.raises(UserError, match=r"pooled is 32 in small and 64 in large"):
-        FeatureMSE(spec_of(shapes("small", pooled=(32,)), shapes("large", pooled=(64,))))
+        FeatureMSE(context_of(shapes("small", pooled=(32,)), shapes("large", pooled=(64,))))
 
 
 @pytest.mark.parametrize("loss", [AttentionTransfer, FlowOfSolution])
-def test_a_stage_that_a_network_lacks_is_refused_when_the_loss_is_built(loss):
+def test_an_unknown_stage_is_refused_when_the_loss_is_built(loss):
     with pytest.raises(
         UserError, match=r"^unknown stage 'stage9' of small; choose from stem, stage1, stage2"
     ):
-        loss(SPEC, ["stage1", "stage9"])
+        loss(CONTEXT, ["stage1", "stage9"])
 
 
 @pytest.mark.parametrize(
     ("loss", "shapes"),
     [
-        (AttentionTransfer(SPEC, ["stem", "stage2"]), {"stem": (2, 3, 3), "stage2": (3, 1, 2)}),
-        (FlowOfSolution(SPEC, ["stem", "stage2"]), {"stem": (2, 3, 4), "stage2": (2, 2, 2)}),
-        (FeatureMSE(SPEC), {"pooled": (4,)}),
-        (SoftTarget(SPEC, 4.0), {}),
-        (LogitRegression(SPEC), {}),
+        (AttentionTransfer(CONTEXT, ["stem", "stage2"]), {"stem": (2, 3, 3), "stage2": (3, 1, 2)}),
+        (FlowOfSolution(CONTEXT, ["stem", "stage2"]), {"stem": (2, 3, 4), "stage2": (2, 2, 2)}),
+        (FeatureMSE(CONTEXT), {"pooled": (4,)}),
+        (SoftTarget(CONTEXT, 4.0), {}),
+        (LogitRegression(CONTEXT), {}),
     ],
 )
-def test_a_loss_has_the_gradient_that_differences_give(loss, shapes):
+def test_a_loss_passes_gradcheck(loss, shapes):
     student = {stage: rand(2, *shape).requires_grad_() for stage, shape in shapes.items()}
     teacher = output_of(rand(2, 4, seed=1), **{s: rand(2, *x, seed=2) for s, x in shapes.items()})
 
@@ -442,9 +445,13 @@ def test_a_loss_has_the_gradient_that_differences_give(loss, shapes):
 @pytest.mark.parametrize("scale", [0.0, 1e4])
 @pytest.mark.parametrize(
     "loss",
-    [AttentionTransfer(SPEC, ["stem"]), FlowOfSolution(SPEC, ["stem", "stage1"]), FeatureMSE(SPEC)],
+    [
+        AttentionTransfer(CONTEXT, ["stem"]),
+        FlowOfSolution(CONTEXT, ["stem", "stage1"]),
+        FeatureMSE(CONTEXT),
+    ],
 )
-def test_a_loss_and_its_gradient_are_finite_for_features_of_any_size(loss, scale):
+def test_value_and_gradient_are_finite_for_features_of_any_scale(loss, scale):
     features = {stage: rand(2, *STAGES[stage]).float() * scale for stage in loss.stages}
     student = output_of(**{stage: x.requires_grad_() for stage, x in features.items()})
     teacher = output_of(**{stage: torch.ones_like(x) for stage, x in features.items()})
@@ -454,7 +461,7 @@ def test_a_loss_and_its_gradient_are_finite_for_features_of_any_size(loss, scale
     assert all(x.grad.isfinite().all() for x in student.features.values())
 
 
-def test_the_sweep_over_all_methods_leaves_none_out():
+def test_the_sweep_over_all_methods_is_complete():
     sweep = (CONF / "sweep" / "classics.yaml").read_text()
     (listed,) = re.findall(r"^ +method: (.*)$", sweep, re.MULTILINE)
     assert sorted(listed.split(",")) == choices("method")

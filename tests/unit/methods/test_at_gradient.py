@@ -1,4 +1,4 @@
-"""Gradient-based attention transfer: its numbers, a limit, and its second derivative."""
+"""Gradient-based attention transfer: hand-computed values, a limit, second derivatives."""
 
 import pytest
 import torch
@@ -22,16 +22,16 @@ def test_it_is_half_the_squared_distance_of_the_losses_gradients():
     assert of_linear(STUDENT, BLIND, images=1) == pytest.approx(9 / 8)
 
 
-def test_more_of_the_same_images_change_nothing():
-    # The mean of the batch's loss would have gradients that shrink with its size.
+def test_duplicated_images_change_nothing():
+    # Gradients of the mean loss would scale with 1 / B.
     assert of_linear(STUDENT, BLIND, images=5) == pytest.approx(9 / 8)
 
 
-def test_a_student_like_its_teacher_has_nothing_to_learn():
+def test_the_loss_is_zero_for_a_student_equal_to_its_teacher():
     assert of_linear(STUDENT, STUDENT, images=2) == 0.0
 
 
-def test_a_teacher_that_is_sure_leaves_a_penalty_on_the_students_own_gradient():
+def test_a_certain_teacher_leaves_a_penalty_on_the_students_gradient():
     # Its cross entropy is flat, p - y = 0: what remains is |J_s|^2 / 2 (Drucker and Le Cun, 1992)
     seen = batch(rand(3, 3, 2, 2), [2, 0, 3])
     student = smooth(seen.image, rand(5, 3, seed=1), rand(4, 5, seed=2))
@@ -42,7 +42,7 @@ def test_a_teacher_that_is_sure_leaves_a_penalty_on_the_students_own_gradient():
     torch.testing.assert_close(LOSS(student, teacher, seen), own.pow(2).sum() / 2 / 3)
 
 
-def test_the_gradient_is_that_of_every_image_alone():
+def test_gradients_are_per_image():
     image, mix, classify = rand(3, 3, 2, 2), rand(5, 3, seed=1), rand(4, 5, seed=2)
     seen = batch(image, [2, 0, 3])
     together = loss_gradient(smooth(seen.image, mix, classify).logits, seen, create_graph=False)
@@ -52,7 +52,7 @@ def test_the_gradient_is_that_of_every_image_alone():
         torch.testing.assert_close(together[i], one.grad.flatten())
 
 
-def test_it_has_the_gradient_that_differences_give():
+def test_it_passes_gradcheck():
     seen = batch(rand(3, 3, 2, 2), [2, 0, 3])
     teacher = smooth(seen.image, rand(6, 3, seed=3), rand(4, 6, seed=4))
 

@@ -1,4 +1,4 @@
-"""Boundary supporting samples: which images, which class, how far, and what it costs."""
+"""Boundary supporting samples: selection, rivals, attack and loss."""
 
 import math
 
@@ -39,33 +39,33 @@ def indifferent(image):
     return Output(torch.zeros(len(image), 2))
 
 
-# Which images
+# Selection of images
 
 
 def probabilities(*rows):
     return torch.tensor(rows).log()
 
 
-def test_the_images_on_which_the_networks_differ_most_beside_the_label_come_first():
+def test_images_with_the_largest_difference_besides_the_label_come_first():
     # Squares at the classes other than 0: 0.1^2 + 0.1^2 = 0.02; 0; 0.2^2 + 0.2^2 = 0.08. At the
-    # label, which does not count, the first differs by 0.2 and the third by nothing.
+    # label, which is ignored, the first differs by 0.2 and the third by 0.
     teacher = probabilities([0.8, 0.1, 0.1], [0.8, 0.1, 0.1], [0.6, 0.3, 0.1])
     student = probabilities([0.6, 0.2, 0.2], [0.8, 0.1, 0.1], [0.6, 0.1, 0.3])
     chosen, right = base_samples(student, teacher, torch.tensor([0, 0, 0]), 2)
     assert chosen.tolist() == [2, 0] and right.tolist() == [True, True]
 
 
-def test_images_that_the_teacher_gets_wrong_come_last_and_are_marked():
+def test_images_misclassified_by_the_teacher_come_last_and_are_marked():
     teacher = probabilities([0.1, 0.8, 0.1], [0.8, 0.1, 0.1], [0.1, 0.1, 0.8])
     student = probabilities([0.1, 0.1, 0.8], [0.8, 0.1, 0.1], [0.8, 0.1, 0.1])
     chosen, right = base_samples(student, teacher, torch.tensor([0, 0, 0]), 3)
     assert chosen.tolist() == [1, 0, 2] and right.tolist() == [True, False, False]
 
 
-# Which class
+# Rival class
 
 
-def test_the_rival_is_drawn_by_the_teachers_probabilities_of_the_other_classes():
+def test_the_rival_is_sampled_by_the_teachers_probabilities():
     # (0.4, 0.3, 0.2, 0.1) without the first: 3/6, 2/6, 1/6. Of 60,000 draws each share is within
     # four standard errors, 4 sqrt(p (1 - p) / 60000) < 0.0082
     torch.manual_seed(0)
@@ -75,12 +75,12 @@ def test_the_rival_is_drawn_by_the_teachers_probabilities_of_the_other_classes()
     torch.testing.assert_close(shares, torch.tensor([0, 3, 2, 1]) / 6, atol=0.0082, rtol=0)
 
 
-def test_a_class_that_the_teacher_rules_out_is_a_rival_where_it_is_the_only_one():
+def test_an_impossible_class_is_the_rival_if_it_is_the_only_one():
     teacher = torch.tensor([[1e4, -1e4]]).repeat(50, 1)
     assert (sample_rival(teacher, torch.zeros(50, dtype=torch.long)) == 1).all()
 
 
-# How far
+# Attack
 
 
 # Class 0 scores 4 x_1, class 1 nothing: the boundary is at x_1 = 0
@@ -95,14 +95,14 @@ def attacked(*places, limits=WIDE, steps=10, step_size=0.3):
     return moved[:, 0, 0, 0].tolist()
 
 
-def test_a_step_is_as_long_as_the_lead_and_stops_beyond_the_boundary():
+def test_a_step_is_proportional_to_the_margin_and_stops_beyond_the_boundary():
     # From 1: the lead is 4, the step 0.3 * 4.0001 = 1.20003 against the unit gradient; there, at
     # -0.20003, the other class is ahead and nothing moves any more.
     assert attacked(1.0) == pytest.approx([-0.20003])
 
 
-def test_images_go_on_or_stop_each_by_itself():
-    # With 0.2: 1 -> 0.19998 -> 0.19998 - 0.2 * 0.80002 = 0.039976 -> ...; -1 is lost already
+def test_images_stop_independently_of_each_other():
+    # With 0.2: 1 -> 0.19998 -> 0.19998 - 0.2 * 0.80002 = 0.039976; -1 is already misclassified
     assert attacked(1.0, -1.0, steps=2, step_size=0.2) == pytest.approx([0.039976, -1.0])
 
 
@@ -110,7 +110,7 @@ def test_pixels_stay_within_their_limits():
     assert attacked(1.0, limits=(torch.tensor(-0.1), torch.tensor(1.0))) == pytest.approx([-0.1])
 
 
-def test_an_attack_is_that_of_a_loop_over_images_and_steps():
+def test_the_attack_matches_a_loop_over_images_and_steps():
     image, target = rand(5, 3, 2, 2).clamp(-1.5, 1.5), torch.tensor([0, 1, 2, 3, 0])
     rival = torch.tensor([1, 2, 3, 0, 2])
     mix, classify = rand(6, 3, seed=1), rand(4, 6, seed=2)
@@ -138,10 +138,10 @@ def test_an_attack_is_that_of_a_loop_over_images_and_steps():
 # The loss
 
 
-def test_the_student_learns_what_the_teacher_says_at_the_boundary():
-    # Two classes, so the rival is certain. The image at 1 is moved to -0.20003, but pixels stay
-    # within the batch's, which end at -0.1: there the teacher's logits are (-0.4, 0). The second
-    # image is wrong and counts nothing. The student says (0, 0) everywhere: the divergence at
+def test_the_student_learns_the_teachers_predictions_at_the_boundary():
+    # Two classes, so the rival is certain. The image at 1 is moved to -0.20003, but pixels are
+    # clipped to the batch's range, at -0.1: there the teacher's logits are (-0.4, 0). The second
+    # image is misclassified and ignored. The student's logits are (0, 0): the divergence at
     # T = 3 is sum p ln(2 p) with p = softmax(-0.4 / 3, 0) = (0.466716, 0.533284): 0.002218.
     image = torch.zeros(2, 3, 1, 1)
     image[:, 0, 0, 0] = torch.tensor([1.0, -0.1])
@@ -150,17 +150,17 @@ def test_the_student_learns_what_the_teacher_says_at_the_boundary():
     assert value.item() == pytest.approx(0.002218, abs=1e-6)
 
 
-def test_a_share_of_the_batch_is_attacked_and_the_teacher_asked_so_often_and_once_more():
-    asked = []
+def test_a_share_of_the_batch_is_attacked_with_one_teacher_pass_per_step_and_one_more():
+    sizes = []
 
     def net(x):
-        asked.append(len(x))
+        sizes.append(len(x))
         return linear(x, SLOPE)
 
     image = torch.ones(8, 3, 1, 1)
     seen = batch(image, [0] * 8)
     terms_of(loss(share=0.25), sloped, net, seen)
-    assert asked == [8] + 11 * [2]
+    assert sizes == [8] + 11 * [2]
 
 
 def test_the_clean_images_are_compared_without_the_squared_temperature():
@@ -176,7 +176,7 @@ def test_the_clean_images_are_compared_without_the_squared_temperature():
     # Of four epochs: 1 - e / (4 * 4/3) and 1 - e / 3, not below zero
     [(1, 13 / 16, 2 / 3), (2, 10 / 16, 1 / 3), (3, 7 / 16, 0.0), (4, 4 / 16, 0.0)],
 )
-def test_both_terms_fall_over_the_epochs(epoch, clean, boundary):
+def test_both_terms_decrease_over_the_epochs(epoch, clean, boundary):
     seen = batch(torch.ones(2, 3, 1, 1), [0, 0], epoch)
     whole = terms_of(loss(clean_end=1e9, boundary_end=1e9), indifferent, sloped, seen)
     assert all(term > 0 for term in whole.values())
@@ -185,7 +185,7 @@ def test_both_terms_fall_over_the_epochs(epoch, clean, boundary):
     assert ratios == pytest.approx({"clean": clean, "boundary": boundary}, abs=1e-6)
 
 
-def test_where_the_teacher_is_never_right_there_is_nothing_to_learn():
+def test_the_loss_is_zero_if_the_teacher_is_never_correct():
     seen = batch(torch.ones(2, 3, 1, 1), [1, 1])
     weight = torch.zeros(2, 3, requires_grad=True)
     value = terms_of(loss(), lambda x: linear(x, weight), sloped, seen)["boundary"]
@@ -194,12 +194,12 @@ def test_where_the_teacher_is_never_right_there_is_nothing_to_learn():
 
 
 def test_the_students_gradient_is_that_of_the_divergence_at_the_attacked_images():
-    # The way there is the teacher's: nothing of it is differentiated for the student.
+    # The attack is on the teacher: the student's gradient does not depend on it.
     weight = rand(2, 3).float().requires_grad_()
     seen = batch(torch.ones(1, 3, 1, 1), [0])
     value = terms_of(loss(boundary_end=1e9), lambda x: linear(x, weight), sloped, seen)
     (gradient,) = torch.autograd.grad(value["boundary"], weight)
-    # One image: its own pixels are the limits, so it stays where it is.
+    # One image: its own pixel range is the limit, so it does not move.
     here = torch.ones(1, 3)
     expected = soft_kl(here @ weight.T, here @ SLOPE.T, 3.0).mean()
     torch.testing.assert_close(gradient, torch.autograd.grad(expected, weight)[0])
@@ -219,6 +219,6 @@ def test_the_students_gradient_is_that_of_the_divergence_at_the_attacked_images(
     ],
     ids=str,
 )
-def test_what_is_out_of_range_is_refused(changed, message):
+def test_values_out_of_range_are_refused(changed, message):
     with pytest.raises(UserError, match=message):
         loss(**changed)

@@ -1,4 +1,4 @@
-"""CC, the paper's and RepDistiller's: by hand, at the kernel's limit, and where one collapses."""
+"""CC, the paper's and RepDistiller's: hand-computed values, the kernel's limit, collapse."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import pytest
 import torch
 from helpers.outputs import (
     batch_of,
-    has_the_gradient_that_differences_give,
-    is_finite_with_its_gradient,
-    meeting,
-    never_asks_for_a_number,
+    context_of,
+    has_finite_value_and_gradient,
+    needs_no_device_sync,
     output_of,
+    passes_gradcheck,
     rand,
 )
 from torch import nn
@@ -20,7 +20,7 @@ from torch import nn
 from kd_bench.interfaces import UserError
 from kd_bench.methods.cc import CorrelationCongruence, NeighbourCorrelation, taylor_gaussian
 
-SPEC = meeting({"pooled": (3,)}, {"pooled": (5,)})
+CONTEXT = context_of({"pooled": (3,)}, {"pooled": (5,)})
 MAKERS = [
     lambda context: CorrelationCongruence(context, gamma=0.4, order=2),
     lambda context: NeighbourCorrelation(context, channels=6),
@@ -29,7 +29,7 @@ MAKERS = [
 
 def value(loss, student: torch.Tensor, teacher: torch.Tensor) -> float:
     output = loss(
-        output_of(pooled=student), output_of(pooled=teacher), batch_of(SPEC, len(student))
+        output_of(pooled=student), output_of(pooled=teacher), batch_of(CONTEXT, len(student))
     )
     return output.item()
 
@@ -37,55 +37,55 @@ def value(loss, student: torch.Tensor, teacher: torch.Tensor) -> float:
 # --- the paper's ------------------------------------------------------------------------------
 
 
-def test_two_images_that_differ_against_two_that_do_not():
-    # gamma 1/2: K = (1 + c + c^2 / 2) / e. Beside themselves images have c = 1, so 2.5 / e in both
-    # networks; beside each other 1 / e in the student (c = 0), 2.5 / e in the teacher (c = 1).
+def test_two_different_images_against_two_equal_ones():
+    # gamma 1/2: K = (1 + c + c^2 / 2) / e. On the diagonal c = 1, so 2.5 / e in both
+    # networks; off it, 1 / e in the student (c = 0) and 2.5 / e in the teacher (c = 1).
     # Two of four pairs differ by 1.5 / e: (1.5 / e)^2 / 2
-    loss = CorrelationCongruence(SPEC, gamma=0.5, order=2)
+    loss = CorrelationCongruence(CONTEXT, gamma=0.5, order=2)
     student = torch.tensor([[2.0, 0.0], [0.0, 3.0]])
     teacher = torch.tensor([[1.0, 0.0], [5.0, 0.0]])
     assert value(loss, student, teacher) == pytest.approx((1.5 / math.e) ** 2 / 2, rel=1e-6)
 
 
 @pytest.mark.parametrize("gamma", [0.4, 2.0])
-def test_the_series_becomes_the_gaussian_kernel(gamma):
+def test_the_series_converges_to_the_gaussian_kernel(gamma):
     x = torch.nn.functional.normalize(rand(5, 3), dim=1)
     exact = torch.tensor([[math.exp(-gamma * float((a - b).square().sum())) for b in x] for a in x])
     torch.testing.assert_close(taylor_gaussian(x, gamma, order=30).float(), exact)
 
 
-def test_order_two_stops_after_the_square():
+def test_order_two_truncates_after_the_square():
     # At gamma 0.4 the next term is exp(-0.8) 0.8^3 / 6 c^3 = 0.0383 c^3: the error for c = 1
     one = torch.ones(1, 1)
     assert 1 - taylor_gaussian(one, 0.4, 2).item() == pytest.approx(0.0474, abs=1e-4)
     assert 1 - taylor_gaussian(one, 0.4, 3).item() == pytest.approx(0.0474 - 0.0383, abs=1e-4)
 
 
-def test_lengths_of_features_are_not_seen():
+def test_it_is_invariant_to_the_length_of_features():
     student = rand(4, 3)
     stretched = student * torch.tensor([[1.0], [2], [30], [0.4]])
-    assert value(MAKERS[0](SPEC), stretched, student) == pytest.approx(0, abs=1e-15)
+    assert value(MAKERS[0](CONTEXT), stretched, student) == pytest.approx(0, abs=1e-15)
 
 
 @pytest.mark.parametrize(
     ("gamma", "order", "message"),
     [(0.0, 2, "gamma must be a number above 0, got 0.0"), (0.4, 0, "order must be 1 or more")],
 )
-def test_a_kernel_that_is_none_is_refused(gamma, order, message):
+def test_invalid_kernel_hyperparameters_are_refused(gamma, order, message):
     with pytest.raises(UserError, match=message):
-        CorrelationCongruence(SPEC, gamma, order)
+        CorrelationCongruence(CONTEXT, gamma, order)
 
 
 # --- RepDistiller's ---------------------------------------------------------------------------
 
 
 def unembedded() -> NeighbourCorrelation:
-    loss = NeighbourCorrelation(SPEC, channels=2)
+    loss = NeighbourCorrelation(CONTEXT, channels=2)
     loss.student = loss.teacher = nn.Identity()
     return loss
 
 
-def test_neighbours_gaps_are_multiplied():
+def test_gaps_of_neighbours_are_multiplied():
     # Gaps [1, 0], [0, 2], [3, 3]: products with the next 0 and 2 * 3 = 6, mean 3
     student = torch.tensor([[1.0, 0.0], [0.0, 4.0], [-3.0, 3.0]])
     teacher = torch.tensor([[0.0, 0.0], [0.0, 2.0], [0.0, 0.0]])
@@ -96,9 +96,9 @@ def test_a_single_image_has_no_neighbour():
     assert value(unembedded(), torch.ones(1, 2), torch.zeros(1, 2)) == 0
 
 
-def test_embeddings_that_agree_on_a_constant_satisfy_it():
-    # What the docstring warns of: nothing in this loss keeps the embeddings from forgetting.
-    loss = MAKERS[1](SPEC)
+def test_constant_embeddings_have_zero_loss():
+    # The collapse mentioned in the docstring: nothing in this loss prevents it.
+    loss = MAKERS[1](CONTEXT)
     for parameter in loss.parameters():
         nn.init.constant_(parameter, 0.0)
     assert value(loss, rand(4, 3).float(), rand(4, 5).float()) == 0
@@ -106,23 +106,23 @@ def test_embeddings_that_agree_on_a_constant_satisfy_it():
 
 def test_an_embedding_of_no_channels_is_refused():
     with pytest.raises(UserError, match=r"^channels must be a number above 0, got 0"):
-        NeighbourCorrelation(SPEC, channels=0)
+        NeighbourCorrelation(CONTEXT, channels=0)
 
 
 # --- both -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("make", MAKERS)
-def test_the_gradient_is_right(make):
-    assert has_the_gradient_that_differences_give(make(SPEC), SPEC)
+def test_it_passes_gradcheck(make):
+    assert passes_gradcheck(make(CONTEXT), CONTEXT)
 
 
 @pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
 def test_it_stays_finite(make, scale):
-    assert is_finite_with_its_gradient(make(SPEC), SPEC, scale)
+    assert has_finite_value_and_gradient(make(CONTEXT), CONTEXT, scale)
 
 
 @pytest.mark.parametrize("make", MAKERS)
-def test_it_never_waits_for_the_device(make):
-    assert never_asks_for_a_number(make, SPEC)
+def test_it_needs_no_device_sync(make):
+    assert needs_no_device_sync(make, CONTEXT)

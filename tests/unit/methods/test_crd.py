@@ -1,4 +1,4 @@
-"""CRD: its contrast by hand, its negatives by counting, its memories by a slow loop."""
+"""CRD: hand-computed contrast, sampling of negatives, and memories against a loop."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 import torch
 from helpers.outputs import (
     batch_of,
-    has_the_gradient_that_differences_give,
-    is_finite_with_its_gradient,
-    meeting,
-    never_asks_for_a_number,
+    context_of,
+    has_finite_value_and_gradient,
+    needs_no_device_sync,
     output_of,
+    passes_gradcheck,
     rand,
 )
 from torch import Tensor
@@ -21,7 +21,7 @@ from torch import Tensor
 from kd_bench.interfaces import Batch, LossContext, Output, UserError
 from kd_bench.methods.crd import ContrastiveDistillation, noise_contrast, sample_others
 
-SPEC = meeting({"pooled": (3,)}, {"pooled": (5,)})  # twelve images, four classes of three
+CONTEXT = context_of({"pooled": (3,)}, {"pooled": (5,)})  # twelve images, four classes of three
 
 
 def make(context: LossContext, **changed) -> ContrastiveDistillation:
@@ -40,14 +40,14 @@ def outputs(size: int, seed: int = 0) -> tuple[Output, Output]:
 def test_one_image_against_two_others():
     # Two negatives of four images: m/N = 1/2. The own entry has u = 1/2: log(0.5 / 1) = -ln 2; the
     # negatives 1/2 and 3/2: log(0.5 / 1) = -ln 2 and log(0.5 / 2) = -ln 4. Together 4 ln 2; the
-    # last entry does not count.
+    # last entry is not a negative.
     others = torch.tensor([[0.5, 1.5, 7.0, 9.0]]).log()
     counts = torch.tensor([[True, True, False, False]])
     value = noise_contrast(torch.tensor([0.5]).log(), others, counts, total=4)
     assert value.item() == pytest.approx(4 * math.log(2))
 
 
-def test_likelihoods_that_are_out_of_range_for_exp_are_no_trouble():
+def test_likelihoods_beyond_the_range_of_exp_are_handled():
     positive = torch.tensor([-500.0, 500.0], requires_grad=True)
     others = torch.tensor([[500.0, -500.0], [-500.0, -500.0]], requires_grad=True)
     value = noise_contrast(positive, others, torch.ones(2, 2, dtype=torch.bool), total=2)
@@ -60,17 +60,17 @@ def test_likelihoods_that_are_out_of_range_for_exp_are_no_trouble():
 # --- the negatives ----------------------------------------------------------------------------
 
 
-def test_negatives_are_of_other_classes_and_exactly_as_many_as_asked():
+def test_negatives_are_of_other_classes_and_of_the_requested_number():
     labels = torch.arange(300) % 7
     target = torch.tensor([0, 3, 3, 6])
     chosen = sample_others(labels, target, 100)
     assert chosen.sum(1).tolist() == [100] * 4
     for row, own in zip(chosen, target, strict=True):
         assert own not in labels[row]
-    assert not torch.equal(chosen[1], chosen[2])  # each image has draws of its own
+    assert not torch.equal(chosen[1], chosen[2])  # sampled independently for each image
 
 
-def test_all_others_are_negatives_where_there_are_fewer():
+def test_all_others_are_negatives_if_there_are_fewer_than_requested():
     # Classes of 1, 2 and 3 images: 5, 4 and 3 others
     labels = torch.tensor([0, 1, 1, 2, 2, 2])
     chosen = sample_others(labels, torch.tensor([0, 1, 2]), 4)
@@ -79,7 +79,7 @@ def test_all_others_are_negatives_where_there_are_fewer():
     assert torch.equal(sample_others(labels, labels, 16384), labels[None] != labels[:, None])
 
 
-def test_every_image_of_another_class_is_drawn_equally_often():
+def test_images_of_other_classes_are_sampled_uniformly():
     # 10 of 30: each with probability 1/3, 2000 times; five standard deviations are 105.
     torch.manual_seed(0)
     labels = torch.cat([torch.zeros(10), torch.ones(30)]).long()
@@ -88,11 +88,13 @@ def test_every_image_of_another_class_is_drawn_equally_often():
     assert (often[10:] - 2000 / 3).abs().max() < 5 * math.sqrt(2000 * 1 / 3 * 2 / 3)
 
 
-def test_how_many_negatives_an_image_has_can_be_read():
+def test_the_number_of_negatives_is_exposed():
     # 12 images in four classes of three, so 9 others
-    assert make(SPEC, negatives=5).negatives_used.tolist() == [5, 5, 5, 5]
-    assert make(SPEC, negatives=16384).negatives_used.tolist() == [9, 9, 9, 9]
-    uneven = LossContext(SPEC.student, SPEC.teacher, 3, torch.tensor([0, 1, 1, 2, 2, 2]), epochs=1)
+    assert make(CONTEXT, negatives=5).negatives_used.tolist() == [5, 5, 5, 5]
+    assert make(CONTEXT, negatives=16384).negatives_used.tolist() == [9, 9, 9, 9]
+    uneven = LossContext(
+        CONTEXT.student, CONTEXT.teacher, 3, torch.tensor([0, 1, 1, 2, 2, 2]), epochs=1
+    )
     assert make(uneven, negatives=4).negatives_used.tolist() == [4, 4, 3]
 
 
@@ -121,8 +123,8 @@ def slow_step(bank: dict, z: dict, anchor: dict, index: list[int], labels: list[
     return loss
 
 
-def test_two_steps_are_what_loops_give():
-    loss = make(SPEC, negatives=16384).double()
+def test_two_steps_match_a_loop():
+    loss = make(CONTEXT, negatives=16384).double()
     bank = {side: getattr(loss, f"{side}_memory").bank.clone() for side in ("student", "teacher")}
     z: dict[str, float] = {}
     for step, index in enumerate(([0, 1, 2], [2, 7, 8])):
@@ -131,53 +133,55 @@ def test_two_steps_are_what_loops_give():
             side: torch.nn.functional.normalize(getattr(loss, side)(x), dim=1).detach()
             for side, x in features.items()
         }
-        batch = Batch(torch.zeros(3), SPEC.labels[index], torch.tensor(index), torch.tensor(1.0))
+        batch = Batch(torch.zeros(3), CONTEXT.labels[index], torch.tensor(index), torch.tensor(1.0))
         student, teacher = (output_of(pooled=x) for x in features.values())
         value = loss(student, teacher, batch).item()
-        expected = slow_step(bank, z, anchor, index, SPEC.labels.tolist())
+        expected = slow_step(bank, z, anchor, index, CONTEXT.labels.tolist())
         assert value == pytest.approx(expected, rel=1e-9)
         for side in ("student", "teacher"):
             torch.testing.assert_close(getattr(loss, f"{side}_memory").bank, bank[side])
 
 
-def test_the_first_batch_sets_the_constant_for_good():
-    loss = make(SPEC)
+def test_the_constant_is_fixed_by_the_first_batch():
+    loss = make(CONTEXT)
     seen = []
     for seed in range(3):
-        loss(*outputs(4, seed), batch_of(SPEC, 4))
+        loss(*outputs(4, seed), batch_of(CONTEXT, 4))
         seen.append((loss.student_memory.log_constant.item(), loss.teacher_memory.log_constant))
     assert seen[0] == seen[1] == seen[2] and math.isfinite(seen[0][0])
 
 
-def test_only_the_batchs_rows_move_and_they_get_length_one():
-    loss = make(SPEC)
+def test_only_the_rows_of_the_batch_are_updated_to_unit_length():
+    loss = make(CONTEXT)
     before = loss.student_memory.bank.clone()
-    loss(*outputs(4), batch_of(SPEC, 4))
+    loss(*outputs(4), batch_of(CONTEXT, 4))
     after = loss.student_memory.bank
     assert torch.equal(after[4:], before[4:])
     torch.testing.assert_close(after[:4].norm(dim=1), torch.ones(4))
     assert (after[:4] != before[:4]).any(1).all()
 
 
-def test_rows_begin_at_random_and_of_length_one_on_average():
+def test_memory_rows_are_initialized_with_unit_length_on_average():
     # Uniform in +-sqrt(3 / D) has variance 1 / D, so squares of D entries sum to one on average.
-    bank = make(meeting(SPEC.student, SPEC.teacher, images=400), channels=128).student_memory.bank
+    bank = make(
+        context_of(CONTEXT.student, CONTEXT.teacher, images=400), channels=128
+    ).student_memory.bank
     assert bank.square().sum(1).mean().item() == pytest.approx(1, abs=0.02)
     assert bank.abs().max() <= math.sqrt(3 / 128)
 
 
 def trained(loss: ContrastiveDistillation, steps: range) -> list[Tensor]:
     torch.manual_seed(steps.start)
-    return [loss(*outputs(4, seed), batch_of(SPEC, 4)).detach() for seed in steps]
+    return [loss(*outputs(4, seed), batch_of(CONTEXT, 4)).detach() for seed in steps]
 
 
-def test_memories_survive_a_checkpoint_bit_for_bit():
-    loss, file = make(SPEC), io.BytesIO()
+def test_memories_survive_a_checkpoint_bitwise():
+    loss, file = make(CONTEXT), io.BytesIO()
     trained(loss, range(0, 3))
     torch.save(loss.state_dict(), file)
     expected = trained(loss, range(3, 6))
     file.seek(0)
-    other = make(SPEC)
+    other = make(CONTEXT)
     other.load_state_dict(torch.load(file, weights_only=True))
     assert all(map(torch.equal, trained(other, range(3, 6)), expected))
     for name, tensor in loss.state_dict().items():
@@ -185,9 +189,9 @@ def test_memories_survive_a_checkpoint_bit_for_bit():
 
 
 def test_it_needs_less_than_two_gigabytes_for_cifar():
-    # What the graph keeps for the gradient, with the memories; 64 x 16,385 x 128 floats for each
-    # direction, as vectors are gathered elsewhere, are 1.1 GB alone.
-    context = meeting({"pooled": (64,)}, {"pooled": (64,)}, classes=100, images=50_000)
+    # Tensors saved for backward, and the memories. Gathered vectors, as in other implementations,
+    # would be 64 x 16,385 x 128 floats per direction: 1.1 GB.
+    context = context_of({"pooled": (64,)}, {"pooled": (64,)}, classes=100, images=50_000)
     loss = make(context, negatives=16384, channels=128)
     kept: dict[int, int] = {}
 
@@ -206,10 +210,10 @@ def test_it_needs_less_than_two_gigabytes_for_cifar():
 # --- as a loss --------------------------------------------------------------------------------
 
 
-def test_a_step_along_the_gradient_brings_it_down():
-    loss, batch = make(SPEC, negatives=16384), batch_of(SPEC, 4)
+def test_a_gradient_step_decreases_it():
+    loss, batch = make(CONTEXT, negatives=16384), batch_of(CONTEXT, 4)
     student, teacher = outputs(4)
-    loss(student, teacher, batch)  # the memory has the teacher's embeddings from here on
+    loss(student, teacher, batch)  # fills the memory with the teacher's embeddings
     state = {name: tensor.clone() for name, tensor in loss.state_dict().items()}
     student.features["pooled"].requires_grad_()
     first = loss(student, teacher, batch)
@@ -230,24 +234,24 @@ def test_a_step_along_the_gradient_brings_it_down():
 )
 def test_values_out_of_range_are_refused(changed, message):
     with pytest.raises(UserError, match=message):
-        make(SPEC, **changed)
+        make(CONTEXT, **changed)
 
 
-def test_one_class_alone_is_refused():
+def test_a_single_class_is_refused():
     with pytest.raises(UserError, match=r"^CRD contrasts classes and needs two or more, got 1$"):
-        make(meeting({"pooled": (3,)}, {"pooled": (5,)}, classes=1))
+        make(context_of({"pooled": (3,)}, {"pooled": (5,)}, classes=1))
 
 
-def test_the_gradient_is_right():
-    loss = make(SPEC)
-    loss(*outputs(4), batch_of(SPEC, 4))  # the constant has no gradient, so it must stand before
-    assert has_the_gradient_that_differences_give(loss, SPEC)
+def test_it_passes_gradcheck():
+    loss = make(CONTEXT)
+    loss(*outputs(4), batch_of(CONTEXT, 4))  # fixes the constant first, as it has no gradient
+    assert passes_gradcheck(loss, CONTEXT)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
 def test_it_stays_finite(scale):
-    assert is_finite_with_its_gradient(make(SPEC), SPEC, scale)
+    assert has_finite_value_and_gradient(make(CONTEXT), CONTEXT, scale)
 
 
-def test_it_never_waits_for_the_device():
-    assert never_asks_for_a_number(make, SPEC)
+def test_it_needs_no_device_sync():
+    assert needs_no_device_sync(make, CONTEXT)

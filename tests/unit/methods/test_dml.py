@@ -1,4 +1,4 @@
-"""Deep mutual learning: who learns from whom, and what becomes of a job whose teacher learns."""
+"""Deep mutual learning: the terms, and jobs whose teacher is trained."""
 
 import math
 
@@ -9,7 +9,7 @@ from helpers.small_nets import batch, context, rand
 from torch.autograd import gradcheck
 
 from kd_bench.interfaces import Output, UserError
-from kd_bench.jobs import assemble, instantiate, resolve, validate
+from kd_bench.jobs import assemble, instantiate, validate
 from kd_bench.methods.dml import MutualLearning
 from kd_bench.sweep.prepare import prepare_jobs
 from kd_bench.training import loop
@@ -18,7 +18,7 @@ LOSS = MutualLearning(context())
 SEEN = batch(torch.zeros(2, 3, 1, 1), [0, 1])
 
 
-def test_each_network_is_compared_with_the_other_and_the_peer_with_the_label():
+def test_each_network_learns_from_the_other_and_the_peer_from_the_labels():
     # Student (3/4, 1/4), peer (1/2, 1/2), and a second image on which both are at (1/2, 1/2):
     # KL(peer || student) = 1/2 ln(2/3) + 1/2 ln 2 = 0.143841, half of it the mean;
     # KL(student || peer) = 3/4 ln(3/2) + 1/4 ln(1/2) = 0.130812, likewise; the peer's CE is ln 2
@@ -29,7 +29,7 @@ def test_each_network_is_compared_with_the_other_and_the_peer_with_the_label():
     )
 
 
-def test_no_term_moves_both_networks():
+def test_no_term_updates_both_networks():
     student, peer = (rand(2, 5, seed=i).requires_grad_() for i in (0, 1))
     terms = LOSS(Output(student), Output(peer), SEEN)
     moved = {
@@ -41,7 +41,7 @@ def test_no_term_moves_both_networks():
     assert moved == {"kl": (True, False), "peer_kl": (False, True), "peer_ce": (False, True)}
 
 
-def test_networks_that_agree_have_nothing_to_learn_from_each_other():
+def test_equal_predictions_have_zero_loss_and_gradient():
     logits = rand(2, 5).requires_grad_()
     terms = LOSS(Output(logits), Output(logits.detach()), SEEN)
     (gradient,) = torch.autograd.grad(terms["kl"], logits)
@@ -58,7 +58,7 @@ def test_it_sums_over_classes():
     torch.testing.assert_close(terms(95), terms(0))
 
 
-def test_it_has_the_gradient_that_differences_give():
+def test_it_passes_gradcheck():
     def value(student, peer):
         # What is learnt from is a constant, so each side is checked beside the other's copy.
         as_student = LOSS(Output(student), Output(rand(2, 5, seed=3)), SEEN)
@@ -76,43 +76,41 @@ def done(tmp_path_factory):
     return trained(job(tmp_path_factory.mktemp("runs"), "method=dml"))
 
 
-def test_no_teacher_is_trained_before(done, tmp_path):
-    config = job(tmp_path, "method=dml")
-    assert resolve.teacher_job(config) is None
-    assert [frozen.folder for frozen in prepare_jobs([(config, {})])] == [
-        resolve.folder_name(config)
-    ]
+def test_no_teacher_is_trained_first(done, tmp_path):
+    the_job = job(tmp_path, "method=dml")
+    assert the_job.teacher is None
+    assert [frozen.folder for frozen in prepare_jobs([(the_job.config, {})])] == [the_job.folder]
     runs = done[1].parents[4]
     assert [path.name for path in runs.glob("*/*")] == ["resnet20-resnet8_half"]
 
 
-def test_the_record_has_the_peers_accuracy_and_no_folder_of_it(done):
+def test_the_record_has_the_peers_accuracy_but_no_teacher_folder(done):
     record, _ = done
-    assert record["teacher"]["folder"] is None
-    assert 0 <= record["teacher"]["accuracy"] <= 100
-    assert 0 <= record["teacher"]["agreement"] <= 100
+    assert record.teacher.folder is None
+    assert 0 <= record.teacher.accuracy <= 100
+    assert 0 <= record.teacher.agreement <= 100
 
 
-def test_the_peer_counts_among_the_parameters_of_training_alone(done):
-    parameters = done[0]["parameters"]
-    net = instantiate.build_network(done[0]["config"]["teacher"]["model"], 4).net
+def test_the_peer_counts_only_as_training_parameters(done):
+    parameters = done[0].parameters
+    net = instantiate.build_network(done[0].config.teacher.model, 4).net
     peer = sum(p.numel() for p in net.parameters())
     assert parameters["training"] == parameters["student"] + peer
     assert parameters["inference"] == parameters["student"]
 
 
-def test_the_peer_is_known_by_its_model_alone(done, tmp_path):
-    assert set(done[0]["identity"]["teacher"]) == {"model"}
-    folder = resolve.folder_name(job(tmp_path, "method=dml"))
+def test_the_identity_of_the_peer_is_its_model(done, tmp_path):
+    assert set(done[0].identity["teacher"]) == {"model"}
+    folder = job(tmp_path, "method=dml").folder
     same = job(tmp_path, "method=dml", "teacher.seed=5", "teacher.recipe.epochs=7")
     other = job(tmp_path, "method=dml", "teacher.model.net.depth=14")
-    assert resolve.folder_name(same) == folder != resolve.folder_name(other)
+    assert same.folder == folder != other.folder
 
 
-def test_a_checkpoint_for_a_teacher_that_starts_afresh_is_refused(tmp_path):
-    config = job(tmp_path, "method=dml", "teacher.checkpoint=weights.pt")
-    with pytest.raises(UserError, match=r"^method 'dml' trains the teacher from the start"):
-        validate.validate_job(config)
+def test_a_checkpoint_for_a_teacher_trained_from_scratch_is_refused(tmp_path):
+    the_job = job(tmp_path, "method=dml", "teacher.checkpoint=weights.pt")
+    with pytest.raises(UserError, match=r"^method 'dml' trains the teacher from scratch"):
+        validate.validate_job(the_job)
 
 
 def test_both_networks_learn_from_different_starts(tmp_path):
@@ -127,7 +125,7 @@ def test_both_networks_learn_from_different_starts(tmp_path):
     assert peer.bn1.num_batches_tracked == student.bn1.num_batches_tracked == 6
 
 
-def test_the_student_starts_as_with_any_other_method(tmp_path):
+def test_the_student_has_the_same_initial_weights_as_with_other_methods(tmp_path):
     weights = [
         assemble.assemble_setup(
             job(tmp_path, f"method={name}"), torch.device("cpu")

@@ -1,4 +1,4 @@
-"""FitNets: the hint, and the soft targets whose strength falls."""
+"""FitNets: the hint, and the soft targets with a decreasing weight."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from helpers.maps import without_adapter
 from helpers.outputs import (
     batch_of,
-    has_the_gradient_that_differences_give,
-    is_finite_with_its_gradient,
-    meeting,
-    never_asks_for_a_number,
+    context_of,
+    has_finite_value_and_gradient,
+    needs_no_device_sync,
     output_of,
+    passes_gradcheck,
     rand,
 )
 
@@ -24,20 +24,20 @@ from kd_bench.models.features import FeatureExtractor, probe_shapes
 from kd_bench.models.resnet import ResNet
 
 STAGES = {"stage2": (2, 2, 2), "pooled": (2,)}
-SPEC = meeting(STAGES, {"stage2": (3, 2, 2), "pooled": (3,)})
-BATCH = batch_of(SPEC, 2)
+CONTEXT = context_of(STAGES, {"stage2": (3, 2, 2), "pooled": (3,)})
+BATCH = batch_of(CONTEXT, 2)
 
 
 def test_the_hint_is_the_mean_square_over_all_values():
     # ((1 - 0)^2 + (2 - 4)^2 + 0 + 1^2) / 4 = 1.5
-    loss = without_adapter(Hint(SPEC, "stage2"), "regressor")
+    loss = without_adapter(Hint(CONTEXT, "stage2"), "regressor")
     student = output_of(stage2=torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 1, 2, 2))
     teacher = output_of(stage2=torch.tensor([0.0, 4.0, 3.0, 5.0]).view(1, 1, 2, 2))
     assert loss(student, teacher, BATCH).item() == 1.5
 
 
-def test_the_hint_asks_for_the_teachers_map_as_the_regressor_tells_it():
-    loss = Hint(SPEC, "stage2")
+def test_the_hint_compares_the_regressed_map_with_the_teachers():
+    loss = Hint(CONTEXT, "stage2")
     student = rand(4, 2, 2, 2).float()
     teacher = loss.regressor(student)
     assert teacher.shape == (4, 3, 2, 2)
@@ -48,10 +48,10 @@ def test_the_hint_asks_for_the_teachers_map_as_the_regressor_tells_it():
 
 
 def test_the_hint_trains_the_student_up_to_its_stage_and_no_further():
-    # The paper's first stage: the weights up to the guided layer, and the regressor's.
+    # The paper's first phase trains the layers up to the guided one, and the regressor.
     net = ResNet(3, 8, [4, 4, 8, 8])
     stages = probe_shapes(net, net.stages, (8, 8), "small")
-    loss = Hint(meeting(stages, stages), "stage2")
+    loss = Hint(context_of(stages, stages), "stage2")
     student = FeatureExtractor(net, net.stages, loss.stages, "small")(torch.randn(4, 3, 8, 8))
     loss(student, output_of(stage2=torch.rand(4, 8, 4, 4)), BATCH).backward()
     guided = {name for name, p in net.named_parameters() if p.grad is not None}
@@ -64,17 +64,17 @@ def test_the_hint_trains_the_student_up_to_its_stage_and_no_further():
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e4])
-def test_the_hint_is_finite_for_features_of_any_size(scale):
-    assert is_finite_with_its_gradient(Hint(SPEC, "stage2"), SPEC, scale)
+def test_the_hint_is_finite_for_features_of_any_scale(scale):
+    assert has_finite_value_and_gradient(Hint(CONTEXT, "stage2"), CONTEXT, scale)
 
 
-def test_a_stage_that_is_no_map_is_refused():
-    with pytest.raises(UserError, match=r"^stage 'pooled' of small is no map \[C, H, W\]"):
-        Hint(SPEC, "pooled")
+def test_a_stage_that_is_not_a_map_is_refused():
+    with pytest.raises(UserError, match=r"^stage 'pooled' of small is not a map \[C, H, W\]"):
+        Hint(CONTEXT, "pooled")
 
 
 def targets(first: float = 4.0, last: float = 1.0, epochs: int = 1) -> AnnealedTarget:
-    return AnnealedTarget(replace(SPEC, epochs=epochs), temperature=3.0, first=first, last=last)
+    return AnnealedTarget(replace(CONTEXT, epochs=epochs), temperature=3.0, first=first, last=last)
 
 
 def divergence(loss: AnnealedTarget, epoch: int) -> float:
@@ -83,7 +83,7 @@ def divergence(loss: AnnealedTarget, epoch: int) -> float:
     return loss(output_of(torch.zeros(1, 2)), teacher, batch).item()
 
 
-def test_the_strength_of_the_soft_targets_falls_in_a_line():
+def test_the_weight_of_the_soft_targets_decreases_linearly():
     # softmax([3 ln 3, 0] / 3) = [3/4, 1/4] against [1/2, 1/2]: 3/4 ln(3/2) + 1/4 ln(1/2)
     # = 0.130812. Of five epochs, the first has four times this, the third 2.5, the last once.
     loss = targets(first=4.0, last=1.0, epochs=5)
@@ -92,11 +92,11 @@ def test_the_strength_of_the_soft_targets_falls_in_a_line():
     assert divergence(loss, 5) == pytest.approx(0.130812, abs=1e-5)
 
 
-def test_a_training_of_one_epoch_has_the_first_strength():
+def test_a_single_epoch_uses_the_first_weight():
     assert divergence(targets(epochs=1), 1) == pytest.approx(4 * 0.130812, abs=1e-5)
 
 
-def test_at_equal_strength_the_targets_are_cross_entropy_with_the_teachers_answers():
+def test_with_weight_one_the_gradient_is_that_of_cross_entropy_with_the_teacher():
     # Equation 2 of the paper: its gradient, (softmax(z / T) - p) / T / B, has no factor T^2.
     loss = targets(first=1.0, last=1.0)
     student, teacher = rand(4, 2).requires_grad_(), rand(4, 2, seed=1)
@@ -106,7 +106,7 @@ def test_at_equal_strength_the_targets_are_cross_entropy_with_the_teachers_answe
 
 
 def test_the_targets_are_finite_at_extreme_logits():
-    assert is_finite_with_its_gradient(targets(), SPEC, scale=1.0)
+    assert has_finite_value_and_gradient(targets(), CONTEXT, scale=1.0)
 
 
 @pytest.mark.parametrize(
@@ -116,10 +116,10 @@ def test_the_targets_are_finite_at_extreme_logits():
         lambda context: AnnealedTarget(context, 3.0, 4.0, 1.0),
     ],
 )
-def test_both_have_the_gradient_that_differences_give_and_never_wait_for_a_number(make):
+def test_both_pass_gradcheck_and_need_no_device_sync(make):
     torch.manual_seed(0)
-    assert has_the_gradient_that_differences_give(make(SPEC), SPEC)
-    assert never_asks_for_a_number(make, SPEC)
+    assert passes_gradcheck(make(CONTEXT), CONTEXT)
+    assert needs_no_device_sync(make, CONTEXT)
 
 
 @pytest.mark.parametrize(
@@ -132,4 +132,4 @@ def test_both_have_the_gradient_that_differences_give_and_never_wait_for_a_numbe
 )
 def test_hyperparameters_out_of_range_are_refused(given, message):
     with pytest.raises(UserError, match=message):
-        AnnealedTarget(SPEC, **({"temperature": 3.0, "first": 4.0, "last": 1.0} | given))
+        AnnealedTarget(CONTEXT, **({"temperature": 3.0, "first": 4.0, "last": 1.0} | given))

@@ -1,11 +1,11 @@
-"""FSP in its two stages; the flow matrix itself is in test_methods.py."""
+"""FSP in its two phases; the flow matrix itself is tested in test_all_methods.py."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.outputs import batch_of, meeting, output_of, rand
+from helpers.outputs import batch_of, context_of, output_of, rand
 from helpers.shipped import load
 
 from kd_bench.interfaces import UserError
@@ -14,17 +14,17 @@ from kd_bench.jobs import instantiate
 STAGES = {"stem": (2, 4, 4), "stage1": (2, 4, 4), "stage2": (4, 2, 2), "stage3": (4, 1, 1)}
 
 
-def test_both_ways_to_train_have_one_loss():
-    assert load("method", "fsp")["losses"] == load("method", "fsp_joint")["losses"]
+def test_both_variants_use_the_same_losses():
+    assert load("method", "fsp").losses == load("method", "fsp_joint").losses
 
 
-def test_the_flow_is_trained_first_and_alone_and_then_cross_entropy_alone():
+def test_the_init_phase_has_the_flow_alone_and_the_main_phase_cross_entropy():
     config = load("method", "fsp")
-    assert config["weights"] == {"ce": 1.0}
-    assert set(config["init"]["weights"]) == {"fsp"}
+    assert config.weights == {"ce": 1.0}
+    assert set(config.init.weights) == {"fsp"}
 
 
-def test_the_first_stage_adds_up_the_pairs_of_stages():
+def test_the_init_phase_sums_over_pairs_of_stages():
     student, teacher = (
         {stage: rand(2, *size, seed=seed + i) for i, (stage, size) in enumerate(STAGES.items())}
         for seed in (0, 10)
@@ -38,7 +38,7 @@ def test_the_first_stage_adds_up_the_pairs_of_stages():
     for pair in (("stem", "stage1"), ("stage1", "stage2"), ("stage2", "stage3")):
         expected += (flow(student, *pair) - flow(teacher, *pair)).square().mean()
 
-    context = meeting(STAGES, STAGES)
+    context = context_of(STAGES, STAGES)
     method = instantiate.build_method(load("method", "fsp"), context)
     student_out, teacher_out = output_of(torch.zeros(2, 2), **student), output_of(**teacher)
     terms = method(student_out, teacher_out, batch_of(context, 2), phase="init")
@@ -49,4 +49,4 @@ def test_the_first_stage_adds_up_the_pairs_of_stages():
 def test_unequal_channels_are_refused_with_both_shapes():
     wider = {stage: (size[0] + 1, *size[1:]) for stage, size in STAGES.items()}
     with pytest.raises(UserError, match=r"FSP needs equal channels, but stem is 2x4x4 in small"):
-        instantiate.build_method(load("method", "fsp"), meeting(STAGES, wider))
+        instantiate.build_method(load("method", "fsp"), context_of(STAGES, wider))

@@ -1,4 +1,4 @@
-"""FT: a factor paraphrased from the teacher, and the student's translation."""
+"""FT: the paraphraser, the translator, and the distance between factors."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import torch.nn.functional as F
 from helpers.maps import channels
 from helpers.outputs import (
     batch_of,
-    has_the_gradient_that_differences_give,
-    is_finite_with_its_gradient,
-    meeting,
-    never_asks_for_a_number,
+    context_of,
+    has_finite_value_and_gradient,
+    needs_no_device_sync,
     output_of,
+    passes_gradcheck,
     rand,
 )
 
 from kd_bench.interfaces import LossContext, Output, UserError
 from kd_bench.methods.ft import FactorTransfer, factor_distance
 
-SPEC = meeting({"stage3": (4, 3, 3), "pooled": (4,)}, {"stage3": (6, 3, 3), "pooled": (6,)})
-BATCH = batch_of(SPEC, 2)
+CONTEXT = context_of({"stage3": (4, 3, 3), "pooled": (4,)}, {"stage3": (6, 3, 3), "pooled": (6,)})
+BATCH = batch_of(CONTEXT, 2)
 
 
-def ft(stage: str, rate: float = 0.5, context: LossContext = SPEC) -> FactorTransfer:
+def ft(phase: str, rate: float = 0.5, context: LossContext = CONTEXT) -> FactorTransfer:
     torch.manual_seed(0)
     loss = FactorTransfer(context, "stage3", rate)
-    loss.on_epoch_start(stage)
+    loss.on_epoch_start(phase)
     return loss
 
 
@@ -35,9 +35,9 @@ def outputs() -> tuple[Output, Output]:
     return output_of(stage3=student), output_of(stage3=teacher.relu())
 
 
-def test_factors_of_length_one_are_compared_by_the_mean_difference():
-    # All values of an image together have length one: [3, 0, 0, 4] / 5 and [4, 0, 0, 3] / 5,
-    # (0.2 + 0 + 0 + 0.2) / 4 = 0.1; the second image agrees.
+def test_unit_length_factors_are_compared_by_mean_absolute_difference():
+    # The factor of an image has unit length: [3, 0, 0, 4] / 5 and [4, 0, 0, 3] / 5,
+    # (0.2 + 0 + 0 + 0.2) / 4 = 0.1; the second image is equal.
     student, teacher = channels([3.0, 0.0], [0.0, 4.0]), channels([4.0, 0.0], [0.0, 3.0])
     both = [torch.cat([x, teacher]) for x in (student, teacher)]
     assert factor_distance(student, teacher).item() == pytest.approx(0.1)
@@ -51,8 +51,8 @@ def test_the_scale_of_a_factor_does_not_matter():
     )
 
 
-def test_factors_of_unequal_size_meet_at_the_smaller_one():
-    # [2, 4, 6, 6] averages to [3, 6], which is [1, 2] in another scale.
+def test_factors_of_different_size_are_pooled_to_the_smaller_one():
+    # [2, 4, 6, 6] averages to [3, 6], which is 3 [1, 2].
     value = factor_distance(channels([2.0, 4.0, 6.0, 6.0]), channels([1.0, 2.0]))
     assert value.item() == pytest.approx(0, abs=1e-6)
 
@@ -77,7 +77,7 @@ def test_the_encoder_is_three_convolutions_with_leaky_relus():
 
 
 def learning(loss: FactorTransfer, student) -> set[str]:
-    """What gets a gradient: parts of the loss, and the student."""
+    """Which parts get a gradient: modules of the loss, and the student."""
     student.features["stage3"].requires_grad_()
     terms = loss(student, outputs()[1], BATCH)
     sum(terms.values()).backward()
@@ -85,27 +85,27 @@ def learning(loss: FactorTransfer, student) -> set[str]:
     return found | ({"student"} if student.features["stage3"].grad is not None else set())
 
 
-def test_the_paraphraser_learns_first_and_nothing_else():
+def test_the_init_phase_trains_only_the_paraphraser():
     loss = ft("init")
     assert learning(loss, outputs()[0]) == {"encoder", "decoder"}
     assert list(loss(*outputs(), BATCH)) == ["paraphrase"]
 
 
-def test_then_the_paraphraser_is_frozen_and_student_and_translator_learn():
+def test_the_main_phase_freezes_the_paraphraser_and_trains_student_and_translator():
     loss = ft("main")
     assert learning(loss, outputs()[0]) == {"translator", "student"}
     assert list(loss(*outputs(), BATCH)) == ["factor"]
 
 
-def test_the_paraphrase_is_the_mean_square_between_the_map_and_what_becomes_of_it():
+def test_the_paraphrase_term_is_the_mean_squared_reconstruction_error():
     loss = ft("init")
     teacher = outputs()[1].features["stage3"]
-    told = loss.decoder(loss.encoder(teacher))
+    reconstruction = loss.decoder(loss.encoder(teacher))
     value = loss(*outputs(), BATCH)["paraphrase"]
-    assert value.item() == pytest.approx((told - teacher).square().mean().item())
+    assert value.item() == pytest.approx((reconstruction - teacher).square().mean().item())
 
 
-def test_the_paraphraser_learns_to_tell_the_teachers_map():
+def test_the_paraphraser_learns_to_reconstruct_the_teachers_map():
     loss = ft("init", rate=1.0)
     optimizer = torch.optim.SGD(loss.parameters(), lr=0.1, momentum=0.9)
     values = []
@@ -118,16 +118,16 @@ def test_the_paraphraser_learns_to_tell_the_teachers_map():
     assert values[-1] < 0.2 * values[0]
 
 
-@pytest.mark.parametrize("stage", ["init", "main"])
-def test_it_has_the_gradient_that_differences_give_and_never_waits_for_a_number(stage):
-    assert has_the_gradient_that_differences_give(ft(stage), SPEC)
-    assert never_asks_for_a_number(lambda context: ft(stage, context=context), SPEC)
+@pytest.mark.parametrize("phase", ["init", "main"])
+def test_it_passes_gradcheck_and_needs_no_device_sync(phase):
+    assert passes_gradcheck(ft(phase), CONTEXT)
+    assert needs_no_device_sync(lambda context: ft(phase, context=context), CONTEXT)
 
 
-@pytest.mark.parametrize("stage", ["init", "main"])
+@pytest.mark.parametrize("phase", ["init", "main"])
 @pytest.mark.parametrize("scale", [0.0, 1e4])
-def test_it_is_finite_for_features_of_any_size(stage, scale):
-    assert is_finite_with_its_gradient(ft(stage), SPEC, scale)
+def test_value_and_gradient_are_finite_for_features_of_any_scale(phase, scale):
+    assert has_finite_value_and_gradient(ft(phase), CONTEXT, scale)
 
 
 def test_factors_that_are_zero_have_a_finite_distance_and_gradient():
@@ -143,6 +143,6 @@ def test_a_rate_that_is_not_above_zero_is_refused(rate):
         ft("main", rate)
 
 
-def test_a_stage_that_is_no_map_is_refused():
-    with pytest.raises(UserError, match=r"^stage 'pooled' of small is no map \[C, H, W\]"):
-        FactorTransfer(SPEC, "pooled", 0.5)
+def test_a_stage_that_is_not_a_map_is_refused():
+    with pytest.raises(UserError, match=r"^stage 'pooled' of small is not a map \[C, H, W\]"):
+        FactorTransfer(CONTEXT, "pooled", 0.5)

@@ -1,4 +1,4 @@
-"""Distances against numbers worked by hand, slow loops, and what the papers say of their limits."""
+"""Shared functions: hand-computed values, loops, and limits stated in the papers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_soft_kl_of_three_quarters_against_a_half():
     # 3/4 ln(3/2) + 1/4 ln(1/2) = 0.304099 - 0.173287 = 0.130812
     student, teacher = torch.zeros(1, 2), torch.tensor([[2 * math.log(3), 0.0]])
     assert soft_kl(student, teacher, 2.0).tolist() == pytest.approx([0.130812], abs=1e-6)
-    # and the other way round, as KL is no metric: 1/2 ln(2/3) + 1/2 ln 2 = 0.143841
+    # and with arguments swapped, as KL is not symmetric: 1/2 ln(2/3) + 1/2 ln 2 = 0.143841
     assert soft_kl(teacher, student, 2.0).tolist() == pytest.approx([0.143841], abs=1e-6)
 
 
@@ -48,19 +48,19 @@ def test_soft_kl_is_the_sum_over_classes_for_each_image(seed, temperature):
 
 @settings(deadline=None)
 @given(seed=strategies.integers(0, 999), shift=strategies.floats(-50, 50))
-def test_soft_kl_does_not_see_a_shift_of_an_images_logits(seed, shift):
+def test_soft_kl_is_invariant_to_shifted_logits(seed, shift):
     student, teacher = rand(4, 3, seed=seed), rand(4, 3, seed=seed + 1000)
     shifted = soft_kl(student + shift, teacher - 2 * shift, 4.0)
     torch.testing.assert_close(shifted, soft_kl(student, teacher, 4.0), rtol=1e-9, atol=1e-12)
 
 
-def test_soft_kl_is_zero_at_equality_and_nowhere_below():
+def test_soft_kl_is_nonnegative_and_zero_at_equality():
     student, teacher = rand(50, 4), rand(50, 4, seed=1)
     assert (soft_kl(student, teacher, 4.0) > 0).all()
     assert (soft_kl(teacher, teacher, 4.0) == 0).all()
 
 
-def test_soft_kl_does_not_change_with_classes_that_nobody_predicts():
+def test_soft_kl_ignores_classes_of_probability_zero():
     student, teacher = rand(6, 10), rand(6, 10, seed=1)
     nobody = torch.full((6, 90), -1e4, dtype=torch.double)
     padded = soft_kl(torch.cat([student, nobody], 1), torch.cat([teacher, nobody], 1), 4.0)
@@ -79,19 +79,19 @@ def test_soft_kl_and_its_gradient_are_finite_for_extreme_logits(temperature):
     assert student.grad.isfinite().all()
 
 
-def test_soft_kl_has_the_gradient_that_differences_give():
+def test_soft_kl_passes_gradcheck():
     student, teacher = rand(3, 4).requires_grad_(), rand(3, 4, seed=1)
     assert gradcheck(lambda s: soft_kl(s, teacher, 4.0), student)
 
 
-def test_attention_is_where_the_energy_is():
-    # Two channels, two places: energies (3^2 + 1^2)/2 = 5 and (0^2 + 2^2)/2 = 2, length sqrt(29)
+def test_attention_follows_the_energy():
+    # Two channels, two positions: energies (3^2 + 1^2)/2 = 5 and (0^2 + 2^2)/2 = 2, length sqrt(29)
     features = torch.tensor([[[[3.0, 0.0]], [[-1.0, 2.0]]]])
     expected = [5 / math.sqrt(29), 2 / math.sqrt(29)]
     assert attention_map(features)[0].tolist() == pytest.approx(expected)
 
 
-def test_attention_has_length_one_and_a_row_for_each_image():
+def test_attention_has_one_unit_length_row_per_image():
     attention = attention_map(rand(5, 3, 2, 4))
     assert attention.shape == (5, 8)
     torch.testing.assert_close(attention.norm(dim=1), torch.ones(5, dtype=torch.double))
@@ -99,17 +99,17 @@ def test_attention_has_length_one_and_a_row_for_each_image():
 
 @settings(deadline=None)
 @given(seed=strategies.integers(0, 999), scale=strategies.floats(0.01, 1000))
-def test_attention_does_not_see_the_scale_of_features(seed, scale):
+def test_attention_is_invariant_to_the_scale_of_features(seed, scale):
     features = rand(2, 3, 4, 4, seed=seed)
     torch.testing.assert_close(attention_map(-scale * features), attention_map(features))
 
 
-def test_attention_does_not_see_the_order_of_channels():
+def test_attention_is_invariant_to_the_order_of_channels():
     features = rand(2, 4, 3, 3)
     torch.testing.assert_close(attention_map(features[:, [2, 0, 3, 1]]), attention_map(features))
 
 
-def test_attention_of_nothing_is_zero_and_so_is_its_gradient():
+def test_attention_of_zero_features_and_its_gradient_are_zero():
     features = torch.zeros(2, 3, 4, 4, requires_grad=True)
     attention = attention_map(features)
     assert not attention.any()
@@ -117,11 +117,11 @@ def test_attention_of_nothing_is_zero_and_so_is_its_gradient():
     assert not features.grad.any()
 
 
-def test_attention_has_the_gradient_that_differences_give():
+def test_attention_passes_gradcheck():
     assert gradcheck(attention_map, rand(2, 3, 2, 2).requires_grad_())
 
 
-def test_unit_vectors_have_length_one_unless_there_is_none():
+def test_unit_vectors_have_length_one_except_zero():
     # [3, 4] / 5 and nothing; the gradient of a zero vector is what is behind it, not 1e12 of it.
     x = torch.tensor([[3.0, 4.0], [0.0, 0.0]], requires_grad=True)
     directions = unit(x, 1)
@@ -130,5 +130,5 @@ def test_unit_vectors_have_length_one_unless_there_is_none():
     assert x.grad[1].tolist() == [1, 1]
 
 
-def test_unit_has_the_gradient_that_differences_give():
+def test_unit_passes_gradcheck():
     assert gradcheck(lambda x: unit(x, 2), rand(2, 3, 4).requires_grad_())

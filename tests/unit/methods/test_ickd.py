@@ -1,4 +1,4 @@
-"""ICKD: channels' correlation by hand."""
+"""ICKD: hand-computed channel correlations."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import pytest
 import torch
 from helpers.outputs import (
     batch_of,
-    has_the_gradient_that_differences_give,
-    is_finite_with_its_gradient,
-    meeting,
-    never_asks_for_a_number,
+    context_of,
+    has_finite_value_and_gradient,
+    needs_no_device_sync,
     output_of,
+    passes_gradcheck,
     rand,
 )
 from torch import nn
@@ -20,11 +20,11 @@ from torch import nn
 from kd_bench.interfaces import UserError
 from kd_bench.methods.ickd import InterChannelCorrelation, channel_correlation
 
-SPEC = meeting(
+CONTEXT = context_of(
     {"stage1": (2, 2, 2), "stage2": (3, 2, 1), "pooled": (3,)},
     {"stage1": (2, 4, 4), "stage2": (5, 2, 2), "pooled": (5,)},
 )
-BATCH = batch_of(SPEC, 3)
+BATCH = batch_of(CONTEXT, 3)
 
 
 def make(context) -> InterChannelCorrelation:
@@ -41,8 +41,8 @@ def test_channels_that_agree_and_one_that_does_not():
 
 def test_it_is_the_mean_over_images_and_rows_of_a_squared_distance():
     # Student rows [1, 0] and [0, 1], teacher rows [1, 1] / sqrt(2): 2 - sqrt(2) for each row.
-    # A second image agrees, so half of that; the teacher has another size of map.
-    loss = InterChannelCorrelation(SPEC, ["stage1"])
+    # Zero for the second image, so half of that; the teacher's map has another size.
+    loss = InterChannelCorrelation(CONTEXT, ["stage1"])
     loss.connectors[0] = nn.Identity()
     differ, agree = torch.eye(2).view(1, 2, 1, 2), torch.ones(1, 2, 1, 2)
     student = output_of(stage1=torch.cat([differ, agree]))
@@ -51,8 +51,8 @@ def test_it_is_the_mean_over_images_and_rows_of_a_squared_distance():
     assert value == pytest.approx((2 - math.sqrt(2)) / 2, rel=1e-6)
 
 
-def test_stages_are_added_up_each_through_its_own_connector():
-    loss = make(SPEC).double()
+def test_stages_are_summed_each_with_its_own_connector():
+    loss = make(CONTEXT).double()
     student = {"stage1": rand(3, 2, 2, 2), "stage2": rand(3, 3, 2, 1, seed=1)}
     teacher = {"stage1": rand(3, 2, 4, 4, seed=2), "stage2": rand(3, 5, 2, 2, seed=3)}
     expected = 0.0
@@ -62,8 +62,8 @@ def test_stages_are_added_up_each_through_its_own_connector():
     torch.testing.assert_close(loss(output_of(**student), output_of(**teacher), BATCH), expected)
 
 
-def test_where_in_the_image_things_are_is_not_seen():
-    loss = InterChannelCorrelation(SPEC, ["stage1"]).double()
+def test_it_is_invariant_to_the_order_of_positions():
+    loss = InterChannelCorrelation(CONTEXT, ["stage1"]).double()
     student, teacher = rand(3, 2, 2, 2), rand(3, 2, 4, 4, seed=1)
     shuffled = student.flatten(2)[..., [2, 0, 3, 1]].view_as(student)
     there, here = (
@@ -72,19 +72,19 @@ def test_where_in_the_image_things_are_is_not_seen():
     torch.testing.assert_close(there, here)
 
 
-def test_a_stage_that_is_no_map_is_refused():
-    with pytest.raises(UserError, match=r"^stage 'pooled' of small is no map"):
-        InterChannelCorrelation(SPEC, ["pooled"])
+def test_a_stage_that_is_not_a_map_is_refused():
+    with pytest.raises(UserError, match=r"^stage 'pooled' of small is not a map"):
+        InterChannelCorrelation(CONTEXT, ["pooled"])
 
 
-def test_the_gradient_is_right():
-    assert has_the_gradient_that_differences_give(make(SPEC), SPEC)
+def test_it_passes_gradcheck():
+    assert passes_gradcheck(make(CONTEXT), CONTEXT)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
 def test_it_stays_finite(scale):
-    assert is_finite_with_its_gradient(make(SPEC), SPEC, scale)
+    assert has_finite_value_and_gradient(make(CONTEXT), CONTEXT, scale)
 
 
-def test_it_never_waits_for_the_device():
-    assert never_asks_for_a_number(make, SPEC)
+def test_it_needs_no_device_sync():
+    assert needs_no_device_sync(make, CONTEXT)

@@ -1,4 +1,4 @@
-"""IRG: edges and transformations by hand, whatever the channels."""
+"""IRG: hand-computed edges and transformations, and unequal channels."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import pytest
 import torch
 from helpers.outputs import (
     batch_of,
-    has_the_gradient_that_differences_give,
-    is_finite_with_its_gradient,
-    meeting,
-    never_asks_for_a_number,
+    context_of,
+    has_finite_value_and_gradient,
+    needs_no_device_sync,
     output_of,
+    passes_gradcheck,
     rand,
 )
 
 from kd_bench.interfaces import UserError
 from kd_bench.methods.irg import InstanceRelationshipGraph, edges, transformation
 
-SPEC = meeting(
+CONTEXT = context_of(
     {"stage1": (2, 4, 4), "stage2": (4, 2, 2), "stage3": (3, 1, 1), "pooled": (3,)},
     {"stage1": (3, 4, 4), "stage2": (5, 4, 2), "stage3": (5, 2, 2), "pooled": (5,)},
 )
@@ -34,13 +34,13 @@ def test_edges_are_squared_distances_over_the_largest():
     torch.testing.assert_close(edges(x), torch.tensor(expected))
 
 
-def test_edges_do_not_see_where_how_large_and_which_way_round():
+def test_edges_are_invariant_to_shift_scale_and_rotation():
     x = rand(5, 4)
     turn, _ = torch.linalg.qr(rand(4, 4, seed=1))
     torch.testing.assert_close(edges(7 * x @ turn + rand(1, 4, seed=2)), edges(x))
 
 
-def test_a_transformation_is_how_far_an_image_moves():
+def test_a_transformation_is_a_relative_squared_distance():
     # First stage: one channel, [1, 3] averages to 2. Second: channels [2, 4] to 3, [1, 1] to 1 and
     # [0, 8] to 4. Squares: (2 - 3)^2, (2 - 1)^2, (2 - 4)^2 over 4
     first = torch.tensor([1.0, 3.0]).expand(3, 1, 1, 2)
@@ -49,7 +49,7 @@ def test_a_transformation_is_how_far_an_image_moves():
 
 
 def test_twice_the_channels_are_averaged_in_pairs():
-    # As in the Zoo, here in a slow loop
+    # As in Knowledge-Distillation-Zoo, with a loop
     first, second = rand(3, 2, 4, 4), rand(3, 4, 2, 2, seed=1)
     moved = torch.zeros(3, dtype=torch.double)
     for i in range(3):
@@ -62,7 +62,7 @@ def test_twice_the_channels_are_averaged_in_pairs():
     torch.testing.assert_close(transformation(first, second), moved / moved.max())
 
 
-def test_the_wider_stage_is_averaged_whichever_it_is():
+def test_either_stage_can_be_the_wider_one():
     first, second = rand(3, 5, 1, 1), rand(3, 3, 1, 1, seed=1)
     torch.testing.assert_close(transformation(first, second), transformation(second, first))
     # Cells of five channels for three: 0-1, 1-3, 3-4 (adaptive pooling's)
@@ -73,17 +73,18 @@ def test_the_wider_stage_is_averaged_whichever_it_is():
 
 def test_the_terms_are_means_over_their_entries():
     student = output_of(
-        rand(3, 4), **{s: rand(3, *SPEC.student[s], seed=i) for i, s in enumerate(SPEC.student)}
+        rand(3, 4),
+        **{s: rand(3, *CONTEXT.student[s], seed=i) for i, s in enumerate(CONTEXT.student)},
     )
     teacher = output_of(
         rand(3, 4, seed=8),
-        **{s: rand(3, *SPEC.teacher[s], seed=9 + i) for i, s in enumerate(SPEC.teacher)},
+        **{s: rand(3, *CONTEXT.teacher[s], seed=9 + i) for i, s in enumerate(CONTEXT.teacher)},
     )
-    loss = InstanceRelationshipGraph(SPEC, ["stage1", "stage2", "stage3"])
-    terms = loss(student, teacher, batch_of(SPEC, 3))
+    loss = InstanceRelationshipGraph(CONTEXT, ["stage1", "stage2", "stage3"])
+    terms = loss(student, teacher, batch_of(CONTEXT, 3))
     s, t = student.features, teacher.features
     vertex = (student.logits - teacher.logits).square().sum() / 12
-    edge = sum((edges(s[x]) - edges(t[x])).square().sum() / 9 for x in SPEC.student) / 4
+    edge = sum((edges(s[x]) - edges(t[x])).square().sum() / 9 for x in CONTEXT.student) / 4
     moves = [
         (transformation(s[a], s[b]) - transformation(t[a], t[b])).square().sum() / 3
         for a, b in (("stage1", "stage2"), ("stage2", "stage3"))
@@ -95,26 +96,26 @@ def test_the_terms_are_means_over_their_entries():
 
 def test_a_single_stage_is_refused():
     with pytest.raises(UserError, match=r"^IRG needs two stages or more, got stage3$"):
-        InstanceRelationshipGraph(SPEC, ["stage3"])
+        InstanceRelationshipGraph(CONTEXT, ["stage3"])
 
 
-def test_a_single_image_is_no_trouble():
-    terms = make(SPEC)(
-        output_of(**{s: torch.zeros(1, *SPEC.student[s]) for s in SPEC.student}),
-        output_of(**{s: torch.zeros(1, *SPEC.teacher[s]) for s in SPEC.teacher}),
-        batch_of(SPEC, 1),
+def test_a_single_image_works():
+    terms = make(CONTEXT)(
+        output_of(**{s: torch.zeros(1, *CONTEXT.student[s]) for s in CONTEXT.student}),
+        output_of(**{s: torch.zeros(1, *CONTEXT.teacher[s]) for s in CONTEXT.teacher}),
+        batch_of(CONTEXT, 1),
     )
     assert all(term == 0 for term in terms.values())
 
 
-def test_the_gradient_is_right():
-    assert has_the_gradient_that_differences_give(make(SPEC), SPEC)
+def test_it_passes_gradcheck():
+    assert passes_gradcheck(make(CONTEXT), CONTEXT)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
 def test_it_stays_finite(scale):
-    assert is_finite_with_its_gradient(make(SPEC), SPEC, scale)
+    assert has_finite_value_and_gradient(make(CONTEXT), CONTEXT, scale)
 
 
-def test_it_never_waits_for_the_device():
-    assert never_asks_for_a_number(make, SPEC)
+def test_it_needs_no_device_sync():
+    assert needs_no_device_sync(make, CONTEXT)

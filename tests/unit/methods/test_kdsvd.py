@@ -1,4 +1,4 @@
-"""KDSVD: directions by hand, and their gradient, also where it does not exist."""
+"""KDSVD: singular vectors and their gradient, also in degenerate cases."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 import torch
 from helpers.outputs import (
     batch_of,
-    has_the_gradient_that_differences_give,
-    is_finite_with_its_gradient,
-    meeting,
+    context_of,
+    has_finite_value_and_gradient,
     output_of,
+    passes_gradcheck,
     rand,
 )
 from torch.autograd import gradcheck
@@ -22,8 +22,8 @@ from kd_bench.interfaces import UserError
 from kd_bench.methods.kdsvd import SingularVectors, align, channel_directions, relation
 
 STAGES = {"stage1": (3, 4, 4), "stage2": (4, 2, 3), "stage3": (6, 2, 2), "pooled": (6,)}
-SPEC = meeting(STAGES, {**STAGES, "stage2": (4, 3, 3)})
-TWO = meeting(
+CONTEXT = context_of(STAGES, {**STAGES, "stage2": (4, 3, 3)})
+TWO = context_of(
     {"stage1": (2, 1, 3), "stage2": (2, 1, 3)}, {"stage1": (2, 1, 3), "stage2": (2, 1, 3)}
 )
 
@@ -33,7 +33,7 @@ def make(context, vectors: int = 1) -> SingularVectors:
 
 
 def pointing(*direction: float) -> torch.Tensor:
-    """One image whose places all have multiples of one vector of channels."""
+    """One image whose positions are all multiples of one channel vector."""
     places = torch.tensor([1.0, 2.0, 2.0])
     return (torch.tensor(direction)[:, None] * places).view(1, len(direction), 1, 3)
 
@@ -59,15 +59,15 @@ def test_two_stages_of_two_channels(candidates, student):
 
 
 def test_it_is_summed_over_stages_and_averaged_over_images():
-    s = {stage: rand(3, *SPEC.student[stage], seed=i) for i, stage in enumerate(STAGES)}
-    t = {stage: rand(3, *SPEC.teacher[stage], seed=9 + i) for i, stage in enumerate(STAGES)}
+    s = {stage: rand(3, *CONTEXT.student[stage], seed=i) for i, stage in enumerate(STAGES)}
+    t = {stage: rand(3, *CONTEXT.teacher[stage], seed=9 + i) for i, stage in enumerate(STAGES)}
     expected = sum(slow(s, t, image) for image in range(3)) / 3
-    value = make(SPEC)(output_of(**s), output_of(**t), batch_of(SPEC, 3)).item()
+    value = make(CONTEXT)(output_of(**s), output_of(**t), batch_of(CONTEXT, 3)).item()
     assert value == pytest.approx(expected, rel=1e-9)
 
 
 def slow(student: dict, teacher: dict, image: int) -> float:
-    """The loss of one image by NumPy's decomposition and loops."""
+    """The loss of one image, with NumPy's decomposition and loops."""
 
     def rows(x: torch.Tensor) -> np.ndarray:
         return np.linalg.svd(x[image].flatten(1).T.numpy(), full_matrices=False)[2]
@@ -94,27 +94,27 @@ def test_directions_are_about_channels_and_not_about_places():
     assert vectors.shape == (2, 5, 4) and values.shape == (2, 4)
 
 
-def test_a_map_of_few_places_has_few_directions():
+def test_a_map_with_few_positions_has_few_directions():
     assert channel_directions(rand(2, 5, 1, 2), 4)[0].shape == (2, 5, 2)
 
 
-def test_neither_scale_nor_the_order_of_places_is_seen():
+def test_it_is_invariant_to_scale_and_the_order_of_positions():
     x = rand(2, 3, 2, 4)
     shuffled = 7 * x.flatten(2)[..., [4, 2, 7, 0, 1, 6, 3, 5]].view_as(x)
     one, other = (channel_directions(y, 1)[0] for y in (x, shuffled))
-    torch.testing.assert_close(align(other, one), one)  # the sign is the library's
+    torch.testing.assert_close(align(other, one), one)  # the sign of singular vectors is arbitrary
 
 
-def test_the_most_alike_vector_is_taken_with_its_sign():
+def test_the_most_similar_vector_is_chosen_and_sign_corrected():
     student = torch.tensor([[[1.0, 0.0], [0.0, -1.0]]])  # columns [1, 0] and [0, -1]
     teacher = torch.tensor([[[0.6], [0.8]]])
     assert align(student, teacher).tolist() == [[[0.0], [1.0]]]
 
 
-def test_after_a_relu_the_teachers_sign_is_settled():
-    # Perron and Frobenius: what is nowhere negative has a first vector that is nowhere negative.
+def test_maps_after_a_relu_fix_the_sign_of_the_first_vector():
+    # Perron-Frobenius: the first vector of a nonnegative matrix is nonnegative.
     x = rand(4, 3, 4, 4).relu()
-    _, t = make(SPEC)._directions(x, x)
+    _, t = make(CONTEXT)._directions(x, x)
     assert t.min() >= 0
 
 
@@ -130,7 +130,7 @@ def test_relation_compares_every_pair_of_entries():
 
 @pytest.mark.parametrize("shape", [(2, 3, 2, 4), (2, 6, 2, 2), (2, 4, 2, 2), (2, 1, 2, 2)])
 def test_directions_have_the_gradient_that_differences_give(shape):
-    # More places than channels, fewer, as many, and a single channel. A projector has no sign.
+    # More positions than channels, fewer, equal, one channel. Projectors are sign-free.
     def projector(x: torch.Tensor) -> torch.Tensor:
         vectors, _ = channel_directions(x, 2)
         return vectors @ (vectors * torch.tensor([1.0, 3.0])[: vectors.shape[2]]).transpose(1, 2)
@@ -139,35 +139,35 @@ def test_directions_have_the_gradient_that_differences_give(shape):
 
 
 @pytest.mark.parametrize("gap", [0.0, 1e-7, 1e-5, 1e-3])
-def test_singular_values_that_agree_get_a_bounded_gradient(gap):
+def test_equal_singular_values_have_a_bounded_gradient(gap):
     # 1 / (2 MIXED) = 5000 for squared values that sum to one, and two factors of size one
     x = torch.diag(torch.tensor([1 + gap, 1.0, 0.5])).view(1, 3, 1, 3).requires_grad_()
     channel_directions(x, 1)[0].sum().backward()
     assert x.grad.isfinite().all() and x.grad.any() and x.grad.abs().max() < 1e4
 
 
-def test_a_map_of_zeros_gets_a_gradient_of_zero():
+def test_a_zero_map_has_zero_gradient():
     x = torch.zeros(1, 3, 2, 2, requires_grad=True)
     vectors, values = channel_directions(x, 2)
     vectors.sum().backward()
     assert vectors.isfinite().all() and not values.any() and not x.grad.any()
 
 
-def test_the_gradient_is_right():
+def test_it_passes_gradcheck():
     for vectors in (1, 2):
-        assert has_the_gradient_that_differences_give(make(SPEC, vectors), SPEC, size=2)
+        assert passes_gradcheck(make(CONTEXT, vectors), CONTEXT, size=2)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
 def test_it_stays_finite(scale):
-    assert is_finite_with_its_gradient(make(SPEC), SPEC, scale)
+    assert has_finite_value_and_gradient(make(CONTEXT), CONTEXT, scale)
 
 
 # --- what is refused --------------------------------------------------------------------------
 
 
 def test_unequal_channels_are_refused_with_both_shapes():
-    context = meeting(STAGES, {**STAGES, "stage2": (8, 2, 3)})
+    context = context_of(STAGES, {**STAGES, "stage2": (8, 2, 3)})
     with pytest.raises(UserError, match=r"stage2 is 4x2x3 in small and 8x2x3 in large"):
         make(context)
 
@@ -176,11 +176,14 @@ def test_unequal_channels_are_refused_with_both_shapes():
     ("arguments", "message"),
     [
         ((["stage1"], 1, 4), "KDSVD needs two stages or more, got stage1"),
-        ((["stage1", "stage2"], 0, 4), "vectors must be from 1 to 3, as many as the smallest map"),
+        (
+            (["stage1", "stage2"], 0, 4),
+            "vectors must be from 1 to 3, the smallest number of channels or positions",
+        ),
         ((["stage1", "stage2"], 4, 4), "vectors must be from 1 to 3"),
         ((["stage1", "stage2"], 2, 1), "candidates must be at least as many as vectors"),
     ],
 )
 def test_values_out_of_range_are_refused(arguments, message):
     with pytest.raises(UserError, match=message):
-        SingularVectors(SPEC, *arguments)
+        SingularVectors(CONTEXT, *arguments)

@@ -1,4 +1,4 @@
-"""Terms, weights, ramps and stages of a method."""
+"""Terms, weights, ramps and phases of a method."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def uniform():
     return Output(torch.zeros(2, 4))  # four classes, all equally likely: cross entropy ln 4
 
 
-def test_the_total_is_the_weighted_sum_of_the_raw_terms():
+def test_the_total_is_the_weighted_sum_of_the_terms():
     method = Method(
         {"c": Constant(2.0), "p": Pair()}, {"ce": 0.5, "c": 10, "p": {"a": 1.0, "b": 100.0}}
     )
@@ -72,18 +72,18 @@ def test_a_ramp_raises_a_weight_linearly(epoch, share):
     ],
     ids=str,
 )
-def test_weights_and_terms_are_the_same_names(weights, message):
+def test_weights_must_match_terms(weights, message):
     with pytest.raises(UserError, match=message):
         Method({"c": Constant(1.0)}, weights)
 
 
 @pytest.mark.parametrize("ramp", [{"x": 3}, {"c": 0}])
-def test_a_ramp_without_a_term_or_without_a_length_is_refused(ramp):
+def test_a_ramp_with_an_unknown_term_or_no_epochs_is_refused(ramp):
     with pytest.raises(UserError, match="ramp_epochs"):
         Method({"c": Constant(1.0)}, {"ce": 1, "c": 1}, ramp)
 
 
-def test_each_stage_of_training_computes_what_it_has_weights_for():
+def test_each_phase_computes_the_terms_it_has_weights_for():
     losses = {"first": Constant(2.0), "later": Constant(3.0)}
     method = Method(losses, {"ce": 1, "later": 1}, init_weights={"first": 7})
     terms = method(uniform(), uniform(), batch(), phase="init")
@@ -137,7 +137,7 @@ def test_only_the_losses_of_a_phase_request_views():
     assert list(method.extra_views(image, "main")) == ["flipped"]
 
 
-def test_a_method_wants_every_stage_once_and_a_teacher_if_one_loss_does():
+def test_a_method_lists_the_stages_of_its_losses_without_duplicates():
     method = Method(
         {"a": Constant(1.0, ("stage1", "pooled")), "b": Constant(1.0, ("pooled",)), "p": Pair()},
         {"ce": 1, "a": 1, "b": 1, "p": {"a": 1, "b": 1}},
@@ -145,5 +145,5 @@ def test_a_method_wants_every_stage_once_and_a_teacher_if_one_loss_does():
     assert method.stages == ("stage1", "pooled")
 
 
-def test_nested_weights_get_the_names_they_are_logged_by():
+def test_nested_weights_are_flattened_to_term_names():
     assert flatten_weights({"ce": 1, "rkd": {"angle": 50}}) == {"ce": 1.0, "rkd/angle": 50.0}

@@ -1,4 +1,4 @@
-"""NST: the channels of two maps as two samples of one distribution."""
+"""NST: maximum mean discrepancy between the channels of two maps."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import torch
 from helpers.maps import channels
 from helpers.outputs import (
     batch_of,
-    has_the_gradient_that_differences_give,
-    is_finite_with_its_gradient,
-    meeting,
-    never_asks_for_a_number,
+    context_of,
+    has_finite_value_and_gradient,
+    needs_no_device_sync,
     output_of,
+    passes_gradcheck,
     rand,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -20,19 +20,19 @@ from torch.utils._pytree import tree_leaves
 from kd_bench.interfaces import UserError
 from kd_bench.methods.nst import NeuronSelectivity
 
-SPEC = meeting(
+CONTEXT = context_of(
     {"stage1": (2, 4, 2), "stage2": (2, 2, 2), "pooled": (2,)},
     {"stage1": (3, 2, 2), "stage2": (3, 2, 2), "pooled": (3,)},
 )
-BATCH = batch_of(SPEC, 2)
+BATCH = batch_of(CONTEXT, 2)
 
 
 def nst(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    loss = NeuronSelectivity(SPEC, ["stage1"])
+    loss = NeuronSelectivity(CONTEXT, ["stage1"])
     return loss(output_of(stage1=student), output_of(stage1=teacher), BATCH)
 
 
-def test_the_discrepancy_is_what_channels_say_of_each_other():
+def test_the_discrepancy_matches_hand_computed_kernels():
     # Student [1, 0], [0, 1]: (1 + 0 + 0 + 1) / 4 = 1/2. Teacher [1, 1] / sqrt 2: 1.
     # Between them (1/2 + 1/2) / 2 = 1/2. Together 1/2 + 1 - 2 · 1/2 = 1/2
     value = nst(channels([2.0, 0.0], [0.0, 3.0]), channels([5.0, 5.0]))
@@ -55,15 +55,15 @@ def test_it_is_the_mean_over_all_pairs_of_channels_of_an_image():
     assert nst(student, teacher).item() == pytest.approx(expected)
 
 
-def test_it_adds_up_the_stages():
+def test_it_sums_over_stages():
     x, y = channels([1.0, 0.0], [0.0, 1.0]), channels([1.0, 1.0])
-    loss = NeuronSelectivity(SPEC, ["stage1", "stage2"])
+    loss = NeuronSelectivity(CONTEXT, ["stage1", "stage2"])
     value = loss(output_of(stage1=x, stage2=x), output_of(stage1=y, stage2=y), BATCH)
     assert value.item() == pytest.approx(1.0)
 
 
-def test_it_sees_neither_the_order_nor_the_scale_nor_the_number_of_channels():
-    # The samples are of one distribution where each channel comes as often as any other.
+def test_it_is_invariant_to_the_order_scale_and_number_of_channels():
+    # Duplicating every channel does not change the distribution.
     student = rand(2, 4, 3, 3)
     teacher = student[:, [2, 0, 3, 1]].repeat(1, 3, 1, 1)
     scale = torch.rand(1, 12, 1, 1).double() + 0.5
@@ -71,14 +71,14 @@ def test_it_sees_neither_the_order_nor_the_scale_nor_the_number_of_channels():
     assert nst(student, teacher.roll(1, 2)).item() > 1e-3
 
 
-def test_maps_of_unequal_size_meet_at_the_smaller_one():
+def test_maps_of_different_size_are_pooled_to_the_smaller_one():
     # [2, 4, 6, 6] averages to [3, 6], which is [1, 2] in another scale.
     value = nst(channels([2.0, 4.0, 6.0, 6.0]), channels([1.0, 2.0]))
     assert value.item() == pytest.approx(0, abs=1e-6)
 
 
 class Largest(TorchDispatchMode):
-    """Notes the largest tensor that any operation gives."""
+    """Records the size of the largest tensor returned by any operation."""
 
     numel = 0
 
@@ -89,24 +89,24 @@ class Largest(TorchDispatchMode):
         return out
 
 
-def test_no_tensor_holds_all_pairs_of_channels_at_all_places():
+def test_no_tensor_holds_all_pairs_of_channels_at_all_positions():
     student, teacher = torch.randn(2, 8, 8, 8, requires_grad=True), torch.randn(2, 16, 8, 8)
     with Largest() as largest:
         nst(student, teacher).backward()
     assert largest.numel == teacher.numel()  # a product by broadcasting would have 8 times this
 
 
-def test_it_has_the_gradient_that_differences_give_and_never_waits_for_a_number():
-    loss = NeuronSelectivity(SPEC, ["stage1", "stage2"])
-    assert has_the_gradient_that_differences_give(loss, SPEC)
-    assert never_asks_for_a_number(lambda context: NeuronSelectivity(context, ["stage1"]), SPEC)
+def test_it_passes_gradcheck_and_needs_no_device_sync():
+    loss = NeuronSelectivity(CONTEXT, ["stage1", "stage2"])
+    assert passes_gradcheck(loss, CONTEXT)
+    assert needs_no_device_sync(lambda context: NeuronSelectivity(context, ["stage1"]), CONTEXT)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e4])
-def test_it_is_finite_for_features_of_any_size(scale):
-    assert is_finite_with_its_gradient(NeuronSelectivity(SPEC, ["stage1"]), SPEC, scale)
+def test_value_and_gradient_are_finite_for_features_of_any_scale(scale):
+    assert has_finite_value_and_gradient(NeuronSelectivity(CONTEXT, ["stage1"]), CONTEXT, scale)
 
 
-def test_a_stage_that_is_no_map_is_refused():
-    with pytest.raises(UserError, match=r"^stage 'pooled' of small is no map \[C, H, W\]"):
-        NeuronSelectivity(SPEC, ["pooled"])
+def test_a_stage_that_is_not_a_map_is_refused():
+    with pytest.raises(UserError, match=r"^stage 'pooled' of small is not a map \[C, H, W\]"):
+        NeuronSelectivity(CONTEXT, ["pooled"])

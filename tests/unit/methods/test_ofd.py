@@ -1,4 +1,4 @@
-"""OFD: maps before the ReLU, with margins from the teacher's batch norm."""
+"""OFD: pre-ReLU maps, with margins from the teacher's batch norm."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from helpers.jobs import job
 from helpers.maps import channels, without_adapter
 from helpers.outputs import (
     batch_of,
-    has_the_gradient_that_differences_give,
-    is_finite_with_its_gradient,
-    meeting,
-    never_asks_for_a_number,
+    context_of,
+    has_finite_value_and_gradient,
+    needs_no_device_sync,
     output_of,
+    passes_gradcheck,
     rand,
 )
 from torch import nn
@@ -25,12 +25,12 @@ from kd_bench.models.resnet import ResNet
 
 MAPS = ["stage1", "stage2", "stage3"]
 STAGES = {"stage1": (2, 2, 2), "stage1_pre": (2, 2, 2)}
-BARE = meeting(STAGES, STAGES)
+BARE = context_of(STAGES, STAGES)
 BATCH = batch_of(BARE, 2)
 
 
 def pair(teacher: nn.Module | None = None, **changed: str) -> LossContext:
-    """A small ResNet and its teacher, whose table of stages may be changed."""
+    """A small ResNet and its teacher, with changed stage paths."""
     torch.manual_seed(0)
     small, large = ResNet(3, 8, [2, 2, 4, 4]), teacher or ResNet(3, 14, [3, 3, 4, 6])
     return LossContext(
@@ -44,40 +44,40 @@ def pair(teacher: nn.Module | None = None, **changed: str) -> LossContext:
 
 
 def norm(*rows: tuple[float, float]) -> nn.BatchNorm2d:
-    """A batch norm with a mean and a deviation for each channel."""
+    """A batch norm with the given mean and standard deviation of each channel."""
     layer = nn.BatchNorm2d(len(rows))
     mean, deviation = zip(*rows, strict=True)
     layer.bias.data, layer.weight.data = torch.tensor(mean), torch.tensor(deviation)
     return layer
 
 
-def test_the_margin_is_the_mean_of_what_is_negative():
+def test_the_margin_is_the_mean_of_the_negative_part():
     # Mean 0, deviation 1: -sqrt(2 / pi) = -0.797885. Mean 1, deviation 2: the density of 0.5 is
     # 0.352065 and 0.308538 lies below -0.5, so 1 - 2 · 0.352065 / 0.308538 = -1.282153; the sign
-    # of a weight tells nothing. Mean -10: nearly all is negative, and the mean of all is -10.
+    # of a weight does not matter. Mean -10: nearly all values are negative, and their mean is -10.
     margin = negative_mean(norm((0.0, 1.0), (1.0, 2.0), (1.0, -2.0), (-10.0, 1.0)))
     assert margin.tolist() == pytest.approx([-0.797885, -1.282153, -1.282153, -10.0], abs=1e-5)
 
 
-def test_the_margin_is_what_many_draws_have():
+def test_the_margin_matches_monte_carlo_samples():
     draws = torch.randn(10**6, generator=torch.Generator().manual_seed(0)) * 1.5 + 0.7
     # A standard error of about 1e-3
     (margin,) = negative_mean(norm((0.7, 1.5))).tolist()
     assert margin == pytest.approx(draws[draws < 0].mean().item(), abs=5e-3)
 
 
-def test_where_next_to_nothing_is_negative_the_margin_is_three_deviations():
+def test_the_margin_is_three_deviations_if_almost_nothing_is_negative():
     # A share of 0.001 is at 3.0902 deviations.
     assert negative_mean(norm((3.1, 1.0), (8.0, 2.0))).tolist() == [-3.0, -6.0]
     assert negative_mean(norm((3.08, 1.0))).item() > -0.3
 
 
-def test_a_channel_without_deviation_has_a_margin_all_the_same():
+def test_a_channel_without_variance_has_a_finite_margin():
     margin = negative_mean(norm((0.0, 0.0), (1.0, 0.0), (-1.0, 0.0)))
     assert margin.tolist() == pytest.approx([0.0, 0.0, -1.0], abs=1e-6)
 
 
-def test_what_the_relu_makes_zero_in_both_is_left_alone():
+def test_values_that_the_relu_zeroes_in_both_are_ignored():
     # 2 for 1: 1. -1 where -2 is wanted: 1. -3 where -2 is wanted: nothing. -1 for 1: 4.
     student, target = channels([2.0, -1.0, -3.0, -1.0]), channels([1.0, -2.0, -2.0, 1.0])
     assert partial_distance(student, target).tolist() == [6.0]
@@ -99,7 +99,7 @@ def test_the_margins_are_those_of_the_last_batch_norms_of_the_stages():
         assert margin.flatten().tolist() == pytest.approx([-0.797885 * (1 + i)] * len(margin))
 
 
-def test_stages_weigh_a_quarter_a_half_and_one_and_images_are_averaged():
+def test_stage_weights_are_a_quarter_a_half_and_one_and_images_are_averaged():
     # All values of the student are 1 where the teacher has 0, above any margin: as many squares of
     # 1 as values, 12, 8 and 6 in each of two images.
     loss = without_adapter(FeatureOverhaul(pair(), MAPS), "connectors")
@@ -116,7 +116,7 @@ def test_the_teachers_negatives_are_raised_to_the_margin():
     assert loss(student, teacher, BATCH).item() == pytest.approx(3 * 0.088736, abs=1e-5)
 
 
-def test_it_is_three_cases_for_each_value():
+def test_each_value_is_one_of_three_cases():
     loss = without_adapter(FeatureOverhaul(pair(), ["stage1"]), "connectors")
     margin = loss.get_buffer("margin_stage1_pre").flatten().double()
     student, teacher = rand(2, 3, 2, 2) * 2, rand(2, 3, 2, 2, seed=1) * 2
@@ -132,18 +132,18 @@ def test_it_is_three_cases_for_each_value():
     assert value.item() == pytest.approx(expected / 2)
 
 
-def test_it_has_the_gradient_that_differences_give_and_never_waits_for_a_number():
+def test_it_passes_gradcheck_and_needs_no_device_sync():
     context = pair()
-    assert has_the_gradient_that_differences_give(FeatureOverhaul(context, ["stage2"]), context)
+    assert passes_gradcheck(FeatureOverhaul(context, ["stage2"]), context)
     with torch.device("meta"):
         shapes = pair()
-    assert never_asks_for_a_number(lambda context: FeatureOverhaul(context, MAPS), shapes)
+    assert needs_no_device_sync(lambda context: FeatureOverhaul(context, MAPS), shapes)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e4])
-def test_it_is_finite_for_features_of_any_size(scale):
+def test_value_and_gradient_are_finite_for_features_of_any_scale(scale):
     context = pair()
-    assert is_finite_with_its_gradient(FeatureOverhaul(context, MAPS), context, scale)
+    assert has_finite_value_and_gradient(FeatureOverhaul(context, MAPS), context, scale)
 
 
 def test_a_teacher_without_the_batch_norm_as_a_stage_is_refused():
@@ -153,7 +153,7 @@ def test_a_teacher_without_the_batch_norm_as_a_stage_is_refused():
         FeatureOverhaul(BARE, ["stage1"])
 
 
-def test_a_stage_that_is_no_batch_norm_is_refused():
+def test_a_stage_that_is_not_a_batch_norm_is_refused():
     odd = pair(stage1_norm="layer1.1.conv2")
     with pytest.raises(UserError, match=r"'stage1_norm' of large; 'layer1.1.conv2' is a Conv2d$"):
         FeatureOverhaul(odd, ["stage1"])

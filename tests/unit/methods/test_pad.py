@@ -1,4 +1,4 @@
-"""PAD: a likelihood by hand, its best variance, and what a hard image weighs."""
+"""PAD: hand-computed likelihood, its optimal variance, and adaptive weights."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import pytest
 import torch
 from helpers.outputs import (
     batch_of,
-    has_the_gradient_that_differences_give,
-    is_finite_with_its_gradient,
-    meeting,
-    never_asks_for_a_number,
+    context_of,
+    has_finite_value_and_gradient,
+    needs_no_device_sync,
     output_of,
+    passes_gradcheck,
     rand,
 )
 from torch import nn
 
 from kd_bench.methods.pad import PrimeAwareL2
 
-SAME = meeting({"pooled": (2,)}, {"pooled": (2,)})
-UNLIKE = meeting({"pooled": (3,)}, {"pooled": (5,)})
+SAME = context_of({"pooled": (2,)}, {"pooled": (2,)})
+UNLIKE = context_of({"pooled": (3,)}, {"pooled": (5,)})
 
 
 def with_variance(*variance: float) -> PrimeAwareL2:
-    """The loss with these variances of the channels, the same for all images."""
+    """The loss with these channel variances for all images."""
     loss = PrimeAwareL2(SAME)
     norm = loss.log_variance[1]
     nn.init.zeros_(norm.weight)
@@ -60,8 +60,8 @@ def test_the_best_variance_is_the_mean_square():
     assert loss.log_variance[1].bias.grad.abs().max() < 1e-5
 
 
-def test_what_is_hard_weighs_less():
-    # The pull at a feature is that of plain L2 over its variance.
+def test_hard_channels_get_a_lower_weight():
+    # The gradient of a feature is that of plain L2 divided by its variance.
     student = STUDENT.clone().requires_grad_()
     plain, prime = (
         torch.autograd.grad(terms(with_variance(1.0, 10.0), student, TEACHER)[name], student)[0]
@@ -75,7 +75,7 @@ def test_the_variance_depends_on_the_image():
     assert loss.log_variance(rand(4, 3).float()).std(0).min() > 0
 
 
-def test_features_of_equal_width_are_compared_as_they_are_and_others_through_a_map():
+def test_a_projector_is_used_only_if_widths_differ():
     student, teacher = rand(4, 3).float(), rand(4, 5, seed=1).float()
     loss = PrimeAwareL2(UNLIKE)
     mapped = loss.projector(student)
@@ -85,19 +85,19 @@ def test_features_of_equal_width_are_compared_as_they_are_and_others_through_a_m
     assert not list(PrimeAwareL2(SAME).projector.parameters())
 
 
-def test_a_single_image_is_no_trouble():
+def test_a_single_image_works():
     both = terms(PrimeAwareL2(UNLIKE), torch.ones(1, 3), torch.ones(1, 5))
     assert all(term.isfinite() for term in both.values())
 
 
-def test_the_gradient_is_right():
-    assert has_the_gradient_that_differences_give(PrimeAwareL2(UNLIKE), UNLIKE)
+def test_it_passes_gradcheck():
+    assert passes_gradcheck(PrimeAwareL2(UNLIKE), UNLIKE)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
 def test_it_stays_finite(scale):
-    assert is_finite_with_its_gradient(PrimeAwareL2(UNLIKE), UNLIKE, scale)
+    assert has_finite_value_and_gradient(PrimeAwareL2(UNLIKE), UNLIKE, scale)
 
 
-def test_it_never_waits_for_the_device():
-    assert never_asks_for_a_number(PrimeAwareL2, UNLIKE)
+def test_it_needs_no_device_sync():
+    assert needs_no_device_sync(PrimeAwareL2, UNLIKE)

@@ -1,4 +1,4 @@
-"""PKT: neighbours' probabilities by hand, and what its weight depends on."""
+"""PKT: hand-computed neighbour probabilities, and the dependence on batch size."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ import pytest
 import torch
 from helpers.outputs import (
     batch_of,
-    has_the_gradient_that_differences_give,
-    is_finite_with_its_gradient,
-    meeting,
-    never_asks_for_a_number,
+    context_of,
+    has_finite_value_and_gradient,
+    needs_no_device_sync,
     output_of,
+    passes_gradcheck,
     rand,
 )
 
 from kd_bench.methods.pkt import ProbabilisticTransfer, neighbour_probability
 
-SPEC = meeting({"pooled": (3,)}, {"pooled": (5,)})
-BATCH = batch_of(SPEC, 2)
+CONTEXT = context_of({"pooled": (3,)}, {"pooled": (5,)})
+BATCH = batch_of(CONTEXT, 2)
 
 
 def value(student: torch.Tensor, teacher: torch.Tensor) -> float:
-    return ProbabilisticTransfer(SPEC)(
+    return ProbabilisticTransfer(CONTEXT)(
         output_of(pooled=student), output_of(pooled=teacher), BATCH
     ).item()
 
 
-def test_two_images_that_differ_against_two_that_do_not():
+def test_two_different_images_against_two_equal_ones():
     # Student: cosines [[1, 0], [0, 1]], so similarities [[1, 1/2], [1/2, 1]] and rows [2/3, 1/3].
     # Teacher: all 1, rows [1/2, 1/2]. A row gives (ln(3/4) + ln(3/2)) / 2 = ln(9/8) / 2; two rows
     # over four pairs: ln(9/8) / 4 = 0.029446
@@ -56,8 +56,8 @@ def test_it_is_the_mean_over_pairs_of_a_divergence():
     assert neighbour_probability(student).sum(1).tolist() == pytest.approx([1.0] * 4)
 
 
-def test_only_directions_count():
-    # Each image's feature may be of any length, and the whole turned: cosines stay.
+def test_only_the_direction_of_gradients_matters():
+    # Cosines are invariant to the length of each feature and to rotations.
     student, teacher = rand(4, 3), rand(4, 5, seed=1)
     turn, _ = torch.linalg.qr(rand(3, 3, seed=2))
     stretched = student @ turn * torch.tensor([[1.0], [2], [30], [0.4]])
@@ -65,15 +65,15 @@ def test_only_directions_count():
     assert value(stretched, student) == pytest.approx(0, abs=1e-12)
 
 
-def test_a_batch_twice_as_large_halves_the_term():
-    # Every image twice: probabilities halve, their ratios stay, rows still sum to one: the sum over
+def test_doubling_the_batch_size_halves_the_term():
+    # Duplicated images: probabilities halve, ratios are equal, rows still sum to one: the sum over
     # pairs doubles and the mean over four times the pairs halves (but for the epsilon of 1e-7).
     student, teacher = rand(4, 3), rand(4, 5, seed=1)
     twice = value(student.repeat(2, 1), teacher.repeat(2, 1))
     assert twice == pytest.approx(value(student, teacher) / 2, rel=1e-5)
 
 
-def test_opposite_images_are_no_neighbours_and_no_trouble():
+def test_opposite_images_are_not_neighbours_and_stay_finite():
     # A similarity of 0, or below it by rounding
     x = torch.cat([rand(1, 2048), -rand(1, 2048)]).float()
     probability = neighbour_probability(x)
@@ -81,14 +81,14 @@ def test_opposite_images_are_no_neighbours_and_no_trouble():
     assert math.isfinite(value(x, rand(2, 3).float()))
 
 
-def test_the_gradient_is_right():
-    assert has_the_gradient_that_differences_give(ProbabilisticTransfer(SPEC), SPEC)
+def test_it_passes_gradcheck():
+    assert passes_gradcheck(ProbabilisticTransfer(CONTEXT), CONTEXT)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
 def test_it_stays_finite(scale):
-    assert is_finite_with_its_gradient(ProbabilisticTransfer(SPEC), SPEC, scale)
+    assert has_finite_value_and_gradient(ProbabilisticTransfer(CONTEXT), CONTEXT, scale)
 
 
-def test_it_never_waits_for_the_device():
-    assert never_asks_for_a_number(ProbabilisticTransfer, SPEC)
+def test_it_needs_no_device_sync():
+    assert needs_no_device_sync(ProbabilisticTransfer, CONTEXT)

@@ -1,4 +1,4 @@
-"""RKD: a triangle by hand, triplets by a slow loop, and what relations do not see."""
+"""RKD: a hand-computed triangle, triplets against a loop, and invariances."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import pytest
 import torch
 from helpers.outputs import (
     batch_of,
-    has_the_gradient_that_differences_give,
-    is_finite_with_its_gradient,
-    meeting,
-    never_asks_for_a_number,
+    context_of,
+    has_finite_value_and_gradient,
+    needs_no_device_sync,
     output_of,
+    passes_gradcheck,
     rand,
 )
 
 from kd_bench.methods.rkd import RelationalDistillation, relations
 
-SPEC = meeting({"pooled": (2,)}, {"pooled": (3,)})
-LOSS = RelationalDistillation(SPEC)
+CONTEXT = context_of({"pooled": (2,)}, {"pooled": (3,)})
+LOSS = RelationalDistillation(CONTEXT)
 
 
 def terms(student: torch.Tensor, teacher: torch.Tensor) -> dict[str, float]:
-    batch = batch_of(SPEC, len(student))
+    batch = batch_of(CONTEXT, len(student))
     both = LOSS(output_of(pooled=student), output_of(pooled=teacher), batch)
     return {name: term.item() for name, term in both.items()}
 
 
-def test_a_right_triangle_against_one_of_equal_sides():
-    # Sides 3, 4, 5 over their mean 4: 0.75, 1, 1.25; equal sides: 1. Each pair stands twice among
+def test_a_right_triangle_against_an_equilateral_one():
+    # Sides 3, 4, 5 over their mean 4: 0.75, 1, 1.25; equal sides: 1. Each pair occurs twice among
     # nine: 4 (0.25^2 / 2) / 9 = 0.0138889.
     # Cosines at the corners 0, 3/5, 4/5 against 1/2, each twice among 27 (all else is 0 or 1 in
     # both): 2 (0.5^2 + 0.1^2 + 0.3^2) / 2 / 27 = 0.35 / 27
@@ -68,13 +68,13 @@ def slow(student: torch.Tensor, teacher: torch.Tensor) -> dict[str, float]:
     return {"distance": far / n**2, "angle": turned / n**3}
 
 
-def test_it_is_what_loops_over_pairs_and_triplets_give():
+def test_it_matches_loops_over_pairs_and_triplets():
     student, teacher = rand(5, 2), rand(5, 3, seed=1)
-    student[0] *= 20  # so that some differences are in the straight part of the Huber loss
+    student[0] *= 20  # puts some differences into the linear part of the Huber loss
     assert terms(student, teacher) == pytest.approx(slow(student, teacher), rel=1e-9)
 
 
-def test_relations_do_not_see_where_how_large_and_which_way_round():
+def test_relations_are_invariant_to_shift_scale_and_rotation():
     student = rand(5, 2)
     turn, _ = torch.linalg.qr(rand(2, 2, seed=2))
     moved = 7 * student @ turn + rand(1, 2, seed=3)
@@ -93,7 +93,7 @@ def test_equal_images_have_distance_and_angles_of_zero():
 def test_equal_images_get_a_gradient_of_ordinary_size():
     # F.normalize would multiply it by 1e12.
     student = torch.ones(3, 2, requires_grad=True)
-    both = LOSS(output_of(pooled=student), output_of(pooled=torch.eye(3)), batch_of(SPEC, 3))
+    both = LOSS(output_of(pooled=student), output_of(pooled=torch.eye(3)), batch_of(CONTEXT, 3))
     sum(both.values()).backward()
     assert student.grad.abs().max() < 10
 
@@ -102,14 +102,14 @@ def test_a_single_image_has_no_relations():
     assert terms(torch.ones(1, 2), torch.ones(1, 3)) == {"distance": 0, "angle": 0}
 
 
-def test_the_gradient_is_right():
-    assert has_the_gradient_that_differences_give(RelationalDistillation(SPEC), SPEC, size=4)
+def test_it_passes_gradcheck():
+    assert passes_gradcheck(RelationalDistillation(CONTEXT), CONTEXT, size=4)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
 def test_it_stays_finite(scale):
-    assert is_finite_with_its_gradient(RelationalDistillation(SPEC), SPEC, scale)
+    assert has_finite_value_and_gradient(RelationalDistillation(CONTEXT), CONTEXT, scale)
 
 
-def test_it_never_waits_for_the_device():
-    assert never_asks_for_a_number(RelationalDistillation, SPEC)
+def test_it_needs_no_device_sync():
+    assert needs_no_device_sync(RelationalDistillation, CONTEXT)

@@ -1,4 +1,4 @@
-"""Jacobian matching: its numbers, what it does not see, and its second derivative."""
+"""Jacobian matching: hand-computed values, invariances, and the second derivative."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from torch.autograd import gradcheck
 from kd_bench.methods.sobolev import JacobianMatching, class_gradient
 
 LOSS = JacobianMatching(context())
-# The Jacobian's row of class 0: of length five, so that its unit vector has no roots in it
+# The Jacobian row of class 0, of length five, so that its unit vector is rational
 STUDENT = torch.tensor([[3.0, 4.0, 0.0], [1.0, 1.0, 1.0]])
 TEACHER = torch.tensor([[4.0, 3.0, 0.0], [1.0, 0.0, 2.0]])
 
@@ -18,23 +18,23 @@ def of_linear(student, teacher, target):
     return LOSS(linear(seen.image, student), linear(seen.image, teacher), seen)
 
 
-def test_the_gradients_of_the_labels_logit_are_compared_at_length_one():
+def test_unit_length_gradients_of_the_labels_logit_are_compared():
     # (3, 4) / 5 and (4, 3) / 5: (0.6 - 0.8)^2 + (0.8 - 0.6)^2 = 0.08
     assert of_linear(STUDENT, TEACHER, [0]).item() == pytest.approx(0.08)
 
 
 def test_it_is_the_mean_over_images():
-    # Class 1, where the teacher's row is made the student's, adds nothing: (0.08 + 0) / 2
+    # Class 1, where both rows are equal, adds nothing: (0.08 + 0) / 2
     teacher = torch.stack([TEACHER[0], 7 * STUDENT[1]])
     assert of_linear(STUDENT, teacher, [0, 1]).item() == pytest.approx(0.04)
 
 
-def test_the_scale_of_the_logits_does_not_count_and_their_sign_does():
+def test_logit_gradients_are_compared_up_to_scale_but_not_sign():
     assert of_linear(STUDENT, 100 * STUDENT, [0]).item() == pytest.approx(0.0, abs=1e-12)
     assert of_linear(STUDENT, -STUDENT, [0]).item() == pytest.approx(4.0)  # |g - (-g)|^2, |g| = 1
 
 
-def test_the_gradient_is_that_of_every_image_alone():
+def test_gradients_are_per_image():
     image, mix, classify = rand(3, 3, 2, 2), rand(5, 3, seed=1), rand(4, 5, seed=2)
     seen = batch(image, [2, 0, 3])
     together = class_gradient(smooth(seen.image, mix, classify).logits, seen, create_graph=False)
@@ -44,7 +44,7 @@ def test_the_gradient_is_that_of_every_image_alone():
         torch.testing.assert_close(together[i], one.grad.flatten())
 
 
-def test_it_has_the_gradient_that_differences_give():
+def test_it_passes_gradcheck():
     seen = batch(rand(3, 3, 2, 2), [2, 0, 3])
     teacher = smooth(seen.image, rand(6, 3, seed=3), rand(4, 6, seed=4))
 
@@ -54,7 +54,7 @@ def test_it_has_the_gradient_that_differences_give():
     assert gradcheck(value, (rand(5, 3).requires_grad_(), rand(4, 5, seed=1).requires_grad_()))
 
 
-def test_a_network_that_sees_nothing_gives_no_gradient_and_no_nan():
+def test_dead_features_give_neither_gradients_nor_nan():
     student = torch.zeros(2, 3, requires_grad=True)
     loss = of_linear(student, TEACHER, [0])
     loss.backward()

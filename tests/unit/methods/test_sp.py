@@ -1,4 +1,4 @@
-"""SP: similarities by hand, and what they do not see."""
+"""SP: hand-computed similarities, and invariances."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ import pytest
 import torch
 from helpers.outputs import (
     batch_of,
-    has_the_gradient_that_differences_give,
-    is_finite_with_its_gradient,
-    meeting,
-    never_asks_for_a_number,
+    context_of,
+    has_finite_value_and_gradient,
+    needs_no_device_sync,
     output_of,
+    passes_gradcheck,
     rand,
 )
 
 from kd_bench.interfaces import UserError
 from kd_bench.methods.sp import SimilarityPreserving
 
-SPEC = meeting(
+CONTEXT = context_of(
     {"stage1": (2, 2, 2), "stage2": (3, 1, 1), "pooled": (3,)},
     {"stage1": (3, 4, 4), "stage2": (2, 2, 1), "pooled": (2,)},
 )
-BATCH = batch_of(SPEC, 2)
+BATCH = batch_of(CONTEXT, 2)
 
 
 def value(student: torch.Tensor, teacher: torch.Tensor) -> float:
-    loss = SimilarityPreserving(SPEC, ["stage1"])
+    loss = SimilarityPreserving(CONTEXT, ["stage1"])
     return loss(output_of(stage1=student), output_of(stage1=teacher), BATCH).item()
 
 
-def test_two_images_that_differ_against_two_that_do_not():
+def test_two_different_images_against_two_equal_ones():
     # Student: products [[1, 0], [0, 4]], rows [1, 0] and [0, 1]. Teacher: all equal, rows
     # [1, 1] / sqrt(2). A row: (1 - 1/sqrt(2))^2 + 1/2 = 2 - sqrt(2); two rows over B^2 = 4
     student = torch.tensor([[1.0, 0.0], [0.0, 2.0]]).view(2, 2, 1, 1)
@@ -39,7 +39,7 @@ def test_two_images_that_differ_against_two_that_do_not():
     assert value(student, teacher) == pytest.approx((2 - math.sqrt(2)) / 2, rel=1e-6)
 
 
-def test_it_is_what_a_loop_gives():
+def test_it_matches_a_loop():
     student, teacher = rand(4, 2, 2, 2), rand(4, 3, 4, 4, seed=1)
 
     def row(x: torch.Tensor, i: int) -> list[float]:
@@ -55,36 +55,36 @@ def test_it_is_what_a_loop_gives():
     assert value(student, teacher) == pytest.approx(expected, rel=1e-9)
 
 
-def test_stages_are_added_up():
+def test_stages_are_summed():
     student = output_of(stage1=rand(4, 2, 2, 2), stage2=rand(4, 3, 1, 1, seed=1))
     teacher = output_of(stage1=rand(4, 3, 4, 4, seed=2), stage2=rand(4, 2, 2, 1, seed=3))
     one, other, both = (
-        SimilarityPreserving(SPEC, stages)(student, teacher, BATCH)
+        SimilarityPreserving(CONTEXT, stages)(student, teacher, BATCH)
         for stages in (["stage1"], ["stage2"], ["stage1", "stage2"])
     )
     torch.testing.assert_close(both, one + other)
 
 
-def test_neither_scale_nor_the_order_of_channels_and_places_is_seen():
+def test_it_is_invariant_to_scale_and_the_order_of_channels_and_positions():
     student = rand(4, 2, 2, 2)
     shuffled = 5 * student[:, [1, 0]].flatten(2)[..., [2, 0, 3, 1]].view(4, 2, 2, 2)
     assert value(shuffled, student) == pytest.approx(0, abs=1e-15)
 
 
-def test_a_stage_that_is_no_map_is_refused():
-    with pytest.raises(UserError, match=r"^stage 'pooled' of small is no map"):
-        SimilarityPreserving(SPEC, ["pooled"])
+def test_a_stage_that_is_not_a_map_is_refused():
+    with pytest.raises(UserError, match=r"^stage 'pooled' of small is not a map"):
+        SimilarityPreserving(CONTEXT, ["pooled"])
 
 
-def test_the_gradient_is_right():
-    loss = SimilarityPreserving(SPEC, ["stage1", "stage2"])
-    assert has_the_gradient_that_differences_give(loss, SPEC)
+def test_it_passes_gradcheck():
+    loss = SimilarityPreserving(CONTEXT, ["stage1", "stage2"])
+    assert passes_gradcheck(loss, CONTEXT)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
 def test_it_stays_finite(scale):
-    assert is_finite_with_its_gradient(SimilarityPreserving(SPEC, ["stage1"]), SPEC, scale)
+    assert has_finite_value_and_gradient(SimilarityPreserving(CONTEXT, ["stage1"]), CONTEXT, scale)
 
 
-def test_it_never_waits_for_the_device():
-    assert never_asks_for_a_number(lambda context: SimilarityPreserving(context, ["stage1"]), SPEC)
+def test_it_needs_no_device_sync():
+    assert needs_no_device_sync(lambda context: SimilarityPreserving(context, ["stage1"]), CONTEXT)

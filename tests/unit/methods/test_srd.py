@@ -1,4 +1,4 @@
-"""SRD: two images by hand, and the softened maximum at its limit."""
+"""SRD: two images by hand, and the soft maximum in the limit."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import pytest
 import torch
 from helpers.outputs import (
     batch_of,
-    has_the_gradient_that_differences_give,
-    is_finite_with_its_gradient,
-    meeting,
-    never_asks_for_a_number,
+    context_of,
+    has_finite_value_and_gradient,
+    needs_no_device_sync,
     output_of,
+    passes_gradcheck,
     rand,
 )
 from torch import nn
@@ -20,7 +20,7 @@ from torch import nn
 from kd_bench.interfaces import UserError
 from kd_bench.methods.srd import SimpleRecipe, standardise
 
-SPEC = meeting({"pooled": (3,)}, {"pooled": (5,)})
+CONTEXT = context_of({"pooled": (3,)}, {"pooled": (5,)})
 
 
 def make(context) -> SimpleRecipe:
@@ -28,17 +28,17 @@ def make(context) -> SimpleRecipe:
 
 
 def unprojected(exponent: float) -> SimpleRecipe:
-    loss = SimpleRecipe(SPEC, exponent, temperature=1.0)
+    loss = SimpleRecipe(CONTEXT, exponent, temperature=1.0)
     loss.projector = nn.Identity()
     return loss
 
 
 def feature_term(loss: SimpleRecipe, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    batch = batch_of(SPEC, len(student))
+    batch = batch_of(CONTEXT, len(student))
     return loss(output_of(pooled=student), output_of(pooled=teacher), batch)["feature"]
 
 
-def test_two_images_that_change_places():
+def test_two_swapped_images():
     # Mean 2, variance 1: student -a, a and teacher a, -a with a^2 = 1 / 1.0001. Two entries of
     # (2a)^4: log(32 a^4) = ln 32 - 2 ln 1.0001
     student, teacher = torch.tensor([[1.0], [3.0]]), torch.tensor([[3.0], [1.0]])
@@ -46,27 +46,27 @@ def test_two_images_that_change_places():
     assert value == pytest.approx(math.log(32) - 2 * math.log(1.0001), abs=1e-5)
 
 
-def test_logits_are_compared_by_divergence_without_a_factor():
+def test_logits_are_compared_by_divergence_without_squared_temperature():
     # softmax([ln 3, 0]) = [3/4, 1/4] against [1/2, 1/2]: 0.130812 for every image. With temperature
     # 2 and logits twice as large the same: there is no T^2.
     logits = torch.tensor([[math.log(3), 0.0]] * 2)
     for temperature in (1.0, 2.0):
-        loss = SimpleRecipe(SPEC, 4.0, temperature)
+        loss = SimpleRecipe(CONTEXT, 4.0, temperature)
         teacher = output_of(temperature * logits, pooled=torch.ones(2, 5))
         value = loss(
-            output_of(torch.zeros(2, 2), pooled=torch.ones(2, 3)), teacher, batch_of(SPEC, 2)
+            output_of(torch.zeros(2, 2), pooled=torch.ones(2, 3)), teacher, batch_of(CONTEXT, 2)
         )
         assert value["logits"].item() == pytest.approx(0.130812, abs=1e-6)
 
 
 def test_standardised_channels_have_mean_zero_and_variance_one():
-    # As PyTorch's batch norm without parameters
+    # Equal to PyTorch's batch norm without parameters
     x = 3 * rand(6, 4) + 5
     expected = torch.nn.functional.batch_norm(x, None, None, training=True, eps=1e-4)
     torch.testing.assert_close(standardise(x), expected)
 
 
-def test_a_high_power_looks_at_the_largest_difference_alone():
+def test_a_high_power_approaches_the_maximum():
     # (sum d^a)^(1/a) -> max d; with 20 entries the logarithm is off by ln(20) / a at most.
     student, teacher = rand(4, 5), rand(4, 5, seed=1)
     largest = (standardise(student) - standardise(teacher)).abs().max().log().item()
@@ -74,9 +74,9 @@ def test_a_high_power_looks_at_the_largest_difference_alone():
     assert largest <= value <= largest + math.log(20) / 200
 
 
-def test_the_pull_at_the_projector_does_not_depend_on_the_size_of_the_batch():
-    # The same images twice double the sum, and the logarithm makes a constant of that.
-    loss = make(SPEC).double()
+def test_the_projectors_gradient_is_independent_of_the_batch_size():
+    # Duplicated images double the sum, which adds a constant to the logarithm.
+    loss = make(CONTEXT).double()
     student, teacher = rand(4, 3), rand(4, 5, seed=1)
     once, twice = (
         torch.autograd.grad(
@@ -88,15 +88,15 @@ def test_the_pull_at_the_projector_does_not_depend_on_the_size_of_the_batch():
     torch.testing.assert_close(once, twice)
 
 
-def test_equal_features_have_a_value_and_no_pull():
+def test_equal_features_have_a_finite_loss_and_zero_gradient():
     x = rand(4, 5).requires_grad_()
     value = feature_term(unprojected(4.0), x, x.detach())
     value.backward()
     assert value.item() == pytest.approx(math.log(1e-6)) and not x.grad.any()
 
 
-def test_a_single_image_is_no_trouble():
-    value = feature_term(make(SPEC), torch.ones(1, 3), torch.ones(1, 5))
+def test_a_single_image_works():
+    value = feature_term(make(CONTEXT), torch.ones(1, 3), torch.ones(1, 5))
     assert value.item() == pytest.approx(math.log(1e-6), abs=1e-5)
 
 
@@ -106,17 +106,17 @@ def test_a_single_image_is_no_trouble():
 )
 def test_values_out_of_range_are_refused(exponent, temperature, message):
     with pytest.raises(UserError, match=message):
-        SimpleRecipe(SPEC, exponent, temperature)
+        SimpleRecipe(CONTEXT, exponent, temperature)
 
 
-def test_the_gradient_is_right():
-    assert has_the_gradient_that_differences_give(make(SPEC), SPEC)
+def test_it_passes_gradcheck():
+    assert passes_gradcheck(make(CONTEXT), CONTEXT)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
 def test_it_stays_finite(scale):
-    assert is_finite_with_its_gradient(make(SPEC), SPEC, scale)
+    assert has_finite_value_and_gradient(make(CONTEXT), CONTEXT, scale)
 
 
-def test_it_never_waits_for_the_device():
-    assert never_asks_for_a_number(make, SPEC)
+def test_it_needs_no_device_sync():
+    assert needs_no_device_sync(make, CONTEXT)

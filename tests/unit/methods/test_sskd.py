@@ -1,13 +1,12 @@
-"""SSKD: turned images, what the teacher knows of them, and which of it is passed on."""
+"""SSKD: rotated images, the similarity of views, and the selection of rows."""
 
 import pytest
 import torch
-from helpers.jobs import job, trained
+from helpers.jobs import job, setup_of
 from helpers.small_nets import context, rand
 from torch.autograd import gradcheck
 
 from kd_bench.interfaces import Batch, Output, UserError
-from kd_bench.jobs import assemble, resolve
 from kd_bench.methods.sskd import TURNS, SelfSupervision, error_rank, selected
 from kd_bench.training import loop
 
@@ -20,29 +19,29 @@ GIVEN = {
 K, B, D = 4, 5, 6
 
 
-def loss(stage="main", **changed):
+def loss(phase="main", **changed):
     torch.manual_seed(0)
     made = SelfSupervision(context(classes=K, pooled=(D,)), **(GIVEN | changed)).double()
-    made.on_epoch_start(stage)
+    made.on_epoch_start(phase)
     return made
 
 
 def output(seed):
-    """What a network says of upright and turned images."""
-    answers = [Output(rand(B, K, seed=seed + i), {"pooled": rand(B, D, seed=50 + seed + i)})
+    """Output of a network for upright and rotated images."""
+    outputs = [Output(rand(B, K, seed=seed + i), {"pooled": rand(B, D, seed=50 + seed + i)})
                for i in range(4)]  # fmt: skip
-    answers[0].views = dict(zip(TURNS, answers[1:], strict=True))
-    return answers[0]
+    outputs[0].views = dict(zip(TURNS, outputs[1:], strict=True))
+    return outputs[0]
 
 
 LABEL = torch.tensor([0, 1, 2, 3, 0])
 SEEN = Batch(torch.zeros(B, 3, 4, 4), LABEL, torch.arange(B), torch.tensor(1.0))
 
 
-# What is seen
+# Views
 
 
-def test_an_image_is_turned_by_quarters():
+def test_images_are_rotated_by_multiples_of_90_degrees():
     image = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).expand(1, 3, 2, 2)
     views = loss().extra_views(image)
     assert {name: view[0, 0].tolist() for name, view in views.items()} == {
@@ -57,25 +56,25 @@ def test_maps_that_are_not_square_are_refused():
         SelfSupervision(context(stem=(16, 8, 12), pooled=(D,)), **GIVEN)
 
 
-# What is passed on
+# Selection
 
 
-def test_an_answers_rank_is_how_many_score_above_it():
+def test_the_rank_is_the_number_of_higher_scores():
     scores = torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0], [3.0, 2.0, 1.0], [1.0, 1.0, 0.0]])
     assert error_rank(scores, torch.tensor([0, 1, 2, 1])).tolist() == [0, 1, 2, 0]
 
 
 @pytest.mark.parametrize(
     ("share", "kept"),
-    # Of ranks 2 0 1 3 1 0 the two right ones, and of the four others the best so many
+    # Of ranks 2 0 1 3 1 0: both correct ones, and a share of the four others, best rank first
     [(0.0, [1, 5]), (0.25, [1, 2, 5]), (0.75, [0, 1, 2, 4, 5]), (0.99, [0, 1, 2, 4, 5]),
      (1.0, [0, 1, 2, 3, 4, 5])],
 )  # fmt: skip
-def test_all_that_is_right_is_kept_and_a_share_of_the_rest_by_rank(share, kept):
+def test_correct_rows_are_kept_and_a_share_of_the_others_by_rank(share, kept):
     assert selected(torch.tensor([2, 0, 1, 3, 1, 0]), share).nonzero().flatten().tolist() == kept
 
 
-# The numbers
+# Values
 
 
 def divergence(t, s, temperature):
@@ -85,7 +84,7 @@ def divergence(t, s, temperature):
 
 
 def best(rows, answers, share):
-    """The rows to learn from, as one would pick them by hand."""
+    """The selected rows, computed with plain Python."""
     ranks = [sorted(row.tolist(), reverse=True).index(row[a]) for row, a in zip(rows, answers)]  # noqa: B905
     right = [i for i, rank in enumerate(ranks) if rank == 0]
     wrong = sorted((i for i, rank in enumerate(ranks) if rank), key=lambda i: (ranks[i], i))
@@ -101,7 +100,7 @@ def cosines(head, out):
     return rows
 
 
-def test_the_terms_are_those_of_loops_over_images_and_classes():
+def test_the_terms_match_loops_over_images_and_classes():
     student, teacher, made = output(0), output(10), loss()
     terms = made(student, teacher, SEEN)
     upright = [divergence(t, s, 4.0) for t, s in zip(teacher.logits, student.logits, strict=True)]
@@ -122,7 +121,7 @@ def test_the_terms_are_those_of_loops_over_images_and_classes():
     )
 
 
-def test_the_teachers_head_learns_to_find_the_upright_image():
+def test_the_teacher_head_is_trained_to_find_the_upright_image():
     teacher, made = output(10), loss("init")
     rows = cosines(made.teacher_head, teacher)
     expected = -sum(row.log_softmax(0)[i % B] for i, row in enumerate(rows)) / len(rows)
@@ -131,21 +130,21 @@ def test_the_teachers_head_learns_to_find_the_upright_image():
     torch.testing.assert_close(terms["teacher_head"], expected)
 
 
-def test_a_student_like_its_teacher_has_nothing_to_learn():
+def test_the_loss_is_zero_for_a_student_equal_to_its_teacher():
     made = loss()
     made.student_head.load_state_dict(made.teacher_head.state_dict())
     terms = made(output(10), output(10), SEEN)
     assert all(term.abs() < 1e-12 for term in terms.values())
 
 
-def test_with_nothing_selected_the_loss_is_zero_and_not_nan():
+def test_the_loss_is_zero_if_no_row_is_selected():
     student, teacher = output(0), output(10)
     for view in teacher.views.values():
         view.logits = -10.0 * torch.nn.functional.one_hot(LABEL, K).double()
     assert loss(turned_share=0.0)(student, teacher, SEEN)["turned"] == 0
 
 
-def test_it_has_the_gradient_that_differences_give():
+def test_it_passes_gradcheck():
     made, teacher, student = loss(), output(10), output(0)
 
     def value(logits, turned, features):
@@ -168,7 +167,7 @@ def test_it_has_the_gradient_that_differences_give():
     ],
     ids=str,
 )
-def test_what_is_out_of_range_is_refused(changed, message):
+def test_values_out_of_range_are_refused(changed, message):
     with pytest.raises(UserError, match=message):
         loss(**changed)
 
@@ -177,7 +176,7 @@ def test_what_is_out_of_range_is_refused(changed, message):
 
 
 def copies(work):
-    """What there is to move: student, teacher, and the heads."""
+    """Copies of all parameters: student, teacher, and both heads."""
     heads = work.method.losses["sskd"]
     parts = {
         "student": work.student,
@@ -194,10 +193,8 @@ def moved(before, after):
     }
 
 
-def test_the_first_stage_moves_the_teachers_head_alone_and_the_second_all_but_the_teacher(tmp_path):
-    config = job(tmp_path, "method=sskd")
-    trained(resolve.teacher_job(config))
-    work = assemble.assemble_setup(config, torch.device("cpu"))
+def test_the_init_phase_trains_the_teacher_head_and_the_main_phase_the_student(tmp_path):
+    work = setup_of(job(tmp_path, "method=sskd"))
     seen = [copies(work)]
     progress = loop.train(work, tmp_path, lambda *_: seen.append(copies(work)))
     assert [row["stage"] for row in progress.history] == ["init", "main", "main"]

@@ -22,7 +22,7 @@ def gradient_of(loss, student, teacher=None):
     return gradient
 
 
-# A trained copy
+# Self-training
 
 
 def test_self_training_is_the_divergence_times_the_squared_temperature():
@@ -47,7 +47,7 @@ def test_self_training_sums_over_classes_and_averages_over_images():
     torch.testing.assert_close(loss(*twice, SEEN), value)
 
 
-def test_the_gradient_keeps_its_size_when_the_temperature_rises():
+def test_the_gradient_scale_is_independent_of_temperature():
     # Without T^2 the ratio would be 400. Small logits are near the limit even at T = 1.
     student, teacher = 0.1 * rand(3, 10), 0.1 * rand(3, 10, seed=1)
     cold, hot = (
@@ -56,29 +56,29 @@ def test_the_gradient_keeps_its_size_when_the_temperature_rises():
     assert (cold / hot).item() == pytest.approx(1.0, abs=0.1)
 
 
-def test_a_student_like_its_copy_rests():
+def test_a_student_equal_to_its_teacher_has_zero_gradient():
     logits = rand(3, 5)
     assert gradient_of(SelfTraining(context(), 6.0), logits, logits).abs().max() < 1e-15
     assert gradient_of(SelfTraining(context(), 6.0), logits, rand(3, 5, seed=1)).any()
 
 
 def test_a_teacher_of_another_model_is_refused_before_anything_trains(tmp_path):
-    config = job(tmp_path, "method=tfkd_self")
+    the_job = job(tmp_path, "method=tfkd_self")
     message = r"the student is resnet8_half and the teacher resnet20; add teacher=resnet8_half$"
     with pytest.raises(UserError, match=message):
-        validate.validate_job(config)
+        validate.validate_job(the_job)
 
 
 def test_the_teacher_is_the_baseline_of_the_students_own_model(tmp_path):
     model = "model@teacher.model=resnet8_half"
     same = "teacher.model.net.widths=[4,4,8,8]"
-    config = job(tmp_path, "method=tfkd_self", model, same)
-    validate.validate_job(config)
-    record, _ = trained(config)
-    assert record["teacher"]["folder"].startswith("synthetic/none-resnet8_half/baseline/")
+    the_job = job(tmp_path, "method=tfkd_self", model, same)
+    validate.validate_job(the_job)
+    record, _ = trained(the_job)
+    assert record.teacher.folder.startswith("synthetic/none-resnet8_half/baseline/")
 
 
-# A virtual teacher
+# Virtual teacher
 
 K = 5
 
@@ -88,7 +88,7 @@ def virtual(loss=VirtualTeacher, temperature=20.0, correct=0.99):
 
 
 def by_hand(logits, target_of, temperature):
-    """The divergence from a target, image by image and class by class."""
+    """The divergence from a target, with loops over images and classes."""
     total = 0.0
     for i, label in enumerate(SEEN.target.tolist()):
         target = target_of(label)
@@ -106,7 +106,7 @@ def designed(label):
     return [0.99 if k == label else 0.01 / 4 for k in range(K)]
 
 
-def test_the_virtual_teacher_is_softened_as_a_teacher_with_such_logits():
+def test_the_virtual_teacher_is_softened_like_real_logits():
     # softmax(log(p) / T) is p^(1/T), normalised
     logits = rand(3, K)
     expected = by_hand(logits, lambda y: normalised([p ** (1 / 20) for p in designed(y)]), 20)
@@ -114,7 +114,7 @@ def test_the_virtual_teacher_is_softened_as_a_teacher_with_such_logits():
     assert value.item() == pytest.approx(400 * expected)
 
 
-def test_the_published_one_takes_the_softmax_of_probabilities_and_the_student_as_it_is():
+def test_the_published_variant_uses_a_softmax_of_probabilities():
     logits = rand(3, K)
     expected = by_hand(logits, lambda y: normalised([math.exp(p / 20) for p in designed(y)]), 1)
     value = virtual(PublishedVirtualTeacher)(Output(logits), None, SEEN)
@@ -130,14 +130,14 @@ def test_at_temperature_one_the_virtual_teacher_is_label_smoothing():
     torch.testing.assert_close(gradient_of(virtual(temperature=1.0), logits.detach()), expected)
 
 
-def test_a_student_that_is_its_virtual_teacher_rests():
+def test_a_student_equal_to_its_virtual_teacher_has_zero_gradient():
     logits = torch.tensor([designed(label) for label in SEEN.target.tolist()]).double().log()
-    assert gradient_of(virtual(), logits).abs().max() < 1e-7  # logits that were float32
+    assert gradient_of(virtual(), logits).abs().max() < 1e-7  # float32 rounding of the logits
 
 
-def test_the_published_target_is_all_but_uniform():
+def test_the_published_target_is_almost_uniform():
     # exp(0.99 / 20) / exp(0.0025 / 20) = 1.05: the label is 5 % above the others, so a student
-    # with equal logits is nearly at rest, and one that is right is drawn back to them.
+    # with equal logits has almost no gradient, and a confident one is pulled back to them.
     loss = virtual(PublishedVirtualTeacher)
     assert gradient_of(loss, torch.zeros(3, K)).abs().max() < 0.01
     right = 4 * torch.nn.functional.one_hot(SEEN.target, K).double()
@@ -154,7 +154,7 @@ def test_virtual_teachers_have_the_gradient_that_differences_give(loss):
 
 
 @pytest.mark.parametrize("correct", [1.0, 0.2, 0.0, -1.0])
-def test_a_virtual_teacher_that_is_no_better_than_chance_is_refused(correct):
+def test_a_virtual_teacher_at_chance_level_is_refused(correct):
     with pytest.raises(UserError, match="correct must be above 1/5"):
         virtual(correct=correct)
 
@@ -172,8 +172,8 @@ def test_a_temperature_of_zero_is_refused(make):
         make(0)
 
 
-def test_a_job_with_a_virtual_teacher_has_no_other(tmp_path):
+def test_a_job_with_a_virtual_teacher_trains_no_teacher(tmp_path):
     record, _ = trained(job(tmp_path, "method=tfkd_reg"))
-    assert record["teacher"] is None
-    assert record["folder"].startswith("synthetic/none-resnet8_half/tfkd_reg/")
+    assert record.teacher is None
+    assert record.folder.startswith("synthetic/none-resnet8_half/tfkd_reg/")
     assert len(list(tmp_path.glob("*/*/*"))) == 1

@@ -1,4 +1,4 @@
-"""VID: how surprising the teacher's map is, with variances that learn."""
+"""VID: the Gaussian log-likelihood with trained variances."""
 
 from __future__ import annotations
 
@@ -6,31 +6,30 @@ import math
 
 import pytest
 import torch
-from helpers.jobs import job, trained
+from helpers.jobs import job, setup_of
 from helpers.maps import channels, without_adapter
 from helpers.outputs import (
     batch_of,
-    has_the_gradient_that_differences_give,
-    is_finite_with_its_gradient,
-    meeting,
-    never_asks_for_a_number,
+    context_of,
+    has_finite_value_and_gradient,
+    needs_no_device_sync,
     output_of,
+    passes_gradcheck,
     rand,
 )
 from torch.autograd import gradcheck
 
 from kd_bench.interfaces import UserError
-from kd_bench.jobs import assemble, resolve
 from kd_bench.methods.vid import VariationalInformation
 from kd_bench.training import loop
 
-SPEC = meeting(
+CONTEXT = context_of(
     {"stage1": (2, 4, 2), "stage2": (2, 2, 2)}, {"stage1": (3, 2, 2), "stage2": (2, 2, 2)}
 )
-BATCH = batch_of(SPEC, 2)
+BATCH = batch_of(CONTEXT, 2)
 
 
-def vid(*stages: str, initial: float = 5.0, smallest: float = 1e-5, of=SPEC):
+def vid(*stages: str, initial: float = 5.0, smallest: float = 1e-5, of=CONTEXT):
     return VariationalInformation(of, stages or ["stage2"], initial, smallest)
 
 
@@ -40,7 +39,7 @@ def with_plain_mean(loss: VariationalInformation) -> VariationalInformation:
     return loss
 
 
-def test_the_surprise_is_the_scaled_square_and_the_logarithm_of_the_variance():
+def test_the_loss_is_the_scaled_square_plus_the_log_variance():
     # Errors 1 and 2 in one channel, 0 and 0 in the other, variance 2:
     # ((1 + 4 + 0 + 0) / 4 / 2 + ln 2) / 2 = (0.625 + 0.693147) / 2 = 0.659074
     loss = with_plain_mean(vid(initial=2.0))
@@ -49,30 +48,30 @@ def test_the_surprise_is_the_scaled_square_and_the_logarithm_of_the_variance():
     assert loss(student, teacher, BATCH).item() == pytest.approx(0.659074, abs=1e-6)
 
 
-def test_it_adds_up_the_stages():
-    # No error: ln 2 / 2 for each of them
+def test_it_sums_over_stages():
+    # No errors: ln 2 / 2 for each value
     x = channels([1.0, 2.0], [3.0, 4.0])
-    equal = meeting({"stage1": (2, 1, 2), "stage2": (2, 1, 2)}, SPEC.student)
+    equal = context_of({"stage1": (2, 1, 2), "stage2": (2, 1, 2)}, CONTEXT.student)
     loss = with_plain_mean(vid("stage1", "stage2", initial=2.0, of=equal))
     value = loss(output_of(stage1=x, stage2=x), output_of(stage1=x, stage2=x), BATCH)
     assert value.item() == pytest.approx(math.log(2), abs=1e-6)
 
 
 @pytest.mark.parametrize("initial", [1e-3, 5.0, 1e3])
-def test_every_channel_begins_with_the_initial_variance(initial):
+def test_every_channel_starts_with_the_initial_variance(initial):
     (gaussian,) = vid(initial=initial).gaussians.values()
     torch.testing.assert_close(gaussian.variance(), torch.full((2,), initial))
 
 
-def test_a_variance_never_gets_to_zero():
+def test_a_variance_stays_above_its_minimum():
     (gaussian,) = vid(smallest=0.1).gaussians.values()
     gaussian.a.data.fill_(-1e4)
     assert gaussian.variance().tolist() == pytest.approx([0.1, 0.1])
 
 
 def test_trained_variances_are_the_mean_squares_of_their_channels_errors():
-    # Where the likelihood of a normal distribution is largest. Errors of 2 in the first channel,
-    # of 1/2 in the second: 4 and 1/4, and from 5 on the way there is long for both.
+    # The maximum likelihood estimate of the variance. Errors of 2 in the first channel,
+    # of 1/2 in the second: 4 and 1/4, both far from the initial 5.
     loss = with_plain_mean(vid())
     optimizer = torch.optim.SGD(loss.parameters(), lr=1.0, momentum=0.9)
     teacher = channels([2.0, -2.0], [0.5, -0.5])
@@ -87,34 +86,32 @@ def test_trained_variances_are_the_mean_squares_of_their_channels_errors():
 
 
 def test_a_job_trains_its_variances(tmp_path):
-    config = job(tmp_path, "method=vid")
-    trained(resolve.teacher_job(config))
-    work = assemble.assemble_setup(config, torch.device("cpu"))
+    work = setup_of(job(tmp_path, "method=vid"))
     gaussians = work.method.losses["vid"].gaussians
     before = {stage: gaussian.variance().detach() for stage, gaussian in gaussians.items()}
     assert all((variance - 5).abs().max() < 1e-5 for variance in before.values())
     loop.train(work, tmp_path, lambda *_: None)
     for stage, gaussian in gaussians.items():
-        # Weight decay alone moves them together; the data tell channels apart.
+        # Weight decay alone would change all equally; the data make channels differ.
         assert (gaussian.variance() - before[stage]).abs().min() > 0
         assert gaussian.variance().unique().numel() > 1
 
 
-def test_it_has_the_gradient_that_differences_give_and_never_waits_for_a_number():
+def test_it_passes_gradcheck_and_needs_no_device_sync():
     torch.manual_seed(0)
     loss = vid("stage1", "stage2")
-    assert has_the_gradient_that_differences_give(loss, SPEC)
+    assert passes_gradcheck(loss, CONTEXT)
     teacher = output_of(stage2=rand(2, 2, 2, 2, seed=1))
     student = output_of(stage2=rand(2, 2, 2, 2))
     only = vid().double()
     a = only.gaussians["stage2"].a
     assert gradcheck(lambda _: only(student, teacher, BATCH), a)
-    assert never_asks_for_a_number(lambda context: vid("stage1", of=context), SPEC)
+    assert needs_no_device_sync(lambda context: vid("stage1", of=context), CONTEXT)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e4])
-def test_it_is_finite_for_features_of_any_size(scale):
-    assert is_finite_with_its_gradient(vid("stage1", "stage2"), SPEC, scale)
+def test_value_and_gradient_are_finite_for_features_of_any_scale(scale):
+    assert has_finite_value_and_gradient(vid("stage1", "stage2"), CONTEXT, scale)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Stages are read where they are, and reading them changes nothing."""
+"""Feature extraction reads the right tensors and changes nothing."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def image() -> torch.Tensor:
 
 
 def third_party() -> nn.Sequential:
-    """A network that knows nothing of stages."""
+    """A network without a table of stages."""
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 10))
 
 
-def test_features_are_those_that_were_asked_for_and_no_others(net, image):
+def test_features_are_exactly_those_requested(net, image):
     out = FeatureExtractor(net, net.stages, ["stage2", "pooled"], "resnet8")(image)
     assert {stage: tuple(x.shape) for stage, x in out.features.items()} == {
         "stage2": (5, 8, 4, 4),
@@ -40,14 +40,14 @@ def test_features_are_those_that_were_asked_for_and_no_others(net, image):
     assert FeatureExtractor(third_party(), {}, [], "mine")(image).features == {}
 
 
-def test_taps_do_not_change_the_logits(net, image):
+def test_extracting_features_does_not_change_the_logits(net, image):
     expected = copy.deepcopy(net)(image)
     assert torch.equal(
         FeatureExtractor(net, net.stages, net.stages, "resnet8")(image).logits, expected
     )
 
 
-def test_a_network_from_elsewhere_is_read_by_a_table_of_paths(image):
+def test_third_party_networks_are_read_by_module_paths(image):
     net, stages = third_party(), {"stem": "1", "stem_pre": "1:input", "pooled": "3:input"}
     features = FeatureExtractor(net, stages, stages, "mine")(image).features
     before = net[0](image)
@@ -58,7 +58,7 @@ def test_a_network_from_elsewhere_is_read_by_a_table_of_paths(image):
     assert probe_shapes(net, stages, (8, 8), "mine") == shapes
 
 
-def test_a_module_that_is_called_twice_gives_what_it_saw_last():
+def test_the_last_call_of_a_module_counts():
     class Twice(nn.Module):
         def __init__(self):
             super().__init__()
@@ -73,7 +73,7 @@ def test_a_module_that_is_called_twice_gives_what_it_saw_last():
     assert (features.features["pre"] == 4).all()
 
 
-def test_an_unknown_stage_is_answered_with_the_stages_there_are(net):
+def test_an_unknown_stage_is_reported_with_the_existing_ones(net):
     with pytest.raises(
         UserError, match=r"^unknown stage 'stage9' of resnet8; choose from stem, stage1, "
     ):
@@ -90,12 +90,12 @@ def test_an_unknown_stage_is_answered_with_the_stages_there_are(net):
         ("layer9", "no module 'layer9'; the network has conv1, bn1, relu, layer1, layer2"),
         ("layer2.1.relu1", "no module 'layer2.1.relu1'; 'layer2' has 0$"),
         ("layer2.0.relu:input", "no module 'layer2.0.relu'; 'layer2.0' has conv1, bn1, relu1"),
-        ("fc.weight", "no module 'fc.weight'; 'fc' has no modules"),
+        ("fc.weight", "no module 'fc.weight'; 'fc' has no submodules"),
         ("layer2:output", "no module 'layer2:output'; the network has conv1"),
         ("", "no module ''; the network has conv1"),
     ],
 )
-def test_a_path_that_leads_nowhere_is_answered_with_the_nearest_modules(net, path, answer):
+def test_an_unknown_path_is_reported_with_the_existing_modules(net, path, answer):
     for read in (
         lambda: FeatureExtractor(net, {"hint": path}, ["hint"], "resnet8"),
         lambda: probe_shapes(net, {"hint": path}, (8, 8), "resnet8"),
@@ -104,7 +104,7 @@ def test_a_path_that_leads_nowhere_is_answered_with_the_nearest_modules(net, pat
             read()
 
 
-def test_a_tap_of_our_networks_equals_its_copy_made_when_it_was_seen(net, image):
+def test_features_of_shipped_networks_are_not_modified_after_the_hook(net, image):
     copies = {}
     for stage, path in net.stages.items():
         module = net.get_submodule(path.removesuffix(":input"))
@@ -120,10 +120,12 @@ def test_a_tap_of_our_networks_equals_its_copy_made_when_it_was_seen(net, image)
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 @pytest.mark.parametrize("path", ["0", "1:input"])
-def test_a_stage_that_is_changed_in_place_afterwards_is_refused(path, device):
+def test_a_stage_that_is_modified_in_place_is_refused(path, device):
     with torch.device(device):
         net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Flatten())
-    message = f"^stage 'hint' of mine: '{path}' is changed in place after it is read; use ReLU"
+    message = (
+        f"^stage 'hint' of mine: '{path}' is modified in place after it is read; use inplace=False"
+    )
     with pytest.raises(UserError, match=message):
         probe_shapes(net, {"hint": path}, (8, 8), "mine")
     assert probe_shapes(net, {"hint": "1"}, (8, 8), "mine") == {"hint": (4, 6, 6)}
@@ -140,7 +142,7 @@ def test_a_stage_without_a_batch_of_tensors_is_refused():
             return self.pair(self.named(input=image))[0] + self.mean(image)
 
     for path in ("never", "never.0", "mean", "pair", "named:input"):
-        with pytest.raises(UserError, match=f"^stage 'hint' of odd: '{path}' gives no tensor with"):
+        with pytest.raises(UserError, match=f"^stage 'hint' of odd: '{path}' is not a tensor with"):
             probe_shapes(Odd(), {"hint": path}, (8, 8), "odd")
 
 
@@ -154,14 +156,16 @@ class _Pair(nn.Module):
         return x, x
 
 
-def test_images_that_a_network_cannot_take_are_refused_with_the_reason():
-    with pytest.raises(UserError, match=r"^mine cannot take images of 3x9x9: mat1 and mat2 shapes"):
+def test_unsupported_image_sizes_are_refused_with_the_reason():
+    with pytest.raises(
+        UserError, match=r"^mine does not accept images of size 3x9x9: mat1 and mat2 shapes"
+    ):
         probe_shapes(third_party(), {"stem": "0"}, (9, 9), "mine")
 
 
-def test_a_probe_leaves_a_network_in_train_mode_bit_for_bit_as_it_was(net):
+def test_probing_leaves_a_network_in_train_mode_bitwise_unchanged(net):
     net.train()
-    net.layer2.eval()  # somebody froze a part
+    net.layer2.eval()  # a part is frozen in eval mode
     state = copy.deepcopy(net.state_dict())
     modes = {path: module.training for path, module in net.named_modules()}
     random_state = torch.get_rng_state()
@@ -174,7 +178,7 @@ def test_a_probe_leaves_a_network_in_train_mode_bit_for_bit_as_it_was(net):
     assert not any(hooks)
 
 
-def test_a_probe_that_fails_leaves_the_network_as_it_was():
+def test_a_failed_probe_leaves_the_network_unchanged():
     net = third_party().train()
     with pytest.raises(UserError):
         probe_shapes(net, {"stem": "0"}, (9, 9), "mine")
@@ -184,7 +188,7 @@ def test_a_probe_that_fails_leaves_the_network_as_it_was():
     assert not any(module._forward_hooks for module in net.modules())
 
 
-def test_a_probe_on_the_meta_device_tells_the_same_shapes(net):
+def test_probing_on_the_meta_device_gives_the_same_shapes(net):
     with torch.device("meta"):
         abstract = ResNet(10, 8, [4, 4, 8, 16])
     expected = probe_shapes(net, net.stages, (8, 12), "resnet8")
@@ -192,14 +196,14 @@ def test_a_probe_on_the_meta_device_tells_the_same_shapes(net):
     assert expected["stage3"] == (16, 2, 3)
 
 
-def test_gradients_flow_through_a_tap(net, image):
+def test_gradients_flow_through_extracted_features(net, image):
     features = FeatureExtractor(net, net.stages, ["stage2"], "resnet8")(image).features
     features["stage2"].sum().backward()
     assert net.conv1.weight.grad.abs().sum() > 0
     assert net.layer3[0].conv1.weight.grad is None
 
 
-def test_features_live_no_longer_than_the_step_that_read_them(net, image):
+def test_features_are_released_after_the_step(net, image):
     tapped = FeatureExtractor(net, net.stages, ["stage1"], "resnet8")
     out = tapped(image)
     feature = weakref.ref(out.features["stage1"])
@@ -217,7 +221,7 @@ def test_a_deep_copy_reads_its_own_features(net, image):
     assert tapped(image).features["stage1"].any()
 
 
-def test_a_tapped_network_compiles_to_one_graph(net, image):
+def test_a_feature_extractor_compiles_to_one_graph(net, image):
     tapped = FeatureExtractor(net.eval(), net.stages, ["stage1_pre", "pooled"], "resnet8")
     expected = tapped(image)
     compiled = torch.compile(tapped, backend="eager", fullgraph=True)

@@ -1,4 +1,4 @@
-"""The networks are those of the literature."""
+"""The networks match the literature: shapes, parameters, names, initialization."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ def shipped(name: str, num_classes: int = 10, device: str = "meta") -> nn.Module
 
 
 @pytest.mark.parametrize("name", choices("model"))
-def test_a_shipped_model_has_as_many_parameters_as_in_the_literature(name):
+def test_parameter_counts_match_the_literature(name):
     counts = [sum(p.numel() for p in shipped(name, k).parameters()) for k in (10, 100)]
     assert tuple(counts) == PARAMETERS[name]
 
 
 @pytest.mark.parametrize("name", choices("model"))
-def test_a_model_is_called_as_its_file(name):
-    assert load("model", name)["name"] == name
+def test_a_model_is_named_after_its_file(name):
+    assert load("model", name).name == name
 
 
 @pytest.mark.parametrize("name", choices("model"))
-def test_no_shipped_model_works_in_place(name):
+def test_no_shipped_model_modifies_its_stages_in_place(name):
     assert not [path for path, module in shipped(name).named_modules() if _in_place(module)]
 
 
@@ -89,7 +89,7 @@ def test_depth_counts_the_convolutions_on_the_way_and_the_classifier(depth):
     assert len(layers) + 1 == depth
 
 
-def test_shortcuts_are_projections_where_the_shape_changes_and_nowhere_else():
+def test_shortcuts_are_projections_only_if_the_shape_changes():
     projected = {
         name: [path for path, module in shipped(name).named_modules() if _is_projection(module)]
         for name in ("resnet14", "resnet8x4")
@@ -111,11 +111,11 @@ def test_a_block_without_its_branch_is_the_rectified_shortcut():
     torch.testing.assert_close(block(x), x.clamp(min=0), rtol=0, atol=0)
 
 
-def test_weights_begin_as_in_the_literature():
+def test_weights_are_initialized_as_in_the_literature():
     torch.manual_seed(0)
     net = shipped("resnet8x4", device="cpu")
     weight = net.layer3[0].conv1.weight  # [256, 128, 3, 3]
-    # Kaiming, fan_out: variance 2 / (256 · 9), and 294,912 draws are within 1 % of it.
+    # Kaiming, fan_out: variance 2 / (256 · 9), that of 294,912 samples is within 1 %.
     assert weight.std().item() == pytest.approx(math.sqrt(2 / (256 * 9)), rel=0.01)
     assert weight.abs().max() > 3 * weight.std()  # normal, not uniform
     norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -131,7 +131,7 @@ def test_tensors_have_the_names_of_published_checkpoints():
     assert {"layer1.0.conv1.weight", "layer2.0.downsample.1.running_var"} <= set(names)
 
 
-def test_features_fit_together_as_their_names_say():
+def test_features_are_consistent_with_their_names():
     torch.manual_seed(0)
     net = ResNet(10, 14, [4, 4, 8, 16]).eval()
     out = FeatureExtractor(net, net.stages, net.stages, "resnet14")(torch.randn(3, 3, 8, 8))
@@ -140,7 +140,7 @@ def test_features_fit_together_as_their_names_say():
         assert before.min() < 0
         assert torch.equal(out.features[stage], before.clamp(min=0))
     assert torch.equal(out.features["stem_norm"], out.features["stem_pre"])
-    for i in (1, 2, 3):  # the second of two blocks: nothing but the branch is added to its input
+    for i in (1, 2, 3):  # the second of two blocks, whose shortcut is the identity
         inner = net.get_submodule(f"layer{i}.0")(_input_of(i, out.features))
         before = inner + out.features[f"stage{i}_norm"]
         torch.testing.assert_close(before, out.features[f"stage{i}_pre"])
@@ -154,8 +154,8 @@ def _input_of(stage: int, features: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 def test_stages_may_be_named_on_the_command_line():
-    model = composed("dataset=synthetic", "model=resnet8", "+model.stages.one=layer1")["model"]
-    network = instantiate.build_network(model, 10)
+    config, _ = composed("dataset=synthetic", "model=resnet8", "+model.stages.one=layer1")
+    network = instantiate.build_network(config.model, 10)
     assert network.shapes((32, 32)) == {"one": (16, 32, 32)}
 
 
@@ -172,7 +172,7 @@ def test_widths_that_are_not_four_whole_numbers_are_refused(widths):
 
 
 @pytest.mark.parametrize("name", choices("pair"))
-def test_a_pair_is_called_teacher_student_and_made_of_shipped_models(name, tmp_path):
+def test_a_pair_is_named_teacher_student_and_uses_shipped_models(name, tmp_path):
     (tmp_path / "config.yaml").write_text(
         "defaults:\n- model: resnet20\n- model@teacher.model: resnet20\n- pair: ???\n- _self_\n"
         f"hydra: {{searchpath: ['file://{CONF}']}}\n"

@@ -44,7 +44,7 @@ def test_a_failure_of_a_sweep_includes_its_job(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("content, reason", [("{", "no record"), ('{"format": 7}', "format 7")])
+@pytest.mark.parametrize(("content", "reason"), [("{", "no record"), ('{"format": 7}', "format 7")])
 def test_a_file_that_is_no_record_is_named(tmp_path, content, reason):
     (tmp_path / "result.json").write_text(content)
     with pytest.raises(UserError, match=f"result.json.*{reason}"):

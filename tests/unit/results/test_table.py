@@ -92,7 +92,7 @@ def test_methods_without_a_common_seed_have_no_delta():
 
 
 @pytest.mark.parametrize(
-    "cell, text",
+    ("cell", "text"),
     [
         (Cell({0: 93.0, 1: 94.0, 2: 95.0}), "94.0 ± 1.0 (3)"),
         (Cell({0: 93.9}), "93.9 (1)"),
@@ -111,7 +111,7 @@ def test_a_cell_shows_its_n_and_no_deviation_of_one_run(cell, text):
     assert cell_text(cell, digits=1, bold="<{}>") == text
 
 
-@pytest.mark.parametrize("images, text", [(1999, "90.0 ± 1.0 (3)"), (2000, "90.00 ± 1.00 (3)")])
+@pytest.mark.parametrize(("images", "text"), [(1999, "90.0 ± 1.0 (3)"), (2000, "90.00 ± 1.00 (3)")])
 def test_small_test_sets_show_one_decimal_for_one_image_is_more_than_the_second(images, text):
     table = table_from(seeds("baseline", 89.0, 90.0, 91.0, test_images=images))
     assert lines(table)["baseline"] == [text]
@@ -259,7 +259,7 @@ def test_a_method_that_trains_its_teacher_is_in_every_column_of_its_pair():
 
 
 @pytest.mark.parametrize(
-    "changed, column",
+    ("changed", "column"),
     [
         ({"recipe.epochs": 5}, f"{DIGITS} (epochs=5)"),
         ({"dataset.pad": 2}, f"{DIGITS} (pad=2)"),
@@ -357,7 +357,7 @@ def test_no_records_make_no_table():
 
 
 @pytest.mark.parametrize(
-    "choice, columns, rows",
+    ("choice", "columns", "rows"),
     [
         ({}, [DIGITS, "svhn resnet20-resnet8"], ["baseline", "at", "st"]),
         ({"dataset": ["svhn"]}, ["svhn resnet20-resnet8"], ["baseline", "st"]),
@@ -392,7 +392,7 @@ def test_a_chosen_pair_is_shown_with_the_baseline_of_its_student():
 
 
 @pytest.mark.parametrize(
-    "kind, known",
+    ("kind", "known"),
     [
         ("dataset", "digits"),
         ("pair", "resnet20-resnet8"),
@@ -467,7 +467,7 @@ def test_the_caption_describes_how_the_numbers_were_made():
 
 
 @pytest.mark.parametrize(
-    "other, warning",
+    ("other", "warning"),
     [
         ({"commit": "def456"}, f"commits in one cell: st in {DIGITS} (abc123, def456)"),
         ({"commit": None}, f"commits in one cell: st in {DIGITS} (abc123, unknown)"),
@@ -506,7 +506,9 @@ def test_the_order_of_records_does_not_matter(a, b, c, shuffle: random.Random):
     records = seeds("baseline", *a) + seeds("st", *b) + seeds("at", *c, dataset="svhn")
     shuffled = records[:]
     shuffle.shuffle(shuffled)
-    assert render_records(shuffled, format="markdown") == render_records(records, format="markdown")
+    assert render_records(shuffled, format_name="markdown") == render_records(
+        records, format_name="markdown"
+    )
 
 
 @settings(max_examples=25, deadline=None)
@@ -564,7 +566,7 @@ are easy.
 
 def test_the_csv_has_a_line_per_cell_with_its_interval_and_its_runs():
     # 2 -+ 2.776445 * sqrt(2 / 3) = 2 -+ 2.266958
-    assert render_records(BASELINE + SOFT, format="csv") == (
+    assert render_records(BASELINE + SOFT, format_name="csv") == (
         "dataset,pair,recipe,speed,method,changed,metric,n,mean,sd,delta,delta_low,delta_high,"
         "teacher_accuracy,seeds,values,failed\n"
         "digits,resnet20-resnet8,quickstart,repro,baseline,,last,3,90.0000,1.0000,,,,"
@@ -576,7 +578,7 @@ def test_the_csv_has_a_line_per_cell_with_its_interval_and_its_runs():
 
 def test_the_csv_lists_changed_values_by_their_whole_paths():
     changed = {"method.losses.st.temperature": 8}
-    text = render_records([record("st", changed=changed)], format="csv")
+    text = render_records([record("st", changed=changed)], format_name="csv")
     table = pd.read_csv(io.StringIO(text))
     assert list(table["changed"]) == ["method.losses.st.temperature=8"]
 
@@ -585,7 +587,7 @@ def test_latex_escapes_special_characters_and_marks_the_best_in_bold():
     records = seeds("baseline", 89.9, 90.0, 90.1, student="wrn_16_2")
     records += seeds("st", 91.9, 92.0, 92.1, student="wrn_16_2", teacher="wrn_40_2")
     records += seeds("at", 88.9, 89.0, 89.1, student="wrn_16_2", teacher="wrn_40_2")
-    text = render_records(records, format="latex")
+    text = render_records(records, format_name="latex")
     assert r"method & digits wrn\_40\_2-wrn\_16\_2 \\" in text
     assert r"st & \textbf{92.0 $\pm$ 0.1 (3)} +2.0 \\" in text
     assert r"at & 89.0 $\pm$ 0.1 (3) $-$1.0 \\" in text
@@ -594,7 +596,7 @@ def test_latex_escapes_special_characters_and_marks_the_best_in_bold():
 
 def test_the_terminal_shows_the_table_and_its_protocol():
     records = seeds("baseline", 89.9, 90.0) + seeds("st", 91.9, 92.0)
-    shown = render_records(records, format="terminal")
+    shown = render_records(records, format_name="terminal")
     rows = {line.split()[0]: line.split(maxsplit=1)[1] for line in shown.splitlines()[2:5]}
     assert rows == {"teacher": "96.1", "baseline": "90.0 ± 0.1 (2)", "st": "92.0 ± 0.1 (2)* +2.0"}
     assert "at the last" in shown
@@ -602,7 +604,7 @@ def test_the_terminal_shows_the_table_and_its_protocol():
 
 def test_an_unknown_format_lists_the_known_ones():
     with pytest.raises(UserError, match=f"'html'.*{', '.join(FORMAT_NAMES)}"):
-        render_records(BASELINE, format="html")
+        render_records(BASELINE, format_name="html")
 
 
 def test_each_format_has_the_function_of_its_name():

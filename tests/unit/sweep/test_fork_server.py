@@ -1,4 +1,4 @@
-"""Jobs that are forks: pinned, in a group of their own, heard in their log, and quick to start."""
+"""Jobs as forks: pinned, in a process group of their own, logged, and quick to start."""
 
 import os
 import signal
@@ -9,165 +9,167 @@ from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
-from helpers.jobs import TINY, job
+from helpers.jobs import TINY, composed
 from helpers.paths import PACKAGE
+from helpers.shell import environment, results
 
 from kd_bench.jobs.job import write_jobs
-from kd_bench.sweep import prepare
+from kd_bench.jobs.protocol import CORES, INTERRUPTED, PARENT
+from kd_bench.results.run_folder import HISTORY, RESULT
 from kd_bench.sweep.executors import fork_server
-from kd_bench.utils import process as process_module
+from kd_bench.sweep.prepare import prepare_jobs
+from kd_bench.utils.process import job_environment
 
 SERVER = """
 import os
 from multiprocessing.forkserver import _forkserver
 from kd_bench.sweep.executors import fork_server
-from kd_bench.utils import process
-fork_server.prepare(process.job_environment(2))
+from kd_bench.utils.process import job_environment
+fork_server.prepare(job_environment(2))
 job = fork_server._CONTEXT.Process(target=os.getpid)
 job.start()
 job.join()
 print(len(os.listdir(f"/proc/{_forkserver._forkserver_pid}/task")))
 print("libtorch" in open(f"/proc/{_forkserver._forkserver_pid}/maps").read())
 """
-LOADING = """
+PRELOADED = """
 import sys
 from importlib import import_module
-from kd_bench.sweep.executors import fork_server
-for name in fork_server._loaded():
-    import_module(name)
-print(*(name for name in sys.modules if name.startswith("kd_bench.")))
+from kd_bench.sweep.executors.fork_server import PRELOAD
+import_module(PRELOAD)
+print(*sys.modules)
 """
 UNGUARDED = "import sys; sys.argv[1:] = {}; from kd_bench.cli.main import main; main()"
 
 
-def python(code: str) -> list[str]:
+def python(program: str) -> list[str]:
     """The words that a program prints."""
-    command = [sys.executable, "-c", code]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
 
 
 @pytest.fixture
 def fork(tmp_path):
     """Start a job as a fork; those that still run at the end are killed."""
-    begun = []
+    started = []
 
     def start(*overrides: str, number: int = 0, **variables: str) -> fork_server.ForkedProcess:
-        path = write_jobs(
-            prepare.prepare_jobs([(job(tmp_path, "method=baseline", *overrides), {})]), "x"
-        )
-        given = process_module.job_environment(1) | variables
-        begun.append(fork_server.ForkedProcess(path, number, tmp_path / "console.log", given))
-        return begun[-1]
+        typed = (*TINY, "method=baseline", *overrides, f"runs_dir={tmp_path}")
+        file = write_jobs(prepare_jobs([composed(*typed)]), "mine")
+        log = tmp_path / "console.log"
+        process = fork_server.ForkedProcess(file, number, log, job_environment(1) | variables)
+        started.append(process)
+        return process
 
     yield start
-    for process in begun:
+    for process in started:
         process.signal(signal.SIGKILL)
 
 
-def ended(process: fork_server.ForkedProcess) -> int:
-    end = time.monotonic() + 60
+def exit_code(process: fork_server.ForkedProcess) -> int:
+    """The exit code of a process, once it has ended."""
+    deadline = time.monotonic() + 60
     while (code := process.poll()) is None:
-        assert time.monotonic() < end
+        assert time.monotonic() < deadline
         time.sleep(0.02)
     return code
 
 
-def works(number: int) -> bool:
-    """Whether a process has not ended; one that nobody has waited for yet, has."""
+def is_alive(pid: int) -> bool:
+    """Whether a process has not ended; it may have, and not been waited for."""
     try:
-        state = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0]
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
-    return state not in "ZX"
 
 
 def wait_for_an_epoch(folder: Path, process: fork_server.ForkedProcess) -> None:
-    end = time.monotonic() + 60
-    while not list(folder.rglob("history.csv")):
-        assert time.monotonic() < end and process.poll() is None
+    deadline = time.monotonic() + 60
+    while not list(folder.rglob(HISTORY)):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
         time.sleep(0.02)
 
 
-def test_what_forks_has_pytorch_loaded_but_no_second_thread():
+def test_server_has_loaded_pytorch_and_has_no_second_thread():
     assert python(SERVER) == ["1", "True"]
 
 
-def test_all_that_a_job_may_load_is_loaded_before_it():
-    loaded = python(LOADING)
+def test_whatever_a_job_may_import_is_preloaded():
+    loaded = python(PRELOADED)
+    assert "kd_bench.jobs.runner" in loaded
     for package in ("methods", "models", "data"):
         for path in (PACKAGE / package).glob("[a-z]*.py"):
             assert f"kd_bench.{package}.{path.stem}" in loaded
+    assert "torchvision" not in loaded  # it takes a second, and few jobs need it
 
 
-def test_a_fork_trains_its_job_and_ends_with_0(fork, tmp_path):
-    assert ended(fork("recipe.epochs=1")) == 0
-    assert len(list(tmp_path.rglob("result.json"))) == 1
+def test_fork_trains_its_job_and_ends_with_0(fork, tmp_path):
+    assert exit_code(fork("recipe.epochs=1")) == 0
+    assert len(list(tmp_path.rglob(RESULT))) == 1
     assert (tmp_path / "console.log").read_text() == ""
 
 
-def test_a_fork_has_its_cores_and_a_group_of_its_own(fork, tmp_path):
+def test_fork_has_its_cores_and_a_process_group_and_this_process_keeps_its_variables(
+    fork, tmp_path
+):
     core = min(os.sched_getaffinity(0))
-    names = (
-        *process_module.job_environment(1),
-        "KD_BENCH_CORES",
-        "KD_BENCH_PARENT",
-        "OPENBLAS_NUM_THREADS",
-    )
+    names = (*job_environment(1), CORES, PARENT, "OPENBLAS_NUM_THREADS")
     before = [os.environ.get(name) for name in names]
-    process = fork("recipe.epochs=100000", KD_BENCH_CORES=str(core))
+    process = fork("recipe.epochs=100000", **{CORES: str(core)})
     wait_for_an_epoch(tmp_path, process)
-    number = process._process.pid
-    assert os.sched_getaffinity(number) == {core}
-    assert os.getpgid(number) == os.getsid(number) == number
+    pid = process._process.pid
+    assert os.sched_getaffinity(pid) == {core}
+    assert os.getpgid(pid) == os.getsid(pid) == pid
     assert [os.environ.get(name) for name in names] == before
     process.signal(signal.SIGINT)
-    assert ended(process) == 130
+    assert exit_code(process) == INTERRUPTED
 
 
-def test_a_fork_that_is_killed_is_gone_at_once_and_its_code_says_by_what(fork):
+def test_killed_fork_is_gone_at_once_and_its_exit_code_is_the_signal(fork):
     process = fork("recipe.epochs=100000")
     process.signal(signal.SIGKILL)
     assert process.poll() == -signal.SIGKILL
-    process.signal(signal.SIGKILL)  # of one that has ended, nothing
+    process.signal(signal.SIGKILL)  # no error after its end
 
 
-def test_what_a_fork_prints_is_in_its_log(fork, tmp_path):
-    assert ended(fork("recipe.epochs=1", number=7)) == 1
+def test_output_of_a_fork_is_in_its_log(fork, tmp_path):
+    assert exit_code(fork("recipe.epochs=1", number=7)) == 1
     assert "IndexError" in (tmp_path / "console.log").read_text()
 
 
-def test_where_the_process_that_forks_is_lost_so_are_its_jobs_and_another_takes_its_place(
-    fork, tmp_path
-):
+def test_jobs_of_a_lost_server_count_as_killed_and_a_new_server_runs_the_next(fork, tmp_path):
     process = fork("recipe.epochs=100000")
     wait_for_an_epoch(tmp_path, process)
     os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)
     other = fork("recipe.epochs=1", "seed=1")
-    assert ended(process) == -signal.SIGKILL
-    end = time.monotonic() + 10
-    while works(process._process.pid):
-        assert time.monotonic() < end
+    assert exit_code(process) == -signal.SIGKILL
+    deadline = time.monotonic() + 10
+    while is_alive(process._process.pid):
+        assert time.monotonic() < deadline
         time.sleep(0.02)
-    assert ended(other) == 0
+    assert exit_code(other) == 0
 
 
-def test_a_signal_to_all_of_its_group_does_not_reach_what_forks(fork):
-    assert ended(fork("recipe.epochs=1")) == 0
+def test_signals_to_the_whole_process_group_do_not_reach_the_server(fork):
+    assert exit_code(fork("recipe.epochs=1")) == 0
     server = forkserver._forkserver._forkserver_pid
     for number in fork_server.SIGNALS:
         os.kill(server, number)
-    process = fork("recipe.epochs=1", "seed=1")
-    assert ended(process) == 0
+    assert exit_code(fork("recipe.epochs=1", "seed=1")) == 0
     assert forkserver._forkserver._forkserver_pid == server
 
 
-def test_a_program_without_a_guard_and_a_long_name_for_temporary_files_do_no_harm(tmp_path):
-    script, long = tmp_path / "script.py", tmp_path / ("long" * 25)
-    long.mkdir()
+@pytest.mark.slow
+def test_sweep_runs_from_an_unguarded_script_and_with_a_long_temporary_folder(tmp_path):
+    script, folder = tmp_path / "script.py", tmp_path / ("long" * 25)
+    folder.mkdir()
     typed = ["-m", *TINY, "method=baseline", "seed=0,1", "recipe.epochs=1"]
     script.write_text(UNGUARDED.format(typed))
-    variables = os.environ | {"TMPDIR": str(long)}
+    variables = environment() | {"TMPDIR": str(folder)}
     command = [sys.executable, str(script)]
     done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(list(tmp_path.glob("runs/**/result.json"))) == 2
+    assert len(results(tmp_path)) == 2

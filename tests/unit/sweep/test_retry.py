@@ -1,22 +1,27 @@
 """What a sweep does about jobs that fail: on_error and retries."""
 
+import json
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
-from helpers.jobs import TINY
+from helpers.jobs import TINY, job
 from helpers.shell import results, run
 
-from kd_bench.jobs.job import Job, read_jobs, write_jobs
+from kd_bench.jobs.job import read_jobs, write_jobs
+from kd_bench.results.run_folder import ERROR, RESULT
 from kd_bench.sweep.display import SweepDisplay
 from kd_bench.sweep.retry import OUT_OF_MEMORY, OnError, RetryPolicy
 from kd_bench.sweep.scheduler import Sweep
 
-FOREVER = None
+DONE = "done"
+ENDLESS = None  # runs until it gets a signal
+KILLED = -signal.SIGKILL
 
 
-class Process:
-    """Ends with a code when it is looked at, or with the signal that it is sent."""
+class FakeProcess:
+    """Has ended with an exit code, or ends with the first signal that it gets."""
 
     def __init__(self, code):
         self.code, self.signals = code, []
@@ -29,85 +34,91 @@ class Process:
 
     def signal(self, number):
         self.signals.append(number)
-        self.code = -number if self.code is FOREVER else self.code
+        self.code = -number if self.code is ENDLESS else self.code
 
 
-class Place:
-    """Runs nothing: a job ends as `endings` says, one ending for each time it is started."""
+class FakeSlot:
+    """Runs nothing: the n-th start of a job ends as the n-th of its `endings`.
+
+    An ending is an exit code, ENDLESS, DONE, or the first line of an error.
+    """
 
     def __init__(self, name, endings, started):
         self.name, self.endings, self.started = name, endings, started
 
-    def start(self, path, number, log):
-        job = read_jobs(path)[number]
-        ending = self.endings[job.label].pop(0)
-        self.started.append((job.label, Process(0 if ending == "done" else ending)))
-        if ending == "done":
-            (job.path / "result.json").write_text("{}")
-        if isinstance(ending, str) and ending != "done":
-            (job.path / "error.txt").write_text(f"{ending}\n\nTraceback ...")
-            self.started[-1][1].code = 1
-        return self.started[-1][1]
+    def start(self, file, number, log):
+        job = read_jobs(file)[number]
+        code = ending = self.endings[job.label].pop(0)
+        if ending == DONE:
+            (job.path / RESULT).write_text(json.dumps({}))
+            code = 0
+        elif isinstance(ending, str):
+            (job.path / ERROR).write_text(f"{ending}\n\nTraceback ...")
+            code = 1
+        process = FakeProcess(code)
+        self.started.append((job.label, process))
+        return process
 
 
-class Told(SweepDisplay):
-    """Remembers what is said."""
+class RecordingDisplay(SweepDisplay):
+    """Keeps the lines that it would print."""
 
     def __init__(self, total):
         super().__init__(total)
         self.lines = []
 
-    def say(self, text):
+    def message(self, text):
         self.lines.append(text)
 
     def done(self, job, seconds):
-        self.say(f"{job.label}: done")
+        self.message(f"{job.label}: done")
 
 
-def swept(tmp_path, policy, places=1, **endings):
-    """Run a sweep of jobs that end as told: the sweep, what it said, and each job's processes."""
-    config = {"runs_dir": str(tmp_path)}
-    jobs = [Job(config, {}, {}, f"a/b/c/{name}/seed0", name, None, True) for name in endings]
+def run_sweep(tmp_path, policy, slots=1, **endings):
+    """Run a sweep of jobs with these endings: the sweep, its lines, and the started processes."""
+    any_job = job(tmp_path, "method=baseline")
+    jobs = [replace(any_job, folder=f"a/b/c/{name}/seed0", label=name) for name in endings]
     started = []
-    slots = [Place(str(number), endings, started) for number in range(places)]
-    sweep = Sweep(jobs, write_jobs(jobs, "mine"), slots, Told(len(jobs)), policy)
+    fakes = [FakeSlot(str(number), endings, started) for number in range(slots)]
+    display = RecordingDisplay(len(jobs))
+    sweep = Sweep(jobs, write_jobs(jobs, "mine"), fakes, display, policy)
     sweep.run()
-    return sweep, sweep.show.lines, started
+    return sweep, display.lines, started
 
 
-def test_past_a_failure_the_others_go_on(tmp_path):
-    sweep, lines, _ = swept(
-        tmp_path, RetryPolicy(), one=["ValueError: x"], two=["done"], three=["done"]
+def test_other_jobs_run_after_a_failure(tmp_path):
+    sweep, lines, _ = run_sweep(
+        tmp_path, RetryPolicy(), one=["ValueError: x"], two=[DONE], three=[DONE]
     )
     assert list(sweep.failed.values()) == ["ValueError: x"]
     assert lines[1:] == ["two: done", "three: done"]
 
 
 def test_with_stop_a_failure_ends_the_running_jobs_and_starts_no_more(tmp_path):
-    sweep, lines, started = swept(
+    sweep, lines, started = run_sweep(
         tmp_path,
         RetryPolicy(OnError.stop),
-        places=2,
+        slots=2,
         one=["ValueError: x"],
-        two=[FOREVER],
-        three=["done"],
+        two=[ENDLESS],
+        three=[DONE],
     )
     assert list(sweep.failed) == ["a/b/c/one/seed0"]
     assert sweep.stopped
     assert [label for label, _ in started] == ["one", "two"]
-    assert started[1][1].signals[0] == signal.SIGINT  # it may write a checkpoint
-    assert len(lines) == 1 and lines[0].startswith("one: FAILED: ValueError: x; see ")
+    assert started[1][1].signals[0] == signal.SIGINT  # so that it can write a checkpoint
+    assert len(lines) == 1
+    assert lines[0].startswith("one: FAILED: ValueError: x; ")
 
 
-def test_a_lost_process_is_tried_again_and_it_is_said(tmp_path):
-    kill = -signal.SIGKILL
-    sweep, lines, _ = swept(tmp_path, RetryPolicy(retries=2), one=[kill, kill, "done"])
+def test_killed_job_is_retried_and_each_retry_is_reported(tmp_path):
+    sweep, lines, _ = run_sweep(tmp_path, RetryPolicy(retries=2), one=[KILLED, KILLED, DONE])
     assert sweep.failed == {}
-    assert lines == [
-        "one: killed by SIGKILL; trying again, 1 of 2",
-        "one: killed by SIGKILL; trying again, 2 of 2",
-        "one: done",
-    ]
+    assert len(lines) == 3
+    for number, line in enumerate(lines[:2], start=1):
+        assert line.startswith("one: killed by SIGKILL; ")
+        assert line.endswith(f" {number} of 2")
+    assert lines[2] == "one: done"
 
 
 @pytest.mark.parametrize(
@@ -118,43 +129,43 @@ def test_a_lost_process_is_tried_again_and_it_is_said(tmp_path):
         "RuntimeError: [enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't",
     ],
 )
-def test_a_job_that_ran_out_of_memory_is_tried_again(tmp_path, reason):
-    sweep, lines, _ = swept(tmp_path, RetryPolicy(retries=1), one=[reason, "done"])
+def test_job_that_ran_out_of_memory_is_retried(tmp_path, reason):
+    sweep, lines, _ = run_sweep(tmp_path, RetryPolicy(retries=1), one=[reason, DONE])
     assert sweep.failed == {}
-    assert lines == [f"one: {reason}; trying again, 1 of 1", "one: done"]
+    assert lines[0].startswith(f"one: {reason}; ")
+    assert lines[0].endswith(" 1 of 1")
+    assert lines[1:] == ["one: done"]
 
 
-def test_others_come_first_before_a_job_is_tried_again(tmp_path):
-    kill = -signal.SIGKILL
-    _, _, started = swept(tmp_path, RetryPolicy(retries=1), one=[kill, "done"], two=["done"])
+def test_retry_comes_after_the_jobs_that_are_pending(tmp_path):
+    _, _, started = run_sweep(tmp_path, RetryPolicy(retries=1), one=[KILLED, DONE], two=[DONE])
     assert [label for label, _ in started] == ["one", "two", "one"]
 
 
-def test_when_no_retry_is_left_the_job_has_failed(tmp_path):
-    kill = -signal.SIGKILL
-    sweep, lines, _ = swept(tmp_path, RetryPolicy(retries=1), one=[kill, kill])
+def test_job_fails_when_no_retry_is_left(tmp_path):
+    sweep, lines, _ = run_sweep(tmp_path, RetryPolicy(retries=1), one=[KILLED, KILLED])
     assert list(sweep.failed.values()) == ["killed by SIGKILL"]
     assert lines[1].startswith("one: FAILED: killed by SIGKILL")
 
 
 @pytest.mark.parametrize("ending", ["ValueError: x", "FloatingPointError: not finite", 3], ids=str)
-def test_a_failure_of_the_jobs_own_making_is_not_tried_again(tmp_path, ending):
-    sweep, _, started = swept(tmp_path, RetryPolicy(retries=5), one=[ending])
+def test_failure_that_would_repeat_is_not_retried(tmp_path, ending):
+    sweep, _, started = run_sweep(tmp_path, RetryPolicy(retries=5), one=[ending])
     assert len(started) == len(sweep.failed) == 1
 
 
-def test_a_job_that_the_sweep_itself_ended_is_not_tried_again(tmp_path):
-    _, _, started = swept(
+def test_job_that_the_sweep_itself_ended_is_not_retried(tmp_path):
+    _, _, started = run_sweep(
         tmp_path,
         RetryPolicy(OnError.stop, retries=5),
-        places=2,
+        slots=2,
         one=["ValueError: x"],
-        two=[FOREVER],
+        two=[ENDLESS],
     )
     assert [label for label, _ in started] == ["one", "two"]
 
 
-def test_memory_that_torch_does_not_get_is_known_by_its_words():
+def test_error_of_torch_without_memory_is_recognized():
     with pytest.raises(RuntimeError) as failure:
         torch.ones(10**15)
     assert f"RuntimeError: {failure.value}".startswith(OUT_OF_MEMORY)
@@ -176,7 +187,8 @@ class KilledOnce(Loss):
 """
 
 
-def test_a_real_job_that_was_killed_is_tried_again(tmp_path):
+@pytest.mark.slow
+def test_real_job_that_was_killed_is_retried(tmp_path):
     (tmp_path / "killed_once.py").write_text(KILLED_ONCE)
     (tmp_path / "conf" / "method").mkdir(parents=True)
     (tmp_path / "conf" / "method" / "unlucky.yaml").write_text(
@@ -184,24 +196,29 @@ def test_a_real_job_that_was_killed_is_tried_again(tmp_path):
         "losses: {x: {_target_: killed_once.KilledOnce}}\n"
     )
     command = ("--config-dir", "conf", "-m", *TINY, "method=unlucky", "hydra.launcher.retries=1")
-    code, printed = run(tmp_path, *command)
-    assert code == 0, printed
-    assert "killed by SIGKILL; trying again, 1 of 1" in printed
+    code, output = run(tmp_path, *command)
+    assert code == 0, output
+    line = next(line for line in output.splitlines() if "killed by SIGKILL" in line)
+    assert line.endswith(" 1 of 1")
     assert len(results(tmp_path)) == 1
 
 
 @pytest.mark.parametrize(
-    ("typed", "answer"),
+    ("typed", "facts"),
     [
-        ("hydra.launcher.on_error=never", "expected one of [continue, stop]"),
-        ("hydra.launcher.jobs_at_once=0", "hydra.launcher.jobs_at_once must be 1 or more, got 0"),
-        ("hydra.launcher.jobs_per_gpu=0", "hydra.launcher.jobs_per_gpu must be 1 or more, got 0"),
-        ("hydra.launcher.retries=-1", "hydra.launcher.retries must be 0 or more, got -1"),
-        ("hydra.launcher.retries=often", "hydra.launcher.retries: Value 'often' of type 'str'"),
-        ("hydra.launcher.retrys=1", "no key 'retrys' in hydra.launcher; there are "),
+        ("hydra.launcher.on_error=never", ["continue, stop"]),
+        ("hydra.launcher.jobs_at_once=0", ["hydra.launcher.jobs_at_once", "1 or more", "0"]),
+        ("hydra.launcher.jobs_per_gpu=0", ["hydra.launcher.jobs_per_gpu", "1 or more", "0"]),
+        ("hydra.launcher.retries=-1", ["hydra.launcher.retries", "0 or more", "-1"]),
+        ("hydra.launcher.retries=often", ["hydra.launcher.retries", "'often'"]),
+        (
+            "hydra.launcher.retrys=1",
+            ["'retrys'", "hydra.launcher", "jobs_at_once", "jobs_per_gpu", "on_error", "retries"],
+        ),
     ],
 )
-def test_a_mistake_is_answered_in_one_line(kd_bench, typed, answer):
-    code, printed = kd_bench("-m", *TINY, "seed=0,1", typed)
-    assert (code, printed.count("\n")) == (2, 1), printed
-    assert answer in printed
+def test_mistake_in_the_launchers_values_is_one_line(kd_bench, typed, facts):
+    code, output = kd_bench("-m", *TINY, "seed=0,1", typed)
+    assert (code, output.count("\n")) == (2, 1), output
+    for fact in facts:
+        assert fact in output

@@ -20,6 +20,7 @@ def overhead(monkeypatch):
     return module
 
 
+@pytest.mark.slow
 def test_every_part_of_a_sweeps_time_is_measured_and_printed(overhead, capsys):
     measured = overhead.measure_overhead(jobs=5, slots=2, tensorboard=False)
     assert measured.jobs == 6  # including the teacher

@@ -114,6 +114,7 @@ def test_the_convolutions_of_resnet20_on_cifar_are_those_of_its_layers():
     assert count.operations == 2 * multiplied
 
 
+@pytest.mark.slow
 def test_with_a_teacher_cache_the_limit_is_that_of_the_student(job):
     limits = roofline.measure_limits(job)
     assert limits["convolutions_alone_with_a_table"].keys() == {"fp32", "bf16"}
@@ -156,15 +157,18 @@ def test_a_ratio_is_computed_per_round(job):
 # Candidates
 
 
+@pytest.mark.slow
 def test_candidates_take_turns_and_processes_are_added_up(job):
     messages = []
     pair = Candidate("two", OURS, job, processes=2)
     benchmark([pair], rounds=2, seconds=0.0, message=messages.append)
-    assert len(pair.rates) == 2 and min(pair.rates) > 0
+    assert len(pair.rates) == 2
+    assert min(pair.rates) > 0
     assert len(pair.starts) == 2
     assert messages[-1].startswith("round 2, images/s: two ")
 
 
+@pytest.mark.slow
 def test_a_candidate_that_fails_is_left_out(job):
     messages = []
     first, second = Candidate("first", OURS, job), Candidate("second", OURS, broken(job))
@@ -174,6 +178,7 @@ def test_a_candidate_that_fails_is_left_out(job):
     assert len(first.rates) == 1
 
 
+@pytest.mark.slow
 def test_without_the_first_candidate_there_is_nothing_to_compare_with(job):
     with pytest.raises(WorkerExited, match="exit code 1"):
         benchmark([Candidate("first", OURS, broken(job))], 1, 0.0, print)
@@ -195,6 +200,7 @@ def test_there_are_candidates_with_a_teacher_cache_if_the_method_allows_one(
     assert made[-1].job.config.compile
 
 
+@pytest.mark.slow
 def test_the_tool_writes_its_measurements(tmp_path, monkeypatch, capsys, settings):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path))

@@ -125,7 +125,8 @@ def test_a_block_cannot_run_another_command(table_tool, place):
 
 def test_the_folders_of_other_files_are_made(table_tool, place):
     table_tool(["--csv", "new/cells.csv", "--figure", "new/deltas.svg"])
-    assert Path("new/cells.csv").exists() and Path("new/deltas.svg").exists()
+    assert Path("new/cells.csv").exists()
+    assert Path("new/deltas.svg").exists()
 
 
 def test_a_missing_page_is_a_one_line_error(table_tool, place):

@@ -1,16 +1,17 @@
-"""What some methods need beyond a loss, in real jobs: graphs, views, further questions."""
+"""Capabilities of losses in real jobs: gradients, extra views, networks."""
 
+import copy
 from pathlib import Path
 
 import pytest
 import torch
-from helpers.jobs import job, trained
+from helpers.jobs import config, setup_of
 
-from kd_bench.jobs import assemble, resolve
+from kd_bench.jobs.resolve import resolve_job
 from kd_bench.training import loop
 from kd_bench.training.setup import TrainingSetup
 
-ASKING_MORE = ["sobolev", "at_gradient", "lwm", "bss", "sskd"]
+CAPABILITIES = ["sobolev", "at_gradient", "lwm", "bss", "sskd"]
 
 
 @pytest.fixture(scope="module")
@@ -19,22 +20,20 @@ def runs(tmp_path_factory):
 
 
 def assembled(runs: Path, *methods: str) -> TrainingSetup:
-    """A job of these methods' losses together, ready to train."""
-    configs = [job(runs, f"method={method}") for method in methods]
-    trained(resolve.teacher_job(configs[0]))
-    first = configs[0]["method"]
-    for config in configs[1:]:
-        first["losses"] |= config["method"]["losses"]
-        first["weights"] |= config["method"]["weights"]
-    return assemble.assemble_setup(configs[0], torch.device("cpu"))
+    """A job that combines the losses of these methods, ready to train."""
+    first, *others = (copy.deepcopy(config(runs, f"method={method}")) for method in methods)
+    for other in others:
+        first.method.losses |= other.method.losses
+        first.method.weights |= other.method.weights
+    return setup_of(resolve_job(first, {}))
 
 
 def state(work: TrainingSetup) -> list[torch.Tensor]:
     return [tensor.clone() for tensor in work.teacher.network.net.state_dict().values()]
 
 
-@pytest.mark.parametrize("method", ASKING_MORE)
-def test_a_teacher_is_left_bit_for_bit_as_it_was_whatever_it_is_asked(runs, tmp_path, method):
+@pytest.mark.parametrize("method", CAPABILITIES)
+def test_a_teacher_is_bitwise_unchanged_whatever_the_losses_run(runs, tmp_path, method):
     work = assembled(runs, method)
     before = state(work)
     loop.train(work, tmp_path, lambda *_: None)
@@ -48,17 +47,17 @@ def test_several_losses_differentiate_the_same_networks(runs, tmp_path):
     (first, second) = loop.train(work, tmp_path, lambda *_: None).history
     terms = {"ce", "sobolev", "at_gradient", "lwm", "bss/clean", "bss/boundary", "st"}
     assert terms <= first.keys()
-    assert all(second[term] == second[term] for term in terms)  # none is NaN
+    assert all(second[term] == second[term] for term in terms)  # not NaN
 
 
-def test_gradients_are_taken_where_there_are_further_views(runs, tmp_path):
+def test_gradient_losses_work_together_with_extra_views(runs, tmp_path):
     work = assembled(runs, "sskd", "sobolev", "bss")
     history = loop.train(work, tmp_path, lambda *_: None).history
     assert [row["stage"] for row in history] == ["init", "main", "main"]
     assert {"sskd/turned", "sobolev", "bss/boundary"} <= history[-1].keys()
 
 
-def test_only_methods_that_ask_for_it_pay_for_the_teachers_graph(runs):
+def test_only_methods_that_need_it_build_the_teachers_graph(runs):
     for method, has_graph in (("st", False), ("sobolev", True)):
         work = assembled(runs, method)
         image = torch.zeros(2, 3, 8, 8, requires_grad=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import subprocess
 import sys
@@ -14,21 +13,22 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import shipped
-from helpers.jobs import job, trained
+from helpers.jobs import config, job, setup_of, trained
 from torch import nn
 
-from kd_bench.config import identity as identity_module
+from kd_bench.config.identity import execution_text
 from kd_bench.config.schema import Precision, Speed
-from kd_bench.jobs import assemble, instantiate, resolve, runner, validate
+from kd_bench.jobs import instantiate, validate
+from kd_bench.jobs.job import Job, write_jobs
 from kd_bench.models.features import FeatureExtractor
 from kd_bench.models.resnet import ResNet
-from kd_bench.training import autotune, cuda_graph, execution, loop
+from kd_bench.results.run_folder import HISTORY, WEIGHTS
+from kd_bench.training import cuda_graph, execution, loop
 from kd_bench.training import device as device_module
 from kd_bench.training.epoch import EpochRunner
 from kd_bench.training.execution import Execution
 from kd_bench.training.setup import TrainingSetup, phases
 from kd_bench.training.teacher import Teacher
-from kd_bench.utils import files
 from kd_bench.utils.errors import UserError
 
 CUDA = torch.device("cuda")
@@ -45,16 +45,13 @@ def runs(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def settings():
     """Every test begins and ends with the settings of a plain job."""
-    device_module.prepare_torch(1)
+    device_module.configure_process(1)
     yield
-    device_module.prepare_torch(1)
+    device_module.configure_process(1)
 
 
 def assembled(runs: Path, *overrides: str) -> TrainingSetup:
-    config = job(runs, *overrides)
-    if (teacher := resolve.teacher_job(config)) is not None:
-        trained(teacher)
-    return assemble.assemble_setup(config, torch.device("cpu"))
+    return setup_of(job(runs, *overrides))
 
 
 def history(folder: Path) -> list[dict[str, float]]:
@@ -153,7 +150,7 @@ def test_accuracies_are_of_the_weights_in_single_precision(runs):
     work = assembled(runs, "method=baseline")
     work.student.net.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
     accuracy = loop.evaluate(work.student, work.data, work.data.test)
-    assert accuracy == record["accuracy"]["last"]
+    assert accuracy == record.accuracy.last
 
 
 @pytest.mark.parametrize("allowed", [True, False])
@@ -169,20 +166,19 @@ def test_tf32_is_allowed_where_it_is_asked_for_and_nowhere_else(allowed):
 
 
 def test_what_changes_bits_is_part_of_what_a_job_is(runs):
-    names = [resolve.folder_name(job(runs, "method=st"))]
-    for change in ("compile=true", "precision=tf32", "precision=bf16", "speed=fast"):
-        names.append(resolve.folder_name(job(runs, "method=st", change)))
-    names.append(resolve.folder_name(job(runs, "method=st", "teacher.precision=bf16")))
+    names = [job(runs, "method=st").folder]
+    for change in ("compile=true", "precision=tf32", "precision=bf16", "speed=reference"):
+        names.append(job(runs, "method=st", change).folder)
+    names.append(job(runs, "method=st", "teacher.precision=bf16").folder)
     assert len(set(names)) == len(names)
     usual = ("compile=false", "precision=fp32", "speed=repro", "teacher.precision=null")
-    assert resolve.folder_name(job(runs, "method=st", *usual)) == names[0]
+    assert job(runs, "method=st", *usual).folder == names[0]
 
 
 def test_a_job_s_mode_is_told_in_words(runs):
-    changes = ("speed=fast", "compile=true", "precision=bf16")
-    identity = resolve.identity(job(runs, "method=st", *changes))
-    assert identity_module.execution_text(identity) == "fast, compiled, bf16"
-    assert identity_module.execution_text(resolve.identity(job(runs, "method=st"))) == "repro"
+    identity = job(runs, "method=st", "compile=true", "precision=bf16").identity
+    assert execution_text(identity) == "repro, compiled, bf16"
+    assert execution_text(job(runs, "method=st").identity) == "repro"
 
 
 def test_the_reference_is_eager_single_precision_and_nothing_else(runs):
@@ -194,7 +190,9 @@ def test_the_reference_is_eager_single_precision_and_nothing_else(runs):
 
 def planned(runs: Path, method: str, *changes: str, device=CUDA) -> Execution:
     work = assembled(runs, f"method={method}", *WIDTHS)
-    return execution.resolve_execution(job(runs, f"method={method}", *changes), work.method, device)
+    return execution.resolve_execution(
+        config(runs, f"method={method}", *changes), work.method, device
+    )
 
 
 def test_on_a_gpu_steps_are_captured_unless_a_loss_says_that_it_waits(runs):
@@ -207,15 +205,18 @@ def test_on_a_gpu_steps_are_captured_unless_a_loss_says_that_it_waits(runs):
 
 
 def test_all_speeds_begin_with_the_same_loss(tmp_path):
-    config = job(tmp_path, "method=st")
-    trained(resolve.teacher_job(config))
-    changes = ("method=st", "recipe.batch_size=40", f"teacher.checkpoint={teacher_weights(config)}")
+    the_job = job(tmp_path, "method=st")
+    trained(the_job.teacher)
+    changes = (
+        "method=st",
+        "recipe.batch_size=40",
+        f"teacher.checkpoint={teacher_weights(the_job)}",
+    )
     first = {
         speed: losses(trained(job(tmp_path / speed, *changes, f"speed={speed}"))[1])[0]
-        for speed in ("reference", "repro", "fast")
+        for speed in ("reference", "repro")
     }  # an epoch is one step
     assert first["repro"] == pytest.approx(first["reference"], rel=1e-4)
-    assert first["fast"] == pytest.approx(first["reference"], rel=1e-4)
 
 
 def test_a_method_that_differentiates_features_computes_in_single_precision_and_says_so(runs):
@@ -234,12 +235,11 @@ def test_a_method_that_cannot_be_compiled_runs_without_and_says_so(runs):
 
 def test_a_record_tells_how_its_steps_were_executed(runs):
     record, _ = trained(job(runs, "method=st", "precision=bf16"))
-    assert record["execution"] == {
+    assert record.execution == {
         "precision": "bf16",
         "teacher_precision": "bf16",
         "compiled": False,
         "captured": False,
-        "autotuned": False,
         "notes": [],
     }
 
@@ -258,6 +258,7 @@ def traced(monkeypatch):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
 
 
+@pytest.mark.slow
 def test_compiled_networks_learn_the_same_whatever_their_taps(runs, traced):
     # One process, one class of networks, first without stages, then with: the compiler must not
     # take one for the other.
@@ -288,6 +289,7 @@ def test_a_compiled_network_is_one_graph_for_whole_batches_and_eager_for_the_res
     assert asked == [whole | {"options": None}, whole | {"options": {"freezing": True}}]
 
 
+@pytest.mark.slow
 def test_a_compiled_teacher_says_the_same_and_shows_the_same_features(runs):
     how = Execution(compiled=True)
     execution.configure_torch(how)
@@ -310,65 +312,13 @@ def test_what_trains_before_the_training_is_not_compiled(runs, monkeypatch):
 
 
 def test_a_job_that_compiles_nothing_does_not_load_the_compiler(runs):
-    config = job(runs, "method=st", "seed=11")
+    file = write_jobs([job(runs, "method=baseline", "seed=11")], "alone")
     code = (
-        "import json, sys\nfrom kd_bench.jobs.reporter import Quiet\nfrom kd_bench.jobs.runner import run\n"
-        "run(json.loads(sys.argv[1]), {}, Quiet())\n"
+        "import sys; from pathlib import Path; from kd_bench.jobs.worker import worker_main\n"
+        "worker_main(Path(sys.argv[1]), 0)\n"
         "sys.exit('torch._dynamo' in sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code, json.dumps(config)], check=True)
-
-
-# Chosen by measuring
-
-
-def test_speed_fast_records_what_it_chose_and_leaves_no_trace_of_trying(runs, tmp_path):
-    record, folder = trained(job(runs, "method=st", "speed=fast"))
-    assert record["config"]["chosen"] == {"compiled": False, "autotuned": False}  # a short job
-    assert not (folder / runner.CHOICE).exists()
-    _, repro = trained(job(runs, "method=st"))
-    assert history(folder) == history(repro)
-
-
-def test_a_long_job_is_tried_compiled(runs, monkeypatch):
-    tried = []
-
-    def pace(job, how):
-        tried.append(how.compiled)
-        return 1.0 if how.compiled else 2.0
-
-    work = assembled(runs, "method=st", "speed=fast")
-    monkeypatch.setattr(autotune, "seconds_per_step", pace)
-    # 2 epochs of 3 steps of 2 seconds
-    monkeypatch.setattr(autotune, "WORTH_TRYING", 11.9)
-    assert autotune.choose(work) == {"compiled": True, "autotuned": False}
-    monkeypatch.setattr(autotune, "WORTH_TRYING", 12.1)
-    assert autotune.choose(work) == {"compiled": False, "autotuned": False}
-    assert tried == [False, True, False]
-
-
-def test_a_choice_is_kept_by_a_resumed_job_and_by_one_that_is_given_it(runs, monkeypatch):
-    monkeypatch.setattr(autotune, "choose", None)
-    chosen = {"compiled": False, "autotuned": True}
-    config = job(runs, "method=baseline", "speed=fast", "seed=3")
-    folder = runs / resolve.folder_name(config)
-    folder.mkdir(parents=True)
-    files.write_json(folder / runner.CHOICE, chosen)
-    assert trained(config)[0]["config"]["chosen"] == chosen
-    given = {**job(runs, "method=baseline", "speed=fast", "seed=4"), "chosen": chosen}
-    assert trained(given)[0]["execution"]["autotuned"]
-
-
-def test_a_rehearsal_changes_nothing(runs):
-    work = assembled(runs, "method=crd")
-    epochs = EpochRunner(work, phases(work)[-1])
-    before, random = [t.clone() for t in epochs._state()], torch.get_rng_state()
-    with epochs.rehearsal() as step:
-        for _ in range(7):  # of the 2 whole batches, again and again
-            step()
-        assert not all(map(torch.equal, before, epochs._state()))
-    assert all(map(torch.equal, before, epochs._state()))
-    assert torch.equal(random, torch.get_rng_state())
+    subprocess.run([sys.executable, "-c", code, str(file)], check=True)
 
 
 def test_unchanged_undoes_in_place():
@@ -381,28 +331,23 @@ def test_unchanged_undoes_in_place():
 # Side by side
 
 
+@pytest.mark.slow
 def test_jobs_that_run_at_once_get_the_bits_that_they_get_alone(runs, tmp_path):
-    config = job(runs, "method=st")
-    _, alone = trained(config)
-    frozen = tmp_path / "jobs.jsonl"
-    others = [{**config, "runs_dir": str(tmp_path / name)} for name in ("one", "two")]
-    for other in others:
-        other["teacher"] = {**config["teacher"], "checkpoint": str(teacher_weights(config))}
-    lines = [json.dumps({"config": other, "changed": {}}) for other in others]
-    frozen.write_text("\n".join(lines) + "\n")
-    command = [sys.executable, "-m", "kd_bench.jobs.worker", str(frozen)]
+    one = job(runs, "method=st")
+    _, alone = trained(one)
+    checkpoint = f"teacher.checkpoint={teacher_weights(one)}"
+    others = [job(tmp_path / name, "method=st", checkpoint) for name in ("one", "two")]
+    file = write_jobs(others, "at-once")
+    command = [sys.executable, "-m", "kd_bench.jobs.worker", str(file)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     processes = [subprocess.Popen([*command, str(n)], env=environment) for n in (0, 1)]
     assert [process.wait() for process in processes] == [0, 0]
     for other in others:
-        folder = Path(other["runs_dir"]) / resolve.folder_name(other)
-        assert (folder / "history.csv").read_text() == (alone / "history.csv").read_text()
+        assert (other.path / HISTORY).read_text() == (alone / HISTORY).read_text()
 
 
-def teacher_weights(config) -> Path:
-    return (
-        Path(config["runs_dir"]) / resolve.folder_name(resolve.teacher_job(config)) / "weights.pt"
-    )
+def teacher_weights(job: Job) -> Path:
+    return job.teacher.path / WEIGHTS
 
 
 # On a GPU
@@ -414,8 +359,8 @@ def teacher_weights(config) -> Path:
 def test_a_captured_step_gives_the_bits_of_an_eager_one(tmp_path, monkeypatch, method):
     on_gpu = (*WIDTHS, "device=cuda", f"method={method}")
     captured, one = trained(job(tmp_path / "captured", *on_gpu))
-    if not captured["execution"]["captured"]:
-        assert captured["execution"]["notes"]
+    if not captured.execution["captured"]:
+        assert captured.execution["notes"]
         pytest.skip("says that it cannot be captured")
     monkeypatch.setattr(cuda_graph, "capture_graph", lambda function, state: function)
     _, other = trained(job(tmp_path / "eager", *on_gpu))
@@ -426,10 +371,10 @@ def test_a_captured_step_gives_the_bits_of_an_eager_one(tmp_path, monkeypatch, m
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
 def test_a_gpu_and_a_cpu_begin_with_about_the_same_loss(tmp_path, precision):
-    config = job(tmp_path, "method=st")
-    trained(resolve.teacher_job(config))
+    the_job = job(tmp_path, "method=st")
+    trained(the_job.teacher)
     changes = ("method=st", f"precision={precision}", "recipe.batch_size=40")  # one step an epoch
-    given = f"teacher.checkpoint={teacher_weights(config)}"
+    given = f"teacher.checkpoint={teacher_weights(the_job)}"
     cpu, gpu = (
         losses(trained(job(tmp_path / device, *changes, given, f"device={device}"))[1])[0]
         for device in ("cpu", "cuda")
@@ -443,17 +388,19 @@ def test_a_compiled_step_is_captured_and_learns_the_same(tmp_path):
     changes = ("method=st_at", "device=cuda")
     eager, one = trained(job(tmp_path / "eager", *changes))
     compiled, other = trained(job(tmp_path / "compiled", *changes, "compile=true"))
-    assert not eager["execution"]["compiled"]
-    assert compiled["execution"]["compiled"] and compiled["execution"]["captured"]
+    assert not eager.execution["compiled"]
+    assert compiled.execution["compiled"] and compiled.execution["captured"]
     assert losses(one) == pytest.approx(losses(other), rel=1e-3)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_views_are_the_same_integers_and_images_on_a_gpu(tmp_path):
-    config = job(tmp_path, "method=baseline")
+    the_job = job(tmp_path, "method=baseline")
     index = torch.arange(40)
-    data = [instantiate.build_dataset(config["dataset"]).load(device) for device in ("cpu", "cuda")]
+    data = [
+        instantiate.build_dataset(the_job.config.dataset).load(device) for device in ("cpu", "cuda")
+    ]
     for epoch in (1, 2, 300):
         cpu, gpu = (d.draw(index.to(d.train.target.device), epoch, seed=2**62) for d in data)
         assert torch.equal(cpu, gpu.cpu())

@@ -1,4 +1,4 @@
-"""The training before the training: methods that have it, trained for real, in the small."""
+"""The init phase: small but real training runs of all methods that have one."""
 
 from __future__ import annotations
 
@@ -7,27 +7,28 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.jobs import job, trained
+from helpers.jobs import job, setup_of, trained
 from helpers.shipped import choices, load
 
-from kd_bench.jobs import assemble, reporter, resolve, runner
+from kd_bench.jobs.job import Job
+from kd_bench.jobs.runner import NullReporter, run_with_teacher
 from kd_bench.training import device, loop
 
-METHODS = [name for name in choices("method") if load("method", name)["init"]["weights"]]
+METHODS = [name for name in choices("method") if load("method", name).init.weights]
 ALIKE = ("model.net.widths=[8,8,8,8]", "teacher.model.net.widths=[8,8,8,8]")
 
 
 @pytest.fixture(autouse=True)
 def one_thread():
     before = torch.get_num_threads()
-    device.prepare_torch(1)
+    device.configure_process(1)
     yield
     torch.set_num_threads(before)
     torch.use_deterministic_algorithms(False)
 
 
-def two_and_two(runs: Path, name: str, *overrides: str) -> dict:
-    """A job of two epochs in each stage of training."""
+def two_and_two(runs: Path, name: str, *overrides: str) -> Job:
+    """A job with two epochs in each phase."""
     return job(runs, f"method={name}", "method.init.epochs=1", *overrides)
 
 
@@ -36,18 +37,18 @@ def history(folder: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_history_has_both_stages_and_in_each_its_own_terms(tmp_path, name):
-    config = two_and_two(tmp_path, name, *ALIKE)
-    rows = history(trained(config)[1])
+def test_the_history_has_both_phases_with_their_own_terms(tmp_path, name):
+    job = two_and_two(tmp_path, name, *ALIKE)
+    rows = history(trained(job)[1])
     assert [row["stage"] for row in rows] == ["init", "init", "main", "main"]
     assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
-    recipe, init = config["recipe"], config["method"]["init"]
+    recipe, init = job.config.recipe, job.config.method.init
     rates = [float(row["lr"]) for row in rows[:2]]
-    assert rates == pytest.approx([init["lr"] * recipe["lr"]] * 2)
-    weights = {"init": init["weights"], "main": config["method"]["weights"]}
+    assert rates == pytest.approx([init.lr * recipe.lr] * 2)
+    weights = {"init": init.weights, "main": job.config.method.weights}
     for row in rows:
         terms = {key.split("/")[0] for key, value in row.items() if value}
-        names = {*config["method"]["losses"], "ce"}
+        names = {*job.config.method.losses, "ce"}
         assert terms & names == set(weights[row["stage"]])
 
 
@@ -55,8 +56,8 @@ class Stop(Exception):
     pass
 
 
-class StopAfter(reporter.Quiet):
-    """Ends a job, as an error would, after an epoch."""
+class StopAfter(NullReporter):
+    """Raises an error after an epoch."""
 
     def __init__(self, epoch: int):
         self.last = epoch
@@ -66,33 +67,27 @@ class StopAfter(reporter.Quiet):
             raise Stop
 
 
-def make_teacher(config: dict) -> None:
-    """Train the teacher of a job, if another job has to."""
-    if (teacher := resolve.teacher_job(config)) is not None:
-        trained(teacher)
-
-
 @pytest.mark.parametrize("name", METHODS)
-def test_a_job_interrupted_in_either_stage_and_between_them_goes_on_to_the_same_bits(
-    tmp_path, name
-):
+def test_a_job_interrupted_in_either_phase_or_between_them_resumes_to_equal_bits(tmp_path, name):
     _, whole = trained(two_and_two(tmp_path / "whole", name, *ALIKE))
-    config = two_and_two(tmp_path / "parts", name, *ALIKE)
-    make_teacher(config)
+    the_job = two_and_two(tmp_path / "parts", name, *ALIKE)
+    if the_job.teacher is not None:
+        trained(the_job.teacher)
     for epoch in (1, 2, 3):
         with pytest.raises(Stop):
-            runner.run(config, {}, StopAfter(epoch))
-    _, parts = trained(config)
+            run_with_teacher(the_job, StopAfter(epoch))
+    _, parts = trained(the_job)
     assert (parts / "history.csv").read_text() == (whole / "history.csv").read_text()
     ours, theirs = (torch.load(f / "weights.pt", weights_only=True) for f in (parts, whole))
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
 def snapshots(runs: Path, name: str, *overrides: str) -> list[dict[str, torch.Tensor]]:
-    """All weights of student and method: before training, and after each epoch."""
-    config = two_and_two(runs, name, *overrides)
-    make_teacher(config)
-    work = assemble.assemble_setup(config, torch.device("cpu"))
+    """All parameters of student and method: before training, and after each epoch."""
+    the_job = two_and_two(runs, name, *overrides)
+    if the_job.teacher is not None:
+        trained(the_job.teacher)
+    work = setup_of(the_job)
     taken = []
 
     def take(*_):
@@ -115,7 +110,7 @@ def changed(before: dict, after: dict) -> set[str]:
 
 
 @pytest.mark.parametrize("name", ["fitnet_two_stage", "ab"])
-def test_what_the_first_stage_trains_beside_the_student_is_left_alone_in_the_second(tmp_path, name):
+def test_adapters_trained_in_the_init_phase_are_fixed_in_the_main_phase(tmp_path, name):
     start, _, ready, _, end = snapshots(tmp_path, name)
     adapters = {key for key in start if key.startswith("method.")}
     assert adapters and adapters <= changed(start, ready)
@@ -123,8 +118,8 @@ def test_what_the_first_stage_trains_beside_the_student_is_left_alone_in_the_sec
 
 
 @pytest.mark.parametrize("name", ["fitnet_two_stage", "ab", "fsp"])
-def test_the_first_stage_leaves_the_classifier_to_the_second(tmp_path, name):
-    # No gradient reaches it, and so no weight decay either.
+def test_the_init_phase_leaves_the_classifier_unchanged(tmp_path, name):
+    # Without a gradient there is no weight decay either.
     start, _, ready, _, end = snapshots(tmp_path, name, *ALIKE)
     classifier = {"student.fc.weight", "student.fc.bias"}
     assert not classifier & changed(start, ready)
@@ -132,13 +127,13 @@ def test_the_first_stage_leaves_the_classifier_to_the_second(tmp_path, name):
     assert "student.conv1.weight" in changed(start, ready)
 
 
-def test_the_hint_stage_ends_at_the_hint(tmp_path):
+def test_the_init_phase_of_fitnet_trains_the_student_up_to_the_hint(tmp_path):
     start, _, ready, _, _ = snapshots(tmp_path, "fitnet_two_stage")
     touched = {key.split(".")[1] for key in changed(start, ready) if key.startswith("student.")}
     assert touched == {"conv1", "bn1", "layer1", "layer2"}
 
 
-def test_the_paraphraser_learns_while_the_student_waits_and_then_the_other_way_round(tmp_path):
+def test_ft_trains_the_paraphraser_in_the_init_phase_and_the_student_in_the_main_phase(tmp_path):
     start, _, ready, _, end = snapshots(tmp_path, "ft")
     first = {key.split(".")[-3] for key in changed(start, ready)}
     assert first == {"encoder", "decoder"}

@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import json
 import os
 import signal
 import subprocess
@@ -13,11 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import shipped
-from helpers.jobs import NETS, composed, job, trained
+from helpers.jobs import NETS, composed, job, setup_of, trained
 
 import kd_bench
-from kd_bench.jobs import assemble, reporter, resolve, runner
 from kd_bench.jobs import record as record_module
+from kd_bench.jobs.job import write_jobs
+from kd_bench.jobs.resolve import resolve_job
+from kd_bench.jobs.runner import NullReporter, run_with_teacher
+from kd_bench.results.record import Accuracy, Images
+from kd_bench.results.run_folder import read_record
 from kd_bench.training import checkpoint, device, loop
 from kd_bench.training.setup import TrainingSetup
 from kd_bench.training.step import EpochMetrics, Step
@@ -27,7 +30,7 @@ from kd_bench.utils import lock
 @pytest.fixture(autouse=True)
 def one_thread():
     before = torch.get_num_threads()
-    device.prepare_torch(1)
+    device.configure_process(1)
     yield
     torch.set_num_threads(before)
     torch.use_deterministic_algorithms(False)
@@ -52,10 +55,7 @@ def file_bits(folder: Path) -> str:
 
 
 def assembled(runs, *overrides) -> TrainingSetup:
-    config = job(runs, *overrides)
-    if (teacher := resolve.teacher_job(config)) is not None:
-        trained(teacher)
-    return assemble.assemble_setup(config, torch.device("cpu"))
+    return setup_of(job(runs, *overrides))
 
 
 # One seed, many methods
@@ -132,17 +132,17 @@ def test_a_teacher_in_train_mode_would_be_noticed(runs):
 def test_the_teacher_is_trained_once_whoever_asks(runs):
     record, _ = trained(job(runs, "method=st"))
     other, _ = trained(job(runs, "method=at"))
-    assert record["teacher"]["folder"] == other["teacher"]["folder"]
-    teacher = json.loads((runs / record["teacher"]["folder"] / "result.json").read_text())
-    assert record["teacher"]["accuracy"] == teacher["accuracy"]["last"]
+    assert record.teacher.folder == other.teacher.folder
+    teacher = read_record(runs / record.teacher.folder)
+    assert record.teacher.accuracy == teacher.accuracy.last
 
 
 def test_a_given_checkpoint_is_the_teacher_and_none_is_trained(runs, tmp_path):
     record, _ = trained(job(runs, "method=st"))
-    file = runs / record["teacher"]["folder"] / "weights.pt"
+    file = runs / record.teacher.folder / "weights.pt"
     again, _ = trained(job(tmp_path, "method=st", f"teacher.checkpoint={file}"))
-    assert again["accuracy"] == record["accuracy"]
-    assert again["teacher"]["folder"] is None
+    assert again.accuracy == record.accuracy
+    assert again.teacher.folder is None
     assert not list(tmp_path.glob("*/none-*"))
 
 
@@ -170,26 +170,27 @@ class Stop(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", shipped.choices("method"))
 def test_an_interrupted_job_goes_on_to_the_same_bits(tmp_path, name):
     overrides = (f"method={name}", "recipe.epochs=3", *EQUAL_WIDTHS)
     _, whole = trained(job(tmp_path / "whole", *overrides))
-    config = job(tmp_path / "parts", *overrides)
+    the_job = job(tmp_path / "parts", *overrides)
     for epoch in (1, 2):
         with pytest.raises(Stop):
-            runner.run(config, {}, StopAfter(epoch, runner.label(config, {})))
-    _, parts = trained(config)
+            run_with_teacher(the_job, StopAfter(epoch, the_job.label))
+    _, parts = trained(the_job)
     assert (parts / "history.csv").read_text() == (whole / "history.csv").read_text()
     assert file_bits(parts) == file_bits(whole)
 
 
-class StopAfter(reporter.Quiet):
+class StopAfter(NullReporter):
     """Ends a job, as an error would, after an epoch; its teacher is left alone."""
 
     def __init__(self, epoch, label):
         self.last, self.label = epoch, label
 
-    def begin(self, label, epochs):
+    def start(self, label, epochs):
         self.is_meant = label == self.label
 
     def epoch(self, row, timing):
@@ -197,20 +198,20 @@ class StopAfter(reporter.Quiet):
             raise Stop
 
 
-def start(frozen: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "kd_bench.jobs.worker", str(frozen), "0"]
+def start(file: Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "kd_bench.jobs.worker", str(file), "0"]
     return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
+@pytest.mark.slow
 def test_a_job_killed_in_the_middle_and_started_again_ends_as_if_it_had_not_been(tmp_path):
     folders = []
     for name in ("one", "two", "killed"):
-        config = job(tmp_path / name, "method=st", "recipe.epochs=30")
-        trained(resolve.teacher_job(config))
-        folder = tmp_path / name / resolve.folder_name(config)
-        frozen = tmp_path / f"{name}.jsonl"
-        frozen.write_text(json.dumps({"config": config, "changed": {}}))
-        process = start(frozen)
+        the_job = job(tmp_path / name, "method=st", "recipe.epochs=30")
+        trained(the_job.teacher)
+        folder = the_job.path
+        file = write_jobs([the_job], name)
+        process = start(file)
         if name == "killed":
             history = folder / "history.csv"
             while not history.exists() or len(history.read_text().splitlines()) < 6:
@@ -218,7 +219,7 @@ def test_a_job_killed_in_the_middle_and_started_again_ends_as_if_it_had_not_been
             process.send_signal(signal.SIGKILL)
             assert process.wait() == -signal.SIGKILL
             assert not (folder / "result.json").exists()
-            process = start(frozen)
+            process = start(file)
         assert process.wait() == 0
         folders.append(folder)
     assert len({file_bits(folder) for folder in folders}) == 1
@@ -227,13 +228,13 @@ def test_a_job_killed_in_the_middle_and_started_again_ends_as_if_it_had_not_been
 
 
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(tmp_path):
-    config = job(tmp_path, "method=baseline", "recipe.epochs=3")
-    folder = tmp_path / resolve.folder_name(config)
+    the_job = job(tmp_path, "method=baseline", "recipe.epochs=3")
+    folder = tmp_path / the_job.folder
     with pytest.raises(Stop):
-        runner.run(config, {}, StopAfter(2, runner.label(config, {})))
+        run_with_teacher(the_job, StopAfter(2, the_job.label))
     (folder / "checkpoint.pt").write_bytes(b"not what it was")
     with pytest.warns(UserWarning, match=r"checkpoint\.pt\.damaged"):
-        trained(config)
+        trained(the_job)
     _, whole = trained(job(tmp_path / "whole", "method=baseline", "recipe.epochs=3"))
     assert file_bits(folder) == file_bits(whole)
 
@@ -245,9 +246,9 @@ def test_a_finished_job_keeps_the_weights_and_frees_the_optimizer(runs):
 
 
 def test_a_finished_job_is_not_trained_again(runs):
-    config = job(runs, "method=st")
-    trained(config)
-    assert runner.run(config, {}, reporter.Quiet())[1] is False
+    the_job = job(runs, "method=st")
+    trained(the_job)
+    assert run_with_teacher(the_job, NullReporter())[1] is False
 
 
 # What is measured
@@ -276,10 +277,10 @@ def test_a_loss_that_is_not_finite_ends_the_job_with_epoch_step_and_terms():
 
 
 def test_a_job_that_diverges_says_why_and_leaves_no_result(tmp_path):
-    config = job(tmp_path, "method=baseline", "recipe.lr=1e30", "recipe.schedule=constant")
+    the_job = job(tmp_path, "method=baseline", "recipe.lr=1e30", "recipe.schedule=constant")
     with pytest.raises(FloatingPointError, match="epoch 1, step"):
-        trained(config)
-    folder = tmp_path / resolve.folder_name(config)
+        trained(the_job)
+    folder = tmp_path / the_job.folder
     assert (folder / "error.txt").read_text().startswith("FloatingPointError: the loss is not")
     assert not (folder / "result.json").exists()
 
@@ -293,7 +294,7 @@ def test_a_job_knows_the_commit_of_its_code_and_whether_the_code_differs_from_it
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     monkeypatch.setattr(kd_bench, "__file__", str(tmp_path / "kd_bench" / "__init__.py"))
-    assert record_module._commit() == {"commit": None, "dirty": False}
+    assert record_module.code_version.__wrapped__() == {"commit": None, "dirty": False}
     for folder in ("kd_bench", "conf"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "file").touch()
@@ -302,43 +303,40 @@ def test_a_job_knows_the_commit_of_its_code_and_whether_the_code_differs_from_it
     git("commit", "-m", "first")
     commit = git("rev-parse", "HEAD")
     (tmp_path / "README.md").touch()
-    assert record_module._commit() == {"commit": commit, "dirty": False}
+    assert record_module.code_version.__wrapped__() == {"commit": commit, "dirty": False}
     (tmp_path / "conf" / "new.yaml").touch()
-    assert record_module._commit() == {"commit": commit, "dirty": True}
+    assert record_module.code_version.__wrapped__() == {"commit": commit, "dirty": True}
 
 
 def test_the_record_tells_last_and_best_apart(runs):
     rows = [{"epoch": e, "test_accuracy": a} for e, a in ((1, 50.0), (2, 70.0), (3, 60.0))]
-    assert record_module._accuracy(rows) == {
-        "last": 60.0,
-        "best": 70.0,
-        "best_epoch": 2,
-        "best_val": None,
-    }
+    assert record_module._accuracy(rows) == Accuracy(60.0, best=70.0, best_epoch=2, best_val=None)
     validation = (10.0, 20.0, 90.0)
     rows = [row | {"validation_accuracy": v} for row, v in zip(rows, validation, strict=True)]
-    assert record_module._accuracy(rows)["best_val"] == 60.0
+    assert record_module._accuracy(rows).best_val == 60.0
 
 
 def test_the_reference_mode_is_a_job_of_its_own_and_computes_the_same_loss(runs):
     repro, one = trained(job(runs, "method=st"))
     reference, other = trained(job(runs, "method=st", "speed=reference"))
-    assert repro["folder"] != reference["folder"]
+    assert repro.folder != reference.folder
     losses = [first_epoch(folder)["ce"] for folder in (one, other)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def test_a_validation_split_is_scored_and_not_trained_on(runs):
     record, folder = trained(job(runs, "method=baseline", "dataset.validation=10"))
-    assert record["images"] == {"train": 30, "test": 24, "validation": 10}
+    assert record.images == Images(train=30, test=24, validation=10)
     assert "validation_accuracy" in (folder / "history.csv").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", shipped.choices("method"))
 def test_every_method_learns_on_real_digits(tmp_path, name):
     digits = ("dataset=digits", "dataset.source.train=200", "recipe.schedule=constant")
-    config = composed(*NETS, f"method={name}", *digits, *EQUAL_WIDTHS)
-    _, folder = trained({**config, "runs_dir": str(tmp_path)})
+    here = f"runs_dir={tmp_path}"
+    config, changed = composed(*NETS, f"method={name}", *digits, *EQUAL_WIDTHS, here)
+    _, folder = trained(resolve_job(config, changed))
     rows = list(csv.DictReader((folder / "history.csv").open()))
     first, last = (row for row in rows if row["stage"] == "main")
     falling = {name for name in ("total", "ce") if float(last[name]) < float(first[name])}
@@ -354,8 +352,8 @@ def test_a_process_that_lost_its_lock_stops_and_leaves_the_job_to_the_other(tmp_
         return original(self)
 
     monkeypatch.setattr(lock.Lock, "__enter__", enter)
-    config = job(tmp_path, "method=baseline")
+    the_job = job(tmp_path, "method=baseline")
     with pytest.raises(lock.Locked):
-        trained(config)
-    folder = tmp_path / resolve.folder_name(config)
+        trained(the_job)
+    folder = tmp_path / the_job.folder
     assert not (folder / "result.json").exists() and not (folder / "error.txt").exists()

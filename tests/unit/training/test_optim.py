@@ -1,4 +1,4 @@
-"""Learning rates, step by step, and what a recipe may hold."""
+"""Learning rates of every step, the validation of recipes, and SGD."""
 
 import math
 
@@ -8,7 +8,6 @@ from helpers import shipped
 from hypothesis import given, strategies
 
 from kd_bench.config.schema import RecipeConfig, Schedule
-from kd_bench.jobs import instantiate
 from kd_bench.training import optim
 from kd_bench.utils.errors import UserError
 
@@ -32,7 +31,7 @@ def test_the_cosine_falls_from_the_first_epoch():
     torch.testing.assert_close(rates, torch.tensor(expected, dtype=torch.float64))
 
 
-def test_one_cycle_rises_to_the_rate_and_falls_to_almost_nothing():
+def test_one_cycle_warms_up_to_the_peak_and_anneals_to_almost_zero():
     rates = optim.learning_rates(recipe(schedule=Schedule.onecycle, warmup=0.25, epochs=10), 8)
     peak = int(rates.argmax())
     assert rates[0] == pytest.approx(0.1 / 25)
@@ -48,7 +47,7 @@ def test_a_constant_rate_is_constant():
 
 
 @given(strategies.integers(1, 400), strategies.lists(strategies.floats(0.01, 0.99), max_size=3))
-def test_a_recipe_keeps_its_shape_under_any_number_of_epochs(epochs, fractions):
+def test_milestones_scale_with_the_number_of_epochs(epochs, fractions):
     for fraction, epoch in zip(
         fractions, optim.milestone_epochs(recipe(epochs=epochs, milestones=fractions)), strict=True
     ):
@@ -57,9 +56,7 @@ def test_a_recipe_keeps_its_shape_under_any_number_of_epochs(epochs, fractions):
 
 def test_the_published_recipes_drop_where_their_papers_do():
     drops = {
-        name: optim.milestone_epochs(
-            instantiate.to_dataclass(RecipeConfig, shipped.load("recipe", name))
-        )
+        name: optim.milestone_epochs(shipped.load("recipe", name))
         for name in ("zoo200", "predecessor200", "crd240")
     }
     assert drops == {
@@ -71,7 +68,7 @@ def test_the_published_recipes_drop_where_their_papers_do():
 
 @pytest.mark.parametrize("name", shipped.choices("recipe"))
 def test_every_shipped_recipe_can_train(name):
-    checked = instantiate.to_dataclass(RecipeConfig, shipped.load("recipe", name))
+    checked = shipped.load("recipe", name)
     optim.check_recipe(checked)
     assert checked.name == name
     assert (optim.learning_rates(checked, 3) > 0).all()
@@ -97,7 +94,7 @@ def test_a_recipe_that_cannot_train_is_refused_by_name(change, message):
         optim.check_recipe(recipe(**change))
 
 
-def test_sgd_follows_the_textbook():
+def test_sgd_matches_the_textbook():
     # theta = 1, gradient 2, rate 0.1, momentum 0.9, weight decay 0.5:
     #   g = 2 + 0.5 * 1 = 2.5;  v = 2.5;        theta = 1 - 0.25 = 0.75
     #   g = 2 + 0.5 * 0.75 = 2.375;  v = 0.9 * 2.5 + 2.375 = 4.625;  rate 0.01: theta = 0.70375
@@ -112,7 +109,7 @@ def test_sgd_follows_the_textbook():
 
 
 def steps_of(scheduler, optimizer, count):
-    """The rate of each step, as a scheduler of PyTorch gives it."""
+    """The learning rate of each step, from a PyTorch scheduler."""
     for _ in range(count):
         yield optimizer.param_groups[0]["lr"]
         optimizer.step()
@@ -137,15 +134,15 @@ def steps_of(scheduler, optimizer, count):
             ),
         ),
         (
-            {"schedule": Schedule.onecycle, "warmup": 0.05},  # less than a step of warming up
+            {"schedule": Schedule.onecycle, "warmup": 0.05},  # warm-up of less than one step
             lambda o: torch.optim.lr_scheduler.OneCycleLR(
                 o, 0.1, 10, pct_start=0.05, cycle_momentum=False
             ),
         ),
     ],
-    ids=["step", "cosine", "onecycle", "onecycle at once"],
+    ids=["step", "cosine", "onecycle", "onecycle without warm-up"],
 )
-def test_rates_are_those_of_pytorch_s_schedulers(changes, make):
+def test_rates_match_pytorch_schedulers(changes, make):
     dummy = torch.optim.SGD([torch.zeros(1)], lr=0.1)
     theirs = list(steps_of(make(dummy), dummy, 10))
     ours = optim.learning_rates(recipe(epochs=10, **changes), 1)
@@ -158,7 +155,7 @@ def test_rates_are_those_of_pytorch_s_schedulers(changes, make):
     [{}, {"nesterov": True}, {"weight_decay": 0.1}, {"momentum": 0.0}],
     ids=lambda changes: ", ".join(changes) or "plain",
 )
-def test_sgd_is_pytorch_s_to_the_last_bit(changes, fused):
+def test_sgd_equals_pytorch_bitwise(changes, fused):
     torch.manual_seed(0)
     start, rule = torch.randn(5, 7), recipe(**changes)
     ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
@@ -180,7 +177,7 @@ def test_sgd_is_pytorch_s_to_the_last_bit(changes, fused):
         assert torch.equal(ours, theirs)
 
 
-def test_sgd_goes_on_where_it_was_and_leaves_alone_what_has_no_gradient():
+def test_sgd_resumes_and_skips_parameters_without_gradient():
     torch.manual_seed(0)
     moved, still = (torch.nn.Parameter(torch.randn(3)) for _ in range(2))
     before = still.detach().clone()

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.jobs import job, trained
+from helpers.jobs import job, setup_of, trained
 
 from kd_bench.interfaces import Batch
-from kd_bench.jobs import assemble, resolve, validate
+from kd_bench.jobs import validate
 from kd_bench.results import run_folder
 from kd_bench.training import teacher_cache
 from kd_bench.training.setup import TrainingSetup
@@ -30,9 +30,7 @@ def runs(tmp_path_factory):
 
 
 def assembled(runs: Path, *overrides: str) -> TrainingSetup:
-    config = job(runs, *overrides)
-    trained(resolve.teacher_job(config))
-    return assemble.assemble_setup(config, torch.device("cpu"))
+    return setup_of(job(runs, *overrides))
 
 
 def batch(work: TrainingSetup, index: list[int], view: list[int]) -> Batch:
@@ -78,22 +76,22 @@ def test_training_with_the_table_is_training_with_the_teacher(runs):
     online, table = (trained(job(runs, "method=st", *more)) for more in ((), (TABLE,)))
     for one, other in zip(history(online[1]), history(table[1]), strict=True):
         assert one == pytest.approx(other, rel=1e-4)
-    assert table[0]["teacher"]["source"] == "table"
+    assert table[0].teacher.source == "table"
     # 40 images in 9 views, 4 classes, 4 bytes
-    assert table[0]["teacher"]["table"]["bytes"] == 40 * 9 * 4 * 4
-    assert table[0]["teacher"]["accuracy"] == online[0]["teacher"]["accuracy"]
+    assert table[0].teacher.table["bytes"] == 40 * 9 * 4 * 4
+    assert table[0].teacher.accuracy == online[0].teacher.accuracy
 
 
 def test_the_source_of_the_teacher_s_answers_is_part_of_what_a_job_is(runs):
     online, table = (job(runs, "method=st", *more) for more in ((), (TABLE,)))
-    assert resolve.folder_name(online) != resolve.folder_name(table)
+    assert online.folder != table.folder
     baselines = [job(runs, "method=baseline", *more) for more in ((), (TABLE,))]
-    assert resolve.folder_name(baselines[0]) == resolve.folder_name(baselines[1])
+    assert baselines[0].folder == baselines[1].folder
 
 
 def test_jobs_share_a_table_and_other_questions_make_another(runs):
     def tables():
-        return {path.name for path in (runs / run_folder.TABLES).iterdir()}
+        return {path.name for path in (runs / run_folder.TEACHER_CACHES).iterdir()}
 
     assembled(runs, "method=st", TABLE)
     before = tables()
@@ -113,7 +111,7 @@ def test_jobs_share_a_table_and_other_questions_make_another(runs):
     ],
 )
 def test_a_method_that_needs_more_than_a_table_holds_is_refused_in_a_line(runs, method, reason):
-    with pytest.raises(UserError, match=f"teacher.source=table.*{reason}; take .*online") as error:
+    with pytest.raises(UserError, match=f"teacher.source=table.*{reason}; use .*online") as error:
         validate.validate_job(job(runs, f"method={method}", TABLE))
     assert "\n" not in str(error.value)
 

@@ -14,8 +14,8 @@ from kd_bench.utils import process
 
 kept = sys.argv[1:] == ["keep"] and process.keep_memory()
 if sys.argv[1:] == ["as a job"]:
-    from kd_bench.training.device import prepare_torch
-    prepare_torch(1)
+    from kd_bench.training.device import configure_process
+    configure_process(1)
 c = ctypes.CDLL(None)
 c.malloc.restype, c.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
 c.free.argtypes = [ctypes.c_void_p]

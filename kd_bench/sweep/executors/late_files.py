@@ -1,0 +1,42 @@
+"""Results written on other machines, which a shared file system may show here with a delay."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from kd_bench.results.run_folder import RESULT
+
+LATE_SECONDS = 5.0  # after this long, a file written on another machine is visible here
+
+
+class LateResult:
+    """The result of a job on another machine, from the moment its end is first noticed."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._ended: float | None = None  # when its end was first noticed
+
+    def is_there(self) -> bool:
+        """Whether the job's folder shows its result."""
+        # Lists the folder, because NFS clients cache that a single file does not exist.
+        return RESULT in os.listdir(self._folder)
+
+    def is_overdue(self) -> bool:
+        """Whether the job ended so long ago that its result would be visible if it had one.
+
+        The first call sets the time of its end.
+        """
+        if self._ended is None:
+            self._ended = time.monotonic()
+        return time.monotonic() - self._ended >= LATE_SECONDS
+
+    def final_code(self, code: int) -> int | None:
+        """The exit code of a job that ended; None while a result that must exist is not visible."""
+        is_final = code != 0 or self.is_overdue() or self.is_there()
+        return code if is_final else None
+
+    def restart(self) -> None:
+        """Forget the job's end: it was requeued, and runs again."""
+        self._ended = None

@@ -1,0 +1,41 @@
+"""Makes the launchers and the sweeper known to Hydra, by the names that are typed for them."""
+
+from __future__ import annotations
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.plugins.plugin import Plugin
+
+from hydra_plugins import _kd_bench_launchers as plugins
+from kd_bench.sweep.launchers.base import SweepConfig
+from kd_bench.sweep.launchers.dry_run import DryRunConfig
+from kd_bench.sweep.launchers.grid_sweeper import GridConfig
+from kd_bench.sweep.launchers.local import LocalConfig
+from kd_bench.sweep.launchers.ray import RayConfig
+from kd_bench.sweep.launchers.slurm import SlurmConfig
+
+# hydra/launcher=NAME
+LAUNCHERS: dict[str, tuple[type[Plugin], type[SweepConfig]]] = {
+    "local": (plugins.LocalLauncher, LocalConfig),
+    "ray": (plugins.RayLauncher, RayConfig),
+    "slurm": (plugins.SlurmLauncher, SlurmConfig),
+}
+
+DRY_RUN = "dry_run"  # the launcher of `kd-bench plan`
+
+
+def register() -> None:
+    """Make the launchers and `hydra/sweeper=grid` known to Hydra in this process.
+
+    It is done here and not when a plugin is imported, so that in other Hydra applications of the
+    same environment `hydra/launcher=ray` stays what it was.
+    """
+    for name, (plugin, config) in LAUNCHERS.items():
+        _register("hydra/launcher", name, plugin, config)
+    _register("hydra/launcher", DRY_RUN, plugins.DryRunLauncher, DryRunConfig)
+    _register("hydra/sweeper", "grid", plugins.GridSweeper, GridConfig)
+
+
+def _register(group: str, name: str, plugin: type[Plugin], config: type) -> None:
+    Plugins.instance().register(plugin)
+    ConfigStore.instance().store(group=group, name=name, node=config, provider="kd_bench")

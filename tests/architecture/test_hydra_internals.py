@@ -1,0 +1,57 @@
+"""The two imports from `hydra._internal`, which no release of Hydra promises to keep.
+
+`hydra._internal.utils.get_args_parser`: cli/hydra_app.py needs Hydra's own flags, to answer a
+misspelt one in a line. `hydra._internal.core_plugins.basic_sweeper.BasicSweeper.split_arguments`:
+sweep/launchers/grid_sweeper.py takes the product of the values typed with commas from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import inspect
+
+from helpers.paths import PACKAGE, ROOT
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+USED = {
+    "kd_bench/cli/hydra_app.py": {"hydra._internal.utils.get_args_parser"},
+    "kd_bench/sweep/launchers/grid_sweeper.py": {
+        "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+    },
+}
+
+
+def test_no_other_import_is_from_hydras_internals():
+    found: dict[str, set[str]] = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                names = {f"{node.module}.{alias.name}" for alias in node.names}
+            elif isinstance(node, ast.Import):
+                names = {alias.name for alias in node.names}
+            else:
+                continue
+            internal = {name for name in names if name.startswith("hydra._internal")}
+            if internal:
+                found.setdefault(path.relative_to(ROOT).as_posix(), set()).update(internal)
+    assert found == USED
+
+
+def test_the_parser_of_hydras_flags_takes_nothing_and_gives_an_argument_parser():
+    assert not inspect.signature(get_args_parser).parameters
+    parser = get_args_parser()
+    assert isinstance(parser, argparse.ArgumentParser)
+    assert {"--multirun", "--config-dir", "--cfg"} <= parser._option_string_actions.keys()
+
+
+def test_the_sweepers_product_takes_overrides_and_a_size_and_gives_one_batch_of_jobs():
+    assert isinstance(inspect.getattr_static(BasicSweeper, "split_arguments"), staticmethod)
+    taken = list(inspect.signature(BasicSweeper.split_arguments).parameters)
+    assert taken == ["overrides", "max_batch_size"]
+    overrides = OverridesParser.create().parse_overrides(["a=1,2", "b=x,y", "c=0"])
+    assert BasicSweeper.split_arguments(overrides, None) == [
+        [["a=1", "b=x", "c=0"], ["a=1", "b=y", "c=0"], ["a=2", "b=x", "c=0"], ["a=2", "b=y", "c=0"]]
+    ]

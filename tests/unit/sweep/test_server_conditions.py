@@ -1,0 +1,165 @@
+"""What fork_server.py relies on in CPython: each test fails on a Python where that does not hold.
+
+The programs run in interpreters of their own, and need no PyTorch: what is preloaded replaces the
+module that would import it.
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from helpers.paths import ROOT
+
+WITHOUT_TORCH = """
+import os, sys, types
+sys.modules["kd_bench.jobs.runner"] = types.SimpleNamespace(NullReporter=object, run=None)
+open("preloaded", "a").write(f"{os.getpid()} ")
+"""
+START = """
+import os, signal, sys, tempfile, time
+from multiprocessing import forkserver
+from pathlib import Path
+from kd_bench.sweep.executors import fork_server
+
+fork_server.PRELOAD = "without_torch"
+
+def server():
+    return forkserver._forkserver._forkserver_pid
+
+def state(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "X"
+
+def wait_until(condition):
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+def blocked(status):
+    mask = int(next(line for line in status.splitlines() if "SigBlk" in line).split()[1], 16)
+    return {number for number in fork_server.SIGNALS if mask >> (number - 1) & 1}
+"""
+
+
+def check(program, folder, **variables):
+    """Run a program of assertions in a folder: its output, and what its forks printed."""
+    path = folder / "program.py"  # a script, whose main module has a file
+    path.write_text(START + program)
+    (folder / "without_torch.py").write_text(WITHOUT_TORCH)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
+    command = [sys.executable, str(path)]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_server_gets_the_environment_of_the_moment_when_it_is_started(tmp_path):
+    program = """
+os.environ.pop("OPENBLAS_NUM_THREADS", None)
+before = dict(os.environ)
+fork_server.prepare({"OMP_NUM_THREADS": "7", "KD_BENCH_TEST": "new"})
+variables = Path(f"/proc/{server()}/environ").read_text().split("\\0")
+assert {"OMP_NUM_THREADS=7", "KD_BENCH_TEST=new", "OPENBLAS_NUM_THREADS=1"} <= set(variables)
+assert dict(os.environ) == before
+"""
+    check(program, tmp_path, OMP_NUM_THREADS="3")
+
+
+def test_server_and_forks_block_signals_that_this_process_does_not(tmp_path):
+    program = """
+fork_server.prepare({})  # also starts the resource tracker, which unblocks two of them
+assert blocked(Path(f"/proc/{server()}/status").read_text()) == set(fork_server.SIGNALS)
+assert blocked(Path("/proc/self/status").read_text()) == set()
+with fork_server._server_conditions({}):
+    copy = "cp", ["cp", "/proc/self/status", "fork"]  # a program inherits the mask
+    fork = fork_server._CONTEXT.Process(target=os.execvp, args=copy)
+    fork.start()
+fork.join()
+assert blocked(Path("fork").read_text()) == set(fork_server.SIGNALS)
+for number in fork_server.SIGNALS:
+    os.kill(server(), number)
+time.sleep(0.1)
+assert state(server()) == "S"
+"""
+    check(program, tmp_path)
+
+
+def test_server_imports_the_preloaded_module_before_it_forks(tmp_path):
+    program = """
+for _ in range(2):
+    with fork_server._server_conditions({}):
+        fork = fork_server._CONTEXT.Process(target=os.getpid)
+        fork.start()
+    fork.join()
+    assert fork.exitcode == 0
+assert Path("preloaded").read_text().split() == [str(server())]
+"""
+    check(program, tmp_path)
+
+
+def test_socket_fits_into_a_path_even_if_that_of_temporary_files_is_long(tmp_path):
+    folder = tmp_path / ("long" * 25)
+    folder.mkdir()
+    program = """
+before = tempfile.gettempdir()
+assert len(before) > 107  # it cannot be a socket's
+fork_server.prepare({})
+assert forkserver._forkserver._forkserver_address.startswith("/tmp/")
+assert tempfile.gettempdir() == before
+"""
+    check(program, tmp_path, TMPDIR=str(folder))
+
+
+# A fork that reads a missing file ends at once, and one that reads a pipe waits forever.
+MISSING = "fork_server.ForkedProcess(Path('missing'), 0, Path('log'), {})"
+WAITING = "fork_server.ForkedProcess(Path('pipe'), 0, Path('log'), {})"
+
+
+def test_fork_does_not_run_the_main_module_again(tmp_path):
+    program = f"""
+print("main module")
+main = sys.modules["__main__"]
+fork = {MISSING}
+wait_until(lambda: fork.poll() is not None)
+assert fork.poll() == 1
+assert "FileNotFoundError" in Path("log").read_text()
+assert "main module" not in Path("log").read_text()
+assert sys.modules["__main__"] is main
+"""
+    assert check(program, tmp_path) == "main module\n"
+
+
+def test_fork_of_a_killed_server_counts_as_killed_and_ends_and_another_server_starts(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    program = f"""
+fork = {WAITING}
+first, pid = server(), fork._process.pid
+time.sleep(0.5)  # until it waits for the pipe; from then on it ends with its parent
+assert fork.poll() is None
+os.kill(first, signal.SIGKILL)
+wait_until(lambda: fork.poll() is not None)
+assert fork.poll() == -signal.SIGKILL
+wait_until(lambda: state(pid) in "ZX")
+other = {MISSING}
+wait_until(lambda: other.poll() is not None)
+assert other.poll() == 1
+assert server() != first
+assert blocked(Path(f"/proc/{{server()}}/status").read_text()) == set(fork_server.SIGNALS)
+"""
+    check(program, tmp_path)
+
+
+@pytest.mark.parametrize("number", ["signal.SIGINT", "signal.SIGTERM", "signal.SIGKILL"])
+def test_fork_can_be_signalled_as_soon_as_it_has_started(tmp_path, number):
+    os.mkfifo(tmp_path / "pipe")
+    program = f"""
+fork = {WAITING}
+fork.signal({number})
+wait_until(lambda: fork.poll() is not None)
+fork.signal({number})  # one that has ended: no error
+"""
+    check(program, tmp_path)

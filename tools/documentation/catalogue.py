@@ -1,0 +1,222 @@
+"""The table of all methods, read from conf/method/*.yaml and from the losses' classes."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kd_bench.cli.hydra_app import compose_single
+from kd_bench.config.compose import CONFIG_DIR
+from kd_bench.config.schema import Config, MethodConfig
+from kd_bench.interfaces import Batch, Loss, LossContext, Networks, Output
+from kd_bench.jobs import instantiate
+from kd_bench.methods.common.method import Method, flatten_weights
+from kd_bench.models.features import forward_with_views
+from kd_bench.training.teacher import Teacher
+
+METHODS = Path(CONFIG_DIR) / "method"
+# Images of 32x32, for which weights are published; equal networks, as some methods need.
+JOB = ("dataset=synthetic", "dataset.source.size=32", "model=resnet8", "teacher=resnet8")
+BATCH, SIZE = 4, (8, 8)
+_ARXIV = r"arXiv:(\d{4}\.\d{4,5})"
+# "Heo et al., arXiv:1811.03233, section 3. " at the beginning of a YAML file's comment.
+_CITATION = re.compile(
+    rf"^[^.]*(?:et al\.)?[^.]*?(?:{_ARXIV}|CVPR \d{{4}}|OpenReview \w+)(?:\.\d|[^.])*?\. (?=[A-Z])"
+)
+HEAD = ("method", "paper", "loss", "reads", "weights", "source of the weights")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the table; each cell is Markdown."""
+
+    name: str
+    papers: list[str]
+    formulas: list[str]
+    reads: str
+    weights: str
+    source: str
+
+    def row(self) -> str:
+        """The row in Markdown."""
+        cells = (
+            f"`{self.name}`",
+            "<br>".join(self.papers),
+            "<br>".join(self.formulas),
+            self.reads,
+            self.weights,
+            self.source,
+        )
+        return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def names() -> list[str]:
+    """Every method of conf/method."""
+    return sorted(path.stem for path in METHODS.glob("*.yaml"))
+
+
+def table() -> str:
+    """All methods as a table in Markdown."""
+    lines = [f"| {' | '.join(HEAD)} |", "|" + " :-- |" * len(HEAD)]
+    return "\n".join([*lines, *(entry(name).row() for name in names())]) + "\n"
+
+
+def entry(name: str) -> Entry:
+    """What the code and the YAML file of a method have to say of it."""
+    config = compose_single((*JOB, f"method={name}"), None).method
+    classes = instantiate.loss_classes(config)
+    modules = dict.fromkeys(loss.__module__ for loss in classes.values())
+    note = comment((METHODS / f"{name}.yaml").read_text())
+    formulas = [escaped(first_line(loss)) for loss in classes.values()]
+    if len(formulas) > 1:
+        formulas = [f"`{key}`: {text}" for key, text in zip(classes, formulas, strict=True)]
+    source = _CITATION.sub("", note)
+    return Entry(
+        name,
+        [paper(module) for module in modules],
+        formulas or [escaped(note)],
+        ", ".join(reads(config)) or "labels",
+        weights_text(config),
+        escaped(source) if classes else "",
+    )
+
+
+def first_line(what: Any) -> str:
+    """The first line of a docstring."""
+    return inspect.getdoc(what).partition("\n")[0]
+
+
+def comment(yaml: str) -> str:
+    """The comment at the top of a YAML file, as one line."""
+    lines = re.match(r"(#.*\n)*", yaml)[0].splitlines()
+    return " ".join(line.removeprefix("#").strip() for line in lines)
+
+
+def paper(module: str) -> str:
+    """The first line of a method's file, its arXiv number as a link."""
+    text = inspect.getdoc(importlib.import_module(module))
+    line = escaped(text.partition("\n")[0].rstrip("."))
+    numbers = re.findall(_ARXIV, text)
+    if numbers and not re.search(_ARXIV, line):
+        line = f"{line}, arXiv:{numbers[-1]}"
+    return re.sub(_ARXIV, r"[arXiv:\1](https://arxiv.org/abs/\1)", line)
+
+
+def escaped(text: str) -> str:
+    """Text without what Markdown would take as a mark, but for code; the row escapes pipes."""
+    parts = re.split(r"(`[^`]*`)", text)
+    return "".join(
+        part if part.startswith("`") else re.sub(r"([_*<])", r"\\\1", part) for part in parts
+    )
+
+
+def weights_text(config: MethodConfig) -> str:
+    """The weights by term, those of the init phase first."""
+    init, main = config.init, _listed(config.weights)
+    if not init.weights:
+        return main
+    return f"init ({init.epochs:.3g} of the epochs): {_listed(init.weights)}<br>then {main}"
+
+
+def _listed(weights: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"`{name}` {value:,.0f}" if value >= 1000 else f"`{name}` {value:.4g}"
+        for name, value in flatten_weights(weights).items()
+    )
+
+
+# What a method reads
+
+
+@cache
+def _job() -> Config:
+    return compose_single(JOB, None)
+
+
+class Recorded(Output):
+    """An output that notes which of its parts are looked at."""
+
+    def __init__(self, output: Output, seen: set[str]):
+        super().__init__(output.logits, output.features)
+        self.views = {name: Recorded(view, seen) for name, view in output.views.items()}
+        self.seen = seen
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "logits" and "seen" in object.__getattribute__(self, "__dict__"):
+            object.__getattribute__(self, "seen").add(name)
+        return super().__getattribute__(name)
+
+
+def reads(config: MethodConfig) -> list[str]:
+    """What the losses of a method read: logits, stages, and what is special about it.
+
+    Stages are those that the losses name; whether they read logits is seen in one step.
+    """
+    torch.manual_seed(0)
+    job = _job()
+    data, model = instantiate.describe_dataset(job.dataset), job.model
+    student, other = (instantiate.build_network(model, data.num_classes) for _ in range(2))
+    classes = instantiate.loss_classes(config).values()
+    has_teacher = any(loss.needs_teacher for loss in classes)
+    context = LossContext(
+        student=student.shapes(SIZE),
+        teacher=other.shapes(SIZE) if has_teacher else None,
+        num_classes=data.num_classes,
+        labels=torch.arange(10 * data.num_classes) % data.num_classes,
+        epochs=1,
+        teacher_net=other.net if has_teacher else None,
+    )
+    method = instantiate.build_method(config, context)
+    found = sorted(_seen(method, student, other if has_teacher else None, context))
+    found += [f"`{stage}`" for stage in method.stages]
+    return [*found, *_special(classes)]
+
+
+def _seen(method: Method, student: Any, other: Any, context: LossContext) -> set[str]:
+    """The parts of the outputs that the losses look at in a step of each phase."""
+    index = torch.arange(BATCH)
+    image = torch.randn(BATCH, 3, *SIZE).requires_grad_(method.needs_input_gradients)
+    batch = Batch(image, context.labels[index], index, torch.tensor(1.0))
+    seen: set[str] = set()
+    net, teacher = student.extractor(method.stages), None
+    if other:
+        teacher = Teacher(
+            other.extractor(method.stages), needs_input_gradients=method.needs_input_gradients
+        )
+    recorders = [each and _recorder(each, seen) for each in (net, teacher)]
+    for phase in ("init", "main"):
+        method.on_epoch_start(phase)
+        views = method.extra_views(image, phase)
+        outputs = [
+            each and Recorded(forward_with_views(each, image, views), seen)
+            for each in (net, teacher)
+        ]
+        active = {term.partition("/")[0] for term in method.weights_of(phase)} - {"ce"}
+        for name in active:
+            loss = method.losses[name]
+            loss(*outputs, batch, *([Networks(*recorders)] if loss.needs_networks else []))
+    return seen
+
+
+def _recorder(net: Callable[[Tensor], Output], seen: set[str]) -> Callable[[Tensor], Output]:
+    return lambda image: Recorded(net(image), seen)
+
+
+def _special(classes: Iterable[type[Loss]]) -> list[str]:
+    texts = {
+        "gradients at the input": lambda loss: loss.needs_input_gradients,
+        "further views": lambda loss: loss.extra_views is not Loss.extra_views,
+        "no teacher": lambda loss: not loss.needs_teacher,
+        "a teacher that learns": lambda loss: loss.teacher_learns,
+        "the student's own model as teacher": lambda loss: loss.teacher_is_same_model,
+    }
+    return [text for text, is_so in texts.items() if any(map(is_so, classes))]
