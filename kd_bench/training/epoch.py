@@ -52,11 +52,17 @@ class EpochRunner:
         Raises:
             FloatingPointError: at its end, if a term was not finite.
         """
+        for _ in self.steps(epoch):
+            pass
+        return {"lr": self.phase.rates[epoch - 1, 0].item(), **self.tally.means(epoch)}
+
+    def steps(self, epoch: int) -> Iterator[int]:
+        """Train for one epoch step by step; yields the number of images of each step."""
         self._begin(epoch)
         with execution.tf32(self.setup.execution.precision is Precision.tf32):
             for size in self.setup.step_sizes:
                 self._step(size)()
-        return {"lr": self.phase.rates[epoch - 1, 0].item(), **self.tally.means(epoch)}
+                yield size
 
     def _begin(self, epoch: int) -> None:
         # Random numbers drawn by a method depend only on seed and epoch, so a resumed job draws
