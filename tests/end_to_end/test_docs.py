@@ -157,6 +157,7 @@ def test_every_tool_takes_its_arguments(command, monkeypatch):
     script, *words = command.words[1:]
     spec = importlib.util.spec_from_file_location(f"shown_{Path(script).stem}", ROOT / script)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # which its dataclasses look up
     spec.loader.exec_module(module)
     if hasattr(module, "parser"):
         module.parser().parse_args(words)

@@ -465,8 +465,3 @@ def test_the_sweep_over_all_methods_is_complete():
     sweep = (CONF / "sweep" / "classics.yaml").read_text()
     (listed,) = re.findall(r"^ +method: (.*)$", sweep, re.MULTILINE)
     assert sorted(listed.split(",")) == choices("method")
-
-
-def test_the_readme_lists_every_method():
-    readme = (CONF.parent / "README.md").read_text()
-    assert not [name for name in choices("method") if f"`{name}`" not in readme]
