@@ -109,7 +109,7 @@ def read_runs(folder: str) -> Runs:
     records = read_records(folder) if Path(folder).is_dir() else []
     require(
         len(records) > 0,
-        f"no finished runs in {folder}; start some, such as `kd-bench -m sweep=quickstart`,"
+        f"no finished runs in {folder}; start some with `kd-bench sweep=quickstart`,"
         " or choose another folder with --from DIR",
     )
     return records, read_failures(folder)

@@ -110,8 +110,8 @@ def test_the_metric_and_a_note(kd_bench, tmp_path):
         (["--metric", "first"], METRICS),
         (["--format", "html"], FORMAT_NAMES),
         (["--colour", "red"], ["--dataset"]),
-        (["--from", "nowhere"], ["kd-bench -m sweep=quickstart", "--from DIR"]),
-        ([], ["kd-bench -m sweep=quickstart", "--from DIR"]),
+        (["--from", "nowhere"], ["kd-bench sweep=quickstart", "--from DIR"]),
+        ([], ["kd-bench sweep=quickstart", "--from DIR"]),
     ],
 )
 def test_a_mistake_is_a_one_line_error_with_the_valid_options(kd_bench, words, choices):
