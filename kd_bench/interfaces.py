@@ -12,10 +12,10 @@ from kd_bench.utils.errors import UserError, require, require_positive
 
 __all__ = [
     "Batch",
+    "ForwardPass",
     "Loss",
     "LossContext",
     "LossValue",
-    "ForwardPass",
     "Networks",
     "Output",
     "Spec",

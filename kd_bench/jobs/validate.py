@@ -118,7 +118,8 @@ def _check_pair(job: Job) -> None:
         not job.traits.teacher_is_same_model
         or canonical(config.model.net) == canonical(teacher.model.net),
         f"{name} needs a trained copy of the student as its teacher, but the student is"
-        f" {config.model.name} and the teacher {teacher.model.name}; add teacher={config.model.name}",
+        f" {config.model.name} and the teacher {teacher.model.name};"
+        f" add teacher={config.model.name}",
     )
     require(
         not (job.traits.teacher_learns and teacher.checkpoint),

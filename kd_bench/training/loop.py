@@ -108,6 +108,7 @@ class Evaluator:
         self.setup = setup
 
     def __call__(self) -> Row:
+        """The accuracy of each split, by the name of its column."""
         return {
             name: accuracy(self._predictions(name), split.target)
             for name, split in self._splits.items()

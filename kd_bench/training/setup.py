@@ -49,7 +49,7 @@ class TrainingSetup:
         return [self.recipe.batch_size] * full + [rest] * is_kept
 
     def order(self, phase: str, epoch: int) -> Tensor:
-        """The order of an epoch's images: positions [N] on the CPU, from seed, phase and epoch alone."""
+        """Positions [N] of an epoch's images, on the CPU, from seed, phase and epoch alone."""
         generator = torch.Generator().manual_seed(derive_seed(self.seed, phase, "order", epoch))
         return torch.randperm(self.data.train_size, generator=generator)
 
