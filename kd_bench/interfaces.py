@@ -12,10 +12,10 @@ from kd_bench.utils.errors import UserError, require, require_positive
 
 __all__ = [
     "Batch",
+    "ForwardPass",
     "Loss",
     "LossContext",
     "LossValue",
-    "Network",
     "Networks",
     "Output",
     "Spec",
@@ -46,7 +46,7 @@ class Output:
     views: dict[str, Output] = field(default_factory=dict)  # outputs for `Loss.extra_views`
 
 
-Network: TypeAlias = Callable[[Tensor], Output]  # images [B, 3, H, W] -> logits and features
+ForwardPass: TypeAlias = Callable[[Tensor], Output]  # images [B, 3, H, W] -> logits and features
 LossValue: TypeAlias = Tensor | dict[str, Tensor]
 
 
@@ -54,8 +54,8 @@ LossValue: TypeAlias = Tensor | dict[str, Tensor]
 class Networks:
     """Both networks as the training step runs them, for losses that evaluate other images."""
 
-    student: Network
-    teacher: Network | None  # None for a method without a teacher
+    student: ForwardPass
+    teacher: ForwardPass | None  # None for a method without a teacher
 
 
 class StageShapes(dict[str, tuple[int, ...]]):

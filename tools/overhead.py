@@ -1,31 +1,31 @@
-"""python tools/overhead.py: what a sweep costs beyond training, and a table of many runs.
+"""python tools/overhead.py: what a sweep costs besides training, and what a large table costs.
 
-python tools/overhead.py                     50 trivial jobs on 2 slots, and where their time goes
-python tools/overhead.py --records 10000     the table of so many records, made for the purpose
+python tools/overhead.py                     50 trivial jobs in 2 slots, and where their time goes
+python tools/overhead.py --records 10000     the table of that many generated records
 
-Times are of this machine and of whatever else it does.
+Times depend on the machine and on what else runs on it.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
-import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from kd_bench.config import identity
-from kd_bench.jobs.job import FOLDER
+from kd_bench.config.identity import digest, folder_name
+from kd_bench.results.record import Record
+from kd_bench.results.run_folder import RESULT, SWEEPS
 from kd_bench.results.store import find_records, read_records
 from kd_bench.utils.files import write_json
 
 METHODS = ("baseline", "logits", "st", "at", "st_at")
-# Small networks, small images, one epoch: what remains is what every job costs.
+# Small networks, small images and one epoch, so that the costs common to all jobs remain.
 TRIVIAL = (
     "dataset=synthetic",
     "dataset.source.train=40",
@@ -43,124 +43,156 @@ TRIVIAL = (
 )
 
 
-def run(folder: Path, command: Iterable[str]) -> tuple[float, float]:
-    """Run a command: the time when it began, and how long it took."""
-    began = time.time()
+def run(folder: Path, command: Sequence[str]) -> tuple[float, float]:
+    """Run a command in a folder: the time when it started, and how long it took."""
+    started = time.time()
     with open(folder / "log", "wb") as log:
         subprocess.run(command, cwd=folder, stdout=log, stderr=log, check=True)
-    return began, time.time() - began
+    return started, time.time() - started
 
 
 def sweep(folder: Path, jobs: int, slots: int, tensorboard: bool) -> tuple[float, float]:
-    """Run the trivial jobs in a folder: the time when it began, and how long it took."""
+    """Run the trivial jobs in a folder: the time when they started, and how long they took."""
     seeds = ",".join(map(str, range(jobs // len(METHODS))))
     command = [sys.executable, "-m", "kd_bench", "-m", *TRIVIAL, f"seed={seeds}"]
     command += [f"method={','.join(METHODS)}", f"tensorboard={tensorboard}"]
     return run(folder, [*command, f"hydra.launcher.jobs_at_once={slots}"])
 
 
-def overhead(jobs: int, slots: int, tensorboard: bool) -> dict:
-    """Measure a sweep of trivial jobs and where its time goes."""
+@dataclass(frozen=True)
+class Overhead:
+    """Where the time of a sweep goes."""
+
+    jobs: int
+    slots: int
+    wall: float  # seconds
+    training: float  # seconds of all jobs
+    overhead_per_job: float  # seconds
+    parts: dict[str, float]  # seconds of wall clock
+
+
+def measure_overhead(jobs: int, slots: int, tensorboard: bool) -> Overhead:
+    """Run a sweep of trivial jobs and measure where its time goes."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        began, wall = sweep(folder, jobs, slots, tensorboard)
-        found = list(find_records(folder / "runs"))
-        (frozen,) = (folder / "runs" / FOLDER).glob("*.jsonl")
-        froze = frozen.stat().st_mtime - began
-        made = [(path.joinpath("result.json").stat().st_mtime, record) for path, record in found]
-    count = len(made)
-    started = min(end - record["seconds_of_process"] for end, record in made) - began
-    ended = max(end for end, _ in made) - began
-    training = sum(record["seconds"] for _, record in made)
-    set_up = sum(record["seconds_of_process"] for _, record in made) - training
-    working = (training + set_up) / slots
+        started, wall = sweep(folder, jobs, slots, tensorboard)
+        (jobs_file,) = (folder / "runs" / SWEEPS).glob("*.jsonl")
+        prepared = jobs_file.stat().st_mtime - started
+        runs = list(find_records(folder / "runs"))
+        records = [record for _, record in runs]
+        finished = [path.joinpath(RESULT).stat().st_mtime - started for path, _ in runs]
+    seconds = [record.seconds_of_process or 0.0 for record in records]
+    first_start = min(end - took for end, took in zip(finished, seconds, strict=True))
+    last_end = max(finished)
+    training = sum(record.seconds for record in records)
+    set_up = sum(seconds) - training
     parts = {
-        "composing, checking, freezing": froze,
-        "waiting for PyTorch, once": started - froze,
-        "a job's own set-up": set_up / slots,
+        "composing, validating, freezing": prepared,
+        "waiting for PyTorch, once": first_start - prepared,
+        "set-up of each job": set_up / slots,
         "training and evaluation": training / slots,
-        "launching, waiting, ending": ended - started - working,
-        "table": wall - ended,
+        "launching, waiting, ending": last_end - first_start - (training + set_up) / slots,
+        "table": wall - last_end,
     }
-    return {
-        "jobs": count,
-        "slots": slots,
-        "wall": wall,
-        "training": training,
-        "overhead_per_job": (wall - training / slots) / count,
-        "parts": parts,  # seconds of wall clock
-    }
+    per_job = (wall - training / slots) / len(records)
+    return Overhead(len(records), slots, wall, training, per_job, parts)
 
 
-def show_overhead(found: Mapping) -> None:
+def show_overhead(measured: Overhead) -> None:
     """Print the parts as a table."""
     print(
-        f"{found['jobs']} jobs on {found['slots']} slots: {found['wall']:.1f} s,"
-        f" training {found['training']:.1f} s"
+        f"{measured.jobs} jobs in {measured.slots} slots: {measured.wall:.1f} s,"
+        f" training {measured.training:.1f} s"
     )
-    print(f"{'wall clock':<32}{'seconds':>9}{'a job':>9}{'share':>8}")
-    for name, seconds in found["parts"].items():
-        job, share = seconds / found["jobs"], seconds / found["wall"]
-        print(f"{name:<32}{seconds:9.2f}{job:9.3f}{share:8.1%}")
-    overhead = found["overhead_per_job"]
-    print(f"{'(wall - training) / jobs':<32}{'':9}{overhead:9.3f}")
+    print(f"{'wall clock':<32}{'seconds':>9}{'per job':>9}{'share':>8}")
+    for name, seconds in measured.parts.items():
+        per_job, share = seconds / measured.jobs, seconds / measured.wall
+        print(f"{name:<32}{seconds:9.2f}{per_job:9.3f}{share:8.1%}")
+    print(f"{'(wall - training / slots) / jobs':<32}{'':9}{measured.overhead_per_job:9.3f}")
 
 
-def table(number: int) -> dict:
-    """Measure the table of so many records, copies of one that a trivial job makes."""
+@dataclass(frozen=True)
+class TableCost:
+    """Seconds that a large table takes."""
+
+    records: int
+    reading: float
+    reading_and_table: float
+
+
+def measure_table(number: int) -> TableCost:
+    """Time the table of many records, which are copies of a trivial job's record."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         command = [sys.executable, "-m", "kd_bench", *TRIVIAL, "method=st", "runs_dir=one"]
         run(folder, command)
-        template = read_records(folder / "one")[-1]
-        write_copies(template, folder / "runs", number)
+        write_copies(read_records(folder / "one")[-1], folder / "runs", number)
         script = Path(__file__).with_name("table.py").absolute()
-        reading = (
+        code = (
             "import sys; from kd_bench.results.store import read_records; read_records(sys.argv[1])"
         )
-        _, read = run(folder, [sys.executable, "-c", reading, "runs"])
+        _, reading = run(folder, [sys.executable, "-c", code, "runs"])
         _, whole = run(folder, [sys.executable, str(script), "--from", "runs"])
-    return {"records": number, "reading": read, "reading_and_table": whole}
+    return TableCost(number, reading, whole)
 
 
-def write_copies(template: Mapping, root: Path, number: int, seeds: int = 10) -> None:
+def write_copies(template: Record, root: Path, number: int, seeds: int = 10) -> None:
     """Write records that differ in method, model and seed, so that a table has that many runs."""
     for i in range(number):
         cell, seed = divmod(i, seeds)
-        record = copy.deepcopy(template)
-        for place in (record["identity"], record["config"]):
-            place["method"]["name"] = f"m{cell % 25}"
-            place["model"]["name"] = f"student{cell // 25}"
-        record["config"]["seed"] = seed
-        record["accuracy"]["last"] = record["accuracy"]["best"] = 50 + i * 7 % 100 / 4
-        record["folder"] = identity.folder_name(record["identity"], seed)
-        record["digest"] = identity.digest(record["identity"])
-        path = root / record["folder"]
+        copy = _copy(template, f"m{cell % 25}", f"student{cell // 25}", seed, 50 + i * 7 % 100 / 4)
+        path = root / copy.folder
         path.mkdir(parents=True)
-        (path / "result.json").write_text(json.dumps(record, indent=1))
+        write_json(path / RESULT, copy.to_json())
+
+
+def _copy(template: Record, method: str, model: str, seed: int, accuracy: float) -> Record:
+    config, identity = template.config, template.identity
+    identity = {
+        **identity,
+        "method": {**identity["method"], "name": method},
+        "model": {**identity["model"], "name": model},
+    }
+    config = replace(
+        config,
+        method=replace(config.method, name=method),
+        model=replace(config.model, name=model),
+        seed=seed,
+    )
+    return replace(
+        template,
+        folder=folder_name(identity, seed),
+        digest=digest(identity),
+        identity=identity,
+        config=config,
+        accuracy=replace(template.accuracy, last=accuracy, best=accuracy),
+    )
 
 
 def main() -> None:
-    """Measure, print, and write what was measured."""
+    """Measure, print the measurement, and write it to a file if asked to."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python tools/overhead.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--jobs", type=int, default=50, help="trivial jobs")
-    parser.add_argument("--slots", type=int, default=2, help="of them at a time")
+    parser.add_argument("--jobs", type=int, default=50, help="number of trivial jobs")
+    parser.add_argument("--slots", type=int, default=2, help="number of them at a time")
     parser.add_argument("--tensorboard", action="store_true", help="have jobs write event files")
-    parser.add_argument("--records", type=int, help="measure a table of so many records instead")
-    parser.add_argument("--json", type=Path, help="also write what was measured into this file")
+    parser.add_argument("--records", type=int, help="time a table of this many records instead")
+    parser.add_argument("--json", type=Path, help="also write the measurement into this file")
     args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    measured: Overhead | TableCost
     if args.records:
-        found = table(args.records)
-        for name, value in found.items():
+        measured = measure_table(args.records)
+        for name, value in asdict(measured).items():
             print(f"{name.replace('_', ' '):<20}{value:10.2f}")
     else:
-        found = overhead(args.jobs, args.slots, args.tensorboard)
-        show_overhead(found)
+        measured = measure_overhead(args.jobs, args.slots, args.tensorboard)
+        show_overhead(measured)
     if args.json:
-        write_json(args.json, found)
+        write_json(args.json, asdict(measured))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """python tools/speed.py: how fast kd-bench trains, against plain PyTorch loops in the same run.
 
-python tools/speed.py                       what this machine is for: its GPU, else its CPU
-python tools/speed.py --quick               the same in a few minutes, less exactly
-python tools/speed.py --show speed.json     what was found then, as a table in Markdown
+python tools/speed.py                       a typical job for this machine's GPU, or else its CPU
+python tools/speed.py --quick               the same in a few minutes, less precisely
+python tools/speed.py --show speed.json     print an earlier measurement as a Markdown table
 python tools/speed.py --student resnet8x4 --teacher resnet32x4 --method st --batch 64 128
 
-Images are random ones of CIFAR's size unless --dataset names others. Results are printed, and
-written as JSON and as a plot.
+Images are random ones of CIFAR's size unless --dataset is given. Results are printed, and written
+as JSON and as a plot.
 """
 
 from __future__ import annotations
@@ -20,22 +20,27 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from throughput import agreement, report, roofline
-from throughput.contest import Candidate, benchmark, ratio
-from throughput.scenarios import Scenario, candidates, write_teacher
+from throughput.comparison import Candidate, benchmark, speed_ratio
+from throughput.loops import OURS_CACHED, PLAIN, TUNED
+from throughput.scenarios import Scenario, candidates, with_config, write_teacher
 
 import kd_bench
 from kd_bench.cli.hydra_app import hydra_errors_as_user_errors
 from kd_bench.config import compose
-from kd_bench.config.compose import register_schema
-from kd_bench.jobs import instantiate, resolve, validate
-from kd_bench.sweep.launchers import registry as launchers
-from kd_bench.training.device import choose_device, device_name, prepare_torch
+from kd_bench.config.schema import Device
+from kd_bench.jobs.instantiate import build_dataset
+from kd_bench.jobs.job import Job, write_jobs
+from kd_bench.jobs.resolve import resolve_job
+from kd_bench.jobs.validate import validate_job
+from kd_bench.results.run_folder import read_record
+from kd_bench.sweep.launchers import registry
+from kd_bench.training.device import choose_device, configure_process, device_name
 from kd_bench.utils import process
 from kd_bench.utils.errors import UserError, require
 from kd_bench.utils.files import write_json
@@ -46,8 +51,7 @@ ON_GPU = [
     Scenario("resnet20", "resnet20", "st", 128, packed=(2, 4, 8)),
     Scenario("resnet20", "resnet20", "baseline", 1024, packed=()),
 ]
-EPOCHS, SHORT = 5, 2_048  # of the whole job: epochs, and images of one
-Config = Mapping[str, Any]
+EPOCHS, IMAGES = 5, 2_048  # of the whole job: epochs, and images per epoch
 
 
 def parser() -> argparse.ArgumentParser:
@@ -57,60 +61,67 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    result.add_argument("--student", help="a model of conf/model")
+    devices = [device.value for device in Device]
+    result.add_argument("--student", help="a model in conf/model")
     result.add_argument("--teacher", help="its teacher")
     result.add_argument("--method", default="st", help="baseline: without a teacher")
-    result.add_argument("--batch", type=int, nargs="+", default=[64], help="images of a step")
+    result.add_argument("--batch", type=int, nargs="+", default=[64], help="images per step")
     result.add_argument("--jobs", type=int, nargs="*", default=[2], help="jobs at once")
-    result.add_argument("--dataset", help="a data set of conf/dataset, instead of random images")
+    result.add_argument("--dataset", help="a dataset in conf/dataset, instead of random images")
     result.add_argument("--images", type=int, help="number of random images to train on")
-    result.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    result.add_argument("--threads", type=int, help="of a job on a CPU; all cores, if not given")
-    result.add_argument("--workers", type=int, help="of a DataLoader; as many as cores, at most 8")
+    result.add_argument("--device", choices=devices, default="auto")
+    result.add_argument("--threads", type=int, help="of a job on a CPU (default: all cores)")
+    result.add_argument(
+        "--workers", type=int, help="DataLoader workers (default: cores, at most 8)"
+    )
     result.add_argument("--rounds", type=int, default=7)
-    result.add_argument("--seconds", type=float, default=4.0, help="of each contestant in a round")
+    result.add_argument("--seconds", type=float, default=4.0, help="of each candidate in a round")
     result.add_argument("--quick", action="store_true", help="3 rounds of 2 seconds")
-    result.add_argument("--only", nargs="+", help="contestants whose names contain one of these")
-    result.add_argument("--no-whole", action="store_true", help="leave out the whole job")
-    result.add_argument("--show", type=Path, help="print a speed.json as a table in Markdown")
-    result.add_argument("--out", default="speed", help="of the files: speed.json, speed.png")
+    result.add_argument("--only", nargs="+", help="candidates whose names contain one of these")
+    result.add_argument("--no-whole", action="store_true", help="skip the whole job")
+    result.add_argument("--show", type=Path, help="print a speed.json as a Markdown table")
+    result.add_argument("--out", default="speed", help="name of speed.json and speed.png")
     return result
 
 
-def main(typed: Sequence[str] | None = None) -> int:
-    """Measure, print, write."""
-    args = parser().parse_args(typed)
-    if args.show:
-        return show(args.show)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print and write; the exit status, 1 if losses disagree."""
+    args = parser().parse_args(argv)
     if args.quick:
         args.rounds, args.seconds = 3, 2.0
-    register_schema()
-    launchers.register()
     try:
-        with hydra_errors_as_user_errors(), tempfile.TemporaryDirectory() as scratch:
-            for found in measure(args, Path(scratch)):  # written after each, should time run out
-                write_json(Path(f"{args.out}.json"), found)
-                report.plot(found, Path(f"{args.out}.png"))
-                print(f"\nwritten: {args.out}.json, {args.out}.png")
+        if args.show:
+            print(report.markdown(_read(args.show)), end="")
+            return 0
+        return _measure_and_write(args)
     except UserError as error:
         print(f"speed.py: {error}", file=sys.stderr)
         return 2
-    return 0 if all(scene["agreement"]["is_equal"] for scene in found["scenes"]) else 1
 
 
-def show(path: Path) -> int:
-    """Print an earlier measurement."""
+def _read(path: Path) -> dict[str, Any]:
+    """An earlier measurement."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        print(f"speed.py: cannot read {path}: {error.strerror}", file=sys.stderr)
-        return 2
-    print(report.markdown(json.loads(text)), end="")
-    return 0
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
 
 
-def scenes(args: argparse.Namespace, has_gpu: bool) -> list[Scenario]:
-    """What was asked for; else what is worth knowing of such a machine."""
+def _measure_and_write(args: argparse.Namespace) -> int:
+    compose.register_schema()
+    registry.register()
+    is_equal = True
+    with hydra_errors_as_user_errors(), tempfile.TemporaryDirectory() as scratch:
+        for measured in measure(args, Path(scratch)):  # written after each, in case time runs out
+            write_json(Path(f"{args.out}.json"), measured)
+            report.plot(measured, Path(f"{args.out}.png"))
+            print(f"\nwritten: {args.out}.json, {args.out}.png")
+            is_equal = all(scenario["agreement"]["is_equal"] for scenario in measured["scenarios"])
+    return 0 if is_equal else 1
+
+
+def scenarios(args: argparse.Namespace, has_gpu: bool) -> list[Scenario]:
+    """Those that the arguments ask for, or else the typical ones for such a machine."""
     if args.student is None and args.teacher is None:
         return ON_GPU if has_gpu else ON_CPU
     require(min(args.jobs, default=1) >= 1, "--jobs must be 1 or more")
@@ -124,11 +135,11 @@ def scenes(args: argparse.Namespace, has_gpu: bool) -> list[Scenario]:
 
 
 def measure(args: argparse.Namespace, scratch: Path) -> Iterator[dict[str, Any]]:
-    """Everything that was measured so far, as plain values, after each scene."""
-    device = choose_device(args.device)
+    """All measurements so far, as plain values, after each scenario."""
+    device = choose_device(Device(args.device))
     cores = len(os.sched_getaffinity(0))
     threads = args.threads or cores
-    prepare_torch(threads)
+    configure_process(threads)
     bandwidth = roofline.copy_bandwidth(device)
     machine = {
         "device": device.type,
@@ -142,69 +153,33 @@ def measure(args: argparse.Namespace, scratch: Path) -> Iterator[dict[str, Any]]
         "kd_bench": kd_bench.__version__,
     }
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
-    about = {"machine": machine, "rounds": args.rounds, "seconds": args.seconds}
-    found = []
-    for scene in scenes(args, device.type == "cuda"):
-        found.append(measure_scene(scene, args, scratch, device, bandwidth, cores, threads))
-        yield {**about, "scenes": found}
+    head = {"machine": machine, "rounds": args.rounds, "seconds": args.seconds}
+    measured = []
+    for scenario in scenarios(args, device.type == "cuda"):
+        print(f"\n{scenario.name}")
+        job = make_job(scenario, args, scratch, device, threads)
+        measured.append(measure_scenario(scenario, job, args, device, bandwidth, cores))
+        yield {**head, "scenarios": measured}
 
 
 def has_mps() -> bool:
-    """Whether NVIDIA's Multi-Process Service runs, which lets jobs on one GPU run side by side."""
+    """Whether NVIDIA's Multi-Process Service runs, with which jobs on one GPU run in parallel."""
     for name in Path("/proc").glob("[0-9]*/comm"):
-        with suppress(OSError):  # a process that has ended since
+        with suppress(OSError):  # the process has ended since
             if "nvidia-cuda-mps" in name.read_text():
                 return True
     return False
 
 
-def measure_scene(
-    scene: Scenario,
+def make_job(
+    scenario: Scenario,
     args: argparse.Namespace,
     scratch: Path,
     device: torch.device,
-    bandwidth: float,
-    cores: int,
     threads: int,
-) -> dict[str, Any]:
-    """One job's speed in all ways of running it."""
-    print(f"\n{scene.name}")
-    config = job(scene, args, scratch, device, threads)
-    data = instantiate.build_dataset(config["dataset"]).load()
-    write_teacher(config, data, Path(config["teacher"]["checkpoint"]))
-    validate.validate_job(config)
-    agreed = agree(config, scene)
-    workers = min(8, cores) if args.workers is None else args.workers
-    is_gpu = device.type == "cuda"
-    field = candidates(config, scene, has_gpu=is_gpu, cores=cores, workers=workers)
-    if args.only:
-        wanted = [*args.only, "plain"]
-        field = [each for each in field if any(text in each.name for text in wanted)]
-    field = benchmark(field, args.rounds, args.seconds, print)
-    bounds = limits_of(field, is_gpu)
-    plain = field[0]
-    tuned = next((each for each in field if each.kind == "tuned"), plain)
-    rows = [row(each, plain, tuned, bounds[place(each, is_gpu)], bandwidth) for each in field]
-    print(report.lines(rows))
-    return {
-        "name": scene.name,
-        **asdict(scene),
-        "train_images": data.train_size,
-        "loader_workers": workers,
-        "agreement": agreed,
-        "limits": [
-            {"processes": p, "threads": t, **what} for (p, t), what in sorted(bounds.items())
-        ],
-        "contestants": rows,
-        "whole_job": None if args.no_whole else whole_job(config, scratch),
-    }
-
-
-def job(
-    scene: Scenario, args: argparse.Namespace, scratch: Path, device: torch.device, threads: int
-) -> dict[str, Any]:
-    """The configuration of a scene's job, with a teacher from a file."""
-    # Enough that a DataLoader, which starts its workers anew in every epoch, seldom has to.
+) -> Job:
+    """The job of a scenario, validated, with a teacher from a file."""
+    # An epoch this long seldom ends within a round: a DataLoader restarts its workers then.
     images = args.images or 20_000
     dataset = [f"dataset={args.dataset}"]
     if args.dataset is None:
@@ -216,88 +191,151 @@ def job(
             "dataset.pad=4",
             "dataset.flip=true",
         ]
-    places = [f"device={device.type}", f"threads={threads}", f"runs_dir={scratch / 'runs'}"]
-    config = compose.compose_standalone([*dataset, *scene.overrides(), *places], None)
-    config["teacher"]["checkpoint"] = str(scratch / f"{scene.teacher}.pt")
-    return config
-
-
-def agree(config: Config, scene: Scenario) -> dict[str, Any]:
-    """Whether kd-bench and the plain loop learn the same.
-
-    At a low rate: at a high one two runs that differ in the last bit drift apart, whoever runs
-    them.
-    """
-    slow = {**config["recipe"], "lr": 5e-4, "milestones": []}
-    mine, other = agreement.losses({**config, "recipe": slow})
-    worst = agreement.worst(mine, other)
-    is_equal = worst <= agreement.TOLERANCE
-    verdict = "equal" if is_equal else "NOT EQUAL"
-    print(
-        f"losses of the first {len(mine)} steps, ours and plain: {verdict},"
-        f" largest relative difference {worst:.1e}"
+    checkpoint = scratch / f"{scenario.teacher}.pt"
+    options = [
+        f"device={device.type}",
+        f"threads={threads}",
+        f"runs_dir={scratch / 'runs'}",
+        f"teacher.checkpoint={checkpoint}",
+    ]
+    config, changed = compose.compose_standalone([*dataset, *scenario.overrides(), *options], None)
+    data = build_dataset(config.dataset).load()
+    require(
+        config.recipe.batch_size <= data.train_size,
+        f"--batch must be at most the {data.train_size:,} training images",
     )
-    return {"is_equal": is_equal, "worst": worst, "ours": mine, "plain": other}
+    write_teacher(config, data, checkpoint)
+    job = resolve_job(config, changed)
+    validate_job(job)
+    return job
 
 
-def place(each: Candidate, is_gpu: bool) -> tuple[int, int]:
-    """Processes and threads that bound a contestant; on a GPU its jobs share what one can do."""
-    return 1 if is_gpu else each.jobs, each.config["threads"]
-
-
-def limits_of(field: Sequence[Candidate], is_gpu: bool) -> dict[tuple[int, int], dict[str, Any]]:
-    """What bounds the contestants, by their places."""
-    configs = {place(each, is_gpu): each.config for each in reversed(field)}  # the first of each
-    return {at: roofline.measured(config, at[0]) for at, config in configs.items()}
-
-
-def row(
-    each: Candidate, plain: Candidate, tuned: Candidate, bounds: Mapping, bandwidth: float
+def measure_scenario(
+    scenario: Scenario,
+    job: Job,
+    args: argparse.Namespace,
+    device: torch.device,
+    bandwidth: float,
+    cores: int,
 ) -> dict[str, Any]:
-    """What is told of a contestant."""
-    precision = each.precision or each.config["precision"]
-    table = "_with_a_table" if "table" in each.kind else ""
-    moved = bounds[f"numbers_moved_per_image{table}"] * (2 if precision == "bf16" else 4)
-    rate = sorted(each.rates)[len(each.rates) // 2]
+    """The speed of a scenario's job in all variants, as plain values."""
+    agreed = compare_losses(job)
+    loader_workers = min(8, cores) if args.workers is None else args.workers
+    is_gpu = device.type == "cuda"
+    variants = candidates(job, scenario, has_gpu=is_gpu, cores=cores, loader_workers=loader_workers)
+    if args.only:
+        wanted = [*args.only, PLAIN]
+        variants = [c for c in variants if any(text in c.name for text in wanted)]
+    finished = benchmark(variants, args.rounds, args.seconds, print)
+    limits = measure_limits(finished, is_gpu)
+    plain = finished[0]
+    tuned = next((c for c in finished if c.kind == TUNED), plain)
+    rows = [
+        make_row(candidate, plain, tuned, limits[resources(candidate, is_gpu)], bandwidth)
+        for candidate in finished
+    ]
+    print(report.lines(rows))
     return {
-        "name": each.name,
-        "images_per_second": rate,
-        "rates": each.rates,
-        "ratio_to_plain": asdict(ratio(each, plain)),
-        "ratio_to_tuned": asdict(ratio(each, tuned)),
-        "of_traffic_limit": rate * moved / bandwidth,
-        "of_convolution_limit": rate / bounds[f"convolutions_alone{table}"][precision],
-        "start_seconds": max(start["import"] for start in each.starts),
-        "prepare_seconds": max(start["prepare"] for start in each.starts),
-        "threads": each.config["threads"],
-        "jobs": each.jobs,
+        "name": scenario.name,
+        **asdict(scenario),
+        "train_images": build_dataset(job.config.dataset).describe().train_size,
+        "loader_workers": loader_workers,
+        "agreement": agreed,
+        "limits": [
+            {"processes": processes, "threads": threads, **values}
+            for (processes, threads), values in sorted(limits.items())
+        ],
+        "candidates": rows,
+        "whole_job": None if args.no_whole else time_whole_job(job),
     }
 
 
-def whole_job(config: Config, scratch: Path) -> dict[str, float]:
-    """Seconds of a short job's process, and how many of them are training."""
-    source = config["dataset"]["source"]
-    if "train" in source:  # random images, of which there may be fewer
-        source = {**source, "train": min(SHORT, source["train"])}
-    dataset = {**config["dataset"], "source": source}
-    short = {**config, "dataset": dataset, "recipe": {**config["recipe"], "epochs": EPOCHS}}
-    frozen = scratch / "whole.jsonl"
-    frozen.write_text(json.dumps({"config": short, "changed": {}}) + "\n")
-    started = time.perf_counter()
-    command = [sys.executable, "-m", "kd_bench.jobs.worker", str(frozen), "0"]
-    subprocess.run(command, env=os.environ | process.job_environment(config["threads"]), check=True)
-    seconds = time.perf_counter() - started
-    folder = Path(config["runs_dir"]) / resolve.folder_name(short)
-    result = json.loads((folder / "result.json").read_text())
-    trained, images = result["seconds"], result["images"]["train"]
+def compare_losses(job: Job) -> dict[str, Any]:
+    """Whether kd-bench and the plain loop compute the same.
+
+    At a low learning rate: at a high one, two runs that differ in the last bit drift apart.
+    """
+    recipe = replace(job.config.recipe, lr=5e-4, milestones=[])
+    ours, plain = agreement.losses(with_config(job, recipe=recipe))
+    difference = agreement.largest_difference(ours, plain)
+    is_equal = difference <= agreement.TOLERANCE
     print(
-        f"a whole job of {EPOCHS} epochs from the shell: {seconds:.1f} s, training {trained:.1f} s"
+        f"losses of the first {len(ours)} steps, ours and plain:"
+        f" {'equal' if is_equal else 'NOT EQUAL'}, largest relative difference {difference:.1e}"
+    )
+    return {"is_equal": is_equal, "worst": difference, "ours": ours, "plain": plain}
+
+
+def resources(candidate: Candidate, is_gpu: bool) -> tuple[int, int]:
+    """Processes and threads that limit a candidate; on a GPU its processes share one limit."""
+    return 1 if is_gpu else candidate.processes, candidate.job.config.threads
+
+
+def measure_limits(
+    finished: Sequence[Candidate], is_gpu: bool
+) -> dict[tuple[int, int], dict[str, Any]]:
+    """The limits of the candidates, by their resources."""
+    # Reversed, so that the first candidate with some resources is the one that counts.
+    jobs = {resources(c, is_gpu): c.job for c in reversed(finished)}
+    return {key: roofline.measure_limits(job, key[0]) for key, job in jobs.items()}
+
+
+def make_row(
+    candidate: Candidate,
+    plain: Candidate,
+    tuned: Candidate,
+    limits: Mapping[str, Any],
+    bandwidth: float,
+) -> dict[str, Any]:
+    """The measurements of a candidate as plain values."""
+    config = candidate.job.config
+    precision = candidate.precision or config.precision.value
+    suffix = "_with_a_table" if candidate.kind == OURS_CACHED else ""
+    bytes_moved = limits[f"numbers_moved_per_image{suffix}"] * (2 if precision == "bf16" else 4)
+    rate = sorted(candidate.rates)[len(candidate.rates) // 2]
+    return {
+        "name": candidate.name,
+        "images_per_second": rate,
+        "rates": candidate.rates,
+        "ratio_to_plain": asdict(speed_ratio(candidate, plain)),
+        "ratio_to_tuned": asdict(speed_ratio(candidate, tuned)),
+        "of_traffic_limit": rate * bytes_moved / bandwidth,
+        "of_convolution_limit": rate / limits[f"convolutions_alone{suffix}"][precision],
+        "start_seconds": max(start["import"] for start in candidate.starts),
+        "prepare_seconds": max(start["prepare"] for start in candidate.starts),
+        "threads": config.threads,
+        "jobs": candidate.processes,
+    }
+
+
+def time_whole_job(job: Job) -> dict[str, float]:
+    """Seconds of a short job's process, and how many of them are training."""
+    config = job.config
+    source = config.dataset.source
+    if "train" in source:  # random images
+        source = {**source, "train": min(IMAGES, source["train"])}
+    short = with_config(
+        job,
+        dataset=replace(config.dataset, source=source),
+        recipe=replace(config.recipe, epochs=EPOCHS),
+    )
+    jobs = write_jobs([short], "whole")
+    command = [sys.executable, "-m", "kd_bench.jobs.worker", str(jobs), "0"]
+    started = time.perf_counter()
+    subprocess.run(command, env=os.environ | process.job_environment(config.threads), check=True)
+    seconds = time.perf_counter() - started
+    record = read_record(short.path)
+    if record is None:
+        raise RuntimeError(f"the job in {short.path} ended without a result")
+    print(
+        f"a whole job of {EPOCHS} epochs from the shell: {seconds:.1f} s,"
+        f" training {record.seconds:.1f} s"
     )
     return {
         "epochs": EPOCHS,
-        "images": images,
+        "images": record.images.train,
         "seconds": seconds,
-        "training_seconds": trained,
+        "training_seconds": record.seconds,
     }
 
 

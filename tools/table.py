@@ -1,179 +1,109 @@
-"""python tools/table.py: regenerate every table block in README.md and docs/*.md.
+"""python tools/table.py: regenerate the tables in README.md and docs/*.md, or print one.
 
-python tools/table.py --check             exit 1 where a block is not what its command makes
+python tools/table.py --write             regenerate all tables; also without arguments
+python tools/table.py --check             exit 1 if a table differs from what its command makes
+python tools/table.py --method st,at      print a table of published records, as `kd-bench table`
 python tools/table.py --from runs         print the table of your own runs
 """
 
 from __future__ import annotations
 
-import argparse
-import difflib
 import shlex
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from kd_bench.results import figure
-from kd_bench.results.markdown import arguments, blocks, regenerate
-from kd_bench.results.render import FORMATS
-from kd_bench.results.select import FILTERS, METRICS
-from kd_bench.results.store import read_failures, read_records
-from kd_bench.results.table import Table, table_from
+from kd_bench.cli.parser import Parser
+from kd_bench.cli.table import (
+    add_table_options,
+    extra_files,
+    make_table,
+    print_table,
+    read_runs,
+    table_options,
+    write_file,
+)
+from kd_bench.results.markdown import (
+    Files,
+    Make,
+    arguments,
+    is_fresh,
+    regenerated_files,
+    stale_parts,
+)
+from kd_bench.results.render import render_table
 from kd_bench.utils.errors import UserError, require
-from kd_bench.utils.files import atomic_write
 
 SCRIPT = "tools/table.py"
-DIFF_LINES = 12
-
-Read = Callable[[str], tuple[list[dict], list[dict]]]
 
 
-def parser() -> argparse.ArgumentParser:
-    """The arguments of a table, in a block or on the command line."""
-    result = argparse.ArgumentParser(
-        prog=f"python {SCRIPT}",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    result.add_argument("--from", dest="source", default="results", help="folder with records")
-    for kind in FILTERS:
-        result.add_argument(
-            f"--{kind}", type=lambda text: text.split(","), help=f"only this {kind}: a,b,c"
-        )
-    result.add_argument("--metric", choices=METRICS, default="last", help="which epoch counts")
-    result.add_argument("--note", default="", help="a sentence for the caption")
-    result.add_argument("--csv", type=Path, help="also write the cells into this file")
-    result.add_argument("--figure", type=Path, help="also draw the differences into this SVG file")
-    result.add_argument("--format", choices=FORMATS, help="of what is printed (terminal)")
-    result.add_argument("--write", nargs="*", help="regenerate the blocks in these files")
-    result.add_argument("--check", nargs="*", help="compare the blocks in these files")
-    return result
+def table_parser() -> Parser:
+    """The command line, which is also that of a block."""
+    parser = Parser("table", str(__doc__))
+    parser.prog = f"python {SCRIPT}"
+    add_table_options(parser, source="results")
+    for option, help_text in (
+        ("--write", "regenerate the tables in these files (default: README.md, docs/*.md)"),
+        ("--check", "check the tables in these files (default: README.md, docs/*.md)"),
+    ):
+        parser.add_argument(option, nargs="*", metavar="FILE", type=Path, help=help_text)
+    return parser
 
 
-def read(folder: str) -> tuple[list[dict], list[dict]]:
-    """The records below a folder, and its failures."""
-    records = read_records(folder)
-    require(len(records) > 0, f"no records in {folder}")
-    return records, read_failures(folder)
+def block_maker() -> Make:
+    """Makes the tables of blocks; it reads each folder only once."""
+    read = cache(read_runs)
+
+    def make(command: str) -> tuple[str, Files]:
+        options = table_options(table_parser().parse(arguments(command, SCRIPT)))
+        require(options.format in (None, "markdown"), f"a block is Markdown, got '{command}'")
+        table = make_table(options, command, read)
+        return render_table(table, "markdown"), extra_files(options, table)
+
+    return make
 
 
-def make_table(args: argparse.Namespace, command: str, read: Read) -> Table:
-    """The table that the arguments ask for."""
-    choice = {kind: getattr(args, kind) for kind in FILTERS}
-    return table_from(
-        *read(args.source), metric=args.metric, choice=choice, note=args.note, command=command
-    )
-
-
-def fresh(path: Path, read: Read) -> dict[Path, str]:
-    """A Markdown file, and the files that its blocks write, as they should be."""
-    require(path.is_file(), f"there is no file {path}")
-    files = {}
-
-    def make(command: str) -> str:
-        args = parser().parse_args(arguments(command, SCRIPT))
-        require(args.format in (None, "markdown"), f"a block is Markdown, got '{command}'")
-        table = make_table(args, command, read)
-        files.update(beside(args, table))
-        return FORMATS["markdown"](table)
-
-    try:
-        return {path: regenerate(path.read_text(encoding="utf-8"), make)} | files
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-
-
-def beside(args: argparse.Namespace, table: Table) -> dict[Path, str]:
-    """The files that a table's arguments ask for, besides itself."""
-    made = {args.csv: FORMATS["csv"], args.figure: figure.svg}
-    return {path: make(table) for path, make in made.items() if path}
-
-
-def write_beside(file: Path, text: str) -> None:
-    """Write a file, and the folder that it is in."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(file, text)
-
-
-def is_fresh(file: Path, text: str) -> bool:
-    """Whether a file is as it should be; a figure, whether it was drawn from the same numbers."""
-    there = file.read_text(encoding="utf-8") if file.exists() else ""
-    return (
-        figure.data_hash(there) == figure.data_hash(text)
-        if file.suffix == ".svg"
-        else there == text
-    )
-
-
-def markdown_files(given: Iterable[str]) -> list[Path]:
-    """The given files, or README.md and docs/*.md."""
+def documents(given: Sequence[Path]) -> list[Path]:
+    """The given files, or else README.md and docs/*.md."""
     usual = [path for path in [Path("README.md")] if path.exists()]
-    return [Path(path) for path in given] or usual + sorted(Path("docs").glob("*.md"))
+    return list(given) or usual + sorted(Path("docs").glob("*.md"))
 
 
-def write(paths: Iterable[Path]) -> None:
-    """Regenerate the blocks in some files, and say which files changed."""
-    remembered = cache(read)
+def write(paths: Sequence[Path]) -> None:
+    """Regenerate the tables in some files, and print which files changed."""
+    make = block_maker()
     for path in paths:
-        for file, text in fresh(path, remembered).items():
+        for file, text in regenerated_files(path, make).items():
             if not is_fresh(file, text):
-                write_beside(file, text)
+                write_file(file, text)
                 print(f"wrote {file}")
 
 
-def difference(old: str, new: str) -> str:
-    """The first lines of what regenerating would change."""
-    lines = difflib.unified_diff(old.splitlines(), new.splitlines(), lineterm="", n=0)
-    return "\n".join(list(lines)[2 : 2 + DIFF_LINES])
+def check(paths: Sequence[Path]) -> int:
+    """Print the stale tables; 1 if there are any."""
+    make = block_maker()
+    stale = [text for path in paths for text in stale_parts(path, make)]
+    print("\n".join(stale) or "all tables are up to date")
+    return 1 if stale else 0
 
 
-def stale(path: Path, read: Read) -> list[str]:
-    """What regenerating a file's blocks would change, a text for each block and other file."""
-    files = fresh(path, read)
-    pairs = zip(blocks(path.read_text(encoding="utf-8")), blocks(files.pop(path)), strict=True)
-    found = [
-        f"{path}:{old.line}: stale, {old.command}\n{difference(old.body, new.body)}"
-        for old, new in pairs
-        if old.body != new.body
-    ]
-    for file, text in files.items():
-        if not is_fresh(file, text):
-            there = file.read_text(encoding="utf-8") if file.exists() else ""
-            changes = "" if file.suffix == ".svg" else f"\n{difference(there, text)}"
-            found.append(f"{file}: stale, made by a block in {path}{changes}")
-    return found
-
-
-def check(paths: Iterable[Path]) -> int:
-    """Name the stale blocks; 1 if there are any."""
-    remembered = cache(read)
-    found = [told for path in paths for told in stale(path, remembered)]
-    print("\n".join(found) or "every table block is what its command makes")
-    return 1 if found else 0
-
-
-def show(args: argparse.Namespace, argv: list[str]) -> None:
-    """Print one table."""
-    table = make_table(args, shlex.join(["python", SCRIPT, *argv]), read)
-    print(FORMATS[args.format or "terminal"](table), end="")
-    for path, text in beside(args, table).items():
-        write_beside(path, text)
-
-
-def main(argv: list[str]) -> int:
+def main(argv: Sequence[str]) -> int:
     """Run the command line; the exit status."""
-    args = parser().parse_args(argv)
+    args = table_parser().parse(argv)
     files = args.write if args.check is None else args.check
     if files is not None:
         options = [word for word in argv if word.startswith("-")]
-        require(len(options) == 1, f"{options[0]} takes files; a table's options are in its block")
+        require(
+            len(options) == 1,
+            f"{options[0]} takes only files; the options of a table are in its block",
+        )
     if args.check is not None:
-        return check(markdown_files(files))
+        return check(documents(files))
     if args.write is not None or not argv:
-        write(markdown_files(files or []))
+        write(documents(files or []))
     else:
-        show(args, argv)
+        print_table(table_options(args), shlex.join(["python", SCRIPT, *argv]))
     return 0
 
 

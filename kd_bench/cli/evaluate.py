@@ -78,7 +78,7 @@ def score(config: Config, checkpoint: str) -> tuple[float, int, str]:
     # torch takes seconds to import, which a mistake in the arguments is spared
     from kd_bench.jobs.instantiate import build_dataset, build_network
     from kd_bench.training.device import choose_device, configure_process
-    from kd_bench.training.execution import memory_format
+    from kd_bench.training.execution import memory_format, move
     from kd_bench.training.loop import evaluate
     from kd_bench.training.teacher import load_weights
 
@@ -87,7 +87,7 @@ def score(config: Config, checkpoint: str) -> tuple[float, int, str]:
     data = build_dataset(config.dataset).load(device)
     network = build_network(config.model, data.num_classes)
     load_weights(network.net, checkpoint, network.name)
-    network.net.to(device, memory_format=memory_format(config.speed))
+    move(network.net, device, memory_format(config.speed))
     return evaluate(network.extractor(()), data, data.test), len(data.test.target), data.fingerprint
 
 

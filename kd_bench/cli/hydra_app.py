@@ -77,7 +77,7 @@ def _refuse_unknown_flags(words: Sequence[str]) -> None:
     def refuse(message: str) -> NoReturn:
         raise UserError(f"{message}; {' '.join(parser.format_usage().split())}")
 
-    parser.error = refuse
+    parser.error = refuse  # type: ignore[method-assign]  # no option of argparse does this
     parser.parse_args(words)
 
 

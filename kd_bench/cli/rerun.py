@@ -146,6 +146,6 @@ def _conditions(record: Record) -> dict[str, Any]:
 def _differing(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return [
         f"{name} was {was.get(name)}, is {now.get(name)}"
-        for name in was | now
+        for name in {**was, **now}
         if was.get(name) != now.get(name)
     ]

@@ -2,9 +2,168 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kd_bench.cli.parser import Parser
+from kd_bench.results.options import FILTERS, FORMAT_NAMES, METRICS, TableOptions
+from kd_bench.results.record import Failure, Record
+from kd_bench.results.store import read_failures, read_records
+from kd_bench.utils.errors import require
+from kd_bench.utils.files import atomic_write
+
+if TYPE_CHECKING:  # pandas takes half a second to import, which --help does not need
+    from kd_bench.results.table import Table
+
+Runs = tuple[list[Record], list[Failure]]
+
+DESCRIPTION = """\
+Prints a results table: a row per method, a column per dataset and pair of models, in each cell the
+mean accuracy over the seeds, its standard deviation and the difference from the baseline.
+
+  kd-bench table                                     the runs in runs/
+  kd-bench table --dataset digits --method st,at     some of them
+  kd-bench table --format latex --note "Our runs."   for a paper
+  kd-bench table --csv cells.csv --figure cells.svg  also as files
+  kd-bench table --from results                      published records
+"""
 
 
 def main(words: Sequence[str]) -> int:
-    """Print a table."""
-    raise NotImplementedError
+    """Print a table, and write the files that were asked for."""
+    parser = Parser("table", DESCRIPTION)
+    add_table_options(parser, source="runs")
+    options = table_options(parser.parse(words))
+    print_table(options, shlex.join(["kd-bench", "table", *words]))
+    return 0
+
+
+def add_table_options(parser: Parser, source: str) -> None:
+    """The options that `table_options` reads; `source` is the default folder."""
+    parser.add_argument(
+        "--from",
+        "--runs-dir",
+        dest="source",
+        metavar="DIR",
+        default=source,
+        help=f"folder with runs or published records (default: {source}); also runs_dir=DIR",
+    )
+    add_filters(parser)
+    parser.add_argument(
+        "--metric", choices=METRICS, default=METRICS[0], help="which epoch counts (default: last)"
+    )
+    parser.add_argument("--note", default="", metavar="TEXT", help="a sentence for the caption")
+    parser.add_argument(
+        "--format",
+        choices=FORMAT_NAMES,
+        help=f"format of the printed table (default: {FORMAT_NAMES[0]})",
+    )
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the cells to a file")
+    parser.add_argument(
+        "--figure",
+        type=Path,
+        metavar="FILE",
+        help="also draw the differences from the baseline into an SVG file",
+    )
+
+
+def add_filters(parser: Parser) -> None:
+    """An option for each filter; `chosen_filters` reads them."""
+    for kind in FILTERS:
+        parser.add_argument(
+            f"--{kind}",
+            metavar="NAMES",
+            type=lambda text: text.split(","),
+            help=f"only this {kind}, or these: a,b,c",
+        )
+
+
+def chosen_filters(args: Namespace) -> dict[str, Sequence[str]]:
+    """The names given for each filter."""
+    return {kind: names for kind in FILTERS if (names := getattr(args, kind))}
+
+
+def table_options(args: Namespace) -> TableOptions:
+    """The parsed options of `add_table_options`."""
+    return TableOptions(
+        source=args.source,
+        choice=chosen_filters(args),
+        metric=args.metric,
+        note=args.note,
+        format=args.format,
+        csv=args.csv,
+        figure=args.figure,
+    )
+
+
+def read_runs(folder: str) -> Runs:
+    """The records and the failures below a folder.
+
+    Raises:
+        UserError: there is no record.
+    """
+    records = read_records(folder) if Path(folder).is_dir() else []
+    require(
+        len(records) > 0,
+        f"no finished runs in {folder}; start some with `kd-bench sweep=quickstart`,"
+        " or choose another folder with --from DIR",
+    )
+    return records, read_failures(folder)
+
+
+def make_table(
+    options: TableOptions, command: str, read: Callable[[str], Runs] = read_runs
+) -> Table:
+    """The table that the options ask for.
+
+    Args:
+        options: what to show.
+        command: the command line, shown below the table.
+        read: from the folder to its records and failures.
+    """
+    from kd_bench.results.table import table_from
+
+    records, failures = read(options.source)
+    return table_from(
+        records,
+        failures,
+        metric=options.metric,
+        choice=options.choice,
+        note=options.note,
+        command=command,
+    )
+
+
+def extra_files(options: TableOptions, table: Table) -> dict[Path, str]:
+    """The contents of the files that the options ask for besides the table itself."""
+    from kd_bench.results.figure import svg
+    from kd_bench.results.render import render_table
+
+    files = {}
+    if options.csv is not None:
+        files[options.csv] = render_table(table, "csv")
+    if options.figure is not None:
+        files[options.figure] = svg(table)
+    return files
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write a file, and make its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, text)
+
+
+def print_table(options: TableOptions, command: str) -> None:
+    """Print a table, and write the files that the options ask for."""
+    from kd_bench.results.render import render_table
+
+    table = make_table(options, command)
+    files = extra_files(options, table)
+    print(render_table(table, options.format or FORMAT_NAMES[0]), end="")
+    for path, text in files.items():
+        write_file(path, text)
+        print(f"wrote {path}", file=sys.stderr)

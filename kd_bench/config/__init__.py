@@ -1,0 +1,1 @@
+"""What a job's configuration may hold, and how Hydra composes it."""

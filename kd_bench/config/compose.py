@@ -108,7 +108,7 @@ class Composer:
 
     def _unchanged(self, overrides: Overrides) -> dict[str, Any]:
         # A choice that leaves a name open (dataset.name=birds) cannot be resolved without it.
-        key = (*overrides.choices, *(each.input_line for each in overrides.names))
+        key = (*overrides.choices, *(str(each.input_line) for each in overrides.names))
         if key not in self._plain:
             self._plain[key] = to_plain(self._with(overrides.choices, overrides.names))
         return self._plain[key]
@@ -144,7 +144,7 @@ def to_plain(config: DictConfig) -> dict[str, Any]:
         UserError: for a key that the schema does not have (Hydra lets `+key=value` through).
         omegaconf.errors.MissingMandatoryValue: for a value that nobody gave.
     """
-    config = OmegaConf.masked_copy(config, [key for key in config if key != "sweep"])
+    config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "sweep"])
     values = OmegaConf.to_container(config, resolve=True, enum_to_str=True, throw_on_missing=True)
     assert isinstance(values, dict)  # a DictConfig
     _refuse_unknown(values, Config, "")

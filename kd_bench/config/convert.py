@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from functools import cache
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -46,11 +45,15 @@ def _convert(kind: type | None, value: Any, where: str) -> Any:
     return to_dataclass(kind, value, f"{where}.")
 
 
-@cache
+_FIELD_TYPES: dict[type, dict[str, type | None]] = {}  # resolving type hints is slow
+
+
 def _field_types(kind: type) -> dict[str, type | None]:
     """For each field its dataclass or enum, None where its value is plain."""
-    hints = get_type_hints(kind)
-    return {field.name: _section_or_enum(hints[field.name]) for field in fields(kind)}  # type: ignore[arg-type]  # of a dataclass
+    if kind not in _FIELD_TYPES:
+        hints = get_type_hints(kind)
+        _FIELD_TYPES[kind] = {name: _section_or_enum(hint) for name, hint in hints.items()}
+    return _FIELD_TYPES[kind]
 
 
 def _section_or_enum(hint: Any) -> type | None:

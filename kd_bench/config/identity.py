@@ -60,7 +60,7 @@ def _dataset_identity(config: Mapping) -> dict:
 
 
 def _teacher_identity(config: Mapping) -> dict:
-    teacher = {"model": without_defaults(config["model"], ModelConfig)}
+    teacher: dict[str, Any] = {"model": without_defaults(config["model"], ModelConfig)}
     if config.get("checkpoint"):
         teacher["checkpoint"] = file_hash(config["checkpoint"])
     else:
@@ -143,7 +143,7 @@ def check_names(config: Config) -> None:
 
 def flatten(nested: Mapping, prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} -> {"a.b": 1}; lists as text."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in nested.items():
         if isinstance(value, Mapping):
             flat |= flatten(value, f"{prefix}{key}.")

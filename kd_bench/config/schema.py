@@ -1,4 +1,4 @@
-"""What a job's configuration may hold: names, types and defaults, without Hydra or torch."""
+"""The schema of a job's configuration: names, types and defaults, without Hydra or torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-MISSING = "???"  # OmegaConf's mark of a value that somebody must give
+MISSING: Any = "???"  # OmegaConf's mark of a value that must be given
 
 
 class Padding(Enum):
@@ -17,7 +17,7 @@ class Padding(Enum):
 
 
 class Schedule(Enum):
-    """How the learning rate runs over the epochs."""
+    """The learning rate over the epochs."""
 
     constant = "constant"
     step = "step"
@@ -26,22 +26,22 @@ class Schedule(Enum):
 
 
 class Speed(Enum):
-    """Which of the step's implementations runs; part of a job's identity."""
+    """The implementation of a training step; part of a job's identity."""
 
-    reference = "reference"  # eager, contiguous: the truth that the others are compared with
-    repro = "repro"  # all that changes bits follows from the configuration
+    reference = "reference"  # eager, contiguous: the ground truth for comparisons
+    repro = "repro"  # fast, and reproducible: all bits follow from the configuration
 
 
 class Precision(Enum):
-    """What networks compute in; weights and losses are single precision always."""
+    """The precision of the networks; weights and losses are always single precision."""
 
     fp32 = "fp32"
-    tf32 = "tf32"  # GPUs round factors of convolutions and products to 10 bits; elsewhere fp32
+    tf32 = "tf32"  # GPUs round factors of convolutions and products to 10 bits; CPUs use fp32
     bf16 = "bf16"  # autocast to bfloat16
 
 
 class Device(Enum):
-    """Where a job runs: auto takes the GPU where there is one."""
+    """The device of a job; auto is the GPU if there is one."""
 
     auto = "auto"
     cpu = "cpu"
@@ -49,36 +49,36 @@ class Device(Enum):
 
 
 class TeacherSource(Enum):
-    """Where the teacher's outputs come from."""
+    """The source of the teacher's outputs."""
 
-    online = "online"  # it looks at every batch
-    table = "table"  # of what it says about every view of every image, made once for all jobs
+    online = "online"  # a forward pass for every batch
+    table = "table"  # a cache of its outputs for every view of every image, filled once
 
 
 @dataclass
 class DatasetConfig:
-    """Images and how they are seen: where they come from, normalisation, crop and flip."""
+    """Images: their source, normalisation and augmentation."""
 
     name: str = MISSING
-    root: str = "data"  # the folder with the files, for sources that have some
-    download: bool = False  # fetch what is missing there
+    root: str = "data"  # the folder with the files, for sources that read files
+    download: bool = False  # download missing files
     source: dict[str, Any] = field(default_factory=dict)  # _target_ and its arguments
     mean: list[float] | None = None  # per channel, of pixels in [0, 1]; None: from the training set
     std: list[float] | None = None
     pad: int = 4  # pixels on each side before the crop
     padding: Padding = Padding.zero
     flip: bool = True
-    validation: int = 0  # images taken from the training set, chosen by a seed of their own
-    weights: dict[str, float] = field(default_factory=dict)  # method weights that suit these images
+    validation: int = 0  # images split from the training set, by a seed of its own
+    weights: dict[str, float] = field(default_factory=dict)  # loss weights that suit these images
 
 
 @dataclass
 class ModelConfig:
-    """A network by its constructor, and where its stages are."""
+    """A network's constructor, and the paths of its stages."""
 
     name: str = MISSING
     net: dict[str, Any] = field(default_factory=dict)  # _target_ and its arguments
-    # Stage -> module path; none, or null: the network's own table.
+    # Stage -> module path; empty or null: the attribute `stages` of the network.
     stages: dict[str, str] | None = field(default_factory=dict)
 
 
@@ -97,37 +97,37 @@ class RecipeConfig:
     milestones: list[float] = field(default_factory=list)  # fractions of the epochs, in (0, 1)
     gamma: float = 0.1  # factor at each milestone
     warmup: float = 0.0  # onecycle: the fraction of the epochs in which the rate rises
-    drop_last: bool = False  # leave out the last, smaller batch of an epoch
+    drop_last: bool = False  # drop the last batch of an epoch if it is smaller
 
 
 @dataclass
 class InitConfig:
-    """A stage of training before training, for methods that have one."""
+    """The init phase: training before the main phase, for methods that have one."""
 
-    epochs: float = 0.0  # fraction of the recipe's epochs; above 0 it is one epoch at least
-    lr: float = 1.0  # times the recipe's first learning rate, and constant
-    weights: dict[str, Any] = field(default_factory=dict)  # as the method's, for this stage
+    epochs: float = 0.0  # fraction of the recipe's epochs; if above 0, at least one epoch
+    lr: float = 1.0  # factor of the recipe's first learning rate; constant
+    weights: dict[str, Any] = field(default_factory=dict)  # as the method's, for this phase
 
 
 def init_epochs(fraction: float, epochs: int) -> int:
-    """Epochs of the training before the training: a fraction of the recipe's `epochs`."""
+    """Epochs of the init phase: a fraction of the recipe's `epochs`."""
     return max(1, round(fraction * epochs)) if fraction else 0
 
 
 @dataclass
 class MethodConfig:
-    """A method: named losses and the weights of their terms."""
+    """A method: named losses, and the weights of their terms."""
 
     name: str = MISSING
     losses: dict[str, Any] = field(default_factory=dict)  # name -> _target_ and hyperparameters
     weights: dict[str, Any] = field(default_factory=dict)  # name -> number, or {entry: number}
-    ramp_epochs: dict[str, Any] = field(default_factory=dict)  # weight rises linearly from 0
+    ramp_epochs: dict[str, Any] = field(default_factory=dict)  # weights rise linearly from 0
     init: InitConfig = field(default_factory=InitConfig)
 
 
 @dataclass
 class TeacherConfig:
-    """The teacher, itself a job: `baseline` with this model, recipe and seed, or a checkpoint."""
+    """The teacher: a `baseline` job with this model, recipe and seed, or a checkpoint."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
@@ -148,12 +148,12 @@ class Config:
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     seed: int = 0
     speed: Speed = Speed.repro
-    compile: bool = False  # networks by torch.compile: a minute at first, then a faster step
+    compile: bool = False  # torch.compile the networks: up to a minute at first, then faster steps
     precision: Precision = Precision.fp32
-    # What follows changes nothing that is learnt, and stays out of a job's identity.
+    # The rest is not part of a job's identity.
     runs_dir: str = "runs"
     device: Device = Device.auto
-    threads: int = 1  # of a job on a CPU; another number gives other bits, so it has no 'auto'
+    threads: int = 1  # of a job on a CPU; changes results bitwise, so there is no 'auto'
     tensorboard: bool = True
 
 

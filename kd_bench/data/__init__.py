@@ -1,0 +1,1 @@
+"""Images: a file per kind of source, and how batches are made of them."""

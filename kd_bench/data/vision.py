@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -144,7 +145,7 @@ class FashionMNIST(TorchvisionSource):
         return np.repeat(read.data.numpy()[..., None], 3, axis=3), read.targets.numpy()
 
 
-def _datasets():
+def _datasets() -> ModuleType:
     """torchvision.datasets, imported only when images are read: its import takes 2 s."""
     from kd_bench.data._torchvision import torchvision
 

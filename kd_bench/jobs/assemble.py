@@ -45,11 +45,11 @@ def assemble_setup(
     teacher = _load_teacher(job, data) if job.traits.needs_teacher else None
     context = LossContext(
         student=student.shapes(data.image_size),
-        teacher=teacher and teacher.shapes(data.image_size),
+        teacher=None if teacher is None else teacher.shapes(data.image_size),
         num_classes=data.num_classes,
         labels=data.train.target,
         epochs=config.recipe.epochs,
-        teacher_net=teacher and teacher.net,
+        teacher_net=None if teacher is None else teacher.net,
     )
     torch.manual_seed(derive_seed(seed, "method"))
     method = build_method(config.method, context).to(device)
@@ -57,11 +57,12 @@ def assemble_setup(
     resolved = execution.resolve_execution(config, method, device)
     execution.configure_torch(resolved)
     for network in filter(None, (student, teacher)):
-        network.net.to(device, memory_format=resolved.layout)
+        execution.move(network.net, device, resolved.layout)
     return TrainingSetup(
         student=student.extractor(method.stages),
-        teacher=teacher
-        and _teacher(job, teacher, context.teacher, method, data, resolved, message),
+        teacher=None
+        if teacher is None
+        else _teacher(job, teacher, context.teacher_shapes, method, data, resolved, message),
         method=method,
         data=data,
         recipe=config.recipe,
@@ -73,8 +74,9 @@ def assemble_setup(
 
 def _check_revisions(job: Job, method: Method) -> None:
     """Refuse to record, under the identity that was frozen, what newer code of a loss computes."""
+    revisions = method.revisions
     for name, frozen in job.traits.revisions.items():
-        now = method.losses[name].revision
+        now = revisions[name]
         require(
             now == frozen,
             f"loss '{name}' was revised since this job was prepared (revision {frozen}, now {now}),"
@@ -110,7 +112,7 @@ def _teacher_weights(job: Job) -> Path:
 def _teacher(
     job: Job,
     network: Network,
-    shapes: StageShapes | None,
+    shapes: StageShapes,
     method: Method,
     data: Data,
     resolved: Execution,
@@ -122,7 +124,7 @@ def _teacher(
         learns=job.traits.teacher_learns,
         needs_input_gradients=method.needs_input_gradients,
     )
-    if job.config.teacher.source is not TeacherSource.table or shapes is None:
+    if job.config.teacher.source is not TeacherSource.table:
         return teacher
     key = teacher_cache.cache_key(
         job.identity["dataset"],

@@ -6,13 +6,15 @@ import importlib
 import inspect
 import json
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from kd_bench.config.convert import to_dataclass, to_plain
 from kd_bench.config.schema import DatasetConfig, MethodConfig, ModelConfig
@@ -153,6 +155,25 @@ def build_network(config: ModelConfig, num_classes: int) -> Network:
     return Network(net, dict(stages), config.name)
 
 
+class _WithoutDraws(TorchFunctionMode):
+    """Skips random initial values, for modules whose shapes alone matter."""
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """The result of a function; a tensor that would be drawn is returned as it is."""
+        if func in (torch.Tensor.normal_, torch.Tensor.uniform_):
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def on_meta() -> Iterator[None]:
+    """Create tensors on the meta device, which have shapes and no values."""
+    with torch.device("meta"), _WithoutDraws():
+        yield
+
+
 def meta_network(config: ModelConfig, data: Description) -> tuple[Network, StageShapes]:
     """A network without weights and the shapes of its stages; built once per process.
 
@@ -163,9 +184,13 @@ def meta_network(config: ModelConfig, data: Description) -> tuple[Network, Stage
 
 @lru_cache(maxsize=32)  # building and probing a deep network takes a while
 def _meta_network(config: str, data: Description) -> tuple[Network, StageShapes]:
-    with torch.device("meta"):
+    # Probed on the CPU: on the meta device PyTorch runs code of its compiler, and importing that
+    # takes longer than the forward pass.
+    with _WithoutDraws():
         network = build_network(to_dataclass(ModelConfig, json.loads(config)), data.num_classes)
-        return network, network.shapes((data.height, data.width))
+    shapes = network.shapes((data.height, data.width))
+    network.net.to("meta")
+    return network, shapes
 
 
 def loss_classes(config: MethodConfig) -> dict[str, type[Loss]]:

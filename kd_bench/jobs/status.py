@@ -10,7 +10,7 @@ from statistics import median
 from kd_bench.jobs.job import Job
 from kd_bench.results.record import Record
 from kd_bench.results.run_folder import CHECKPOINTS, HISTORY, TIMING, read_error, read_record
-from kd_bench.utils import formatting
+from kd_bench.utils.formatting import format_duration
 from kd_bench.utils.lock import lock_owner_text
 
 DONE, RUNNING, FAILED, PENDING = "done", "running", "failed", "pending"
@@ -96,5 +96,5 @@ def progress_text(job: Job, state: JobStatus) -> str:
     left = (job.epochs - state.progress.epoch) * state.progress.seconds_per_epoch
     return (
         f"epoch {state.progress.epoch}/{job.epochs} {state.progress.accuracy:.2f} %"
-        f" {state.progress.images_per_second:,.0f} images/s, {formatting.format_duration(left)} left"
+        f" {state.progress.images_per_second:,.0f} images/s, {format_duration(left)} left"
     )

@@ -18,6 +18,7 @@ from kd_bench.jobs.instantiate import (
     build_method,
     describe_dataset,
     meta_network,
+    on_meta,
 )
 from kd_bench.jobs.job import Job
 from kd_bench.methods.common.method import Method
@@ -72,14 +73,14 @@ def _meta_parts(job: Job) -> tuple[LossContext, Network | None, Method]:
     teacher = shapes = None
     if job.traits.needs_teacher:
         teacher, shapes = meta_network(config.teacher.model, data)
-    with torch.device("meta"):
+    with on_meta():
         context = LossContext(
             student,
             shapes,
             data.num_classes,
             torch.empty(data.train_size, dtype=torch.long),
             config.recipe.epochs,
-            teacher and teacher.net,
+            None if teacher is None else teacher.net,
         )
         return context, teacher, build_method(config.method, context)
 
@@ -117,7 +118,8 @@ def _check_pair(job: Job) -> None:
         not job.traits.teacher_is_same_model
         or canonical(config.model.net) == canonical(teacher.model.net),
         f"{name} needs a trained copy of the student as its teacher, but the student is"
-        f" {config.model.name} and the teacher {teacher.model.name}; add teacher={config.model.name}",
+        f" {config.model.name} and the teacher {teacher.model.name};"
+        f" add teacher={config.model.name}",
     )
     require(
         not (job.traits.teacher_learns and teacher.checkpoint),

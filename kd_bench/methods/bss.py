@@ -13,9 +13,9 @@ from torch import Tensor
 
 from kd_bench.interfaces import (
     Batch,
+    ForwardPass,
     Loss,
     LossContext,
-    Network,
     Networks,
     Output,
     require,
@@ -54,7 +54,7 @@ def sample_rival(teacher: Tensor, target: Tensor) -> Tensor:
 
 
 def attack(
-    net: Network,
+    net: ForwardPass,
     image: Tensor,
     target: Tensor,
     rival: Tensor,

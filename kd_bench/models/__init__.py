@@ -1,0 +1,1 @@
+"""Networks, a file per family, and how their features are read."""

@@ -167,7 +167,9 @@ def _keep_input(features: dict, stage: str, module: nn.Module, inputs: tuple) ->
     features[stage] = inputs[0] if inputs else None
 
 
-def _keep_output(features: dict, stage: str, module: nn.Module, inputs: tuple, output) -> None:
+def _keep_output(
+    features: dict, stage: str, module: nn.Module, inputs: tuple, output: object
+) -> None:
     features[stage] = output
 
 

@@ -1,4 +1,4 @@
-"""The protocol behind a table's numbers, in sentences, and what to be warned of."""
+"""The caption of a table: the protocol of its numbers in sentences, and warnings."""
 
 from __future__ import annotations
 
@@ -7,21 +7,17 @@ from statistics import median
 
 import pandas as pd
 
-from kd_bench.results.select import BASELINE
+from kd_bench.config.schema import BASELINE
 from kd_bench.results.table import Cell, Column, Table
 from kd_bench.utils.formatting import format_duration
 
 EPOCH = {
     "last": "at the last epoch",
-    "best": "at the best test epoch (test-selected: too high by what the choice gains)",
-    "best-val": "at the epoch that is best on the validation images",
+    "best": "at the best test epoch (test-selected, hence biased upwards)",
+    "best-val": "at the best epoch on the validation images",
 }
-
-
 METRIC_NAME = {"last": "last", "best": "best (test-selected)", "best-val": "best-val"}
-
-
-MANY = 3  # of a list in the caption; the rest is counted
+MANY = 3  # entries of a list that a caption shows; the rest is counted
 
 
 def _listed(names: Iterable[str], most: int | None = None) -> str:
@@ -31,7 +27,7 @@ def _listed(names: Iterable[str], most: int | None = None) -> str:
     return ", ".join(shown) + more
 
 
-def _each(runs: pd.DataFrame, key: str) -> str:
+def _distinct(runs: pd.DataFrame, key: str) -> str:
     return _listed(sorted({str(value) for value in runs[key].dropna()}))
 
 
@@ -41,17 +37,17 @@ def _range(values: Iterable[float], digits: int) -> str:
 
 
 def _images(columns: Iterable[Column]) -> str:
-    """What was scored: "digits (1,297 test images, 500 for training)"."""
-    told = []
+    """The datasets and their sizes: "digits (1,297 test images, 500 for training)"."""
+    texts = []
     for column in columns:
         if column.images:
-            held_out = column.images.validation
-            chosen = f", {held_out:,} for validation" if held_out else ""
-            told.append(
+            count = column.images.validation
+            validation = f", {count:,} for validation" if count else ""
+            texts.append(
                 f"{column.dataset} ({column.images.test:,} test images,"
-                f" {column.images.train:,} for training{chosen})"
+                f" {column.images.train:,} for training{validation})"
             )
-    return ", ".join(dict.fromkeys(told))
+    return ", ".join(dict.fromkeys(texts))
 
 
 def _protocol(table: Table) -> str:
@@ -59,35 +55,37 @@ def _protocol(table: Table) -> str:
     seeds = _listed(str(seed) for seed in sorted(set(done["seed"])))
     return (
         f"Accuracy in percent of all test images {EPOCH[table.metric]}, mean ± sample SD (n runs;"
-        f" seeds {seeds}). Data {_images(table.columns)}; recipe {_each(done, 'trained')};"
-        f" speed mode {_each(done, 'speed')}; device {_each(done, 'device')};"
-        f" kd_bench {_each(done, 'kd_bench')}, torch {_each(done, 'torch')}."
+        f" seeds {seeds}). Data {_images(table.columns)}; recipe {_distinct(done, 'recipe_text')};"
+        f" speed mode {_distinct(done, 'speed')}; device {_distinct(done, 'device')};"
+        f" kd_bench {_distinct(done, 'kd_bench')}, torch {_distinct(done, 'torch')}."
     )
 
 
 def _cost(table: Table) -> str:
-    """What the runs of a table took, those of its teachers left out."""
+    """The training time of the runs in the table, without their teachers."""
     runs = table.runs[~table.runs["failed"]].drop_duplicates("folder")
-    low, high = (f"{edge(runs['pace']):,.0f}" for edge in (min, max))
-    pace = low if low == high else f"{low} to {high}"
-    return f"Training took these runs {format_duration(runs['seconds'].sum())}, at {pace} images/s each."
+    low, high = (f"{edge(runs['images_per_second']):,.0f}" for edge in (min, max))
+    rate = low if low == high else f"{low} to {high}"
+    total = format_duration(runs["seconds"].sum())
+    return f"Total training time of these runs: {total}, at {rate} images/s per run."
 
 
 def _deltas(table: Table) -> str:
-    """What a signed number is, and how far it can be trusted."""
+    """What a signed number means, and its uncertainty."""
     if not any(cell.delta for cell in table.cells.values()):
         return ""
-    told = "A signed number is the mean difference to the baseline in points, paired by seed"
+    text = "A signed number is the mean difference from the baseline in points, paired by seed"
     by_column = [_half_widths(table.under(column).values()) for column in table.columns]
-    widths = [median(found) for found in by_column if found]
-    if not widths:
-        return f"{told}; with one seed a cell, nothing tells how far it may be chance."
+    medians = [median(widths) for widths in by_column if widths]
+    if not medians:
+        return f"{text}; with one seed per cell, its uncertainty is unknown."
     digits = min(column.digits for column in table.columns)
     pools = [column.deviation for column in table.columns if column.deviation]
     return (
-        f"{told}; its 95 % interval is about ± {_range(widths, digits)} (SD of runs pooled over a"
+        f"{text}; its 95 % interval is about ± {_range(medians, digits)} (SD of runs pooled over a"
         f" column: {_range([pool.sd for pool in pools], digits)},"
-        f" {_range([pool.df for pool in pools], 0)} degrees of freedom; runs taken as independent)."
+        f" {_range([pool.df for pool in pools], 0)} degrees of freedom; runs treated as"
+        " independent)."
     )
 
 
@@ -97,28 +95,33 @@ def _half_widths(cells: Iterable[Cell]) -> list[float]:
 
 
 def _boldness(table: Table, mark: str) -> str:
-    """What is marked as best, and where nothing is."""
+    """What the marks of the best methods mean, and which columns have none."""
     compared = [column for column in table.columns if len(table.under(column)) > 1]
     plain = [c.label for c in compared if not any(cell.bold for cell in table.under(c).values())]
     if not compared:
         return ""
     if len(plain) == len(compared):
-        return "Nothing is marked as best: the seeds tell no method from the best."
-    told = (
-        f"{mark}: the best of a column and every method not told from it (95 % interval of the"
-        " difference, same SD, not corrected for the number of methods)."
+        return (
+            "No method is marked as best: the seeds show no significant differences from the best."
+        )
+    text = (
+        f"{mark}: the best of a column and every method not significantly different from it"
+        " (95 % interval of the difference, same SD, not corrected for the number of methods)."
     )
-    return f"{told} No method is told from the best in {_listed(plain, MANY)}." if plain else told
+    if not plain:
+        return text
+    labels = _listed(plain, MANY)
+    return f"{text} The seeds show no significant differences from the best in {labels}."
 
 
 def _teacher_sentence(table: Table) -> str:
     if not any(column.teachers for column in table.columns):
         return ""
-    return "One teacher, of one seed, stands behind a column: its variance is not in the ±."
+    return "Each column uses one teacher (one seed): its variance is not in the ±."
 
 
 def caption_sentences(table: Table, mark: str = "Bold") -> list[str]:
-    """The protocol behind the numbers, in sentences.
+    """The protocol of the numbers, in sentences.
 
     Args:
         table: the table.
@@ -136,13 +139,13 @@ def caption_sentences(table: Table, mark: str = "Bold") -> list[str]:
 
 
 def _mixed(runs: pd.DataFrame, key: str) -> list[str]:
-    """The cells whose runs do not agree on a key: "st in digits a-b (abc1234, def5678)"."""
-    told = []
+    """The cells whose runs differ in a key: "st in digits a-b (abc1234, def5678)"."""
+    texts = []
     for (row, column), cell in runs.groupby(["row", "column"]):
         values = sorted(set(cell[key]))
         if len(values) > 1:
-            told.append(f"{row} in {column} ({', '.join(value[:12] for value in values)})")
-    return told
+            texts.append(f"{row} in {column} ({', '.join(value[:12] for value in values)})")
+    return texts
 
 
 def _without_baseline(table: Table) -> list[str]:
@@ -155,19 +158,19 @@ def _without_baseline(table: Table) -> list[str]:
 
 
 def caveats(table: Table) -> list[str]:
-    """What a reader must know before believing the numbers, in sentences."""
+    """Warnings for the reader of the numbers, in sentences."""
     done = table.runs[~table.runs["failed"]]
     changed = done[done["dirty"].astype(bool)]
     dirty = dict.fromkeys(f"{row} in {column}" for row, column in changed[["row", "column"]].values)
     several = [f"{c.label} ({len(c.teachers)})" for c in table.columns if len(c.teachers) > 1]
-    failed = [f"{each.folder} ({each.reason})" for each in table.unplaced]
-    told = {
+    failed = [f"{failure.folder} ({failure.reason})" for failure in table.unplaced]
+    warnings = {
         "runs of several commits in one cell": _mixed(done, "commit"),
         "runs of several versions of kd_bench in one cell": _mixed(done, "kd_bench"),
         "runs of several versions of torch in one cell": _mixed(done, "torch"),
-        "made from a changed working tree": list(dirty),
-        "several teachers behind a column": several,
-        "no finished baseline, hence no differences to it": _without_baseline(table),
+        "runs with uncommitted changes of the code": list(dirty),
+        "several teachers in one column": several,
+        "no finished baseline, hence no differences from it": _without_baseline(table),
         "failed, and in no cell": failed,
     }
-    return [f"{what}: {_listed(where, MANY)}." for what, where in told.items() if where]
+    return [f"{text}: {_listed(names, MANY)}." for text, names in warnings.items() if names]

@@ -1,86 +1,102 @@
-"""Cells to a picture: each method's difference to the baseline, its seeds and its interval."""
+"""A figure of each method's difference from the baseline, with its seeds and its interval."""
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from kd_bench.results.select import BASELINE
-from kd_bench.results.table import Cell, Column, Table
+from kd_bench.config.schema import BASELINE
+from kd_bench.results.table import Column, Delta, Table
 from kd_bench.utils.errors import require
+from kd_bench.utils.files import json_hash
 
-CLEAR, OPEN = "#1f4e8c", "#9aa5b1"  # an interval that leaves zero out, and one that does not
+if TYPE_CHECKING:  # matplotlib takes a second to import
+    from matplotlib.axes import Axes
+
+# Colours of intervals that exclude zero, and of those that include it.
+EXCLUDES_ZERO, INCLUDES_ZERO = "#1f4e8c", "#9aa5b1"
 INCHES_PER_ROW, INCHES_AROUND, WIDTH = 0.27, 1.0, 7.0
-_FACTS = re.compile(r"differences [0-9a-f]{64}")
-
-Differences = dict[str, tuple[Cell, list[float]]]  # of each row: its cell, and each seed's
+_DATA_HASH = re.compile(r"differences [0-9a-f]{64}")
 
 
-def differences(table: Table, column: Column) -> Differences:
-    """The rows of a column that have a difference to the baseline, in the table's order."""
-    under = table.under(column)
-    baseline = under.get(BASELINE)
-    found = {}
-    for row, cell in under.items():
+@dataclass(frozen=True)
+class Difference:
+    """A row of the figure: a method's difference from the baseline."""
+
+    row: str
+    delta: Delta
+    seeds: list[float]  # the difference of each seed that both have
+
+
+def differences_from_baseline(table: Table, column: Column) -> list[Difference]:
+    """The differences in a column, in the order of the table."""
+    cells = table.under(column)
+    baseline = cells[BASELINE].values if BASELINE in cells else {}
+    result = []
+    for row, cell in cells.items():
         if cell.delta is not None:
-            seeds = sorted(cell.values.keys() & baseline.values.keys())
-            found[row] = cell, [cell.values[seed] - baseline.values[seed] for seed in seeds]
-    return found
+            seeds = sorted(cell.values.keys() & baseline.keys())
+            values = [cell.values[seed] - baseline[seed] for seed in seeds]
+            result.append(Difference(row, cell.delta, values))
+    return result
 
 
 def data_hash(picture: str) -> str | None:
-    """What a picture was drawn from, as it says itself; pictures of the same may differ in lines.
+    """The hash of a picture's numbers, which is stored in it; None if there is none.
 
-    (The same numbers become other lines with another version of matplotlib.)
+    Another version of matplotlib draws the same numbers with other lines.
     """
-    found = _FACTS.search(picture)
-    return found and found.group()
+    match = _DATA_HASH.search(picture)
+    return match and match.group()
 
 
 def svg(table: Table) -> str:
-    """A panel for each column: dots are seeds, a mark is their mean, a bar its 95 % interval.
+    """One panel per column: dots are seeds, a diamond is their mean, a bar its 95 % interval.
 
     Raises:
-        UserError: for a table in which nothing stands beside a baseline.
+        UserError: for a table without any difference from a baseline.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    shown = {c.label: found for c in table.columns if (found := differences(table, c))}
-    require(bool(shown), "no differences to draw: no method here has a baseline beside it")
-    heights = [len(found) * INCHES_PER_ROW + INCHES_AROUND for found in shown.values()]
+    by_column = {c.label: differences_from_baseline(table, c) for c in table.columns}
+    shown = {label: rows for label, rows in by_column.items() if rows}
+    require(bool(shown), "no differences to draw: no method shares a seed with a baseline")
+    heights = [len(rows) * INCHES_PER_ROW + INCHES_AROUND for rows in shown.values()]
     figure = Figure(figsize=(WIDTH, sum(heights)), layout="constrained")
     panels = figure.subplots(len(shown), squeeze=False, height_ratios=heights)[:, 0]
-    for panel, (label, found) in zip(panels, shown.items(), strict=True):
-        _draw(panel, found)
+    for panel, (label, rows) in zip(panels, shown.items(), strict=True):
+        _draw(panel, rows)
         panel.set_title(label, fontsize=10, loc="left")
-    panels[-1].set_xlabel("difference to the baseline in points: seeds, mean, 95 % interval")
-    drawn = json.dumps({label: _numbers(found) for label, found in shown.items()})
-    told = f"differences {hashlib.sha256(drawn.encode()).hexdigest()}"
+    panels[-1].set_xlabel("difference from the baseline in points: seeds, mean, 95 % interval")
+    description = f"differences {json_hash(_numbers(shown), 64)}"
     file = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": told}):
-        figure.savefig(file, format="svg", metadata={"Date": None, "Description": told})
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": description}):
+        metadata = {"Date": None, "Description": description}
+        figure.savefig(file, format="svg", metadata=metadata)
     return file.getvalue()
 
 
-def _draw(panel, found: Differences) -> None:
+def _draw(panel: Axes, rows: list[Difference]) -> None:
     panel.axvline(0, color="black", linewidth=0.8)
-    for place, (cell, seeds) in enumerate(found.values()):
-        mean, width = cell.delta.mean, cell.delta.half_width
-        colour = CLEAR if width is not None and abs(mean) > width else OPEN
-        panel.plot(seeds, [place] * len(seeds), "o", color=colour, markersize=3, alpha=0.5)
+    for place, row in enumerate(rows):
+        mean, width = row.delta.mean, row.delta.half_width
+        is_clear = width is not None and abs(mean) > width
+        colour = EXCLUDES_ZERO if is_clear else INCLUDES_ZERO
+        panel.plot(row.seeds, [place] * len(row.seeds), "o", color=colour, markersize=3, alpha=0.5)
         panel.errorbar(mean, place, xerr=width, fmt="D", color=colour, markersize=5, capsize=3)
-    panel.set_yticks(range(len(found)), list(found))
+    panel.set_yticks(range(len(rows)), [row.row for row in rows])
     panel.invert_yaxis()
-    panel.margins(y=0.5 / max(1, len(found)))
+    panel.margins(y=0.5 / len(rows))
     panel.grid(axis="x", linewidth=0.3)
     panel.spines[["top", "right", "left"]].set_visible(False)
 
 
-def _numbers(found: Differences) -> dict[str, list]:
-    return {
-        row: [cell.delta.mean, cell.delta.half_width, *seeds]
-        for row, (cell, seeds) in found.items()
-    }
+def _numbers(shown: dict[str, list[Difference]]) -> list[object]:
+    """What the figure shows, in its order."""
+    return [
+        [label, [[row.row, row.delta.mean, row.delta.half_width, *row.seeds] for row in rows]]
+        for label, rows in shown.items()
+    ]

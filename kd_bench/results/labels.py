@@ -1,10 +1,10 @@
-"""What rows and columns are called: a name, and in brackets what differs from it."""
+"""Labels of rows and columns: a name, followed by what was changed, in brackets."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kd_bench.config.convert import to_plain
@@ -14,24 +14,25 @@ from kd_bench.config.schema import Config
 
 def paths(tree: Mapping, above: str = "") -> list[str]:
     """Every path into nested dicts: ["losses", "losses.st", "losses.st.temperature"]."""
-    found = []
+    result = []
     for key, value in tree.items():
-        found.append(above + key)
+        result.append(above + key)
         if isinstance(value, Mapping):
-            found += paths(value, f"{above}{key}.")
-    return found
+            result += paths(value, f"{above}{key}.")
+    return result
 
 
-def short_name(path: str, every: Iterable[str]) -> str:
-    """The shortest end of `path` that no other of `every` ends with: "temperature"."""
+def short_name(path: str, all_paths: Iterable[str]) -> str:
+    """The shortest suffix of `path` that no other path ends with: "temperature"."""
     parts = path.split(".")
-    others = [f".{other}" for other in every if other != path]
-    ends = (".".join(parts[-length:]) for length in range(1, len(parts) + 1))
-    return next((end for end in ends if not any(o.endswith(f".{end}") for o in others)), path)
+    others = [f".{other}" for other in all_paths if other != path]
+    suffixes = (".".join(parts[-length:]) for length in range(1, len(parts) + 1))
+    unique = (s for s in suffixes if not any(other.endswith(f".{s}") for other in others))
+    return next(unique, path)
 
 
 def format_value(value: Any) -> str:
-    """A configuration's value as one would type it on the command line."""
+    """A configuration value as typed on the command line."""
     if isinstance(value, str):
         return value
     if isinstance(value, float) and value.is_integer():
@@ -39,9 +40,9 @@ def format_value(value: Any) -> str:
     return json.dumps(value)
 
 
-def natural_key(text: str) -> list:
-    """Sorts names with numbers as a reader would: resnet8 before resnet20."""
-    parts = re.split(r"(\d+)", text)  # text and number in turns, so that like meets like
+def natural_key(text: str) -> list[str | int]:
+    """Sort key that compares numbers in names by value: resnet8 before resnet20."""
+    parts = re.split(r"(\d+)", text)  # text and number alternate, so equal types are compared
     return [int(part) if place % 2 else part for place, part in enumerate(parts)]
 
 
@@ -62,13 +63,13 @@ def changed_in(changed: Mapping[str, Any], section: str) -> dict[str, str]:
 
 
 def _assignments(section: Any, values: Mapping[str, str], shown: Iterable[str]) -> list[str]:
-    """Changed values as "temperature=8", with as much of the path as makes a name unique."""
-    every = paths(to_plain(section))
-    return [f"{short_name(path, every)}={values[path]}" for path in sorted(shown)]
+    """Changed values as "temperature=8", with as much of the path as is needed to be unique."""
+    all_paths = paths(to_plain(section))
+    return [f"{short_name(path, all_paths)}={values[path]}" for path in sorted(shown)]
 
 
 def method_label(config: Config, changed: Mapping[str, Any]) -> str:
-    """A row's name: the method, and its values that were changed: "st (temperature=8)"."""
+    """The label of a row, the method and its changed values: "st (temperature=8)"."""
     values = changed_in(changed, "method")
     return in_brackets(config.method.name, _assignments(config.method, values, values))
 
@@ -76,39 +77,39 @@ def method_label(config: Config, changed: Mapping[str, Any]) -> str:
 def non_method_changes(
     config: Config, changed: Mapping[str, Any], identity: Mapping[str, Any]
 ) -> list[str]:
-    """What was changed outside the method and is part of the job: "epochs=10", "teacher.seed=1"."""
-    found = []
+    """Changed values outside the method that affect the job: "epochs=10", "teacher.seed=1"."""
+    texts = []
     for name in ("dataset", "model", "recipe"):
         values = changed_in(changed, name)
         shown = [p for p in values if name != "dataset" or not LOCATION_KEYS & set(p.split("."))]
-        found += _assignments(getattr(config, name), values, shown)
+        texts += _assignments(getattr(config, name), values, shown)
     teacher_parts = identity.get("teacher", {})  # all of it, its model, or nothing
     values = changed_in(changed, "teacher")
     shown = [path for path in values if path.split(".")[0] in teacher_parts]
-    return found + [f"teacher.{text}" for text in _assignments(config.teacher, values, shown)]
+    return texts + [f"teacher.{text}" for text in _assignments(config.teacher, values, shown)]
 
 
-def differences(jobs: list[Mapping]) -> list[list[str]]:
-    """For each of several jobs' identities, its values at the paths where they are not all equal.
+def differences(identities: Sequence[Mapping]) -> list[list[str]]:
+    """For each of several identities, its values at the paths where not all are equal.
 
-    A value equal to a default is left out of an identity, so a job may have nothing to tell.
+    Defaults are left out of identities, so a list may be empty.
     """
-    by_job = [flatten(job) for job in jobs]
-    paths = sorted(set().union(*by_job))
-    differing = [path for path in paths if len({format_value(job.get(path)) for job in by_job}) > 1]
-    names = {path: short_name(path, paths) for path in differing}
-    return [[f"{names[p]}={format_value(job[p])}" for p in differing if p in job] for job in by_job]
+    flat = [flatten(identity) for identity in identities]
+    all_paths = sorted(set().union(*flat))
+    differing = [path for path in all_paths if len({format_value(f.get(path)) for f in flat}) > 1]
+    names = {path: short_name(path, all_paths) for path in differing}
+    return [[f"{names[p]}={format_value(f[p])}" for p in differing if p in f] for f in flat]
 
 
-def conflict(jobs: Mapping[str, Mapping]) -> str:
-    """Where the jobs in some folders differ, in one line: "method.beta is 2 in A, 3 in B"."""
-    by_folder = {folder: flatten(job) for folder, job in jobs.items()}
-    told = []
+def conflict(identities: Mapping[str, Mapping]) -> str:
+    """Where the identities of some folders differ, in one line: "method.beta is 2 in A, 3 in B"."""
+    by_folder = {folder: flatten(identity) for folder, identity in identities.items()}
+    texts = []
     for path in sorted(set().union(*by_folder.values())):
-        values: dict[str, str] = {}
-        for folder, job in by_folder.items():
-            value = format_value(job[path]) if path in job else "the default"
-            values.setdefault(value, folder)  # one folder is enough to find the rest
-        if len(values) > 1:
-            told.append(f"{path} is " + ", ".join(f"{v} in {f}" for v, f in values.items()))
-    return "; ".join(told)
+        folders: dict[str, str] = {}  # value -> one folder that has it
+        for folder, flat in by_folder.items():
+            value = format_value(flat[path]) if path in flat else "the default"
+            folders.setdefault(value, folder)
+        if len(folders) > 1:
+            texts.append(f"{path} is " + ", ".join(f"{v} in {f}" for v, f in folders.items()))
+    return "; ".join(texts)

@@ -1,4 +1,4 @@
-"""The record of a finished job: what it was, what it scored, and all that the numbers depend on."""
+"""The record of a finished job: its configuration, its scores, and what else they depend on."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ FORMAT = 1  # of the JSON; raised when its meaning changes, not for a new field 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Accuracy in percent of all test images, by which epoch counts."""
+    """Accuracy in percent of all test images, at different epochs."""
 
     last: float
-    best: float  # over the epochs, so selected on the test images
+    best: float  # over all epochs, hence selected on the test images
     best_epoch: int
-    best_val: float | None  # of the epoch that is best on validation images, where there are some
+    best_val: float | None  # at the best epoch on the validation images, if there are any
 
 
 @dataclass(frozen=True)
 class TeacherScore:
-    """How the teacher of a finished job did on the test images."""
+    """The teacher of a finished job on the test images."""
 
-    folder: str | None  # of its own job; None: it came from a file, or was trained along
+    folder: str | None  # of its own job; None: from a file, or trained along with the student
     accuracy: float  # percent
-    source: str
-    agreement: float  # percent of the images that student and teacher classify alike
+    source: str  # "online" or "table"
+    agreement: float  # percent of the images that student and teacher classify equally
     table: dict[str, Any] | None = None  # size and cost of the cache of its outputs
 
 
 @dataclass(frozen=True)
 class Images:
-    """How many images a job saw."""
+    """Numbers of images."""
 
     train: int
     test: int
@@ -46,13 +46,13 @@ class Images:
 
 @dataclass(frozen=True)
 class Record:
-    """One finished job. `to_json` and `from_json` are the only places that know its file."""
+    """One finished job. Only `to_json` and `from_json` know the format of its file."""
 
     folder: str  # <dataset>/<teacher>-<student>/<method>/<digest>/seed<k>
     digest: str
     identity: dict[str, Any]
     config: Config
-    changed: dict[str, Any]  # values that differ from what the choices alone compose
+    changed: dict[str, Any]  # values that differ from those of the chosen files, by path
     accuracy: Accuracy
     teacher: TeacherScore | None
     images: Images
@@ -64,12 +64,12 @@ class Record:
     threads: int
     versions: dict[str, str]
     commit: str | None
-    dirty: bool  # the code differed from the commit
+    dirty: bool  # there were uncommitted changes
     data_fingerprint: str
     finished: str  # ISO 8601
     seconds: float  # of training and evaluation
-    seconds_of_process: float | None = None  # with start and end, without Python's own start
-    seconds_of_warm_up: float = 0.0  # by which first epochs outlasted the others: compiling
+    seconds_of_process: float | None = None  # with set-up and saving, without starting Python
+    seconds_of_warm_up: float = 0.0  # extra time of the first epochs, such as compiling
     speed: str = "repro"
     execution: dict[str, Any] = field(default_factory=dict)  # how steps were executed
     status: str = "done"
@@ -89,7 +89,7 @@ class Record:
 
     @classmethod
     def from_json(cls, values: Any, path: Path | str = "the record") -> Record:
-        """A record from plain values; what older versions did not write gets its default.
+        """A record from plain values; fields that older versions did not write get defaults.
 
         Raises:
             UserError: for another format, or values that are no record; it names `path`.
@@ -111,22 +111,22 @@ class Record:
             raise UserError(f"{path} is no record: {type(error).__name__}: {error}") from None
 
 
-_FIELDS = {each.name for each in fields(Record)}
+_FIELDS = {field.name for field in fields(Record)}
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A job that ended with an error and was not finished since."""
+    """A job that failed and has not been finished since."""
 
-    folder: str  # as a record has it
+    folder: str  # as in a record
     reason: str  # in one line
-    # Known where the job was part of a sweep:
+    # Known if the job was part of a sweep:
     identity: dict[str, Any] | None = None
     config: Config | None = None
     changed: dict[str, Any] | None = None
 
 
 def _without_retired(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of a record of 0.1, which also had speed=fast and what that chose."""
+    """The configuration without options of version 0.1: speed=fast and what it chose."""
     kept = {name: value for name, value in config.items() if name != "chosen"}
     return kept | {"speed": "repro"} if kept.get("speed") == "fast" else kept

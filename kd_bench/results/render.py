@@ -1,4 +1,4 @@
-"""Cells to text: Markdown, terminal, LaTeX and CSV, each with its protocol beneath."""
+"""Tables as text: for a terminal, Markdown, LaTeX and CSV, with the protocol as caption."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ from rich.table import Table as Grid
 
 from kd_bench.results.caption import METRIC_NAME, caption_sentences, caveats
 from kd_bench.results.labels import format_value
+from kd_bench.results.options import FORMAT_NAMES, METRICS
 from kd_bench.results.record import Failure, Record
 from kd_bench.results.table import Average, Cell, Column, Table, table_from
 from kd_bench.utils.errors import require
-
-# Cells as text
 
 
 def _signed(value: float, digits: int) -> str:
@@ -35,7 +34,7 @@ def mean_sd_text(values: Sequence[float], digits: int) -> str:
 
 
 def cell_score(cell: Cell, digits: int) -> str:
-    """`93.9 ± 0.8 (3)`, `93.9 (1)`, or nothing where no run ended well."""
+    """`93.9 ± 0.8 (3)`, `93.9 (1)`, or empty if all runs failed."""
     if not cell.n:
         return ""
     values = list(cell.values.values())
@@ -43,7 +42,7 @@ def cell_score(cell: Cell, digits: int) -> str:
 
 
 def difference(cell: Cell, digits: int) -> str:
-    """`+1.1`, and where it rests on fewer seeds than the score, `+1.1 (2 paired)`."""
+    """`+1.1`, or `+1.1 (2 paired)` if it uses fewer seeds than the score."""
     if not cell.delta:
         return ""
     pairs = f" ({cell.delta.pairs} paired)" if cell.delta.pairs != cell.n else ""
@@ -69,23 +68,23 @@ def _average_text(average: Average | None, digits: int) -> str:
 
 
 def to_rows(table: Table, bold: str = "{}") -> list[list[str]]:
-    """The heading, a line for the teachers where there are any, and a line for each row, as text.
+    """The heading, the teachers' line if there are any, and a line for each row, as text.
 
     Args:
         table: the table.
         bold: how the best scores are written, with {} for the score.
     """
-    kind = "" if table.metric == "last" else f", {METRIC_NAME[table.metric]}"
-    upright = [["method", "teacher", *table.rows]]
+    kind = "" if table.metric == METRICS[0] else f", {METRIC_NAME[table.metric]}"
+    columns = [["method", "teacher", *table.rows]]
     for column in table.columns:
         under = table.under(column)
         cells = [cell_text(under.get(row), column.digits, bold) for row in table.rows]
-        upright.append([column.label + kind, _teachers(column), *cells])
+        columns.append([column.label + kind, _teachers(column), *cells])
     if table.averages:
         digits = min(column.digits for column in table.columns)
         cells = [_average_text(table.averages.get(row), digits) for row in table.rows]
-        upright.append(["average" + kind, _teacher_average(table.columns, digits), *cells])
-    lines = [list(line) for line in zip(*upright, strict=True)]
+        columns.append(["average" + kind, _teacher_average(table.columns, digits), *cells])
+    lines = [list(line) for line in zip(*columns, strict=True)]
     return [line for line in lines if line[0] != "teacher" or any(line[1:])]
 
 
@@ -99,14 +98,8 @@ def _teacher_average(columns: Sequence[Column], digits: int) -> str:
     return f"{fmean(fmean(column.teachers) for column in columns):.{digits}f}"
 
 
-# The protocol, in sentences
-
-
-# Formats
-
-
 def markdown(table: Table) -> str:
-    """A GitHub table, its protocol, its warnings and the command that makes it."""
+    """A GitHub table, its caption, its warnings and the command that makes it."""
     lines = [[text.replace("|", "\\|") for text in line] for line in to_rows(table, bold="**{}**")]
     ruler = [":--"] + ["--:"] * (len(lines[0]) - 1)
     rows = [f"| {' | '.join(line)} |" for line in (lines[0], ruler, *lines[1:])]
@@ -128,10 +121,9 @@ def terminal(table: Table) -> str:
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 1000
     Console(file=out, width=width, highlight=False, markup=False).print(picture)
     lines = [line.rstrip() for line in out.getvalue().splitlines() if line.strip()]
-    told = caption_sentences(table, mark="*") + [
-        f"Warning: {warning}" for warning in caveats(table)
-    ]
-    return "\n".join([*lines, "", textwrap.fill(" ".join(told), 100)]) + "\n"
+    warnings = [f"Warning: {warning}" for warning in caveats(table)]
+    caption = " ".join([*caption_sentences(table, mark="*"), *warnings])
+    return "\n".join([*lines, "", textwrap.fill(caption, 100)]) + "\n"
 
 
 LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
@@ -139,7 +131,7 @@ LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "±": r"$\pm$",
-    "\x02": r"\textbf{",  # what `latex` puts around the best: no text of ours holds these two
+    "\x02": r"\textbf{",  # `latex` puts these two around the best; no other text contains them
     "\x03": "}",
 }
 
@@ -149,10 +141,10 @@ def _latex_text(text: str) -> str:
 
 
 def latex(table: Table) -> str:
-    """A floating table for a paper that loads booktabs, with the protocol as its caption."""
+    """A floating table with a caption, for a paper that loads booktabs."""
     cells = [[_latex_text(text) for text in line] for line in to_rows(table, bold="\x02{}\x03")]
     heading, *rows = [" & ".join(line) + r" \\" for line in cells]
-    told = _latex_text(" ".join(caption_sentences(table) + caveats(table)))
+    caption = _latex_text(" ".join(caption_sentences(table) + caveats(table)))
     lines = [
         r"\begin{table}",
         r"\centering",
@@ -163,15 +155,16 @@ def latex(table: Table) -> str:
         *rows,
         r"\bottomrule",
         r"\end{tabular}",
-        rf"\caption{{{told}}}",
+        rf"\caption{{{caption}}}",
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _csv_line(table: Table, row: str, column: Column) -> dict:
+def _csv_line(table: Table, row: str, column: Column) -> dict[str, object]:
     cell = table.cells[row, column.label]
-    delta, width = cell.delta, cell.delta.half_width if cell.delta else None
+    mean = cell.delta.mean if cell.delta else None
+    width = cell.delta.half_width if cell.delta else None
     return {
         "dataset": column.dataset,
         "pair": column.pair,
@@ -183,9 +176,9 @@ def _csv_line(table: Table, row: str, column: Column) -> dict:
         "n": cell.n,
         "mean": cell.mean,
         "sd": cell.sd,
-        "delta": delta.mean if delta else None,
-        "delta_low": None if width is None else delta.mean - width,
-        "delta_high": None if width is None else delta.mean + width,
+        "delta": mean,
+        "delta_low": mean - width if mean is not None and width is not None else None,
+        "delta_high": mean + width if mean is not None and width is not None else None,
         "teacher_accuracy": fmean(column.teachers) if column.teachers else None,
         "seeds": " ".join(map(str, cell.values)),
         "values": " ".join(f"{value:.4f}" for value in cell.values.values()),
@@ -204,25 +197,35 @@ def csv(table: Table) -> str:
     return pd.DataFrame(lines).to_csv(index=False, float_format="%.4f", lineterminator="\n")
 
 
-FORMATS: dict[str, Callable[[Table], str]] = {
-    "markdown": markdown,
-    "terminal": terminal,
-    "latex": latex,
-    "csv": csv,
-}
+_FORMATS: dict[str, Callable[[Table], str]] = dict(
+    zip(FORMAT_NAMES, (terminal, markdown, latex, csv), strict=True)
+)
 
 
-def render(
+def render_table(table: Table, format_name: str) -> str:
+    """A table as text.
+
+    Args:
+        table: the table.
+        format_name: one of `options.FORMAT_NAMES`.
+    """
+    require(
+        format_name in _FORMATS,
+        f"unknown format '{format_name}'; choose from {', '.join(FORMAT_NAMES)}",
+    )
+    return _FORMATS[format_name](table)
+
+
+def render_records(
     records: Sequence[Record],
     failures: Sequence[Failure] = (),
     *,
-    metric: str = "last",
-    format: str = "terminal",
+    metric: str = METRICS[0],
+    format_name: str = FORMAT_NAMES[0],
     order: Sequence[str] = (),
     choice: Mapping[str, Sequence[str]] | None = None,
     note: str = "",
 ) -> str:
-    """The results table of some records as text, in one of `FORMATS`; see `cells.table_from`."""
-    require(format in FORMATS, f"no format '{format}'; there are {', '.join(FORMATS)}")
+    """The results table of some records as text; see `table_from` and `render_table`."""
     table = table_from(records, failures, metric=metric, order=order, choice=choice, note=note)
-    return FORMATS[format](table)
+    return render_table(table, format_name)

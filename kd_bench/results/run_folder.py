@@ -1,4 +1,4 @@
-"""The files of a run's folder: their names, and its record."""
+"""The files in a run's folder: their names, its record and its error."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 from kd_bench.results.record import Record
 from kd_bench.utils.lock import lock_owner
 
-RESULT = "result.json"  # the record; it is written last, so its presence means the job is done
-ERROR = "error.txt"  # why the last attempt failed, the reason in its first line
-HISTORY = "history.csv"  # a row per epoch; equal bits between equal runs
+RESULT = "result.json"  # the record; written last, so its presence means that the job is done
+ERROR = "error.txt"  # why the last attempt failed; the first line is the reason
+HISTORY = "history.csv"  # a row per epoch; bitwise equal between equal runs
 TIMING = "timing.csv"  # seconds and images/s of each epoch
 WEIGHTS = "weights.pt"  # the student's, of a finished job
-CHECKPOINTS = ("checkpoint.pt", "checkpoint_before.pt")  # of an unfinished one, the newest first
-CONSOLE = "console.log"  # what a sweep's job printed
+CHECKPOINTS = ("checkpoint.pt", "checkpoint_before.pt")  # of an unfinished job, newest first
+CONSOLE = "console.log"  # output of a sweep's job
 TENSORBOARD = "tensorboard"  # folder of event files
 # Below the runs folder:
 TEACHER_CACHES = ".tables"  # a folder per cache of a teacher's outputs
@@ -23,12 +23,12 @@ SWEEPS = ".sweeps"  # the jobs of each sweep
 
 
 def is_done(folder: Path) -> bool:
-    """Whether the folder's job has its result."""
+    """Whether the folder's job is finished."""
     return (folder / RESULT).exists()
 
 
 def read_record(folder: Path) -> Record | None:
-    """The record of a finished job, None where there is none (yet)."""
+    """The record of a finished job; None if it is not finished."""
     try:
         text = (folder / RESULT).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -37,7 +37,7 @@ def read_record(folder: Path) -> Record | None:
 
 
 def read_error(folder: Path) -> str | None:
-    """Why the folder's job failed, in one line; None where it did not."""
+    """Why the folder's job failed, in one line; None if it did not."""
     try:
         text = (folder / ERROR).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
@@ -46,6 +46,6 @@ def read_error(folder: Path) -> str | None:
 
 
 def wait_while_locked(folder: Path, done: str, seconds: float = 0.5) -> None:
-    """Wait while another process works in a folder, until it leaves or its file `done` is there."""
+    """Wait until no other process holds the lock of a folder, or its file `done` exists."""
     while not (folder / done).exists() and lock_owner(folder):
         time.sleep(seconds)

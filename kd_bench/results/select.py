@@ -1,13 +1,30 @@
-"""Records to lines, one for each run, and lines to the columns that they belong to."""
+"""Assigns runs to the columns of a table.
+
+A column compares methods under equal conditions. Each run has three keys, JSON of parts of its
+identity:
+
+- `setting_key`: everything but method, teacher and seed: dataset, student, recipe, execution;
+- `teacher_model_key`: the teacher's model; "" for a run without a teacher;
+- `teacher_key`: the whole teacher, with its recipe and seed or its checkpoint; "" for a run
+  without a teacher, and for one whose teacher is trained along with the student.
+
+The rule: a run with a `teacher_key` belongs to the column of its setting and teacher. A run whose
+teacher is trained along belongs to all columns with its setting and teacher model. A run without a
+teacher (a baseline) belongs to all columns with its setting. A run for which there is no such
+column gets a column of its own, unless that column would consist of runs that were only needed as
+teachers.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
 from kd_bench.config.identity import EXECUTION_KEYS, execution_text
+from kd_bench.config.schema import BASELINE
 from kd_bench.results.labels import (
     differences,
     in_brackets,
@@ -15,49 +32,45 @@ from kd_bench.results.labels import (
     natural_key,
     non_method_changes,
 )
+from kd_bench.results.options import METRICS
 from kd_bench.results.record import Failure, Record
 from kd_bench.utils.errors import require
 from kd_bench.utils.formatting import pluralize
 
-BASELINE = "baseline"  # the row that deltas are taken against
+SETTING = ("dataset", "model", "recipe", *EXECUTION_KEYS)  # the parts of an identity
+COLUMN_KEYS = ["setting_key", "teacher_model_key", "teacher_key", "pair"]
+
+Line = dict[Hashable, Any]  # a run, as a row of the data frame
 
 
-METRICS = ("last", "best", "best-val")
+def _key(part: object) -> str:
+    return json.dumps(part, sort_keys=True)
 
 
-FILTERS = ("dataset", "pair", "method", "recipe", "student")
-
-
-def _key(value: object) -> str:
-    return json.dumps(value, sort_keys=True)
-
-
-def _job(job: Record | Failure) -> dict:
-    """What a table must know of a job, whether it ended well or not."""
+def _describe(job: Record | Failure) -> Line:
+    """Everything about a job that determines its row and column."""
     config, identity, changed = job.config, job.identity, job.changed
     if config is None or identity is None or changed is None:
-        raise TypeError(f"the job of {job.folder} is not known")
+        raise TypeError(f"the job of {job.folder} is unknown")
     teacher = identity.get("teacher", {})
-    is_finished = "seed" in teacher or "checkpoint" in teacher  # else it learns along, or is none
+    is_pretrained = "seed" in teacher or "checkpoint" in teacher
     return {
         "folder": job.folder,
         "dataset": config.dataset.name,
         "student": config.model.name,
         "pair": job.folder.split("/")[1],
         "recipe": config.recipe.name,
-        "trained": f"{config.recipe.name} ({pluralize(config.recipe.epochs, 'epoch')})",
+        "recipe_text": f"{config.recipe.name} ({pluralize(config.recipe.epochs, 'epoch')})",
         "speed": execution_text(identity),
         "method": config.method.name,
         "row": method_label(config, changed),
-        "setting": non_method_changes(config, changed, identity),
+        "setting_changes": non_method_changes(config, changed, identity),
         "changed": changed,
         "seed": config.seed,
-        "job": _key(identity),
-        "where": _key(
-            {k: identity.get(k) for k in ("dataset", "model", "recipe", *EXECUTION_KEYS)}
-        ),
-        "beside": _key(teacher["model"]) if teacher else "",
-        "behind": _key(teacher) if is_finished else "",
+        "identity_key": _key(identity),
+        "setting_key": _key({name: identity.get(name) for name in SETTING}),
+        "teacher_model_key": _key(teacher["model"]) if teacher else "",
+        "teacher_key": _key(teacher) if is_pretrained else "",
     }
 
 
@@ -65,24 +78,24 @@ def _accuracy(record: Record, metric: str) -> float:
     value = getattr(record.accuracy, metric.replace("-", "_"))
     require(
         value is not None,
-        f"{record.folder} has no {metric}, for it held out no validation images;"
+        f"{record.folder} has no {metric}, because it held out no validation images;"
         " choose last, or train with dataset.validation=N",
     )
     return value
 
 
-def _line(record: Record, metric: str) -> dict:
-    job = _job(record)
-    teacher = record.teacher if job["behind"] else None
-    return job | {
+def _line(record: Record, metric: str) -> Line:
+    line = _describe(record)
+    teacher = record.teacher if line["teacher_key"] else None
+    return line | {
         "failed": False,
         "accuracy": _accuracy(record, metric),
         "teacher_folder": teacher and teacher.folder,
         "teacher_accuracy": teacher and teacher.accuracy,
         "images": record.images,
         "seconds": record.seconds,
-        "pace": record.images_per_second,
-        "data": record.data_fingerprint,
+        "images_per_second": record.images_per_second,
+        "data_fingerprint": record.data_fingerprint,
         "device": record.device_name if record.device == "cuda" else record.device,
         "kd_bench": record.versions["kd_bench"],
         "torch": record.versions["torch"],
@@ -91,118 +104,120 @@ def _line(record: Record, metric: str) -> dict:
     }
 
 
-def to_frame(records: Iterable[Record], metric: str = "last") -> pd.DataFrame:
-    """One line per run: what it was, and its accuracy by the metric.
+def to_frame(records: Iterable[Record], metric: str = METRICS[0]) -> pd.DataFrame:
+    """One line per run: its keys and labels, and its accuracy by the metric.
 
     Args:
-        records: as from `reading.read_records`.
+        records: as from `store.read_records`.
         metric: "last", "best" (over test epochs) or "best-val".
 
     Raises:
-        UserError: an unknown metric, or "best-val" of a run without validation images.
+        UserError: an unknown metric, or "best-val" for a run without validation images.
     """
-    require(metric in METRICS, f"no metric '{metric}'; there are {', '.join(METRICS)}")
+    require(metric in METRICS, f"unknown metric '{metric}'; choose from {', '.join(METRICS)}")
     return pd.DataFrame([_line(record, metric) for record in records])
 
 
-def _failed_line(failure: Failure, lines: Sequence[dict]) -> dict | None:
-    """A failed job's line; None where its row and column cannot be told.
+def failed_line(failure: Failure, lines: Sequence[Line]) -> Line | None:
+    """A line for a failed job; None if its row and column are unknown.
 
-    They can where the failure carries its job, or where another seed of the job ended well.
+    They are known if the failure includes its job, or if another seed of the job finished.
     """
     job, _, seed = failure.folder.rpartition("/seed")
-    failed = {"folder": failure.folder, "seed": int(seed), "failed": True, "accuracy": None}
+    result = {"folder": failure.folder, "seed": int(seed), "failed": True, "accuracy": None}
     if failure.identity is not None:
-        return _job(failure) | failed
-    twin = next((line for line in lines if line["folder"].startswith(f"{job}/")), None)
-    return None if twin is None else twin | failed
+        return _describe(failure) | result
+    sibling = next((line for line in lines if line["folder"].startswith(f"{job}/")), None)
+    return None if sibling is None else sibling | result
 
 
 def assign_columns(runs: pd.DataFrame, teachers: Iterable[str] = ()) -> pd.DataFrame:
-    """The runs where they stand: a baseline once for every pair of models it belongs to.
-
-    A run with a finished teacher makes its column. A run whose teacher learns along belongs to all
-    columns of its pair, a run without a teacher to all columns of its student, of equal dataset and
-    recipe; where there are none they make a column, but not if all that would stand in it are
-    `teachers` of others.
+    """The runs with their final column keys, one line for each column a run belongs to.
 
     Args:
-        runs: as from `tidy`.
-        teachers: folders of the runs that are there because somebody needed a teacher.
+        runs: as from `to_frame`.
+        teachers: folders of the runs that were needed as teachers.
     """
-    finished = runs["behind"] != ""
-    learns = ~finished & (runs["beside"] != "")
-    placed = _spread(runs[learns], runs[finished], ["where", "beside"])
-    free = _spread(runs[runs["beside"] == ""], placed, ["where"])
-    alone = free[free["beside"] == ""]
-    wanted = alone.loc[~alone["folder"].isin(set(teachers)), "where"]
-    return free[(free["beside"] != "") | free["where"].isin(wanted)]
+    has_teacher = runs["teacher_model_key"] != ""
+    is_pretrained = runs["teacher_key"] != ""
+    columns = runs[is_pretrained]
+    columns = _add_to_columns(
+        columns, runs[has_teacher & ~is_pretrained], ["setting_key", "teacher_model_key"]
+    )
+    assigned = _add_to_columns(columns, runs[~has_teacher], ["setting_key"])
+    is_alone = assigned["teacher_model_key"] == ""
+    is_wanted = is_alone & ~assigned["folder"].isin(set(teachers))
+    wanted_settings = assigned.loc[is_wanted, "setting_key"]
+    return assigned[~is_alone | assigned["setting_key"].isin(wanted_settings)]
 
 
-def _spread(runs: pd.DataFrame, placed: pd.DataFrame, key: list[str]) -> pd.DataFrame:
-    """What is `placed`, and the runs: each in all columns of its key, by itself where are none."""
-    columns = placed[["where", "beside", "behind", "pair"]].drop_duplicates()
-    shared = runs.drop(columns=[name for name in columns if name not in key]).merge(columns, on=key)
+def _add_to_columns(assigned: pd.DataFrame, runs: pd.DataFrame, key: list[str]) -> pd.DataFrame:
+    """`assigned` and the runs: each in all columns with its key, or else in one of its own."""
+    columns = assigned[COLUMN_KEYS].drop_duplicates()
+    own = [name for name in COLUMN_KEYS if name not in key]
+    shared = runs.drop(columns=own).merge(columns, on=key)
     alone = runs[~runs["folder"].isin(shared["folder"])]
-    return pd.concat([placed, shared, alone], ignore_index=True)
+    return pd.concat([assigned, shared, alone], ignore_index=True)
 
 
-def _labelled(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs with their column's label as "column"."""
+def _with_column_labels(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs with the label of their column as "column"."""
     labels = _column_labels(runs)
-    keys = zip(runs["where"], runs["behind"], runs["pair"], strict=True)
+    keys = zip(runs["setting_key"], runs["teacher_key"], runs["pair"], strict=True)
     return runs.assign(column=[labels[key] for key in keys])
 
 
 def _column_labels(runs: pd.DataFrame) -> dict[tuple[str, ...], str]:
-    """A label for each (where, behind, pair): dataset, pair, in brackets what tells it apart."""
-    several = [kind for kind in ("recipe", "speed") if runs[kind].nunique() > 1]
+    """A label for each (setting_key, teacher_key, pair), with details only if they are needed."""
+    varying = [kind for kind in ("recipe", "speed") if runs[kind].nunique() > 1]
     names, details = {}, {}
-    for key, group in runs.groupby(["where", "behind", "pair"]):
+    for key, group in runs.groupby(["setting_key", "teacher_key", "pair"]):
         first = group.iloc[0]
         names[key] = f"{first['dataset']} {first['pair'].removeprefix('none-')}"
-        details[key] = [first[kind] for kind in several] + sorted(set().union(*group["setting"]))
+        changes = sorted(set().union(*group["setting_changes"]))
+        details[key] = [first[kind] for kind in varying] + changes
     labels = {key: in_brackets(names[key], details[key]) for key in names}
     for label in set(labels.values()):
         alike = [key for key in names if labels[key] == label]
-        for key, differing in zip(alike, differences([_parts(key) for key in alike]), strict=True):
-            details[key] += [text for text in differing if text not in details[key]]
+        differing = differences([_column_identity(key) for key in alike])
+        for key, texts in zip(alike, differing, strict=True):
+            details[key] += [text for text in texts if text not in details[key]]
     return {key: in_brackets(names[key], details[key]) for key in names}
 
 
-def _parts(key: tuple[str, ...]) -> dict:
-    where, behind, _ = key
-    return json.loads(where) | {"teacher": json.loads(behind or "{}")}
+def _column_identity(key: tuple[str, ...]) -> dict[str, Any]:
+    setting_key, teacher_key, _ = key
+    return json.loads(setting_key) | {"teacher": json.loads(teacher_key or "{}")}
 
 
 def select_runs(runs: pd.DataFrame, choice: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """The chosen runs, where they stand, with the label of their column as "column".
+    """The chosen runs, assigned to columns, with the label of their column as "column".
 
     Args:
-        runs: as from `tidy`.
-        choice: any of dataset, pair, method, recipe, student -> names. The baseline is kept
-            whatever the method, for deltas are taken against it. A pair or student that is asked
-            for shows runs that are otherwise left out as being mere teachers.
+        runs: as from `to_frame`.
+        choice: any of `options.FILTERS` -> names. The baseline is always kept, because
+            differences are taken from it. A chosen pair or student is shown even if its runs are
+            only teachers.
 
     Raises:
-        UserError: a name that no run has, or nothing left.
+        UserError: a name that no run has, or no runs are left.
     """
     choice = {kind: list(names) for kind, names in choice.items() if names}
-    asked = "pair" in choice or "student" in choice
-    teachers = set() if asked else set(runs["teacher_folder"])
+    shows_teachers = "pair" in choice or "student" in choice
+    teachers = set() if shows_teachers else set(runs["teacher_folder"])
     for kind in [kind for kind in choice if kind != "pair"]:
-        kept = _known(kind, choice[kind], runs)
-        runs = runs[runs[kind].isin([*kept, BASELINE] if kind == "method" else kept)]
+        names = _check_names(kind, choice[kind], runs)
+        runs = runs[runs[kind].isin([*names, BASELINE] if kind == "method" else names)]
     runs = assign_columns(runs, teachers)
-    if "pair" in choice:  # a baseline's pair is that of its column, known only now
-        runs = runs[runs["pair"].isin(_known("pair", choice["pair"], runs))]
-    told = ", ".join(f"{kind} {' or '.join(names)}" for kind, names in choice.items())
-    require(len(runs) > 0, f"no records of {told}")
-    return _labelled(runs)
+    if "pair" in choice:  # the pair of a baseline is that of its column, which is known only now
+        runs = runs[runs["pair"].isin(_check_names("pair", choice["pair"], runs))]
+    filters = ", ".join(f"{kind} {' or '.join(names)}" for kind, names in choice.items())
+    require(len(runs) > 0, f"no records of {filters}")
+    return _with_column_labels(runs)
 
 
-def _known(kind: str, names: Sequence[str], runs: pd.DataFrame) -> Sequence[str]:
-    there = sorted(set(runs[kind]), key=natural_key)
+def _check_names(kind: str, names: Sequence[str], runs: pd.DataFrame) -> Sequence[str]:
+    known = sorted(set(runs[kind]), key=natural_key)
     for name in names:
-        require(name in there, f"no records of {kind} '{name}'; there are {', '.join(there)}")
+        require(name in known, f"no records of {kind} '{name}'; choose from {', '.join(known)}")
     return names

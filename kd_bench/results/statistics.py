@@ -1,4 +1,4 @@
-"""What a few seeds can tell: a deviation pooled over cells, the interval of a difference."""
+"""Statistics of a few seeds: a standard deviation pooled over cells, a confidence interval."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ CONFIDENCE = 0.95  # two-sided
 
 @dataclass(frozen=True)
 class Pooled:
-    """A standard deviation estimated from several cells that are taken to share it."""
+    """A standard deviation estimated from several cells, assumed to be the same in all."""
 
     sd: float
     df: int  # degrees of freedom: the sum of n - 1
 
 
 def pooled(samples: Iterable[Sequence[float]]) -> Pooled | None:
-    """The SD within the samples, each around its own mean; None where none has two values.
+    """The SD within the samples, each around its own mean; None if none has two values.
 
     sd^2 = sum_i sum_k (x_ik - mean_i)^2 / sum_i (n_i - 1)
     """
@@ -34,11 +34,11 @@ def pooled(samples: Iterable[Sequence[float]]) -> Pooled | None:
 
 
 def half_width(deviation: Pooled, n: int, m: int) -> float:
-    """Half the 95 % interval of the difference between the means of `n` and of `m` runs.
+    """Half the width of the 95 % interval of the difference between means of `n` and `m` runs.
 
-    t_{0.975, df} * sd * sqrt(1/n + 1/m): the runs are taken as independent. Where runs of one seed
-    go up and down together the interval of their paired difference is shorter; three seeds cannot
-    show that, so the wider one is given.
+    t_{0.975, df} * sd * sqrt(1/n + 1/m), with runs treated as independent. If runs of the same seed
+    are correlated, the interval of their paired difference is shorter; three seeds are too few to
+    estimate that, so the wider one is given.
     """
     quantile = float(stdtrit(deviation.df, (1 + CONFIDENCE) / 2))
     return quantile * deviation.sd * math.sqrt(1 / n + 1 / m)

@@ -1,4 +1,4 @@
-"""Finds what jobs left on disk: the records of the finished, the reasons of the failed."""
+"""Reads what jobs left on disk: records of finished jobs, error messages of failed ones."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from kd_bench.utils.errors import UserError, require
 
 
 def _job_folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Every folder below `root` in the order of its name, with its files' names."""
+    """All folders below `root`, sorted by name, with the names of their files."""
     for folder, folders, files in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield Path(folder), files
 
 
 def find_jobs(root: str | Path) -> Iterator[Path]:
-    """The folder of each job below `root`, whether it is done or not."""
+    """The folders of all jobs below `root`, finished or not."""
     return (folder for folder, _ in _job_folders(Path(root)) if _is_job(folder))
 
 
 def folder_size(folder: Path) -> int:
-    """Bytes of all files in a folder and below it."""
+    """Total bytes of all files in a folder and below it."""
     paths = (Path(at) / name for at, _, files in os.walk(folder) for name in files)
     return sum(path.lstat().st_size for path in paths)
 
@@ -49,14 +49,14 @@ def find_records(root: str | Path) -> Iterator[tuple[Path, Record]]:
         UserError: `root` is no folder, or a result.json in it is no record.
     """
     root = Path(root)
-    require(root.is_dir(), f"no folder {root} to read records from")
+    require(root.is_dir(), f"there is no folder {root} to read records from")
     for folder, files in _job_folders(root):
         if RESULT in files:
             yield folder, _read(folder / RESULT)
 
 
 def read_records(root: str | Path) -> list[Record]:
-    """The records of all finished jobs below `root`, by name of their folders."""
+    """The records of all finished jobs below `root`, sorted by folder."""
     return [record for _, record in find_records(root)]
 
 
@@ -78,7 +78,7 @@ def _is_job(folder: Path) -> bool:
 
 
 def read_failures(root: str | Path) -> list[Failure]:
-    """The jobs below `root` that ended with an error and were not finished since, by folder."""
+    """The jobs below `root` that failed and have not been finished since, sorted by folder."""
     failed = [
         folder.absolute()
         for folder, files in _job_folders(Path(root))
@@ -99,7 +99,7 @@ def _failure(folder: Path, job: dict[str, Any] | None) -> Failure:
 
 
 def _sweep_jobs(runs: Path) -> dict[str, dict[str, Any]]:
-    """By folder, the jobs that the sweeps of a runs folder wrote down before they ran."""
+    """The jobs listed by the sweeps of a runs folder, as plain values, by folder."""
     lines = [
         json.loads(line)
         for path in sorted((runs / SWEEPS).glob("*.jsonl"))

@@ -1,8 +1,7 @@
-"""Records to cells: which runs stand together, what they average to, and what their seeds can tell.
+"""The results table: cells of runs that differ only in their seeds, compared within columns.
 
-The steps: `tidy` makes one line of each record; `select_runs` puts the lines into columns, one for each
-dataset, pair of models, recipe and whatever else of a job is not its method; `table_from` averages
-the seeds of each row and column.
+`select.to_frame` makes a line of each record, `select.select_runs` assigns the lines to columns,
+and `table_from` averages over the seeds of each row and column.
 """
 
 from __future__ import annotations
@@ -11,15 +10,15 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
+from typing import Any
 
 import pandas as pd
 
-from kd_bench.results.labels import (
-    conflict,
-    natural_key,
-)
+from kd_bench.config.schema import BASELINE
+from kd_bench.results.labels import conflict, natural_key
+from kd_bench.results.options import METRICS
 from kd_bench.results.record import Failure, Images, Record
-from kd_bench.results.select import BASELINE, _failed_line, select_runs, to_frame
+from kd_bench.results.select import Line, failed_line, select_runs, to_frame
 from kd_bench.results.statistics import Pooled, half_width, pooled
 from kd_bench.utils.errors import UserError, require
 
@@ -32,18 +31,18 @@ class Delta:
 
     mean: float
     pairs: int  # seeds that both have
-    half_width: float | None  # of the 95 % interval; None where no cell of the column has two seeds
+    half_width: float | None  # of the 95 % interval; None if no cell of the column has two seeds
 
 
 @dataclass(frozen=True)
 class Cell:
-    """The runs of one row in one column, which differ in their seed alone."""
+    """The runs of one row in one column, which differ only in their seeds."""
 
     values: dict[int, float]  # seed -> accuracy in percent
     failed: int = 0  # jobs that ended with an error
     delta: Delta | None = None
-    bold: bool = False  # the best of its column, or not told from it
-    changed: dict = field(default_factory=dict)
+    bold: bool = False  # the best of its column, or not significantly different from it
+    changed: dict[str, Any] = field(default_factory=dict)  # configuration values, by path
 
     @property
     def n(self) -> int:
@@ -52,7 +51,7 @@ class Cell:
 
     @property
     def mean(self) -> float | None:
-        """Mean over the seeds; None where all failed."""
+        """Mean over the seeds; None if all failed."""
         return fmean(self.values.values()) if self.values else None
 
     @property
@@ -71,74 +70,62 @@ class Average:
 
 @dataclass(frozen=True)
 class Column:
-    """What the runs of a column have in common: all of the job but its method and seed."""
+    """What the runs of a column have in common: everything but method and seed."""
 
     label: str
     dataset: str
     pair: str
     recipe: str
     speed: str
-    images: Images | None  # None where no run ended well
-    teachers: tuple[float, ...]  # accuracy of each teacher behind the column, none or one as a rule
+    images: Images | None  # None if all runs failed
+    teachers: tuple[float, ...]  # accuracy of each teacher; usually one, or none
     deviation: Pooled | None  # over the cells of the column
 
     @property
     def digits(self) -> int:
-        """Decimal places: one of fewer than 2,000 images is more than 0.05 points."""
+        """Decimal places: one image out of fewer than 2,000 is more than 0.05 points."""
         return 1 if self.images is None or self.images.test < 2000 else 2
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows and columns of cells, and the runs that stand behind them."""
+    """Rows and columns of cells, and their runs."""
 
     metric: str
     columns: list[Column]
     rows: dict[str, str]  # row label -> name of its method
     cells: dict[tuple[str, str], Cell]  # by row label and column label; a missing cell is absent
-    averages: dict[str, Average]  # by row label, only rows that are complete
-    runs: pd.DataFrame  # as from `standing`, with the labels of row and column
-    unplaced: list[Failure]  # failures that no row and column can be told for
-    note: str = ""
-    command: str = ""  # that makes the table
+    averages: dict[str, Average]  # by row label, only for complete rows
+    runs: pd.DataFrame  # as from `select_runs`
+    unplaced: list[Failure]  # failures whose row and column are unknown
+    note: str = ""  # a sentence for the caption
+    command: str = ""  # the command line that makes the table
 
     def under(self, column: Column) -> dict[str, Cell]:
         """The cells of a column by row, in the order of the rows."""
-        there = {row: self.cells.get((row, column.label)) for row in self.rows}
-        return {row: cell for row, cell in there.items() if cell}
+        keys = [(row, column.label) for row in self.rows]
+        return {key[0]: self.cells[key] for key in keys if key in self.cells}
 
 
-# One line per run
-
-
-# Failed jobs
-
-
-# Columns
-
-
-# Cells
-
-
-def _refuse_unlike(runs: pd.DataFrame, row: str, column: str) -> None:
+def _check_cell(runs: pd.DataFrame, row: str, column: str) -> None:
     """Refuse a cell whose runs differ in more than their seeds, or that has a seed twice."""
-    jobs = dict(zip(runs["job"], runs["folder"], strict=True))
-    if len(jobs) > 1:
-        told = conflict({folder: json.loads(job) for job, folder in sorted(jobs.items())})
+    folders = dict(zip(runs["identity_key"], runs["folder"], strict=True))
+    if len(folders) > 1:
+        identities = {folder: json.loads(key) for key, folder in sorted(folders.items())}
         raise UserError(
-            f"{row} in {column} has runs that differ in more than the seed: {told};"
-            " move away those that should not count"
+            f"{row} in {column} has runs that differ in more than the seed:"
+            f" {conflict(identities)}; move the runs that should not count to another folder"
         )
     for seed, same in runs.groupby("seed"):
-        folders = ", ".join(sorted(same["folder"]))
-        require(len(same) == 1, f"{row} in {column} has seed {seed} more than once: {folders}")
+        names = ", ".join(sorted(same["folder"]))
+        require(len(same) == 1, f"{row} in {column} has seed {seed} more than once: {names}")
 
 
-def _refuse_unlike_images(runs: pd.DataFrame, column: str) -> None:
-    """Refuse a column whose runs saw different images, whatever their jobs say."""
-    data = dict(zip(runs["data"], runs["folder"], strict=True))
-    told = ", ".join(f"{data[each]} ({each})" for each in sorted(data))
-    require(len(data) <= 1, f"the runs of {column} saw different images: {told}")
+def _check_images(runs: pd.DataFrame, column: str) -> None:
+    """Refuse a column whose runs saw different images, even if their configurations agree."""
+    folders = dict(zip(runs["data_fingerprint"], runs["folder"], strict=True))
+    different = ", ".join(f"{folders[data]} ({data})" for data in sorted(folders))
+    require(len(folders) <= 1, f"the runs of {column} saw different images: {different}")
 
 
 def _cell(runs: pd.DataFrame) -> Cell:
@@ -160,12 +147,12 @@ def _column(label: str, runs: pd.DataFrame, cells: Iterable[Cell]) -> Column:
         speed=first["speed"],
         images=done.iloc[0]["images"] if len(done) else None,
         teachers=tuple(sorted(teachers.drop_duplicates()["teacher_accuracy"])),
-        deviation=pooled(cell.values.values() for cell in cells),
+        deviation=pooled(list(cell.values.values()) for cell in cells),
     )
 
 
 def _delta(cell: Cell, baseline: Cell, deviation: Pooled | None) -> Delta | None:
-    """The mean over the seeds that both have; None where they share no seed."""
+    """Averaged over the seeds that both have; None if they share no seed."""
     seeds = cell.values.keys() & baseline.values.keys()
     if not seeds:
         return None
@@ -175,21 +162,21 @@ def _delta(cell: Cell, baseline: Cell, deviation: Pooled | None) -> Delta | None
 
 
 def _best(cells: Mapping[str, Cell], deviation: Pooled | None) -> set[str]:
-    """The rows that are best, or not told from the best; none where that would be all of them."""
-    scored = {row: cell for row, cell in cells.items() if cell.n}
-    if deviation is None or not scored:
+    """The best row and those not significantly different from it; none if those are all rows."""
+    means = {row: cell.mean for row, cell in cells.items() if cell.mean is not None}
+    if deviation is None or not means:
         return set()
-    top = max(scored.values(), key=lambda cell: cell.mean)
+    top = max(means, key=lambda row: means[row])
     best = {
         row
-        for row, cell in scored.items()
-        if top.mean - cell.mean <= half_width(deviation, top.n, cell.n)
+        for row, mean in means.items()
+        if means[top] - mean <= half_width(deviation, cells[top].n, cells[row].n)
     }
-    return set() if len(best) == len(scored) else best
+    return set() if len(best) == len(means) else best
 
 
-def _compared(cells: dict[str, Cell], deviation: Pooled | None) -> dict[str, Cell]:
-    """The cells of a column with their deltas and with the best of them marked."""
+def _compare(cells: dict[str, Cell], deviation: Pooled | None) -> dict[str, Cell]:
+    """The cells of a column with their deltas, and with the best ones marked."""
     best, baseline = _best(cells, deviation), cells.get(BASELINE)
     return {
         row: replace(
@@ -202,19 +189,16 @@ def _compared(cells: dict[str, Cell], deviation: Pooled | None) -> dict[str, Cel
 
 
 def _average(cells: Sequence[Cell | None]) -> Average | None:
-    """Mean of means over the columns; None for a row that is not complete."""
-    if len(cells) < 2 or not all(cell and cell.n for cell in cells):
+    """Mean of means over the columns; None for an incomplete row."""
+    means = [cell.mean for cell in cells if cell is not None and cell.mean is not None]
+    if len(cells) < 2 or len(means) < len(cells):
         return None
-    deltas = [cell.delta.mean for cell in cells if cell.delta]
-    mean = fmean(cell.mean for cell in cells)
-    return Average(mean, fmean(deltas) if len(deltas) == len(cells) else None)
-
-
-# The table
+    deltas = [cell.delta.mean for cell in cells if cell is not None and cell.delta is not None]
+    return Average(fmean(means), fmean(deltas) if len(deltas) == len(cells) else None)
 
 
 def _rank(name: str, order: Sequence[str]) -> tuple:
-    """Sorts the names in `order` first and as given there, then the others as a reader would."""
+    """Sort key: the names in `order` first, in that order, then the others by `natural_key`."""
     return (order.index(name) if name in order else len(order), natural_key(name))
 
 
@@ -229,7 +213,7 @@ def table_from(
     records: Sequence[Record],
     failures: Sequence[Failure] = (),
     *,
-    metric: str = "last",
+    metric: str = METRICS[0],
     order: Sequence[str] = (),
     choice: Mapping[str, Sequence[str]] | None = None,
     note: str = "",
@@ -238,27 +222,26 @@ def table_from(
     """The results table of some records.
 
     Args:
-        records: as from `reading.read_records`, in any order.
-        failures: as from `reading.read_failures`: "folder", "reason", and the job's "identity",
-            "config" and "changed" where they are known, which tell its row and column.
+        records: as from `store.read_records`, in any order.
+        failures: as from `store.read_failures`.
         metric: "last", "best" (over test epochs) or "best-val".
         order: names of methods, the order of the rows; others follow by name.
-        choice: what to show, see `select_runs`; a given order of names is the order shown.
+        choice: what to show, see `select_runs`; names are shown in the order given.
         note: a sentence for the caption.
-        command: the command line that makes the table, shown beneath it.
+        command: the command line that makes the table, shown below it.
 
     Raises:
         UserError: no records, an unknown metric or choice, or runs in one cell that differ in more
             than the seed.
     """
-    require(len(records) > 0, "no records to make a table of")
+    require(len(records) > 0, "there are no records to make a table of")
     choice = choice or {}
-    lines = to_frame(records, metric).to_dict("records")
-    failed = {failure.folder: _failed_line(failure, lines) for failure in failures}
+    lines: list[Line] = to_frame(records, metric).to_dict("records")
+    failed = {failure.folder: failed_line(failure, lines) for failure in failures}
     runs = pd.DataFrame(lines + [line for line in failed.values() if line])
     runs = select_runs(runs.sort_values("folder"), choice)
     rows = _rows(runs, order or choice.get("method") or ())
-    columns, cells = _filled(runs)
+    columns, cells = _fill_cells(runs)
     columns.sort(key=lambda c: [_rank(getattr(c, k), choice.get(k) or ()) for k in COLUMN_ORDER])
     averages = {row: _average([cells.get((row, c.label)) for c in columns]) for row in rows}
     return Table(
@@ -268,27 +251,30 @@ def table_from(
         cells=cells,
         averages={row: average for row, average in averages.items() if average},
         runs=runs,
-        unplaced=[f for f in failures if not failed[f.folder] and _chosen(f, choice)],
+        unplaced=[f for f in failures if not failed[f.folder] and _may_be_chosen(f, choice)],
         note=note,
         command=command,
     )
 
 
-def _filled(runs: pd.DataFrame) -> tuple[list[Column], dict[tuple[str, str], Cell]]:
+def _fill_cells(runs: pd.DataFrame) -> tuple[list[Column], dict[tuple[str, str], Cell]]:
     """The columns and, by row and column, the cells."""
-    columns, cells = [], {}
+    columns: list[Column] = []
+    cells: dict[tuple[str, str], Cell] = {}
     for label, in_column in runs.groupby("column"):
-        _refuse_unlike_images(in_column[~in_column["failed"]], label)
-        found = {}
+        _check_images(in_column[~in_column["failed"]], label)
+        by_row = {}
         for row, in_cell in in_column.groupby("row"):
-            _refuse_unlike(in_cell[~in_cell["failed"]], row, label)
-            found[row] = _cell(in_cell)
-        columns.append(_column(label, in_column, found.values()))
-        compared = _compared(found, columns[-1].deviation)
+            _check_cell(in_cell[~in_cell["failed"]], row, label)
+            by_row[row] = _cell(in_cell)
+        column = _column(label, in_column, by_row.values())
+        columns.append(column)
+        compared = _compare(by_row, column.deviation)
         cells |= {(row, label): cell for row, cell in compared.items()}
     return columns, cells
 
 
-def _chosen(failure: Failure, choice: Mapping[str, Sequence[str]]) -> bool:
-    told = dict(zip(("dataset", "pair", "method"), failure.folder.split("/"), strict=False))
-    return all(told[kind] in (choice.get(kind) or [told[kind]]) for kind in told)
+def _may_be_chosen(failure: Failure, choice: Mapping[str, Sequence[str]]) -> bool:
+    """Whether a failure could be part of the table, as far as its folder shows."""
+    names = dict(zip(("dataset", "pair", "method"), failure.folder.split("/"), strict=False))
+    return all(name in (choice.get(kind) or [name]) for kind, name in names.items())

@@ -102,7 +102,8 @@ class SweepDisplay:
 
     def table(self, jobs: Sequence[Job], failed: Mapping[str, str]) -> None:
         """Print the results of the jobs that are done; `failed` has reasons by folder."""
-        from kd_bench.results.render import render  # pandas and scipy take a second to import
+        # pandas and scipy take a second to import
+        from kd_bench.results.render import render_records
 
         if records := [record for job in jobs if (record := read_record(job.path))]:
             failures = [
@@ -110,7 +111,7 @@ class SweepDisplay:
                 for job in jobs
                 if job.folder in failed
             ]
-            self.message(render(records, failures=failures, format="terminal"))
+            self.message(render_records(records, failures))
 
     def update(
         self,

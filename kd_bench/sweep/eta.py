@@ -23,7 +23,8 @@ WINDOW = 25  # latest jobs to take the median of; bounded, so that large sweeps 
 def similarity_keys(folder: str, identity: Mapping[str, Any]) -> tuple[SimilarityKey, ...]:
     """What similar jobs share, the most similar first.
 
-    The same data, pair, method and recipe, with other seeds or values; the same data and student.
+    The same student, data, pair, method and recipe, with other seeds or values; the same student
+    and data.
 
     Args:
         folder: of the job.
@@ -32,7 +33,8 @@ def similarity_keys(folder: str, identity: Mapping[str, Any]) -> tuple[Similarit
     _, pair, method, _, _ = folder.split("/")
     data, model = (json.dumps(identity[part], sort_keys=True) for part in ("dataset", "model"))
     execution = execution_text(identity)
-    return (data, pair, method, identity["recipe"]["name"], execution), (data, model, execution)
+    student = (data, model, execution)
+    return (*student, pair, method, identity["recipe"]["name"]), student
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The training of one job: steps, epochs, the teacher, how steps are executed."""

@@ -1,7 +1,7 @@
-"""A job's state after its last finished epoch, on disk; a damaged one is set aside, not trusted.
+"""Saves and loads a job's state after each epoch; a damaged file is set aside, not trusted.
 
 It is written while the next epoch trains: packing and flushing a file takes tens of milliseconds,
-which short epochs would feel.
+which would slow down short epochs.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from kd_bench.utils.files import atomic_write
 
 
 class AsyncCheckpointer:
-    """Writes states, one after the other, in a thread of its own; in a `with`, so that all end up.
+    """Writes states in a thread of its own, one after the other; a context manager waits for them.
 
-    What could not be written is raised where the next state is to be saved, or at the end.
+    An error while writing is raised when the next state is saved, or at the end.
     """
 
     def __init__(self, folder: Path):
         self._folder = folder
         self._thread = ThreadPoolExecutor(1)
-        self._writing: Future | None = None
+        self._writing: Future[None] | None = None
 
     def __enter__(self) -> AsyncCheckpointer:
         return self
 
-    def __exit__(self, kind: type | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._thread.shutdown()
         if kind is None:
             self._wait()
 
     def save(self, state: Mapping[str, Any], texts: Mapping[str, str]) -> None:
-        """Begin to write a state as it is now, and then texts by the names of their files."""
+        """Start to write a state as it is now, and then texts by file name."""
         self._wait()
-        # Copied here: the thread must not touch a GPU on which a step may be being recorded.
+        # Copied here: the thread must not touch a GPU that may be capturing a step.
         self._writing = self._thread.submit(_write, self._folder, on_cpu(state), dict(texts))
 
     def _wait(self) -> None:
@@ -54,7 +54,7 @@ class AsyncCheckpointer:
 
 
 def on_cpu(state: Any) -> Any:
-    """Copies of dicts, lists and their tensors, which lie on the CPU."""
+    """A copy of nested dicts and lists with their tensors on the CPU."""
     if isinstance(state, Tensor):
         return state.detach().to("cpu", copy=True)
     if isinstance(state, Mapping):
@@ -70,7 +70,7 @@ def to_bytes(state: Any) -> bytes:
 
 
 def _write(folder: Path, state: Mapping[str, Any], texts: Mapping[str, str]) -> None:
-    """Write the state whole, keep the one before it, and write the texts."""
+    """Write a state, keeping the one before it, and then the texts."""
     newest, before = (folder / name for name in CHECKPOINTS)
     if newest.exists():
         os.replace(newest, before)
@@ -80,16 +80,16 @@ def _write(folder: Path, state: Mapping[str, Any], texts: Mapping[str, str]) -> 
 
 
 def load(folder: Path, device: torch.device) -> dict[str, Any] | None:
-    """The newest state that can be read; None where there is none.
+    """The newest state that can be read; None if there is none.
 
-    A file that cannot be read is renamed to `<name>.damaged` with a warning that names it.
+    A file that cannot be read is renamed to `<name>.damaged`, with a warning that names it.
     """
     for path in (folder / name for name in CHECKPOINTS):
         if not path.exists():
             continue
         try:
             return torch.load(path, map_location=device, weights_only=True)
-        except Exception as error:  # torch.load raises anything from EOFError to UnpicklingError
+        except Exception as error:  # noqa: BLE001  # torch.load raises anything from EOFError to UnpicklingError
             damaged = path.with_suffix(".pt.damaged")
             os.replace(path, damaged)
             warnings.warn(f"set aside {damaged}: {message_lines(error)[0]}", stacklevel=2)
@@ -97,6 +97,6 @@ def load(folder: Path, device: torch.device) -> dict[str, Any] | None:
 
 
 def remove(folder: Path) -> None:
-    """Free what only an unfinished job needs."""
+    """Delete what only an unfinished job needs."""
     for name in CHECKPOINTS:
         (folder / name).unlink(missing_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -36,12 +37,18 @@ def configure_process(threads: int) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
     torch.backends.cudnn.benchmark = False
-    for library in (torch.backends.cudnn, torch.backends.cuda.matmul):
-        library.allow_tf32 = False  # `execution.tf32` allows it for the steps of some jobs
+    for switch in tf32_switches():
+        switch.allow_tf32 = False  # `execution.tf32` allows it for the steps of some jobs
     # The same as use_deterministic_algorithms(True, warn_only=True), which would import the
     # compiler: a second.
     torch.set_deterministic_debug_mode("warn")
-    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, changes no result
+    # It takes time and changes no result. (A property of the module, which type stubs lack.)
+    vars(torch.utils)["deterministic"].fill_uninitialized_memory = False
+
+
+def tf32_switches() -> tuple[Any, Any]:
+    """The two parts of PyTorch with an attribute `allow_tf32`, for convolutions and products."""
+    return torch.backends.cudnn, torch.backends.cuda.matmul
 
 
 def device_name(device: torch.device) -> str:

@@ -27,23 +27,23 @@ class EpochRunner:
     """Runs the epochs of one phase of a job's training.
 
     Args:
-        job: what is trained.
+        setup: what is trained.
         phase: the phase of training. Each has its own optimizer and starts without momentum.
     """
 
-    def __init__(self, job: TrainingSetup, phase: Phase):
-        self.job, self.phase = job, phase
-        parameters = [p for module in job.learners.values() for p in module.parameters()]
-        is_fused = job.execution.speed is not Speed.reference
-        self.optimizer = SGD(parameters, job.recipe, fused=is_fused)
-        device, rates = job.device, phase.rates
-        self._order = torch.zeros(job.data.train_size, dtype=torch.int64, device=device)
+    def __init__(self, setup: TrainingSetup, phase: Phase):
+        self.setup, self.phase = setup, phase
+        parameters = [p for module in setup.learners.values() for p in module.parameters()]
+        is_fused = setup.execution.speed is not Speed.reference
+        self.optimizer = SGD(parameters, setup.recipe, fused=is_fused)
+        device, rates = setup.device, phase.rates
+        self._order = torch.zeros(setup.data.train_size, dtype=torch.int64, device=device)
         self._rates = torch.zeros(rates.shape[1], device=device)  # [steps]
         self._epoch = torch.zeros((), device=device)
         self._cursor = torch.zeros(1, dtype=torch.int64, device=device)  # number of completed steps
-        self._within = torch.arange(job.recipe.batch_size, device=device)
-        self._views_seed = derive_seed(job.seed, phase.name, "views")
-        self.tally = EpochMetrics([*job.method.weights_of(phase.name), "total"], device)
+        self._within = torch.arange(setup.recipe.batch_size, device=device)
+        self._views_seed = derive_seed(setup.seed, phase.name, "views")
+        self.tally = EpochMetrics([*setup.method.weights_of(phase.name), "total"], device)
         self._steps: dict[int, Callable[[], None]] = {}  # by batch size
 
     def run(self, epoch: int) -> dict[str, float]:
@@ -52,20 +52,26 @@ class EpochRunner:
         Raises:
             FloatingPointError: at its end, if a term was not finite.
         """
-        self._begin(epoch)
-        with execution.tf32(self.job.execution.precision is Precision.tf32):
-            for size in self.job.step_sizes:
-                self._step(size)()
+        for _ in self.steps(epoch):
+            pass
         return {"lr": self.phase.rates[epoch - 1, 0].item(), **self.tally.means(epoch)}
+
+    def steps(self, epoch: int) -> Iterator[int]:
+        """Train for one epoch step by step; yields the number of images of each step."""
+        self._begin(epoch)
+        with execution.tf32(self.setup.execution.precision is Precision.tf32):
+            for size in self.setup.step_sizes:
+                self._step(size)()
+                yield size
 
     def _begin(self, epoch: int) -> None:
         # Random numbers drawn by a method depend only on seed and epoch, so a resumed job draws
         # the same ones without saving the state of any generator.
-        torch.manual_seed(derive_seed(self.job.seed, self.phase.name, "method", epoch))
-        for module in self.job.learners.values():
+        torch.manual_seed(derive_seed(self.setup.seed, self.phase.name, "method", epoch))
+        for module in self.setup.learners.values():
             module.train()
-        self.job.method.on_epoch_start(self.phase.name)
-        self._order.copy_(self.job.order(self.phase.name, epoch))
+        self.setup.method.on_epoch_start(self.phase.name)
+        self._order.copy_(self.setup.order(self.phase.name, epoch))
         self._rates.copy_(self.phase.rates[epoch - 1])
         self._epoch.fill_(epoch)
         self._cursor.zero_()
@@ -75,7 +81,7 @@ class EpochRunner:
         """The step for a batch of `size` images, built (and captured) on first use."""
         if size not in self._steps:
             step: Callable[[], None] = partial(self._train_on_next, self._build_step(size), size)
-            if self.job.execution.captured:
+            if self.setup.execution.captured:
                 step = cuda_graph.capture_graph(step, self._state())
             self._steps[size] = step
         return self._steps[size]
@@ -86,19 +92,19 @@ class EpochRunner:
         Another batch size would need another compilation. In the init phase, the last layers of a
         network may not be trained, and would get gradients of zero instead of none.
         """
-        job = self.job
-        if size != job.recipe.batch_size or self.phase.name != "main":
-            settings = uncompiled(job.execution)
+        setup = self.setup
+        if size != setup.recipe.batch_size or self.phase.name != "main":
+            settings = uncompiled(setup.execution)
         else:
-            settings = job.execution
-        student = execution.build_forward(job.student, settings, settings.precision)
-        teacher = job.teacher and job.teacher.with_execution(settings)
-        return Step(student, teacher, job.method, self.phase.name, self.optimizer)
+            settings = setup.execution
+        student = execution.build_forward(setup.student, settings, settings.precision)
+        teacher = setup.teacher and setup.teacher.with_execution(settings)
+        return Step(student, teacher, setup.method, self.phase.name, self.optimizer)
 
     def _train_on_next(self, step: Step, size: int) -> None:
         """Train on the next `size` images of the epoch's order."""
-        job = self.job
-        position = self._cursor * job.recipe.batch_size + self._within[:size]
+        setup = self.setup
+        position = self._cursor * setup.recipe.batch_size + self._within[:size]
         index = self._order.index_select(0, position)
         # Indexing with a tensor would synchronize with the host; index_select does not.
         self.optimizer.rate.copy_(self._rates.index_select(0, self._cursor).squeeze(0))
@@ -107,16 +113,16 @@ class EpochRunner:
         self.tally.add(self._cursor, terms, correct, size)
 
     def _batch(self, index: Tensor) -> Batch:
-        data = self.job.data
+        data = self.setup.data
         view = data.sample_views(index, self._epoch, self._views_seed)
         image = data.augmented_batch(index, view)
-        image = image.contiguous(memory_format=self.job.execution.layout)
+        image = image.contiguous(memory_format=self.setup.execution.layout)
         target = data.train.target.index_select(0, index)
         return Batch(image, target, index, self._epoch, view)
 
     def _state(self) -> Iterator[Tensor]:
         """Every tensor that a step modifies."""
-        for module in self.job.learners.values():
+        for module in self.setup.learners.values():
             yield from module.parameters()
             yield from module.buffers()
         yield from self.optimizer.momentum_buffers

@@ -16,6 +16,7 @@ from kd_bench.data.dataset import Data
 from kd_bench.interfaces import Output
 from kd_bench.methods.common.method import Method
 from kd_bench.models.features import FeatureExtractor
+from kd_bench.training.device import tf32_switches
 from kd_bench.utils.errors import message_lines, require
 
 
@@ -120,7 +121,7 @@ def build_forward(
     if execution.compiled:
         # Frozen weights are laid out for a CPU's convolutions once instead of at every step.
         is_on_cpu = next(net.parameters()).device.type == "cpu"
-        options = {"freezing": True} if fixed and is_on_cpu else None
+        options: dict[str, Any] | None = {"freezing": True} if fixed and is_on_cpu else None
         # One shape, one graph: a break in it would be a step that cannot be captured.
         run = torch.compile(run, fullgraph=True, dynamic=False, options=options)
     return _Autocast(run) if precision is Precision.bf16 else run
@@ -152,6 +153,11 @@ class _Folded(nn.Module):
         return Output(self.net(image))
 
 
+def move(net: nn.Module, device: torch.device, layout: torch.memory_format) -> None:
+    """Move a network to a device, its convolutions' weights in this memory format."""
+    net.to(device, memory_format=layout)  # type: ignore[call-overload]  # missing in torch's stubs
+
+
 def fold_batchnorm(net: FeatureExtractor, layout: torch.memory_format) -> nn.Module:
     """A copy of a network in eval mode with batch norm folded into convolutions.
 
@@ -166,7 +172,9 @@ def fold_batchnorm(net: FeatureExtractor, layout: torch.memory_format) -> nn.Mod
         reason = f"{type(error).__name__}: {message_lines(error)[0]}"
         warnings.warn(f"batch norm is not folded, which is slower: {reason}", stacklevel=2)
         return net
-    return _Folded(rewritten).to(memory_format=layout).eval().requires_grad_(False)
+    folded = _Folded(rewritten)
+    move(folded, next(net.parameters()).device, layout)
+    return folded.eval().requires_grad_(False)
 
 
 def forward_batch(data: Data) -> int:
@@ -201,7 +209,7 @@ def _forget_other_networks() -> None:
 @contextmanager
 def tf32(allowed: bool) -> Iterator[None]:
     """Whether a GPU may round the factors of convolutions and matrix products to TF32."""
-    switches = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    switches = tf32_switches()
     before = [switch.allow_tf32 for switch in switches]
     try:
         for switch in switches:

@@ -1,4 +1,4 @@
-"""The loop: epochs of steps, evaluation, history, checkpoints. Takes objects, knows no config."""
+"""The training loop: epochs, evaluation, history, checkpoints; knows no configuration."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ Row = dict[str, Any]
 
 @dataclass
 class Progress:
-    """What a job has done so far: one row per finished epoch."""
+    """The finished epochs of a setup, a row for each."""
 
     history: list[Row] = field(default_factory=list)  # equal bits between equal runs
     timing: list[Row] = field(default_factory=list)  # seconds and images/s
 
     def epochs(self, phase: str) -> int:
-        """How many epochs of a phase are done."""
+        """The number of finished epochs of a phase."""
         return sum(row["stage"] == phase for row in self.history)
 
     @property
     def warm_up(self) -> float:
-        """Seconds by which a phase's first epoch outlasts its others: to compile, to record."""
+        """Seconds by which first epochs of a phase outlast the others: compiling, capturing."""
         seconds: dict[str, list[float]] = defaultdict(list)
         for row, timing in zip(self.history, self.timing, strict=True):
             seconds[row["stage"]].append(timing["train"])
@@ -52,62 +52,63 @@ class Progress:
         )
 
 
-# Is given each epoch's rows of history and timing, those before a resume again.
+# Called with each epoch's rows of history and timing; after a resume, with earlier ones again.
 Report = Callable[[Row, Row], None]
 
 
-def train(job: TrainingSetup, folder: Path, report: Report) -> Progress:
-    """Train the student, from the last finished epoch that `folder` holds to the last of all.
+def train(setup: TrainingSetup, folder: Path, report: Report) -> Progress:
+    """Train the student, from the last finished epoch in `folder` on.
 
     Returns:
-        The whole history; the trained weights are in `job.student`.
+        The whole history; the trained weights are in `setup.student`.
 
     Raises:
         FloatingPointError: at the end of an epoch in which a term was not finite.
     """
-    state = _load(job, folder)
+    state = _load(setup, folder)
     progress = Progress(state["history"], state["timing"]) if state else Progress()
     for row, timing in zip(progress.history, progress.timing, strict=True):
         report(row, timing)
-    score = Evaluator(job)
+    score = Evaluator(setup)
     with AsyncCheckpointer(folder) as saver:
-        for phase in phases(job):
-            done, epochs = progress.epochs(phase.name), EpochRunner(job, phase)
-            if 0 < done < phase.epochs:
+        for phase in phases(setup):
+            done, epochs = progress.epochs(phase.name), EpochRunner(setup, phase)
+            if state is not None and 0 < done < phase.epochs:
                 epochs.optimizer.load_state_dict(state["optimizer"])
             for epoch in range(done + 1, phase.epochs + 1):
                 row, timing = _epoch(epochs, score, epoch)
                 number = {"epoch": len(progress.history) + 1}
                 progress.history.append(number | row)
                 progress.timing.append(number | timing)
-                saver.save(*_saved(job, epochs.optimizer, progress))
+                saver.save(*_saved(setup, epochs.optimizer, progress))
                 report(progress.history[-1], progress.timing[-1])
     return progress
 
 
 def _epoch(epochs: EpochRunner, score: Callable[[], Row], epoch: int) -> tuple[Row, Row]:
-    """One epoch of training and evaluation: its row of history, and of timing."""
+    """Train and evaluate for one epoch: its rows of history and of timing."""
     started = time.perf_counter()
     row = {"stage": epochs.phase.name, **epochs.run(epoch)}
     trained = time.perf_counter()
     row |= score()
     seconds = {"train": trained - started, "evaluation": time.perf_counter() - trained}
-    return row, {**seconds, "images_per_second": sum(epochs.job.step_sizes) / seconds["train"]}
+    return row, {**seconds, "images_per_second": sum(epochs.setup.step_sizes) / seconds["train"]}
 
 
 class Evaluator:
     """Accuracy of a job's student on all test images (and validation images), in percent.
 
-    In single precision always, so that anybody who loads the weights finds the same.
+    Always in single precision, so that anyone who loads the weights gets the same.
     """
 
-    def __init__(self, job: TrainingSetup):
-        splits = {"test_accuracy": job.data.test, "validation_accuracy": job.data.validation}
+    def __init__(self, setup: TrainingSetup):
+        splits = {"test_accuracy": setup.data.test, "validation_accuracy": setup.data.validation}
         self._splits = {name: split for name, split in splits.items() if split is not None}
         self._predict: dict[str, Callable[[], Tensor]] = {}
-        self.job = job
+        self.setup = setup
 
     def __call__(self) -> Row:
+        """The accuracy of each split, by the name of its column."""
         return {
             name: accuracy(self._predictions(name), split.target)
             for name, split in self._splits.items()
@@ -115,16 +116,16 @@ class Evaluator:
 
     def _predictions(self, name: str) -> Tensor:
         if name not in self._predict:
-            job = self.job
-            predict = partial(predictions, job.student, job.data, self._splits[name])
+            setup = self.setup
+            predict = partial(predictions, setup.student, setup.data, self._splits[name])
             self._predict[name] = (
-                cuda_graph.capture_graph(predict, ()) if job.execution.captured else predict
+                cuda_graph.capture_graph(predict, ()) if setup.execution.captured else predict
             )
         return self._predict[name]()
 
 
 def evaluate(net: FeatureExtractor, data: Data, split: Split) -> float:
-    """Percent of a split's images that `net` classifies rightly; every image is scored."""
+    """Percent of a split's images that `net` classifies correctly; every image counts."""
     return accuracy(predictions(net, data, split), split.target)
 
 
@@ -135,7 +136,7 @@ def accuracy(one: Tensor, other: Tensor) -> float:
 
 @torch.no_grad()
 def predictions(net: FeatureExtractor, data: Data, split: Split) -> Tensor:
-    """The class that `net`, in eval mode, gives each image of a split: [N] int64."""
+    """The class that `net` predicts, in eval mode, for each image of a split: [N] int64."""
     was_training = net.training
     net.eval()
     size = forward_batch(data)
@@ -146,35 +147,37 @@ def predictions(net: FeatureExtractor, data: Data, split: Split) -> Tensor:
     return classes
 
 
-def _saved(job: TrainingSetup, optimizer: SGD, progress: Progress) -> tuple[dict[str, Any], dict]:
-    """What a resumed training goes on from, and the files that people read, by name."""
+def _saved(setup: TrainingSetup, optimizer: SGD, progress: Progress) -> tuple[dict[str, Any], dict]:
+    """The state that training resumes from, and the files that people read, by name."""
     state = {
-        "learners": {name: module.state_dict() for name, module in job.learners.items()},
+        "learners": {name: module.state_dict() for name, module in setup.learners.items()},
         "optimizer": optimizer.state_dict(),
         "history": progress.history,
         "timing": progress.timing,
-        "data": job.data.fingerprint,
+        "data": setup.data.fingerprint,
     }
     files = {HISTORY: as_csv(progress.history), TIMING: as_csv(progress.timing)}
     return state, files
 
 
-def _load(job: TrainingSetup, folder: Path) -> dict[str, Any] | None:
-    """What a job had reached before it was interrupted, put back into its networks."""
-    state = checkpoint.load(folder, job.data.train.target.device)
+def _load(setup: TrainingSetup, folder: Path) -> dict[str, Any] | None:
+    """Restore the networks of an interrupted job; its other state, None if it starts afresh."""
+    state = checkpoint.load(folder, setup.data.train.target.device)
     if state is None:
         return None
-    if state["data"] != job.data.fingerprint:
-        raise RuntimeError(f"{folder} was begun on other images; remove it to begin anew")
-    for name, module in job.learners.items():
+    if state["data"] != setup.data.fingerprint:
+        raise RuntimeError(f"{folder} was started on other images; remove it to start over")
+    for name, module in setup.learners.items():
         module.load_state_dict(state["learners"][name])
     return state
 
 
 def as_csv(rows: list[Row]) -> str:
-    """Rows as CSV; floats with all their digits, so equal text is equal bits.
+    """Rows as CSV, floats with all their digits, so equal text means equal bits.
 
-    The columns are those of any row: a term that a stage of training lacks is empty there.
+    The columns are those of all rows; a term that a phase lacks is empty there. The column `stage`
+    holds the phase: it keeps the name it had before "stage" meant a layer alone, so that histories
+    stay comparable line by line.
     """
     columns = dict.fromkeys(key for row in rows for key in row)
     text = io.StringIO()

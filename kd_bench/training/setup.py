@@ -1,4 +1,4 @@
-"""Everything that one job trains with, and the stages of its training."""
+"""What a job trains with, and the phases of its training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kd_bench.utils.seeds import derive_seed
 
 @dataclass
 class TrainingSetup:
-    """Everything that one job trains with."""
+    """What a job trains with."""
 
     student: FeatureExtractor
     teacher: Teacher | None
@@ -32,44 +32,44 @@ class TrainingSetup:
 
     @property
     def learners(self) -> dict[str, nn.Module]:
-        """All that is trained, by name."""
+        """All modules that are trained, by name."""
         peer = {"teacher": self.teacher.network} if self.teacher and self.teacher.learns else {}
         return {"student": self.student, "method": self.method} | peer
 
     @property
     def device(self) -> torch.device:
-        """Where it trains."""
+        """The device it trains on."""
         return self.data.train.target.device
 
     @property
     def step_sizes(self) -> list[int]:
-        """Images of each step of an epoch; the last may have fewer."""
+        """The number of images in each step of an epoch; the last may be smaller."""
         full, rest = divmod(self.data.train_size, self.recipe.batch_size)
         is_kept = rest > 0 and not self.recipe.drop_last
         return [self.recipe.batch_size] * full + [rest] * is_kept
 
     def order(self, phase: str, epoch: int) -> Tensor:
-        """The positions of an epoch's images [N], on the CPU; of seed, stage and epoch alone."""
+        """Positions [N] of an epoch's images, on the CPU, from seed, phase and epoch alone."""
         generator = torch.Generator().manual_seed(derive_seed(self.seed, phase, "order", epoch))
         return torch.randperm(self.data.train_size, generator=generator)
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stage of training: "init" or "main", how long it lasts, and the rate of every step."""
+    """A part of training: its name ("init" or "main"), length, and the rate of every step."""
 
     name: str
     epochs: int
     rates: Tensor  # [epochs, steps] float64
 
 
-def phases(job: TrainingSetup) -> list[Phase]:
-    """The stages of a job's training, in their order."""
-    steps = len(job.step_sizes)
-    rates = learning_rates(job.recipe, steps).view(job.recipe.epochs, steps)
-    main = Phase("main", job.recipe.epochs, rates)
-    if not job.init.epochs:
+def phases(setup: TrainingSetup) -> list[Phase]:
+    """The phases of a job's training, in order."""
+    steps = len(setup.step_sizes)
+    rates = learning_rates(setup.recipe, steps).view(setup.recipe.epochs, steps)
+    main = Phase("main", setup.recipe.epochs, rates)
+    if not setup.init.epochs:
         return [main]
-    epochs = init_epochs(job.init.epochs, job.recipe.epochs)
-    constant = torch.full((epochs, steps), job.init.lr * job.recipe.lr, dtype=torch.float64)
+    epochs = init_epochs(setup.init.epochs, setup.recipe.epochs)
+    constant = torch.full((epochs, steps), setup.init.lr * setup.recipe.lr, dtype=torch.float64)
     return [Phase("init", epochs, constant), main]

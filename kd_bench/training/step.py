@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from kd_bench.interfaces import Batch, Network, Networks
+from kd_bench.interfaces import Batch, ForwardPass, Networks
 from kd_bench.methods.common.method import Method
 from kd_bench.models.features import forward_with_views
 from kd_bench.training.optim import SGD
@@ -27,7 +27,7 @@ class Step:
 
     def __init__(
         self,
-        student: Network,
+        student: ForwardPass,
         teacher: Teacher | None,
         method: Method,
         phase: str,

@@ -125,7 +125,7 @@ def row_width(shapes: StageShapes, stages: Iterable[str], num_classes: int) -> i
 
 
 def load_cached_teacher(
-    folder: Path, teacher: Teacher, shapes: StageShapes, data: Data, say: Callable[[str], None]
+    folder: Path, teacher: Teacher, shapes: StageShapes, data: Data, message: Callable[[str], None]
 ) -> CachedTeacher:
     """A teacher's table, computed if it does not exist yet, by one process at a time.
 
@@ -134,7 +134,7 @@ def load_cached_teacher(
         teacher: computes the table, with the execution settings it would have online.
         shapes: of the teacher's stages.
         data: the training images and their views.
-        say: called with progress messages.
+        message: called with progress messages.
     """
     width = row_width(shapes, teacher.network.stages, data.num_classes)
     ensure_writable_dir(folder)
@@ -142,9 +142,9 @@ def load_cached_teacher(
         try:
             with Lock(folder):
                 if not (folder / ABOUT).exists():
-                    _fill(folder, teacher, data, width, say)
+                    _fill(folder, teacher, data, width, message)
         except Locked as owner:
-            say(f"waiting for the teacher's view table, which {owner} makes")
+            message(f"waiting for the teacher's cache, filled by {owner}")
             wait_while_locked(folder, ABOUT)
     about = json.loads((folder / ABOUT).read_text())
     shape = (data.train_size * data.view_count, width)
@@ -155,13 +155,13 @@ def load_cached_teacher(
 
 
 def _fill(
-    folder: Path, teacher: Teacher, data: Data, width: int, say: Callable[[str], None]
+    folder: Path, teacher: Teacher, data: Data, width: int, message: Callable[[str], None]
 ) -> None:
     """Compute every row; resumes from the rows that a killed process has written."""
     rows, batch = data.train_size * data.view_count, forward_batch(data)
     size, part = rows * width * FLOAT, folder / f"{ROWS}.part"
     what = f"{data.view_count} views of {formatting.pluralize(data.train_size, 'image')}"
-    say(f"making the teacher's view table: {what}, {formatting.format_bytes(size)}")
+    message(f"filling the teacher's cache: {what}, {formatting.format_bytes(size)}")
     started = time.perf_counter()
     with open(part, "ab") as file:
         written = file.tell() // (batch * width * FLOAT) * batch  # rows, in whole batches
@@ -170,12 +170,12 @@ def _fill(
             file.write(_rows(teacher, data, start, rows, batch).cpu().numpy().tobytes())
             if start == written + batch:  # the first batch is slower than the others
                 left = (time.perf_counter() - started) / 2 * (rows - start) / batch
-                say(f"the view table will take about {formatting.format_duration(left)}")
+                message(f"the cache will take about {formatting.format_duration(left)}")
         file.flush()
         os.fsync(file.fileno())
     os.replace(part, folder / ROWS)
     seconds = round(time.perf_counter() - started, 3)
-    say(f"the view table is done after {formatting.format_duration(seconds)}")
+    message(f"the cache is filled after {formatting.format_duration(seconds)}")
     about = {"images": data.train_size, "views": data.view_count, "bytes": size}
     write_json(folder / ABOUT, about | {"seconds": seconds})
 

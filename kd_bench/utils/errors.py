@@ -1,4 +1,4 @@
-"""Mistakes of the user, told apart from bugs: one line with the right choices, and no traceback."""
+"""Errors that are a user's mistake, not a bug: one line with the valid options, no traceback."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 class UserError(ValueError):
-    """A mistake of the user: one line that names the right choices."""
+    """A mistake of the user; its message is one line with the valid options."""
 
 
 def require(condition: bool, message: str) -> None:
@@ -25,13 +25,13 @@ def require_positive(name: str, value: float) -> None:
 
 
 def message_lines(error: BaseException) -> list[str]:
-    """The lines that an error says; the name of its kind where it says nothing."""
+    """The lines of an error's message; the name of its class if that is empty."""
     return str(error).strip().splitlines() or [type(error).__name__]
 
 
 @contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """Answer a user's mistake, and a job that diverged, with a line; other errors are bugs."""
+    """Print one line for a user's mistake or a diverged job, and exit; other errors are bugs."""
     try:
         yield
     except UserError as error:

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, their hashes, and folders that can be written to."""
+"""Atomic writes, hashes of files and values, and folders that can be written to."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def json_hash(value: Any, digits: int) -> str:
 
 
 def atomic_write(path: Path, content: str | bytes) -> None:
-    """Write a file so that it appears whole or not at all: beside it, flushed, renamed."""
+    """Write a file atomically: a temporary file beside it, flushed to disk, then renamed."""
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     with open(part, "wb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
@@ -41,12 +41,16 @@ def atomic_write(path: Path, content: str | bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as readable JSON, whole or not at all."""
+    """Write `value` as readable JSON, atomically."""
     atomic_write(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def ensure_writable_dir(folder: Path) -> None:
-    """Make a job's folder; a place that cannot be written to is the user's to mend."""
+    """Create a folder, and check that files can be written there.
+
+    Raises:
+        UserError: they cannot.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".{uuid.uuid4().hex}.writable"  # process ids are not unique over hosts

@@ -1,4 +1,4 @@
-"""Durations, sizes and counts as people say them."""
+"""Formats durations, sizes and counts for people."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sole right to work in a folder, across processes and hosts that share a file system."""
+"""Locks a folder for one process, across hosts that share a file system."""
 
 from __future__ import annotations
 
@@ -10,20 +10,18 @@ from contextlib import suppress
 from pathlib import Path
 
 HEARTBEAT_SECONDS = 10.0
+STALE_SECONDS = 120.0  # after so long without a heartbeat, a lock of another host is stale
 
 
-STALE_SECONDS = 120.0  # a lock of another host, untouched for so long, belongs to nobody
-
-
-class Locked(Exception):
-    """Another process works in the folder; `args[0]` says which."""
+class Locked(Exception):  # noqa: N818  # a state, not an error
+    """Another process holds the lock of a folder; `args[0]` names it."""
 
 
 def _process_started(pid: int) -> str:
-    """When a process of this host started, in clock ticks since boot; '' where it can't be told.
+    """When a process of this host started, in clock ticks since boot; '' if that is unknown.
 
-    Told apart by its start, a recycled process id is not taken for the one that held the lock. A
-    process that ended but that nobody waits for, as in a container without init, is gone too.
+    The start distinguishes the process that took a lock from a later one with the same id. A zombie
+    (ended, but never waited for, as in a container without init) counts as gone.
     """
     try:
         state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -33,10 +31,10 @@ def _process_started(pid: int) -> str:
 
 
 def _host() -> str:
-    """What shares this process's ids: a machine since it started, and a namespace in it.
+    """An id of the process namespace: the host name, the boot, and the PID namespace.
 
-    The name alone would not do: containers share it and not their processes, and machines may
-    have the same. Where two are told apart that are one, as after a reboot, a lock's age decides.
+    The name alone is not enough: containers may share it without sharing processes, and machines
+    may have the same name. If one namespace gets two ids, as after a reboot, a lock's age decides.
     """
     try:
         namespace = os.readlink("/proc/self/ns/pid").strip("pid:[]")
@@ -57,27 +55,27 @@ def _is_alive(pid: int, started: str) -> bool:
 
 
 def _named(owner: str) -> str:
-    """A lock's owner as people name it: process 4711 on somehost."""
+    """A lock's owner for people: process 4711 on somehost."""
     host, pid, _ = owner.split(",")
     return f"process {pid} on {host.partition('~')[0]}"
 
 
 class Lock:
-    """Sole right to work in a folder, across processes and hosts that share a file system.
+    """The exclusive right to work in a folder, across hosts that share a file system.
 
-    The lock is a directory `lock` with one file, named for its owner: `<host>,<pid>,<start>`.
-    It appears by renaming a prepared directory, which fails where another's has a file in it. A
-    dead owner's lock is taken over by renaming that owner's file: of several takers one succeeds,
-    because the old name is gone for the others. On the owner's host dead means that the process
-    is gone; elsewhere, that the file's time is `STALE_SECONDS` from that of a file touched just now
-    in the same folder, so that this clock does not matter, and that it does not move while one
-    looks, so that the owner's does not matter either, where it is that which sets the time.
+    The lock is a directory `lock` with one file, named after its owner: `<host>,<pid>,<start>`.
+    It is taken by renaming a prepared directory, which fails if the target has a file in it. A
+    dead owner's lock is taken over by renaming the owner's file: only one of several processes
+    succeeds, because the old name is then gone. On the owner's host, dead means that the process
+    is gone. Elsewhere it means that the file's time is `STALE_SECONDS` away from that of a file
+    touched just now in the same folder, so this host's clock does not matter, and that it does not
+    change while we watch, so the owner's clock does not matter either, if that sets the time.
     """
 
     def __init__(self, folder: Path):
         self.directory = folder / "lock"
         self.name = f"{_host()},{os.getpid()},{_process_started(os.getpid())}"
-        self.lost = False  # somebody took over: this process must not write any more
+        self.lost = False  # taken over by another process: this one must not write any more
         self._stop = threading.Event()
 
     def __enter__(self) -> Lock:
@@ -92,11 +90,11 @@ class Lock:
         threading.Thread(target=self._beat, daemon=True).start()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         if not self.lost:
             (self.directory / self.name).unlink(missing_ok=True)
-            with suppress(OSError):  # empty, it was free to be taken, and somebody did at once
+            with suppress(OSError):  # another process took the empty directory at once
                 self.directory.rmdir()
 
     def _create(self) -> bool:
@@ -106,7 +104,7 @@ class Lock:
         try:
             prepared.rename(self.directory)
         except OSError:  # there is one, with its owner's file in it
-            if not prepared.exists():  # NFS may ask twice, and be told of the second time alone
+            if not prepared.exists():  # NFS may send a request twice, and return the second result
                 return (self.directory / self.name).exists()
             (prepared / self.name).unlink()
             prepared.rmdir()
@@ -135,7 +133,7 @@ class Lock:
         return abs(age) > STALE_SECONDS
 
     def _stays_silent(self, owner: str) -> bool:
-        """Whether an owner of another host gives no sign of life for two heartbeats and a half."""
+        """Whether an owner on another host misses two and a half heartbeats while we watch."""
         host, _, _ = owner.split(",")
         if host == _host():
             return True
@@ -145,13 +143,13 @@ class Lock:
             try:
                 times.append((self.directory / owner).stat().st_mtime_ns)
             except FileNotFoundError:
-                return True  # gone altogether, as taking over will find
+                return True  # gone: taking over will notice
         return times[0] == times[1]
 
     def _take_over(self, owner: str) -> bool:
         theirs, mine = self.directory / owner, self.directory / self.name
         try:
-            os.utime(theirs)  # else the renamed file would look stale to the next taker
+            os.utime(theirs)  # else the renamed file would look stale to the next process
             theirs.rename(mine)
         except FileNotFoundError:
             return False
@@ -164,22 +162,22 @@ class Lock:
             except FileNotFoundError:
                 self.lost = not self._stop.is_set()
                 return
-            except OSError:  # a file system that does not answer for a while: the next beat may
+            except OSError:  # the file system is not responding; the next heartbeat may work
                 continue
 
 
 def lock_owner(folder: Path) -> str | None:
-    """Who works in a folder, as the lock tells it; None where nobody does, or the owner is dead."""
+    """The owner of a folder's lock; None if it is free, or its owner dead."""
     lock = Lock(folder)
     owner = lock._owner()
     return None if owner is None or lock._is_stale(owner) else owner
 
 
 def lock_owner_text(folder: Path) -> str | None:
-    """Who works in a folder, in words for people; None where nobody does, or the owner is dead.
+    """The owner of a folder's lock for people; None if it is free, or its owner dead.
 
-    This only reads, so that anybody may look on. Hence another host's sign of life is judged by
-    the clock of this one: good enough to be shown, not to act on.
+    This only reads files, so anyone may call it. A heartbeat of another host is judged by this
+    host's clock: good enough to display, not to act on.
     """
     lock = Lock(folder)
     if (owner := lock._owner()) is None:

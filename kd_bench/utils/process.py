@@ -1,4 +1,4 @@
-"""What a job's process has around PyTorch: its threads, and memory that it keeps."""
+"""Settings of a job's process around PyTorch: threads, and memory that is kept."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import ctypes
 import os
 
 # Parameters of glibc's mallopt(3) and their values. A training step frees hundreds of megabytes
-# and asks for as many at once; as glibc comes, much of that goes back to the system each time,
-# which then clears every page again. So memory is kept, but for single blocks above 32 MiB, the
-# largest limit that glibc takes.
+# and allocates them again at once; by default, glibc returns much of that to the system each time,
+# which then clears every page again. So memory is kept, except for blocks above 32 MiB, the
+# largest threshold that glibc accepts.
 MEMORY = {
     "M_MMAP_THRESHOLD": (-3, 2**25),
     "M_TRIM_THRESHOLD": (-1, -1),  # never
@@ -16,15 +16,15 @@ MEMORY = {
 
 
 def job_environment(threads: int) -> dict[str, str]:
-    """Variables for the process of a job with so many threads, read as libraries are loaded."""
+    """Environment variables of a job's process, which libraries read when they are loaded."""
     return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
 
 
 def keep_memory() -> bool:
-    """Have this process keep the memory that it frees; it changes no result.
+    """Make this process keep the memory that it frees; results do not change.
 
     Returns:
-        Whether it will: not with settings of your own (GLIBC_TUNABLES, MALLOC_...), nor with
+        Whether it does: not with settings of your own (GLIBC_TUNABLES, MALLOC_...), nor with
         another C library.
     """
     if any(name.startswith(("GLIBC_TUNABLES", "MALLOC_")) for name in os.environ):

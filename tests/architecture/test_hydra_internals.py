@@ -1,8 +1,10 @@
-"""The two imports from `hydra._internal`, which no release of Hydra promises to keep.
+"""The three imports from `hydra._internal`, which no release of Hydra promises to keep.
 
 `hydra._internal.utils.get_args_parser`: cli/hydra_app.py needs Hydra's own flags, to answer a
 misspelt one in a line. `hydra._internal.core_plugins.basic_sweeper.BasicSweeper.split_arguments`:
 sweep/launchers/grid_sweeper.py takes the product of the values typed with commas from it.
+`hydra._internal.config_loader_impl.ConfigLoaderImpl._apply_overrides_to_config`: config/compose.py
+composes the chosen files once and then applies values to copies, as Hydra does itself.
 """
 
 from __future__ import annotations
@@ -12,12 +14,15 @@ import ast
 import inspect
 
 from helpers.paths import PACKAGE, ROOT
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 USED = {
     "kd_bench/cli/hydra_app.py": {"hydra._internal.utils.get_args_parser"},
+    "kd_bench/config/compose.py": {"hydra._internal.config_loader_impl.ConfigLoaderImpl"},
     "kd_bench/sweep/launchers/grid_sweeper.py": {
         "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
     },
@@ -55,3 +60,14 @@ def test_the_sweepers_product_takes_overrides_and_a_size_and_gives_one_batch_of_
     assert BasicSweeper.split_arguments(overrides, None) == [
         [["a=1", "b=x", "c=0"], ["a=1", "b=y", "c=0"], ["a=2", "b=x", "c=0"], ["a=2", "b=y", "c=0"]]
     ]
+
+
+def test_the_config_loader_applies_overrides_to_a_config_in_place():
+    apply = inspect.getattr_static(ConfigLoaderImpl, "_apply_overrides_to_config")
+    assert isinstance(apply, staticmethod)
+    config = OmegaConf.create({"a": 1, "b": {"c": 2}})
+    overrides = OverridesParser.create().parse_overrides(["a=${b.c}", "+b.d=x", "~b.c"])
+    ConfigLoaderImpl._apply_overrides_to_config(overrides[:2], config)
+    assert OmegaConf.to_container(config, resolve=True) == {"a": 2, "b": {"c": 2, "d": "x"}}
+    ConfigLoaderImpl._apply_overrides_to_config(overrides[2:], config)
+    assert "c" not in config.b

@@ -8,7 +8,7 @@ import sys
 import pytest
 from helpers.paths import PACKAGE, ROOT
 
-from kd_bench.cli import COMMANDS
+from kd_bench.cli.main import COMMANDS
 
 # What a shell loads for --help and for completion, besides the commands.
 ENTRANCES = [
@@ -17,7 +17,7 @@ ENTRANCES = [
     "kd_bench.config.compose",
     "kd_bench.config.schema",
     "kd_bench.results.store",
-    "kd_bench.sweep.launchers",
+    "kd_bench.sweep.launchers.registry",
 ]
 COMMAND_MODULES = sorted(
     f"kd_bench.cli.{path.stem}"

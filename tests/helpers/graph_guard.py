@@ -32,7 +32,7 @@ SYNCHRONIZING = (
 )
 
 
-class NotCapturable(Exception):
+class NotCapturable(Exception):  # noqa: N818
     """Raised for code that a CUDA graph cannot hold."""
 
 

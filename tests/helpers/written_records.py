@@ -1,12 +1,18 @@
-"""Records written by hand, for the tests of the table and of publishing."""
+"""Records of jobs that never ran, for the tests of tables and of publishing."""
 
 from __future__ import annotations
 
-import copy
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from kd_bench.config.convert import to_dataclass, to_plain
 from kd_bench.config.identity import digest, flatten, folder_name, job_identity
+from kd_bench.config.schema import Config
+from kd_bench.results.record import Accuracy, Failure, Images, Record, TeacherScore
+from kd_bench.results.run_folder import HISTORY, RESULT
 
 LOSSES = {
     "st": {"temperature": 4},
@@ -14,42 +20,7 @@ LOSSES = {
     "dkd": {"beta": 8, "alpha": 1},
     "dml": {"temperature": 1},
 }
-LEARNS = {"dml"}  # the teacher learns along
-
-
-def _changed(config: dict, changed: dict) -> dict:
-    """The config with values replaced, each named by its path."""
-    config = copy.deepcopy(config)
-    for path, value in changed.items():
-        *above, last = path.split(".")
-        section = config
-        for name in above:
-            section = section[name]
-        section[last] = value
-    return config
-
-
-def _config(
-    method: str, seed: int, dataset: str, student: str, teacher: str, recipe: str, speed: str
-) -> dict:
-    losses = {method: LOSSES[method]} if method in LOSSES else {}
-    return {
-        "dataset": {"name": dataset, "pad": 1, "source": {"root": "data"}},
-        "model": {"name": student, "net": {"width": 8}},
-        "method": {
-            "name": method,
-            "losses": losses,
-            "weights": {"ce": 1, **dict.fromkeys(losses, 1)},
-        },
-        "recipe": {"name": recipe, "epochs": 20, "lr": 0.05},
-        "teacher": {
-            "model": {"name": teacher, "net": {"width": 16}},
-            "recipe": {"name": recipe, "epochs": 60, "lr": 0.05},
-            "seed": 0,
-        },
-        "seed": seed,
-        "speed": speed,
-    }
+TEACHER_LEARNS = {"dml"}
 
 
 def record(
@@ -62,81 +33,130 @@ def record(
     teacher: str = "resnet20",
     recipe: str = "quickstart",
     speed: str = "repro",
-    changed: dict | None = None,
+    changed: Mapping[str, Any] | None = None,
     best: float | None = None,
     best_val: float | None = None,
     teacher_accuracy: float = 96.1,
     test_images: int = 1297,
-    **other,
-) -> dict:
-    """A finished job's record; a method with losses has a teacher. `other` replaces its entries."""
-    config = _config(method, seed, dataset, student, teacher, recipe, speed)
-    config = _changed(config, changed or {})
-    job = job_identity(
+    **fields: Any,
+) -> Record:
+    """The record of a finished job; methods in `LOSSES` have a teacher.
+
+    Args:
+        changed: configuration values by path, which the record also lists as changed.
+        fields: replace fields of the record.
+    """
+    config = _config(method, seed, dataset, student, teacher, recipe, speed, changed or {})
+    identity = job_identity(
         config,
         needs_teacher=method in LOSSES,
-        teacher_learns=method in LEARNS,
+        teacher_learns=method in TEACHER_LEARNS,
         revisions={},
     )
-    written = {
-        "format": 1,
-        "status": "done",
-        "folder": folder_name(job, seed),
-        "digest": digest(job),
-        "identity": job,
-        "config": config,
-        "changed": flatten(changed or {}),
-        "accuracy": {
-            "last": accuracy,
-            "best": accuracy if best is None else best,
-            "best_epoch": 17,
-            "best_val": best_val,
-        },
-        "teacher": None,
-        "images": {"train": 500, "test": test_images, "validation": 0},
-        "seconds": 60.0,
-        "images_per_second": 500.0,
-        "device": "cpu",
-        "device_name": "a processor",
-        "speed": speed,
-        "versions": {"kd_bench": "0.1.0", "python": "3.11.7", "torch": "2.13.0"},
-        "commit": "abc123",
-        "dirty": False,
-        "data_fingerprint": f"images of {dataset}",
-    }
-    if method in LOSSES:
-        written["teacher"] = {
-            "folder": None if method in LEARNS else teacher_record(written)["folder"],
-            "accuracy": teacher_accuracy,
-            "source": "online",
-            "agreement": 95.0,
-        }
-    return written | other
-
-
-def teacher_record(student: dict, accuracy: float = 96.1) -> dict:
-    """The record of the job that made the teacher of `student`."""
-    made = student["config"]["teacher"]
-    result = record(
-        accuracy=accuracy,
-        seed=made["seed"],
-        student=made["model"]["name"],
-        dataset=student["config"]["dataset"]["name"],
-        recipe=made["recipe"]["name"],
-        changed={"recipe.epochs": made["recipe"]["epochs"], "model.net.width": 16},
+    written = Record(
+        folder=folder_name(identity, seed),
+        digest=digest(identity),
+        identity=identity,
+        config=config,
+        changed=flatten(changed or {}),
+        accuracy=Accuracy(accuracy, accuracy if best is None else best, 17, best_val),
+        teacher=None,
+        images=Images(train=500, test=test_images),
+        parameters={"student": 1000, "training": 1000, "inference": 1000},
+        images_per_second=500.0,
+        peak_memory_mb=300.0,
+        device="cpu",
+        device_name="a processor",
+        threads=1,
+        versions={"kd_bench": "0.1.0", "python": "3.11.7", "torch": "2.13.0"},
+        commit="abc123",
+        dirty=False,
+        data_fingerprint=f"images of {dataset}",
+        finished="2026-01-01T00:00:00+00:00",
+        seconds=60.0,
+        speed=speed,
     )
-    return result | {"changed": {}}
+    if method in LOSSES:
+        folder = None if method in TEACHER_LEARNS else teacher_record(written).folder
+        score = TeacherScore(folder, teacher_accuracy, source="online", agreement=95.0)
+        written = replace(written, teacher=score)
+    return replace(written, **fields)
 
 
-def seeds(method: str, *accuracies: float, **settings) -> list[dict]:
+def _config(
+    method: str,
+    seed: int,
+    dataset: str,
+    student: str,
+    teacher: str,
+    recipe: str,
+    speed: str,
+    changed: Mapping[str, Any],
+) -> Config:
+    losses = {method: dict(LOSSES[method])} if method in LOSSES else {}
+    values = {
+        "dataset": {"name": dataset, "pad": 1, "source": {"root": "data"}},
+        "model": {"name": student, "net": {"width": 8}},
+        "method": {
+            "name": method,
+            "losses": losses,
+            "weights": {"ce": 1, **dict.fromkeys(losses, 1)},
+        },
+        "recipe": _recipe(recipe, epochs=20),
+        "teacher": {
+            "model": {"name": teacher, "net": {"width": 16}},
+            "recipe": _recipe(recipe, epochs=60),
+        },
+        "seed": seed,
+        "speed": speed,
+    }
+    plain = to_plain(to_dataclass(Config, values))
+    for path, value in changed.items():
+        *sections, name = path.split(".")
+        section = plain
+        for part in sections:
+            section = section[part]
+        section[name] = value
+    return to_dataclass(Config, plain)
+
+
+def _recipe(name: str, epochs: int) -> dict[str, Any]:
+    return {"name": name, "epochs": epochs, "batch_size": 16, "lr": 0.05}
+
+
+def teacher_record(student: Record, accuracy: float = 96.1) -> Record:
+    """The record of the job that made the teacher of `student`."""
+    teacher = student.config.teacher
+    changed = {"recipe.epochs": teacher.recipe.epochs, "model.net.width": 16}
+    made = record(
+        accuracy=accuracy,
+        seed=teacher.seed,
+        student=teacher.model.name,
+        dataset=student.config.dataset.name,
+        recipe=teacher.recipe.name,
+        changed=changed,
+    )
+    return replace(made, changed={})
+
+
+def seeds(method: str, *accuracies: float, **settings: Any) -> list[Record]:
     """Records of one job with the seeds 0, 1, ..."""
     return [record(method, seed, value, **settings) for seed, value in enumerate(accuracies)]
 
 
-def write(root: Path, records: list[dict]) -> None:
-    """Lay records out below a folder as jobs do."""
-    for each in records:
-        folder = root / each["folder"]
+def failure(of: Record, seed: int, *, is_known: bool = False) -> Failure:
+    """A failed job with another seed than a record; only jobs of sweeps `is_known`."""
+    folder = f"{of.folder.rpartition('/')[0]}/seed{seed}"
+    reason = "FloatingPointError: loss is nan"
+    if not is_known:
+        return Failure(folder, reason)
+    return Failure(folder, reason, of.identity, replace(of.config, seed=seed), of.changed)
+
+
+def write(root: Path, records: Sequence[Record]) -> None:
+    """Write records below a folder, as jobs do."""
+    for written in records:
+        folder = root / written.folder
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "result.json").write_text(json.dumps(each))
-        (folder / "history.csv").write_text("epoch,lr,ce,train_accuracy,test_accuracy\n")
+        (folder / RESULT).write_text(json.dumps(written.to_json()))
+        (folder / HISTORY).write_text("epoch,lr,ce,train_accuracy,test_accuracy\n")

@@ -26,6 +26,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from kd_bench.utils.errors import require
@@ -206,6 +207,11 @@ def fresh(text: str, quick: bool = False) -> str:
     return regenerate(text, lambda block: bodies.get(block.line, block.body))
 
 
+def _is_same_masked(expected: Counter[str], body: str) -> bool:
+    """Whether a body, once masked, is the expected one."""
+    return masked(body) == expected
+
+
 def stale(text: str, quick: bool = False) -> list[tuple[Block, str]]:
     """The blocks that are not what their commands make, each with the body that it should have."""
     found = []
@@ -213,7 +219,7 @@ def stale(text: str, quick: bool = False) -> list[tuple[Block, str]]:
         for block in find_blocks(text):
             if quick and not block.is_markdown:
                 continue
-            now = shell.run(block, lambda body, block=block: masked(body) == masked(block.body))
+            now = shell.run(block, partial(_is_same_masked, masked(block.body)))
             same = now == block.body if block.is_markdown else masked(now) == masked(block.body)
             if not same:
                 found.append((block, now))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -92,18 +93,18 @@ def entry(name: str) -> Entry:
 
 def first_line(what: Any) -> str:
     """The first line of a docstring."""
-    return inspect.getdoc(what).partition("\n")[0]
+    return (inspect.getdoc(what) or "").partition("\n")[0]
 
 
 def comment(yaml: str) -> str:
     """The comment at the top of a YAML file, as one line."""
-    lines = re.match(r"(#.*\n)*", yaml)[0].splitlines()
+    lines = itertools.takewhile(lambda line: line.startswith("#"), yaml.splitlines())
     return " ".join(line.removeprefix("#").strip() for line in lines)
 
 
 def paper(module: str) -> str:
     """The first line of a method's file, its arXiv number as a link."""
-    text = inspect.getdoc(importlib.import_module(module))
+    text = inspect.getdoc(importlib.import_module(module)) or ""
     line = escaped(text.partition("\n")[0].rstrip("."))
     numbers = re.findall(_ARXIV, text)
     if numbers and not re.search(_ARXIV, line):
@@ -192,7 +193,7 @@ def _seen(method: Method, student: Any, other: Any, context: LossContext) -> set
         teacher = Teacher(
             other.extractor(method.stages), needs_input_gradients=method.needs_input_gradients
         )
-    recorders = [each and _recorder(each, seen) for each in (net, teacher)]
+    networks = Networks(_recorder(net, seen), teacher and _recorder(teacher, seen))
     for phase in ("init", "main"):
         method.on_epoch_start(phase)
         views = method.extra_views(image, phase)
@@ -203,7 +204,7 @@ def _seen(method: Method, student: Any, other: Any, context: LossContext) -> set
         active = {term.partition("/")[0] for term in method.weights_of(phase)} - {"ce"}
         for name in active:
             loss = method.losses[name]
-            loss(*outputs, batch, *([Networks(*recorders)] if loss.needs_networks else []))
+            loss(*outputs, batch, *([networks] if loss.needs_networks else []))
     return seen
 
 

@@ -1,4 +1,4 @@
-"""How fast jobs train, beside plain PyTorch loops: what `tools/speed.py` measures with."""
+"""Training speed of kd-bench compared with plain PyTorch loops; used by `tools/speed.py`."""
 
 from __future__ import annotations
 

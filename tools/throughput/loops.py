@@ -1,10 +1,9 @@
-"""What is timed: kd-bench's own steps, and the loops that PyTorch users write without it.
+"""The loops that are timed: kd-bench's own steps, and loops as PyTorch users write them.
 
-`plain` is the loop of RepDistiller and of most code for papers: a DataLoader with torchvision's
-transforms on PIL images, eager single precision, the teacher asked at every step, accuracies and
-the loss read at every step, SGD as it comes. `tuned` is the same by somebody who read PyTorch's
-tuning guide: mixed precision where a GPU has it, channels_last, pinned memory, workers that stay,
-cuDNN's autotuning.
+`plain` is the loop of RepDistiller and of most research code: a DataLoader with torchvision's
+transforms on PIL images, eager single precision, the teacher run at every step, loss and accuracies
+read at every step, SGD with its defaults. `tuned` follows PyTorch's tuning guide: mixed precision
+on a GPU, channels_last, pinned memory, persistent workers, cuDNN's autotuning.
 """
 
 from __future__ import annotations
@@ -12,9 +11,9 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -23,113 +22,131 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from kd_bench.data.dataset import Data
-from kd_bench.interfaces import Batch, StageShapes
-from kd_bench.jobs import assemble
-from kd_bench.training.device import choose_device, prepare_torch
+from kd_bench.interfaces import Batch, Networks, StageShapes
+from kd_bench.jobs.assemble import assemble_setup
+from kd_bench.jobs.job import Job
+from kd_bench.training.device import choose_device, configure_process
 from kd_bench.training.epoch import EpochRunner
 from kd_bench.training.setup import TrainingSetup, phases
 from kd_bench.training.teacher_cache import CachedTeacher, row_width
 
-Config = Mapping[str, Any]
+PLAIN, TUNED, OURS, OURS_CACHED = "plain", "tuned", "ours", "ours with a teacher cache"
 TOP = 5  # the second accuracy that such loops report
 
 
 class Loop(Protocol):
-    """Trains, for as long as it is asked to."""
+    """A training loop that can be continued."""
 
     def train(self, seconds: float) -> tuple[int, float]:
-        """Train for about so long: number of images, and the seconds that it took."""
+        """Train for about `seconds`: the number of images, and the seconds that it took."""
 
 
-def make(kind: str, config: Config, workers: int) -> Loop:
-    """A loop: "ours", "ours with a table", "plain" or "tuned", ready to train.
+def make_loop(kind: str, job: Job, loader_workers: int) -> Loop:
+    """A loop that is ready to train.
 
     Args:
-        kind: which.
-        config: the job; its teacher's weights must be there.
-        workers: processes that load images, for the DataLoader.
+        kind: one of `PLAIN`, `TUNED`, `OURS` and `OURS_CACHED`.
+        job: the job; the weights of its teacher must exist.
+        loader_workers: number of DataLoader workers.
     """
-    if kind in ("plain", "tuned"):  # PyTorch as it comes
-        os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)  # of the process that started this one
-        torch.set_num_threads(config["threads"])
-        job = assemble.assemble_setup(config, choose_device(config["device"]))
-        return Plain(job, workers, tuned=kind == "tuned")
-    prepare_torch(config["threads"])
-    job = assemble.assemble_setup(config, choose_device(config["device"]))
-    if kind == "ours with a table":
-        job.teacher = pretended_table(job)
-    return Ours(job)
+    device = choose_device(job.config.device)
+    if kind in (PLAIN, TUNED):  # PyTorch with its default settings
+        os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)  # inherited from the parent process
+        torch.set_num_threads(job.config.threads)
+        setup = with_whole_batches(assemble_setup(job, device))
+        return PlainLoop(setup, loader_workers, tuned=kind == TUNED)
+    configure_process(job.config.threads)
+    setup = with_whole_batches(assemble_setup(job, device))
+    if kind == OURS_CACHED:
+        setup = replace(setup, teacher=random_cache(setup))
+    return OurLoop(setup)
 
 
-def pretended_table(job: TrainingSetup) -> CachedTeacher:
-    """A teacher's view table with any numbers: looking up is as fast, and none need be made."""
-    data, network = job.data, job.teacher.network
-    said = job.teacher(data.eval_batch(data.test, 0, 2))
-    shapes = StageShapes("teacher", {k: tuple(v.shape[1:]) for k, v in said.features.items()}, {})
-    width = row_width(shapes, network.stages, data.num_classes)
-    table = torch.empty(data.train_size * data.view_count, width, device=job.device).normal_()
-    return CachedTeacher(network, table, data.view_count, shapes, about={})
+def with_whole_batches(setup: TrainingSetup) -> TrainingSetup:
+    """The same training without the last, smaller batch of each epoch."""
+    return replace(setup, recipe=replace(setup.recipe, drop_last=True))
 
 
-class Ours:
-    """kd-bench's own steps, from the positions of the images to the sums of the epoch."""
+def random_cache(setup: TrainingSetup) -> CachedTeacher:
+    """A teacher cache filled with random numbers: as fast as a real one, without filling it."""
+    data, teacher = setup.data, setup.teacher
+    if teacher is None:
+        raise ValueError("a job without a teacher has no teacher cache")
+    output = teacher(data.eval_batch(data.test, 0, 2))
+    shapes = StageShapes("teacher", {k: tuple(v.shape[1:]) for k, v in output.features.items()}, {})
+    width = row_width(shapes, teacher.network.stages, data.num_classes)
+    rows = torch.empty(data.train_size * data.view_count, width, device=setup.device).normal_()
+    return CachedTeacher(teacher.network, rows, data.view_count, shapes, about={})
 
-    def __init__(self, job: TrainingSetup):
-        self._job = job
-        self._rehearsal = EpochRunner(job, phases(job)[-1]).rehearsal()
-        self._step = self._rehearsal.__enter__()
-        self._step()  # compiles, records
-        self._chunk = 1  # steps between two looks at the clock, which wait for the device
-        if job.device.type == "cuda":
+
+class OurLoop:
+    """kd-bench's own steps, including the choice of images and the sums over an epoch."""
+
+    def __init__(self, setup: TrainingSetup):
+        self._device = setup.device
+        self._steps = _endless_steps(EpochRunner(setup, phases(setup)[-1]))
+        next(self._steps)  # compiles and captures
+        self._chunk = 1  # steps between two readings of the clock, which synchronize the device
+        if self._device.type == "cuda":
             _, seconds = self.train(0.0)
             self._chunk = max(1, int(0.1 / seconds))
 
     def train(self, seconds: float) -> tuple[int, float]:
-        """Train for about so long: number of images, and the seconds that it took."""
-        _wait(self._job.device)
-        started, steps = time.perf_counter(), 0
+        """Train for about `seconds`: the number of images, and the seconds that it took."""
+        _synchronize(self._device)
+        started, images = time.perf_counter(), 0
         while True:
-            for _ in range(self._chunk):
-                self._step()
-            steps += self._chunk
-            _wait(self._job.device)
-            if (passed := time.perf_counter() - started) >= seconds:
-                return steps * self._job.step_sizes[0], passed
+            images += sum(itertools.islice(self._steps, self._chunk))
+            _synchronize(self._device)
+            if (elapsed := time.perf_counter() - started) >= seconds:
+                return images, elapsed
 
 
-class Plain:
-    """The loop that PyTorch users write, on the same networks, losses and images."""
+def _endless_steps(runner: EpochRunner) -> Iterator[int]:
+    """Train epoch after epoch; yields the number of images of each step."""
+    for epoch in itertools.cycle(range(1, runner.phase.epochs + 1)):
+        yield from runner.steps(epoch)
 
-    def __init__(self, job: TrainingSetup, workers: int, *, tuned: bool):
-        self._step = PlainStep(job, tuned=tuned)
-        is_cuda = job.device.type == "cuda"
+
+class PlainLoop:
+    """The loop that PyTorch users write, with the same networks, losses and images."""
+
+    def __init__(self, setup: TrainingSetup, loader_workers: int, *, tuned: bool):
+        self._step = PlainStep(setup, tuned=tuned)
+        is_cuda = setup.device.type == "cuda"
         torch.backends.cudnn.benchmark = tuned and is_cuda
         loader = DataLoader(
-            Photos(job.data),
-            job.recipe.batch_size,
+            PILDataset(setup.data),
+            setup.recipe.batch_size,
             shuffle=True,
             drop_last=True,
-            num_workers=workers,
+            num_workers=loader_workers,
             pin_memory=tuned and is_cuda,
-            persistent_workers=tuned and workers > 0,
+            persistent_workers=tuned and loader_workers > 0,
         )
-        self._batches = _endless(loader)
-        self._step(*next(self._batches))
+        self._batches = _endless_batches(loader)
+        image, target, index = next(self._batches)
+        self._step(image, target, index)
 
     def train(self, seconds: float) -> tuple[int, float]:
-        """Train for about so long: number of images, and the seconds that it took."""
+        """Train for about `seconds`: the number of images, and the seconds that it took."""
         started, images = time.perf_counter(), 0
         for image, target, index in self._batches:
             self._step(image, target, index)
             images += len(target)
-            if (passed := time.perf_counter() - started) >= seconds:
-                return images, passed
-        raise RuntimeError("the images are endless")
+            if (elapsed := time.perf_counter() - started) >= seconds:
+                return images, elapsed
+        raise RuntimeError("the batches are endless")
+
+
+def _endless_batches(loader: DataLoader) -> Iterator[list[Tensor]]:
+    while True:
+        yield from loader
 
 
 @dataclass
-class Means:
-    """What a plain loop shows while it trains."""
+class RunningSums:
+    """What a plain loop reports while it trains."""
 
     loss: float = 0.0
     top1: float = 0.0
@@ -138,60 +155,63 @@ class Means:
 
 
 class PlainStep:
-    """One step of a plain loop, with everything that it reads back from the device."""
+    """One step of a plain loop, including all that it reads back from the device."""
 
-    def __init__(self, job: TrainingSetup, *, tuned: bool):
-        self.job = job
-        self.means = Means()
+    def __init__(self, setup: TrainingSetup, *, tuned: bool):
+        self.setup = setup
+        self.sums = RunningSums()
         self._layout = torch.channels_last if tuned else torch.contiguous_format
-        self._non_blocking = tuned and job.device.type == "cuda"
-        # On a CPU, bfloat16 loses but for those that multiply matrices of it in one instruction.
-        self._is_mixed = tuned and job.device.type == "cuda"
-        for network in (job.student, job.teacher and job.teacher.network):
-            if network is not None:
-                network.to(memory_format=self._layout)
-        job.student.train()
-        recipe = job.recipe
-        learning = [*job.student.parameters(), *job.method.parameters()]
+        is_cuda = setup.device.type == "cuda"
+        self._non_blocking = tuned and is_cuda
+        # On most CPUs, bfloat16 is slower than single precision.
+        self._is_mixed = tuned and is_cuda
+        self._teacher = None if setup.teacher is None else setup.teacher.network
+        for network in filter(None, (setup.student, self._teacher)):
+            network.to(memory_format=self._layout)  # type: ignore[call-overload]  # not in the stubs
+        setup.student.train()
+        setup.method.on_epoch_start("main")
+        recipe = setup.recipe
         self.optimizer = torch.optim.SGD(
-            learning,
+            [*setup.student.parameters(), *setup.method.parameters()],
             lr=recipe.lr,
             momentum=recipe.momentum,
             nesterov=recipe.nesterov,
             weight_decay=recipe.weight_decay,
         )
 
-    def __call__(self, image: Tensor, target: Tensor, index: Tensor) -> float:
-        """Learn from a batch; its loss."""
-        job, to = self.job, {"device": self.job.device, "non_blocking": self._non_blocking}
-        image = image.to(memory_format=self._layout, **to)
-        target, index = target.to(**to), index.to(**to)
-        epoch = torch.ones((), device=job.device)
-        with torch.autocast(job.device.type, torch.bfloat16, enabled=self._is_mixed):
-            taught = None
-            if job.teacher is not None:
+    def __call__(self, image: Tensor, target: Tensor, index: Tensor, epoch: int = 1) -> float:
+        """Train on a batch; returns its loss."""
+        setup, device, non_blocking = self.setup, self.setup.device, self._non_blocking
+        image = image.to(device, non_blocking=non_blocking, memory_format=self._layout)
+        target = target.to(device, non_blocking=non_blocking)
+        index = index.to(device, non_blocking=non_blocking)
+        batch = Batch(image, target, index, torch.full((), float(epoch), device=device))
+        with torch.autocast(device.type, torch.bfloat16, enabled=self._is_mixed):
+            teacher_out = None
+            if self._teacher is not None:
                 with torch.no_grad():
-                    taught = job.teacher.network(image)
-            said = job.student(image)
-            terms = job.method(said, taught, Batch(image, target, index, epoch))
-            loss = job.method.total(terms, epoch)
-        shown = loss.item()
-        self._count(shown, said.logits, target)
+                    teacher_out = self._teacher(image)
+            student_out = setup.student(image)
+            networks = Networks(setup.student, self._teacher)
+            terms = setup.method(student_out, teacher_out, batch, networks)
+            loss = setup.method.total(terms, batch.epoch)
+        value = loss.item()
+        self._add(value, student_out.logits, target)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        return shown
+        return value
 
-    def _count(self, loss: float, logits: Tensor, target: Tensor) -> None:
-        best = logits.topk(min(TOP, logits.shape[1])).indices == target[:, None]
-        self.means.loss += loss * len(target)
-        self.means.top1 += best[:, :1].sum().item()
-        self.means.top5 += best.sum().item()
-        self.means.images += len(target)
+    def _add(self, loss: float, logits: Tensor, target: Tensor) -> None:
+        correct = logits.topk(min(TOP, logits.shape[1])).indices == target[:, None]
+        self.sums.loss += loss * len(target)
+        self.sums.top1 += correct[:, :1].sum().item()
+        self.sums.top5 += correct.sum().item()
+        self.sums.images += len(target)
 
 
-class Photos(torch.utils.data.Dataset):
-    """The training images as PIL has them, each decoded and changed by itself."""
+class PILDataset(torch.utils.data.Dataset):
+    """The training images as PIL images, each decoded and augmented by itself."""
 
     def __init__(self, data: Data):
         pad = data.pad
@@ -220,11 +240,6 @@ def _transform(data: Data) -> Callable[[Image.Image], Tensor]:
     return transforms.Compose([*steps, transforms.ToTensor(), normalise])
 
 
-def _endless(loader: DataLoader) -> Iterator[list[Tensor]]:
-    for _ in itertools.count():
-        yield from loader
-
-
-def _wait(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,6 +1,6 @@
-"""What the machine can do at most, measured: copying memory, and nothing but convolutions.
+"""Measures what the machine can do at most: copying memory, and convolutions alone.
 
-python -m throughput.roofline, with a job as JSON on its standard input: see `measured`.
+python -m throughput.roofline reads a job as JSON from its standard input; see `measure_limits`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -20,34 +20,36 @@ from torch import Tensor, nn
 
 import throughput
 from kd_bench.config.schema import Precision
-from kd_bench.jobs import assemble
+from kd_bench.jobs.assemble import assemble_setup
+from kd_bench.jobs.job import Job
 from kd_bench.models.features import FeatureExtractor
 from kd_bench.training import cuda_graph, execution
-from kd_bench.training.device import choose_device, prepare_torch
+from kd_bench.training.device import choose_device, configure_process
 from kd_bench.utils import process
 
 REPEATS = 10
-RECORDED = 20
-# Numbers that a training step reads and writes for every number that a convolution gives, where
-# all that stands between two convolutions is one pass: forward, the convolution (2), statistics
-# (1), normalising (2); backward, batch norm's sums (2) and gradient (3), the convolution's two
-# gradients (4); half of the convolutions stand before a sum with a shortcut (5 together). Of a
-# teacher, with its batch norm folded: input, output, and half a shortcut. What a large cache holds
-# between two kernels never reaches the memory, so small batches may move less.
-LEARNING, ASKED = 16.5, 3.0
+CAPTURED = 20  # runs in one CUDA graph
+# Numbers that a training step reads and writes per number that a convolution outputs, if
+# everything between two convolutions is a single pass. Student: forward, the convolution (2),
+# statistics (1), normalisation (2); backward, batch norm's sums (2) and gradient (3), the two
+# gradients of the convolution (4); half of the convolutions are followed by the addition of a
+# shortcut (5 in total, 2.5 each). Teacher, with folded batch norm: input, output and half a
+# shortcut. Whatever stays in a large cache between two kernels never reaches memory, so small
+# batches may move less.
+STUDENT_TRAFFIC, TEACHER_TRAFFIC = 16.5, 3.0
 
 
-def measured(config: Mapping[str, Any], jobs: int = 1) -> dict[str, Any]:
-    """Traffic and convolutions of an image, and images per second that convolutions alone allow.
+def measure_limits(job: Job, processes: int = 1) -> dict[str, Any]:
+    """Memory traffic and convolutions per image, and images/s if only convolutions took time.
 
-    In processes of their own, which have what a job's process has.
+    Measured in processes set up like those of a job.
 
     Args:
-        config: a job.
-        jobs: that many at once, their images per second together.
+        job: the job.
+        processes: number of processes at once; their images per second are added up.
     """
-    with ThreadPoolExecutor(jobs) as pool:
-        first, *others = pool.map(_in_a_process, [config] * jobs)
+    with ThreadPoolExecutor(processes) as pool:
+        first, *others = pool.map(_limits_of_process, [job] * processes)
     for other in others:
         for name in ("convolutions_alone", "convolutions_alone_with_a_table"):
             for precision in first[name]:
@@ -55,11 +57,12 @@ def measured(config: Mapping[str, Any], jobs: int = 1) -> dict[str, Any]:
     return first
 
 
-def _in_a_process(config: Mapping[str, Any]) -> dict[str, Any]:
+def _limits_of_process(job: Job) -> dict[str, Any]:
+    environment = os.environ | process.job_environment(job.config.threads)
     done = subprocess.run(
         [sys.executable, "-m", "throughput.roofline"],
-        env=throughput.environment(os.environ | process.job_environment(config["threads"])),
-        input=json.dumps(config),
+        env=throughput.environment(environment),
+        input=json.dumps(job.to_json()),
         stdout=subprocess.PIPE,
         text=True,
         check=True,
@@ -67,69 +70,73 @@ def _in_a_process(config: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-def _measure(config: Mapping[str, Any]) -> dict[str, Any]:
-    prepare_torch(config["threads"])
-    device = choose_device(config["device"])
-    job = assemble.assemble_setup(config, device)
-    image = job.data.augment(torch.arange(config["recipe"]["batch_size"], device=device), 1, 0)
-    asked = work(job.teacher.network, image[:1]).outputs if job.teacher else 0
-    student = work(job.student, image[:1])
+def _limits(job: Job) -> dict[str, Any]:
+    configure_process(job.config.threads)
+    device = choose_device(job.config.device)
+    setup = assemble_setup(job, device)
+    index = torch.arange(job.config.recipe.batch_size, device=device)
+    image = setup.data.augment(index, 1, 0)
+    teacher = None if setup.teacher is None else setup.teacher.network
+    student_count = count_convolutions(setup.student, image[:1])
+    teacher_outputs = count_convolutions(teacher, image[:1]).outputs if teacher else 0
     alone: dict[str, float] = {}
     alone_with_a_table: dict[str, float] = {}
     for precision in Precision if device.type == "cuda" else (Precision.fp32, Precision.bf16):
         with execution.tf32(precision is Precision.tf32):
-            learning = seconds_of_convolutions(job.student, image, precision, learns=True)
-            asking = 0.0
-            if job.teacher:
-                asking = seconds_of_convolutions(
-                    job.teacher.network, image, precision, learns=False
-                )
-        alone[precision.value] = len(image) / (learning + asking)
-        alone_with_a_table[precision.value] = len(image) / learning
+            student_seconds = seconds_of_convolutions(
+                setup.student, image, precision, backward=True
+            )
+            teacher_seconds = 0.0
+            if teacher is not None:
+                teacher_seconds = seconds_of_convolutions(teacher, image, precision, backward=False)
+        alone[precision.value] = len(image) / (student_seconds + teacher_seconds)
+        alone_with_a_table[precision.value] = len(image) / student_seconds
+    student_traffic = STUDENT_TRAFFIC * student_count.outputs
     return {
-        "numbers_moved_per_image": LEARNING * student.outputs + ASKED * asked,
-        "numbers_moved_per_image_with_a_table": LEARNING * student.outputs,
-        "student_flop_per_image": 3 * student.operations,
+        "numbers_moved_per_image": student_traffic + TEACHER_TRAFFIC * teacher_outputs,
+        "numbers_moved_per_image_with_a_table": student_traffic,
+        "student_flop_per_image": 3 * student_count.operations,
         "convolutions_alone": alone,
         "convolutions_alone_with_a_table": alone_with_a_table,
     }
 
 
 @dataclass(frozen=True)
-class Work:
-    """What one image costs a network."""
+class ConvolutionCount:
+    """The convolutions of a forward pass on one image."""
 
-    outputs: int  # numbers that convolutions give, forward
-    operations: int  # multiplications and additions of convolutions, forward
+    outputs: int  # numbers that they output
+    operations: int  # their multiplications and additions
 
 
-def work(net: FeatureExtractor, image: Tensor) -> Work:
+def count_convolutions(net: FeatureExtractor, image: Tensor) -> ConvolutionCount:
     """Count the convolutions of a forward pass on images [B, 3, H, W]."""
     outputs = operations = 0
-    for module, given in convolutions(net, image):
-        made = module(given)[0].numel()
-        outputs += made
-        operations += 2 * made * module.weight[0].numel()
-    return Work(outputs, operations)
+    for module, given in convolution_inputs(net, image):
+        numbers = module(given)[0].numel()
+        outputs += numbers
+        operations += 2 * numbers * module.weight[0].numel()
+    return ConvolutionCount(outputs, operations)
 
 
-def convolutions(net: FeatureExtractor, image: Tensor) -> list[tuple[nn.Conv2d, Tensor]]:
-    """Every convolution of a forward pass, with what goes into it."""
-    found: list[tuple[nn.Conv2d, Tensor]] = []
-    handles = [
-        module.register_forward_pre_hook(lambda module, given: found.append((module, given[0])))
-        for module in net.modules()
-        if isinstance(module, nn.Conv2d)
-    ]
+def convolution_inputs(net: FeatureExtractor, image: Tensor) -> list[tuple[nn.Conv2d, Tensor]]:
+    """Every convolution of a forward pass, with its input."""
+    inputs: list[tuple[nn.Conv2d, Tensor]] = []
+
+    def remember(module: nn.Module, given: tuple[Tensor, ...]) -> None:
+        if isinstance(module, nn.Conv2d):
+            inputs.append((module, given[0]))
+
+    handles = [module.register_forward_pre_hook(remember) for module in net.modules()]
     with torch.no_grad():
         net(image)
     for handle in handles:
         handle.remove()
-    return found
+    return inputs
 
 
 def copy_bandwidth(device: torch.device) -> float:
-    """Bytes per second, read and written, of copying memory that no cache holds."""
+    """Bytes per second, read and written, when copying more memory than a cache holds."""
     count = 2**28 if device.type == "cuda" else 2**26
     source = torch.ones(count, device=device)
     target = torch.empty_like(source)
@@ -137,32 +144,36 @@ def copy_bandwidth(device: torch.device) -> float:
 
 
 def seconds_of_convolutions(
-    net: FeatureExtractor, image: Tensor, precision: Precision, *, learns: bool
+    net: FeatureExtractor, image: Tensor, precision: Precision, *, backward: bool
 ) -> float:
-    """Of a network's convolutions and nothing else, on a batch of images [B, 3, H, W].
+    """Seconds of a network's convolutions alone, on a batch of images [B, 3, H, W].
 
     Args:
-        learns: with the backward pass.
+        net: the network.
+        image: the batch.
+        precision: what the convolutions compute in.
+        backward: include the backward pass.
     """
     dtype = torch.bfloat16 if precision is Precision.bf16 else torch.float32
     by_shape: dict[tuple, list[tuple[nn.Conv2d, Tensor]]] = {}
-    for module, given in convolutions(net, image):
+    for module, given in convolution_inputs(net, image):
         by_shape.setdefault((given.shape, module.weight.shape, module.stride), []).append(
             (module, given)
         )
-    one = _both_passes if learns else _forward_pass
+    make = _both_passes if backward else _forward_pass
     return sum(
-        len(same) * seconds_of(one(*same[0], dtype), image.device) for same in by_shape.values()
+        len(same) * seconds_of(make(*same[0], dtype), image.device) for same in by_shape.values()
     )
 
 
 def _both_passes(module: nn.Conv2d, given: Tensor, dtype: torch.dtype) -> Callable[[], object]:
-    given = given.detach().to(dtype).requires_grad_(given.shape[1] > 3)  # the first needs none
+    # The first convolution needs no gradient of its input, the images.
+    given = given.detach().to(dtype).requires_grad_(given.shape[1] > 3)
     weight = module.weight.detach().to(dtype).requires_grad_()
     forward = _forward_pass(module, given, dtype, weight)
     gradient = torch.ones_like(forward())
-    learning = [tensor for tensor in (given, weight) if tensor.requires_grad]
-    return lambda: torch.autograd.grad(forward(), learning, gradient)
+    inputs = [tensor for tensor in (given, weight) if tensor.requires_grad]
+    return lambda: torch.autograd.grad(forward(), inputs, gradient)
 
 
 def _forward_pass(
@@ -170,29 +181,30 @@ def _forward_pass(
 ) -> Callable[[], Tensor]:
     given = given.to(dtype)
     weight = module.weight.detach().to(dtype) if weight is None else weight
-    options = (None, module.stride, module.padding, module.dilation, module.groups)
-    return lambda: nn.functional.conv2d(given, weight, *options)
+    # Any, because the stubs do not accept a padding that is either a text or numbers.
+    options: tuple[Any, ...] = (module.stride, module.padding, module.dilation, module.groups)
+    return lambda: nn.functional.conv2d(given, weight, None, *options)
 
 
 def seconds_of(function: Callable[[], object], device: torch.device) -> float:
-    """The least of a few runs, since a limit is asked for, after one that does not count.
+    """The shortest of a few runs after a warm-up run, because a limit is wanted.
 
-    On a GPU a run is many, recorded as one graph: else launching would be what is measured.
+    On a GPU, many calls are captured in one graph, or else launching would be measured.
     """
     if device.type != "cuda":
         return _least_seconds(function)
 
-    def many() -> None:
-        for _ in range(RECORDED):
+    def call_repeatedly() -> None:
+        for _ in range(CAPTURED):
             function()
 
-    replay = cuda_graph.capture_graph(many, ())
+    replay = cuda_graph.capture_graph(call_repeatedly, ())
 
-    def waited_for() -> None:
+    def replay_and_wait() -> None:
         replay()
         torch.cuda.synchronize(device)
 
-    return _least_seconds(waited_for) / RECORDED
+    return _least_seconds(replay_and_wait) / CAPTURED
 
 
 def _least_seconds(function: Callable[[], object]) -> float:
@@ -206,4 +218,4 @@ def _least_seconds(function: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    print(json.dumps(_measure(json.load(sys.stdin))))
+    print(json.dumps(_limits(Job.from_json(json.load(sys.stdin)))))

@@ -1,31 +1,32 @@
-"""What competes: a job, and the ways in which it may be run."""
+"""The jobs whose speed is measured, and the ways in which each may be run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from kd_bench.config.schema import Config, Precision
 from kd_bench.data.dataset import Data
-from kd_bench.jobs import instantiate
+from kd_bench.jobs.instantiate import build_network
+from kd_bench.jobs.job import Job
+from kd_bench.jobs.resolve import resolve_job
 from kd_bench.jobs.validate import cache_shape
-from throughput.contest import Candidate
-
-PLAIN, TUNED, OURS, TABLE = "plain", "tuned", "ours", "ours with a table"
+from throughput.comparison import Candidate
+from throughput.loops import OURS, OURS_CACHED, PLAIN, TUNED
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """A job whose speed is asked for.
+    """A job whose speed is measured.
 
     Args:
-        student, teacher, method: names of conf/; the method decides whether there is a teacher.
-        batch: images of a step.
-        packed: numbers of jobs to be run at once.
+        student, teacher, method: names in conf/; the method decides whether there is a teacher.
+        batch: images per step.
+        packed: numbers of jobs to run at once.
     """
 
     student: str
@@ -41,7 +42,7 @@ class Scenario:
         return f"{pair}, {self.method}, batch {self.batch}"
 
     def overrides(self) -> list[str]:
-        """What to type for this job."""
+        """The job as typed on the command line."""
         return [
             f"model={self.student}",
             f"model@teacher.model={self.teacher}",
@@ -53,49 +54,54 @@ class Scenario:
 
 
 def candidates(
-    config: Mapping[str, Any], scene: Scenario, *, has_gpu: bool, cores: int, workers: int
+    job: Job, scenario: Scenario, *, has_gpu: bool, cores: int, loader_workers: int
 ) -> list[Candidate]:
-    """The plain loop first, then the tuned one, then kd-bench's own in all its ways.
+    """The plain loop first, then the tuned one, then kd-bench in all its variants.
 
     Args:
-        config: the scene's job.
-        scene: which numbers of jobs are packed.
-        has_gpu: with one, there is bfloat16 to try, and threads do not matter.
-        cores: that packed jobs share.
-        workers: processes that load images for each of the other loops.
+        job: the scenario's job.
+        scenario: how many jobs to run at once.
+        has_gpu: with one, bfloat16 is tried too.
+        cores: shared by jobs that run at once.
+        loader_workers: DataLoader workers of the plain and the tuned loop.
     """
-    bf16 = {"precision": "bf16"} if has_gpu else {}
-    compiled = {"compile": True, **bf16}
-    words = ", bf16" if has_gpu else ""
-    found = [
-        # PyTorch as it comes lets a GPU's convolutions round to TF32.
-        Candidate("plain", PLAIN, config, workers=workers, precision="tf32" if has_gpu else None),
-        Candidate("tuned", TUNED, config, workers=workers, precision="bf16" if has_gpu else None),
-        Candidate("ours", OURS, config),
+    bf16: dict[str, Any] = {"precision": Precision.bf16} if has_gpu else {}
+    compiled = with_config(job, compile=True, **bf16)
+    suffix = ", bf16" if has_gpu else ""
+    # With its defaults, PyTorch rounds a GPU's convolutions to TF32.
+    plain_precision, tuned_precision = ("tf32", "bf16") if has_gpu else (None, None)
+    result = [
+        Candidate(PLAIN, PLAIN, job, 1, loader_workers, plain_precision),
+        Candidate(TUNED, TUNED, job, 1, loader_workers, tuned_precision),
+        Candidate("ours", OURS, job),
     ]
     if has_gpu:
-        found.append(Candidate("ours, bf16", OURS, {**config, **bf16}))
-    found.append(Candidate(f"ours{words}, compiled", OURS, {**config, **compiled}))
-    if cache_shape(config) is not None:
-        found.append(Candidate("ours, table", TABLE, config))
-        name = f"ours{words}, table, compiled"
-        found.append(Candidate(name, TABLE, {**config, **compiled}))
-    best = found[-1]
-    for jobs in scene.packed:
-        job = {**best.config, "threads": max(1, cores // jobs)}
-        found.append(Candidate(f"{jobs} jobs: {best.name}", best.kind, job, jobs))
-    return found
+        result.append(Candidate("ours, bf16", OURS, with_config(job, **bf16)))
+    result.append(Candidate(f"ours{suffix}, compiled", OURS, compiled))
+    if cache_shape(job) is not None:  # named like the option, teacher.source=table
+        result.append(Candidate("ours, table", OURS_CACHED, job))
+        result.append(Candidate(f"ours{suffix}, table, compiled", OURS_CACHED, compiled))
+    best = result[-1]
+    for count in scenario.packed:
+        packed = with_config(best.job, threads=max(1, cores // count))
+        result.append(Candidate(f"{count} jobs: {best.name}", best.kind, packed, count))
+    return result
 
 
-def write_teacher(config: Mapping[str, Any], data: Data, path: Path) -> None:
-    """A teacher that has learnt nothing but its batch-norm statistics: as fast as any other."""
+def with_config(job: Job, **values: Any) -> Job:
+    """The job with other values of its configuration."""
+    return resolve_job(replace(job.config, **values), job.changed)
+
+
+def write_teacher(config: Config, data: Data, path: Path) -> None:
+    """Write an untrained teacher with real batch-norm statistics: as fast as a trained one."""
     torch.manual_seed(0)
-    net = instantiate.build_network(config["teacher"]["model"], data.num_classes).net
+    net = build_network(config.teacher.model, data.num_classes).net
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # the mean over all batches
+            module.momentum = None  # average over all batches
     index = torch.arange(min(256, data.train_size))
     with torch.no_grad():
-        for some in index.split(64):
-            net(data.augment(some, 1, 0))
+        for part in index.split(64):
+            net(data.augment(part, 1, 0))
     torch.save(net.state_dict(), path)

@@ -1,7 +1,7 @@
-"""A process that trains when it is told to: contestants share a machine and nothing else.
+"""A process that trains on request, so that candidates share a machine and nothing else.
 
-python -m throughput.worker, then lines of JSON on its standard input: first what to train,
-then {"seconds": S} for every round. It answers each with a line.
+python -m throughput.worker reads lines of JSON from its standard input: first what to train, then
+{"seconds": S} for every round. It answers each with a line.
 """
 
 from __future__ import annotations
@@ -15,70 +15,83 @@ from contextlib import suppress
 from typing import Any
 
 import throughput
+from kd_bench.jobs.job import Job
 
 
-class WorkerExited(Exception):
-    """A contestant's process is no more."""
+class WorkerExited(Exception):  # noqa: N818  # it is not always an error
+    """A candidate's process has ended."""
 
 
 class Worker:
-    """The other end: a process with a loop in it.
+    """The handle of a process with a training loop.
 
     Args:
-        kind: of loop, as `loops.make` has it.
-        config: the job.
-        workers: processes that load images for it.
-        environment: of the process.
+        kind: of the loop, see `loops.make_loop`.
+        job: what it trains.
+        loader_workers: number of its DataLoader workers.
+        environment: its environment variables.
     """
 
-    def __init__(
-        self, kind: str, config: Mapping[str, Any], workers: int, environment: Mapping[str, str]
-    ):
-        command = [sys.executable, "-m", "throughput.worker"]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self._process = subprocess.Popen(command, env=throughput.environment(environment), **pipes)
-        self._tell({"kind": kind, "config": config, "workers": workers})
+    def __init__(self, kind: str, job: Job, loader_workers: int, environment: Mapping[str, str]):
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "throughput.worker"],
+            env=throughput.environment(environment),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        self._send({"kind": kind, "job": job.to_json(), "loader_workers": loader_workers})
 
     def answer(self) -> dict[str, Any]:
-        """What it says next: first its seconds of start and first step, then of every round."""
-        line = self._process.stdout.readline()
+        """Its next answer: the seconds of its start and first step, then those of every round.
+
+        Raises:
+            WorkerExited: the process has ended.
+        """
+        line = self._stdout.readline()
         if not line:
-            raise WorkerExited(f"it ended with exit code {self._process.wait()}")
+            raise WorkerExited(f"its process ended with exit code {self._process.wait()}")
         return json.loads(line)
 
-    def go(self, seconds: float) -> None:
-        """Have it train; `answer` tells how far it came."""
-        self._tell({"seconds": seconds})
+    def train(self, seconds: float) -> None:
+        """Let it train; `answer` returns how many images it trained on."""
+        self._send({"seconds": seconds})
 
     def end(self) -> None:
-        """Have it end."""
-        with suppress(BrokenPipeError):  # it ended before
-            self._process.stdin.close()
+        """End the process."""
+        with suppress(BrokenPipeError):  # it has ended already
+            self._stdin.close()
         self._process.wait()
+        self._stdout.close()
 
-    def _tell(self, message: Mapping[str, Any]) -> None:
-        with suppress(BrokenPipeError):  # it ended, which its answer will tell
-            self._process.stdin.write(json.dumps(message) + "\n")
-            self._process.stdin.flush()
+    def _send(self, message: Mapping[str, Any]) -> None:
+        with suppress(BrokenPipeError):  # it has ended, which `answer` reports
+            self._stdin.write(json.dumps(message) + "\n")
+            self._stdin.flush()
 
 
 def main() -> None:
-    """Train as told, until nothing more is said."""
-    answers, sys.stdout = sys.stdout, sys.stderr  # what else is printed shall not mix with answers
+    """Train as requested, until standard input ends."""
+    answers, sys.stdout = sys.stdout, sys.stderr  # keeps other output apart from the answers
     started = time.perf_counter()
-    from throughput import loops  # torch: its import is part of what is timed
+    from throughput import loops  # imports torch, which is part of what is timed
 
     imported = time.perf_counter()
-    loop = loops.make(**json.loads(sys.stdin.readline()))
+    request = json.loads(sys.stdin.readline())
+    job = Job.from_json(request["job"])
+    loop = loops.make_loop(request["kind"], job, request["loader_workers"])
     ready = time.perf_counter()
 
-    def say(message: Mapping[str, Any]) -> None:
+    def answer(message: Mapping[str, Any]) -> None:
         print(json.dumps(message), file=answers, flush=True)
 
-    say({"import": imported - started, "prepare": ready - imported})
+    answer({"import": imported - started, "prepare": ready - imported})
     for line in sys.stdin:
         images, seconds = loop.train(**json.loads(line))
-        say({"images": images, "seconds": seconds})
+        answer({"images": images, "seconds": seconds})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""What methods share: the weighted sum of losses, formulas, adapters."""

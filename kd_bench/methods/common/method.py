@@ -103,6 +103,11 @@ class Method(nn.Module):
         for loss in self._all_losses:
             loss.on_epoch_start(phase)
 
+    @property
+    def revisions(self) -> dict[str, int]:
+        """Loss name -> `Loss.revision`."""
+        return {name: self._loss(name).revision for name in self.losses}
+
     def weights_of(self, phase: str) -> Mapping[str, float]:
         """Term -> weight in a phase, before any ramp, in the order of the terms of `forward`."""
         return self._phases[phase].weights

@@ -36,7 +36,8 @@ def test_beside_a_record_another_data_set_may_be_chosen(kd_bench, finished):
     more = [choice.replace("test=24", "test=48") for choice in IMAGES]
     code, printed = kd_bench("evaluate", student / "weights.pt", *more)
     assert code == 0
-    assert printed.startswith("resnet8_half on synthetic: ") and "of 48 test images" in printed
+    assert printed.startswith("resnet8_half on synthetic: ")
+    assert "of 48 test images" in printed
     assert "recorded" not in printed
 
 

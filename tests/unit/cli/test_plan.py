@@ -165,7 +165,8 @@ def test_a_mistake_is_answered_as_it_would_be_without_the_word(kd_bench, tmp_pat
 
 def test_help_shows_what_may_be_typed(kd_bench):
     code, printed = kd_bench("plan", "--help")
-    assert code == 0 and "kd-bench plan sweep=quickstart" in printed
+    assert code == 0
+    assert "kd-bench plan sweep=quickstart" in printed
 
 
 VIEWS = ("dataset.pad=1", "dataset.flip=true")  # 9 places for a crop, 2 ways to face: 18

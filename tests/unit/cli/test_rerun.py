@@ -60,7 +60,9 @@ def test_different_numbers_are_told_with_what_differs_and_kept(kd_bench, finishe
     conditions = next(line for line in printed.splitlines() if line.startswith("not the same"))
     assert f"threads was 3, is 1; torch was 1.0.0, is {old.versions['torch']}" in conditions
     assert "commit was abc123, is " in conditions
-    assert "device" not in conditions and "data" not in conditions and "python" not in conditions
+    assert "device" not in conditions
+    assert "data" not in conditions
+    assert "python" not in conditions
     (kept,) = temporary.glob("*/synthetic/*/st/*/seed0")
     assert f"the new run is in {kept}" in printed
 
@@ -93,7 +95,8 @@ def test_the_folder_may_be_chosen_and_is_kept(kd_bench, finished, tmp_path):
     _, teacher = finished
     code, printed = kd_bench("rerun", teacher, "runs_dir=again")
     folder = tmp_path / "again" / read_record(teacher).folder
-    assert code == 0 and read_record(folder)
+    assert code == 0
+    assert read_record(folder)
     assert f"the new run is in {folder.relative_to(tmp_path)}" in printed
 
 

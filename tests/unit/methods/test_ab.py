@@ -68,7 +68,8 @@ def test_the_loss_is_zero_for_equal_activation_patterns_beyond_the_margin():
     student = (2.5 * teacher.sign()).requires_grad_()
     value = boundary_distance(student, teacher, 2.0).sum()
     (gradient,) = torch.autograd.grad(value, student)
-    assert value == 0 and not gradient.any()
+    assert value == 0
+    assert not gradient.any()
 
 
 def test_stage_weights_are_a_quarter_a_half_and_one_and_images_are_averaged():

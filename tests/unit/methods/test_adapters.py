@@ -49,7 +49,8 @@ def test_cells_overlap_where_sizes_do_not_divide():
 def test_maps_of_equal_size_are_unchanged():
     student, teacher = torch.randn(2, 3, 4, 4), torch.randn(2, 5, 4, 4)
     s, t = to_common_size(student, teacher)
-    assert s is student and t is teacher
+    assert s is student
+    assert t is teacher
 
 
 sizes = strategies.tuples(strategies.integers(1, 9), strategies.integers(1, 9))
@@ -136,7 +137,9 @@ def test_a_connector_changes_the_channels_and_can_be_negative():
     torch.manual_seed(0)
     adapter = Connector(200, 300)
     out = adapter(torch.randn(4, 200, 2, 2))
-    assert out.shape == (4, 300, 2, 2) and out.min() < 0 and adapter[0].bias is None
+    assert out.shape == (4, 300, 2, 2)
+    assert out.min() < 0
+    assert adapter[0].bias is None
     # Variance 2 / 300; that of 60,000 samples is within 2 %.
     assert adapter[0].weight.var().item() == pytest.approx(2 / 300, rel=0.02)
 
@@ -146,7 +149,8 @@ def test_the_wider_map_is_averaged_over_adjacent_channels():
     # adaptive pooling: 0-1, 1-3 and 3-4.
     two, four = torch.zeros(1, 2, 1, 1), torch.tensor([1.0, 3.0, 5.0, 9.0]).view(1, 4, 1, 1)
     narrow, wide = to_common_channels(two, four)
-    assert torch.equal(narrow, two) and wide.flatten().tolist() == [2, 7]
+    assert torch.equal(narrow, two)
+    assert wide.flatten().tolist() == [2, 7]
     five = torch.arange(5.0).view(1, 5, 1, 1)
     averaged, _ = to_common_channels(five, torch.zeros(1, 3, 2, 2))
     assert averaged.flatten().tolist() == [0.5, 2, 3.5]

@@ -80,7 +80,8 @@ def test_the_attention_moves_to_channels_that_agree():
         loss(output_of(stage1=STUDENT), output_of(stage1=TEACHER), BATCH).backward()
         optimizer.step()
     (rho,) = loss.attention["stage1"](TEACHER)
-    assert rho[0] > 0.9 and rho.sum().item() == pytest.approx(1)
+    assert rho[0] > 0.9
+    assert rho.sum().item() == pytest.approx(1)
 
 
 def test_an_attention_with_underflowing_sigmoids_sums_to_one():

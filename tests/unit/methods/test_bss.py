@@ -52,14 +52,16 @@ def test_images_with_the_largest_difference_besides_the_label_come_first():
     teacher = probabilities([0.8, 0.1, 0.1], [0.8, 0.1, 0.1], [0.6, 0.3, 0.1])
     student = probabilities([0.6, 0.2, 0.2], [0.8, 0.1, 0.1], [0.6, 0.1, 0.3])
     chosen, right = base_samples(student, teacher, torch.tensor([0, 0, 0]), 2)
-    assert chosen.tolist() == [2, 0] and right.tolist() == [True, True]
+    assert chosen.tolist() == [2, 0]
+    assert right.tolist() == [True, True]
 
 
 def test_images_misclassified_by_the_teacher_come_last_and_are_marked():
     teacher = probabilities([0.1, 0.8, 0.1], [0.8, 0.1, 0.1], [0.1, 0.1, 0.8])
     student = probabilities([0.1, 0.1, 0.8], [0.8, 0.1, 0.1], [0.8, 0.1, 0.1])
     chosen, right = base_samples(student, teacher, torch.tensor([0, 0, 0]), 3)
-    assert chosen.tolist() == [1, 0, 2] and right.tolist() == [True, False, False]
+    assert chosen.tolist() == [1, 0, 2]
+    assert right.tolist() == [True, False, False]
 
 
 # Rival class
@@ -190,7 +192,8 @@ def test_the_loss_is_zero_if_the_teacher_is_never_correct():
     weight = torch.zeros(2, 3, requires_grad=True)
     value = terms_of(loss(), lambda x: linear(x, weight), sloped, seen)["boundary"]
     value.backward()
-    assert value == 0 and not weight.grad.any()
+    assert value == 0
+    assert not weight.grad.any()
 
 
 def test_the_students_gradient_is_that_of_the_divergence_at_the_attacked_images():

@@ -54,7 +54,8 @@ def test_likelihoods_beyond_the_range_of_exp_are_handled():
     value.backward()
     # m/N = 1, log 1 = 0: -log u of the own, log u of the negative above it, and all else is zero
     assert value.item() == pytest.approx((500 + 500) / 2)
-    assert positive.grad.tolist() == [-0.5, 0] and others.grad.tolist() == [[0.5, 0], [0, 0]]
+    assert positive.grad.tolist() == [-0.5, 0]
+    assert others.grad.tolist() == [[0.5, 0], [0, 0]]
 
 
 # --- the negatives ----------------------------------------------------------------------------
@@ -148,7 +149,8 @@ def test_the_constant_is_fixed_by_the_first_batch():
     for seed in range(3):
         loss(*outputs(4, seed), batch_of(CONTEXT, 4))
         seen.append((loss.student_memory.log_constant.item(), loss.teacher_memory.log_constant))
-    assert seen[0] == seen[1] == seen[2] and math.isfinite(seen[0][0])
+    assert seen[0] == seen[1] == seen[2]
+    assert math.isfinite(seen[0][0])
 
 
 def test_only_the_rows_of_the_batch_are_updated_to_unit_length():
@@ -177,7 +179,7 @@ def trained(loss: ContrastiveDistillation, steps: range) -> list[Tensor]:
 
 def test_memories_survive_a_checkpoint_bitwise():
     loss, file = make(CONTEXT), io.BytesIO()
-    trained(loss, range(0, 3))
+    trained(loss, range(3))
     torch.save(loss.state_dict(), file)
     expected = trained(loss, range(3, 6))
     file.seek(0)
@@ -220,7 +222,8 @@ def test_a_gradient_step_decreases_it():
     (pull,) = torch.autograd.grad(first, student.features["pooled"])
     loss.load_state_dict(state)
     nearer = output_of(pooled=student.features["pooled"].detach() - 0.01 * pull)
-    assert pull.any() and loss(nearer, teacher, batch) < first
+    assert pull.any()
+    assert loss(nearer, teacher, batch) < first
 
 
 @pytest.mark.parametrize(

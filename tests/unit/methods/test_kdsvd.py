@@ -91,7 +91,8 @@ def slow(student: dict, teacher: dict, image: int) -> float:
 def test_directions_are_about_channels_and_not_about_places():
     # mdistiller reshapes to [C*H, W]: its vectors are as long as the image is wide.
     vectors, values = channel_directions(rand(2, 5, 3, 4), 4)
-    assert vectors.shape == (2, 5, 4) and values.shape == (2, 4)
+    assert vectors.shape == (2, 5, 4)
+    assert values.shape == (2, 4)
 
 
 def test_a_map_with_few_positions_has_few_directions():
@@ -143,14 +144,18 @@ def test_equal_singular_values_have_a_bounded_gradient(gap):
     # 1 / (2 MIXED) = 5000 for squared values that sum to one, and two factors of size one
     x = torch.diag(torch.tensor([1 + gap, 1.0, 0.5])).view(1, 3, 1, 3).requires_grad_()
     channel_directions(x, 1)[0].sum().backward()
-    assert x.grad.isfinite().all() and x.grad.any() and x.grad.abs().max() < 1e4
+    assert x.grad.isfinite().all()
+    assert x.grad.any()
+    assert x.grad.abs().max() < 1e4
 
 
 def test_a_zero_map_has_zero_gradient():
     x = torch.zeros(1, 3, 2, 2, requires_grad=True)
     vectors, values = channel_directions(x, 2)
     vectors.sum().backward()
-    assert vectors.isfinite().all() and not values.any() and not x.grad.any()
+    assert vectors.isfinite().all()
+    assert not values.any()
+    assert not x.grad.any()
 
 
 def test_it_passes_gradcheck():

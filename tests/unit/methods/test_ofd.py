@@ -166,4 +166,5 @@ def test_a_job_is_checked_without_any_weights(tmp_path):
 def test_margins_are_finite_for_any_batch_norm():
     steps = [(m, d) for m in (-1e4, -1.0, 0.0, 1.0, 1e4) for d in (0.0, 1e-8, 1.0, 1e4)]
     margins = negative_mean(norm(*steps))
-    assert margins.isfinite().all() and (margins <= 0).all()
+    assert margins.isfinite().all()
+    assert (margins <= 0).all()

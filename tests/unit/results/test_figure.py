@@ -1,4 +1,4 @@
-"""The figure of differences is drawn from the table's numbers, and says from which."""
+"""The figure shows the table's differences, and contains a hash of its numbers."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ NEAR = seeds("at", 90.0, 92.0, 91.0)
 
 
 def drawn(records, monkeypatch):
-    """The panels of a figure, as matplotlib got them."""
-    kept, save = [], Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda f, *a, **k: kept.append(f) or save(f, *a, **k))
+    """The panels of a figure, as matplotlib objects."""
+    figures, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda f, *a, **k: figures.append(f) or save(f, *a, **k))
     figure.svg(table_from(records))
-    return kept[0].axes
+    return figures[0].axes
 
 
-def test_seeds_means_and_intervals_are_where_the_table_has_them(monkeypatch):
+def test_seeds_means_and_intervals_are_those_of_the_table(monkeypatch):
     (panel,) = drawn(BASELINE + FAR, monkeypatch)
     zero, dots, mean, *caps = panel.lines
     assert list(zero.get_xdata()) == [0, 0]
@@ -37,24 +37,24 @@ def test_seeds_means_and_intervals_are_where_the_table_has_them(monkeypatch):
     assert [tick.get_text() for tick in panel.get_yticklabels()] == ["st"]
 
 
-def test_an_interval_that_leaves_zero_out_has_another_colour(monkeypatch):
+def test_an_interval_that_excludes_zero_has_another_colour(monkeypatch):
     (panel,) = drawn(BASELINE + FAR + NEAR, monkeypatch)
     colours = {
         line.get_xdata()[0]: line.get_color() for line in panel.lines if len(line.get_xdata()) == 1
     }
-    assert colours[3.0] == figure.CLEAR
-    assert colours[1.0] == figure.OPEN
+    assert colours[3.0] == figure.EXCLUDES_ZERO
+    assert colours[1.0] == figure.INCLUDES_ZERO
 
 
-def test_the_same_numbers_are_the_same_picture_and_others_are_not():
-    one, again = (figure.svg(table_from(BASELINE + FAR)) for _ in range(2))
+def test_equal_numbers_give_equal_pictures_and_other_numbers_do_not():
+    first, second = (figure.svg(table_from(BASELINE + FAR)) for _ in range(2))
     other = figure.svg(table_from(BASELINE + NEAR))
-    assert one == again
-    assert figure.data_hash(one) is not None
-    assert figure.data_hash(one) != figure.data_hash(other)
+    assert first == second
+    assert figure.data_hash(first) is not None
+    assert figure.data_hash(first) != figure.data_hash(other)
 
 
-def test_what_it_was_drawn_from_does_not_hang_on_how(monkeypatch):
+def test_the_hash_depends_on_the_numbers_and_not_on_the_style():
     plain = figure.svg(table_from(BASELINE + FAR))
     with mpl.rc_context({"font.size": 20}):
         large = figure.svg(table_from(BASELINE + FAR))
@@ -63,6 +63,6 @@ def test_what_it_was_drawn_from_does_not_hang_on_how(monkeypatch):
     assert figure.data_hash(re.sub(r"differences \w+", "", plain)) is None
 
 
-def test_without_a_baseline_there_is_nothing_to_draw():
-    with pytest.raises(UserError, match="no differences to draw"):
+def test_without_a_baseline_there_are_no_differences_to_draw():
+    with pytest.raises(UserError, match="baseline"):
         figure.svg(table_from(FAR))

@@ -156,7 +156,7 @@ def test_accuracies_are_of_the_weights_in_single_precision(runs):
 @pytest.mark.parametrize("allowed", [True, False])
 def test_tf32_is_allowed_where_it_is_asked_for_and_nowhere_else(allowed):
     switches = torch.backends.cudnn, torch.backends.cuda.matmul
-    with pytest.raises(ZeroDivisionError), execution.tf32(allowed):
+    with pytest.raises(ZeroDivisionError), execution.tf32(allowed):  # noqa: PT012
         assert all(switch.allow_tf32 == allowed for switch in switches)
         raise ZeroDivisionError
     assert not any(switch.allow_tf32 for switch in switches)
@@ -389,7 +389,8 @@ def test_a_compiled_step_is_captured_and_learns_the_same(tmp_path):
     eager, one = trained(job(tmp_path / "eager", *changes))
     compiled, other = trained(job(tmp_path / "compiled", *changes, "compile=true"))
     assert not eager.execution["compiled"]
-    assert compiled.execution["compiled"] and compiled.execution["captured"]
+    assert compiled.execution["compiled"]
+    assert compiled.execution["captured"]
     assert losses(one) == pytest.approx(losses(other), rel=1e-3)
 
 

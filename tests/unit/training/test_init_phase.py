@@ -52,8 +52,8 @@ def test_the_history_has_both_phases_with_their_own_terms(tmp_path, name):
         assert terms & names == set(weights[row["stage"]])
 
 
-class Stop(Exception):
-    pass
+class Stop(Exception):  # noqa: N818
+    """Ends a job."""
 
 
 class StopAfter(NullReporter):
@@ -113,7 +113,8 @@ def changed(before: dict, after: dict) -> set[str]:
 def test_adapters_trained_in_the_init_phase_are_fixed_in_the_main_phase(tmp_path, name):
     start, _, ready, _, end = snapshots(tmp_path, name)
     adapters = {key for key in start if key.startswith("method.")}
-    assert adapters and adapters <= changed(start, ready)
+    assert adapters
+    assert adapters <= changed(start, ready)
     assert not adapters & changed(ready, end)
 
 

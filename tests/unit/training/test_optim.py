@@ -37,7 +37,8 @@ def test_one_cycle_warms_up_to_the_peak_and_anneals_to_almost_zero():
     assert rates[0] == pytest.approx(0.1 / 25)
     assert rates[peak] == pytest.approx(0.1)
     assert peak == 0.25 * 80 - 1
-    assert (rates[: peak + 1].diff() > 0).all() and (rates[peak:].diff() < 0).all()
+    assert (rates[: peak + 1].diff() > 0).all()
+    assert (rates[peak:].diff() < 0).all()
     assert rates[-1] < 1e-5
 
 

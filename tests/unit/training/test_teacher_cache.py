@@ -180,13 +180,13 @@ def test_who_finds_a_table_being_made_waits_for_it(work, tmp_path):
         assert not found
     thread.join(20)
     assert len(found[0]) == 360
-    assert said[0].startswith("waiting for the teacher's view table, which process")
+    assert said[0].startswith("waiting for the teacher's cache, filled by process")
 
 
 def test_a_table_s_size_and_time_are_told(work, tmp_path):
     said = []
     make(work, tmp_path, Counting(work.teacher.network), said.append)
     # 360 rows of 4 logits of 4 bytes are 5,760 bytes
-    assert said[0] == "making the teacher's view table: 9 views of 40 images, 5.8 kB"
-    assert said[1].startswith("the view table will take about")
-    assert said[-1].startswith("the view table is done after")
+    assert said[0] == "filling the teacher's cache: 9 views of 40 images, 5.8 kB"
+    assert said[1].startswith("the cache will take about")
+    assert said[-1].startswith("the cache is filled after")

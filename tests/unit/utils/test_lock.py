@@ -77,7 +77,8 @@ def test_a_process_that_ended_but_that_nobody_waited_for_holds_no_lock(tmp_path)
 
 def test_a_machine_of_the_same_name_is_another_host(tmp_path):
     name, boot, namespace = locks._host().split("~")
-    assert boot and namespace
+    assert boot
+    assert namespace
     (tmp_path / "lock").mkdir()
     # Process 4194304 does not exist here, but here is not where the lock was made.
     (tmp_path / "lock" / f"{name}~00000000~{namespace},4194304,1").touch()

@@ -1,0 +1,136 @@
+"""kd-bench table prints the results table of finished runs."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from helpers.written_records import failure, record, seeds, write
+
+from kd_bench.results.options import FILTERS, FORMAT_NAMES, METRICS
+from kd_bench.results.record import Failure
+from kd_bench.results.run_folder import ERROR
+
+RECORDS = [*seeds("baseline", 89.0, 90.0, 91.0), *seeds("st", 91.0, 92.0, 93.0)]
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """runs/ in the test's folder with a baseline, a method and a failed job."""
+    write(tmp_path / "runs", RECORDS)
+    failed: Failure = failure(record("at"), 0)
+    folder = tmp_path / "runs" / failed.folder
+    folder.mkdir(parents=True)
+    (folder / ERROR).write_text(f"{failed.reason}\n")
+    return tmp_path / "runs"
+
+
+def test_the_table_of_the_own_runs_with_their_failures(kd_bench, runs):
+    code, printed = kd_bench("table")
+    assert code == 0
+    rows = [line.split() for line in printed.splitlines()]
+    assert ["st", "92.0", "±", "1.0", "(3)", "+2.0"] in rows
+    assert record("at").folder in printed.replace("\n", "")
+    assert "FloatingPointError" in printed
+
+
+def test_a_job_that_was_run_is_in_the_table(kd_bench, finished):
+    code, printed = kd_bench("table", "--dataset", "synthetic")
+    assert code == 0
+    assert "synthetic resnet20-resnet8_half" in printed
+    assert "st" in [line.split()[0] for line in printed.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize(
+    "words", [["--from", "other"], ["--runs-dir", "other"], ["runs_dir=other"]]
+)
+def test_another_folder_can_be_chosen(kd_bench, tmp_path, words):
+    write(tmp_path / "other", [record(accuracy=12.5)])
+    assert "12.5 (1)" in kd_bench("table", *words)[1]
+
+
+def test_each_format_is_printed_and_names_its_command(kd_bench, runs):
+    expected = {"terminal": "st", "markdown": "| st |", "latex": "st &", "csv": ",st,,last,3,"}
+    assert expected.keys() == set(FORMAT_NAMES)
+    for name, text in expected.items():
+        code, printed = kd_bench("table", "--format", name)
+        assert code == 0
+        assert text in printed
+    assert "`kd-bench table --format markdown`" in kd_bench("table", "--format", "markdown")[1]
+
+
+def test_the_printed_csv_is_that_of_the_file(kd_bench, runs):
+    code, printed = kd_bench("table", "--format", "csv", "--csv", "new/cells.csv")
+    assert code == 0
+    text = Path("new/cells.csv").read_text()
+    assert printed.startswith(text)  # and the name of the file follows
+    assert "new/cells.csv" in printed.removeprefix(text)
+    assert list(pd.read_csv(io.StringIO(text))["mean"]) == [90.0, 92.0]
+
+
+def test_the_figure_is_written(kd_bench, runs):
+    assert kd_bench("table", "--figure", "differences.svg")[0] == 0
+    assert "difference from the baseline" in Path("differences.svg").read_text()
+
+
+@pytest.mark.parametrize("kind", FILTERS)
+def test_a_filter_keeps_its_names_and_refuses_others(kd_bench, runs, kind):
+    values = {
+        "dataset": "digits",
+        "pair": "resnet20-resnet8",
+        "method": "st",
+        "recipe": "quickstart",
+        "student": "resnet8",
+    }
+    write(runs, [record("dkd", dataset="svhn", student="resnet14", recipe="crd240")])
+    code, printed = kd_bench("table", f"--{kind}", values[kind])
+    assert code == 0
+    assert "92.0" in printed
+    assert "dkd" not in printed
+    code, printed = kd_bench("table", f"--{kind}", "nonsense")
+    assert code == 2
+    assert printed.count("\n") == 1
+    assert values[kind] in printed
+
+
+def test_the_metric_and_a_note(kd_bench, tmp_path):
+    write(tmp_path / "runs", [record(accuracy=90.0, best=91.5)])
+    _, printed = kd_bench("table", "--metric", "best", "--note", "A smoke test.")
+    assert "91.5 (1)" in printed
+    assert "A smoke test." in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "choices"),
+    [
+        (["--metric", "first"], METRICS),
+        (["--format", "html"], FORMAT_NAMES),
+        (["--colour", "red"], ["--dataset"]),
+        (["--from", "nowhere"], ["kd-bench sweep=quickstart", "--from DIR"]),
+        ([], ["kd-bench sweep=quickstart", "--from DIR"]),
+    ],
+)
+def test_a_mistake_is_a_one_line_error_with_the_valid_options(kd_bench, words, choices):
+    code, printed = kd_bench("table", *words)
+    assert code == 2
+    assert printed.count("\n") == 1
+    assert all(choice in printed for choice in choices)
+
+
+def test_help_imports_neither_torch_nor_pandas():
+    code = (
+        "import sys; sys.argv = ['kd-bench', 'table', '--help']\n"
+        "from kd_bench.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: print(sorted({'torch', 'pandas', 'matplotlib'} & {*sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    *printed, imported = done.stdout.splitlines()
+    assert all(
+        f"--{option}" in "\n".join(printed) for option in (*FILTERS, "csv", "figure", "from")
+    )
+    assert imported == "[]"
