@@ -139,5 +139,5 @@ class Loss(nn.Module):
         """Called before every epoch, with the networks in train mode.
 
         Args:
-            phase: "init" in the optional warm-up phase, which has its own weights, else "main".
+            phase: "init" in the optional first phase, which has its own weights, else "main".
         """

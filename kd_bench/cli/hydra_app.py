@@ -134,7 +134,12 @@ def _hydra_main(_: DictConfig) -> None:
     """One job with flags or values of Hydra's own; several go through the launcher instead."""
     with exit_on_user_error(), hydra_errors_as_user_errors():  # else Hydra adds a line of its own
         composed = compose.compose_job(list(HydraConfig.get().overrides.task))
-        is_plan = HydraConfig.get().runtime.choices["hydra/launcher"] == launchers.DRY_RUN
+        launcher = HydraConfig.get().runtime.choices["hydra/launcher"]
+        is_plan = launcher == launchers.DRY_RUN
+        require(
+            is_plan or launcher == "local",
+            f"hydra/launcher={launcher} runs sweeps, and this is one job: add -m",
+        )
         code = _plan(composed) if is_plan else _run(composed)
     if code:
         sys.exit(code)

@@ -42,7 +42,7 @@ def register_schema() -> None:
 
 @contextmanager
 def initialized() -> Iterator[None]:
-    """Where `compose_job` works outside of Hydra's application."""
+    """Initialize Hydra, so that `compose_job` works without Hydra's application."""
     register_schema()
     with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
         yield
@@ -91,7 +91,7 @@ class Composer:
     def job(self, typed: Sequence[str]) -> Composed:
         """The job that was typed, and the values by which it differs from its choices alone."""
         overrides = Overrides(typed)
-        values = to_plain(self._with(overrides.choices, overrides.values))
+        values = resolved_values(self._with(overrides.choices, overrides.values))
         changed = {}
         if overrides.values:
             changed = _differences(values, self._unchanged(overrides))
@@ -110,7 +110,7 @@ class Composer:
         # A choice that leaves a name open (dataset.name=birds) cannot be resolved without it.
         key = (*overrides.choices, *(str(each.input_line) for each in overrides.names))
         if key not in self._plain:
-            self._plain[key] = to_plain(self._with(overrides.choices, overrides.names))
+            self._plain[key] = resolved_values(self._with(overrides.choices, overrides.names))
         return self._plain[key]
 
 
@@ -137,7 +137,7 @@ def compose_standalone(typed: Sequence[str], config_dir: str | None) -> Composed
         return compose_job([*typed, *more])
 
 
-def to_plain(config: DictConfig) -> dict[str, Any]:
+def resolved_values(config: DictConfig) -> dict[str, Any]:
     """A composed configuration as plain values, every interpolation resolved.
 
     Raises:

@@ -23,7 +23,8 @@ from kd_bench.utils.files import file_hash, json_hash
 # How steps are executed, as far as it is part of what a job is.
 EXECUTION_KEYS = ("speed", "compile", "precision")
 
-# Where the images lie is no part of what is learnt; `weights` act through the method's.
+# Not part of the identity: where the images are, and a dataset's `weights`, which a method's YAML
+# copies into its own weights.
 LOCATION_KEYS = {"root", "download", "weights"}
 
 
@@ -39,9 +40,10 @@ def canonical(value: Any) -> Any:
 
 
 def without_defaults(section: Mapping, kind: type) -> dict:
-    """`section` without values equal to the schema's defaults, so that a new key orphans none.
+    """`section` without values that equal the schema's defaults.
 
-    None counts as one: what was not given had no other value in older records.
+    So a new key with a default changes no digest. A value of None counts as a default, because
+    older records have None where nothing was given.
     """
     default, kept = kind(), {}
     for name, value in section.items():
@@ -76,12 +78,12 @@ def _teacher_identity(config: Mapping) -> dict:
 def job_identity(
     config: Config, *, needs_teacher: bool, teacher_learns: bool, revisions: Mapping[str, int]
 ) -> dict:
-    """All that a job's numbers follow from, except its seed, as a plain dict.
+    """Everything that determines a job's numbers, except its seed, as a plain dict.
 
     Args:
-        config: of a whole job.
-        needs_teacher: without, the teacher is left out: a baseline runs once for all pairs.
-        teacher_learns: the teacher is trained along, so that its own recipe and seed do not count.
+        config: the configuration of the job.
+        needs_teacher: if False, the teacher is left out: a baseline runs once for all pairs.
+        teacher_learns: the teacher is trained with the student; its recipe and seed do not count.
         revisions: loss name -> `Loss.revision`, raised when the loss's numbers change.
     """
     plain = canonical(to_plain(config))

@@ -1,1 +1,1 @@
-"""Images: a file per kind of source, and how batches are made of them."""
+"""Images: a file per kind of source, and augmentation. (Batches: `training/epoch.py`.)"""

@@ -49,20 +49,18 @@ class Data:
         """Number of different augmented views of a training image."""
         return augment.view_count(self.pad, self.flip)
 
-    def augment(self, index: Tensor, epoch: int | Tensor, seed: int) -> Tensor:
-        """Training images `index` [B], randomly cropped and flipped, normalized.
-
-        float [B, 3, H, W], channels_last. The result for an image depends only on (seed, epoch,
-        index), not on the rest of the batch or the device.
-        """
-        return self.augmented_batch(index, self.sample_views(index, epoch, seed))
-
     def sample_views(self, index: Tensor, epoch: int | Tensor, seed: int) -> Tensor:
-        """View number of each training image `index` [B] in an epoch: [B] int64."""
+        """View number of each training image `index` [B] in an epoch: [B] int64.
+
+        It depends on (seed, epoch, index) alone: neither on the batch nor on the device.
+        """
         return sample_view(seed, epoch, index, self.view_count)
 
     def augmented_batch(self, index: Tensor, view: Tensor) -> Tensor:
-        """The given views [B] of training images `index` [B], normalized: float [B, 3, H, W]."""
+        """The given views [B] of training images `index` [B], normalized: float [B, 3, H, W].
+
+        In the memory format channels_last.
+        """
         image = augment.crop_and_flip(self.train.image, index, view, self.pad, self.flip)
         return self._normalise(image)
 

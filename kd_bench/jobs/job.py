@@ -30,8 +30,8 @@ class MethodTraits:
 class Job:
     """One job with all that follows from its configuration.
 
-    Whoever works at it uses what stands here and computes none of it again, so a sweep and its
-    workers always agree, whatever is edited meanwhile.
+    Everything is computed once and stored here, so a sweep and its workers cannot disagree, even
+    if files are edited meanwhile.
     """
 
     config: Config
@@ -59,8 +59,8 @@ class Job:
         return total_epochs(self.config)
 
     @property
-    def settings(self) -> str:
-        """The job without its seed: the part of its folder that all seeds share."""
+    def folder_without_seed(self) -> str:
+        """The part of its folder that all seeds share."""
         return self.folder.rpartition("/")[0]
 
     def to_json(self) -> dict[str, Any]:
@@ -72,7 +72,7 @@ class Job:
         """A job from plain values.
 
         Raises:
-            KeyError, TypeError, UserError: they are those of another version.
+            KeyError, TypeError, UserError: another version of kd-bench wrote them.
         """
         if values.keys() != _FIELDS:
             raise KeyError(f"a job has {', '.join(sorted(_FIELDS))}")
@@ -103,7 +103,7 @@ def write_jobs(jobs: Sequence[Job], name: str) -> Path:
 
 
 def read_jobs(path: Path) -> list[Job]:
-    """The jobs of a sweep's file, those of a runs folder that was moved since in its new place.
+    """The jobs of a sweep's file; their `runs_dir` is the folder in which the file is now.
 
     Raises:
         UserError: another version of kd-bench wrote the file.

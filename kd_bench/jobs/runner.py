@@ -1,4 +1,11 @@
-"""Runs one job in this process: lock, training, record."""
+"""Runs one job in this process: lock, training, record.
+
+A killed job leaves its lock, the checkpoint of its last finished epoch and no result. The next
+process that runs it takes over the lock once its owner is known to be dead (`utils.lock`), and
+resumes from the checkpoint (`training.loop`, `training.checkpoint`) with the same bits, because
+random streams are derived from seed, phase and epoch (`utils.seeds`). In a sweep, a killed job
+counts as failed, and is retried only if `hydra.launcher.retries` says so (`sweep.retry`).
+"""
 
 from __future__ import annotations
 
@@ -104,7 +111,7 @@ def run_with_teacher(job: Job, reporter: Reporter) -> tuple[Record, bool]:
 
 def _train_and_record(job: Job, reporter: Reporter, lock: Lock) -> Record:
     (job.path / ERROR).unlink(missing_ok=True)
-    code_version()
+    code_version()  # now, because files may be edited while it trains
     device = choose_device(job.config.device)
     configure_process(job.config.threads)
     started = time.perf_counter()

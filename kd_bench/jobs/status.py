@@ -18,7 +18,7 @@ KINDS = (DONE, RUNNING, FAILED, PENDING)
 
 
 @dataclass(frozen=True)
-class Progress:
+class JobProgress:
     """How far a job is, by its history.csv and timing.csv."""
 
     epoch: int  # the last one that ended
@@ -35,7 +35,7 @@ class JobStatus:
     record: Record | None = None  # of one that is done
     owner: str = ""  # what trains a running one: process 4711 on somehost
     reason: str = ""  # why a failed one failed
-    progress: Progress | None = None  # of one that is running, or will resume from there
+    progress: JobProgress | None = None  # of one that is running, or will resume from there
 
 
 def job_status(job: Job) -> JobStatus:
@@ -70,13 +70,13 @@ def teacher_failed(job: Job) -> str:
     return f"its teacher failed: {job.teacher.folder}" if job.teacher else ""
 
 
-def read_progress(folder: Path) -> Progress | None:
+def read_progress(folder: Path) -> JobProgress | None:
     """How far the job in a folder is; None before its first epoch has ended."""
     try:
         history, timing = (_rows(folder / name) for name in (HISTORY, TIMING))
     except FileNotFoundError:
         return None
-    return Progress(
+    return JobProgress(
         epoch=int(history[-1]["epoch"]),
         accuracy=float(history[-1]["test_accuracy"]),
         images_per_second=float(timing[-1]["images_per_second"]),

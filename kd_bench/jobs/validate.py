@@ -1,4 +1,4 @@
-"""The check before anything trains: a job's parts are built on the meta device."""
+"""The check before anything trains: builds a job's networks and losses without weights."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def validate_jobs(jobs: Iterable[Job]) -> None:
 
 
 def validate_job(job: Job) -> None:
-    """Build a job's parts on the meta device, and refuse what does not fit.
+    """Build a job's parts without weights, and refuse what does not fit.
 
     Raises:
         UserError: one line with the valid options.

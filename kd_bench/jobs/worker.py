@@ -1,6 +1,8 @@
-"""The process of one job of a sweep: python -m kd_bench.jobs.worker SWEEP.jsonl NUMBER.
+"""Runs one job of a sweep in a process of its own.
 
-It imports PyTorch only when it runs a job, so that a sweep can refer to it for free.
+Local sweeps call `worker_main` in a fork, Ray starts `python -m kd_bench.jobs.worker SWEEP.jsonl
+NUMBER`, and Slurm's task calls `run_job`. PyTorch is imported only when a job runs, so that a sweep
+can refer to this module for free.
 """
 
 from __future__ import annotations
@@ -17,22 +19,24 @@ from kd_bench.utils.lock import Locked
 
 
 def worker_main(path: Path, number: int) -> int:
-    """Run job `number` of a sweep's file in this process, as the environment says.
-
-    Returns:
-        As `run_job`.
-    """
+    """`run_job`, after setting up this process by the variables of `protocol`."""
     if parent := os.environ.get(PARENT):
-        _end_with(int(parent))
-    # A shell makes what it starts in the background ignore Ctrl-C; a sweep's jobs must end by it.
+        _die_with(int(parent))
+    # A sweep ends its jobs by SIGINT. A shell makes what it starts in the background ignore it, and
+    # Ray blocks it in its processes, and so in those that they start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     if cores := os.environ.get(CORES):
         os.sched_setaffinity(0, map(int, cores.split(",")))
     return run_job(path, number)
 
 
 def run_job(path: Path, number: int) -> int:
-    """Run job `number` of a sweep's file; the exit code: 0, `LOCKED_ELSEWHERE`, `INTERRUPTED`."""
+    """Run job `number` of a sweep's file.
+
+    Returns:
+        The exit code: 0, `LOCKED_ELSEWHERE` or `INTERRUPTED`. Other errors are raised.
+    """
     from kd_bench.jobs.runner import NullReporter, run
 
     sys.path.insert(0, os.getcwd())  # where a user's own losses and models are
@@ -45,14 +49,12 @@ def run_job(path: Path, number: int) -> int:
     return 0
 
 
-def _end_with(parent: int) -> None:
-    """Make Linux kill this process when the process that started it ends."""
-    end_with_parent = 1  # PR_SET_PDEATHSIG of prctl(2)
-    ctypes.CDLL(None).prctl(end_with_parent, signal.SIGKILL)
+def _die_with(parent: int) -> None:
+    """Make Linux send SIGKILL to this process when its parent ends."""
+    set_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
+    ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before it could be watched
         sys.exit(1)
-    # Ray blocks this signal in its processes, and so in those that they start.
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 if __name__ == "__main__":

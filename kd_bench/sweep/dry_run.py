@@ -156,9 +156,9 @@ class History:
 
     def compiling(self, job: Job) -> Compiling | None:
         """What it takes compiled and not; None unless jobs of its kind ran both ways."""
-        if job.settings not in self._compiling:
-            self._compiling[job.settings] = self._compiling_of(job)
-        return self._compiling[job.settings]
+        if job.folder_without_seed not in self._compiling:
+            self._compiling[job.folder_without_seed] = self._compiling_of(job)
+        return self._compiling[job.folder_without_seed]
 
     def _compiling_of(self, job: Job) -> Compiling | None:
         if job.config.speed is Speed.reference:  # which is never compiled

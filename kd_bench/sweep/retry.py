@@ -24,7 +24,7 @@ class RetryPolicy:
         return self.on_error is OnError.stop
 
     def should_retry(self, reason: str, *, lost: bool, tried: int) -> bool:
-        """Whether to retry a failed job: only after failures that another attempt may not have.
+        """Whether to retry a failed job: only if another attempt may succeed.
 
         Args:
             reason: the first line of the job's error.

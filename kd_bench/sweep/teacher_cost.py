@@ -50,13 +50,13 @@ def teacher_costs(jobs: Sequence[Job]) -> list[TeacherCost]:
     shapes: dict[str, tuple[int, int] | None] = {}  # by settings: seeds have the same
     shared: dict[Hashable, list[Job]] = defaultdict(list)
     for job in jobs:
-        if job.settings not in shapes:
-            shapes[job.settings] = cache_shape(job)
-        if (shape := shapes[job.settings]) is not None:
+        if job.folder_without_seed not in shapes:
+            shapes[job.folder_without_seed] = cache_shape(job)
+        if (shape := shapes[job.folder_without_seed]) is not None:
             shared[_sharing_key(job, shape)].append(job)
     found = []
     for sharing in shared.values():
-        rows, columns = shapes[sharing[0].settings] or (0, 0)
+        rows, columns = shapes[sharing[0].folder_without_seed] or (0, 0)
         config = sharing[0].config
         found.append(
             TeacherCost(

@@ -177,7 +177,7 @@ def fold_batchnorm(net: FeatureExtractor, layout: torch.memory_format) -> nn.Mod
     return folded.eval().requires_grad_(False)
 
 
-def forward_batch(data: Data) -> int:
+def inference_batch_size(data: Data) -> int:
     """The batch size for forward passes alone: what a CPU's cache holds, more on a GPU.
 
     On a CPU, ResNet-20 takes twice as long per 32x32 image in a batch of 1280 as in one of 64.

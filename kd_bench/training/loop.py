@@ -1,4 +1,4 @@
-"""The training loop: epochs, evaluation, history, checkpoints; knows no configuration."""
+"""The training loop: epochs, evaluation, history, checkpoints; knows neither Hydra nor a job."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from kd_bench.results.run_folder import HISTORY, TIMING
 from kd_bench.training import checkpoint, cuda_graph
 from kd_bench.training.checkpoint import AsyncCheckpointer
 from kd_bench.training.epoch import EpochRunner
-from kd_bench.training.execution import forward_batch
+from kd_bench.training.execution import inference_batch_size
 from kd_bench.training.optim import SGD
 from kd_bench.training.setup import TrainingSetup, phases
 
@@ -72,27 +72,27 @@ def train(setup: TrainingSetup, folder: Path, report: Report) -> Progress:
     score = Evaluator(setup)
     with AsyncCheckpointer(folder) as saver:
         for phase in phases(setup):
-            done, epochs = progress.epochs(phase.name), EpochRunner(setup, phase)
+            done, runner = progress.epochs(phase.name), EpochRunner(setup, phase)
             if state is not None and 0 < done < phase.epochs:
-                epochs.optimizer.load_state_dict(state["optimizer"])
+                runner.optimizer.load_state_dict(state["optimizer"])
             for epoch in range(done + 1, phase.epochs + 1):
-                row, timing = _epoch(epochs, score, epoch)
+                row, timing = _epoch(runner, score, epoch)
                 number = {"epoch": len(progress.history) + 1}
                 progress.history.append(number | row)
                 progress.timing.append(number | timing)
-                saver.save(*_saved(setup, epochs.optimizer, progress))
+                saver.save(*_saved(setup, runner.optimizer, progress))
                 report(progress.history[-1], progress.timing[-1])
     return progress
 
 
-def _epoch(epochs: EpochRunner, score: Callable[[], Row], epoch: int) -> tuple[Row, Row]:
+def _epoch(runner: EpochRunner, score: Callable[[], Row], epoch: int) -> tuple[Row, Row]:
     """Train and evaluate for one epoch: its rows of history and of timing."""
     started = time.perf_counter()
-    row = {"stage": epochs.phase.name, **epochs.run(epoch)}
+    row = {"stage": runner.phase.name, **runner.run(epoch)}
     trained = time.perf_counter()
     row |= score()
     seconds = {"train": trained - started, "evaluation": time.perf_counter() - trained}
-    return row, {**seconds, "images_per_second": sum(epochs.setup.step_sizes) / seconds["train"]}
+    return row, {**seconds, "images_per_second": sum(runner.setup.step_sizes) / seconds["train"]}
 
 
 class Evaluator:
@@ -139,7 +139,7 @@ def predictions(net: FeatureExtractor, data: Data, split: Split) -> Tensor:
     """The class that `net` predicts, in eval mode, for each image of a split: [N] int64."""
     was_training = net.training
     net.eval()
-    size = forward_batch(data)
+    size = inference_batch_size(data)
     starts = range(0, len(split.target), size)
     logits = (net(data.eval_batch(split, at, at + size)).logits for at in starts)
     classes = torch.cat([batch.argmax(1) for batch in logits])

@@ -1,4 +1,4 @@
-"""The optimizer and the learning rate of every step."""
+"""The optimizer, and the learning rates of the main phase (`setup.phases` has the init phase's)."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from kd_bench.data.dataset import Data
 from kd_bench.interfaces import Batch, Loss, Output, StageShapes
 from kd_bench.models.features import FeatureExtractor
 from kd_bench.results.run_folder import wait_while_locked
-from kd_bench.training.execution import Execution, forward_batch
+from kd_bench.training.execution import Execution, inference_batch_size
 from kd_bench.training.teacher import Teacher
 from kd_bench.utils import formatting
 from kd_bench.utils.errors import UserError, require
@@ -158,7 +158,7 @@ def _fill(
     folder: Path, teacher: Teacher, data: Data, width: int, message: Callable[[str], None]
 ) -> None:
     """Compute every row; resumes from the rows that a killed process has written."""
-    rows, batch = data.train_size * data.view_count, forward_batch(data)
+    rows, batch = data.train_size * data.view_count, inference_batch_size(data)
     size, part = rows * width * FLOAT, folder / f"{ROWS}.part"
     what = f"{data.view_count} views of {formatting.pluralize(data.train_size, 'image')}"
     message(f"filling the teacher's cache: {what}, {formatting.format_bytes(size)}")

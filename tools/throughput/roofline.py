@@ -75,7 +75,7 @@ def _limits(job: Job) -> dict[str, Any]:
     device = choose_device(job.config.device)
     setup = assemble_setup(job, device)
     index = torch.arange(job.config.recipe.batch_size, device=device)
-    image = setup.data.augment(index, 1, 0)
+    image = setup.data.augmented_batch(index, setup.data.sample_views(index, 1, 0))
     teacher = None if setup.teacher is None else setup.teacher.network
     student_count = count_convolutions(setup.student, image[:1])
     teacher_outputs = count_convolutions(teacher, image[:1]).outputs if teacher else 0

@@ -103,5 +103,5 @@ def write_teacher(config: Config, data: Data, path: Path) -> None:
     index = torch.arange(min(256, data.train_size))
     with torch.no_grad():
         for part in index.split(64):
-            net(data.augment(part, 1, 0))
+            net(data.augmented_batch(part, data.sample_views(part, 1, 0)))
     torch.save(net.state_dict(), path)

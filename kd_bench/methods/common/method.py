@@ -50,7 +50,7 @@ class Method(nn.Module):
         weights: a number for "ce" and for every term of the losses used in the main phase.
         ramp_epochs: term -> epochs over which its weight rises linearly: in epoch e (from 1), the
             weight is multiplied by `min(e / ramp_epochs, 1)`.
-        init_weights: like `weights`, for the warm-up phase before the main phase, if there is one.
+        init_weights: like `weights`, for the init phase before the main phase, if there is one.
             Terms without a weight in a phase are not computed in it.
 
     Raises:

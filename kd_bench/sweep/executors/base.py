@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class Process(Protocol):
-    """A job that was started."""
+    """The process of a job, here or on another machine."""
 
     def poll(self) -> int | None:
         """None while it runs, then its exit code: minus the signal's number if it was killed."""

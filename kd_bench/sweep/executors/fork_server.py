@@ -1,4 +1,4 @@
-"""Starts jobs as forks of one process that has loaded PyTorch, which takes longer than a small job.
+"""Starts jobs as forks of one process with PyTorch loaded: loading takes longer than a small job.
 
 That process is `multiprocessing`'s fork server. It imports `PRELOAD` and does nothing else, so that
 no second thread runs and no GPU is in use where it forks. It exits after the sweep and its jobs.
@@ -102,7 +102,7 @@ def _run(
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # the server blocks them
     no_group_yet.close()  # from here on it can be signalled
-    # It ends with the server, which alone can report its exit code.
+    # This job must die with the server, because only the server can report its exit code.
     os.environ.update({**variables, PARENT: str(os.getppid())})
     try:
         code = worker_main(file, number)

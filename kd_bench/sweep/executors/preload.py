@@ -22,4 +22,4 @@ PRELOADED = [
     for module in iter_modules(package.__path__)
     if not module.name.startswith("_")
 ]
-code_version()
+code_version()  # cached for all forks

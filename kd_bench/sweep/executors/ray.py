@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # an optional dependency, imported where it is used
     import ray
 
 POLL_SECONDS = 0.2  # between two looks at a task
-GRACE_SECONDS = 8.0  # for an interrupted job to end by itself
+GRACE_SECONDS = 8.0  # for an interrupted job to end by itself; below the scheduler's
 
 
 def run_task(file: str, number: int, log: str, folder: str, variables: Mapping[str, str]) -> int:

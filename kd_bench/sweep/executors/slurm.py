@@ -82,10 +82,14 @@ class SlurmTask:
     file: Path  # of the sweep
     number: int  # of the job
     log: Path
-    is_requeued: bool = False  # its time is over
+    is_requeued: bool = False  # at the time limit, by `checkpoint`
 
     def __call__(self) -> int:
-        """Run the job and return its exit code; if it is interrupted, exit without returning."""
+        """Run the job and return its exit code.
+
+        An interrupted job exits without returning, because submitit would take what is returned
+        for its result.
+        """
         with open(self.log, "ab") as output:
             for stream in (sys.stdout, sys.stderr):
                 os.dup2(output.fileno(), stream.fileno())

@@ -23,7 +23,7 @@ from kd_bench.utils.files import json_hash
 
 @dataclass
 class SweepConfig:
-    """What hydra.launcher has with every launcher."""
+    """Keys of hydra.launcher that all launchers share."""
 
     on_error: OnError = DEFAULT.on_error  # continue: run the other jobs; stop: end the sweep
     retries: int = DEFAULT.retries  # of a job that ran out of memory or whose process was killed
@@ -63,8 +63,8 @@ class SweepLauncher(Launcher):
     ) -> Sequence[JobReturn]:
         """Run all jobs; raises `SystemExit` if some failed."""
         composed = compose.compose_jobs(job_overrides)
-        self.warm_up(composed[0][0])
-        # These import torch, which takes seconds: after `warm_up`, and not for --help.
+        self.start_loading(composed[0][0])
+        # These import torch, which takes seconds: after `start_loading`, and not for --help.
         from kd_bench.sweep.display import SweepDisplay
         from kd_bench.sweep.prepare import prepare_jobs
         from kd_bench.sweep.scheduler import run_sweep
@@ -76,7 +76,7 @@ class SweepLauncher(Launcher):
             sys.exit(code)  # a failed JobReturn would make Hydra print its traceback
         return []
 
-    def warm_up(self, config: Config) -> None:
+    def start_loading(self, config: Config) -> None:
         """Start in the background what jobs such as `config` need, while they are prepared."""
 
     def slots(self, config: Config) -> Sequence[Slot]:

@@ -31,7 +31,7 @@ class LocalLauncher(SweepLauncher):
         require_one_or_more(jobs_per_gpu=jobs_per_gpu, jobs_at_once=jobs_at_once)
         self.jobs_per_gpu, self.jobs_at_once = jobs_per_gpu, jobs_at_once
 
-    def warm_up(self, config: Config) -> None:
+    def start_loading(self, config: Config) -> None:
         """Load PyTorch, once for all jobs."""
         fork_server.prepare(process.job_environment(config.threads))
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.plugins.plugin import Plugin
-
 from hydra_plugins import _kd_bench_launchers as plugins
+
 from kd_bench.sweep.launchers.base import SweepConfig
 from kd_bench.sweep.launchers.dry_run import DryRunConfig
 from kd_bench.sweep.launchers.grid_sweeper import GridConfig

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from helpers.images import augmented
 from helpers.paths import CONF
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -104,7 +105,7 @@ def probe_accuracy(data):
     def inputs(image):
         return torch.cat([image.flatten(1), torch.ones(len(image), 1)], dim=1)
 
-    epochs = [data.augment(torch.arange(data.train_size), epoch, seed=0) for epoch in (1, 2)]
+    epochs = [augmented(data, torch.arange(data.train_size), epoch, 0) for epoch in (1, 2)]
     x = inputs(torch.cat(epochs))
     y = torch.nn.functional.one_hot(data.train.target.repeat(2), data.num_classes).float()
     weight = torch.linalg.solve(x.T @ x + 10 * torch.eye(x.shape[1]), x.T @ y)
@@ -159,7 +160,7 @@ def test_pixels_are_scaled_to_one_and_standardized():
     # (0 - .5)/.25 = -2   (.2 - .2)/.5 = 0    (1 - 0)/2 = .5
     # (1 - .5)/.25 = 2    (0 - .2)/.5 = -.4   (.2 - 0)/2 = .1
     expected = torch.tensor([[-2.0, 0.0, 0.5], [2.0, -0.4, 0.1]])
-    for batch in (data.eval_batch(data.test, 0, 2), data.augment(torch.arange(2), 1, 0)):
+    for batch in (data.eval_batch(data.test, 0, 2), augmented(data, torch.arange(2), 1, 0)):
         # float32 has 7 digits; the largest intermediate value is 4
         torch.testing.assert_close(batch[:, :, 0, 0], expected, rtol=0, atol=1e-6)
 
@@ -186,7 +187,7 @@ def test_validation_images_are_excluded_from_the_mean():
 
 def test_batches_are_channels_last_floats_and_the_rest_stays_bytes():
     data = dataset(validation=4, padding="reflect", flip=True).load()
-    for batch in (data.augment(torch.arange(16), 1, 0), data.eval_batch(data.test, 0, 6)):
+    for batch in (augmented(data, torch.arange(16), 1, 0), data.eval_batch(data.test, 0, 6)):
         assert batch.dtype == torch.float32
         assert batch.is_contiguous(memory_format=torch.channels_last)
     assert batch.shape == (6, 3, 3, 3)
@@ -206,7 +207,7 @@ def test_clean_images_are_whole_and_unshifted_in_every_split():
 
 def test_a_view_belongs_to_the_image_of_its_index():
     data = dataset(flip=True, validation=7, mean=[0.0] * 3, std=[1 / 255] * 3).load()
-    shown = data.augment(torch.tensor([12, 0, 3]), 5, 1)
+    shown = augmented(data, torch.tensor([12, 0, 3]), 5, 1)
     kept = data.train.image[:, 1, 1, 0]  # numbered images: the pixel value is the index
     assert [image.max().round().item() for image in shown] == kept[[12, 0, 3]].tolist()
 

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from helpers.images import augmented
 from PIL import Image
 
 from kd_bench.data import cache, image_folder
@@ -66,7 +67,7 @@ def test_sizes_are_read_from_the_header_of_one_image(root):
 
 def test_an_image_folder_works_like_any_other_dataset(root):
     data = Dataset(ImageFolder(str(root), None), pad=1, padding="reflect", flip=True).load()
-    assert data.augment(torch.arange(3), 1, 0).shape == (3, 3, 4, 4)
+    assert augmented(data, torch.arange(3), 1, 0).shape == (3, 3, 4, 4)
     assert data.train.target.tolist() == [0, 0, 1]
 
 

@@ -4,7 +4,7 @@ import pytest
 from helpers.written_records import record
 
 from kd_bench.jobs.job import Job, MethodTraits
-from kd_bench.jobs.status import DONE, PENDING, RUNNING, JobStatus, Progress
+from kd_bench.jobs.status import DONE, PENDING, RUNNING, JobProgress, JobStatus
 from kd_bench.sweep import eta
 from kd_bench.sweep.eta import Throughput, ThroughputHistory
 from kd_bench.utils import formatting
@@ -91,14 +91,14 @@ def test_job_with_other_images_another_student_or_other_execution_is_unknown(oth
 
 def test_running_job_is_estimated_from_its_own_throughput():
     # 15 of 20 epochs are done, 2 s each: 5 x 2 s are left, however long other seeds took
-    status = JobStatus(RUNNING, progress=Progress(15, 90.0, 250.0, 2.0))
+    status = JobStatus(RUNNING, progress=JobProgress(15, 90.0, 250.0, 2.0))
     history = history_of(record("st", seconds=99.0, seconds_of_process=120.0))
     assert estimate(pending("st"), history, status) == (10, False)
 
 
 def test_job_that_resumes_from_a_checkpoint_has_to_start_again():
     # 5 x 2 s, and 3 s to start
-    status = JobStatus(PENDING, progress=Progress(15, 90.0, 250.0, 2.0))
+    status = JobStatus(PENDING, progress=JobProgress(15, 90.0, 250.0, 2.0))
     history = history_of(record("st", seconds=99.0, seconds_of_process=102.0))
     assert estimate(pending("st"), history, status) == (13, False)
 

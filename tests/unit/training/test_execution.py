@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import shipped
+from helpers.images import augmented
 from helpers.jobs import config, job, setup_of, trained
 from torch import nn
 
@@ -140,7 +141,7 @@ def test_bfloat16_is_for_what_networks_compute_not_for_losses_or_weights(runs):
 def test_a_teacher_may_have_a_precision_of_its_own(runs):
     work = assembled(runs, "method=st", "teacher.precision=bf16")
     assert work.execution.precision is Precision.fp32
-    image = work.data.augment(torch.arange(8), 1, 0)
+    image = augmented(work.data, torch.arange(8), 1, 0)
     plain, executed = work.teacher(image), work.teacher.with_execution(work.execution)(image)
     assert not torch.equal(plain.logits, executed.logits)
 
@@ -246,7 +247,7 @@ def test_a_record_tells_how_its_steps_were_executed(runs):
 
 def test_images_to_a_batch_that_only_looks_fit_a_cpu_s_cache(runs):
     work = assembled(runs, "method=baseline")
-    assert execution.forward_batch(work.data) == 2**16 // (8 * 8)
+    assert execution.inference_batch_size(work.data) == 2**16 // (8 * 8)
 
 
 # Compiled

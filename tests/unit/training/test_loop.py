@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import shipped
+from helpers.images import augmented
 from helpers.jobs import NETS, composed, job, setup_of, trained
 
 import kd_bench
@@ -125,7 +126,7 @@ def test_a_teacher_in_train_mode_would_be_noticed(runs):
     work = assembled(runs, "method=st")
     before = bits(work.teacher.network.net.state_dict())
     work.teacher.network.train()
-    work.teacher(work.data.augment(torch.arange(8), 1, 0))
+    work.teacher(augmented(work.data, torch.arange(8), 1, 0))
     assert bits(work.teacher.network.net.state_dict()) != before
 
 

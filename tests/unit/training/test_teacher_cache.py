@@ -135,7 +135,7 @@ class Counting(Teacher):
 
 @pytest.fixture
 def work(runs, monkeypatch) -> TrainingSetup:
-    monkeypatch.setattr(teacher_cache, "forward_batch", lambda data: 50)
+    monkeypatch.setattr(teacher_cache, "inference_batch_size", lambda data: 50)
     return assembled(runs, "method=st")
 
 

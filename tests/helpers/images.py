@@ -1,0 +1,12 @@
+"""Augmented images, as a training step sees them."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from kd_bench.data.dataset import Data
+
+
+def augmented(data: Data, index: Tensor, epoch: int, seed: int) -> Tensor:
+    """Training images `index` [B] in their views of an epoch: float [B, 3, H, W]."""
+    return data.augmented_batch(index, data.sample_views(index, epoch, seed))
