@@ -99,6 +99,14 @@ class LossContext:
 
 
 Spec = LossContext  # old name, up to version 0.1
+_RENAMED = {  # attributes of `Loss`, up to version 0.1
+    "taps": "stages",
+    "more_views": "extra_views",
+    "needs_graph": "needs_input_gradients",
+    "capturable": "cuda_graph_safe",
+    "same_model": "teacher_is_same_model",
+    "begin": "on_epoch_start",
+}
 
 
 class Loss(nn.Module):
@@ -127,6 +135,16 @@ class Loss(nn.Module):
 
     def __init__(self, context: LossContext):
         super().__init__()
+
+    def __init_subclass__(cls) -> None:
+        """Refuse the names of version 0.1, which would have no effect: the numbers would be wrong.
+
+        Raises:
+            UserError: with the new name.
+        """
+        super().__init_subclass__()
+        for old, new in _RENAMED.items():
+            require(old not in vars(cls), f"{cls.__name__}.{old} is now called {new}")
 
     def extra_views(self, image: Tensor) -> dict[str, Tensor]:
         """Further views [B', 3, H, W] of a batch's images for both networks, by name.

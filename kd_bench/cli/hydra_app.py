@@ -7,12 +7,14 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser  # nothing public lists Hydra's flags
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from kd_bench.config import compose
@@ -34,24 +36,31 @@ def main(typed: Sequence[str], *, plan: bool = False) -> int:
         plan: only show what would run.
     """
     words = hydra_arguments(typed)
-    _refuse_unknown_flags(words)
+    _refuse_wrong_flags(words)
     launchers.register()
-    if (single := _single_job(words)) is None:
+    if not _is_plain_job(words):
         return _run_hydra(_with_dry_run(words) if plan else words)
     with hydra_errors_as_user_errors():
-        composed = compose.compose_standalone(*single)
+        composed = compose.compose_standalone(words, None)
     return _plan(composed) if plan else _run(composed)
 
 
 def hydra_arguments(typed: Sequence[str]) -> list[str]:
     """The words as Hydra takes them.
 
-    `teacher=NAME`, the one alias, becomes `model@teacher.model=NAME`; -m and --multirun move to
-    the front, because Hydra refuses values on both sides of them.
+    `teacher=NAME`, the one alias, becomes `model@teacher.model=NAME`; flags move to the front,
+    because Hydra refuses values on both sides of them.
     """
-    flags = [text for text in typed if text in ("-m", "--multirun")]
-    rest = [text for text in typed if text not in flags]
-    return flags + [re.sub(r"^teacher=", "model@teacher.model=", text) for text in rest]
+    flags, rest = [], []
+    words = iter(typed)
+    for word in words:
+        if word in CONFIG_DIR_FLAGS:
+            flags += [word, *islice(words, 1)]
+        elif word in ("-m", "--multirun"):
+            flags.append(word)
+        else:
+            rest.append(re.sub(r"^teacher=", "model@teacher.model=", word))
+    return flags + rest
 
 
 def compose_single(typed: Sequence[str], config_dir: str | None) -> Config:
@@ -70,34 +79,30 @@ def hydra_errors_as_user_errors() -> Iterator[None]:
         raise UserError(one_line(error)) from error
 
 
-def _refuse_unknown_flags(words: Sequence[str]) -> None:
-    """Refuse a flag in one line; Hydra would print its usage, which takes many."""
+def _refuse_wrong_flags(words: Sequence[str]) -> None:
+    """Refuse flags in one line; Hydra would print its usage, which takes many, or a traceback."""
     parser = get_args_parser()
 
     def refuse(message: str) -> NoReturn:
         raise UserError(f"{message}; {' '.join(parser.format_usage().split())}")
 
     parser.error = refuse  # type: ignore[method-assign]  # no option of argparse does this
-    parser.parse_args(words)
+    flags = parser.parse_args(words)
+    require(
+        not (flags.multirun and (flags.cfg or flags.info)),
+        "--cfg and --info are about one job: leave out -m",
+    )
 
 
-def _single_job(words: Sequence[str]) -> tuple[list[str], str | None] | None:
-    """The overrides of one job and its --config-dir; None where Hydra has to look at the words.
+def _is_plain_job(words: Sequence[str]) -> bool:
+    """Whether the words are one job of our own files and values.
 
-    One job needs Hydra's composition and nothing else of its application: no launcher, no flags.
+    It needs Hydra's composition, and not Hydra's application, whose start takes as long again. A
+    user's files (--config-dir) do: they may choose a sweep or a launcher.
     """
-    overrides, config_dir = [], None
-    rest = iter(words)
-    for word in rest:
-        flag, _, value = word.partition("=")
-        if flag in CONFIG_DIR_FLAGS:
-            config_dir = value or next(rest, "")
-            require(Path(config_dir).is_dir(), f"there is no folder {config_dir} ({flag})")
-        elif word.startswith("-") or re.match(r"[+~]*(sweep\b|hydra\b)", word):
-            return None
-        else:
-            overrides.append(word)
-    return overrides, config_dir
+    return not any(
+        re.match(r"-|[+~]*(sweep|hydra)\b", word) or "${hydra:" in word for word in words
+    )
 
 
 def _with_dry_run(words: Sequence[str]) -> list[str]:
@@ -136,8 +141,9 @@ def _hydra_main(_: DictConfig) -> None:
         composed = compose.compose_job(list(HydraConfig.get().overrides.task))
         launcher = HydraConfig.get().runtime.choices["hydra/launcher"]
         is_plan = launcher == launchers.DRY_RUN
+        is_sweep = HydraConfig.get().mode == RunMode.MULTIRUN  # by a launcher that is not ours
         require(
-            is_plan or launcher == "local",
+            is_plan or is_sweep or launcher == "local",
             f"hydra/launcher={launcher} runs sweeps, and this is one job: add -m",
         )
         code = _plan(composed) if is_plan else _run(composed)

@@ -56,9 +56,11 @@ def _run(config: Config, changed: Mapping[str, Any], runs_dir: str | None) -> tu
     from kd_bench.jobs.resolve import resolve_job
     from kd_bench.jobs.runner import run_with_teacher
     from kd_bench.jobs.validate import validate_job
+    from kd_bench.training.device import choose_device
 
     job = resolve_job(config, changed)
     validate_job(job)
+    choose_device(config.device)  # cuda is refused before a folder is made for it
     require(
         runs_dir is None or not (Path(runs_dir) / job.folder).exists(),
         f"{runs_dir} has this job already, so it would not be run again;"

@@ -31,16 +31,23 @@ from another terminal, or another machine, while a sweep runs.
 
 
 def main(words: Sequence[str]) -> int:
-    """Print the progress of sweeps."""
+    """Print the progress of sweeps; 2 if none of their files can be read, otherwise 0."""
     parser = Parser("status", DESCRIPTION)
     parser.add_argument(
         "sweep", metavar="SWEEP", nargs="?", default="", help="the start of a sweep's name"
     )
     parser.add_runs_dir("runs", "the folder with the runs (default: runs)")
     args = parser.parse(words)
+    code = 2
     for name, path in select_sweeps(existing_runs_dir(args.runs_dir), args.sweep).items():
-        print("\n".join(report(name, read_jobs(path))))
-    return 0
+        try:
+            jobs = read_jobs(path)
+        except UserError as error:  # the other sweeps can be read all the same
+            print(f"{name}: {error}")
+            continue
+        print("\n".join(report(name, jobs)))
+        code = 0
+    return code
 
 
 def select_sweeps(runs: Path, prefix: str) -> dict[str, Path]:

@@ -13,7 +13,7 @@ from kd_bench.cli.parser import Parser
 from kd_bench.results.options import FILTERS, FORMAT_NAMES, METRICS, TableOptions
 from kd_bench.results.record import Failure, Record
 from kd_bench.results.store import read_failures, read_records
-from kd_bench.utils.errors import require
+from kd_bench.utils.errors import UserError, require
 from kd_bench.utils.files import atomic_write
 
 if TYPE_CHECKING:  # pandas takes half a second to import, which --help does not need
@@ -88,7 +88,15 @@ def chosen_filters(args: Namespace) -> dict[str, Sequence[str]]:
 
 
 def table_options(args: Namespace) -> TableOptions:
-    """The parsed options of `add_table_options`."""
+    """The parsed options of `add_table_options`.
+
+    Raises:
+        UserError: for a figure of another kind than SVG.
+    """
+    require(
+        args.figure is None or args.figure.suffix == ".svg",
+        f"--figure writes SVG, so its name has to end with .svg, got {args.figure}",
+    )
     return TableOptions(
         source=args.source,
         choice=chosen_filters(args),
@@ -153,8 +161,11 @@ def extra_files(options: TableOptions, table: Table) -> dict[Path, str]:
 
 def write_file(path: Path, text: str) -> None:
     """Write a file, and make its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, text)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(path, text)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
 def print_table(options: TableOptions, command: str) -> None:

@@ -58,6 +58,7 @@ class Overrides:
     def __init__(self, typed: Sequence[str]):
         self.choices: list[str] = []
         self.values: list[Override] = []
+        self.chooses_more = False  # files of a group that only the user has (+experiment=name)
         for override in OverridesParser.create().parse_overrides(list(typed)):
             _refuse_several(override)
             key = override.key_or_group
@@ -65,6 +66,7 @@ class Overrides:
                 self.values.append(override)
             else:
                 self.choices.append(str(override.input_line))
+                self.chooses_more |= key not in _GROUPS and not key.startswith("hydra")
 
     @property
     def names(self) -> list[Override]:
@@ -93,7 +95,7 @@ class Composer:
         overrides = Overrides(typed)
         values = resolved_values(self._with(overrides.choices, overrides.values))
         changed = {}
-        if overrides.values:
+        if overrides.values or overrides.chooses_more:
             changed = _differences(values, self._unchanged(overrides))
         return to_dataclass(Config, values), changed
 
@@ -107,11 +109,28 @@ class Composer:
         return config
 
     def _unchanged(self, overrides: Overrides) -> dict[str, Any]:
+        choices = overrides.choices
+        if overrides.chooses_more:
+            choices = _own_choices(choices)
         # A choice that leaves a name open (dataset.name=birds) cannot be resolved without it.
-        key = (*overrides.choices, *(str(each.input_line) for each in overrides.names))
+        key = (*choices, *(str(each.input_line) for each in overrides.names))
         if key not in self._plain:
-            self._plain[key] = resolved_values(self._with(overrides.choices, overrides.names))
+            self._plain[key] = resolved_values(self._with(choices, overrides.names))
         return self._plain[key]
+
+
+def _own_choices(choices: Sequence[str]) -> list[str]:
+    """The choices from our groups, also those made by files of the user's groups.
+
+    What else such a file sets are changes, as if they were typed.
+    """
+    made = compose("config", list(choices), return_hydra_config=True).hydra.runtime.choices
+    ours = [
+        f"{group}={name}"
+        for group, name in made.items()
+        if name is not None and group.split("@")[0] in _GROUPS
+    ]
+    return [*ours, *(each for each in choices if each.startswith("hydra"))]
 
 
 def compose_job(typed: Sequence[str]) -> Composed:
@@ -132,7 +151,10 @@ def compose_standalone(typed: Sequence[str], config_dir: str | None) -> Composed
         typed: overrides.
         config_dir: as --config-dir, a folder with a user's own files.
     """
-    more = [f"hydra.searchpath=[file://{Path(config_dir).absolute()}]"] if config_dir else []
+    more = []
+    if config_dir:
+        folder = str(Path(config_dir).absolute()).replace("'", "\\'")
+        more = [f"hydra.searchpath=['file://{folder}']"]  # quoted: it may have any character
     with initialized():
         return compose_job([*typed, *more])
 

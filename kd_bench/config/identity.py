@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import is_dataclass
+from operator import attrgetter
 from typing import Any
 
 from kd_bench.config.convert import to_plain
@@ -134,8 +135,8 @@ def folder_name(identity: Mapping, seed: int) -> str:
 
 def check_names(config: Config) -> None:
     """Refuse names that cannot name a folder: they are parts of a job's path."""
-    for section in ("dataset", "model", "method", "recipe"):
-        name = getattr(config, section).name
+    for section in ("dataset", "model", "teacher.model", "method", "recipe"):
+        name = attrgetter(f"{section}.name")(config)
         if not re.fullmatch(r"[\w.][\w.+-]*", str(name)):
             raise UserError(
                 f"{section}.name must be letters, digits, '_', '.', '+' or '-' (it names a folder),"

@@ -72,6 +72,8 @@ def _check_arguments(
 ) -> None:
     parameters = dict(list(inspect.signature(target).parameters.items())[positional:])
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for name in given:
+        require(takes_any or name in parameters, f"{where}: {target.__name__} has to take '{name}'")
     own = {
         name: parameter
         for name, parameter in parameters.items()
@@ -86,11 +88,18 @@ def _check_arguments(
         )
     missing = [n for n, p in own.items() if p.default is p.empty and n not in arguments]
     require(not missing, f"{where}: {target.__name__} needs a value for {', '.join(missing)}")
-    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    hints = _type_hints(target.__init__ if inspect.isclass(target) else target)
     for name, value in arguments.items():
         if not _fits(value, hints.get(name)):
             kind = getattr(hints[name], "__name__", hints[name])
             raise UserError(f"{where}: {name} must be of type {kind}, got {value!r}")
+
+
+def _type_hints(target: Callable) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(target)
+    except NameError:  # of a type that is imported for type checkers only
+        return {}
 
 
 def _fits(value: Any, hint: Any) -> bool:

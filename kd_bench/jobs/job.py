@@ -129,7 +129,7 @@ def _parse(line: str, path: Path, runs_dir: str | None = None) -> Job:
         return Job.from_json(values)
     except (KeyError, TypeError, UserError):
         raise UserError(
-            f"{path} was written by another version of kd-bench; delete it, or restart its sweep"
+            f"{path} was written by another version of kd-bench; delete it: the jobs stay"
         ) from None
 
 

@@ -97,8 +97,10 @@ def run(job: Job, reporter: Reporter) -> tuple[Record, bool]:
 def run_with_teacher(job: Job, reporter: Reporter) -> tuple[Record, bool]:
     """A sweep of at most two jobs in this process: the teacher's, then `job`; see `run`.
 
-    Where another process trains the teacher, this waits for it.
+    Where another process trains the teacher, this waits for it. A job that is done needs none.
     """
+    if record := read_record(job.path):
+        return record, False
     while job.teacher is not None:
         try:
             run(job.teacher, reporter)
@@ -126,9 +128,11 @@ def _train_and_record(job: Job, reporter: Reporter, lock: Lock) -> Record:
         reporter.epoch(row, timing)
         add_events(row | {"images_per_second": timing["images_per_second"]})
 
-    reporter.start(job.label, sum(phase.epochs for phase in phases(setup)))
-    progress = train(setup, job.path, report)
-    reporter.finish()
+    try:
+        reporter.start(job.label, sum(phase.epochs for phase in phases(setup)))
+        progress = train(setup, job.path, report)
+    finally:
+        reporter.finish()
     record = make_record(job, setup, progress, time.perf_counter() - started)
     close_events(record, len(progress.history))
     _save(job, setup, record)

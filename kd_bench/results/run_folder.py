@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from kd_bench.results.record import Record
+from kd_bench.utils.errors import UserError
 from kd_bench.utils.lock import lock_owner
 
 RESULT = "result.json"  # the record; written last, so its presence means that the job is done
@@ -28,12 +29,19 @@ def is_done(folder: Path) -> bool:
 
 
 def read_record(folder: Path) -> Record | None:
-    """The record of a finished job; None if it is not finished."""
+    """The record of a finished job; None if it is not finished.
+
+    Raises:
+        UserError: the file is no record.
+    """
+    path = folder / RESULT
     try:
-        text = (folder / RESULT).read_text(encoding="utf-8")
+        values = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
-    return Record.from_json(json.loads(text), folder / RESULT)
+    except ValueError as error:
+        raise UserError(f"{path} is no record: {error}") from None
+    return Record.from_json(values, path)
 
 
 def read_error(folder: Path) -> str | None:

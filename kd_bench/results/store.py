@@ -12,7 +12,7 @@ from typing import Any
 from kd_bench.config.convert import to_dataclass
 from kd_bench.config.schema import Config
 from kd_bench.results.record import Failure, Record
-from kd_bench.results.run_folder import ERROR, RESULT, SWEEPS, read_error
+from kd_bench.results.run_folder import ERROR, RESULT, SWEEPS, read_error, read_record
 from kd_bench.utils.errors import UserError, require
 
 
@@ -34,14 +34,6 @@ def folder_size(folder: Path) -> int:
     return sum(path.lstat().st_size for path in paths)
 
 
-def _read(path: Path) -> Record:
-    try:
-        values = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{path} is no record: {error}") from None
-    return Record.from_json(values, path)
-
-
 def find_records(root: str | Path) -> Iterator[tuple[Path, Record]]:
     """Each finished job below `root`: the folder it is in, and its record.
 
@@ -50,9 +42,9 @@ def find_records(root: str | Path) -> Iterator[tuple[Path, Record]]:
     """
     root = Path(root)
     require(root.is_dir(), f"there is no folder {root} to read records from")
-    for folder, files in _job_folders(root):
-        if RESULT in files:
-            yield folder, _read(folder / RESULT)
+    for folder, _ in _job_folders(root):
+        if record := read_record(folder):
+            yield folder, record
 
 
 def read_records(root: str | Path) -> list[Record]:
@@ -69,8 +61,9 @@ def open_record(path: str | Path) -> tuple[Path, Record]:
     example = "the folder of a finished job: runs/<dataset>/<pair>/<method>/<digest>/seed<k>"
     require(Path(path).exists(), f"there is no {path}; give {example}")
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
-    require((folder / RESULT).exists(), f"there is no {RESULT} in {folder}; give {example}")
-    return folder, _read(folder / RESULT)
+    if (record := read_record(folder)) is None:
+        raise UserError(f"there is no {RESULT} in {folder}; give {example}")
+    return folder, record
 
 
 def _is_job(folder: Path) -> bool:
@@ -94,7 +87,10 @@ def _failure(folder: Path, job: dict[str, Any] | None) -> Failure:
     name, reason = "/".join(folder.parts[-5:]), read_error(folder) or ""
     if job is None:
         return Failure(name, reason)
-    config = to_dataclass(Config, job["config"])
+    try:
+        config = to_dataclass(Config, job["config"])
+    except UserError:  # another version of kd-bench started the sweep
+        return Failure(name, reason)
     return Failure(name, reason, job["identity"], config, job["changed"])
 
 

@@ -170,12 +170,12 @@ def _fill(
             file.write(_rows(teacher, data, start, rows, batch).cpu().numpy().tobytes())
             if start == written + batch:  # the first batch is slower than the others
                 left = (time.perf_counter() - started) / 2 * (rows - start) / batch
-                message(f"the cache will take about {formatting.format_duration(left)}")
+                message(f"time left to fill the cache: {formatting.format_duration(left)}")
         file.flush()
         os.fsync(file.fileno())
     os.replace(part, folder / ROWS)
     seconds = round(time.perf_counter() - started, 3)
-    message(f"the cache is filled after {formatting.format_duration(seconds)}")
+    message(f"time taken to fill the cache: {formatting.format_duration(seconds)}")
     about = {"images": data.train_size, "views": data.view_count, "bytes": size}
     write_json(folder / ABOUT, about | {"seconds": seconds})
 

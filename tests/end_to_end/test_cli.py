@@ -1,5 +1,6 @@
 """The command line: what it answers to mistakes, what it makes of choices and values."""
 
+import shutil
 import subprocess
 import sys
 import time
@@ -36,6 +37,10 @@ MISTAKES = {
         ["+method.losses.st.temprature=3"],
         "unknown argument 'temprature'; SoftTarget takes temperature",
     ),
+    "a slash in the teacher's name": (["teacher.model.name=a/b"], "teacher.model.name must be"),
+    "a flag for one job in a sweep": (["-m", "--cfg", "job", "seed=0,1"], "leave out -m"),
+    "a launcher of sweeps for one job": (["hydra/launcher=slurm"], "this is one job: add -m"),
+    "a folder that does not exist": (["--config-dir", "none"], "none' not found"),
     "a word for a number": (["seed=abc"], "seed: Value 'abc' of type 'str' could not be"),
     "a word for a loss's number": (
         ["method.losses.st.temperature=warm"],
@@ -176,9 +181,45 @@ def test_a_job_is_run_and_a_second_time_is_found_done(kd_bench, tmp_path):
     code, printed = kd_bench(*TINY, "method=st")
     assert code == 0
     assert "synthetic resnet20-resnet8_half st seed 0: done: " in printed
+    for folder in tmp_path.glob("runs/*/none-*"):  # the teacher's: the student needs it no more
+        shutil.rmtree(folder)
     code, printed = kd_bench(*TINY, "method=st")
     assert code == 0
     assert "done already, nothing to train" in printed
+    assert not list(tmp_path.glob("runs/*/none-*"))
+
+
+def test_a_launcher_of_hydras_own_runs_a_sweep(kd_bench):
+    command = ("-m", "hydra/launcher=basic", *TINY, "method=baseline", "seed=0,1")
+    code, printed = kd_bench(*command)
+    assert code == 0, printed
+    assert [f"seed {seed}: done: " in printed for seed in (0, 1)] == [True, True]
+
+
+def test_values_may_refer_to_hydras_own(kd_bench, tmp_path):
+    command = (*TINY, "method=baseline", "dataset.root=${hydra:runtime.cwd}/data")
+    code, printed = kd_bench(*command)
+    assert code == 0, printed
+    (folder,) = tmp_path.glob("runs/synthetic/*/baseline/*/seed0")
+    assert read_record(folder).config.dataset.root == f"{tmp_path}/data"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_the_reporter_is_told_when_training_breaks_off(tmp_path, monkeypatch, error):
+    class Shown(runner.NullReporter):
+        is_finished = False
+
+        def finish(self):
+            self.is_finished = True
+
+    def broken(*_):
+        raise error
+
+    monkeypatch.setattr(runner, "train", broken)
+    shown = Shown()
+    with pytest.raises(error):
+        runner.run(job(tmp_path, "method=baseline"), shown)
+    assert shown.is_finished
 
 
 def test_ctrl_c_is_answered_in_a_line(kd_bench, monkeypatch):
@@ -222,10 +263,12 @@ def test_the_version_is_the_programs_own(kd_bench):
     assert kd_bench("--version") == (0, f"kd-bench {package.__version__}\n")
 
 
-def test_the_alias_for_the_teacher_and_the_place_of_m():
-    given = ["teacher=resnet110", "-m", "seed=0,1", "teacher.seed=3"]
+def test_the_alias_for_the_teacher_and_the_place_of_flags():
+    given = ["teacher=resnet110", "-m", "seed=0,1", "--config-dir", "own", "teacher.seed=3"]
     assert hydra_app.hydra_arguments(given) == [
         "-m",
+        "--config-dir",
+        "own",
         "model@teacher.model=resnet110",
         "seed=0,1",
         "teacher.seed=3",

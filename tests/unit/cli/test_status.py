@@ -127,6 +127,9 @@ def test_a_file_of_another_version_is_named(kd_bench, started, tmp_path):
     code, printed = kd_bench("status", "old")
     assert (code, printed.count("\n")) == (2, 1)
     assert "runs/.sweeps/old.jsonl was written by another version of kd-bench" in printed
+    code, printed = kd_bench("status")
+    assert (code, len(printed.splitlines())) == (0, 2)
+    assert "\nmine-0a1b2c3d: 2 done" in f"\n{printed}"
 
 
 def test_neither_hydra_nor_torch_is_loaded(started, tmp_path):

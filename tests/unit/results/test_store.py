@@ -14,6 +14,7 @@ from kd_bench.config.identity import digest
 from kd_bench.jobs.job import write_jobs
 from kd_bench.jobs.resolve import resolve_job
 from kd_bench.results.record import Failure, Record
+from kd_bench.results.run_folder import read_record
 from kd_bench.results.store import read_failures, read_records
 from kd_bench.utils.errors import UserError
 
@@ -47,8 +48,9 @@ def test_a_failure_of_a_sweep_includes_its_job(tmp_path):
 @pytest.mark.parametrize(("content", "reason"), [("{", "no record"), ('{"format": 7}', "format 7")])
 def test_a_file_that_is_no_record_is_named(tmp_path, content, reason):
     (tmp_path / "result.json").write_text(content)
-    with pytest.raises(UserError, match=f"result.json.*{reason}"):
-        read_records(tmp_path)
+    for read in (read_records, read_record):
+        with pytest.raises(UserError, match=f"result.json.*{reason}"):
+            read(tmp_path)
 
 
 def test_a_missing_folder_is_named(tmp_path):

@@ -188,5 +188,5 @@ def test_a_table_s_size_and_time_are_told(work, tmp_path):
     make(work, tmp_path, Counting(work.teacher.network), said.append)
     # 360 rows of 4 logits of 4 bytes are 5,760 bytes
     assert said[0] == "filling the teacher's cache: 9 views of 40 images, 5.8 kB"
-    assert said[1].startswith("the cache will take about")
-    assert said[-1].startswith("the cache is filled after")
+    assert said[1].startswith("time left to fill the cache: ")
+    assert said[-1].startswith("time taken to fill the cache: ")

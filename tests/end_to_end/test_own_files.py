@@ -1,0 +1,63 @@
+"""What a user's own files (--config-dir) may set, and where they may be."""
+
+import pytest
+from helpers.jobs import TINY
+
+from kd_bench.cli import hydra_app
+from kd_bench.results.store import find_records
+
+SOFT = "# @package _global_\nmethod: {losses: {st: {temperature: 8}}}\n"
+ATTENTION = "# @package _global_\ndefaults: [{override /method: at}]\n"
+QUICKSTART = "# @package _global_\ndefaults: [{override /sweep: quickstart}]\n"
+THREE_SEEDS = "# @package _global_\nhydra: {mode: MULTIRUN, sweeper: {params: {seed: '0,1,2'}}}\n"
+ST = """\
+name: own
+losses: {st: {_target_: kd_bench.methods.st.SoftTarget, temperature: 4}}
+weights: {ce: 0.1, st: 0.9}
+"""
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+
+
+def changes(runs):
+    """What each student's record has under `changed`."""
+    return [record.changed for _, record in find_records(runs) if "teacher" in record.identity]
+
+
+@pytest.mark.parametrize("flags", [(), ("-m",)])
+def test_a_value_that_an_experiment_sets_is_a_change(kd_bench, tmp_path, flags):
+    write(tmp_path / "own/experiment/soft.yaml", SOFT)
+    command = (*flags, "--config-dir", "own", "+experiment=soft", *TINY, "method=st")
+    code, printed = kd_bench(*command)
+    assert code == 0, printed
+    assert "st (temperature=8) seed 0: done" in printed
+    (changed,) = changes(tmp_path / "runs")
+    assert changed["method.losses.st.temperature"] == 8
+
+
+def test_a_file_that_an_experiment_chooses_is_a_choice(kd_bench, tmp_path):
+    write(tmp_path / "own/experiment/attention.yaml", ATTENTION)
+    code, printed = kd_bench("--config-dir", "own", "+experiment=attention", *TINY)
+    assert code == 0, printed
+    (changed,) = changes(tmp_path / "runs")
+    assert not [key for key in changed if key.startswith("method")]
+
+
+@pytest.mark.parametrize(("text", "jobs"), [(QUICKSTART, 16), (THREE_SEEDS, 4)])
+def test_a_sweep_that_an_experiment_chooses_is_run(kd_bench, tmp_path, text, jobs):
+    write(tmp_path / "own/experiment/mine.yaml", text)
+    code, printed = kd_bench("plan", "--config-dir", "own", "+experiment=mine")
+    assert code == 0, printed
+    assert f"\n{jobs} jobs: " in printed, printed
+
+
+@pytest.mark.parametrize("name", ["a,b", "año", "x (copy)", "it's [here]", "a=b&c#d{e}"])
+def test_the_folder_may_have_any_name(kd_bench, tmp_path, name):
+    write(tmp_path / name / "method/mine.yaml", ST)
+    code, printed = kd_bench("plan", "--config-dir", name, "method=mine")
+    assert code == 0, printed
+    assert "resnet20-resnet8 own seed 0: to do" in printed
+    assert hydra_app.compose_single(["method=mine"], name).method.name == "own"
