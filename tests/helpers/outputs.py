@@ -63,8 +63,11 @@ def passes_gradcheck(loss: Loss, context: LossContext, size: int = 3) -> bool:
 def has_finite_value_and_gradient(
     loss: Loss, context: LossContext, scale: float, size: int = 6
 ) -> bool:
-    """In single precision: features times `scale` against ones, opposite logits of 1e4."""
-    logits = 1e4 * torch.tensor([1.0, -1.0]).repeat(size, K // 2)
+    """In single precision: features times `scale` against ones, and opposite logits of 1e4.
+
+    A loss that reads no features gets opposite logits of `scale`; 0 makes them all equal.
+    """
+    logits = (1e4 if loss.stages else scale) * torch.tensor([1.0, -1.0]).repeat(size, K // 2)
     student = {s: scale * x.float() for s, x in _features(context.student, loss, size).items()}
     teacher = {s: torch.ones(size, *context.teacher[s]) for s in loss.stages}
     leaves = [x.requires_grad_() for x in (logits, *student.values())]

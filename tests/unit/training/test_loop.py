@@ -71,21 +71,23 @@ def test_under_one_seed_every_method_starts_from_the_same_student(runs):
 
 
 def test_under_one_seed_every_method_sees_the_same_batches_in_the_same_order(runs, monkeypatch):
-    seen = {}
+    # Assembled before steps are watched, because that may train the teacher.
+    setups = {name: assembled(runs, f"method={name}") for name in ("baseline", "st", "at")}
+    seen, batches = {}, []
     original = Step.__call__
 
     def watch(self, batch):
         # A method that draws random numbers must not move anybody's batches.
         torch.rand(17)
-        seen[name].append((batch.index.tolist(), bits({"image": batch.image})))
+        batches.append((batch.index.tolist(), bits({"image": batch.image})))
         return original(self, batch)
 
     monkeypatch.setattr(Step, "__call__", watch)
-    for name in ("baseline", "st", "at"):
-        work = assembled(runs, f"method={name}")
-        seen[name] = []  # now, for a teacher that was trained was watched, too
-        loop.train(work, Path(runs), lambda *_: None)
+    for name, setup in setups.items():
+        loop.train(setup, Path(runs), lambda *_: None)
         checkpoint.remove(Path(runs))
+        seen[name] = batches.copy()
+        batches.clear()
     assert len(seen["baseline"]) == 6  # two epochs of 16 + 16 + 8 images
     assert seen["baseline"] == seen["st"] == seen["at"]
 
