@@ -144,6 +144,17 @@ def test_commands_are_found_in_blocks_of_any_language_and_in_running_text():
     assert len(KD_BENCH) > 50
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_running_text_names_exist(page):
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
+    code = " ".join(re.findall(r"`([^`\n]+)`", text))
+    for group, names in re.findall(r"(?:^| )([a-z]+)=([\w,]+)", code):
+        folder = CONF / {"teacher": "model"}.get(group, group)
+        for name in names.split(","):
+            missing = folder.is_dir() and not (folder / f"{name}.yaml").exists()
+            assert not missing or name == "NAME", f"{group}={name}"
+
+
 @pytest.mark.parametrize("command", distinct(ALL))
 def test_a_shell_block_holds_commands_and_nothing_else(command):
     assert command.words[0] in PROGRAMS
