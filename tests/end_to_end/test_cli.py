@@ -327,6 +327,7 @@ SWEPT = [
 ]
 
 
+@pytest.mark.slow
 @given(strategies.lists(strategies.lists(strategies.sampled_from(SWEPT), unique=True), max_size=4))
 @settings(max_examples=10, deadline=None)
 def test_a_job_of_a_sweep_is_composed_as_it_is_alone(sweep):

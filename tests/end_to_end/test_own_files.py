@@ -46,6 +46,7 @@ def test_a_file_that_an_experiment_chooses_is_a_choice(kd_bench, tmp_path):
     assert not [key for key in changed if key.startswith("method")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("text", "jobs"), [(QUICKSTART, 16), (THREE_SEEDS, 4)])
 def test_a_sweep_that_an_experiment_chooses_is_run(kd_bench, tmp_path, text, jobs):
     write(tmp_path / "own/experiment/mine.yaml", text)
