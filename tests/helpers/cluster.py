@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helpers.jobs import TINY
-from helpers.shell import environment
+from helpers.shell import environment, results
 from kd_bench.results.run_folder import CHECKPOINTS
 
 METHOD = """
@@ -125,3 +125,15 @@ def check_places(jobs: list[Seen], places: int) -> None:
         for earlier in by_start[:number]:
             if earlier.place == later.place:
                 assert earlier.times[-1] < later.times[0]
+
+
+def check_that_the_failed_job_resumes(folder: Path, *arguments: str) -> None:
+    """Check that a sweep of six jobs, of which one failed, resumes that one and no other."""
+    assert len(results(folder)) == 5
+    before = {job.pid for job in seen(folder)}
+    code, output = finish(start(folder, *arguments))
+    assert code == 0, output
+    assert output.count("done already, nothing to train") == 5
+    assert len(results(folder)) == 6
+    (resumed,) = (job for job in seen(folder) if job.pid not in before)
+    assert len(resumed.times) < 4 * STEPS  # from a checkpoint, not from the start

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from helpers.cluster import (
-    STEPS,
     can_resume,
     check_places,
+    check_that_the_failed_job_resumes,
     finish,
     is_alive,
     locks,
@@ -96,16 +96,8 @@ def test_job_whose_worker_is_killed_is_finished_by_the_same_command(tmp_path):
     assert "Ray lost the job" in line
     assert "WorkerCrashedError" in line
     assert "1 of 6 jobs failed:" in output
-    assert len(results(tmp_path)) == 5
     check_places(seen(tmp_path), places=3)
-
-    before = {job.pid for job in seen(tmp_path)}
-    code, output = finish(start(tmp_path, *SIX))
-    assert code == 0, output
-    assert output.count("done already, nothing to train") == 5
-    assert len(results(tmp_path)) == 6
-    (resumed,) = (job for job in seen(tmp_path) if job.pid not in before)
-    assert len(resumed.times) < 4 * STEPS  # it resumed from a checkpoint
+    check_that_the_failed_job_resumes(tmp_path, *SIX)
     assert locks(tmp_path) == []
 
 

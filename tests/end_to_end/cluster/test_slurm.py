@@ -10,6 +10,7 @@ from helpers.cluster import (
     STEPS,
     can_resume,
     check_places,
+    check_that_the_failed_job_resumes,
     finish,
     locks,
     seen,
@@ -42,16 +43,8 @@ def test_cancelled_job_is_finished_by_the_same_command(tmp_path):
     (line,) = (line for line in output.splitlines() if "FAILED: " in line)
     assert f"Slurm job {victim.slurm_job} " in line
     assert "1 of 6 jobs failed:" in output
-    assert len(results(tmp_path)) == 5
     check_places(seen(tmp_path), places=2)
-
-    before = {job.pid for job in seen(tmp_path)}
-    code, output = finish(start(tmp_path, *SIX))
-    assert code == 0, output
-    assert output.count("done already, nothing to train") == 5
-    assert len(results(tmp_path)) == 6
-    (resumed,) = (job for job in seen(tmp_path) if job.pid not in before)
-    assert len(resumed.times) < 4 * STEPS  # it resumed from a checkpoint
+    check_that_the_failed_job_resumes(tmp_path, *SIX)
     assert queue() == []
     assert locks(tmp_path) == []
 
