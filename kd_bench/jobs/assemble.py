@@ -17,6 +17,7 @@ from kd_bench.results.run_folder import TEACHER_CACHES, WEIGHTS, read_record
 from kd_bench.training import execution, teacher_cache
 from kd_bench.training.device import device_name
 from kd_bench.training.execution import Execution
+from kd_bench.training.gradient_check import check_gradients
 from kd_bench.training.setup import TrainingSetup
 from kd_bench.training.teacher import Teacher, load_weights
 from kd_bench.utils.errors import UserError, require
@@ -54,10 +55,16 @@ def assemble_setup(
     torch.manual_seed(derive_seed(seed, "method"))
     method = build_method(config.method, context).to(device)
     _check_revisions(job, method)
-    resolved = execution.resolve_execution(config, method, device)
+    networks = [network for network in (student, teacher) if network is not None]
+    resolved = execution.resolve_execution(
+        config, method, device, [network.net for network in networks]
+    )
     execution.configure_torch(resolved)
-    for network in filter(None, (student, teacher)):
+    for network in networks:
         execution.move(network.net, device, resolved.layout)
+        is_differentiated = any(each.requires_grad for each in network.net.parameters())
+        if device.type == "cpu" and (is_differentiated or method.needs_input_gradients):
+            check_gradients(network.net, data.image_size, resolved.layout, network.name)
     return TrainingSetup(
         student=student.extractor(method.stages),
         teacher=None

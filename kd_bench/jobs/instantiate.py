@@ -22,6 +22,7 @@ from kd_bench.data.dataset import Dataset
 from kd_bench.data.source import Description
 from kd_bench.interfaces import Loss, LossContext, StageShapes
 from kd_bench.methods.common.method import Method
+from kd_bench.models.convolutions import replace_unsafe_convolutions
 from kd_bench.models.features import FeatureExtractor, probe_shapes
 from kd_bench.utils.errors import UserError, require
 
@@ -158,6 +159,7 @@ def build_network(config: ModelConfig, num_classes: int) -> Network:
     """A network, freshly initialised from PyTorch's current random state."""
     where = f"model '{config.name}'"
     net = from_target(config.net, where, num_classes=num_classes)
+    replace_unsafe_convolutions(net)
     stages = config.stages or getattr(net, "stages", None)
     if stages is None:
         raise UserError(f"{where}: give model.stages, a table from stage names to module paths")
@@ -223,6 +225,8 @@ def build_method(config: MethodConfig, context: LossContext) -> Method:
         name: from_target(arguments, f"method '{config.name}', loss '{name}'", context)
         for name, arguments in config.losses.items()
     }
+    for loss in losses.values():
+        replace_unsafe_convolutions(loss)
     try:
         return Method(losses, config.weights, config.ramp_epochs, config.init.weights)
     except UserError as error:

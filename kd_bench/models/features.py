@@ -97,7 +97,7 @@ def probe_shapes(
     try:
         for stage, path in stages.items():
             handles.append(_hook(net, stage, path, seen, model_name))
-        with _eval_mode(net), torch.no_grad():
+        with eval_mode(net), torch.no_grad():
             net(_black(net, image_size))
     except RuntimeError as error:
         size = "x".join(map(str, (3, *image_size)))
@@ -139,7 +139,8 @@ def _black(net: nn.Module, image_size: tuple[int, int]) -> Tensor:
 
 
 @contextmanager
-def _eval_mode(net: nn.Module) -> Iterator[None]:
+def eval_mode(net: nn.Module) -> Iterator[None]:
+    """A network in eval mode for a while; each module's own mode comes back."""
     # Module by module, as `net.train()` would also affect modules frozen in eval mode.
     modes = {module: module.training for module in net.modules()}
     try:

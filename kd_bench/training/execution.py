@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +15,7 @@ from kd_bench.config.schema import Config, Precision, Speed
 from kd_bench.data.dataset import Data
 from kd_bench.interfaces import Output
 from kd_bench.methods.common.method import Method
+from kd_bench.models.convolutions import SubsampledConv2d
 from kd_bench.models.features import FeatureExtractor
 from kd_bench.training.device import tf32_switches
 from kd_bench.utils.errors import message_lines, require
@@ -70,8 +71,10 @@ def check_execution(config: Config) -> None:
     )
 
 
-def resolve_execution(config: Config, method: Method, device: torch.device) -> Execution:
-    """How a job is executed; what its method cannot have is left out, and noted."""
+def resolve_execution(
+    config: Config, method: Method, device: torch.device, nets: Iterable[nn.Module]
+) -> Execution:
+    """How a job is executed; what its method and networks cannot have is left out, and noted."""
     precision = config.precision
     teacher_precision = config.teacher.precision or precision
     needs_gradients = method.needs_input_gradients
@@ -88,6 +91,8 @@ def resolve_execution(config: Config, method: Method, device: torch.device) -> E
         notes.append("not compiled: a loss differentiates gradients, which torch.compile cannot")
     if can_capture and not method.cuda_graph_safe:
         notes.append("not captured: a loss waits for the device")
+    if any(isinstance(module, SubsampledConv2d) for net in nets for module in net.modules()):
+        notes.append("strided 1x1 convolutions of few channels as subsampling and stride 1")
     return Execution(
         speed=config.speed,
         precision=precision,

@@ -30,7 +30,7 @@ IMAGES = (
 )
 NETS = (
     "pair=resnet20-resnet8_half",
-    "model.net.widths=[4,4,8,8]",
+    "model.net.widths=[8,8,16,16]",
     "teacher.model.net.depth=8",
     "recipe=quickstart",
     "recipe.epochs=2",

@@ -9,7 +9,7 @@ from helpers.jobs import IMAGES, rewrite_record
 from kd_bench.config.convert import to_plain
 from kd_bench.results.run_folder import read_record
 
-MODEL = ("model=resnet8_half", "model.net.widths=[4,4,8,8]")
+MODEL = ("model=resnet8_half", "model.net.widths=[8,8,16,16]")
 
 
 def test_beside_its_record_it_scores_what_the_record_says(kd_bench, finished):
@@ -59,7 +59,7 @@ def test_a_model_of_ones_own_is_found_with_config_dir(kd_bench, finished, tmp_pa
     (tmp_path / "conf" / "model").mkdir(parents=True)
     (tmp_path / "conf" / "model" / "own.yaml").write_text(
         "name: own\n"
-        "net: {_target_: kd_bench.models.resnet.ResNet, depth: 8, widths: [4, 4, 8, 8]}\n"
+        "net: {_target_: kd_bench.models.resnet.ResNet, depth: 8, widths: [8, 8, 16, 16]}\n"
     )
     code, printed = kd_bench("evaluate", "mine.pt", "model=own", *IMAGES, "--config-dir", "conf")
     assert code == 0, printed

@@ -40,7 +40,7 @@ def test_what_one_must_know_is_beside_it(kd_bench, finished, tmp_path, network):
     record = read_record(student)
     _, data = network
     assert told["model"]["name"] == "resnet8_half"
-    assert told["model"]["net"]["widths"] == [4, 4, 8, 8]
+    assert told["model"]["net"]["widths"] == [8, 8, 16, 16]
     assert told["num_classes"] == 4
     assert told["image"]["shape"] == [3, 8, 8]
     assert torch.equal(torch.tensor(told["image"]["mean"]), data.mean)

@@ -115,7 +115,7 @@ def test_a_checkpoint_for_a_teacher_trained_from_scratch_is_refused(tmp_path):
 
 
 def test_both_networks_learn_from_different_starts(tmp_path):
-    twins = ("model.net.widths=[4,4,8,8]", "teacher.model.net.widths=[4,4,8,8]")
+    twins = ("model.net.widths=[8,8,16,16]", "teacher.model.net.widths=[8,8,16,16]")
     work = assemble.assemble_setup(job(tmp_path, "method=dml", *twins), torch.device("cpu"))
     student, peer = work.student.net, work.teacher.network.net
     before = [net.conv1.weight.clone() for net in (student, peer)]

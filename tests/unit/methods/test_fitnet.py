@@ -49,7 +49,7 @@ def test_the_hint_compares_the_regressed_map_with_the_teachers():
 
 def test_the_hint_trains_the_student_up_to_its_stage_and_no_further():
     # The paper's first phase trains the layers up to the guided one, and the regressor.
-    net = ResNet(3, 8, [4, 4, 8, 8])
+    net = ResNet(3, 8, [8, 8, 16, 16])
     stages = probe_shapes(net, net.stages, (8, 8), "small")
     loss = Hint(context_of(stages, stages), "stage2")
     student = FeatureExtractor(net, net.stages, loss.stages, "small")(torch.randn(4, 3, 8, 8))

@@ -71,7 +71,7 @@ def test_a_teacher_of_another_model_is_refused_before_anything_trains(tmp_path):
 
 def test_the_teacher_is_the_baseline_of_the_students_own_model(tmp_path):
     model = "model@teacher.model=resnet8_half"
-    same = "teacher.model.net.widths=[4,4,8,8]"
+    same = "teacher.model.net.widths=[8,8,16,16]"
     the_job = job(tmp_path, "method=tfkd_self", model, same)
     validate.validate_job(the_job)
     record, _ = trained(the_job)

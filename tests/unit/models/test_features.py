@@ -18,7 +18,7 @@ from kd_bench.utils.errors import UserError
 @pytest.fixture
 def net() -> ResNet:
     torch.manual_seed(0)
-    return ResNet(10, 8, [4, 4, 8, 16])
+    return ResNet(10, 8, [8, 8, 8, 16])
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ def test_a_failed_probe_leaves_the_network_unchanged():
 
 def test_probing_on_the_meta_device_gives_the_same_shapes(net):
     with torch.device("meta"):
-        abstract = ResNet(10, 8, [4, 4, 8, 16])
+        abstract = ResNet(10, 8, [8, 8, 8, 16])
     expected = probe_shapes(net, net.stages, (8, 12), "resnet8")
     assert probe_shapes(abstract, abstract.stages, (8, 12), "resnet8") == expected
     assert expected["stage3"] == (16, 2, 3)

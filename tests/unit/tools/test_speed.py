@@ -137,7 +137,7 @@ def test_the_limits_of_several_processes_add_up(monkeypatch, job):
 @pytest.mark.parametrize("backward", [True, False])
 def test_measuring_limits_leaves_the_network_unchanged(backward):
     torch.manual_seed(0)
-    net = ResNet(num_classes=4, depth=8, widths=[4, 4, 8, 8])
+    net = ResNet(num_classes=4, depth=8, widths=[8, 8, 16, 16])
     extractor = FeatureExtractor(net, net.stages, (), "resnet8").eval()
     before = [parameter.clone() for parameter in net.parameters()]
     image = torch.randn(2, 3, 8, 8)

@@ -66,7 +66,7 @@ def losses(folder: Path) -> list[float]:
 
 def network(*stages: str) -> FeatureExtractor:
     torch.manual_seed(0)
-    net = ResNet(num_classes=4, depth=8, widths=[4, 4, 8, 8])
+    net = ResNet(num_classes=4, depth=8, widths=[8, 8, 16, 16])
     with torch.no_grad():
         net(torch.randn(64, 3, 8, 8))  # statistics that are not 0 and 1
     return FeatureExtractor(net, net.stages, stages, "resnet8")
@@ -192,8 +192,17 @@ def test_the_reference_is_eager_single_precision_and_nothing_else(runs):
 def planned(runs: Path, method: str, *changes: str, device=CUDA) -> Execution:
     work = assembled(runs, f"method={method}", *WIDTHS)
     return execution.resolve_execution(
-        config(runs, f"method={method}", *changes), work.method, device
+        config(runs, f"method={method}", *changes), work.method, device, []
     )
+
+
+def test_a_record_names_a_network_whose_convolutions_are_replaced(runs):
+    few, enough = (
+        assembled(runs, "method=baseline", f"model.net.widths={widths}").execution.as_record()
+        for widths in ("[4,4,8,8]", "[8,8,8,8]")
+    )
+    assert few["notes"] == ["strided 1x1 convolutions of few channels as subsampling and stride 1"]
+    assert enough["notes"] == []
 
 
 def test_on_a_gpu_steps_are_captured_unless_a_loss_says_that_it_waits(runs):
