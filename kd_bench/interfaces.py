@@ -1,4 +1,4 @@
-"""The shared vocabulary: Batch, Output, Networks, StageShapes, LossContext, Loss."""
+"""The shared vocabulary: Batch, Output, Networks, StageShapes, LossContext, Loss, PerImageLoss."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ __all__ = [
     "LossValue",
     "Networks",
     "Output",
+    "PerImageLoss",
     "Spec",
     "StageShapes",
     "UserError",
@@ -159,3 +160,21 @@ class Loss(nn.Module):
         Args:
             phase: "init" in the optional first phase, which has its own weights, else "main".
         """
+
+
+class PerImageLoss(Loss):
+    """A loss that is the mean of one number per image, so that others can weight the images.
+
+    A subclass defines `per_image` instead of `forward`.
+    """
+
+    def per_image(self, student: Output, teacher: Output, batch: Batch) -> LossValue:
+        """The unweighted loss of each image, [B], or a dict of its unweighted terms, each [B]."""
+        raise NotImplementedError
+
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> LossValue:
+        """The mean over the images of a batch."""
+        value = self.per_image(student, teacher, batch)
+        if isinstance(value, Tensor):
+            return value.mean()
+        return {name: term.mean() for name, term in value.items()}

@@ -1,8 +1,9 @@
-"""The names of a loss's capabilities."""
+"""The names of a loss's capabilities, and a loss of single images."""
 
 import pytest
+import torch
 
-from kd_bench.interfaces import Loss, UserError
+from kd_bench.interfaces import Loss, PerImageLoss, UserError
 
 
 @pytest.mark.parametrize(
@@ -20,3 +21,14 @@ def test_a_name_of_version_0_1_is_refused_with_the_new_one(old, new):
     with pytest.raises(UserError, match=f"Own.{old} is now called {new}"):
         type("Own", (Loss,), {old: True})
     assert hasattr(type("Own", (Loss,), {new: True}), new)
+
+
+def test_a_loss_per_image_is_averaged_over_the_images():
+    class Own(PerImageLoss):
+        def per_image(self, student, teacher, batch):
+            return student
+
+    numbers = torch.tensor([1.0, 2.0, 6.0])
+    assert Own(None)(numbers, None, None).item() == 3.0
+    terms = Own(None)({"near": numbers, "far": 2 * numbers}, None, None)
+    assert {name: term.item() for name, term in terms.items()} == {"near": 3.0, "far": 6.0}
