@@ -7,11 +7,9 @@ which would slow down short epochs.
 from __future__ import annotations
 
 import io
-import os
 import warnings
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +17,7 @@ from torch import Tensor
 
 from kd_bench.results.run_folder import CHECKPOINTS
 from kd_bench.utils.errors import message_lines
-from kd_bench.utils.files import atomic_write
+from kd_bench.utils.locked_folder import LockedFolder
 
 
 class AsyncCheckpointer:
@@ -28,7 +26,7 @@ class AsyncCheckpointer:
     An error while writing is raised when the next state is saved, or at the end.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: LockedFolder):
         self._folder = folder
         self._thread = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
@@ -69,34 +67,34 @@ def to_bytes(state: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _write(folder: Path, state: Mapping[str, Any], texts: Mapping[str, str]) -> None:
+def _write(folder: LockedFolder, state: Mapping[str, Any], texts: Mapping[str, str]) -> None:
     """Write a state, keeping the one before it, and then the texts."""
-    newest, before = (folder / name for name in CHECKPOINTS)
-    if newest.exists():
-        os.replace(newest, before)
-    atomic_write(newest, to_bytes(state))
+    newest, before = CHECKPOINTS
+    if (folder.path / newest).exists():
+        folder.rename(newest, before)
+    folder.write(newest, to_bytes(state))
     for name, text in texts.items():
-        atomic_write(folder / name, text)
+        folder.write(name, text)
 
 
-def load(folder: Path, device: torch.device) -> dict[str, Any] | None:
+def load(folder: LockedFolder, device: torch.device) -> dict[str, Any] | None:
     """The newest state that can be read; None if there is none.
 
     A file that cannot be read is renamed to `<name>.damaged`, with a warning that names it.
     """
-    for path in (folder / name for name in CHECKPOINTS):
+    for name in CHECKPOINTS:
+        path = folder.path / name
         if not path.exists():
             continue
         try:
             return torch.load(path, map_location=device, weights_only=True)
         except Exception as error:  # noqa: BLE001  # torch.load raises anything from EOFError to UnpicklingError
-            damaged = path.with_suffix(".pt.damaged")
-            os.replace(path, damaged)
-            warnings.warn(f"set aside {damaged}: {message_lines(error)[0]}", stacklevel=2)
+            folder.rename(name, f"{name}.damaged")
+            warnings.warn(f"set aside {path}.damaged: {message_lines(error)[0]}", stacklevel=2)
     return None
 
 
-def remove(folder: Path) -> None:
+def remove(folder: LockedFolder) -> None:
     """Delete what only an unfinished job needs."""
     for name in CHECKPOINTS:
-        (folder / name).unlink(missing_ok=True)
+        folder.remove(name)

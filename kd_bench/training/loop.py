@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -26,6 +25,7 @@ from kd_bench.training.epoch import EpochRunner
 from kd_bench.training.execution import inference_batch_size
 from kd_bench.training.optim import SGD
 from kd_bench.training.setup import TrainingSetup, phases
+from kd_bench.utils.locked_folder import LockedFolder
 
 Row = dict[str, Any]
 
@@ -56,7 +56,7 @@ class Progress:
 Report = Callable[[Row, Row], None]
 
 
-def train(setup: TrainingSetup, folder: Path, report: Report) -> Progress:
+def train(setup: TrainingSetup, folder: LockedFolder, report: Report) -> Progress:
     """Train the student, from the last finished epoch in `folder` on.
 
     Returns:
@@ -64,6 +64,7 @@ def train(setup: TrainingSetup, folder: Path, report: Report) -> Progress:
 
     Raises:
         FloatingPointError: at the end of an epoch in which a term was not finite.
+        Locked: another process took over the folder.
     """
     state = _load(setup, folder)
     progress = Progress(state["history"], state["timing"]) if state else Progress()
@@ -160,13 +161,13 @@ def _saved(setup: TrainingSetup, optimizer: SGD, progress: Progress) -> tuple[di
     return state, files
 
 
-def _load(setup: TrainingSetup, folder: Path) -> dict[str, Any] | None:
+def _load(setup: TrainingSetup, folder: LockedFolder) -> dict[str, Any] | None:
     """Restore the networks of an interrupted job; its other state, None if it starts afresh."""
     state = checkpoint.load(folder, setup.data.train.target.device)
     if state is None:
         return None
     if state["data"] != setup.data.fingerprint:
-        raise RuntimeError(f"{folder} was started on other images; remove it to start over")
+        raise RuntimeError(f"{folder.path} was started on other images; remove it to start over")
     for name, module in setup.learners.items():
         module.load_state_dict(state["learners"][name])
     return state

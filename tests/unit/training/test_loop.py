@@ -13,7 +13,7 @@ import pytest
 import torch
 from helpers import shipped
 from helpers.images import augmented
-from helpers.jobs import NETS, composed, job, setup_of, trained
+from helpers.jobs import NETS, composed, job, setup_of, train, trained
 
 import kd_bench
 from kd_bench.jobs import record as record_module
@@ -22,7 +22,7 @@ from kd_bench.jobs.resolve import resolve_job
 from kd_bench.jobs.runner import NullReporter, run_with_teacher
 from kd_bench.results.record import Accuracy, Images
 from kd_bench.results.run_folder import read_record
-from kd_bench.training import checkpoint, device, loop
+from kd_bench.training import device, loop
 from kd_bench.training.setup import TrainingSetup
 from kd_bench.training.step import EpochMetrics, Step
 from kd_bench.utils import lock
@@ -84,8 +84,7 @@ def test_under_one_seed_every_method_sees_the_same_batches_in_the_same_order(run
 
     monkeypatch.setattr(Step, "__call__", watch)
     for name, setup in setups.items():
-        loop.train(setup, Path(runs), lambda *_: None)
-        checkpoint.remove(Path(runs))
+        train(setup, runs)
         seen[name] = batches.copy()
         batches.clear()
     assert len(seen["baseline"]) == 6  # two epochs of 16 + 16 + 8 images
@@ -119,8 +118,7 @@ def test_the_last_smaller_batch_is_trained_on_unless_the_recipe_drops_it(runs):
 def test_a_job_leaves_its_teacher_bit_for_bit_as_it_was(runs, method):
     work = assembled(runs, f"method={method}")
     before = bits(work.teacher.network.net.state_dict())
-    loop.train(work, Path(runs), lambda *_: None)
-    checkpoint.remove(Path(runs))
+    train(work, runs)
     assert bits(work.teacher.network.net.state_dict()) == before
 
 
@@ -347,17 +345,27 @@ def test_every_method_learns_on_real_digits(tmp_path, name):
     assert falling >= ({"ce"} if name == "crd" else {"total"})
 
 
-def test_a_process_that_lost_its_lock_stops_and_leaves_the_job_to_the_other(tmp_path, monkeypatch):
-    original = lock.Lock.__enter__
+class TakenOver(NullReporter):
+    """Lets another process take over the job, and finish it, while the second epoch trains."""
 
-    def enter(self):
-        self.lost = True
-        return original(self)
+    FILES = ("checkpoint.pt", "history.csv", "timing.csv", "weights.pt", "result.json")
 
-    monkeypatch.setattr(lock.Lock, "__enter__", enter)
-    the_job = job(tmp_path, "method=baseline")
-    with pytest.raises(lock.Locked):
-        trained(the_job)
-    folder = tmp_path / the_job.folder
-    assert not (folder / "result.json").exists()
-    assert not (folder / "error.txt").exists()
+    def __init__(self, folder):
+        self.folder = folder
+
+    def epoch(self, row, timing):
+        while not (self.folder / "timing.csv").exists():  # the last file of the first epoch
+            time.sleep(0.01)
+        (owner,) = (self.folder / "lock").iterdir()
+        owner.rename(owner.with_name("elsewhere~1~2,42,7"))
+        for name in self.FILES:
+            (self.folder / name).write_text("theirs")
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3])  # it is noticed at the end, or before that
+def test_a_process_that_lost_its_lock_leaves_all_files_to_the_other(tmp_path, epochs):
+    the_job = job(tmp_path, "method=baseline", f"recipe.epochs={epochs}")
+    with pytest.raises(lock.Locked, match="process 42 on elsewhere, which took over"):
+        run_with_teacher(the_job, TakenOver(the_job.path))
+    assert {path.name for path in the_job.path.iterdir()} == {*TakenOver.FILES, "lock"}
+    assert {(the_job.path / name).read_text() for name in TakenOver.FILES} == {"theirs"}
