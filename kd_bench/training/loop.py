@@ -68,6 +68,9 @@ def train(setup: TrainingSetup, folder: LockedFolder, report: Report) -> Progres
     """
     state = _load(setup, folder)
     progress = Progress(state["history"], state["timing"]) if state else Progress()
+    if state is not None:  # the process that saved it may have ended before these files were there
+        for name, text in _readable(progress).items():
+            folder.write(name, text)
     for row, timing in zip(progress.history, progress.timing, strict=True):
         report(row, timing)
     score = Evaluator(setup)
@@ -157,8 +160,12 @@ def _saved(setup: TrainingSetup, optimizer: SGD, progress: Progress) -> tuple[di
         "timing": progress.timing,
         "data": setup.data.fingerprint,
     }
-    files = {HISTORY: as_csv(progress.history), TIMING: as_csv(progress.timing)}
-    return state, files
+    return state, _readable(progress)
+
+
+def _readable(progress: Progress) -> dict[str, str]:
+    """The files that people read, by name; all that is in them is in the checkpoint, too."""
+    return {HISTORY: as_csv(progress.history), TIMING: as_csv(progress.timing)}
 
 
 def _load(setup: TrainingSetup, folder: LockedFolder) -> dict[str, Any] | None:

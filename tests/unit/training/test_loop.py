@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -226,6 +227,38 @@ def test_a_job_killed_in_the_middle_and_started_again_ends_as_if_it_had_not_been
     assert len({file_bits(folder) for folder in folders}) == 1
     assert len({(folder / "history.csv").read_text() for folder in folders}) == 1
     assert len((folders[0] / "history.csv").read_text().splitlines()) == 31
+
+
+@pytest.mark.slow
+def test_a_job_killed_before_any_rename_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
+    _, whole = trained(job(tmp_path / "whole", "method=baseline"))
+    for number in range(9):  # 3 and 4 files of two epochs, weights and result
+        the_job = job(tmp_path / f"killed{number}", "method=baseline")
+        with monkeypatch.context() as patched:
+            kill_before_rename(patched, number)
+            with pytest.raises(Killed):
+                trained(the_job)
+        assert not (the_job.path / "result.json").exists()
+        _, parts = trained(the_job)
+        assert (parts / "history.csv").read_text() == (whole / "history.csv").read_text()
+        assert [line.split(",")[0] for line in (parts / "timing.csv").open()] == ["epoch", "1", "2"]
+        assert file_bits(parts) == file_bits(whole)
+
+
+class Killed(BaseException):
+    """Ends a job as SIGKILL would: nothing is renamed any more."""
+
+
+def kill_before_rename(patched: pytest.MonkeyPatch, number: int) -> None:
+    """End a job before a rename, counted from 0."""
+    replace, renames = os.replace, count()
+
+    def rename(old, new):
+        if next(renames) >= number:
+            raise Killed
+        replace(old, new)
+
+    patched.setattr(os, "replace", rename)
 
 
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(tmp_path):
