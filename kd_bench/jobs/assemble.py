@@ -59,6 +59,7 @@ def assemble_setup(
     for network in filter(None, (student, teacher)):
         execution.move(network.net, device, resolved.layout)
     return TrainingSetup(
+        job=job.folder,
         student=student.extractor(method.stages),
         teacher=None
         if teacher is None

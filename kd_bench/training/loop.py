@@ -25,6 +25,7 @@ from kd_bench.training.epoch import EpochRunner
 from kd_bench.training.execution import inference_batch_size
 from kd_bench.training.optim import SGD
 from kd_bench.training.setup import TrainingSetup, phases
+from kd_bench.utils.errors import require
 from kd_bench.utils.locked_folder import LockedFolder
 
 Row = dict[str, Any]
@@ -64,6 +65,7 @@ def train(setup: TrainingSetup, folder: LockedFolder, report: Report) -> Progres
 
     Raises:
         FloatingPointError: at the end of an epoch in which a term was not finite.
+        UserError: the last epoch in `folder` was trained on other images.
         Locked: another process took over the folder.
     """
     state = _load(setup, folder)
@@ -74,7 +76,7 @@ def train(setup: TrainingSetup, folder: LockedFolder, report: Report) -> Progres
     for row, timing in zip(progress.history, progress.timing, strict=True):
         report(row, timing)
     score = Evaluator(setup)
-    with AsyncCheckpointer(folder) as saver:
+    with AsyncCheckpointer(folder, setup.job) as saver:
         for phase in phases(setup):
             done, runner = progress.epochs(phase.name), EpochRunner(setup, phase)
             if state is not None and 0 < done < phase.epochs:
@@ -170,11 +172,13 @@ def _readable(progress: Progress) -> dict[str, str]:
 
 def _load(setup: TrainingSetup, folder: LockedFolder) -> dict[str, Any] | None:
     """Restore the networks of an interrupted job; its other state, None if it starts afresh."""
-    state = checkpoint.load(folder, setup.data.train.target.device)
+    state = checkpoint.load(folder, setup.job)
     if state is None:
         return None
-    if state["data"] != setup.data.fingerprint:
-        raise RuntimeError(f"{folder.path} was started on other images; remove it to start over")
+    require(
+        state["data"] == setup.data.fingerprint,
+        f"{folder.path} was started on other images; remove it to start over",
+    )
     for name, module in setup.learners.items():
         module.load_state_dict(state["learners"][name])
     return state

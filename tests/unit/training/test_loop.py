@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -271,6 +272,20 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(tmp_path):
         trained(the_job)
     _, whole = trained(job(tmp_path / "whole", "method=baseline", "recipe.epochs=3"))
     assert file_bits(folder) == file_bits(whole)
+
+
+@pytest.mark.parametrize("change", ["seed=1", "recipe.lr=0.02"])
+def test_a_job_does_not_resume_from_the_checkpoint_of_another(tmp_path, change):
+    one, other = (
+        job(tmp_path, "method=baseline", "recipe.epochs=3", *more) for more in ([], [change])
+    )
+    with pytest.raises(Stop):
+        run_with_teacher(one, StopAfter(2, one.label))
+    shutil.copytree(one.path, other.path)
+    with pytest.warns(UserWarning, match=f"it is of another job, {one.folder}"):
+        trained(other)
+    _, whole = trained(job(tmp_path / "whole", "method=baseline", "recipe.epochs=3", change))
+    assert (other.path / "history.csv").read_text() == (whole / "history.csv").read_text()
 
 
 def test_a_finished_job_keeps_the_weights_and_frees_the_optimizer(runs):
