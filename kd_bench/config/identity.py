@@ -65,7 +65,7 @@ def _dataset_identity(config: Mapping) -> dict:
 def _teacher_identity(config: Mapping) -> dict:
     teacher: dict[str, Any] = {"model": without_defaults(config["model"], ModelConfig)}
     if config.get("checkpoint"):
-        teacher["checkpoint"] = file_hash(config["checkpoint"])
+        teacher["checkpoint"] = file_hash(config["checkpoint"], 16)
     else:
         teacher["recipe"] = without_defaults(config["recipe"], RecipeConfig)
         teacher["seed"] = config["seed"]

@@ -20,6 +20,7 @@ from kd_bench.config.identity import flatten
 from kd_bench.jobs.assemble import assemble_setup
 from kd_bench.jobs.job import Job
 from kd_bench.jobs.record import code_version, make_record
+from kd_bench.jobs.teacher import predict_test_images
 from kd_bench.results.record import Record
 from kd_bench.results.run_folder import (
     ERROR,
@@ -32,7 +33,7 @@ from kd_bench.results.run_folder import (
 from kd_bench.training import checkpoint
 from kd_bench.training.device import choose_device, configure_process
 from kd_bench.training.loop import Row, train
-from kd_bench.training.setup import TrainingSetup, phases
+from kd_bench.training.setup import phases
 from kd_bench.utils.files import ensure_writable_dir
 from kd_bench.utils.lock import Locked
 from kd_bench.utils.locked_folder import LockedFolder
@@ -121,6 +122,7 @@ def _train_and_record(job: Job, reporter: Reporter, folder: LockedFolder) -> Rec
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)  # this process may have trained the teacher
     setup = assemble_setup(job, device, reporter.message)
+    teacher_predictions = predict_test_images(job, setup)
     add_events, close_events = _event_writer(job, folder)
 
     def report(row: Row, timing: Row) -> None:
@@ -133,19 +135,21 @@ def _train_and_record(job: Job, reporter: Reporter, folder: LockedFolder) -> Rec
         progress = train(setup, folder, report)
     finally:
         reporter.finish()
-    record = make_record(job, setup, progress, time.perf_counter() - started)
-    close_events(record, len(progress.history))
-    _save(folder, setup, record)
-    return record
-
-
-def _save(folder: LockedFolder, setup: TrainingSetup, record: Record) -> None:
-    """Save the weights, then the result: its presence means that all else is there."""
     # On the CPU, so that they can be loaded where there is no GPU.
-    weights = checkpoint.on_cpu(setup.student.net.state_dict())
-    folder.write(WEIGHTS, checkpoint.to_bytes(weights))
-    folder.write_json(RESULT, record.to_json())
+    weights = checkpoint.to_bytes(checkpoint.on_cpu(setup.student.net.state_dict()))
+    record = make_record(
+        job,
+        setup,
+        progress,
+        teacher_predictions=teacher_predictions,
+        weights=weights,
+        seconds_of_process=time.perf_counter() - started,
+    )
+    close_events(record, len(progress.history))
+    folder.write(WEIGHTS, weights)
+    folder.write_json(RESULT, record.to_json())  # last: its presence means that all else is there
     checkpoint.remove(folder)
+    return record
 
 
 def _event_writer(

@@ -14,8 +14,8 @@ from typing import Any
 from kd_bench.utils.errors import UserError
 
 
-def file_hash(path: str | Path) -> str:
-    """SHA-256 of a file's content, 16 hexadecimal digits."""
+def file_hash(path: str | Path, digits: int = 64) -> str:
+    """SHA-256 of a file's content: its first hexadecimal digits."""
     content = hashlib.sha256()
     try:
         with open(path, "rb") as file:
@@ -23,7 +23,7 @@ def file_hash(path: str | Path) -> str:
                 content.update(chunk)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    return content.hexdigest()[:16]
+    return content.hexdigest()[:digits]
 
 
 def json_hash(value: Any, digits: int) -> str:
