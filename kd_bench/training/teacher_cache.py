@@ -4,8 +4,8 @@ Crop and flip allow few views per image: 162 on CIFAR, 9 on the digits. If a met
 logits and pooled features, the teacher's outputs for all of them fit in a table: the same numbers
 as running it at every step, and cheaper if epochs times jobs exceed the number of views.
 
-Every job checks the hash of the table that it opens, once: one to two seconds per gigabyte. A damaged
-table is made again.
+Every job checks the hash of the table that it opens, once: one to two seconds per gigabyte. A
+damaged table is made again.
 """
 
 from __future__ import annotations
