@@ -373,6 +373,16 @@ def test_the_reference_mode_is_a_job_of_its_own_and_computes_the_same_loss(runs)
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
+def test_another_number_of_threads_is_another_job_with_another_teacher(tmp_path):
+    one, same, two = (
+        job(tmp_path, "method=st", *more) for more in ([], ["threads=1"], ["threads=2"])
+    )
+    assert one.folder == same.folder
+    assert two.folder != one.folder
+    assert two.teacher.folder != one.teacher.folder
+    assert two.teacher.config.threads == two.teacher.identity["threads"] == 2
+
+
 def test_a_validation_split_is_scored_and_not_trained_on(runs):
     record, folder = trained(job(runs, "method=baseline", "dataset.validation=10"))
     assert record.images == Images(train=30, test=24, validation=10)
