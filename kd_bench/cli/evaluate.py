@@ -9,7 +9,7 @@ from pathlib import Path
 from kd_bench.cli.parser import Parser, with_data
 from kd_bench.config.schema import Config, Device
 from kd_bench.results.record import Record
-from kd_bench.results.run_folder import WEIGHTS, is_done
+from kd_bench.results.run_folder import WEIGHTS, check_weights, is_done
 from kd_bench.results.store import open_record
 from kd_bench.utils.errors import require
 
@@ -48,6 +48,8 @@ def main(words: Sequence[str]) -> int:
     require(Path(args.checkpoint).is_file(), f"there is no file {args.checkpoint}")
     has_record = is_done(Path(args.checkpoint).parent)
     record = open_record(args.checkpoint)[1] if has_record else None
+    if record is not None and Path(args.checkpoint).name == WEIGHTS:
+        check_weights(Path(args.checkpoint).parent, record)
     config = with_data(_config(record, args.choices, args.config_dir), args.data)
     config = replace(config, device=Device(args.device or "auto"))
     accuracy, images, fingerprint = score(config, args.checkpoint)

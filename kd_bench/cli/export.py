@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from kd_bench.cli.parser import Parser, with_data
 from kd_bench.config.schema import Config
 from kd_bench.results.record import Record
-from kd_bench.results.run_folder import WEIGHTS
+from kd_bench.results.run_folder import WEIGHTS, check_weights
 from kd_bench.results.store import open_record
 from kd_bench.utils.errors import require
 from kd_bench.utils.files import atomic_write, write_json
@@ -47,6 +47,7 @@ def main(words: Sequence[str]) -> int:
     folder, record = open_record(args.run)
     weights = folder / WEIGHTS
     require(weights.exists(), f"{folder} has no {WEIGHTS}: it was deleted, or never copied there")
+    check_weights(folder, record)
     to = Path(args.to or default_name(record) + ENDINGS[args.format])
     beside = to.with_name(f"{to.name}.json")
     for path in (to, beside):

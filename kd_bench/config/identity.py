@@ -22,7 +22,7 @@ from kd_bench.utils.errors import UserError
 from kd_bench.utils.files import file_hash, json_hash
 
 # How steps are executed, as far as it is part of what a job is.
-EXECUTION_KEYS = ("speed", "compile", "precision")
+EXECUTION_KEYS = ("speed", "compile", "precision", "threads")
 
 # Not part of the identity: where the images are, and a dataset's `weights`, which a method's YAML
 # copies into its own weights.
@@ -65,7 +65,7 @@ def _dataset_identity(config: Mapping) -> dict:
 def _teacher_identity(config: Mapping) -> dict:
     teacher: dict[str, Any] = {"model": without_defaults(config["model"], ModelConfig)}
     if config.get("checkpoint"):
-        teacher["checkpoint"] = file_hash(config["checkpoint"])
+        teacher["checkpoint"] = file_hash(config["checkpoint"], 16)
     else:
         teacher["recipe"] = without_defaults(config["recipe"], RecipeConfig)
         teacher["seed"] = config["seed"]
@@ -108,11 +108,15 @@ def job_identity(
 
 
 def execution_text(identity: Mapping) -> str:
-    """How a job's steps are executed, in words: "repro", or "repro, compiled, bf16"."""
+    """How a job's steps are executed: "repro", or "repro, compiled, bf16, threads=2"."""
     words = [identity.get("speed", Speed.repro.value)]
     if identity.get("compile"):
         words.append("compiled")
-    return ", ".join([*words, *filter(None, [identity.get("precision")])])
+    if "precision" in identity:
+        words.append(identity["precision"])
+    if "threads" in identity:
+        words.append(f"threads={identity['threads']}")
+    return ", ".join(words)
 
 
 def digest(identity: Mapping) -> str:

@@ -150,10 +150,10 @@ class Config:
     speed: Speed = Speed.repro
     compile: bool = False  # torch.compile the networks: up to a minute at first, then faster steps
     precision: Precision = Precision.fp32
+    threads: int = 1  # of PyTorch; changes results bitwise, so there is no 'auto'
     # The rest is not part of a job's identity.
     runs_dir: str = "runs"
     device: Device = Device.auto
-    threads: int = 1  # of a job on a CPU; changes results bitwise, so there is no 'auto'
     tensorboard: bool = True
 
 

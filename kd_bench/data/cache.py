@@ -1,16 +1,21 @@
-"""On-disk cache of decoded images, keyed by their source files and shared by all jobs."""
+"""On-disk cache of decoded images, keyed by their source files and shared by all jobs.
+
+A file contains the hash of its tensors, which is checked whenever it is read.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
-import pickle
 import uuid
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from kd_bench.interfaces import UserError
+from kd_bench.utils.errors import message_lines
 
 FOLDER = ".kd_bench_cache"
 
@@ -22,17 +27,37 @@ def folders(root: Path) -> list[Path]:
 
 
 def find(root: Path, key: str) -> dict[str, Tensor] | None:
-    """The tensors saved as `key`, memory-mapped so that jobs share them, or None."""
+    """The tensors saved as `key`, memory-mapped so that jobs share them.
+
+    None if there are none, or, with a warning that names the file, if they are damaged.
+    """
     for folder in folders(root):
         path = folder / f"{key}.pt"
-        if path.exists():
-            try:
-                return torch.load(path, weights_only=True, mmap=True)
-            except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-                raise UserError(
-                    f"{path} is damaged: delete it, and it will be recreated"
-                ) from error
+        try:
+            return _read(path)
+        except FileNotFoundError:
+            continue
+        except Exception as error:  # noqa: BLE001  # torch.load raises anything from EOFError to UnpicklingError
+            reason = message_lines(error)[0]
+            warnings.warn(f"{path} is damaged, so it is made again: {reason}", stacklevel=2)
     return None
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    content = torch.load(path, weights_only=True, mmap=True)
+    if not {"sha256", "tensors"} <= content.keys():
+        raise ValueError("it has no hash, as those of kd-bench 0.1")
+    if content["sha256"] != _hash(content["tensors"]):
+        raise ValueError("its content is not what was written")
+    return content["tensors"]
+
+
+def _hash(tensors: Mapping[str, Tensor]) -> str:
+    content = hashlib.sha256()
+    for name, tensor in tensors.items():
+        content.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        content.update(tensor.contiguous().numpy().data)
+    return content.hexdigest()
 
 
 def save(root: Path, key: str, tensors: dict[str, Tensor]) -> None:
@@ -43,7 +68,7 @@ def save(root: Path, key: str, tensors: dict[str, Tensor]) -> None:
     part = folder / f"{key}.{uuid.uuid4().hex}.part"
     try:
         with open(part, "xb") as file:
-            torch.save(tensors, file)
+            torch.save({"sha256": _hash(tensors), "tensors": tensors}, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, folder / f"{key}.pt")

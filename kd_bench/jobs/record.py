@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import resource
 import subprocess
@@ -12,6 +13,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import kd_bench
 from kd_bench.config.identity import digest
@@ -23,9 +25,24 @@ from kd_bench.training.setup import TrainingSetup
 
 
 def make_record(
-    job: Job, setup: TrainingSetup, progress: Progress, seconds_of_process: float
+    job: Job,
+    setup: TrainingSetup,
+    progress: Progress,
+    *,
+    teacher_predictions: Tensor | None,
+    weights: bytes,
+    seconds_of_process: float,
 ) -> Record:
-    """The record of a job from what it trained with and how that went."""
+    """The record of a job from what it trained with and how that went.
+
+    Args:
+        job: the job.
+        setup: what it trained with.
+        progress: how that went.
+        teacher_predictions: as from `predict_test_images`.
+        weights: the content of weights.pt.
+        seconds_of_process: with set-up.
+    """
     validation = setup.data.validation
     return Record(
         folder=job.folder,
@@ -34,7 +51,7 @@ def make_record(
         config=job.config,
         changed=job.changed,
         accuracy=_accuracy(progress.history),
-        teacher=_teacher_score(job, setup),
+        teacher=_teacher_score(job, setup, teacher_predictions),
         images=Images(
             train=setup.data.train_size,
             test=len(setup.data.test.target),
@@ -46,11 +63,7 @@ def make_record(
         device=setup.device.type,
         device_name=device_name(setup.device),
         threads=torch.get_num_threads(),
-        versions={
-            "kd_bench": kd_bench.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-        },
+        versions=versions(),
         **code_version(),
         data_fingerprint=setup.data.fingerprint,
         finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -59,7 +72,17 @@ def make_record(
         seconds_of_warm_up=round(progress.warm_up, 3),
         speed=setup.execution.speed.value,
         execution=setup.execution.as_record(),
+        weights_sha256=hashlib.sha256(weights).hexdigest(),
     )
+
+
+def versions() -> dict[str, str]:
+    """The versions of what a job's numbers depend on."""
+    return {
+        "kd_bench": kd_bench.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
 
 
 def _accuracy(history: list[Row]) -> Accuracy:
@@ -76,13 +99,15 @@ def _accuracy(history: list[Row]) -> Accuracy:
     )
 
 
-def _teacher_score(job: Job, setup: TrainingSetup) -> TeacherScore | None:
+def _teacher_score(
+    job: Job, setup: TrainingSetup, teacher_out: Tensor | None
+) -> TeacherScore | None:
     if setup.teacher is None:
         return None
     test = setup.data.test
-    teacher_out, student_out = (
-        predictions(network, setup.data, test) for network in (setup.teacher.network, setup.student)
-    )
+    if teacher_out is None:  # it was trained along
+        teacher_out = predictions(setup.teacher.network, setup.data, test)
+    student_out = predictions(setup.student, setup.data, test)
     return TeacherScore(
         folder=None if job.teacher is None else job.teacher.folder,
         accuracy=accuracy(teacher_out, test.target),

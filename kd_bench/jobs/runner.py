@@ -20,6 +20,7 @@ from kd_bench.config.identity import flatten
 from kd_bench.jobs.assemble import assemble_setup
 from kd_bench.jobs.job import Job
 from kd_bench.jobs.record import code_version, make_record
+from kd_bench.jobs.teacher import predict_test_images
 from kd_bench.results.record import Record
 from kd_bench.results.run_folder import (
     ERROR,
@@ -32,9 +33,10 @@ from kd_bench.results.run_folder import (
 from kd_bench.training import checkpoint
 from kd_bench.training.device import choose_device, configure_process
 from kd_bench.training.loop import Row, train
-from kd_bench.training.setup import TrainingSetup, phases
-from kd_bench.utils.files import atomic_write, ensure_writable_dir, write_json
-from kd_bench.utils.lock import Lock, Locked
+from kd_bench.training.setup import phases
+from kd_bench.utils.files import ensure_writable_dir
+from kd_bench.utils.lock import Locked
+from kd_bench.utils.locked_folder import LockedFolder
 
 
 class Reporter(Protocol):
@@ -76,21 +78,21 @@ def run(job: Job, reporter: Reporter) -> tuple[Record, bool]:
         The record, and whether this call trained it.
 
     Raises:
-        Locked: another process is running this job.
+        Locked: another process is running this job, or took it over.
     """
     if record := read_record(job.path):
         return record, False
     ensure_writable_dir(job.path)
-    with Lock(job.path) as lock:
+    with LockedFolder(job.path) as folder:
         if record := read_record(job.path):  # finished just before the lock was free
             return record, False
         try:
-            return _train_and_record(job, reporter, lock), True
+            return _train_and_record(job, reporter, folder), True
         except Locked:
             raise
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
-            atomic_write(job.path / ERROR, f"{reason}\n\n{traceback.format_exc()}")
+            folder.write(ERROR, f"{reason}\n\n{traceback.format_exc()}")
             raise
 
 
@@ -111,8 +113,8 @@ def run_with_teacher(job: Job, reporter: Reporter) -> tuple[Record, bool]:
     return run(job, reporter)
 
 
-def _train_and_record(job: Job, reporter: Reporter, lock: Lock) -> Record:
-    (job.path / ERROR).unlink(missing_ok=True)
+def _train_and_record(job: Job, reporter: Reporter, folder: LockedFolder) -> Record:
+    folder.remove(ERROR)
     code_version()  # now, because files may be edited while it trains
     device = choose_device(job.config.device)
     configure_process(job.config.threads)
@@ -120,42 +122,47 @@ def _train_and_record(job: Job, reporter: Reporter, lock: Lock) -> Record:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)  # this process may have trained the teacher
     setup = assemble_setup(job, device, reporter.message)
-    add_events, close_events = _event_writer(job)
+    teacher_predictions = predict_test_images(job, setup)
+    add_events, close_events = _event_writer(job, folder)
 
     def report(row: Row, timing: Row) -> None:
-        if lock.lost:
-            raise Locked("a process that took over because this one was unresponsive for too long")
+        folder.check()
         reporter.epoch(row, timing)
         add_events(row | {"images_per_second": timing["images_per_second"]})
 
     try:
         reporter.start(job.label, sum(phase.epochs for phase in phases(setup)))
-        progress = train(setup, job.path, report)
+        progress = train(setup, folder, report)
     finally:
         reporter.finish()
-    record = make_record(job, setup, progress, time.perf_counter() - started)
+    # On the CPU, so that they can be loaded where there is no GPU.
+    weights = checkpoint.to_bytes(checkpoint.on_cpu(setup.student.net.state_dict()))
+    record = make_record(
+        job,
+        setup,
+        progress,
+        teacher_predictions=teacher_predictions,
+        weights=weights,
+        seconds_of_process=time.perf_counter() - started,
+    )
     close_events(record, len(progress.history))
-    _save(job, setup, record)
+    folder.write(WEIGHTS, weights)
+    folder.write_json(RESULT, record.to_json())  # last: its presence means that all else is there
+    checkpoint.remove(folder)
     return record
 
 
-def _save(job: Job, setup: TrainingSetup, record: Record) -> None:
-    """Save the weights, then the result: its presence means that all else is there."""
-    # On the CPU, so that they can be loaded where there is no GPU.
-    weights = checkpoint.on_cpu(setup.student.net.state_dict())
-    atomic_write(job.path / WEIGHTS, checkpoint.to_bytes(weights))
-    write_json(job.path / RESULT, record.to_json())
-    checkpoint.remove(job.path)
-
-
-def _event_writer(job: Job) -> tuple[Callable[[Row], None], Callable[[Record, int], None]]:
+def _event_writer(
+    job: Job, folder: LockedFolder
+) -> tuple[Callable[[Row], None], Callable[[Record, int], None]]:
     """What writes TensorBoard's events of each epoch, and what ends them; nothing if not wanted."""
     if not job.config.tensorboard:
         return lambda row: None, lambda record, epochs: None
     # Importing TensorBoard takes a third of a second, which a job without it is spared.
     from kd_bench.jobs.tensorboard import TensorBoardWriter
 
-    writer = TensorBoardWriter(job.path / TENSORBOARD)
+    folder.check()
+    writer = TensorBoardWriter(folder.path / TENSORBOARD)
 
     def close(record: Record, epochs: int) -> None:
         settings = {k: v for k, v in flatten(record.identity).items() if v is not None}

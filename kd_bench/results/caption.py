@@ -53,10 +53,11 @@ def _images(columns: Iterable[Column]) -> str:
 def _protocol(table: Table) -> str:
     done = table.runs[~table.runs["failed"]]
     seeds = _listed(str(seed) for seed in sorted(set(done["seed"])))
+    modes = " and ".join(sorted(set(done["speed"])))
     return (
         f"Accuracy in percent of all test images {EPOCH[table.metric]}, mean ± sample SD (n runs;"
         f" seeds {seeds}). Data {_images(table.columns)}; recipe {_distinct(done, 'recipe_text')};"
-        f" speed mode {_distinct(done, 'speed')}; device {_distinct(done, 'device')};"
+        f" speed mode {modes}; device {_distinct(done, 'device')};"
         f" kd_bench {_distinct(done, 'kd_bench')}, torch {_distinct(done, 'torch')}."
     )
 
@@ -114,6 +115,14 @@ def _boldness(table: Table, mark: str) -> str:
     return f"{text} The seeds show no significant differences from the best in {labels}."
 
 
+def _threads(table: Table) -> str:
+    """Where runs of different numbers of threads are."""
+    done = table.runs[~table.runs["failed"]]
+    if done["threads"].nunique() < 2:
+        return ""
+    return "The number of threads changes results bitwise, so each has columns of its own."
+
+
 def _teacher_sentence(table: Table) -> str:
     if not any(column.teachers for column in table.columns):
         return ""
@@ -130,6 +139,7 @@ def caption_sentences(table: Table, mark: str = "Bold") -> list[str]:
     sentences = [
         _protocol(table),
         _cost(table),
+        _threads(table),
         _deltas(table),
         _boldness(table, mark),
         _teacher_sentence(table),
@@ -168,6 +178,7 @@ def caveats(table: Table) -> list[str]:
         "runs of several commits in one cell": _mixed(done, "commit"),
         "runs of several versions of kd_bench in one cell": _mixed(done, "kd_bench"),
         "runs of several versions of torch in one cell": _mixed(done, "torch"),
+        "runs of several numbers of threads in one cell": _mixed(done, "threads"),
         "runs with uncommitted changes of the code": list(dirty),
         "several teachers in one column": several,
         "no finished baseline, hence no differences from it": _without_baseline(table),

@@ -72,6 +72,7 @@ class Record:
     seconds_of_warm_up: float = 0.0  # extra time of the first epochs, such as compiling
     speed: str = "repro"
     execution: dict[str, Any] = field(default_factory=dict)  # how steps were executed
+    weights_sha256: str | None = None  # of weights.pt; older records have none
     status: str = "done"
     format: int = FORMAT
 

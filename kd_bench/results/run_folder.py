@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from pathlib import Path
 
 from kd_bench.results.record import Record
-from kd_bench.utils.errors import UserError
+from kd_bench.utils.errors import UserError, require
+from kd_bench.utils.files import file_hash
 from kd_bench.utils.lock import lock_owner
 
 RESULT = "result.json"  # the record; written last, so its presence means that the job is done
@@ -42,6 +44,21 @@ def read_record(folder: Path) -> Record | None:
     except ValueError as error:
         raise UserError(f"{path} is no record: {error}") from None
     return Record.from_json(values, path)
+
+
+def check_weights(folder: Path, record: Record) -> None:
+    """Check that a finished job's weights are those that its record vouches for.
+
+    Raises:
+        UserError: they are not, or are missing; it has the command that mends it.
+    """
+    path = folder / WEIGHTS
+    again = f"delete its folder to train it again: rm -r {shlex.quote(str(folder))}"
+    require(path.exists(), f"{path} is missing; {again}")
+    require(
+        record.weights_sha256 in (None, file_hash(path)),
+        f"{path} is not the file that its record vouches for: it was damaged or replaced; {again}",
+    )
 
 
 def read_error(folder: Path) -> str | None:

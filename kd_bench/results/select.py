@@ -99,6 +99,7 @@ def _line(record: Record, metric: str) -> Line:
         "device": record.device_name if record.device == "cuda" else record.device,
         "kd_bench": record.versions["kd_bench"],
         "torch": record.versions["torch"],
+        "threads": str(record.threads),
         "commit": record.commit or "unknown",
         "dirty": record.dirty,
     }

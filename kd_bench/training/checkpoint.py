@@ -1,4 +1,4 @@
-"""Saves and loads a job's state after each epoch; a damaged file is set aside, not trusted.
+"""Saves and loads a job's state after each epoch; a file that cannot be trusted is set aside.
 
 It is written while the next epoch trains: packing and flushing a file takes tens of milliseconds,
 which would slow down short epochs.
@@ -6,12 +6,12 @@ which would slow down short epochs.
 
 from __future__ import annotations
 
+import hashlib
 import io
-import os
+import json
 import warnings
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,17 +19,23 @@ from torch import Tensor
 
 from kd_bench.results.run_folder import CHECKPOINTS
 from kd_bench.utils.errors import message_lines
-from kd_bench.utils.files import atomic_write
+from kd_bench.utils.locked_folder import LockedFolder
+
+FORMAT = 1  # of the file; raised when its meaning changes
 
 
 class AsyncCheckpointer:
     """Writes states in a thread of its own, one after the other; a context manager waits for them.
 
     An error while writing is raised when the next state is saved, or at the end.
+
+    Args:
+        folder: where to write.
+        job: the name of the job; `load` refuses the state of another.
     """
 
-    def __init__(self, folder: Path):
-        self._folder = folder
+    def __init__(self, folder: LockedFolder, job: str):
+        self._folder, self._job = folder, job
         self._thread = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
 
@@ -45,7 +51,8 @@ class AsyncCheckpointer:
         """Start to write a state as it is now, and then texts by file name."""
         self._wait()
         # Copied here: the thread must not touch a GPU that may be capturing a step.
-        self._writing = self._thread.submit(_write, self._folder, on_cpu(state), dict(texts))
+        copied = on_cpu(state), dict(texts)
+        self._writing = self._thread.submit(_write, self._folder, self._job, *copied)
 
     def _wait(self) -> None:
         writing, self._writing = self._writing, None
@@ -69,34 +76,82 @@ def to_bytes(state: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _write(folder: Path, state: Mapping[str, Any], texts: Mapping[str, str]) -> None:
+def _write(
+    folder: LockedFolder, job: str, state: Mapping[str, Any], texts: Mapping[str, str]
+) -> None:
     """Write a state, keeping the one before it, and then the texts."""
-    newest, before = (folder / name for name in CHECKPOINTS)
-    if newest.exists():
-        os.replace(newest, before)
-    atomic_write(newest, to_bytes(state))
+    newest, before = CHECKPOINTS
+    if (folder.path / newest).exists():
+        folder.rename(newest, before)
+    folder.write(newest, _pack(state, job))
     for name, text in texts.items():
-        atomic_write(folder / name, text)
+        folder.write(name, text)
 
 
-def load(folder: Path, device: torch.device) -> dict[str, Any] | None:
-    """The newest state that can be read; None if there is none.
+def load(folder: LockedFolder, job: str) -> dict[str, Any] | None:
+    """The newest state of a job, on the CPU; None if there is none.
 
-    A file that cannot be read is renamed to `<name>.damaged`, with a warning that names it.
+    A damaged file, and one of another job or of another version of kd-bench, is renamed to
+    `<name>.damaged`, with a warning that names it and says why.
     """
-    for path in (folder / name for name in CHECKPOINTS):
+    for name in CHECKPOINTS:
+        path = folder.path / name
         if not path.exists():
             continue
+        content = path.read_bytes()
         try:
-            return torch.load(path, map_location=device, weights_only=True)
+            return _unpack(content, job)
         except Exception as error:  # noqa: BLE001  # torch.load raises anything from EOFError to UnpicklingError
-            damaged = path.with_suffix(".pt.damaged")
-            os.replace(path, damaged)
-            warnings.warn(f"set aside {damaged}: {message_lines(error)[0]}", stacklevel=2)
+            folder.rename(name, f"{name}.damaged")
+            warnings.warn(f"set aside {path}.damaged: {message_lines(error)[0]}", stacklevel=2)
     return None
 
 
-def remove(folder: Path) -> None:
+# The file: a line of JSON with format, job and hash, followed by what torch.save writes.
+
+
+def _pack(state: Any, job: str) -> bytes:
+    saved = to_bytes(state)
+    about = {"format": FORMAT, "job": job, "sha256": _hash(job, saved)}
+    return json.dumps(about).encode() + b"\n" + saved
+
+
+def _unpack(content: bytes, job: str) -> dict[str, Any]:
+    """The state in a file's content.
+
+    Raises:
+        ValueError: it is damaged, or of another job or format.
+    """
+    first, _, saved = content.partition(b"\n")
+    about = _parse(first)
+    if about["format"] != FORMAT:
+        raise ValueError(
+            f"it has format {about['format']}, and this version of kd-bench reads {FORMAT}"
+        )
+    if about["sha256"] != _hash(about["job"], saved):
+        raise ValueError("its content is not what was written: it was damaged since")
+    if about["job"] != job:
+        raise ValueError(f"it is of another job, {about['job']}")
+    return torch.load(io.BytesIO(saved), map_location="cpu", weights_only=True)
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    try:
+        about = json.loads(line)
+    except ValueError:
+        about = None
+    if not isinstance(about, dict) or not {"format", "job", "sha256"} <= about.keys():
+        raise ValueError("it has no header: it was damaged, or written by kd-bench 0.1")
+    return about
+
+
+def _hash(job: str, saved: bytes) -> str:
+    content = hashlib.sha256(job.encode())
+    content.update(saved)
+    return content.hexdigest()
+
+
+def remove(folder: LockedFolder) -> None:
     """Delete what only an unfinished job needs."""
     for name in CHECKPOINTS:
-        (folder / name).unlink(missing_ok=True)
+        folder.remove(name)

@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -26,6 +25,8 @@ from kd_bench.training.epoch import EpochRunner
 from kd_bench.training.execution import inference_batch_size
 from kd_bench.training.optim import SGD
 from kd_bench.training.setup import TrainingSetup, phases
+from kd_bench.utils.errors import require
+from kd_bench.utils.locked_folder import LockedFolder
 
 Row = dict[str, Any]
 
@@ -56,7 +57,7 @@ class Progress:
 Report = Callable[[Row, Row], None]
 
 
-def train(setup: TrainingSetup, folder: Path, report: Report) -> Progress:
+def train(setup: TrainingSetup, folder: LockedFolder, report: Report) -> Progress:
     """Train the student, from the last finished epoch in `folder` on.
 
     Returns:
@@ -64,13 +65,18 @@ def train(setup: TrainingSetup, folder: Path, report: Report) -> Progress:
 
     Raises:
         FloatingPointError: at the end of an epoch in which a term was not finite.
+        UserError: the last epoch in `folder` was trained on other images.
+        Locked: another process took over the folder.
     """
     state = _load(setup, folder)
     progress = Progress(state["history"], state["timing"]) if state else Progress()
+    if state is not None:  # the process that saved it may have ended before these files were there
+        for name, text in _readable(progress).items():
+            folder.write(name, text)
     for row, timing in zip(progress.history, progress.timing, strict=True):
         report(row, timing)
     score = Evaluator(setup)
-    with AsyncCheckpointer(folder) as saver:
+    with AsyncCheckpointer(folder, setup.job) as saver:
         for phase in phases(setup):
             done, runner = progress.epochs(phase.name), EpochRunner(setup, phase)
             if state is not None and 0 < done < phase.epochs:
@@ -156,17 +162,23 @@ def _saved(setup: TrainingSetup, optimizer: SGD, progress: Progress) -> tuple[di
         "timing": progress.timing,
         "data": setup.data.fingerprint,
     }
-    files = {HISTORY: as_csv(progress.history), TIMING: as_csv(progress.timing)}
-    return state, files
+    return state, _readable(progress)
 
 
-def _load(setup: TrainingSetup, folder: Path) -> dict[str, Any] | None:
+def _readable(progress: Progress) -> dict[str, str]:
+    """The files that people read, by name; all that is in them is in the checkpoint, too."""
+    return {HISTORY: as_csv(progress.history), TIMING: as_csv(progress.timing)}
+
+
+def _load(setup: TrainingSetup, folder: LockedFolder) -> dict[str, Any] | None:
     """Restore the networks of an interrupted job; its other state, None if it starts afresh."""
-    state = checkpoint.load(folder, setup.data.train.target.device)
+    state = checkpoint.load(folder, setup.job)
     if state is None:
         return None
-    if state["data"] != setup.data.fingerprint:
-        raise RuntimeError(f"{folder} was started on other images; remove it to start over")
+    require(
+        state["data"] == setup.data.fingerprint,
+        f"{folder.path} was started on other images; remove it to start over",
+    )
     for name, module in setup.learners.items():
         module.load_state_dict(state["learners"][name])
     return state

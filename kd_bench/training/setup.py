@@ -21,6 +21,7 @@ from kd_bench.utils.seeds import derive_seed
 class TrainingSetup:
     """What a job trains with."""
 
+    job: str  # its name, which no other job has
     student: FeatureExtractor
     teacher: Teacher | None
     method: Method

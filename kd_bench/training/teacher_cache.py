@@ -3,6 +3,9 @@
 Crop and flip allow few views per image: 162 on CIFAR, 9 on the digits. If a method only needs
 logits and pooled features, the teacher's outputs for all of them fit in a table: the same numbers
 as running it at every step, and cheaper if epochs times jobs exceed the number of views.
+
+Every job checks the hash of the table that it opens, once: one to two seconds per gigabyte. A
+damaged table is made again.
 """
 
 from __future__ import annotations
@@ -11,9 +14,10 @@ import hashlib
 import json
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -26,11 +30,14 @@ from kd_bench.training.execution import Execution, inference_batch_size
 from kd_bench.training.teacher import Teacher
 from kd_bench.utils import formatting
 from kd_bench.utils.errors import UserError, require
-from kd_bench.utils.files import ensure_writable_dir, write_json
-from kd_bench.utils.lock import Lock, Locked
+from kd_bench.utils.files import ensure_writable_dir
+from kd_bench.utils.lock import Locked
+from kd_bench.utils.locked_folder import LockedFolder
 
 STAGES = ("pooled",)  # small enough to store for every view
-ROWS, ABOUT = "rows.f32", "table.json"  # the second is written last
+ROWS, ABOUT = "rows.f32", "table.json"  # the second is written last, and has the first one's hash
+# While it is filled: its rows, and after each batch a line with the hash of all rows up to there.
+PART, HASHES = f"{ROWS}.part", "rows.sha256.part"
 FLOAT = 4  # bytes
 
 
@@ -137,47 +144,107 @@ def load_cached_teacher(
         message: called with progress messages.
     """
     width = row_width(shapes, teacher.network.stages, data.num_classes)
+    shape = (data.train_size * data.view_count, width)
     ensure_writable_dir(folder)
-    while not (folder / ABOUT).exists():
+    while (found := _read(folder, shape)) is None:
         try:
-            with Lock(folder):
-                if not (folder / ABOUT).exists():
-                    _fill(folder, teacher, data, width, message)
+            with LockedFolder(folder) as locked:
+                if _read(folder, shape) is None:
+                    _fill(locked, teacher, data, shape, message)
         except Locked as owner:
             message(f"waiting for the teacher's cache, filled by {owner}")
             wait_while_locked(folder, ABOUT)
-    about = json.loads((folder / ABOUT).read_text())
-    shape = (data.train_size * data.view_count, width)
-    # Memory-mapped, so that the jobs of a machine share its pages.
-    table = torch.from_file(str(folder / ROWS), size=shape[0] * shape[1], dtype=torch.float32)
-    table = table.view(shape).to(data.train.target.device)
+    table, about = found
+    table = table.to(data.train.target.device)
     return CachedTeacher(teacher.network, table, data.view_count, shapes, about)
 
 
+def _read(folder: Path, shape: tuple[int, int]) -> tuple[Tensor, dict[str, Any]] | None:
+    """A table, and what is recorded of it; None if there is none, or, with a warning, no whole one.
+
+    It is memory-mapped, so that the jobs of a machine share its pages.
+    """
+    try:
+        about = json.loads((folder / ABOUT).read_bytes())
+        size = (folder / ROWS).stat().st_size
+        if size == shape[0] * shape[1] * FLOAT:
+            table = torch.from_file(str(folder / ROWS), size=size // FLOAT, dtype=torch.float32)
+            if hashlib.sha256(table.numpy().data).hexdigest() == about["sha256"]:
+                return table.view(shape), about
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError):  # what is recorded of it is damaged
+        pass
+    warnings.warn(
+        f"the teacher's cache in {folder} is made again: it was damaged, or made by kd-bench 0.1",
+        stacklevel=2,
+    )
+    return None
+
+
 def _fill(
-    folder: Path, teacher: Teacher, data: Data, width: int, message: Callable[[str], None]
+    folder: LockedFolder,
+    teacher: Teacher,
+    data: Data,
+    shape: tuple[int, int],
+    message: Callable[[str], None],
 ) -> None:
     """Compute every row; resumes from the rows that a killed process has written."""
-    rows, batch = data.train_size * data.view_count, inference_batch_size(data)
-    size, part = rows * width * FLOAT, folder / f"{ROWS}.part"
+    (rows, width), batch = shape, inference_batch_size(data)
+    size = rows * width * FLOAT
     what = f"{data.view_count} views of {formatting.pluralize(data.train_size, 'image')}"
     message(f"filling the teacher's cache: {what}, {formatting.format_bytes(size)}")
     started = time.perf_counter()
-    with open(part, "ab") as file:
-        written = file.tell() // (batch * width * FLOAT) * batch  # rows, in whole batches
-        file.truncate(written * width * FLOAT)
+    folder.remove(ABOUT)  # of a damaged one
+    with open(folder.path / PART, "a+b") as part, open(folder.path / HASHES, "a+b") as hashes:
+        content, batches = _resume(part, hashes, batch * width * FLOAT)
+        written = batches * batch
         for start in range(written, rows, batch):
-            file.write(_rows(teacher, data, start, rows, batch).cpu().numpy().tobytes())
+            made = _rows(teacher, data, start, rows, batch).cpu().numpy().tobytes()
+            content.update(made)
+            folder.check()
+            for file, added in ((part, made), (hashes, _line(content))):
+                file.write(added)
+                file.flush()
             if start == written + batch:  # the first batch is slower than the others
                 left = (time.perf_counter() - started) / 2 * (rows - start) / batch
                 message(f"time left to fill the cache: {formatting.format_duration(left)}")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, folder / ROWS)
+        os.fsync(part.fileno())
+    folder.rename(PART, ROWS)
     seconds = round(time.perf_counter() - started, 3)
     message(f"time taken to fill the cache: {formatting.format_duration(seconds)}")
     about = {"images": data.train_size, "views": data.view_count, "bytes": size}
-    write_json(folder / ABOUT, about | {"seconds": seconds})
+    folder.write_json(ABOUT, about | {"seconds": seconds, "sha256": content.hexdigest()})
+    folder.remove(HASHES)
+
+
+def _resume(part: BinaryIO, hashes: BinaryIO, size: int) -> tuple[hashlib._Hash, int]:
+    """Cut files off after the last batch that is as it was written.
+
+    Args:
+        part: rows in batches of `size` bytes.
+        hashes: a line for each batch.
+        size: of a batch.
+
+    Returns:
+        The hash of the rows up to there, and the number of batches.
+    """
+    content, batches, end = hashlib.sha256(), 0, 0
+    part.seek(0)
+    hashes.seek(0)
+    for line in hashes.readlines():
+        added, after = part.read(size), content.copy()
+        after.update(added)
+        if _line(after) != line:
+            break
+        content, batches, end = after, batches + 1, end + len(added)
+    part.truncate(end)
+    hashes.truncate(batches * len(_line(content)))
+    return content, batches
+
+
+def _line(content: hashlib._Hash) -> bytes:
+    return content.hexdigest().encode() + b"\n"
 
 
 @torch.no_grad()

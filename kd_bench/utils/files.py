@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from kd_bench.utils.errors import UserError
 
 
-def file_hash(path: str | Path) -> str:
-    """SHA-256 of a file's content, 16 hexadecimal digits."""
+def file_hash(path: str | Path, digits: int = 64) -> str:
+    """SHA-256 of a file's content: its first hexadecimal digits."""
     content = hashlib.sha256()
     try:
         with open(path, "rb") as file:
@@ -21,7 +23,7 @@ def file_hash(path: str | Path) -> str:
                 content.update(chunk)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    return content.hexdigest()[:16]
+    return content.hexdigest()[:digits]
 
 
 def json_hash(value: Any, digits: int) -> str:
@@ -30,19 +32,50 @@ def json_hash(value: Any, digits: int) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:digits]
 
 
-def atomic_write(path: Path, content: str | bytes) -> None:
-    """Write a file atomically: a temporary file beside it, flushed to disk, then renamed."""
+def atomic_write(
+    path: Path, content: str | bytes, check: Callable[[], None] = lambda: None
+) -> None:
+    """Write a file atomically: a temporary file beside it, then renamed, both flushed to disk.
+
+    Args:
+        path: the file.
+        content: all of it.
+        check: called directly before the rename; what it raises leaves the file as it was.
+    """
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    with open(part, "wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    try:
+        with open(part, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        check()
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    _flush_folder(path.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Flush a folder's entries: after a power failure, no later file is there without these."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # it cannot flush folders
+            raise
+    finally:
+        os.close(opened)
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as readable JSON, atomically."""
-    atomic_write(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    atomic_write(path, to_json(value))
+
+
+def to_json(value: Any) -> str:
+    """`value` as readable JSON."""
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
 def ensure_writable_dir(folder: Path) -> None:

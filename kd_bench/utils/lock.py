@@ -97,6 +97,20 @@ class Lock:
             with suppress(OSError):  # another process took the empty directory at once
                 self.directory.rmdir()
 
+    def check(self) -> None:
+        """Check that this process still holds the lock: to be called directly before each write.
+
+        Raises:
+            Locked: another process took it over.
+            FileNotFoundError: the folder is gone.
+        """
+        self.lost = self.lost or not self._is_mine()
+        if self.lost:
+            self.directory.parent.stat()
+            owner = self._owner()
+            name = "another process" if owner is None else _named(owner)
+            raise Locked(f"{name}, which took over because this one did not respond for too long")
+
     def _create(self) -> bool:
         prepared = self.directory.with_name(f".lock.{self.name}")
         prepared.mkdir(exist_ok=True)
@@ -117,6 +131,13 @@ class Lock:
         except FileNotFoundError:
             return None
         return names[0] if names else None
+
+    def _is_mine(self) -> bool:
+        try:
+            # NFS may answer for a single file from its cache, but asks the server for a listing.
+            return self.name in os.listdir(self.directory)
+        except FileNotFoundError:
+            return False
 
     def _is_stale(self, owner: str) -> bool:
         host, pid, started = owner.split(",")

@@ -19,7 +19,10 @@ from kd_bench.jobs.runner import NullReporter, run_with_teacher
 from kd_bench.results.record import Record
 from kd_bench.results.run_folder import RESULT
 from kd_bench.sweep.launchers import registry as launchers
+from kd_bench.training import checkpoint, loop
+from kd_bench.training.loop import Progress, Report
 from kd_bench.training.setup import TrainingSetup
+from kd_bench.utils.locked_folder import LockedFolder
 
 IMAGES = (
     "dataset=synthetic",
@@ -70,6 +73,14 @@ def setup_of(job: Job) -> TrainingSetup:
     if job.teacher is not None:
         trained(job.teacher)
     return assemble_setup(job, torch.device("cpu"))
+
+
+def train(setup: TrainingSetup, folder: Path, report: Report = lambda *_: None) -> Progress:
+    """Train what was set up, in a folder in which it leaves no checkpoint."""
+    with LockedFolder(folder) as locked:
+        progress = loop.train(setup, locked, report)
+        checkpoint.remove(locked)
+    return progress
 
 
 def rewrite_record(job_folder: Path, **values: Any) -> None:

@@ -70,7 +70,8 @@ class SweepLauncher(Launcher):
         from kd_bench.sweep.scheduler import run_sweep
 
         jobs = prepare_jobs(composed)
-        slots = self.slots(jobs[0].config)
+        # Two threads on one core wait for each other: a hundred times slower.
+        slots = self.slots(max((job.config for job in jobs), key=lambda config: config.threads))
         display = SweepDisplay(len(jobs))
         if code := run_sweep(jobs, self._name(jobs), slots, display, self.policy):
             sys.exit(code)  # a failed JobReturn would make Hydra print its traceback
@@ -80,7 +81,7 @@ class SweepLauncher(Launcher):
         """Start in the background what jobs such as `config` need, while they are prepared."""
 
     def slots(self, config: Config) -> Sequence[Slot]:
-        """Slots for jobs such as `config`, one of the sweep's."""
+        """Slots for jobs such as `config`, that of the sweep's job with the most threads."""
         raise NotImplementedError
 
     def _name(self, jobs: Sequence[Job]) -> str:

@@ -53,6 +53,15 @@ def test_an_accuracy_that_is_not_the_records_is_told(kd_bench, finished):
     assert "of other images: the data have changed since" in printed
 
 
+def test_weights_that_are_not_the_records_are_refused(kd_bench, finished):
+    student, teacher = finished
+    shutil.copy(teacher / "weights.pt", student / "weights.pt")
+    for typed in (["evaluate", student], ["export", student, "--to", "x.pt"]):
+        code, printed = kd_bench(*typed)
+        assert (code, printed.count("\n")) == (2, 1), printed
+        assert "weights.pt is not the file that its record vouches for" in printed
+
+
 def test_a_model_of_ones_own_is_found_with_config_dir(kd_bench, finished, tmp_path):
     student, _ = finished
     shutil.copy(student / "weights.pt", tmp_path / "mine.pt")

@@ -57,6 +57,7 @@ def digest(needs_teacher=True, teacher_learns=False, revisions=(), **changes):
     [
         {"seed": 5},
         {"device": "cuda"},
+        {"threads": 1},
         {"runs_dir": "elsewhere"},
         {"dataset__root": "/somewhere"},
         {"dataset__source__root": "/somewhere"},
@@ -83,6 +84,7 @@ def test_what_changes_nothing_that_is_learnt_changes_no_digest(change):
         {"teacher__recipe__epochs": 3},
         {"teacher__model__net__depth": 32},
         {"speed": "reference"},
+        {"threads": 2},
     ],
     ids=str,
 )

@@ -1,5 +1,6 @@
 """Image folders: supported formats, errors, and the cache."""
 
+import io
 import os
 import re
 
@@ -275,9 +276,52 @@ def test_cache_files_are_written_atomically(root, monkeypatch):
     assert cached(root) == []
 
 
-def test_a_damaged_cache_file_is_named(root):
+def flipped_pixel(content):
+    at = content.index(bytes([9] * 48))  # the darkest image, decoded
+    return content[:at] + bytes([1]) + content[at + 1 :]
+
+
+def of_version_0_1(content):
+    file = io.BytesIO()
+    torch.save(torch.load(io.BytesIO(content), weights_only=True)["tensors"], file)
+    return file.getvalue()
+
+
+DAMAGES = {
+    "one pixel": flipped_pixel,
+    "truncated": lambda content: content[:-100],
+    "emptied": lambda content: b"",
+    "zeroed": lambda content: bytes(len(content)),
+    "text": lambda content: b"no tensors",
+    "of version 0.1": of_version_0_1,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_cache_file_is_named_and_made_again(root, decoded, damage):
+    save(root / "train/cat/a.png", plain((9, 9, 9)))
+    whole, _ = load(root)
+    image = whole.image.clone()
+    [path] = cached(root)
+    content = path.read_bytes()
+    path.unlink()  # and not written over, as it is mapped
+    path.write_bytes(damage(content))
+    with pytest.warns(UserWarning, match=f"{path} is damaged, so it is made again: "):
+        again, _ = load(root)
+    assert torch.equal(again.image, image)
+    assert len(decoded) == 10
+    assert torch.equal(load(root)[0].image, image)
+    assert len(decoded) == 10
+
+
+def test_a_damaged_cache_in_a_read_only_folder_gives_way_to_that_in_the_users_cache(
+    root, decoded, monkeypatch
+):
     load(root)
     [path] = cached(root)
-    path.write_bytes(path.read_bytes()[:-100])
-    with refused(f"{path} is damaged: delete it"):
-        load(root)
+    path.write_bytes(b"")
+    monkeypatch.setattr(cache.os, "access", lambda path, mode: False)
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=f"{path} is damaged"):
+            load(root)
+    assert len(decoded) == 10

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from helpers.jobs import job, trained
+from helpers.jobs import job, train, trained
 from helpers.small_nets import batch, context, rand
 from torch.autograd import gradcheck
 
@@ -12,7 +12,6 @@ from kd_bench.interfaces import Output, UserError
 from kd_bench.jobs import assemble, instantiate, validate
 from kd_bench.methods.dml import MutualLearning
 from kd_bench.sweep.prepare import prepare_jobs
-from kd_bench.training import loop
 
 LOSS = MutualLearning(context())
 SEEN = batch(torch.zeros(2, 3, 1, 1), [0, 1])
@@ -120,7 +119,7 @@ def test_both_networks_learn_from_different_starts(tmp_path):
     student, peer = work.student.net, work.teacher.network.net
     before = [net.conv1.weight.clone() for net in (student, peer)]
     assert not torch.equal(*before)
-    loop.train(work, tmp_path, lambda *_: None)
+    train(work, tmp_path)
     assert not torch.equal(student.conv1.weight, before[0])
     assert not torch.equal(peer.conv1.weight, before[1])
     assert peer.bn1.num_batches_tracked == student.bn1.num_batches_tracked == 6

@@ -2,13 +2,12 @@
 
 import pytest
 import torch
-from helpers.jobs import job, setup_of
+from helpers.jobs import job, setup_of, train
 from helpers.small_nets import context, rand
 from torch.autograd import gradcheck
 
 from kd_bench.interfaces import Batch, Output, UserError
 from kd_bench.methods.sskd import TURNS, SelfSupervision, error_rank, selected
-from kd_bench.training import loop
 
 GIVEN = {
     "temperature": 4.0,
@@ -196,7 +195,7 @@ def moved(before, after):
 def test_the_init_phase_trains_the_teacher_head_and_the_main_phase_the_student(tmp_path):
     work = setup_of(job(tmp_path, "method=sskd"))
     seen = [copies(work)]
-    progress = loop.train(work, tmp_path, lambda *_: seen.append(copies(work)))
+    progress = train(work, tmp_path, lambda *_: seen.append(copies(work)))
     assert [row["stage"] for row in progress.history] == ["init", "main", "main"]
     assert moved(seen[0], seen[1]) == {"teacher_head"}
     assert moved(seen[1], seen[2]) == {"student", "student_head"}

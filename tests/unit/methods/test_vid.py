@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from helpers.jobs import job, setup_of
+from helpers.jobs import job, setup_of, train
 from helpers.maps import channels, without_adapter
 from helpers.outputs import (
     batch_of,
@@ -21,7 +21,6 @@ from torch.autograd import gradcheck
 
 from kd_bench.interfaces import UserError
 from kd_bench.methods.vid import VariationalInformation
-from kd_bench.training import loop
 
 CONTEXT = context_of(
     {"stage1": (2, 4, 2), "stage2": (2, 2, 2)}, {"stage1": (3, 2, 2), "stage2": (2, 2, 2)}
@@ -90,7 +89,7 @@ def test_a_job_trains_its_variances(tmp_path):
     gaussians = work.method.losses["vid"].gaussians
     before = {stage: gaussian.variance().detach() for stage, gaussian in gaussians.items()}
     assert all((variance - 5).abs().max() < 1e-5 for variance in before.values())
-    loop.train(work, tmp_path, lambda *_: None)
+    train(work, tmp_path)
     for stage, gaussian in gaussians.items():
         # Weight decay alone would change all equally; the data make channels differ.
         assert (gaussian.variance() - before[stage]).abs().min() > 0

@@ -287,6 +287,17 @@ def test_speed_modes_are_different_columns():
     assert [c.label for c in table.columns] == [f"{DIGITS} (reference)", f"{DIGITS} (repro)"]
 
 
+def test_numbers_of_threads_are_different_columns_and_the_caption_says_why():
+    two = record("st", changed={"threads": 2}, threads=2)
+    table = table_from([record("st"), two])
+    labels = [f"{DIGITS} (repro)", f"{DIGITS} (repro, threads=2)"]
+    assert [c.label for c in table.columns] == labels
+    assert "speed mode repro and repro, threads=2;" in caption_sentences(table)[0]
+    sentence = "The number of threads changes results bitwise, so each has columns of its own."
+    assert sentence in caption_sentences(table)
+    assert sentence not in caption_sentences(table_from([record("st")]))
+
+
 def test_a_run_that_is_only_a_teacher_has_no_column_unless_chosen():
     student = record("st")
     records = [record(), student, teacher_record(student)]
@@ -473,6 +484,7 @@ def test_the_caption_describes_how_the_numbers_were_made():
         ({"commit": None}, f"commits in one cell: st in {DIGITS} (abc123, unknown)"),
         ({"versions": {"kd_bench": "0.1.0", "torch": "2.11.0"}}, "(2.11.0, 2.13.0)"),
         ({"versions": {"kd_bench": "0.2.0", "torch": "2.13.0"}}, "(0.1.0, 0.2.0)"),
+        ({"threads": 2}, f"numbers of threads in one cell: st in {DIGITS} (1, 2)"),
         ({"dirty": True}, f"uncommitted changes of the code: st in {DIGITS}"),
     ],
 )

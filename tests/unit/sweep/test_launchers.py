@@ -12,11 +12,14 @@ from helpers.jobs import TINY
 from helpers.paths import PACKAGE, ROOT
 from helpers.shell import environment
 
+from kd_bench.config import compose
 from kd_bench.results.run_folder import RESULT
 from kd_bench.sweep.executors import late_files, ray
 from kd_bench.sweep.executors import slurm as slurm_executor
 from kd_bench.sweep.executors.late_files import LateResult
 from kd_bench.sweep.launchers import registry
+from kd_bench.sweep.launchers.base import SweepLauncher
+from kd_bench.sweep.retry import DEFAULT
 from kd_bench.utils.errors import UserError
 
 
@@ -86,6 +89,24 @@ def test_missing_library_is_one_line_with_the_command_that_installs_it(tmp_path,
     for fact in (f"hydra/launcher={launcher}", library, f'pip install "kd-bench[{launcher}]"'):
         assert fact in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+class Asked(SweepLauncher):
+    """Notes for what jobs it is asked for slots."""
+
+    def slots(self, config):
+        self.threads = config.threads
+        raise InterruptedError
+
+
+@pytest.mark.parametrize("threads", [(1, 2), (2, 1)])
+def test_slots_have_room_for_the_job_with_the_most_threads(tmp_path, threads):
+    registry.register()
+    overrides = (*TINY, "method=baseline", f"runs_dir={tmp_path}")
+    launcher = Asked(DEFAULT.on_error, DEFAULT.retries)
+    with compose.initialized(), pytest.raises(InterruptedError):
+        launcher.launch([[*overrides, f"threads={number}"] for number in threads], 0)
+    assert launcher.threads == 2
 
 
 # Results of other machines

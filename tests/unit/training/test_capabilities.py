@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.jobs import config, setup_of
+from helpers.jobs import config, setup_of, train
 
 from kd_bench.jobs.resolve import resolve_job
-from kd_bench.training import loop
 from kd_bench.training.setup import TrainingSetup
 
 CAPABILITIES = ["sobolev", "at_gradient", "lwm", "bss", "sskd"]
@@ -36,7 +35,7 @@ def state(work: TrainingSetup) -> list[torch.Tensor]:
 def test_a_teacher_is_bitwise_unchanged_whatever_the_losses_run(runs, tmp_path, method):
     work = assembled(runs, method)
     before = state(work)
-    loop.train(work, tmp_path, lambda *_: None)
+    train(work, tmp_path)
     assert all(map(torch.equal, before, state(work)))
     assert all(p.grad is None for p in work.teacher.network.net.parameters())
     assert not work.teacher.network.training
@@ -44,7 +43,7 @@ def test_a_teacher_is_bitwise_unchanged_whatever_the_losses_run(runs, tmp_path, 
 
 def test_several_losses_differentiate_the_same_networks(runs, tmp_path):
     work = assembled(runs, "sobolev", "at_gradient", "lwm", "bss", "st")
-    (first, second) = loop.train(work, tmp_path, lambda *_: None).history
+    (first, second) = train(work, tmp_path).history
     terms = {"ce", "sobolev", "at_gradient", "lwm", "bss/clean", "bss/boundary", "st"}
     assert terms <= first.keys()
     assert all(second[term] == second[term] for term in terms)  # not NaN
@@ -52,7 +51,7 @@ def test_several_losses_differentiate_the_same_networks(runs, tmp_path):
 
 def test_gradient_losses_work_together_with_extra_views(runs, tmp_path):
     work = assembled(runs, "sskd", "sobolev", "bss")
-    history = loop.train(work, tmp_path, lambda *_: None).history
+    history = train(work, tmp_path).history
     assert [row["stage"] for row in history] == ["init", "main", "main"]
     assert {"sskd/turned", "sobolev", "bss/boundary"} <= history[-1].keys()
 

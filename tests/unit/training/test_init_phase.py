@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.jobs import job, setup_of, trained
+from helpers.jobs import job, setup_of, train, trained
 from helpers.shipped import choices, load
 
 from kd_bench.jobs.job import Job
 from kd_bench.jobs.runner import NullReporter, run_with_teacher
-from kd_bench.training import device, loop
+from kd_bench.training import device
 
 METHODS = [name for name in choices("method") if load("method", name).init.weights]
 ALIKE = ("model.net.widths=[8,8,8,8]", "teacher.model.net.widths=[8,8,8,8]")
@@ -101,7 +101,7 @@ def snapshots(runs: Path, name: str, *overrides: str) -> list[dict[str, torch.Te
         )
 
     take()
-    loop.train(work, runs, take)
+    train(work, runs, take)
     return taken
 
 

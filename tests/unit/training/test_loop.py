@@ -3,17 +3,19 @@
 import csv
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from itertools import count
 from pathlib import Path
 
 import pytest
 import torch
 from helpers import shipped
 from helpers.images import augmented
-from helpers.jobs import NETS, composed, job, setup_of, trained
+from helpers.jobs import NETS, composed, job, setup_of, train, trained
 
 import kd_bench
 from kd_bench.jobs import record as record_module
@@ -22,7 +24,7 @@ from kd_bench.jobs.resolve import resolve_job
 from kd_bench.jobs.runner import NullReporter, run_with_teacher
 from kd_bench.results.record import Accuracy, Images
 from kd_bench.results.run_folder import read_record
-from kd_bench.training import checkpoint, device, loop
+from kd_bench.training import device, loop
 from kd_bench.training.setup import TrainingSetup
 from kd_bench.training.step import EpochMetrics, Step
 from kd_bench.utils import lock
@@ -84,8 +86,7 @@ def test_under_one_seed_every_method_sees_the_same_batches_in_the_same_order(run
 
     monkeypatch.setattr(Step, "__call__", watch)
     for name, setup in setups.items():
-        loop.train(setup, Path(runs), lambda *_: None)
-        checkpoint.remove(Path(runs))
+        train(setup, runs)
         seen[name] = batches.copy()
         batches.clear()
     assert len(seen["baseline"]) == 6  # two epochs of 16 + 16 + 8 images
@@ -119,8 +120,7 @@ def test_the_last_smaller_batch_is_trained_on_unless_the_recipe_drops_it(runs):
 def test_a_job_leaves_its_teacher_bit_for_bit_as_it_was(runs, method):
     work = assembled(runs, f"method={method}")
     before = bits(work.teacher.network.net.state_dict())
-    loop.train(work, Path(runs), lambda *_: None)
-    checkpoint.remove(Path(runs))
+    train(work, runs)
     assert bits(work.teacher.network.net.state_dict()) == before
 
 
@@ -230,6 +230,38 @@ def test_a_job_killed_in_the_middle_and_started_again_ends_as_if_it_had_not_been
     assert len((folders[0] / "history.csv").read_text().splitlines()) == 31
 
 
+@pytest.mark.slow
+def test_a_job_killed_before_any_rename_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
+    _, whole = trained(job(tmp_path / "whole", "method=baseline"))
+    for number in range(9):  # 3 and 4 files of two epochs, weights and result
+        the_job = job(tmp_path / f"killed{number}", "method=baseline")
+        with monkeypatch.context() as patched:
+            kill_before_rename(patched, number)
+            with pytest.raises(Killed):
+                trained(the_job)
+        assert not (the_job.path / "result.json").exists()
+        _, parts = trained(the_job)
+        assert (parts / "history.csv").read_text() == (whole / "history.csv").read_text()
+        assert [line.split(",")[0] for line in (parts / "timing.csv").open()] == ["epoch", "1", "2"]
+        assert file_bits(parts) == file_bits(whole)
+
+
+class Killed(BaseException):
+    """Ends a job as SIGKILL would: nothing is renamed any more."""
+
+
+def kill_before_rename(patched: pytest.MonkeyPatch, number: int) -> None:
+    """End a job before a rename, counted from 0."""
+    replace, renames = os.replace, count()
+
+    def rename(old, new):
+        if next(renames) >= number:
+            raise Killed
+        replace(old, new)
+
+    patched.setattr(os, "replace", rename)
+
+
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(tmp_path):
     the_job = job(tmp_path, "method=baseline", "recipe.epochs=3")
     folder = tmp_path / the_job.folder
@@ -240,6 +272,20 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(tmp_path):
         trained(the_job)
     _, whole = trained(job(tmp_path / "whole", "method=baseline", "recipe.epochs=3"))
     assert file_bits(folder) == file_bits(whole)
+
+
+@pytest.mark.parametrize("change", ["seed=1", "recipe.lr=0.02"])
+def test_a_job_does_not_resume_from_the_checkpoint_of_another(tmp_path, change):
+    one, other = (
+        job(tmp_path, "method=baseline", "recipe.epochs=3", *more) for more in ([], [change])
+    )
+    with pytest.raises(Stop):
+        run_with_teacher(one, StopAfter(2, one.label))
+    shutil.copytree(one.path, other.path)
+    with pytest.warns(UserWarning, match=f"it is of another job, {one.folder}"):
+        trained(other)
+    _, whole = trained(job(tmp_path / "whole", "method=baseline", "recipe.epochs=3", change))
+    assert (other.path / "history.csv").read_text() == (whole / "history.csv").read_text()
 
 
 def test_a_finished_job_keeps_the_weights_and_frees_the_optimizer(runs):
@@ -327,6 +373,16 @@ def test_the_reference_mode_is_a_job_of_its_own_and_computes_the_same_loss(runs)
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
+def test_another_number_of_threads_is_another_job_with_another_teacher(tmp_path):
+    one, same, two = (
+        job(tmp_path, "method=st", *more) for more in ([], ["threads=1"], ["threads=2"])
+    )
+    assert one.folder == same.folder
+    assert two.folder != one.folder
+    assert two.teacher.folder != one.teacher.folder
+    assert two.teacher.config.threads == two.teacher.identity["threads"] == 2
+
+
 def test_a_validation_split_is_scored_and_not_trained_on(runs):
     record, folder = trained(job(runs, "method=baseline", "dataset.validation=10"))
     assert record.images == Images(train=30, test=24, validation=10)
@@ -347,17 +403,27 @@ def test_every_method_learns_on_real_digits(tmp_path, name):
     assert falling >= ({"ce"} if name == "crd" else {"total"})
 
 
-def test_a_process_that_lost_its_lock_stops_and_leaves_the_job_to_the_other(tmp_path, monkeypatch):
-    original = lock.Lock.__enter__
+class TakenOver(NullReporter):
+    """Lets another process take over the job, and finish it, while the second epoch trains."""
 
-    def enter(self):
-        self.lost = True
-        return original(self)
+    FILES = ("checkpoint.pt", "history.csv", "timing.csv", "weights.pt", "result.json")
 
-    monkeypatch.setattr(lock.Lock, "__enter__", enter)
-    the_job = job(tmp_path, "method=baseline")
-    with pytest.raises(lock.Locked):
-        trained(the_job)
-    folder = tmp_path / the_job.folder
-    assert not (folder / "result.json").exists()
-    assert not (folder / "error.txt").exists()
+    def __init__(self, folder):
+        self.folder = folder
+
+    def epoch(self, row, timing):
+        while not (self.folder / "timing.csv").exists():  # the last file of the first epoch
+            time.sleep(0.01)
+        (owner,) = (self.folder / "lock").iterdir()
+        owner.rename(owner.with_name("elsewhere~1~2,42,7"))
+        for name in self.FILES:
+            (self.folder / name).write_text("theirs")
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3])  # it is noticed at the end, or before that
+def test_a_process_that_lost_its_lock_leaves_all_files_to_the_other(tmp_path, epochs):
+    the_job = job(tmp_path, "method=baseline", f"recipe.epochs={epochs}")
+    with pytest.raises(lock.Locked, match="process 42 on elsewhere, which took over"):
+        run_with_teacher(the_job, TakenOver(the_job.path))
+    assert {path.name for path in the_job.path.iterdir()} == {*TakenOver.FILES, "lock"}
+    assert {(the_job.path / name).read_text() for name in TakenOver.FILES} == {"theirs"}

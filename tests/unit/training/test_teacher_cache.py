@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import threading
 from pathlib import Path
 
@@ -155,6 +156,80 @@ def test_a_killed_process_s_table_is_gone_on_with(work, tmp_path):
     second = Counting(work.teacher.network)
     assert torch.equal(make(work, tmp_path / "parts", second), whole)
     assert second.batches == 8 - 3  # 360 rows are 8 batches of 50, the last one padded
+    assert {path.name for path in (tmp_path / "parts").iterdir()} == {"rows.f32", "table.json"}
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "kept"),
+    [
+        ("rows.f32.part", lambda content: content[:1000] + bytes(50) + content[1050:], 1),
+        ("rows.f32.part", lambda content: bytes(len(content)), 0),
+        ("rows.f32.part", lambda content: content[:1600], 2),
+        ("rows.sha256.part", lambda content: content[:70], 1),
+        ("rows.sha256.part", lambda content: b"", 0),
+    ],
+)
+def test_of_a_killed_processs_rows_only_those_are_kept_that_are_as_it_wrote_them(
+    work, tmp_path, name, damage, kept
+):
+    whole = make(work, tmp_path / "whole", Counting(work.teacher.network))
+    with pytest.raises(KeyboardInterrupt):
+        make(work, tmp_path / "parts", Counting(work.teacher.network, stop_at=3))
+    path = tmp_path / "parts" / name
+    path.write_bytes(damage(path.read_bytes()))  # three batches of 800 bytes, or lines of 65
+    second = Counting(work.teacher.network)
+    assert torch.equal(make(work, tmp_path / "parts", second), whole)
+    assert second.batches == 8 - kept
+
+
+def flipped(content: bytes) -> bytes:
+    return content[:1000] + bytes([content[1000] ^ 1]) + content[1001:]
+
+
+DAMAGES = {
+    "one bit": ("rows.f32", flipped),
+    "zeros": ("rows.f32", lambda content: bytes(len(content))),
+    "4 kB too many": ("rows.f32", lambda content: content + bytes(4096)),
+    "truncated": ("rows.f32", lambda content: content[:-4]),
+    "emptied": ("rows.f32", lambda content: b""),
+    "its record truncated": ("table.json", lambda content: content[:20]),
+    "its record emptied": ("table.json", lambda content: b""),
+    "its record a list": ("table.json", lambda content: b"[1]"),
+    "its record without a hash": ("table.json", lambda content: b'{"bytes": 5760}'),
+}
+
+
+@pytest.mark.parametrize(("name", "damage"), DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_table_is_made_again_with_a_warning(work, tmp_path, name, damage):
+    whole = make(work, tmp_path, Counting(work.teacher.network)).clone()
+    path = tmp_path / name
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.warns(UserWarning, match=f"the teacher's cache in {tmp_path} is made again"):
+        again = make(work, tmp_path, Counting(work.teacher.network))
+    assert torch.equal(again, whole)
+    make(work, tmp_path, Counting(work.teacher.network, stop_at=0))  # and is whole
+
+
+def test_a_process_that_lost_its_lock_leaves_the_table_to_the_other(work, tmp_path):
+    class TakenOver(Counting):
+        def __call__(self, image):
+            if self.batches == 2:
+                (owner,) = (tmp_path / "lock").iterdir()
+                owner.rename(owner.with_name(f"elsewhere~1~2,42,{self.batches}"))
+                sizes.append((tmp_path / "rows.f32.part").stat().st_size)
+            return super().__call__(image)
+
+    def say(text):
+        if text.startswith("waiting"):
+            said.append(text)
+            sizes.append((tmp_path / "rows.f32.part").stat().st_size)
+            shutil.rmtree(tmp_path / "lock")  # the other one ends
+
+    said, sizes = [], []
+    table = make(work, tmp_path, TakenOver(work.teacher.network), say)
+    assert len(table) == 360
+    assert sizes == [1600, 1600]  # two batches: nothing was added after the takeover
+    assert "filled by process 42 on elsewhere, which took over" in said[0]
 
 
 def test_a_table_is_made_once(work, tmp_path):

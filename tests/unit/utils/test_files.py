@@ -1,6 +1,8 @@
 """Files that appear whole or not at all."""
 
+import errno
 import os
+from contextlib import nullcontext
 
 import pytest
 
@@ -19,6 +21,43 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         files.atomic_write(path, "new")
     assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["result.json"]
+
+
+def test_a_files_name_is_on_disk_before_a_later_file_is_written(tmp_path, monkeypatch):
+    events = []
+    flush, replace = os.fsync, os.replace
+
+    def see_flush(file):
+        events.append(os.readlink(f"/proc/self/fd/{file}"))
+        flush(file)
+
+    def see_rename(old, new):
+        events.append(f"rename {new.name}")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", see_flush)
+    monkeypatch.setattr(os, "replace", see_rename)
+    files.atomic_write(tmp_path / "weights.pt", b"1")
+    files.atomic_write(tmp_path / "result.json", "{}")
+    assert events[1:3] == ["rename weights.pt", str(tmp_path)]
+    assert events[4:6] == ["rename result.json", str(tmp_path)]
+
+
+@pytest.mark.parametrize(("code", "is_fine"), [(errno.EINVAL, True), (errno.EIO, False)])
+def test_a_file_system_that_cannot_flush_folders_is_used_as_it_is(
+    tmp_path, monkeypatch, code, is_fine
+):
+    flush = os.fsync
+
+    def fail(file):
+        if os.path.isdir(f"/proc/self/fd/{file}"):
+            raise OSError(code, "no")
+        flush(file)
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with nullcontext() if is_fine else pytest.raises(OSError, match="no"):
+        files.atomic_write(tmp_path / "a", "1")
 
 
 def test_an_unwritable_place_is_answered_with_the_remedy(tmp_path):

@@ -1,0 +1,151 @@
+"""A job's teacher: its weights and its accuracy, both checked against what is recorded of them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from kd_bench.config.schema import TeacherSource
+from kd_bench.data.dataset import Data
+from kd_bench.interfaces import StageShapes
+from kd_bench.jobs.instantiate import Network, build_network
+from kd_bench.jobs.job import Job
+from kd_bench.jobs.record import versions
+from kd_bench.methods.common.method import Method
+from kd_bench.results.record import Record
+from kd_bench.results.run_folder import TEACHER_CACHES, WEIGHTS, check_weights, read_record
+from kd_bench.training import teacher_cache
+from kd_bench.training.device import device_name
+from kd_bench.training.execution import Execution
+from kd_bench.training.loop import accuracy, predictions
+from kd_bench.training.setup import TrainingSetup
+from kd_bench.training.teacher import Teacher, load_weights
+from kd_bench.utils.errors import UserError, require
+from kd_bench.utils.files import file_hash
+
+TOLERANCE = 0.005  # of the test images: other machines round otherwise
+
+
+def load_network(job: Job, data: Data) -> Network:
+    """The teacher, with its weights unless it is trained along.
+
+    Raises:
+        UserError: its weights are not those that its record, or the job, vouches for.
+    """
+    network = build_network(job.config.teacher.model, data.num_classes)
+    if job.traits.teacher_learns:
+        return network
+    if job.teacher is not None:
+        record = _record(job.teacher)
+        require(
+            record.data_fingerprint == data.fingerprint,
+            f"the teacher in {job.teacher.path} was trained on other images; remove that folder",
+        )
+        check_weights(job.teacher.path, record)
+    else:
+        _check_given(job)
+    load_weights(network.net, _weights(job), network.name)
+    network.net.requires_grad_(False)
+    return network
+
+
+def _record(teacher: Job) -> Record:
+    record = read_record(teacher.path)
+    if record is None:
+        raise UserError(f"the teacher in {teacher.path} has no result yet; train it first")
+    return record
+
+
+def _weights(job: Job) -> Path:
+    """The file of the teacher's weights: the given one, or that of its own job."""
+    if job.teacher is not None:
+        return job.teacher.path / WEIGHTS
+    return Path(str(job.config.teacher.checkpoint))
+
+
+def _check_given(job: Job) -> None:
+    """Refuse to record, under the identity that was frozen, what other weights teach."""
+    require(
+        file_hash(_weights(job), 16) == job.identity["teacher"]["checkpoint"],
+        f"{_weights(job)} was changed since this job was prepared, so what it teaches belongs to"
+        " another job; start again",
+    )
+
+
+def make_teacher(
+    job: Job,
+    network: Network,
+    shapes: StageShapes,
+    method: Method,
+    data: Data,
+    resolved: Execution,
+    message: Callable[[str], None],
+) -> Teacher:
+    """The teacher as the job asks for it: computed at every step, or from a cache."""
+    teacher = Teacher(
+        network.extractor(method.stages),
+        learns=job.traits.teacher_learns,
+        needs_input_gradients=method.needs_input_gradients,
+    )
+    if job.config.teacher.source is not TeacherSource.table:
+        return teacher
+    key = teacher_cache.cache_key(
+        job.identity["dataset"],
+        data.fingerprint,
+        file_hash(_weights(job), 16),
+        teacher.network.stages,
+        [resolved.speed.value, resolved.as_record()],
+        [device_name(data.train.target.device), torch.get_num_threads(), torch.__version__],
+    )
+    folder = Path(job.config.runs_dir) / TEACHER_CACHES / key
+    return teacher_cache.load_cached_teacher(
+        folder, teacher.with_execution(resolved), shapes, data, message
+    )
+
+
+def predict_test_images(job: Job, setup: TrainingSetup) -> Tensor | None:
+    """The class [N] of each test image according to a frozen teacher; None without one.
+
+    Raises:
+        UserError: they are less accurate, or more, than the teacher's record says.
+    """
+    if setup.teacher is None or setup.teacher.learns:
+        return None
+    test = setup.data.test
+    predicted = predictions(setup.teacher.network, setup.data, test)
+    if job.teacher is not None:
+        correct = accuracy(predicted, test.target)
+        _check_accuracy(job.teacher.path, _record(job.teacher), correct, setup.device)
+    return predicted
+
+
+def _check_accuracy(folder: Path, record: Record, now: float, device: torch.device) -> None:
+    """Refuse a teacher that is another than its record says.
+
+    Weights are those of the record if it has their hash: then only rounding may differ. For those
+    of older records, a single image is evidence, where the rounding is the same.
+    """
+    name, recorded = device_name(device), record.accuracy.last
+    off = round(abs(now - recorded) / 100 * record.images.test)  # images
+    is_exact = record.weights_sha256 is None and _is_computed_alike(record, device)
+    require(
+        off <= (0 if is_exact else max(1, TOLERANCE * record.images.test)),
+        f"the teacher in {folder} classifies {now:.2f} % of the test images correctly, and its"
+        f" record says {recorded:.2f} %: its weights were replaced, or {name} computes otherwise"
+        f" than {record.device_name}; delete the folder to train it again:"
+        f" rm -r {shlex.quote(str(folder))}",
+    )
+
+
+def _is_computed_alike(record: Record, device: torch.device) -> bool:
+    """Whether an accuracy of a record's network was computed as it would be here, bit for bit."""
+    return (
+        record.device == device.type == "cpu"
+        and record.device_name == device_name(device)
+        and record.threads == torch.get_num_threads()
+        and record.versions == versions()
+    )

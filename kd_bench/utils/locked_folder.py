@@ -1,0 +1,59 @@
+"""Changes the files of a folder only while this process holds the folder's lock."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from kd_bench.utils.files import atomic_write, to_json
+from kd_bench.utils.lock import Lock
+
+
+class LockedFolder:
+    """A folder that this process has locked, and the only way in which it changes files there.
+
+    The lock is looked at directly before each change. A process that is stopped between the look
+    and the change, and for longer than a takeover takes, still changes one file of the new owner's:
+    only a file system that knew of locks could refuse that.
+
+    Args:
+        path: of the folder.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._lock = Lock(path)
+
+    def __enter__(self) -> LockedFolder:
+        self._lock.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.__exit__(*error)
+
+    def check(self) -> None:
+        """Check that the lock is still held.
+
+        Raises:
+            Locked: another process took it over.
+        """
+        self._lock.check()
+
+    def write(self, name: str, content: str | bytes) -> None:
+        """Write a file atomically, flushed to disk."""
+        atomic_write(self.path / name, content, self.check)
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a value as readable JSON, as `write` does."""
+        self.write(name, to_json(value))
+
+    def rename(self, name: str, to: str) -> None:
+        """Rename a file, replacing the one that is called so already."""
+        self.check()
+        os.replace(self.path / name, self.path / to)
+
+    def remove(self, name: str) -> None:
+        """Delete a file if it exists."""
+        self.check()
+        (self.path / name).unlink(missing_ok=True)

@@ -1,0 +1,107 @@
+"""A teacher is the one that its record vouches for, or the job is refused with the remedy."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.jobs import job, rewrite_record, trained
+
+from kd_bench.config.convert import to_plain
+from kd_bench.jobs.job import Job
+from kd_bench.results.run_folder import WEIGHTS, read_record
+from kd_bench.utils.errors import UserError
+
+IMAGE = 100 / 24  # percent
+
+
+@pytest.fixture
+def student(finished, tmp_path) -> Job:
+    """A student that is to be trained, of a teacher that is done."""
+    return job(tmp_path / "runs", "method=st", "seed=1")
+
+
+def flipped(content: bytes) -> bytes:
+    at = len(content) // 2
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
+
+DAMAGES = {
+    "emptied": lambda content: b"",
+    "truncated": lambda content: content[:-100],
+    "zeroed": lambda content: bytes(len(content)),
+    "one bit": flipped,
+    "4 kB too many": lambda content: content + bytes(4096),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_teacher_is_refused_with_the_command_that_mends_it(student, damage):
+    weights = student.teacher.path / WEIGHTS
+    weights.write_bytes(damage(weights.read_bytes()))
+    with pytest.raises(UserError) as error:
+        trained(student)
+    assert str(error.value) == (
+        f"{weights} is not the file that its record vouches for: it was damaged or replaced;"
+        f" delete its folder to train it again: rm -r {student.teacher.path}"
+    )
+    assert not (student.path / "result.json").exists()
+    shutil.rmtree(student.teacher.path)  # as it says
+    trained(student)
+
+
+def test_another_teacher_of_the_same_shapes_is_refused(student, tmp_path):
+    other = job(tmp_path / "runs", "method=st", "teacher.seed=1").teacher
+    shutil.copy(trained(other)[1] / WEIGHTS, student.teacher.path / WEIGHTS)
+    with pytest.raises(UserError, match="is not the file that its record vouches for"):
+        trained(student)
+
+
+def test_a_teacher_without_weights_is_refused_with_the_command_that_mends_it(student):
+    (student.teacher.path / WEIGHTS).unlink()
+    with pytest.raises(UserError, match=f"weights.pt is missing; .* rm -r {student.teacher.path}"):
+        trained(student)
+
+
+def record_accuracy(folder: Path, images: int, **values) -> None:
+    """Record some images more than were classified correctly."""
+    accuracy = read_record(folder).accuracy
+    changed = to_plain(accuracy) | {"last": accuracy.last + images * IMAGE}
+    rewrite_record(folder, accuracy=changed, **values)
+
+
+@pytest.mark.parametrize(
+    ("images", "conditions", "is_refused"),
+    [
+        (0, {}, False),
+        (1, {}, False),  # rounded otherwise
+        (2, {}, True),
+        (0, {"weights_sha256": None}, False),
+        (1, {"weights_sha256": None}, True),
+        (1, {"weights_sha256": None, "device_name": "another"}, False),
+        (2, {"weights_sha256": None, "device_name": "another"}, True),
+    ],
+)
+def test_a_teacher_is_as_accurate_as_its_record_says(student, images, conditions, is_refused):
+    record_accuracy(student.teacher.path, images, **conditions)
+    if not is_refused:
+        record, _ = trained(student)
+        assert record.teacher.accuracy == pytest.approx(
+            read_record(student.teacher.path).accuracy.last - images * IMAGE
+        )
+        return
+    with pytest.raises(UserError, match=r"correctly, and its record says .*: rm -r "):
+        trained(student)
+    assert not (student.path / "history.csv").exists()  # refused before it trains
+
+
+def test_a_given_teacher_that_changes_after_the_job_was_prepared_is_refused(finished, tmp_path):
+    _, teacher = finished
+    given = tmp_path / "given.pt"
+    shutil.copy(teacher / WEIGHTS, given)
+    the_job = job(tmp_path / "runs", "method=st", f"teacher.checkpoint={given}")
+    state = torch.load(given, weights_only=True)
+    state["fc.bias"] += 1
+    torch.save(state, given)
+    with pytest.raises(UserError, match=r"given.pt was changed since this job was prepared"):
+        trained(the_job)
