@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from kd_bench.models.convolutions import replace_unsafe_convolutions
 from kd_bench.models.resnet import ResNet
 
-TOLERANCE = 1e-3  # of the largest value; rounding is below
+TOLERANCE = 0.02  # of the largest value; rounding is below, also in networks of one channel
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """Convolutions that PyTorch's CPU kernels get wrong, replaced by equal ones that they get right.
 
-oneDNN's kernel for the weight gradient of a strided 1x1 convolution in channels-last layout, which
-CPUs with AVX2 but without AVX-512 use, reads and writes out of bounds if there are fewer input
-channels than its block of 8. A process dies of it, or learns from wrong gradients
-(uxlfoundation/oneDNN#6035; all PyTorch versions from 2.6 to 2.13 have it). torch.compile chooses
-that layout whatever the layout of the image, so another layout for the network would not help.
+oneDNN's kernel for the weight gradient of a strided 1x1 convolution in channels-last layout reads
+and writes out of bounds if there are fewer input channels than its block: 8 on CPUs with AVX2, and
+16 with AVX-512 and two threads or more. A process dies of it, or learns from wrong gradients
+(uxlfoundation/oneDNN#6035; seen with PyTorch 2.6 and 2.13). torch.compile chooses that layout
+whatever the layout of the image, so another layout for the network would not help.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-BLOCK = 8  # channels; `tools/convolutions.py` looks for shapes that break
+BLOCK = 16  # channels, the larger one; `tools/convolutions.py` looks for shapes that break
 
 
 class SubsampledConv2d(nn.Conv2d):

@@ -199,7 +199,7 @@ def planned(runs: Path, method: str, *changes: str, device=CUDA) -> Execution:
 def test_a_record_names_a_network_whose_convolutions_are_replaced(runs):
     few, enough = (
         assembled(runs, "method=baseline", f"model.net.widths={widths}").execution.as_record()
-        for widths in ("[4,4,8,8]", "[8,8,8,8]")
+        for widths in ("[16,8,16,16]", "[16,16,16,16]")
     )
     assert few["notes"] == ["strided 1x1 convolutions of few channels as subsampling and stride 1"]
     assert enough["notes"] == []
@@ -244,7 +244,7 @@ def test_a_method_that_cannot_be_compiled_runs_without_and_says_so(runs):
 
 
 def test_a_record_tells_how_its_steps_were_executed(runs):
-    record, _ = trained(job(runs, "method=st", "precision=bf16"))
+    record, _ = trained(job(runs, "method=st", "precision=bf16", "model.net.widths=[16,16,16,16]"))
     assert record.execution == {
         "precision": "bf16",
         "teacher_precision": "bf16",
