@@ -75,7 +75,8 @@ class PlannedJob:
             return f"running, {status.owner}: {progress_text(self.job, status)}"
         start = f" from epoch {begun.epoch + 1} of {self.job.epochs}" if begun else ""
         failed = f"; failed before: {status.reason}" if status.kind == FAILED else ""
-        return f"to do{start}, {self._time_text()}{failed}"
+        damage = f"; {status.damage}" if status.damage else ""
+        return f"to do{start}, {self._time_text()}{failed}{damage}"
 
     def _time_text(self) -> str:
         if self.time is None:

@@ -12,10 +12,12 @@ from pathlib import Path
 from kd_bench.jobs.job import Job, write_jobs
 from kd_bench.jobs.protocol import INTERRUPTED, LOCKED_ELSEWHERE
 from kd_bench.jobs.status import teacher_failed
+from kd_bench.results.record import Record
 from kd_bench.results.run_folder import CONSOLE, ERROR, read_error
 from kd_bench.sweep.display import SweepDisplay
 from kd_bench.sweep.executors.base import Process, Slot
 from kd_bench.sweep.retry import DEFAULT, RetryPolicy
+from kd_bench.utils.errors import DamagedError
 from kd_bench.utils.files import atomic_write, ensure_writable_dir
 from kd_bench.utils.lock import lock_owner
 
@@ -56,6 +58,7 @@ class Sweep:
         self.free = list(slots)
         self.pending = list(jobs)
         self.running: dict[Slot, Running] = {}
+        self.records: dict[str, Record] = {}  # folder -> record of a job that is done
         self.failed: dict[str, str] = {}  # folder -> reason
         self.retried: Counter[str] = Counter()  # folder -> number of retries
         self.not_before: dict[str, float] = {}  # folder of a job run elsewhere -> next check
@@ -97,9 +100,10 @@ class Sweep:
 
     def _start_ready(self) -> None:
         for job in list(self.pending):
-            if job.is_done:
+            if record := job.find_record():
                 self.pending.remove(job)
-                self.display.done_already(job)
+                self.records[job.folder] = record
+                self.display.done_already(job, record)
             elif job.teacher is not None and job.teacher.folder in self.failed:
                 self.pending.remove(job)
                 self.failed[job.folder] = teacher_failed(job)
@@ -124,6 +128,10 @@ class Sweep:
 
     def _start(self, job: Job) -> None:
         slot = self.free.pop(0)
+        try:
+            job.read_record()
+        except DamagedError as error:
+            self.display.damaged(job, str(error))
         ensure_writable_dir(job.path)
         (job.path / ERROR).unlink(missing_ok=True)
         process = slot.start(self.file, self.numbers[job.folder], job.path / CONSOLE)
@@ -139,8 +147,9 @@ class Sweep:
 
     def _ended(self, running: Running, code: int) -> None:
         job = running.job
-        if job.is_done:
-            self.display.done(job, time.monotonic() - running.since)
+        if record := job.find_record():
+            self.records[job.folder] = record
+            self.display.done(job, record, time.monotonic() - running.since)
         elif code == LOCKED_ELSEWHERE:
             self.not_before[job.folder] = time.monotonic() + 1.0
             self.pending.append(job)
@@ -212,7 +221,7 @@ def run_sweep(
     sweep = Sweep(jobs, write_jobs(jobs, name), slots, display, policy)
     with display:
         sweep.run()
-    display.table([job for job in jobs if job.is_requested], sweep.failed)
+    display.table([job for job in jobs if job.is_requested], sweep.records, sweep.failed)
     if sweep.failed:
         display.failures([job for job in jobs if job.folder in sweep.failed], sweep.failed)
     if sweep.interruptions:

@@ -12,6 +12,15 @@ class UserError(ValueError):
     """A mistake of the user; its message is one line with the valid options."""
 
 
+class DamagedError(UserError):
+    """A file that was cut off or overwritten; its message is one line that names it."""
+
+
+def warn(message: str) -> None:
+    """Print a line to standard error about what is left out or set aside."""
+    print(f"kd-bench: {message}", file=sys.stderr)
+
+
 def require(condition: bool, message: str) -> None:
     """Raise a `UserError` with `message` unless `condition` holds."""
     if not condition:
