@@ -5,7 +5,6 @@ Nothing is followed: a link stays, and so does what it leads to.
 
 from __future__ import annotations
 
-import errno
 import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,7 +25,7 @@ from kd_bench.results.run_folder import (
     find_record,
 )
 from kd_bench.results.store import find_jobs
-from kd_bench.utils.errors import UserError, warn
+from kd_bench.utils.errors import DISK_FULL, UserError, warn
 from kd_bench.utils.formatting import format_bytes, pluralize
 from kd_bench.utils.lock import STALE_SECONDS, Lock, Locked, leftovers, lock_owner_text
 
@@ -37,7 +36,6 @@ processes left: files half written, and locks. Records, histories, weights and t
 TensorBoard stay, and so does all that unfinished jobs resume from. Folders of running jobs are not
 touched, and links are not followed.
 """
-FULL = (errno.ENOSPC, errno.EDQUOT)  # why nothing can be written
 
 
 @dataclass(frozen=True)
@@ -178,7 +176,7 @@ def _locked(folder: Path) -> Iterator[None]:
         try:
             held.enter_context(Lock(folder))
         except OSError as error:
-            if error.errno not in FULL:
+            if error.errno not in DISK_FULL:
                 raise
         yield
 

@@ -124,8 +124,13 @@ def write_jobs(jobs: Sequence[Job], name: str) -> Path:
     folder = Path(jobs[0].config.runs_dir) / SWEEPS
     ensure_writable_dir(folder)
     path = folder / f"{name}.jsonl"
-    write_sweep_file(path, (json.dumps(job.to_json()) for job in jobs))
+    write_sweep(path, jobs)
     return path
+
+
+def write_sweep(path: Path, jobs: Sequence[Job]) -> None:
+    """Write a sweep's file, whole or not at all."""
+    write_sweep_file(path, (json.dumps(job.to_json()) for job in jobs))
 
 
 def read_jobs(path: Path) -> list[Job]:

@@ -33,7 +33,7 @@ from kd_bench.training import checkpoint
 from kd_bench.training.device import choose_device, configure_process
 from kd_bench.training.loop import Row, train
 from kd_bench.training.setup import phases
-from kd_bench.utils.errors import DamagedError
+from kd_bench.utils.errors import DamagedError, warn
 from kd_bench.utils.files import ensure_writable_dir
 from kd_bench.utils.lock import Locked
 from kd_bench.utils.locked_folder import LockedFolder
@@ -93,7 +93,10 @@ def run(job: Job, reporter: Reporter) -> tuple[Record, bool]:
             raise
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
-            folder.write(ERROR, f"{reason}\n\n{traceback.format_exc()}")
+            try:
+                folder.write(ERROR, f"{reason}\n\n{traceback.format_exc()}")
+            except OSError as unwritten:  # perhaps for the same reason
+                warn(f"cannot write {job.path / ERROR}: {unwritten.strerror}")
             raise
 
 

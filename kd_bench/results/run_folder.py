@@ -91,15 +91,22 @@ def read_error(folder: Path) -> str | None:
     return readable or f"unknown: {path} is empty"
 
 
-# A sweep's file: a line for each job, and a last line by which damage is noticed
+def write_error(folder: Path, reason: str) -> None:
+    """Write why the folder's job failed, in one line; where even that is impossible, say so."""
+    path = folder / ERROR
+    try:
+        atomic_write(path, f"{reason}\n")
+    except OSError as error:
+        warn(f"cannot write {path}: {error.strerror}")
 
-_LAST_LINE = "sha256 "
+
+# A sweep's file: a line for each job, and a last line by which damage is noticed
 
 
 def write_sweep_file(path: Path, lines: Iterable[str]) -> None:
     """Write a sweep's file, whole or not at all."""
     text = "".join(f"{line}\n" for line in lines)
-    atomic_write(path, f"{text}{_LAST_LINE}{_sha256(text)}\n")
+    atomic_write(path, text + _last_line(text))
 
 
 def read_sweep_file(path: Path) -> list[str]:
@@ -113,17 +120,17 @@ def read_sweep_file(path: Path) -> list[str]:
         content = path.read_bytes().decode(errors="replace")
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    text, found, last = content.rpartition(_LAST_LINE)
-    if not found or last != f"{_sha256(text)}\n":
+    *lines, last = content.splitlines(keepends=True) or [""]
+    if last != _last_line("".join(lines)):
         raise DamagedError(
             f"{path} is damaged, or was written by another version of kd-bench; delete it: the jobs"
             " stay, and the command that started them writes it again"
         )
-    return text.splitlines()
+    return lines
 
 
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _last_line(text: str) -> str:
+    return json.dumps({"sha256": hashlib.sha256(text.encode()).hexdigest()}) + "\n"
 
 
 def wait_while_locked(folder: Path, done: str, seconds: float = 0.5) -> None:
