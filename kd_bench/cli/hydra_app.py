@@ -170,11 +170,13 @@ def _run(composed: Composed) -> int:
     from kd_bench.training.device import choose_device
     from kd_bench.utils.files import ensure_writable_dir
     from kd_bench.utils.lock import Locked
+    from kd_bench.utils.process import check_threads
 
     job = resolve_job(*composed)
     if not job.is_done:
         validate_job(job)
         choose_device(job.config.device)  # cuda is refused before anything is prepared for it
+        check_threads(job.config.threads)
         ensure_writable_dir(Path(job.config.runs_dir))
     display = JobDisplay()
     try:

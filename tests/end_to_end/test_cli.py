@@ -18,6 +18,8 @@ from kd_bench.jobs import resolve, runner
 from kd_bench.jobs.resolve import resolve_job
 from kd_bench.results.run_folder import read_record
 from kd_bench.sweep.launchers import registry as launchers
+from kd_bench.utils.formatting import pluralize
+from kd_bench.utils.process import core_count
 
 MISTAKES = {
     "a misspelt key": (["sede=1"], "unknown key 'sede'; choose from dataset, model, teacher"),
@@ -110,6 +112,12 @@ MISTAKES = {
         ["teacher.recipe=short"],
         "choose its file with recipe@teacher.recipe=NAME",
     ),
+    "more threads than cores": (
+        ["threads=100000"],
+        f"may use {pluralize(core_count(), 'core')} of",
+    ),
+    "threads of a sweep": (["-m", "threads=1,100000"], f"choose threads={core_count()} or fewer"),
+    "threads of a plan": (["plan", "-m", "threads=100000,1"], "threads=100000: this process may"),
     "no threads": (["threads=0"], "threads must be 1 or more, got 0"),
     "an epoch without a step": (
         ["recipe.drop_last=true", "recipe.batch_size=100000"],
