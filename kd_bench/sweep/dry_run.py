@@ -21,7 +21,6 @@ from kd_bench.jobs.status import (
     progress_text,
 )
 from kd_bench.results.store import find_records, folder_size
-from kd_bench.sweep.display import console
 from kd_bench.sweep.eta import (
     Estimate,
     SimilarityKey,
@@ -92,9 +91,9 @@ def print_plan(jobs: Sequence[Job], slots: int | None) -> None:
         jobs: as from `prepare_jobs`.
         slots: how many jobs run at once; None if a cluster's scheduler decides.
     """
-    planned, out = plan_jobs(jobs), console()
+    planned = plan_jobs(jobs)
     for line in (*(each.line for each in planned), *totals(planned, slots)):
-        out.print(line, markup=False)
+        print(line)
 
 
 def plan_jobs(jobs: Sequence[Job]) -> list[PlannedJob]:

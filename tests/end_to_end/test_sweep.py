@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import time
 from itertools import pairwise
@@ -46,6 +47,17 @@ def test_teacher_that_is_also_requested_is_one_job(tmp_path):
     teacher, student = prepared(tmp_path, ["method=st"], same)
     assert teacher.is_requested
     assert student.teacher == teacher
+
+
+def test_a_missing_teacher_of_students_that_are_all_done_is_not_trained(tmp_path, finished):
+    student, teacher = finished
+    runs = tmp_path / "runs"
+    assert [job.path for job in prepared(runs, ["method=st"])] == [teacher, student]
+    shutil.rmtree(teacher)
+    (job,) = prepared(runs, ["method=st"])
+    assert job.path == student
+    jobs = prepared(runs, ["method=st"], ["method=st", "seed=1"])
+    assert [job.path for job in jobs] == [teacher, student, student.with_name("seed1")]
 
 
 def test_all_jobs_are_checked_before_the_first_starts(tmp_path):
