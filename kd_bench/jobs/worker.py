@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -43,7 +44,8 @@ def _run(path: Path, number: int) -> Ending:
     except SystemExit as end:
         return Ending(FAILED, failure_reason(end))
     except Exception as error:  # noqa: BLE001  # whatever a job raises is its failure
-        traceback.print_exc()
+        with suppress(OSError):  # the log may be on the disk that is full
+            traceback.print_exc()
         return Ending(FAILED, failure_reason(error))
 
 

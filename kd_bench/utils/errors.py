@@ -6,7 +6,7 @@ import errno
 import math
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # why nothing can be written
 
@@ -21,7 +21,8 @@ class DamagedError(UserError):
 
 def warn(message: str) -> None:
     """Print a line to standard error about what is left out or set aside."""
-    print(f"kd-bench: {message}", file=sys.stderr)
+    with suppress(OSError):  # of a job, it goes to a file, whose disk may be full
+        print(f"kd-bench: {message}", file=sys.stderr)
 
 
 def require(condition: bool, message: str) -> None:
