@@ -1,10 +1,14 @@
-"""kd-bench clean: frees what finished jobs no longer need, and shows it first."""
+"""kd-bench clean: frees what finished jobs no longer need, and shows it first.
+
+Nothing is followed: a link stays, and so does what it leads to.
+"""
 
 from __future__ import annotations
 
+import stat
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,17 +22,19 @@ from kd_bench.results.run_folder import (
     TEACHER_CACHES,
     TENSORBOARD,
     WEIGHTS,
-    read_record,
+    find_record,
 )
 from kd_bench.results.store import find_jobs
+from kd_bench.utils.errors import DISK_FULL, UserError, warn
 from kd_bench.utils.formatting import format_bytes, pluralize
-from kd_bench.utils.lock import STALE_SECONDS, Lock, Locked, lock_owner_text
+from kd_bench.utils.lock import STALE_SECONDS, Lock, Locked, leftovers, lock_owner_text
 
 DESCRIPTION = """\
 Shows what finished jobs no longer need and how much disk it takes, and with --yes deletes it:
-checkpoints and console output of finished jobs, checkpoints set aside as damaged, and files that a
-killed process left half written. Records, histories, weights and the event files of TensorBoard
-stay, and so does all that unfinished jobs resume from. Folders of running jobs are not touched.
+checkpoints and console output of finished jobs, files set aside as damaged, and what killed
+processes left: files half written, and locks. Records, histories, weights and the event files of
+TensorBoard stay, and so does all that unfinished jobs resume from. Folders of running jobs are not
+touched, and links are not followed.
 """
 
 
@@ -55,7 +61,14 @@ def main(arguments: Sequence[str]) -> int:
     """Show what can be deleted, or with --yes delete it."""
     args = _parser().parse(arguments)
     runs = existing_runs_dir(args.runs_dir)
-    options = CleanOptions(args.weights, args.tensorboard, args.tables, teachers(runs))
+    known = frozenset[str]()
+    if args.weights:
+        try:
+            known = teachers(runs)
+        except UserError as error:  # whose weights may be teachers' is not known
+            warn(f"--weights is left out: {error}")
+            args.weights = False
+    options = CleanOptions(args.weights, args.tensorboard, args.tables, known)
     found, busy = clean(runs, options, delete=args.yes)
     print("\n".join(summary(found, args.list)))
     if busy:
@@ -94,7 +107,11 @@ def _parser() -> Parser:
 
 
 def teachers(runs: Path) -> frozenset[str]:
-    """The folders of all jobs that are a teacher in some sweep."""
+    """The folders of all jobs that are a teacher in some sweep.
+
+    Raises:
+        UserError: a sweep's file cannot be read.
+    """
     jobs = [job for path in sweep_files(runs).values() for job in read_jobs(path)]
     return frozenset(job.teacher.folder for job in jobs if job.teacher is not None)
 
@@ -109,11 +126,13 @@ def clean(runs: Path, options: CleanOptions, *, delete: bool) -> tuple[list[Remo
     busy: list[Path] = []
     for job in find_jobs(runs):
         _clean_folder(job, _removable(runs, job, options), found, busy, delete)
-    if (runs / SWEEPS).is_dir():
+    if _inside(runs / SWEEPS):
         _clean_folder(runs / SWEEPS, _half_written(runs / SWEEPS), found, busy, delete)
     if options.caches and not busy:
-        for cache in sorted((runs / TEACHER_CACHES).glob("*/")):
-            _clean_folder(cache, _cache_files(cache), found, busy, delete)
+        for cache in sorted(_inside(runs / TEACHER_CACHES)):
+            if not cache.is_symlink() and cache.is_dir():
+                files = _files("caches of teachers' outputs", cache.iterdir())
+                _clean_folder(cache, files, found, busy, delete)
     return found, busy
 
 
@@ -125,19 +144,23 @@ def _clean_folder(
     delete: bool,
 ) -> None:
     """Add a folder's removable files to `found`, or the folder to `busy`."""
+    if lock_owner_text(folder):
+        busy.append(folder)
+        return
+    locks = [Removable("locks of killed processes", path, 0) for path in leftovers(folder)]
     if not delete:
-        if lock_owner_text(folder):
-            busy.append(folder)
-        else:
-            found += removable
+        found += [*locks, *removable]
         return
     try:
-        with Lock(folder):  # no process starts to work in the folder meanwhile
+        with _locked(folder):  # no process starts to work in the folder meanwhile
+            found += locks  # removed by taking the lock
             for each in removable:
                 each.path.unlink()
                 found.append(each)
     except Locked:
         busy.append(folder)
+    except (OSError, UserError) as error:
+        warn(f"left alone: {folder}: {error}")
     for emptied in (
         folder / TENSORBOARD,
         *([folder] if folder.parent.name == TEACHER_CACHES else []),
@@ -146,51 +169,62 @@ def _clean_folder(
             emptied.rmdir()
 
 
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock, except on a full disk, which has no room for one."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(Lock(folder))
+        except OSError as error:
+            if error.errno not in DISK_FULL:
+                raise
+        yield
+
+
 # What can be deleted; found while the folder is locked, so iterators and not lists
 
 
 def _removable(runs: Path, folder: Path, options: CleanOptions) -> Iterator[Removable]:
     """Files of a job's folder."""
     yield from _half_written(folder)
-    for path in sorted(folder.glob("*.damaged")):
-        yield _file("damaged checkpoints", path)
-    if (record := read_record(folder)) is None:
+    yield from _files("files set aside as damaged", folder.glob("*.damaged"))
+    if (record := find_record(folder)) is None:
         return
-    for name in CHECKPOINTS:
-        yield from _if_exists("checkpoints of finished jobs", folder / name)
-    yield from _if_exists("console output of finished jobs", folder / CONSOLE)
+    yield from _files("checkpoints of finished jobs", [folder / name for name in CHECKPOINTS])
+    yield from _files("console output of finished jobs", [folder / CONSOLE])
     if options.tensorboard:
-        for path in sorted((folder / TENSORBOARD).glob("*")):
-            yield _file("event files of TensorBoard", path)
+        yield from _files("event files of TensorBoard", _inside(folder / TENSORBOARD))
     # A finished job is not trained again, so a teacher without weights would be of no use.
     is_baseline = record.config.method.name == BASELINE
     is_teacher = is_baseline or folder.relative_to(runs).as_posix() in options.teachers
     if options.weights and not is_teacher:
-        yield from _if_exists("weights of students", folder / WEIGHTS)
-
-
-def _cache_files(folder: Path) -> Iterator[Removable]:
-    """The files of a teacher cache, whether it is complete or not."""
-    for path in sorted(folder.iterdir()):
-        if path.is_file():  # a folder is the lock
-            yield _file("caches of teachers' outputs", path)
+        yield from _files("weights of students", [folder / WEIGHTS])
 
 
 def _half_written(folder: Path) -> Iterator[Removable]:
     """Files that a process left half written when it was killed; no recent ones."""
-    for path in sorted([*folder.glob(".*.part"), *folder.glob(f".{WEIGHTS}")]):
+    paths = [*folder.glob(".*.part"), *folder.glob(".*.writable")]
+    for each in _files("files left half written", paths):
         with suppress(FileNotFoundError):  # its process has just renamed it
-            if time.time() - path.stat().st_mtime > STALE_SECONDS:
-                yield _file("files left half written", path)
+            if time.time() - each.path.lstat().st_mtime > STALE_SECONDS:
+                yield each
 
 
-def _if_exists(kind: str, path: Path) -> Iterator[Removable]:
-    if path.exists():
-        yield _file(kind, path)
+def _inside(folder: Path) -> list[Path]:
+    """What is in a folder; nothing for a link to one, or where there is none."""
+    return [] if folder.is_symlink() or not folder.is_dir() else list(folder.iterdir())
+
+
+def _files(kind: str, paths: Iterable[Path]) -> Iterator[Removable]:
+    """Those of some paths that are files."""
+    for path in sorted(paths):
+        with suppress(FileNotFoundError):
+            if stat.S_ISREG(path.lstat().st_mode):
+                yield _file(kind, path)
 
 
 def _file(kind: str, path: Path) -> Removable:
-    return Removable(kind, path, path.stat().st_size)
+    return Removable(kind, path, path.lstat().st_size)
 
 
 def summary(found: Sequence[Removable], every: bool) -> list[str]:

@@ -83,8 +83,9 @@ def score(config: Config, checkpoint: str) -> tuple[float, int, str]:
     from kd_bench.training.execution import memory_format, move
     from kd_bench.training.loop import evaluate
     from kd_bench.training.teacher import load_weights
+    from kd_bench.utils.process import core_count
 
-    configure_process(config.threads)
+    configure_process(min(config.threads, core_count()))
     device = choose_device(config.device)
     data = build_dataset(config.dataset).load(device)
     network = build_network(config.model, data.num_classes)

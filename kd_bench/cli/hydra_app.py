@@ -23,7 +23,7 @@ from kd_bench.config.hydra_errors import HydraError, one_line
 from kd_bench.config.schema import Config
 from kd_bench.jobs.protocol import LOCKED_ELSEWHERE
 from kd_bench.sweep.launchers import registry as launchers
-from kd_bench.utils.errors import UserError, exit_on_user_error, require
+from kd_bench.utils.errors import UserError, exit_on_user_error, failure_reason, require
 
 CONFIG_DIR_FLAGS = ("--config-dir", "-cd")
 
@@ -170,11 +170,13 @@ def _run(composed: Composed) -> int:
     from kd_bench.training.device import choose_device
     from kd_bench.utils.files import ensure_writable_dir
     from kd_bench.utils.lock import Locked
+    from kd_bench.utils.process import check_threads
 
     job = resolve_job(*composed)
     if not job.is_done:
         validate_job(job)
         choose_device(job.config.device)  # cuda is refused before anything is prepared for it
+        check_threads(job.config.threads)
         ensure_writable_dir(Path(job.config.runs_dir))
     display = JobDisplay()
     try:
@@ -182,5 +184,7 @@ def _run(composed: Composed) -> int:
     except Locked as owner:
         display.message(f"{job.label}: already being trained by {owner}; skipping")
         return LOCKED_ELSEWHERE
+    except SystemExit as end:  # whose exit code would be taken for one of kd-bench's
+        raise UserError(f"{job.label}: {failure_reason(end)}") from end
     display.result(job.label, record, trained)
     return 0

@@ -28,6 +28,7 @@ def main() -> None:
     try:
         with exit_on_user_error():
             code = _main(typed)
+            print(end="", flush=True)  # now, because at Python's end no error could be caught
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0

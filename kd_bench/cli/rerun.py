@@ -100,7 +100,7 @@ def _print_comparison(old: Record, old_folder: Path, new: Record, new_folder: Pa
 
 def _history(folder: Path) -> list[str] | None:
     try:
-        return (folder / HISTORY).read_text(encoding="utf-8").splitlines()
+        return (folder / HISTORY).read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return None
 

@@ -66,7 +66,7 @@ def select_sweeps(runs: Path, prefix: str) -> dict[str, Path]:
 
 
 def report(name: str, jobs: Sequence[Job]) -> list[str]:
-    """A sweep in lines: its counts, then its running and its failed jobs."""
+    """A sweep in lines: its counts, its running and its failed jobs, and damaged files."""
     statuses = job_statuses(jobs)
     kinds = Counter(status.kind for status in statuses.values())
     counts = ", ".join(f"{kinds[kind]} {kind}" for kind in KINDS)
@@ -81,7 +81,10 @@ def report(name: str, jobs: Sequence[Job]) -> list[str]:
         for job in jobs
         if (status := statuses[job.folder]).kind == FAILED
     ]
-    return [f"{name}: {counts}" + (f"; {left}" if left else ""), *running, *failed]
+    damaged = [
+        f"  {job.label}: {status.damage}" for job in jobs if (status := statuses[job.folder]).damage
+    ]
+    return [f"{name}: {counts}" + (f"; {left}" if left else ""), *running, *failed, *damaged]
 
 
 def _time_left(jobs: Sequence[Job], statuses: Mapping[str, JobStatus], running: int) -> str:

@@ -80,7 +80,8 @@ class ImageFolder:
         files = []
         for listing in self._listings:
             for path in listing.files:
-                stat = path.stat()
+                with _naming(path):
+                    stat = path.stat()
                 name = path.relative_to(self.root).as_posix()
                 files.append((name, stat.st_size, stat.st_mtime_ns))
         text = json.dumps({"size": self.size, "files": files})
@@ -109,9 +110,9 @@ def _list_split(folder: Path) -> Listing:
     files: list[Path] = []
     target: list[int] = []
     for entry in _visible(folder):
-        require(
-            entry.is_dir(), f"{entry.path} is a file; {folder} must contain one folder per class"
-        )
+        is_folder = os.path.isdir(entry.path)
+        kind = "file" if os.path.exists(entry.path) else "link to a folder that does not exist"
+        require(is_folder, f"{entry.path} is a {kind}; {folder} must contain one folder per class")
         images = [Path(image.path) for image in _visible(entry)]
         require(bool(images), f"class folder {entry.path} has no images")
         files += images
@@ -180,10 +181,16 @@ def _head(path: Path) -> tuple[int, int]:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Convert PIL's errors into a UserError that names the file."""
+    """Convert errors about an image into a UserError that names the file."""
     try:
         yield
     except UserError:
         raise
+    except FileNotFoundError:
+        raise UserError(f"{path} is a link to a file that does not exist") from None
+    except PermissionError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{path} is too large for PIL to decode: {error}") from None
     except (OSError, SyntaxError, ValueError) as error:  # all raised by PIL for broken files
         raise UserError(f"{path} is not an image that PIL can read") from error

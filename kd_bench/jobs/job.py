@@ -10,9 +10,16 @@ from typing import Any
 
 from kd_bench.config.convert import to_dataclass, to_plain
 from kd_bench.config.schema import Config, total_epochs
-from kd_bench.results.run_folder import SWEEPS, is_done
-from kd_bench.utils.errors import UserError
-from kd_bench.utils.files import atomic_write, ensure_writable_dir
+from kd_bench.results.record import Record
+from kd_bench.results.run_folder import (
+    RESULT,
+    SWEEPS,
+    read_record,
+    read_sweep_file,
+    write_sweep_file,
+)
+from kd_bench.utils.errors import DamagedError, UserError
+from kd_bench.utils.files import ensure_writable_dir
 
 
 @dataclass(frozen=True)
@@ -48,10 +55,29 @@ class Job:
         """The job's folder."""
         return Path(self.config.runs_dir) / self.folder
 
+    def read_record(self) -> Record | None:
+        """Its record; None if it is not finished.
+
+        Raises:
+            DamagedError: its result.json is damaged, or another job's.
+            UserError: its result.json cannot be read, or is of another version of kd-bench.
+        """
+        record = read_record(self.path)
+        if record is not None and record.folder != self.folder:
+            raise DamagedError(f"{self.path / RESULT} is the record of {record.folder}")
+        return record
+
+    def find_record(self) -> Record | None:
+        """As `read_record`; None also if its result.json cannot be read."""
+        try:
+            return self.read_record()
+        except UserError:
+            return None
+
     @property
     def is_done(self) -> bool:
-        """Whether its result is there."""
-        return is_done(self.path)
+        """Whether its record is there, and can be read."""
+        return self.find_record() is not None
 
     @property
     def epochs(self) -> int:
@@ -98,27 +124,32 @@ def write_jobs(jobs: Sequence[Job], name: str) -> Path:
     folder = Path(jobs[0].config.runs_dir) / SWEEPS
     ensure_writable_dir(folder)
     path = folder / f"{name}.jsonl"
-    atomic_write(path, "".join(json.dumps(job.to_json()) + "\n" for job in jobs))
+    write_sweep(path, jobs)
     return path
+
+
+def write_sweep(path: Path, jobs: Sequence[Job]) -> None:
+    """Write a sweep's file, whole or not at all."""
+    write_sweep_file(path, (json.dumps(job.to_json()) for job in jobs))
 
 
 def read_jobs(path: Path) -> list[Job]:
     """The jobs of a sweep's file; their `runs_dir` is the folder in which the file is now.
 
     Raises:
-        UserError: another version of kd-bench wrote the file.
+        UserError: the file is damaged, or another version of kd-bench wrote it.
     """
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [_parse(line, path, runs_dir=str(path.parent.parent)) for line in lines]
+    runs_dir = str(path.parent.parent)
+    return [_parse(line, path, runs_dir) for line in read_sweep_file(path)]
 
 
 def read_job(path: Path, number: int) -> Job:
     """Job `number` of a sweep's file, as it was written.
 
     Raises:
-        UserError: another version of kd-bench wrote the file.
+        UserError: the file is damaged, or another version of kd-bench wrote it.
     """
-    return _parse(path.read_text(encoding="utf-8").splitlines()[number], path)
+    return _parse(read_sweep_file(path)[number], path)
 
 
 def _parse(line: str, path: Path, runs_dir: str | None = None) -> Job:
@@ -136,4 +167,4 @@ def _parse(line: str, path: Path, runs_dir: str | None = None) -> Job:
 def sweep_files(runs: Path) -> dict[str, Path]:
     """The files of all sweeps of a runs folder by name, the most recently started last."""
     found = (runs / SWEEPS).glob("*.jsonl")
-    return {path.stem: path for path in sorted(found, key=lambda path: path.stat().st_mtime)}
+    return {path.stem: path for path in sorted(found, key=lambda path: path.lstat().st_mtime)}

@@ -27,13 +27,13 @@ from kd_bench.results.run_folder import (
     RESULT,
     TENSORBOARD,
     WEIGHTS,
-    read_record,
     wait_while_locked,
 )
 from kd_bench.training import checkpoint
 from kd_bench.training.device import choose_device, configure_process
 from kd_bench.training.loop import Row, train
 from kd_bench.training.setup import phases
+from kd_bench.utils.errors import DamagedError, warn
 from kd_bench.utils.files import ensure_writable_dir
 from kd_bench.utils.lock import Locked
 from kd_bench.utils.locked_folder import LockedFolder
@@ -80,19 +80,23 @@ def run(job: Job, reporter: Reporter) -> tuple[Record, bool]:
     Raises:
         Locked: another process is running this job, or took it over.
     """
-    if record := read_record(job.path):
+    if record := _record_of(job):
         return record, False
     ensure_writable_dir(job.path)
     with LockedFolder(job.path) as folder:
-        if record := read_record(job.path):  # finished just before the lock was free
+        if record := _record_of(job):  # finished just before the lock was free
             return record, False
+        _set_aside_damaged_record(job, folder, reporter)
         try:
             return _train_and_record(job, reporter, folder), True
         except Locked:
             raise
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
-            folder.write(ERROR, f"{reason}\n\n{traceback.format_exc()}")
+            try:
+                folder.write(ERROR, f"{reason}\n\n{traceback.format_exc()}")
+            except OSError as unwritten:  # perhaps for the same reason
+                warn(f"cannot write {job.path / ERROR}: {unwritten.strerror}")
             raise
 
 
@@ -101,7 +105,7 @@ def run_with_teacher(job: Job, reporter: Reporter) -> tuple[Record, bool]:
 
     Where another process trains the teacher, this waits for it. A job that is done needs none.
     """
-    if record := read_record(job.path):
+    if record := _record_of(job):
         return record, False
     while job.teacher is not None:
         try:
@@ -111,6 +115,26 @@ def run_with_teacher(job: Job, reporter: Reporter) -> tuple[Record, bool]:
             reporter.message(f"waiting for the teacher {job.teacher.label}, trained by {owner}")
             wait_while_locked(job.teacher.path, RESULT)
     return run(job, reporter)
+
+
+def _record_of(job: Job) -> Record | None:
+    """Its record; None if it is to be run: not finished, or with a damaged record.
+
+    Raises:
+        UserError: another version of kd-bench wrote the record.
+    """
+    try:
+        return job.read_record()
+    except DamagedError:
+        return None
+
+
+def _set_aside_damaged_record(job: Job, folder: LockedFolder, reporter: Reporter) -> None:
+    """Keep a damaged record under another name; the weights beside it are trained again, too."""
+    if (job.path / RESULT).exists():
+        damaged = f"{RESULT}.damaged"
+        folder.rename(RESULT, damaged)
+        reporter.message(f"{job.label}: set aside {job.path / damaged}, and runs again")
 
 
 def _train_and_record(job: Job, reporter: Reporter, folder: LockedFolder) -> Record:

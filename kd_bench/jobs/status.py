@@ -9,12 +9,19 @@ from statistics import median
 
 from kd_bench.jobs.job import Job
 from kd_bench.results.record import Record
-from kd_bench.results.run_folder import CHECKPOINTS, HISTORY, TIMING, read_error, read_record
+from kd_bench.results.run_folder import CHECKPOINTS, HISTORY, TIMING, read_error
+from kd_bench.utils.errors import DamagedError, UserError
 from kd_bench.utils.formatting import format_duration
 from kd_bench.utils.lock import lock_owner_text
 
 DONE, RUNNING, FAILED, PENDING = "done", "running", "failed", "pending"
 KINDS = (DONE, RUNNING, FAILED, PENDING)
+# The columns that show a job's progress, and what their numbers are below.
+COLUMNS = {
+    HISTORY: ("epoch", "test_accuracy"),
+    TIMING: ("train", "evaluation", "images_per_second"),
+}
+MOST = 1e15
 
 
 @dataclass(frozen=True)
@@ -36,22 +43,29 @@ class JobStatus:
     owner: str = ""  # what trains a running one: process 4711 on somehost
     reason: str = ""  # why a failed one failed
     progress: JobProgress | None = None  # of one that is running, or will resume from there
+    damage: str = ""  # a file that had to be left out, and why
 
 
 def job_status(job: Job) -> JobStatus:
     """The status of one job."""
     # The lock is read first: a job that ends in between is found done.
     owner = lock_owner_text(job.path)
-    if (record := read_record(job.path)) is not None:
-        return JobStatus(DONE, record)
-    progress = read_progress(job.path)
+    damage, progress = "", None
+    try:
+        if (record := job.read_record()) is not None:
+            return JobStatus(DONE, record)
+        progress = read_progress(job.path)
+    except DamagedError as error:
+        damage = str(error)
+    except UserError as error:  # the job would be refused
+        return JobStatus(FAILED, reason=str(error))
     if owner is not None:
-        return JobStatus(RUNNING, owner=owner, progress=progress)
+        return JobStatus(RUNNING, owner=owner, progress=progress, damage=damage)
     if not any((job.path / name).exists() for name in CHECKPOINTS):
         progress = None  # nothing to resume from
     if (reason := read_error(job.path)) is not None:
-        return JobStatus(FAILED, reason=reason, progress=progress)
-    return JobStatus(PENDING, progress=progress)
+        return JobStatus(FAILED, reason=reason, progress=progress, damage=damage)
+    return JobStatus(PENDING, progress=progress, damage=damage)
 
 
 def job_statuses(jobs: Sequence[Job]) -> dict[str, JobStatus]:
@@ -71,22 +85,41 @@ def teacher_failed(job: Job) -> str:
 
 
 def read_progress(folder: Path) -> JobProgress | None:
-    """How far the job in a folder is; None before its first epoch has ended."""
-    try:
-        history, timing = (_rows(folder / name) for name in (HISTORY, TIMING))
-    except FileNotFoundError:
+    """How far the job in a folder is; None before its first epoch has ended.
+
+    Raises:
+        DamagedError: history.csv or timing.csv is damaged.
+    """
+    history, timing = _columns(folder / HISTORY), _columns(folder / TIMING)
+    if history is None or timing is None:
         return None
+    seconds = map(sum, zip(timing["train"], timing["evaluation"], strict=True))
     return JobProgress(
-        epoch=int(history[-1]["epoch"]),
-        accuracy=float(history[-1]["test_accuracy"]),
-        images_per_second=float(timing[-1]["images_per_second"]),
-        seconds_per_epoch=median(float(row["train"]) + float(row["evaluation"]) for row in timing),
+        epoch=int(history["epoch"][-1]),
+        accuracy=history["test_accuracy"][-1],
+        images_per_second=timing["images_per_second"][-1],
+        seconds_per_epoch=median(seconds),
     )
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    names, *rows = (line.split(",") for line in path.read_text().splitlines())
-    return [dict(zip(names, row, strict=True)) for row in rows]
+def _columns(path: Path) -> dict[str, list[float]] | None:
+    """The columns that are read of a file with a row for each epoch; None where there is none."""
+    try:
+        names, *rows = (line.split(",") for line in path.read_text(encoding="utf-8").splitlines())
+        columns = dict(zip(names, zip(*rows, strict=True), strict=True))
+        return {name: list(map(_number, columns[name])) for name in COLUMNS[path.name]}
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise DamagedError(f"cannot read {path}: {error.strerror}") from None
+    except (KeyError, ValueError):
+        raise DamagedError(f"{path} is damaged; its job writes it again") from None
+
+
+def _number(text: str) -> float:
+    if not 0 <= (number := float(text)) < MOST:
+        raise ValueError(text)
+    return number
 
 
 def progress_text(job: Job, state: JobStatus) -> str:

@@ -1,34 +1,52 @@
 """Runs one job of a sweep in a process of its own.
 
-Local sweeps call `worker_main` in a fork, Ray starts `python -m kd_bench.jobs.worker SWEEP.jsonl
+Local sweeps call `run_supervised` in a fork, Ray starts `python -m kd_bench.jobs.worker SWEEP.jsonl
 NUMBER`, and Slurm's task calls `run_job`. PyTorch is imported only when a job runs, so that a sweep
 can refer to this module for free.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
+import traceback
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from kd_bench.jobs.job import read_job
 from kd_bench.jobs.protocol import CORES, INTERRUPTED, LOCKED_ELSEWHERE, PARENT
+from kd_bench.results.run_folder import read_error, write_error
+from kd_bench.utils.errors import failure_reason
 from kd_bench.utils.lock import Locked
+from kd_bench.utils.supervisor import FAILED, Ending, accept_signals, die_with, supervise
 
 
-def worker_main(path: Path, number: int) -> int:
-    """`run_job`, after setting up this process by the variables of `protocol`."""
+def run_supervised(path: Path, number: int) -> Ending:
+    """Run job `number` of a sweep's file in a fork, set up by the variables of `protocol`.
+
+    The fork ends with this process, and whatever it started with it.
+    """
     if parent := os.environ.get(PARENT):
-        _die_with(int(parent))
-    # A sweep ends its jobs by SIGINT. A shell makes what it starts in the background ignore it, and
-    # Ray blocks it in its processes, and so in those that they start.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        die_with(int(parent), signal.SIGTERM)  # which is passed on
     if cores := os.environ.get(CORES):
         os.sched_setaffinity(0, map(int, cores.split(",")))
-    return run_job(path, number)
+    return supervise(partial(_run, path, number))
+
+
+def _run(path: Path, number: int) -> Ending:
+    try:
+        accept_signals()  # a sweep ends its jobs by SIGINT
+        return Ending(run_job(path, number))
+    except KeyboardInterrupt:
+        return Ending(INTERRUPTED)
+    except SystemExit as end:
+        return Ending(FAILED, failure_reason(end))
+    except Exception as error:  # noqa: BLE001  # whatever a job raises is its failure
+        with suppress(OSError):  # the log may be on the disk that is full
+            traceback.print_exc()
+        return Ending(FAILED, failure_reason(error))
 
 
 def run_job(path: Path, number: int) -> int:
@@ -49,13 +67,23 @@ def run_job(path: Path, number: int) -> int:
     return 0
 
 
-def _die_with(parent: int) -> None:
-    """Make Linux send SIGKILL to this process when its parent ends."""
-    set_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
-    ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before it could be watched
-        sys.exit(1)
+def record_failure(path: Path, number: int, reason: str) -> None:
+    """Write why job `number` of a sweep's file failed, unless it has done that itself."""
+    folder = read_job(path, number).path
+    if read_error(folder) is None:
+        write_error(folder, reason)
+
+
+def _main(path: Path, number: int) -> int:
+    """The exit code, for a sweep that has no other way to learn how the job ended."""
+    ending = run_supervised(path, number)
+    if ending.code < 0:
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        os.kill(os.getpid(), -ending.code)
+    if ending.reason is not None:
+        record_failure(path, number, ending.reason)
+    return ending.code
 
 
 if __name__ == "__main__":
-    sys.exit(worker_main(Path(sys.argv[1]), int(sys.argv[2])))
+    sys.exit(_main(Path(sys.argv[1]), int(sys.argv[2])))

@@ -9,9 +9,11 @@ from typing import Any
 
 from kd_bench.config.convert import to_dataclass, to_plain
 from kd_bench.config.schema import Config
-from kd_bench.utils.errors import UserError, require
+from kd_bench.utils.errors import DamagedError, UserError
+from kd_bench.utils.files import json_hash
 
 FORMAT = 1  # of the JSON; raised when its meaning changes, not for a new field with a default
+CHECKSUM = "checksum"  # of all other values; records of version 0.1 have none
 
 
 @dataclass(frozen=True)
@@ -86,20 +88,28 @@ class Record:
         plain = to_plain(self)
         if self.teacher is not None and self.teacher.table is None:
             del plain["teacher"]["table"]
-        return plain
+        return {**plain, CHECKSUM: json_hash(plain, 16)}
 
     @classmethod
     def from_json(cls, values: Any, path: Path | str = "the record") -> Record:
         """A record from plain values; fields that older versions did not write get defaults.
 
         Raises:
-            UserError: for another format, or values that are no record; it names `path`.
+            DamagedError: the values are no record, or not what was written; it names `path`.
+            UserError: another version of kd-bench wrote it, in another format.
         """
-        version = values.get("format") if isinstance(values, dict) else None
-        require(
-            version == FORMAT,
-            f"{path} is a record of format {version}; this version of kd-bench reads {FORMAT}",
-        )
+        if not isinstance(values, dict):
+            raise DamagedError(f"{path} is no record: it has no fields")
+        rest = {name: value for name, value in values.items() if name != CHECKSUM}
+        if CHECKSUM in values and values[CHECKSUM] != json_hash(rest, 16):
+            raise DamagedError(f"{path} is damaged: it is not what was written")
+        version = values.get("format")
+        if version != FORMAT:
+            kind = UserError if isinstance(version, int) else DamagedError
+            raise kind(
+                f"{path} is a record of format {version}, and this version of kd-bench reads"
+                f" {FORMAT}; use the version that wrote it, or delete it to run the job again"
+            )
         known = {name: value for name, value in values.items() if name in _FIELDS}
         try:
             known["config"] = to_dataclass(Config, _without_retired(values["config"]))
@@ -108,8 +118,9 @@ class Record:
             if values["teacher"] is not None:
                 known["teacher"] = TeacherScore(**values["teacher"])
             return cls(**known)
-        except (KeyError, TypeError, UserError) as error:
-            raise UserError(f"{path} is no record: {type(error).__name__}: {error}") from None
+        except (AttributeError, KeyError, TypeError, UserError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise DamagedError(f"{path} is no record: {reason}") from None
 
 
 _FIELDS = {field.name for field in fields(Record)}

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from kd_bench.results.record import Record
-from kd_bench.utils.errors import UserError, require
-from kd_bench.utils.files import file_hash
+from kd_bench.utils.errors import DamagedError, UserError, require, warn
+from kd_bench.utils.files import atomic_write, file_hash
 from kd_bench.utils.lock import lock_owner
 
 RESULT = "result.json"  # the record; written last, so its presence means that the job is done
@@ -34,16 +36,28 @@ def read_record(folder: Path) -> Record | None:
     """The record of a finished job; None if it is not finished.
 
     Raises:
-        UserError: the file is no record.
+        DamagedError: the file is no record.
+        UserError: it cannot be read, or another version of kd-bench wrote it.
     """
     path = folder / RESULT
     try:
         values = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError as error:
-        raise UserError(f"{path} is no record: {error}") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"{path} is no record: {error}") from None
     return Record.from_json(values, path)
+
+
+def find_record(folder: Path) -> Record | None:
+    """As `read_record`, but what cannot be read is left out, with a line to standard error."""
+    try:
+        return read_record(folder)
+    except UserError as error:
+        warn(f"left out: {error}")
+        return None
 
 
 def check_weights(folder: Path, record: Record) -> None:
@@ -63,11 +77,60 @@ def check_weights(folder: Path, record: Record) -> None:
 
 def read_error(folder: Path) -> str | None:
     """Why the folder's job failed, in one line; None if it did not."""
+    path = folder / ERROR
     try:
-        text = (folder / ERROR).read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    return text.partition("\n")[0].strip()
+    except OSError as error:
+        return f"cannot read {path}: {error.strerror}"
+    first = text.strip().partition("\n")[0].strip()
+    readable = "".join(
+        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in first
+    )
+    return readable or f"unknown: {path} is empty"
+
+
+def write_error(folder: Path, reason: str) -> None:
+    """Write why the folder's job failed, in one line; where even that is impossible, say so."""
+    path = folder / ERROR
+    try:
+        atomic_write(path, f"{reason}\n")
+    except OSError as error:
+        warn(f"cannot write {path}: {error.strerror}")
+
+
+# A sweep's file: a line for each job, and a last line by which damage is noticed
+
+
+def write_sweep_file(path: Path, lines: Iterable[str]) -> None:
+    """Write a sweep's file, whole or not at all."""
+    text = "".join(f"{line}\n" for line in lines)
+    atomic_write(path, text + _last_line(text))
+
+
+def read_sweep_file(path: Path) -> list[str]:
+    """The lines of a sweep's file.
+
+    Raises:
+        DamagedError: it is not what `write_sweep_file` wrote.
+        UserError: it cannot be read.
+    """
+    try:
+        content = path.read_bytes().decode(errors="replace")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    *lines, last = content.splitlines(keepends=True) or [""]
+    if last != _last_line("".join(lines)):
+        raise DamagedError(
+            f"{path} is damaged, or was written by another version of kd-bench; delete it: the jobs"
+            " stay, and the command that started them writes it again"
+        )
+    return lines
+
+
+def _last_line(text: str) -> str:
+    return json.dumps({"sha256": hashlib.sha256(text.encode()).hexdigest()}) + "\n"
 
 
 def wait_while_locked(folder: Path, done: str, seconds: float = 0.5) -> None:

@@ -12,8 +12,16 @@ from typing import Any
 from kd_bench.config.convert import to_dataclass
 from kd_bench.config.schema import Config
 from kd_bench.results.record import Failure, Record
-from kd_bench.results.run_folder import ERROR, RESULT, SWEEPS, read_error, read_record
-from kd_bench.utils.errors import UserError, require
+from kd_bench.results.run_folder import (
+    ERROR,
+    RESULT,
+    SWEEPS,
+    find_record,
+    read_error,
+    read_record,
+    read_sweep_file,
+)
+from kd_bench.utils.errors import UserError, require, warn
 
 
 def _job_folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
@@ -37,19 +45,32 @@ def folder_size(folder: Path) -> int:
 def find_records(root: str | Path) -> Iterator[tuple[Path, Record]]:
     """Each finished job below `root`: the folder it is in, and its record.
 
+    A result.json that cannot be read is left out, with a line to standard error.
+
     Raises:
-        UserError: `root` is no folder, or a result.json in it is no record.
+        UserError: `root` is no folder.
     """
     root = Path(root)
     require(root.is_dir(), f"there is no folder {root} to read records from")
     for folder, _ in _job_folders(root):
-        if record := read_record(folder):
+        if record := find_record(folder):
             yield folder, record
 
 
 def read_records(root: str | Path) -> list[Record]:
-    """The records of all finished jobs below `root`, sorted by folder."""
-    return [record for _, record in find_records(root)]
+    """The records of all finished jobs below `root`, sorted by folder.
+
+    As `find_records`, but the record of another job in a job's folder is left out, too.
+    """
+    return [record for folder, record in find_records(root) if _is_in_place(record, folder)]
+
+
+def _is_in_place(record: Record, folder: Path) -> bool:
+    """Whether a record is in its own folder, or in none that a job has."""
+    if _is_job(folder) and not record.folder.endswith("/".join(folder.absolute().parts[-2:])):
+        warn(f"left out: {folder / RESULT} is the record of {record.folder}")
+        return False
+    return True
 
 
 def open_record(path: str | Path) -> tuple[Path, Record]:
@@ -96,9 +117,11 @@ def _failure(folder: Path, job: dict[str, Any] | None) -> Failure:
 
 def _sweep_jobs(runs: Path) -> dict[str, dict[str, Any]]:
     """The jobs listed by the sweeps of a runs folder, as plain values, by folder."""
-    lines = [
-        json.loads(line)
-        for path in sorted((runs / SWEEPS).glob("*.jsonl"))
-        for line in path.read_text(encoding="utf-8").splitlines()
-    ]
-    return {job["folder"]: job for job in lines}
+    jobs: dict[str, dict[str, Any]] = {}
+    for path in sorted((runs / SWEEPS).glob("*.jsonl")):
+        try:
+            found = [json.loads(line) for line in read_sweep_file(path)]
+            jobs |= {job["folder"]: job for job in found}
+        except UserError as error:
+            warn(f"left out: {error}")
+    return jobs

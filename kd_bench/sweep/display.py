@@ -12,11 +12,19 @@ from rich.live import Live
 from rich.table import Table
 
 from kd_bench.jobs.job import Job
-from kd_bench.jobs.status import PENDING, RUNNING, JobStatus, progress_text, read_progress
+from kd_bench.jobs.status import (
+    PENDING,
+    RUNNING,
+    JobProgress,
+    JobStatus,
+    progress_text,
+    read_progress,
+)
 from kd_bench.results.record import Failure, Record
-from kd_bench.results.run_folder import CONSOLE, read_record
+from kd_bench.results.run_folder import CONSOLE
 from kd_bench.sweep import eta
 from kd_bench.sweep.eta import ThroughputHistory
+from kd_bench.utils.errors import DamagedError
 from kd_bench.utils.formatting import pluralize
 
 READ_SECONDS = 0.5  # least time between two reads of the running jobs' files
@@ -61,17 +69,19 @@ class SweepDisplay:
         """Print a line."""
         self.console.print(text, markup=False)
 
-    def done(self, job: Job, seconds: float) -> None:
+    def done(self, job: Job, record: Record, seconds: float) -> None:
         """A job has its result, after this many seconds in its slot."""
-        if record := read_record(job.path):
-            self._throughputs.add_record(record, seconds)
-            self.message(f"{job.label}: done: {accuracy_text(record)}")
+        self._throughputs.add_record(record, seconds)
+        self.message(f"{job.label}: done: {accuracy_text(record)}")
 
-    def done_already(self, job: Job) -> None:
+    def done_already(self, job: Job, record: Record) -> None:
         """A job had its result before the sweep."""
-        if record := read_record(job.path):
-            self._throughputs.add_record(record)
+        self._throughputs.add_record(record)
         self.message(f"{job.label}: done already, nothing to train")
+
+    def damaged(self, job: Job, reason: str) -> None:
+        """A job whose record is damaged starts."""
+        self.message(f"{job.label}: runs again, as {reason}")
 
     def elsewhere(self, job: Job) -> None:
         """Another process is running a job."""
@@ -100,18 +110,20 @@ class SweepDisplay:
         for job in jobs:
             self.message(f"  {job.label}: {reasons[job.folder]}; see {job.path}")
 
-    def table(self, jobs: Sequence[Job], failed: Mapping[str, str]) -> None:
-        """Print the results of the jobs that are done; `failed` has reasons by folder."""
+    def table(
+        self, jobs: Sequence[Job], records: Mapping[str, Record], failed: Mapping[str, str]
+    ) -> None:
+        """Print the results of jobs; `records` and the reasons why jobs `failed` are by folder."""
         # pandas and scipy take a second to import
         from kd_bench.results.render import render_records
 
-        if records := [record for job in jobs if (record := read_record(job.path))]:
+        if done := [records[job.folder] for job in jobs if job.folder in records]:
             failures = [
                 Failure(job.folder, failed[job.folder], job.identity, job.config, job.changed)
                 for job in jobs
                 if job.folder in failed
             ]
-            self.message(render_records(records, failures))
+            self.message(render_records(done, failures))
 
     def update(
         self,
@@ -131,7 +143,7 @@ class SweepDisplay:
         if not self.console.is_terminal or time.monotonic() < self._read_again:
             return
         self._read_again = time.monotonic() + READ_SECONDS
-        now = [(job, JobStatus(RUNNING, progress=read_progress(job.path))) for _, job in running]
+        now = [(job, JobStatus(RUNNING, progress=_progress(job))) for _, job in running]
         grid = Table.grid(padding=(0, 2))
         for (slot, _), (job, status) in zip(running, now, strict=True):
             grid.add_row(slot, job.label, progress_text(job, status))
@@ -140,3 +152,11 @@ class SweepDisplay:
         unfinished = now + [(job, JobStatus(PENDING)) for job in pending]
         grid.add_row("", counts, eta.time_left_text(unfinished, self._throughputs, slots))
         self._live.update(grid)
+
+
+def _progress(job: Job) -> JobProgress | None:
+    """How far a job is; None if its files are damaged, since it writes them after each epoch."""
+    try:
+        return read_progress(job.path)
+    except DamagedError:
+        return None

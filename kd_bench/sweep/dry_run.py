@@ -21,7 +21,6 @@ from kd_bench.jobs.status import (
     progress_text,
 )
 from kd_bench.results.store import find_records, folder_size
-from kd_bench.sweep.display import console
 from kd_bench.sweep.eta import (
     Estimate,
     SimilarityKey,
@@ -75,7 +74,8 @@ class PlannedJob:
             return f"running, {status.owner}: {progress_text(self.job, status)}"
         start = f" from epoch {begun.epoch + 1} of {self.job.epochs}" if begun else ""
         failed = f"; failed before: {status.reason}" if status.kind == FAILED else ""
-        return f"to do{start}, {self._time_text()}{failed}"
+        damage = f"; {status.damage}" if status.damage else ""
+        return f"to do{start}, {self._time_text()}{failed}{damage}"
 
     def _time_text(self) -> str:
         if self.time is None:
@@ -91,9 +91,9 @@ def print_plan(jobs: Sequence[Job], slots: int | None) -> None:
         jobs: as from `prepare_jobs`.
         slots: how many jobs run at once; None if a cluster's scheduler decides.
     """
-    planned, out = plan_jobs(jobs), console()
+    planned = plan_jobs(jobs)
     for line in (*(each.line for each in planned), *totals(planned, slots)):
-        out.print(line, markup=False)
+        print(line)
 
 
 def plan_jobs(jobs: Sequence[Job]) -> list[PlannedJob]:

@@ -16,6 +16,8 @@ from kd_bench.results.labels import differences, in_brackets
 def prepare_jobs(composed: Sequence[Composed]) -> list[Job]:
     """The jobs of a sweep, each once; those that train teachers come first.
 
+    A teacher whose students are all done is not among them, unless it is done, too.
+
     Args:
         composed: configurations, each with its changed values.
 
@@ -24,15 +26,20 @@ def prepare_jobs(composed: Sequence[Composed]) -> list[Job]:
             are not checked.
     """
     resolved = [resolve_job(config, changed) for config, changed in composed]
-    validate_jobs(job for job in resolved if not job.is_done)
-    teachers = [job.teacher for job in resolved if job.teacher is not None]
+    done = {job.folder for job in resolved if job.is_done}
+    validate_jobs(job for job in resolved if job.folder not in done)
+    teachers = [
+        job.teacher
+        for job in resolved
+        if job.teacher is not None and (job.folder not in done or job.teacher.is_done)
+    ]
     jobs = {teacher.folder: replace(teacher, is_requested=False) for teacher in teachers}
     for job in resolved:
         jobs[job.folder] = replace(jobs.get(job.folder, job), is_requested=True)
     labels, teacher_folders = _labels(list(jobs.values())), {each.folder for each in teachers}
     jobs = {folder: replace(job, label=labels[folder]) for folder, job in jobs.items()}
     return [
-        replace(job, teacher=jobs[job.teacher.folder]) if job.teacher else job
+        replace(job, teacher=jobs.get(job.teacher.folder, job.teacher)) if job.teacher else job
         for job in sorted(jobs.values(), key=lambda job: job.folder not in teacher_folders)
     ]
 

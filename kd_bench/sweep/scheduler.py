@@ -9,17 +9,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kd_bench.jobs.job import Job, write_jobs
+from kd_bench.jobs.job import Job, write_jobs, write_sweep
 from kd_bench.jobs.protocol import INTERRUPTED, LOCKED_ELSEWHERE
 from kd_bench.jobs.status import teacher_failed
-from kd_bench.results.run_folder import CONSOLE, ERROR, read_error
+from kd_bench.results.record import Record
+from kd_bench.results.run_folder import CONSOLE, ERROR, read_error, write_error
 from kd_bench.sweep.display import SweepDisplay
 from kd_bench.sweep.executors.base import Process, Slot
 from kd_bench.sweep.retry import DEFAULT, RetryPolicy
-from kd_bench.utils.files import atomic_write, ensure_writable_dir
+from kd_bench.utils.errors import DamagedError, UserError, failure_reason
 from kd_bench.utils.lock import lock_owner
 
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.05  # between two looks at the processes of jobs
+LOOK_SECONDS = 1.0  # between two looks at the files of jobs that are pending, if no job ends
 GRACE_SECONDS = 10.0  # for an interrupted job to end by itself
 
 
@@ -56,9 +58,11 @@ class Sweep:
         self.free = list(slots)
         self.pending = list(jobs)
         self.running: dict[Slot, Running] = {}
+        self.records: dict[str, Record] = {}  # folder -> record of a job that is done
         self.failed: dict[str, str] = {}  # folder -> reason
         self.retried: Counter[str] = Counter()  # folder -> number of retries
         self.not_before: dict[str, float] = {}  # folder of a job run elsewhere -> next check
+        self.look_again = 0.0  # when, at the files of the jobs that are pending
         self.interruptions = 0  # signals received to end the sweep
 
     def run(self) -> None:
@@ -70,9 +74,10 @@ class Sweep:
         slots = len(self.free)
         try:
             while (self.pending or self.running) and not (self.interruptions or self.stopped):
-                self._collect()
-                if not self.stopped:
+                has_ended = self._collect()
+                if not self.stopped and (has_ended or time.monotonic() >= self.look_again):
                     self._start_ready()
+                    self.look_again = time.monotonic() + LOOK_SECONDS
                 self._show_running(slots)
                 time.sleep(POLL_SECONDS)
         finally:
@@ -97,9 +102,10 @@ class Sweep:
 
     def _start_ready(self) -> None:
         for job in list(self.pending):
-            if job.is_done:
+            if record := job.find_record():
                 self.pending.remove(job)
-                self.display.done_already(job)
+                self.records[job.folder] = record
+                self.display.done_already(job, record)
             elif job.teacher is not None and job.teacher.folder in self.failed:
                 self.pending.remove(job)
                 self.failed[job.folder] = teacher_failed(job)
@@ -108,45 +114,74 @@ class Sweep:
                 self._start(job)
 
     def _is_ready(self, job: Job) -> bool:
-        has_teacher = job.teacher is None or job.teacher.is_done
-        return has_teacher and not self._is_elsewhere(job)
+        # A teacher whose files have disappeared since counts as done: the job says so, and fails.
+        teacher = job.teacher and job.teacher.folder
+        waits = teacher in self.numbers and teacher not in self.records
+        return not (waits or self._is_elsewhere(job))
 
     def _is_elsewhere(self, job: Job) -> bool:
         """Whether another process still runs a job that was found locked; checked once a second."""
         if job.folder not in self.not_before:
             return False
         if time.monotonic() >= self.not_before[job.folder]:
-            if lock_owner(job.path) is None:
+            if not _is_locked(job):
                 del self.not_before[job.folder]
                 return False
             self.not_before[job.folder] = time.monotonic() + 1.0
         return True
 
     def _start(self, job: Job) -> None:
-        slot = self.free.pop(0)
-        ensure_writable_dir(job.path)
-        (job.path / ERROR).unlink(missing_ok=True)
-        process = slot.start(self.file, self.numbers[job.folder], job.path / CONSOLE)
-        self.running[slot] = Running(job, process)
+        slot = self.free[0]
+        try:
+            self._prepare(job)
+            process = slot.start(self.file, self.numbers[job.folder], job.path / CONSOLE)
+        except OSError as error:  # a full disk, say
+            self._failed(job, failure_reason(error), lost=False)
+        else:
+            self.free.remove(slot)
+            self.running[slot] = Running(job, process)
 
-    def _collect(self) -> None:
-        for slot, running in list(self.running.items()):
-            if (code := running.process.poll()) is None:
-                continue
-            del self.running[slot]
+    def _prepare(self, job: Job) -> None:
+        """Prepare the files of a job that starts.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        try:
+            job.read_record()
+        except DamagedError as error:
+            self.display.damaged(job, str(error))
+        except UserError:  # of a later version, say; the job says so, and fails
+            pass
+        for folder in (job.path, self.file.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        (job.path / ERROR).unlink(missing_ok=True)
+        if not self.file.exists():  # it has disappeared
+            write_sweep(self.file, self.jobs)
+
+    def _collect(self) -> bool:
+        """Take jobs that have ended from their slots; whether there were any."""
+        ended = [
+            (slot, code)
+            for slot, running in self.running.items()
+            if (code := running.process.poll()) is not None
+        ]
+        for slot, code in ended:
             self.free.insert(0, slot)
-            self._ended(running, code)
+            self._ended(self.running.pop(slot), code)
+        return bool(ended)
 
     def _ended(self, running: Running, code: int) -> None:
         job = running.job
-        if job.is_done:
-            self.display.done(job, time.monotonic() - running.since)
+        if record := job.find_record():
+            self.records[job.folder] = record
+            self.display.done(job, record, time.monotonic() - running.since)
         elif code == LOCKED_ELSEWHERE:
             self.not_before[job.folder] = time.monotonic() + 1.0
             self.pending.append(job)
             self.display.elsewhere(job)
         else:
-            self._failed(job, self._reason(running, code), lost=code < 0)
+            self._failed(job, _reason(running, code), lost=code < 0)
 
     def _failed(self, job: Job, reason: str, lost: bool) -> None:
         tried = self.retried[job.folder]
@@ -162,18 +197,6 @@ class Sweep:
             if other.teacher is not None and other.teacher.folder == job.folder
         ]
         self.display.failed(job, reason, waiting)
-
-    def _reason(self, running: Running, code: int) -> str:
-        job = running.job
-        if (reason := running.process.reason()) is None:
-            if code < 0:
-                reason = f"killed by {signal.Signals(-code).name}"
-            elif (error := read_error(job.path)) is not None:
-                return error
-            else:
-                reason = f"ended with exit code {code} and no result"
-        atomic_write(job.path / ERROR, reason + "\n")
-        return reason
 
     def _stop(self) -> None:
         """Interrupt the jobs, then kill what still runs; at once after a second interruption."""
@@ -197,6 +220,31 @@ class Sweep:
             time.sleep(POLL_SECONDS)
 
 
+def _is_locked(job: Job) -> bool:
+    try:
+        return lock_owner(job.path) is not None
+    except OSError:  # on a full disk; it is looked at again
+        return True
+
+
+def _reason(running: Running, code: int) -> str:
+    """Why a job ended without a result, in one line; written to its folder if it did not do so."""
+    folder = running.job.path
+    if (reason := read_error(folder)) is None:
+        reason = running.process.reason() or _described(code)
+        write_error(folder, reason)
+    return reason
+
+
+def _described(code: int) -> str:
+    if code == INTERRUPTED:
+        return "interrupted by a signal that the sweep did not send"
+    if code >= 0:
+        return f"ended with exit code {code} and no result"
+    known = {each.value: each.name for each in signal.Signals}
+    return f"killed by {known.get(-code, f'signal {-code}')}"
+
+
 def run_sweep(
     jobs: Sequence[Job],
     name: str,
@@ -212,7 +260,7 @@ def run_sweep(
     sweep = Sweep(jobs, write_jobs(jobs, name), slots, display, policy)
     with display:
         sweep.run()
-    display.table([job for job in jobs if job.is_requested], sweep.failed)
+    display.table([job for job in jobs if job.is_requested], sweep.records, sweep.failed)
     if sweep.failed:
         display.failures([job for job in jobs if job.folder in sweep.failed], sweep.failed)
     if sweep.interruptions:

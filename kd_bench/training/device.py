@@ -11,7 +11,7 @@ import torch
 
 from kd_bench.config.schema import Device
 from kd_bench.utils.errors import UserError
-from kd_bench.utils.process import keep_memory
+from kd_bench.utils.process import check_threads, keep_memory
 
 
 def choose_device(choice: Device) -> torch.device:
@@ -32,7 +32,11 @@ def configure_process(threads: int) -> None:
 
     Args:
         threads: that PyTorch uses.
+
+    Raises:
+        UserError: there are fewer cores.
     """
+    check_threads(threads)
     keep_memory()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)

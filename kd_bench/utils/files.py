@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import tempfile
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -86,9 +87,10 @@ def ensure_writable_dir(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".{uuid.uuid4().hex}.writable"  # process ids are not unique over hosts
-        probe.touch()
-        probe.unlink()
+        # A file without a name, which a killed process does not leave behind; in a file system
+        # that has none, named as the part of another file.
+        with tempfile.TemporaryFile(dir=folder, prefix=".", suffix=".part") as probe:
+            probe.write(b"1")
     except OSError as error:
         raise UserError(
             f"cannot write to {folder.absolute()}: {error.strerror};"

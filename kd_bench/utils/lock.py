@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import socket
+import stat
 import threading
 import time
 from contextlib import suppress
 from pathlib import Path
 
+from kd_bench.utils.errors import UserError, require
+
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 120.0  # after so long without a heartbeat, a lock of another host is stale
+OWNER = re.compile(r"[^,]+,\d+,\w*")  # host, process, start
+PREPARED, CLOCK = ".lock.", ".now."  # what processes make beside a lock, followed by their names
+THERE_IS_ONE = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 
 
 class Locked(Exception):  # noqa: N818  # a state, not an error
@@ -79,14 +87,17 @@ class Lock:
         self._stop = threading.Event()
 
     def __enter__(self) -> Lock:
-        while not self._create():
+        while (refused := self._create()) is not None:
             owner = self._owner()
-            if owner is None:
-                continue  # released in between
+            if owner is None:  # released in between, unless something else is in the way
+                self._clear_the_way(refused)
+                continue
             if not (self._is_stale(owner) and self._stays_silent(owner)):
                 raise Locked(_named(owner))
             if self._take_over(owner):
                 break
+        for path in leftovers(self.directory.parent):
+            _remove(path)
         threading.Thread(target=self._beat, daemon=True).start()
         return self
 
@@ -111,39 +122,68 @@ class Lock:
             name = "another process" if owner is None else _named(owner)
             raise Locked(f"{name}, which took over because this one did not respond for too long")
 
-    def _create(self) -> bool:
-        prepared = self.directory.with_name(f".lock.{self.name}")
-        prepared.mkdir(exist_ok=True)
-        (prepared / self.name).touch()
+    def _create(self) -> OSError | None:
+        """Create the lock; the error if that is refused, as it is if there is one with an owner."""
+        prepared = self.directory.with_name(f"{PREPARED}{self.name}")
         try:
+            prepared.mkdir(exist_ok=True)
+            (prepared / self.name).touch()
             prepared.rename(self.directory)
-        except OSError:  # there is one, with its owner's file in it
-            if not prepared.exists():  # NFS may send a request twice, and return the second result
-                return (self.directory / self.name).exists()
-            (prepared / self.name).unlink()
-            prepared.rmdir()
-            return False
-        return True
+        except OSError as error:
+            # NFS may send a request twice, and return the second result.
+            if not prepared.exists() and (self.directory / self.name).exists():
+                return None
+            _remove(prepared)
+            return error
+        return None
 
-    def _owner(self) -> str | None:
+    def _clear_the_way(self, refused: OSError) -> None:
+        """Remove hidden files, such as a file manager's, from a lock without an owner.
+
+        Raises:
+            UserError: something else is in the lock's place, or in it.
+            OSError: nothing is, so this is not why it was refused.
+        """
+        require(
+            self._is_folder() is not False,
+            f"{self.directory} is a link or a file, and not the folder that a lock is; delete it",
+        )
+        if refused.errno not in THERE_IS_ONE:
+            raise refused
+        for path in (self.directory / name for name in self._names()):
+            if path.name.startswith(".") and not path.is_dir():
+                path.unlink(missing_ok=True)
+            elif not OWNER.fullmatch(path.name):
+                raise UserError(f"{path} does not belong in a lock; delete it")
+
+    def _is_folder(self) -> bool | None:
+        """Whether a folder is in the lock's place, and not a link or a file; None for nothing."""
         try:
-            names = os.listdir(self.directory)
+            return stat.S_ISDIR(self.directory.lstat().st_mode)
         except FileNotFoundError:
             return None
-        return names[0] if names else None
+
+    def _names(self) -> list[str]:
+        try:
+            return os.listdir(self.directory) if self._is_folder() else []
+        except FileNotFoundError:
+            return []
+
+    def _owner(self) -> str | None:
+        return next(filter(OWNER.fullmatch, self._names()), None)
 
     def _is_mine(self) -> bool:
         try:
             # NFS may answer for a single file from its cache, but asks the server for a listing.
             return self.name in os.listdir(self.directory)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
 
     def _is_stale(self, owner: str) -> bool:
         host, pid, started = owner.split(",")
         if host == _host():
             return not _is_alive(int(pid), started)
-        now = self.directory.with_name(f".now.{self.name}")
+        now = self.directory.with_name(f"{CLOCK}{self.name}")
         now.touch()
         try:
             age = now.stat().st_mtime - (self.directory / owner).stat().st_mtime
@@ -201,13 +241,42 @@ def lock_owner_text(folder: Path) -> str | None:
     host's clock: good enough to display, not to act on.
     """
     lock = Lock(folder)
-    if (owner := lock._owner()) is None:
+    owner = lock._owner()
+    if owner is None or _seems_dead(owner, lock.directory / owner):
         return None
+    return _named(owner)
+
+
+def _seems_dead(owner: str, file: Path) -> bool:
+    """Whether the process that made a file is gone, as far as reading tells."""
     host, pid, started = owner.split(",")
     if host == _host():
-        return _named(owner) if _is_alive(int(pid), started) else None
+        return not _is_alive(int(pid), started)
     try:
-        age = time.time() - (lock.directory / owner).stat().st_mtime
+        return time.time() - file.stat().st_mtime > STALE_SECONDS
     except FileNotFoundError:
-        return None
-    return _named(owner) if age <= STALE_SECONDS else None
+        return True
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """What killed processes left of their locks in a folder; taking its lock removes all of it."""
+    found = []
+    for path in sorted(folder.glob(".*")):
+        owner = path.name.removeprefix(PREPARED).removeprefix(CLOCK)
+        is_ours = owner != path.name and OWNER.fullmatch(owner)
+        if is_ours and _seems_dead(owner, path):
+            found.append(path)
+    if lock_owner_text(folder) is None and (lock := Lock(folder))._is_folder():
+        found.append(lock.directory)
+    return found
+
+
+def _remove(prepared: Path) -> None:
+    """Delete a prepared lock, or a file."""
+    if prepared.is_dir() and not prepared.is_symlink():
+        for path in prepared.iterdir():
+            path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # its process has just renamed it
+            prepared.rmdir()
+    else:
+        prepared.unlink(missing_ok=True)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import ctypes
 import os
 
+from kd_bench.utils.errors import require
+from kd_bench.utils.formatting import pluralize
+
 # Parameters of glibc's mallopt(3) and their values. A training step frees hundreds of megabytes
 # and allocates them again at once; by default, glibc returns much of that to the system each time,
 # which then clears every page again. So memory is kept, except for blocks above 32 MiB, the
@@ -13,6 +16,25 @@ MEMORY = {
     "M_MMAP_THRESHOLD": (-3, 2**25),
     "M_TRIM_THRESHOLD": (-1, -1),  # never
 }
+
+
+def core_count() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def check_threads(threads: int) -> None:
+    """Refuse more threads than cores that this process may use: they would only wait.
+
+    Raises:
+        UserError: with the number of cores.
+    """
+    cores = core_count()
+    require(
+        threads <= cores,
+        f"threads={threads}: this process may use {pluralize(cores, 'core')} of this machine;"
+        f" choose threads={cores} or fewer",
+    )
 
 
 def job_environment(threads: int) -> dict[str, str]:

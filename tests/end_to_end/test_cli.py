@@ -8,6 +8,7 @@ import time
 import pytest
 import torch
 from helpers.jobs import TINY, composed, config, job
+from helpers.shell import environment
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hypothesis import given, settings, strategies
 
@@ -15,9 +16,12 @@ import kd_bench as package
 from kd_bench.cli import hydra_app
 from kd_bench.config import compose
 from kd_bench.jobs import resolve, runner
+from kd_bench.jobs.job import write_jobs
 from kd_bench.jobs.resolve import resolve_job
 from kd_bench.results.run_folder import read_record
 from kd_bench.sweep.launchers import registry as launchers
+from kd_bench.utils.formatting import pluralize
+from kd_bench.utils.process import core_count
 
 MISTAKES = {
     "a misspelt key": (["sede=1"], "unknown key 'sede'; choose from dataset, model, teacher"),
@@ -110,6 +114,12 @@ MISTAKES = {
         ["teacher.recipe=short"],
         "choose its file with recipe@teacher.recipe=NAME",
     ),
+    "more threads than cores": (
+        ["threads=100000"],
+        f"may use {pluralize(core_count(), 'core')} of",
+    ),
+    "threads of a sweep": (["-m", "threads=1,100000"], f"choose threads={core_count()} or fewer"),
+    "threads of a plan": (["plan", "-m", "threads=100000,1"], "threads=100000: this process may"),
     "no threads": (["threads=0"], "threads must be 1 or more, got 0"),
     "an epoch without a step": (
         ["recipe.drop_last=true", "recipe.batch_size=100000"],
@@ -361,3 +371,20 @@ def test_a_job_is_composed_once_and_its_losses_are_looked_up_once(kd_bench, monk
     code, printed = kd_bench(*words, *TINY, "method=st", "method.losses.st.temperature=8")
     assert code == 0, printed
     assert calls == {"compositions": 1, "losses": 1}
+
+
+@pytest.mark.parametrize("words", [("plan", "-m", "seed=0,1"), ("status",)], ids=str)
+def test_a_reader_that_closes_the_pipe_gets_no_error(tmp_path, finished, words):
+    write_jobs([job(tmp_path / "runs", "method=st")], "mine")
+    command = [sys.executable, "-m", "kd_bench", *words]
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 0

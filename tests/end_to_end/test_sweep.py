@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import time
 from itertools import pairwise
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from helpers.jobs import TINY, composed
-from helpers.shell import results, run, start, wait_until
+from helpers.shell import is_alive, results, run, start, wait_until
 
 from kd_bench.config.schema import Device
 from kd_bench.jobs.job import read_jobs, write_jobs
@@ -48,6 +49,17 @@ def test_teacher_that_is_also_requested_is_one_job(tmp_path):
     assert student.teacher == teacher
 
 
+def test_a_missing_teacher_of_students_that_are_all_done_is_not_trained(tmp_path, finished):
+    student, teacher = finished
+    runs = tmp_path / "runs"
+    assert [job.path for job in prepared(runs, ["method=st"])] == [teacher, student]
+    shutil.rmtree(teacher)
+    (job,) = prepared(runs, ["method=st"])
+    assert job.path == student
+    jobs = prepared(runs, ["method=st"], ["method=st", "seed=1"])
+    assert [job.path for job in jobs] == [teacher, student, student.with_name("seed1")]
+
+
 def test_all_jobs_are_checked_before_the_first_starts(tmp_path):
     with pytest.raises(UserError, match="'stage9'") as refused:
         prepared(tmp_path, ["method=st"], ["method=at", "method.losses.at.stages=[stage9]"])
@@ -76,7 +88,7 @@ def test_file_of_a_sweep_has_every_job_with_its_teacher(tmp_path):
     jobs = prepared(tmp_path, ["method=st"])
     file = write_jobs(jobs, "mine")
     assert file == tmp_path / ".sweeps" / "mine.jsonl"
-    assert len(file.read_text().splitlines()) == 2
+    assert len(file.read_text().splitlines()) == 3  # the last one holds the file's hash
     assert read_jobs(file) == jobs
 
 
@@ -135,7 +147,7 @@ def test_two_sweeps_of_the_same_jobs_train_each_job_once(tmp_path):
 # Each step of a job adds a line to the file seen/<mode>: its GPU, and the time. Then the job fails
 # as its mode says; other modes do not fail.
 FAILING = """
-import os, resource, signal, sys, time, torch
+import os, resource, signal, subprocess, sys, time, torch
 from kd_bench.interfaces import Loss
 
 class Fails(Loss):
@@ -151,10 +163,13 @@ class Fails(Loss):
         time.sleep(self.seconds)
         if self.mode == "raise":
             raise RuntimeError("on purpose")
-        if self.mode == "exit":
-            sys.exit(3)
-        if self.mode == "exit_minus_1":
-            sys.exit(-1)
+        if self.mode == "exit_75":
+            sys.exit(75)
+        if self.mode in ("_exit_75", "_exit_255"):
+            os._exit(int(self.mode[6:]))
+        if self.mode == "orphan":
+            sleeping = subprocess.Popen(["sleep", "300"], start_new_session=True)
+            open("seen/orphan.pid", "w").write(str(sleeping.pid))
         if self.mode == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if self.mode == "memory":
@@ -188,18 +203,19 @@ def steps(folder: Path) -> dict[str, list[tuple[str, int]]]:
 
 
 @pytest.mark.slow
-def test_twelve_jobs_on_two_gpus_of_which_five_fail(tmp_path, monkeypatch):
+def test_twelve_jobs_on_two_gpus_of_which_six_fail(tmp_path, monkeypatch):
     write_method(tmp_path, "fails", FAILS, "failing", FAILING)
     # PyTorch does not find these GPUs, and uses cores.
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
     failing = {
         "raise": "RuntimeError: on purpose; ",
-        "exit": "exit code 3",
-        "exit_minus_1": "exit code 1",
+        "exit_75": "SystemExit: its code called sys.exit(75)",
+        "_exit_75": "its process ended with exit code 75 and no result",
+        "_exit_255": "its process ended with exit code 255 and no result",
         "kill": "killed by SIGKILL",
         "memory": "RuntimeError: [enforce fail at alloc_cpu",
     }
-    modes = "raise,a,b,exit,c,d,kill,e,f,memory,g,exit_minus_1"
+    modes = "raise,a,b,exit_75,orphan,d,kill,e,_exit_255,memory,g,_exit_75"
     values = (f"method.losses.f.mode={modes}", "method.losses.f.seconds=0.1", "device=auto")
     code, output = run(tmp_path, "--config-dir", "conf", "-m", *FAST, "method=fails", *values)
     assert code == 1
@@ -211,8 +227,11 @@ def test_twelve_jobs_on_two_gpus_of_which_five_fail(tmp_path, monkeypatch):
         row = next(line for line in own if line.startswith("fails ("))
         assert row.endswith("failed")
     assert "tried to allocate 4294967296 bytes" in output  # 2^30 floats
-    assert "5 of 12 jobs failed:" in output
-    assert len(results(tmp_path)) == 7
+    assert "6 of 12 jobs failed:" in output
+    assert len(results(tmp_path)) == 6
+    orphan = tmp_path / "seen" / "orphan.pid"
+    assert not is_alive(int(orphan.read_text()))
+    orphan.unlink()
     errors = [path.read_text() for path in tmp_path.glob(f"runs/*/*/*/*/*/{ERROR}")]
     (error,) = (text for text in errors if "on purpose" in text)
     assert "Traceback" in error

@@ -16,7 +16,7 @@ from kd_bench.jobs.assemble import assemble_setup
 from kd_bench.jobs.job import Job
 from kd_bench.jobs.resolve import resolve_job
 from kd_bench.jobs.runner import NullReporter, run_with_teacher
-from kd_bench.results.record import Record
+from kd_bench.results.record import CHECKSUM, Record
 from kd_bench.results.run_folder import RESULT
 from kd_bench.sweep.launchers import registry as launchers
 from kd_bench.training import checkpoint, loop
@@ -86,4 +86,6 @@ def train(setup: TrainingSetup, folder: Path, report: Report = lambda *_: None) 
 def rewrite_record(job_folder: Path, **values: Any) -> None:
     """Change plain values in a job's result.json."""
     path = job_folder / RESULT
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    plain = json.loads(path.read_text())
+    plain.pop(CHECKSUM, None)
+    path.write_text(json.dumps(plain | values))

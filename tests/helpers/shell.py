@@ -62,6 +62,14 @@ def wait_until(
     return value
 
 
+def is_alive(pid: int) -> bool:
+    """Whether a process has not ended; it may have, and not been waited for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
 def results(folder: Path) -> dict[Path, int]:
     """Every result below a folder, with the time of its last change."""
     return {path: path.stat().st_mtime_ns for path in folder.glob(f"runs/*/*/*/*/*/{RESULT}")}

@@ -30,7 +30,8 @@ from types import ModuleType
 from typing import TypeVar
 
 from kd_bench.jobs.protocol import PARENT
-from kd_bench.jobs.worker import worker_main
+from kd_bench.jobs.worker import run_supervised
+from kd_bench.utils.supervisor import Ending
 
 PRELOAD = "kd_bench.sweep.executors.preload"  # multiprocessing takes only names of modules
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -62,55 +63,79 @@ class ForkedProcess:
             log: its output is appended here.
             variables: of its environment: those of `prepare`, and those of its slot.
         """
-        has_group, no_group_yet = _CONTEXT.Pipe(duplex=False)
-        arguments = (file, number, log, dict(variables), no_group_yet)
+        self._messages, sender = _CONTEXT.Pipe(duplex=False)
+        self._ending: Ending | None = None
+        arguments = (file, number, log, dict(variables), sender)
         self._process = _CONTEXT.Process(target=_run, args=arguments)
         with _server_conditions(variables):  # also for a server that replaces one that died
             try:
                 self._process.start()
             except (EOFError, ConnectionError):  # the server died just now
                 self._process.start()
-        no_group_yet.close()
-        has_group.poll(None)  # wait until its last other end is closed, see `_run`
-        has_group.close()
+        sender.close()
+        with suppress(EOFError):  # it ended at once
+            self._messages.recv()  # it has a process group
 
     def poll(self) -> int | None:
         """Its exit code, None while it runs; it died with the server if that was killed."""
-        code = self._process.exitcode
-        return -signal.SIGKILL if code == SERVER_LOST else code
+        if self._process.exitcode is None:
+            return None
+        if self._ending is None:
+            self._ending = self._received() or _unreported(self._process.exitcode)
+        return self._ending.code
+
+    def _received(self) -> Ending | None:
+        with self._messages, suppress(EOFError):
+            if self._messages.poll():
+                ending: Ending = self._messages.recv()
+                return ending
+        return None
 
     def signal(self, number: int) -> None:
-        """Send a signal to its process group; after SIGKILL, wait until it is gone."""
+        """Send it a signal, which it passes on to the job; SIGKILL to its whole process group.
+
+        After SIGKILL, wait until it is gone.
+        """
         if self._process.exitcode is None and self._process.pid is not None:
             with suppress(ProcessLookupError):  # it has just ended
-                os.killpg(self._process.pid, number)
+                if number == signal.SIGKILL:
+                    os.killpg(self._process.pid, number)
+                else:
+                    os.kill(self._process.pid, number)
             if number == signal.SIGKILL:
                 self._process.join()
 
-    def reason(self) -> None:
-        """None: nothing is known beyond the exit code."""
+    def reason(self) -> str | None:
+        """What it reported, also where a full disk has no room for its error."""
+        return None if self._ending is None else self._ending.reason
+
+
+def _unreported(code: int) -> Ending:
+    """The end of a fork that did not say how its job ended."""
+    return Ending(-signal.SIGKILL if code == SERVER_LOST else code)
 
 
 def _run(
-    file: Path, number: int, log: Path, variables: Mapping[str, str], no_group_yet: Connection
+    file: Path, number: int, log: Path, variables: Mapping[str, str], messages: Connection
 ) -> None:
     """Run a job, in the process that was forked for it."""
     os.setsid()  # a group of its own: Ctrl-C reaches only the sweep, which forwards it
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    output = _open(log)
     for stream in (1, 2):
         os.dup2(output, stream)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # the server blocks them
-    no_group_yet.close()  # from here on it can be signalled
+    messages.send(None)  # from here on it can be signalled; the server blocks signals until then
     # This job must die with the server, because only the server can report its exit code.
     os.environ.update({**variables, PARENT: str(os.getppid())})
+    ending = run_supervised(file, number)
+    with suppress(BrokenPipeError):  # the sweep was killed
+        messages.send(ending)
+
+
+def _open(log: Path) -> int:
     try:
-        code = worker_main(file, number)
-    except SystemExit as end:  # from a user's own code: sys.exit(-1) would look like SERVER_LOST
-        if isinstance(end.code, int) and end.code % 256 == SERVER_LOST:
-            sys.exit(1)
-        raise
-    sys.exit(code)
+        return os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    except OSError:  # on a full disk the job will say more
+        return os.open(os.devnull, os.O_WRONLY)
 
 
 @contextmanager

@@ -20,8 +20,11 @@ class LateResult:
 
     def is_there(self) -> bool:
         """Whether the job's folder shows its result."""
-        # Lists the folder, because NFS clients cache that a single file does not exist.
-        return RESULT in os.listdir(self._folder)
+        try:
+            # Lists the folder, because NFS clients cache that a single file does not exist.
+            return RESULT in os.listdir(self._folder)
+        except OSError:  # the folder has disappeared
+            return False
 
     def is_overdue(self) -> bool:
         """Whether the job ended so long ago that its result would be visible if it had one.

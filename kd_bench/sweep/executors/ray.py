@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,8 @@ if TYPE_CHECKING:  # an optional dependency, imported where it is used
     import ray
 
 POLL_SECONDS = 0.2  # between two looks at a task
-GRACE_SECONDS = 8.0  # for an interrupted job to end by itself; below the scheduler's
+GRACE_SECONDS = 7.0  # for an interrupted job to end by itself
+END_SECONDS = 1.5  # for what it has started; both together are below the scheduler's grace
 
 
 def run_task(file: str, number: int, log: str, folder: str, variables: Mapping[str, str]) -> int:
@@ -56,6 +58,9 @@ def run_task(file: str, number: int, log: str, folder: str, variables: Mapping[s
         process.wait(GRACE_SECONDS)
         raise
     finally:
+        process.terminate()  # which ends also what the job has started
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(END_SECONDS)
         process.kill()
         process.wait()
     return process.returncode

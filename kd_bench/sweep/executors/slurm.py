@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kd_bench.jobs.protocol import INTERRUPTED
-from kd_bench.jobs.worker import run_job
+from kd_bench.jobs.worker import record_failure, run_job
 from kd_bench.sweep.executors.late_files import LateResult
-from kd_bench.utils.errors import UserError, message_lines, require
+from kd_bench.utils.errors import UserError, failure_reason, message_lines, require
 from kd_bench.utils.process import job_environment
+from kd_bench.utils.supervisor import FAILED
 
 if TYPE_CHECKING:  # an optional dependency, imported where it is used
     import submitit
@@ -98,10 +99,11 @@ class SlurmTask:
 
         try:
             code = run_job(self.file, self.number)
-        except SystemExit as end:  # from a user's own code
+        except SystemExit as end:
             if self.is_requeued:
                 raise
-            return end.code if isinstance(end.code, int) else 1
+            record_failure(self.file, self.number, failure_reason(end))  # from a user's own code
+            return FAILED
         if code == INTERRUPTED:
             sys.exit(code)
         return code

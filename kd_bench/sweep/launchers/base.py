@@ -37,6 +37,14 @@ def require_one_or_more(**numbers: int | None) -> None:
         )
 
 
+def largest(jobs: Sequence[Job]) -> Config:
+    """The configuration of a job with the most threads.
+
+    Two threads on one core would wait for each other: a hundred times slower.
+    """
+    return max((job.config for job in jobs), key=lambda config: config.threads)
+
+
 class SweepLauncher(Launcher):
     """Runs all jobs of a sweep in slots; subclasses say where."""
 
@@ -70,8 +78,7 @@ class SweepLauncher(Launcher):
         from kd_bench.sweep.scheduler import run_sweep
 
         jobs = prepare_jobs(composed)
-        # Two threads on one core wait for each other: a hundred times slower.
-        slots = self.slots(max((job.config for job in jobs), key=lambda config: config.threads))
+        slots = self.slots(largest(jobs))
         display = SweepDisplay(len(jobs))
         if code := run_sweep(jobs, self._name(jobs), slots, display, self.policy):
             sys.exit(code)  # a failed JobReturn would make Hydra print its traceback

@@ -9,6 +9,7 @@ from typing import Any
 from hydra.core.utils import JobReturn
 
 from kd_bench.config import compose
+from kd_bench.sweep.launchers.base import largest
 from kd_bench.sweep.launchers.local import LocalConfig, LocalLauncher
 from kd_bench.sweep.retry import OnError
 
@@ -46,5 +47,5 @@ class DryRunLauncher(LocalLauncher):
 
         jobs = prepare_jobs(compose.compose_jobs(job_overrides))
         is_local = self.instead_of == "local"
-        print_plan(jobs, len(self.slots(jobs[0].config)) if is_local else None)
+        print_plan(jobs, len(self.slots(largest(jobs))) if is_local else None)
         return []

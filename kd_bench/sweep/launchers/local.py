@@ -33,6 +33,7 @@ class LocalLauncher(SweepLauncher):
 
     def start_loading(self, config: Config) -> None:
         """Load PyTorch, once for all jobs."""
+        process.check_threads(config.threads)
         fork_server.prepare(process.job_environment(config.threads))
 
     def slots(self, config: Config) -> list[LocalSlot]:
@@ -41,4 +42,5 @@ class LocalLauncher(SweepLauncher):
         from kd_bench.training.device import choose_device
 
         choose_device(config.device)
+        process.check_threads(config.threads)
         return local_slots(config.device, config.threads, self.jobs_per_gpu, self.jobs_at_once)

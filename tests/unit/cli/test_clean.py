@@ -1,5 +1,6 @@
 """kd-bench clean: what finished jobs no longer need goes, when it was shown and agreed to."""
 
+import errno
 import os
 from dataclasses import replace
 
@@ -7,6 +8,7 @@ import pytest
 from helpers.jobs import TINY, job
 
 from kd_bench.jobs.job import write_jobs
+from kd_bench.utils import lock
 from kd_bench.utils.lock import Lock
 
 
@@ -38,7 +40,7 @@ def test_nothing_is_deleted_before_it_was_agreed_to(kd_bench, finished, tmp_path
     lines = [" ".join(line.split()) for line in printed.splitlines()]
     assert lines == [
         "6 B files left half written (1 file)",
-        "500 B damaged checkpoints (1 file)",
+        "500 B files set aside as damaged (1 file)",
         "3.0 kB checkpoints of finished jobs (1 file)",
         "15 B console output of finished jobs (1 file)",
         "3.5 kB in all (4 files)",
@@ -141,6 +143,76 @@ def test_view_tables_go_where_that_is_asked_for_and_are_made_anew(kd_bench, fini
     code, printed = kd_bench(*table, "seed=2")
     assert code == 0
     assert "filling the teacher's cache" in printed
+
+
+def test_links_are_not_followed(kd_bench, finished, tmp_path):
+    student, _ = finished
+    outside = tmp_path / "outside"
+    litter(outside)
+    (outside / "table" / "deep").mkdir(parents=True)
+    (outside / "table" / "rows.f32").write_bytes(bytes(100))
+    (student / "tensorboard").symlink_to(outside / "tensorboard")
+    (student / "checkpoint.pt").symlink_to(outside / "checkpoint.pt")
+    (student / "checkpoint_before.pt").symlink_to(outside / "gone")
+    (student / ".history.csv.7.part").symlink_to(outside / ".history.csv.77.part")
+    (student.with_name("seed7")).symlink_to(outside)
+    (tmp_path / "runs" / ".tables").mkdir()
+    (tmp_path / "runs" / ".tables" / "one").symlink_to(outside / "table")
+    (tmp_path / "runs" / ".sweeps").symlink_to(outside)
+    before = files(outside)
+    clean = ("clean", "--yes", "--tensorboard", "--tables", "--weights")
+    assert "deleted 1 file," in kd_bench(*clean)[1]  # the student's weights
+    (tmp_path / "runs" / ".tables" / "one").unlink()
+    (tmp_path / "runs" / ".tables").rmdir()
+    (tmp_path / "runs" / ".tables").symlink_to(outside)
+    assert kd_bench(*clean)[1] == "nothing to clean\n"
+    assert files(outside) == before
+    assert os.readlink(student / "checkpoint_before.pt") == str(outside / "gone")
+
+
+def test_what_killed_processes_left_of_their_locks_goes(kd_bench, finished):
+    student, teacher = finished
+    dead = f"{lock._host()},4194304,1"
+    (student / "lock").mkdir()
+    for path in (student / "lock" / dead, teacher / f".now.{dead}"):
+        path.touch()
+    (teacher / ".0123abcd.writable").touch()  # of an earlier version
+    os.utime(teacher / ".0123abcd.writable", (0, 0))
+    _, printed = kd_bench("clean")
+    assert "0 B  locks of killed processes (2 files)" in printed
+    assert "0 B  files left half written (1 file)" in printed
+    assert (student / "lock" / dead).exists()
+    assert kd_bench("clean", "--yes")[1].endswith("deleted 3 files, 0 B\n")
+    assert not [path for path in (*student.iterdir(), *teacher.iterdir()) if "," in path.name]
+    assert not (student / "lock").exists()
+
+
+def test_a_damaged_file_is_named_and_the_rest_is_cleaned(kd_bench, finished, tmp_path):
+    student, teacher = finished
+    for folder in finished:
+        litter(folder)
+    (student / "result.json").write_bytes(bytes(300))
+    (tmp_path / "runs" / ".sweeps").mkdir()
+    (tmp_path / "runs" / ".sweeps" / "mine.jsonl").write_text('{"config"')
+    (teacher.with_name("seed8")).mkdir()
+    (teacher.with_name("seed8") / "lock").write_text("mine")
+    code, printed = kd_bench("clean", "--yes", "--weights")
+    assert code == 0
+    assert "kd-bench: --weights is left out: runs/.sweeps/mine.jsonl is damaged, or was" in printed
+    assert "/seed8/lock is a link or a file, and not the folder that a lock is" in printed
+    assert f"left out: runs/{student.relative_to(tmp_path / 'runs')}/result.json is no" in printed
+    assert files(teacher) == KEPT
+    assert files(student) == KEPT | {"checkpoint.pt", "console.log"}  # of an unfinished job
+
+
+def test_a_full_disk_can_be_cleaned(kd_bench, finished, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    litter(finished[0])
+    monkeypatch.setattr(lock.Path, "mkdir", full)
+    assert kd_bench("clean", "--yes")[1].endswith("deleted 4 files, 3.5 kB\n")
+    assert files(finished[0]) == KEPT
 
 
 @pytest.mark.parametrize(

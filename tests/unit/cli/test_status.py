@@ -3,12 +3,20 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 
 import pytest
-from helpers.jobs import config
+from helpers.damage import damaged
+from helpers.jobs import TINY, config
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kd_bench.jobs.job import write_jobs
+from kd_bench.jobs.status import JobStatus, progress_text, read_progress
 from kd_bench.sweep import prepare
+from kd_bench.utils.errors import DamagedError
 from kd_bench.utils.lock import Lock
 
 
@@ -126,10 +134,61 @@ def test_a_file_of_another_version_is_named(kd_bench, started, tmp_path):
     (tmp_path / "runs" / ".sweeps" / "old.jsonl").write_text('{"folder": "a/b/c/d/seed0"}\n')
     code, printed = kd_bench("status", "old")
     assert (code, printed.count("\n")) == (2, 1)
-    assert "runs/.sweeps/old.jsonl was written by another version of kd-bench" in printed
+    expected = "runs/.sweeps/old.jsonl is damaged, or was written by another version of kd-bench"
+    assert f"{expected}; delete it: the jobs stay" in printed
     code, printed = kd_bench("status")
     assert (code, len(printed.splitlines())) == (0, 2)
     assert "\nmine-0a1b2c3d: 2 done" in f"\n{printed}"
+
+
+def test_damaged_files_of_a_job_are_named_and_the_others_are_told_of(kd_bench, started, finished):
+    student, _ = finished
+    (student / "result.json").write_text('{"format"')
+    _, _, runs, *_ = started
+    begin(runs.path)
+    (runs.path / "timing.csv").write_text("")
+    with Lock(runs.path):
+        code, printed = kd_bench("status")
+        assert code == 0
+        head, running, *damage = printed.splitlines()
+        assert head == "mine-0a1b2c3d: 1 done, 1 running, 0 failed, 3 pending"
+        assert running.startswith(f"  {runs.label}: starting (process ")
+        assert len(damage) == 2
+        assert f"runs/{started[1].folder}/result.json is no record: " in damage[0]
+        assert damage[1].endswith(f"/{runs.folder}/timing.csv is damaged; its job writes it again")
+        planned = kd_bench("plan", *TINY, "method=st")[1]
+        assert f"seed 0: to do, time unknown; runs/{started[1].folder}/result.json is no" in planned
+
+
+def test_a_record_of_a_later_version_is_a_job_that_would_be_refused(kd_bench, started, finished):
+    (finished[0] / "result.json").write_text('{"format": 2}')
+    _, printed = kd_bench("status")
+    assert "1 done, 0 running, 1 failed, 3 pending" in printed
+    assert "FAILED: runs/" in printed
+    assert "/result.json is a record of format 2, and this version of kd-bench reads 1;" in printed
+
+
+HISTORY = b"stage,epoch,test_accuracy\nmain,1,62.5\nmain,2,70.0\n"
+TIMING = b"epoch,train,evaluation,images_per_second\n1,1.5,0.5,1234.5\n2,1.4,0.5,1300.0\n"
+
+
+@settings(deadline=None)
+@given(st.data(), st.sampled_from(["history.csv", "timing.csv"]))
+def test_damaged_progress_is_named_or_shown_as_finite_numbers(data, name):
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        (Path(folder) / "history.csv").write_bytes(HISTORY)
+        (Path(folder) / "timing.csv").write_bytes(TIMING)
+        path.write_bytes(data.draw(damaged(path.read_bytes())))
+        try:
+            progress, refusal = read_progress(Path(folder)), None
+        except DamagedError as error:
+            progress, refusal = None, str(error)
+    if progress is None:
+        assert refusal == f"{path} is damaged; its job writes it again"
+    else:
+        text = progress_text(SimpleNamespace(epochs=3), JobStatus("running", progress=progress))
+        assert "nan" not in text
 
 
 def test_neither_hydra_nor_torch_is_loaded(started, tmp_path):

@@ -152,6 +152,28 @@ def test_a_cut_off_image_is_named(root, name):
         load(root)
 
 
+@pytest.mark.parametrize("name", ["train/cat/0.png", "train/dog/z.png", "test/dog/9.png"])
+def test_a_link_to_a_missing_image_is_named(root, name):
+    (root / name).unlink(missing_ok=True)
+    (root / name).symlink_to(root / "gone.png")
+    with refused(f"{root / name} is a link to a file that does not exist"):
+        load(root)
+
+
+def test_a_link_to_a_missing_class_folder_is_named(root):
+    (root / "train/fox").symlink_to(root / "gone")
+    with refused(f"{root}/train/fox is a link to a folder that does not exist"):
+        load(root)
+
+
+def test_an_image_that_would_fill_the_memory_is_named(root):
+    path = root / "train/dog/bomb.png"
+    Image.new("1", (20_000, 20_000)).save(path)
+    assert path.stat().st_size < 100_000
+    with refused(f"{path} is too large for PIL to decode: Image size (400000000 pixels)"):
+        load(root, size=4)
+
+
 def test_an_image_of_16_bits_is_refused_rather_than_clipped(root):
     deep = Image.fromarray(np.full((4, 4), 40_000, dtype=np.uint16))
     deep.save(root / "train/dog/deep.png")

@@ -1,27 +1,33 @@
-"""A frozen job and the process that runs it agree about its folder, whatever changes in between."""
+"""Frozen jobs: what a worker does with them, and with damaged records and sweep files."""
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from helpers.jobs import job, trained
+from helpers.jobs import TINY, job, rewrite_record, trained
+from helpers.shell import run
 
 from kd_bench.config import identity
 from kd_bench.config.schema import RecipeConfig
-from kd_bench.jobs.job import Job, write_jobs
+from kd_bench.jobs.job import Job, read_job, read_jobs, write_jobs
 from kd_bench.jobs.worker import run_job
 from kd_bench.methods.st import SoftTarget
 from kd_bench.results.run_folder import read_record
-from kd_bench.utils.errors import UserError
+from kd_bench.utils.errors import DamagedError, UserError
 
 
 @dataclass
 class OtherDefaults(RecipeConfig):
     momentum: float = 0.5
     weight_decay: float = 1.0
+
+
+# A folder is agreed upon, whatever changes in between
 
 
 @pytest.fixture
@@ -60,3 +66,63 @@ def test_a_worker_records_nothing_when_a_loss_was_revised(frozen, tmp_path, monk
         run_job(file, 0)
     assert students(tmp_path) == [the_job.path]
     assert {path.name for path in the_job.path.iterdir()} == {"error.txt"}
+
+
+# Damage
+
+
+def test_a_job_whose_record_is_damaged_runs_again_to_the_same_accuracy(kd_bench, finished):
+    student, _ = finished
+    record, history = (student / name for name in ("result.json", "history.csv"))
+    before, rows = json.loads(record.read_bytes()), history.read_text()
+    record.write_bytes(record.read_bytes()[:200])
+    code, printed = kd_bench(*TINY, "method=st")
+    assert code == 0
+    assert f"set aside runs/{before['folder']}/result.json.damaged, and runs again" in printed
+    assert json.loads(record.read_bytes())["accuracy"] == before["accuracy"]
+    assert history.read_text() == rows
+    assert record.with_name("result.json.damaged").stat().st_size == 200
+
+
+@pytest.mark.slow
+def test_a_sweep_runs_jobs_with_damaged_records_again_and_says_so(finished, tmp_path):
+    for folder in finished:
+        (folder / "result.json").write_text("")
+    code, printed = run(tmp_path, "-m", *TINY, "method=st", "seed=0")
+    assert code == 0, printed
+    assert printed.count(": runs again, as runs/") == 2
+    assert printed.count(": done: ") == 2
+    assert all((folder / "result.json.damaged").exists() for folder in finished)
+
+
+def test_the_record_of_another_job_is_not_taken_for_its_own(finished, tmp_path):
+    student, teacher = finished
+    one = job(tmp_path / "runs", "method=st")
+    assert one.is_done
+    shutil.copy(teacher / "result.json", student / "result.json")
+    with pytest.raises(DamagedError, match=r"/result\.json is the record of synthetic/none-"):
+        one.read_record()
+    assert not one.is_done
+
+
+def test_a_record_of_a_later_version_is_neither_used_nor_overwritten(kd_bench, finished):
+    student, _ = finished
+    rewrite_record(student, format=2)
+    before = (student / "result.json").read_bytes()
+    code, printed = kd_bench(*TINY, "method=st")
+    assert (code, printed.count("\n")) == (2, 1), printed
+    assert "record of format 2, and this version of kd-bench reads 1; use the version" in printed
+    assert (student / "result.json").read_bytes() == before
+
+
+def test_a_sweep_file_that_was_cut_off_after_a_job_is_refused(tmp_path):
+    file = write_jobs([job(tmp_path, "method=baseline", f"seed={k}") for k in (0, 1)], "mine")
+    lines = file.read_text().splitlines(keepends=True)
+    assert len(read_jobs(file)) == 2
+    file.write_text(lines[0])
+    for read in (read_jobs, lambda path: read_job(path, 0)):
+        with pytest.raises(UserError, match=r"mine\.jsonl is damaged, .* delete it: the jobs stay"):
+            read(file)
+    file.unlink()
+    with pytest.raises(UserError, match=r"cannot read .*mine\.jsonl: No such file"):
+        read_job(file, 0)

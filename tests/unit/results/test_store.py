@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from helpers.damage import damaged
 from helpers.jobs import job
 from helpers.paths import ROOT
 from helpers.written_records import record, write
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kd_bench.config.identity import digest
 from kd_bench.jobs.job import write_jobs
 from kd_bench.jobs.resolve import resolve_job
 from kd_bench.results.record import Failure, Record
-from kd_bench.results.run_folder import read_record
+from kd_bench.results.run_folder import (
+    read_error,
+    read_record,
+    read_sweep_file,
+    write_sweep_file,
+)
 from kd_bench.results.store import read_failures, read_records
-from kd_bench.utils.errors import UserError
+from kd_bench.utils.errors import DamagedError, UserError
 
 
 def test_records_are_found_anywhere_below_a_folder(tmp_path):
@@ -45,12 +56,85 @@ def test_a_failure_of_a_sweep_includes_its_job(tmp_path):
     ]
 
 
-@pytest.mark.parametrize(("content", "reason"), [("{", "no record"), ('{"format": 7}', "format 7")])
-def test_a_file_that_is_no_record_is_named(tmp_path, content, reason):
-    (tmp_path / "result.json").write_text(content)
-    for read in (read_records, read_record):
-        with pytest.raises(UserError, match=f"result.json.*{reason}"):
-            read(tmp_path)
+@pytest.mark.parametrize(
+    ("content", "kind", "reason"),
+    [
+        ("", DamagedError, "no record"),
+        ("{", DamagedError, "no record"),
+        ("[]", DamagedError, "no record"),
+        ("\0" * 900, DamagedError, "no record"),
+        ('{"format": 7}', UserError, "format 7, and this version of kd-bench reads 1; use"),
+    ],
+    ids=str,
+)
+def test_a_file_that_is_no_record_is_named_and_left_out(tmp_path, capsys, content, kind, reason):
+    write(tmp_path, [record(seed=0)])
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "result.json").write_text(content)
+    with pytest.raises(UserError, match=f"bad/result.json.*{reason}") as refused:
+        read_record(tmp_path / "bad")
+    assert type(refused.value) is kind
+    assert read_records(tmp_path) == [record(seed=0)]
+    printed = capsys.readouterr().err
+    assert printed == f"kd-bench: left out: {refused.value}\n"
+
+
+def test_the_record_of_another_job_is_left_out(tmp_path, capsys):
+    write(tmp_path, [record(seed=0)])
+    shutil.copytree(tmp_path / record(seed=0).folder, tmp_path / record(seed=1).folder)
+    assert read_records(tmp_path) == [record(seed=0)]
+    assert capsys.readouterr().err.endswith(f"is the record of {record(seed=0).folder}\n")
+
+
+SHORT = json.dumps(record("st").to_json()).encode()
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_a_damaged_record_is_refused_in_one_line_and_never_read_as_another(data):
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "result.json"
+        path.write_bytes(data.draw(damaged(SHORT)))
+        try:
+            read, refusal = read_record(Path(folder)), f"{path} was read"
+        except UserError as error:
+            read, refusal = None, str(error)
+    assert read in (None, record("st"))
+    assert refusal.startswith(str(path))
+    assert "\n" not in refusal
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_a_damaged_sweep_file_is_refused_in_one_line(data):
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "mine.jsonl"
+        write_sweep_file(path, ['{"a": 1}', '{"b": 2}'])
+        path.write_bytes(data.draw(damaged(path.read_bytes())))
+        with pytest.raises(DamagedError, match="delete it: the jobs stay") as refused:
+            read_sweep_file(path)
+        assert "\n" not in str(refused.value)
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=80))
+def test_the_reason_in_any_error_file_is_one_readable_line(content):
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "error.txt").write_bytes(content)
+        reason = read_error(Path(folder))
+    assert reason
+    assert reason.isprintable()
+
+
+def test_failures_of_a_damaged_sweep_file_are_read_without_it(tmp_path, capsys):
+    failed = job(tmp_path, "method=st")
+    failed.path.mkdir(parents=True)
+    (failed.path / "error.txt").write_text("ValueError: no\n")
+    path = write_jobs([failed], "mine")
+    path.write_bytes(path.read_bytes()[:100])
+    assert read_failures(tmp_path) == [Failure(failed.folder, "ValueError: no")]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"kd-bench: left out: {path} is damaged, or was written by another")
 
 
 def test_a_missing_folder_is_named(tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from helpers.jobs import TINY, composed
 from helpers.paths import PACKAGE
-from helpers.shell import environment, results
+from helpers.shell import environment, is_alive, results
 
 from kd_bench.jobs.job import write_jobs
 from kd_bench.jobs.protocol import CORES, INTERRUPTED, PARENT
@@ -77,14 +77,6 @@ def exit_code(process: fork_server.ForkedProcess) -> int:
     return code
 
 
-def is_alive(pid: int) -> bool:
-    """Whether a process has not ended; it may have, and not been waited for."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
-
-
 def wait_for_an_epoch(folder: Path, process: fork_server.ForkedProcess) -> None:
     deadline = time.monotonic() + 60
     while not list(folder.rglob(HISTORY)):
@@ -136,7 +128,9 @@ def test_killed_fork_is_gone_at_once_and_its_exit_code_is_the_signal(fork):
 
 
 def test_output_of_a_fork_is_in_its_log(fork, tmp_path):
-    assert exit_code(fork("recipe.epochs=1", number=7)) == 1
+    process = fork("recipe.epochs=1", number=7)
+    assert exit_code(process) == 1
+    assert process.reason() == "IndexError: list index out of range"
     assert "IndexError" in (tmp_path / "console.log").read_text()
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers import written_records
 from helpers.jobs import TINY, job
 from helpers.shell import results, run
 
@@ -50,7 +51,8 @@ class FakeSlot:
         job = read_jobs(file)[number]
         code = ending = self.endings[job.label].pop(0)
         if ending == DONE:
-            (job.path / RESULT).write_text(json.dumps({}))
+            written = replace(written_records.record(), folder=job.folder)
+            (job.path / RESULT).write_text(json.dumps(written.to_json()))
             code = 0
         elif isinstance(ending, str):
             (job.path / ERROR).write_text(f"{ending}\n\nTraceback ...")
@@ -70,7 +72,7 @@ class RecordingDisplay(SweepDisplay):
     def message(self, text):
         self.lines.append(text)
 
-    def done(self, job, seconds):
+    def done(self, job, record, seconds):
         self.message(f"{job.label}: done")
 
 

@@ -324,8 +324,8 @@ def test_what_trains_before_the_training_is_not_compiled(runs, monkeypatch):
 def test_a_job_that_compiles_nothing_does_not_load_the_compiler(runs):
     file = write_jobs([job(runs, "method=baseline", "seed=11")], "alone")
     code = (
-        "import sys; from pathlib import Path; from kd_bench.jobs.worker import worker_main\n"
-        "worker_main(Path(sys.argv[1]), 0)\n"
+        "import sys; from pathlib import Path; from kd_bench.jobs.worker import run_job\n"
+        "run_job(Path(sys.argv[1]), 0)\n"
         "sys.exit('torch._dynamo' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(file)], check=True)

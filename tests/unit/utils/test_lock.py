@@ -12,6 +12,7 @@ import time
 import pytest
 
 from kd_bench.utils import lock as locks
+from kd_bench.utils.errors import UserError
 
 
 def test_a_lock_is_held_by_one_and_free_again_after(tmp_path):
@@ -189,3 +190,83 @@ def test_of_many_processes_one_at_a_time_holds_the_lock(tmp_path, hosts):
     for worker in workers:
         worker.join()
     assert counter.read_text() == "80"
+
+
+@pytest.mark.parametrize("obstacle", ["file", "link to nothing", "link to a folder"])
+def test_something_else_in_the_place_of_a_lock_is_named(tmp_path, obstacle):
+    lock, elsewhere = tmp_path / "lock", tmp_path / "elsewhere"
+    if obstacle == "file":
+        lock.touch()
+    else:
+        lock.symlink_to(elsewhere)
+    if obstacle == "link to a folder":
+        elsewhere.mkdir()
+        (elsewhere / "a~1~2,4194304,1").touch()  # a dead owner, whose lock could be taken over
+    for ask in (locks.lock_owner, locks.lock_owner_text):
+        assert ask(tmp_path) is None
+    with pytest.raises(UserError, match=f"{lock} is a link or a file"):
+        locks.Lock(tmp_path).__enter__()
+    assert lock.is_symlink() or lock.is_file()
+    assert not elsewhere.exists() or os.listdir(elsewhere) == ["a~1~2,4194304,1"]
+
+
+def test_hidden_files_of_a_file_manager_do_not_keep_a_lock_from_being_taken(tmp_path):
+    (tmp_path / "lock").mkdir()
+    (tmp_path / "lock" / ".DS_Store").touch()
+    assert locks.lock_owner(tmp_path) is None
+    with locks.Lock(tmp_path) as lock:
+        (tmp_path / "lock" / ".DS_Store").touch()
+        assert locks.lock_owner(tmp_path) == lock.name
+        with pytest.raises(locks.Locked):
+            locks.Lock(tmp_path).__enter__()
+    with locks.Lock(tmp_path):
+        assert os.listdir(tmp_path / "lock") == [lock.name]
+
+
+def test_a_file_that_belongs_in_no_lock_is_named(tmp_path):
+    (tmp_path / "lock").mkdir()
+    (tmp_path / "lock" / "thesis.txt").touch()
+    with pytest.raises(UserError, match=r"thesis\.txt does not belong in a lock"):
+        locks.Lock(tmp_path).__enter__()
+    assert (tmp_path / "lock" / "thesis.txt").exists()
+
+
+def test_a_lock_that_cannot_be_made_says_why_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(type(tmp_path), "rename", full)
+    with pytest.raises(OSError, match="No space left"):
+        locks.Lock(tmp_path).__enter__()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_whoever_takes_a_lock_removes_what_killed_processes_left_of_theirs(tmp_path):
+    dead, elsewhere = f"{locks._host()},4194304,1", "elsewhere~1~2,42,7"
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").touch()
+    for owner in (dead, elsewhere):
+        (tmp_path / f".lock.{owner}").mkdir()
+        (tmp_path / f".lock.{owner}" / owner).touch()
+    (tmp_path / f".now.{dead}").touch()
+    (tmp_path / f".now.{dead}9").symlink_to(outside)
+    os.utime(tmp_path / f".lock.{elsewhere}", (0, 0))
+    found = sorted(tmp_path.glob(".*"))
+    kept = [".lock.mine", ".now.elsewhere~1~2,43,7", ".nowhere", "outside"]  # 43 may be alive
+    for name in kept[:-1]:
+        (tmp_path / name).touch()
+
+    assert locks.leftovers(tmp_path) == found
+    with locks.Lock(tmp_path):
+        pass
+    assert sorted(os.listdir(tmp_path)) == kept
+    assert (outside / "file").exists()
+
+
+def test_the_lock_of_a_dead_process_is_a_leftover(tmp_path):
+    (tmp_path / "lock").mkdir()
+    (tmp_path / "lock" / f"{locks._host()},4194304,1").touch()
+    assert locks.leftovers(tmp_path) == [tmp_path / "lock"]
+    with locks.Lock(tmp_path):
+        assert locks.leftovers(tmp_path) == []

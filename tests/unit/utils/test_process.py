@@ -7,6 +7,10 @@ import sys
 
 import pytest
 
+from kd_bench.training.device import configure_process
+from kd_bench.utils.errors import UserError
+from kd_bench.utils.process import check_threads
+
 # A process that asks for 80 MiB, writes to them and frees them, several times.
 PAGES = """
 import ctypes, resource, sys
@@ -54,3 +58,14 @@ def test_a_process_keeps_the_memory_that_it_frees_unless_one_has_settings_of_one
     assert pages("keep", MALLOC_TOP_PAD_="0")[0] is False
     assert pages("as a job")[1] < 50
     assert pages()[1] > 100  # as glibc comes; fewer where the system's pages are huge
+
+
+def test_more_threads_than_this_process_has_cores_are_refused():
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        check_threads(1)
+        with pytest.raises(UserError, match="threads=2: this process may use 1 core of this"):
+            configure_process(2)
+    finally:
+        os.sched_setaffinity(0, cores)

@@ -1,0 +1,154 @@
+"""Runs a function in a process of its own, says how it ended, and ends whatever it started.
+
+The function may run a user's own code, which can call `sys.exit` or `os._exit`, crash, or start
+processes that outlive it. So its process sends over a pipe what it has to report, and the exit code
+is only described. Linux makes the supervisor the parent of every process that it leaves behind, in
+whatever session or process group (`PR_SET_CHILD_SUBREAPER`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+FAILED = 1
+SIGNALS = {signal.SIGINT, signal.SIGTERM}  # passed on
+MOST = 500  # characters of a reason: a pipe takes them at once, or not at all
+GRACE_SECONDS, HOPELESS_SECONDS = 1.0, 5.0  # what was left has until SIGKILL, and after it
+_LIBC = ctypes.CDLL(None)
+_SET_DEATH_SIGNAL, _SET_CHILD_SUBREAPER = 1, 36  # PR_... of prctl(2)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a process ended."""
+
+    code: int  # as it reported; `FAILED`, or minus the number of the signal that killed it
+    reason: str | None = None  # why it failed, in one line, if that is known
+
+
+def die_with(parent: int, number: int) -> None:
+    """Make Linux send a signal to this process when its parent ends."""
+    _LIBC.prctl(_SET_DEATH_SIGNAL, number)
+    if os.getppid() != parent:  # it ended before it could be watched
+        sys.exit(FAILED)
+
+
+def supervise(run: Callable[[], Ending]) -> Ending:
+    """Run a function in a fork of this process, which must have no second thread.
+
+    SIGINT and SIGTERM are passed on to the fork, and it ends with this process.
+
+    Args:
+        run: begins with these signals blocked, and calls `accept_signals` once it can handle them.
+
+    Returns:
+        What `run` returned; how its process ended, if that was before.
+    """
+    _LIBC.prctl(_SET_CHILD_SUBREAPER, 1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {*SIGNALS, signal.SIGCHLD})
+    receiver, sender = Pipe(duplex=False)
+    supervisor = os.getpid()
+    if (child := os.fork()) == 0:
+        receiver.close()
+        die_with(supervisor, signal.SIGKILL)
+        ending = run()
+        sender.send(Ending(ending.code, ending.reason and ending.reason[:MOST]))
+        sys.exit(ending.code)
+    sender.close()
+    code = _wait(child)
+    _end_what_is_left()
+    return _reported(receiver) or _described(code)
+
+
+def accept_signals() -> None:
+    """Let signals reach this process, and make SIGINT a `KeyboardInterrupt`.
+
+    A shell makes what it starts in the background ignore SIGINT, and Ray blocks it in its
+    processes, and so in those that they start.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _wait(child: int) -> int:
+    """The exit code of a child; minus the signal's number if it was killed."""
+    parent = os.getppid()
+    while True:
+        number = signal.sigwait({*SIGNALS, signal.SIGCHLD})
+        if number != signal.SIGCHLD:
+            # The child was not waited for yet, so its id is still its own.
+            os.kill(child, number if os.getppid() == parent else signal.SIGKILL)
+        statuses = dict(_ended_children())
+        if child in statuses:
+            return os.waitstatus_to_exitcode(statuses[child])
+
+
+def _ended_children() -> Iterator[tuple[int, int]]:
+    """Wait for the children that have ended: their ids and statuses."""
+    with suppress(ChildProcessError):  # there are no others
+        while (ended := os.waitpid(-1, os.WNOHANG))[0] != 0:
+            yield ended
+
+
+def _end_what_is_left() -> None:
+    """End all children; theirs become this process's, and are ended likewise."""
+    begin, asked = time.monotonic(), set()
+    while _has_children():
+        waited = time.monotonic() - begin
+        if waited > GRACE_SECONDS + HOPELESS_SECONDS:
+            print(f"processes that were started here do not end: {_children()}", file=sys.stderr)
+            return
+        for pid in _children():
+            with suppress(PermissionError):  # it runs as another user
+                if waited > GRACE_SECONDS:
+                    os.kill(pid, signal.SIGKILL)
+                elif pid not in asked:
+                    os.kill(pid, signal.SIGTERM)
+                    asked.add(pid)
+        time.sleep(0.01)
+        dict(_ended_children())
+
+
+def _has_children() -> bool:
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def _children() -> list[int]:
+    """Ids of the children; none is given to another process before it was waited for."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended meanwhile
+            parent = path.read_text().rpartition(")")[2].split()[1]
+            if int(parent) == os.getpid():
+                found.append(int(path.parent.name))
+    return found
+
+
+def _reported(receiver: Connection) -> Ending | None:
+    """What the child sent, unless it ended before."""
+    with receiver, suppress(EOFError):
+        if receiver.poll():
+            ending: Ending = receiver.recv()
+            return ending
+    return None
+
+
+def _described(code: int) -> Ending:
+    if code < 0:
+        return Ending(code)
+    return Ending(FAILED, f"its process ended with exit code {code} and no result")
