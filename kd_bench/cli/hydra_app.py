@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,8 @@ from kd_bench.config.hydra_errors import HydraError, one_line
 from kd_bench.config.schema import Config
 from kd_bench.jobs.protocol import LOCKED_ELSEWHERE
 from kd_bench.sweep.launchers import registry as launchers
-from kd_bench.utils.errors import UserError, exit_on_user_error, require
+from kd_bench.utils.errors import UserError, exit_on_error, require
+from kd_bench.utils.tracebacks import raised_by_hydra
 
 CONFIG_DIR_FLAGS = ("--config-dir", "-cd")
 
@@ -126,10 +126,9 @@ def _with_dry_run(words: Sequence[str]) -> list[str]:
 def _run_hydra(words: Sequence[str]) -> int:
     """Run Hydra's application: --help, completion, sweeps."""
     sys.argv[1:] = words
-    # Hydra would print several lines about a user's mistake, and cut a bug's traceback short.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
     compose.register_schema()
-    with hydra_errors_as_user_errors():
+    # Hydra would print several lines about a user's mistake, and cut a bug's traceback short.
+    with hydra_errors_as_user_errors(), raised_by_hydra():
         _hydra_main()
     return 0
 
@@ -137,7 +136,7 @@ def _run_hydra(words: Sequence[str]) -> int:
 @hydra.main(version_base="1.3", config_path=compose.CONFIG_DIR, config_name="config")
 def _hydra_main(_: DictConfig) -> None:
     """One job with flags or values of Hydra's own; several go through the launcher instead."""
-    with exit_on_user_error(), hydra_errors_as_user_errors():  # else Hydra adds a line of its own
+    with exit_on_error(), hydra_errors_as_user_errors():  # else Hydra adds a line of its own
         composed = compose.compose_job(list(HydraConfig.get().overrides.task))
         launcher = HydraConfig.get().runtime.choices["hydra/launcher"]
         is_plan = launcher == launchers.DRY_RUN

@@ -7,7 +7,7 @@ import sys
 
 import kd_bench
 from kd_bench.cli import clean, evaluate, export, plan, rerun, status, table
-from kd_bench.utils.errors import UserError, exit_on_user_error
+from kd_bench.utils.errors import UserError, exit_on_error
 
 COMMANDS = {
     "plan": plan.main,
@@ -26,7 +26,7 @@ def main() -> None:
     sys.path.insert(0, os.getcwd())
     typed = sys.argv[1:]
     try:
-        with exit_on_user_error():
+        with exit_on_error():
             code = _main(typed)
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 # Exit codes; 0 means that the result is there.
+FAILED = 1
 LOCKED_ELSEWHERE = 75  # another process is running the job
 INTERRUPTED = 130  # by Ctrl-C, or by a sweep that ends
 

@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 
 from kd_bench.jobs.job import read_job
-from kd_bench.jobs.protocol import CORES, INTERRUPTED, LOCKED_ELSEWHERE, PARENT
+from kd_bench.jobs.protocol import CORES, FAILED, INTERRUPTED, LOCKED_ELSEWHERE, PARENT
+from kd_bench.utils.errors import error_text
 from kd_bench.utils.lock import Locked
 
 
@@ -28,7 +29,11 @@ def worker_main(path: Path, number: int) -> int:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     if cores := os.environ.get(CORES):
         os.sched_setaffinity(0, map(int, cores.split(",")))
-    return run_job(path, number)
+    try:
+        return run_job(path, number)
+    except Exception as error:  # noqa: BLE001  # the end of this process
+        print(error_text(error), file=sys.stderr)
+        return FAILED
 
 
 def run_job(path: Path, number: int) -> int:

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kd_bench.jobs.protocol import INTERRUPTED
+from kd_bench.jobs.protocol import FAILED, INTERRUPTED
 from kd_bench.jobs.worker import run_job
 from kd_bench.sweep.executors.late_files import LateResult
-from kd_bench.utils.errors import UserError, message_lines, require
+from kd_bench.utils.errors import UserError, error_text, message_lines, require
 from kd_bench.utils.process import job_environment
 
 if TYPE_CHECKING:  # an optional dependency, imported where it is used
@@ -101,7 +101,10 @@ class SlurmTask:
         except SystemExit as end:  # from a user's own code
             if self.is_requeued:
                 raise
-            return end.code if isinstance(end.code, int) else 1
+            return end.code if isinstance(end.code, int) else FAILED
+        except Exception as error:  # noqa: BLE001  # submitit would print all frames
+            print(error_text(error), file=sys.stderr)
+            return FAILED
         if code == INTERRUPTED:
             sys.exit(code)
         return code
