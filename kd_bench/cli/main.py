@@ -6,7 +6,7 @@ import os
 import sys
 
 import kd_bench
-from kd_bench.cli import clean, evaluate, export, plan, rerun, status, table
+from kd_bench.cli import clean, completion, evaluate, export, plan, rerun, status, table
 from kd_bench.utils.errors import UserError, exit_on_error
 
 COMMANDS = {
@@ -44,6 +44,8 @@ def _main(typed: list[str]) -> int:
     if typed == ["--version"]:
         print(f"kd-bench {kd_bench.__version__}")
         return 0
+    if completion.is_query(typed):
+        return completion.main(COMMANDS)
     if typed and typed[0] in COMMANDS:
         return COMMANDS[typed[0]](typed[1:])
     if typed and typed[0].isalpha():

@@ -60,18 +60,15 @@ def own_text(error: BaseException) -> str:
 
 def summary(error: BaseException) -> str:
     """An error and its place in one line: NameError: name 'x' is not defined (mine.py, line 3)."""
+    message, where = str(error).strip().partition("\n")[0], place(error)
     if isinstance(error, SyntaxError) and error.filename:  # no frame is in the file that has it
-        return (
-            f"{type(error).__name__}: {error.msg} ({_shown(error.filename)}, line {error.lineno})"
-        )
-    message = str(error).strip().partition("\n")[0]
-    return ": ".join(filter(None, (type(error).__name__, message))) + place(error)
+        message, where = error.msg, _place(error.filename, error.lineno)
+    return ": ".join(filter(None, (type(error).__name__, message))) + where
 
 
 def place(error: BaseException) -> str:
     """Where in the user's own code an error came from: " (mine.py, line 3)"; empty if nowhere."""
-    innermost = own_frames(error)[-1:]
-    return "".join(f" ({_shown(each.filename)}, line {each.lineno})" for each in innermost)
+    return "".join(_place(each.filename, each.lineno) for each in own_frames(error)[-1:])
 
 
 def place_of(function: Callable) -> str:
@@ -79,10 +76,14 @@ def place_of(function: Callable) -> str:
     code = getattr(inspect.unwrap(function), "__code__", None)
     if code is None or not _is_own(code.co_filename):
         return ""
-    return f" ({_shown(code.co_filename)}, line {code.co_firstlineno})"
+    return _place(code.co_filename, code.co_firstlineno)
 
 
-def _shown(filename: str) -> str:
+def _place(filename: str, line: int | None) -> str:
+    return f" ({short_path(filename)}, line {line})"
+
+
+def short_path(filename: str) -> str:
     """A path as short as it can be: relative to the current folder if it is in there."""
     path, here = Path(filename), Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
