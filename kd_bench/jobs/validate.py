@@ -27,8 +27,8 @@ from kd_bench.jobs.instantiate import (
 from kd_bench.jobs.job import Job
 from kd_bench.methods.common.method import Method
 from kd_bench.training import execution, teacher_cache
+from kd_bench.training.checks.rehearsal import Rehearsal
 from kd_bench.training.optim import check_recipe
-from kd_bench.training.rehearsal import Rehearsal
 from kd_bench.training.teacher import check_fits, read_state
 from kd_bench.utils.errors import require
 

@@ -12,8 +12,8 @@ from helpers.shipped import choices
 from kd_bench.interfaces import Batch, Loss, Output, UserError
 from kd_bench.jobs import validate
 from kd_bench.methods.common.method import Method
-from kd_bench.training import rehearsal
-from kd_bench.training.rehearsal import Rehearsal
+from kd_bench.training.checks import rehearsal
+from kd_bench.training.checks.rehearsal import Rehearsal
 
 SAME_WIDTHS = ("teacher.model.net.widths=[4,4,8,8]",)
 
