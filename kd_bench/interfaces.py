@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -66,14 +66,28 @@ class StageShapes(dict[str, tuple[int, ...]]):
         model: name of the network, for error messages.
         shapes: shape of each stage.
         paths: module path of each stage.
+        modules: paths of modules that could be stages, for a network that has none.
     """
 
-    def __init__(self, model: str, shapes: Mapping[str, tuple[int, ...]], paths: Mapping[str, str]):
+    def __init__(
+        self,
+        model: str,
+        shapes: Mapping[str, tuple[int, ...]],
+        paths: Mapping[str, str],
+        modules: Iterable[str] = (),
+    ):
         super().__init__(shapes)
-        self.model, self.paths = model, dict(paths)
+        self.model, self.paths, self.modules = model, dict(paths), tuple(modules)
 
     def __missing__(self, stage: str) -> tuple[int, ...]:
-        raise UserError(f"unknown stage '{stage}' of {self.model}; choose from {', '.join(self)}")
+        if self:
+            known = ", ".join(self)
+            raise UserError(f"unknown stage '{stage}' of {self.model}; choose from {known}")
+        raise UserError(
+            f"{self.model} has no stages, and the method reads '{stage}'; name its modules in its"
+            f" YAML, as in stages: {{{stage}: PATH}}; PATH is one of {', '.join(self.modules)}, or"
+            " PATH:input"
+        )
 
 
 @dataclass(frozen=True)

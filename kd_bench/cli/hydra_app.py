@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,9 +19,11 @@ from kd_bench.config import compose
 from kd_bench.config.compose import Composed
 from kd_bench.config.hydra_errors import HydraError, one_line
 from kd_bench.config.schema import Config
+from kd_bench.config.typed import check_typed
 from kd_bench.jobs.protocol import LOCKED_ELSEWHERE
 from kd_bench.sweep.launchers import registry as launchers
-from kd_bench.utils.errors import UserError, exit_on_user_error, failure_reason, require
+from kd_bench.utils.errors import UserError, exit_on_error, failure_reason, require
+from kd_bench.utils.tracebacks import raised_by_hydra
 
 CONFIG_DIR_FLAGS = ("--config-dir", "-cd")
 
@@ -36,10 +36,14 @@ def main(typed: Sequence[str], *, plan: bool = False) -> int:
         plan: only show what would run.
     """
     words = hydra_arguments(typed)
-    _refuse_wrong_flags(words)
-    launchers.register()
+    overrides = _check_flags(words)
+    with hydra_errors_as_user_errors():
+        check_typed(overrides)
+    if plan:
+        _refuse_other_launchers(overrides)
+    launchers.register(dry_run=plan)
     if not _is_plain_job(words):
-        return _run_hydra(_with_dry_run(words) if plan else words)
+        return _run_hydra(words, plan)
     with hydra_errors_as_user_errors():
         composed = compose.compose_standalone(words, None)
     return _plan(composed) if plan else _run(composed)
@@ -51,15 +55,21 @@ def hydra_arguments(typed: Sequence[str]) -> list[str]:
     `teacher=NAME`, the one alias, becomes `model@teacher.model=NAME`; flags move to the front,
     because Hydra refuses values on both sides of them.
     """
-    flags, rest = [], []
-    words = iter(typed)
-    for word in words:
-        if word in CONFIG_DIR_FLAGS:
-            flags += [word, *islice(words, 1)]
-        elif word in ("-m", "--multirun"):
-            flags.append(word)
-        else:
+    known = get_args_parser()._option_string_actions
+    flags: list[str] = []
+    rest: list[str] = []
+    words = list(typed)
+    while words:
+        word = words.pop(0)
+        if (flag := known.get(word.partition("=")[0])) is None:
             rest.append(re.sub(r"^teacher=", "model@teacher.model=", word))
+        elif "=" not in word and (
+            flag.nargs is None or (words[:1] and words[0] in (flag.choices or ()))
+        ):
+            flags += [word, *words[:1]]
+            del words[:1]
+        else:  # --info takes the next word, whatever it is, unless it has a value
+            flags.append(f"{word}={flag.const}" if flag.nargs == "?" and "=" not in word else word)
     return flags + rest
 
 
@@ -79,8 +89,12 @@ def hydra_errors_as_user_errors() -> Iterator[None]:
         raise UserError(one_line(error)) from error
 
 
-def _refuse_wrong_flags(words: Sequence[str]) -> None:
-    """Refuse flags in one line; Hydra would print its usage, which takes many, or a traceback."""
+def _check_flags(words: Sequence[str]) -> list[str]:
+    """Refuse wrong flags in one line; Hydra would print its usage, or a traceback.
+
+    Returns:
+        The words that are no flags.
+    """
     parser = get_args_parser()
 
     def refuse(message: str) -> NoReturn:
@@ -88,10 +102,37 @@ def _refuse_wrong_flags(words: Sequence[str]) -> None:
 
     parser.error = refuse  # type: ignore[method-assign]  # no option of argparse does this
     flags = parser.parse_args(words)
-    require(
-        not (flags.multirun and (flags.cfg or flags.info)),
-        "--cfg and --info are about one job: leave out -m",
-    )
+    for is_wrong, answer in (
+        (flags.experimental_rerun, "--experimental-rerun: type kd-bench rerun RECORD"),
+        (
+            flags.config_name or flags.config_path,
+            "kd-bench has one configuration; add files of your own by --config-dir DIR",
+        ),
+        (
+            not flags.cfg and (flags.package or (flags.resolve and not flags.help)),
+            "--package and --resolve are about what --cfg prints: add --cfg job",
+        ),
+        (
+            flags.multirun and (flags.cfg or flags.info),
+            "--cfg and --info are about one job: leave out -m",
+        ),
+        (
+            flags.multirun and "hydra.mode=RUN" in flags.overrides,
+            "hydra.mode=RUN is one job, and -m is several: leave out either",
+        ),
+    ):
+        require(not is_wrong, answer)
+    return [] if flags.shell_completion else flags.overrides
+
+
+def _refuse_other_launchers(overrides: Sequence[str]) -> None:
+    """Refuse Hydra's own launchers for a plan: they would run the jobs."""
+    for word in overrides:
+        group, _, name = word.partition("=")
+        require(
+            group != "hydra/launcher" or name in launchers.LAUNCHERS,
+            f"unknown hydra/launcher '{name}'; choose from {', '.join(launchers.LAUNCHERS)}",
+        )
 
 
 def _is_plain_job(words: Sequence[str]) -> bool:
@@ -105,49 +146,32 @@ def _is_plain_job(words: Sequence[str]) -> bool:
     )
 
 
-def _with_dry_run(words: Sequence[str]) -> list[str]:
-    """The words with the launcher replaced by the one that only plans.
-
-    Values that were set for the other launcher are kept: the one that plans takes any key.
-    """
-    named = [word for word in words if word.startswith("hydra/launcher=")]
-    rest = [
-        re.sub(r"^\+*hydra\.launcher\.", "++hydra.launcher.", w) for w in words if w not in named
-    ]
-    chosen = [word.partition("=")[2] for word in named[-1:]]
-    require(
-        set(chosen) <= set(launchers.LAUNCHERS),
-        f"unknown hydra/launcher '{''.join(chosen)}'; choose from {', '.join(launchers.LAUNCHERS)}",
-    )
-    instead_of = [f"hydra.launcher.instead_of={name}" for name in chosen]
-    return [*rest, f"hydra/launcher={launchers.DRY_RUN}", *instead_of]
-
-
-def _run_hydra(words: Sequence[str]) -> int:
+def _run_hydra(words: Sequence[str], plan: bool) -> int:
     """Run Hydra's application: --help, completion, sweeps."""
     sys.argv[1:] = words
-    # Hydra would print several lines about a user's mistake, and cut a bug's traceback short.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
     compose.register_schema()
-    with hydra_errors_as_user_errors():
-        _hydra_main()
+
+    @hydra.main(version_base="1.3", config_path=compose.CONFIG_DIR, config_name="config")
+    def application(_: DictConfig) -> None:
+        with exit_on_error(), hydra_errors_as_user_errors():  # else Hydra adds a line of its own
+            _one_job(plan)
+
+    # Hydra would print several lines about a user's mistake, and cut a bug's traceback short.
+    with hydra_errors_as_user_errors(), raised_by_hydra():
+        application()
     return 0
 
 
-@hydra.main(version_base="1.3", config_path=compose.CONFIG_DIR, config_name="config")
-def _hydra_main(_: DictConfig) -> None:
+def _one_job(plan: bool) -> None:
     """One job with flags or values of Hydra's own; several go through the launcher instead."""
-    with exit_on_user_error(), hydra_errors_as_user_errors():  # else Hydra adds a line of its own
-        composed = compose.compose_job(list(HydraConfig.get().overrides.task))
-        launcher = HydraConfig.get().runtime.choices["hydra/launcher"]
-        is_plan = launcher == launchers.DRY_RUN
-        is_sweep = HydraConfig.get().mode == RunMode.MULTIRUN  # by a launcher that is not ours
-        require(
-            is_plan or is_sweep or launcher == "local",
-            f"hydra/launcher={launcher} runs sweeps, and this is one job: add -m",
-        )
-        code = _plan(composed) if is_plan else _run(composed)
-    if code:
+    composed = compose.compose_job(list(HydraConfig.get().overrides.task))
+    launcher = HydraConfig.get().runtime.choices["hydra/launcher"]
+    is_sweep = HydraConfig.get().mode == RunMode.MULTIRUN  # by a launcher that is not ours
+    require(
+        plan or is_sweep or launcher == "local",
+        f"hydra/launcher={launcher} runs sweeps, and this is one job: add -m",
+    )
+    if code := _plan(composed) if plan else _run(composed):
         sys.exit(code)
 
 

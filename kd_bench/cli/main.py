@@ -6,8 +6,8 @@ import os
 import sys
 
 import kd_bench
-from kd_bench.cli import clean, evaluate, export, plan, rerun, status, table
-from kd_bench.utils.errors import UserError, exit_on_user_error
+from kd_bench.cli import clean, completion, evaluate, export, plan, rerun, status, table
+from kd_bench.utils.errors import UserError, exit_on_error
 
 COMMANDS = {
     "plan": plan.main,
@@ -26,7 +26,7 @@ def main() -> None:
     sys.path.insert(0, os.getcwd())
     typed = sys.argv[1:]
     try:
-        with exit_on_user_error():
+        with exit_on_error():
             code = _main(typed)
             print(end="", flush=True)  # now, because at Python's end no error could be caught
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
@@ -45,6 +45,8 @@ def _main(typed: list[str]) -> int:
     if typed == ["--version"]:
         print(f"kd-bench {kd_bench.__version__}")
         return 0
+    if completion.is_query(typed):
+        return completion.main(COMMANDS)
     if typed and typed[0] in COMMANDS:
         return COMMANDS[typed[0]](typed[1:])
     if typed and typed[0].isalpha():

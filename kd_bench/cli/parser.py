@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,11 @@ from typing import NoReturn
 
 from kd_bench.config.schema import Config, Device
 from kd_bench.utils.errors import UserError, require
+
+LIST_OPTIONS = "--list-options"  # a command's only word: what completion asks for
+_INVALID_CHOICE = re.compile(
+    r"argument (\S+): invalid choice: (.*) \(choose from (.*)\)"
+)  # argparse's
 
 
 class Parser(argparse.ArgumentParser):
@@ -25,7 +31,11 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """Raise a `UserError` with the usage."""
+        """Raise a `UserError` with the valid choices, or with the usage."""
+        if match := _INVALID_CHOICE.fullmatch(message):
+            option, given = match[1], match[2]
+            choices = match[3].replace("'", "")  # quoted by some versions of Python
+            raise UserError(f"{option}: unknown {given}; choose from {choices}")
         usage = " ".join(self.format_usage().split())  # it may be wrapped
         raise UserError(f"{message}; {usage}")
 
@@ -48,6 +58,9 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
         """The values of the words."""
+        if list(words) == [LIST_OPTIONS]:
+            print("\n".join(self._option_string_actions))
+            sys.exit()
         return self.parse_args([re.sub(r"^runs_dir=", "--runs-dir=", word) for word in words])
 
 

@@ -28,9 +28,9 @@ CONFIG_DIR = str(next(d for d in (_PACKAGE / "conf", _PACKAGE.parent / "conf") i
 # Changes that a record's label may show: all that is learnt depends on, except the seed.
 _IDENTITY = ("dataset", "model", "teacher", "method", "recipe", *EXECUTION_KEYS)
 
-_GROUPS = {folder.name for folder in Path(CONFIG_DIR).iterdir() if folder.is_dir()}
+GROUPS = {folder.name for folder in Path(CONFIG_DIR).iterdir() if folder.is_dir()}
 # Keys without a dot that are values; all others are choices of files, or Hydra's to refuse.
-_SINGLE_VALUES = {each.name for each in fields(Config)} - _GROUPS
+_SINGLE_VALUES = {each.name for each in fields(Config)} - GROUPS
 
 Composed = tuple[Config, dict[str, Any]]  # a job, and its values that differ from its choices'
 
@@ -66,7 +66,7 @@ class Overrides:
                 self.values.append(override)
             else:
                 self.choices.append(str(override.input_line))
-                self.chooses_more |= key not in _GROUPS and not key.startswith("hydra")
+                self.chooses_more |= key not in GROUPS and not key.startswith("hydra")
 
     @property
     def names(self) -> list[Override]:
@@ -78,7 +78,7 @@ def _refuse_several(override: Override) -> None:
     line, value = override.input_line, override.value()
     if override.is_sweep_override():
         raise UserError(f"{line} are several values; add -m to run a job with each")
-    if override.key_or_group in _GROUPS and isinstance(value, list):
+    if override.key_or_group in GROUPS and isinstance(value, list):
         group, each = str(line).partition("=")[0], ",".join(map(str, value))
         raise UserError(f"{line}: choose one; -m {group}={each} runs each")
 
@@ -128,7 +128,7 @@ def _own_choices(choices: Sequence[str]) -> list[str]:
     ours = [
         f"{group}={name}"
         for group, name in made.items()
-        if name is not None and group.split("@")[0] in _GROUPS
+        if name is not None and group.split("@")[0] in GROUPS
     ]
     return [*ours, *(each for each in choices if each.startswith("hydra"))]
 

@@ -13,34 +13,72 @@ from omegaconf.errors import (
     OmegaConfBaseException,
     ValidationError,
 )
+from yaml import MarkedYAMLError, YAMLError
+
+from kd_bench.utils.errors import UserError
+from kd_bench.utils.tracebacks import short_path
 
 AS_TYPED = "choices and values are typed as group=name and key=value"
-HydraError = (HydraException, OmegaConfBaseException)
+HydraError = (HydraException, OmegaConfBaseException, YAMLError)  # the last from a user's file
 
 
 def one_line(error: Exception) -> str:
     """One line for an error about what a user typed or wrote in a YAML file."""
+    if isinstance(error, MarkedYAMLError):
+        return _unreadable(error)
     if isinstance(error, MissingConfigException) and error.options:
         return _unknown_choice(error)
     if isinstance(error, OverrideParseException):
         return f"cannot read '{error.override}'; {AS_TYPED}"
-    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    cause = _cause(error)
+    if isinstance(cause, UserError):  # a launcher's, about its settings
+        return str(cause)
     where = _first_line(error).rstrip(".:")
     if isinstance(cause, ConfigKeyError | ConfigAttributeError):
         return _unknown_key(cause, where)
     if isinstance(cause, ValidationError):
-        return _wrong_value(cause)
+        return _wrong_value(cause, where)
     if isinstance(cause, MissingMandatoryValue):
         return f"give a value for {cause.full_key}"
     if isinstance(cause, InterpolationToMissingValueError):
         return f"give a value for {_first_line(cause).rpartition(' ')[2]}"
     if match := re.match(r"Ambiguous value for argument '(.*)'", where):
         return f"{match[1]} are several values; add -m to run a job with each"
+    if match := re.search(r"Could not override '(.*?)'", where):
+        return _not_in_a_job(match[1], str(error))
+    if match := re.match(r"Multiple values for (.*)\. To override a value use '.*: (.*)'", where):
+        return f"{match[1]} is chosen twice; replace it with {match[1]}={match[2]}, without +"
     return where if cause is None else f"{where}: {_first_line(cause)}"
+
+
+def _cause(error: Exception) -> BaseException | None:
+    """The error behind Hydra's; what a file causes is only the context of Hydra's own."""
+    if isinstance(error, OmegaConfBaseException):
+        return error
+    if error.__cause__ is None and isinstance(error.__context__, OmegaConfBaseException):
+        return error.__context__
+    return error.__cause__
 
 
 def _first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0].strip()
+
+
+def _unreadable(error: MarkedYAMLError) -> str:
+    """A YAML file that cannot be read: its name, the line, and for common mistakes a remedy."""
+    mark, problem = error.problem_mark or error.context_mark, str(error.problem)
+    remedy = "; indent with spaces, not tabs" if "\\t" in problem else ""
+    where = f"{short_path(mark.name)}, line {mark.line + 1}: " if mark else ""
+    return f"{where}{problem}{remedy}"
+
+
+def _not_in_a_job(key: str, text: str) -> str:
+    """A choice that replaces nothing (recipe@augment=short), with those that Hydra suggests."""
+    if match := re.search(r"Did you mean to override (?:one of )?(.*)\?", text):
+        known = " or ".join(f"{each}=NAME" for each in match[1].split(", "))
+        return f"{key}: a job has no such part; choose with {known}"
+    added = re.search(r"use (\+.*)", text)
+    return f"{key}: no file was chosen yet" + (f"; add one with {added[1]}" if added else "")
 
 
 def _unknown_choice(error: MissingConfigException) -> str:
@@ -48,8 +86,10 @@ def _unknown_choice(error: MissingConfigException) -> str:
     return f"unknown {group} '{name}'; choose from {', '.join(error.options or ())}"
 
 
-def _wrong_value(cause: ValidationError) -> str:
-    key, message = str(cause.full_key), _first_line(cause)
+def _wrong_value(cause: ValidationError, where: str) -> str:
+    key, message = str(cause.full_key or ""), _first_line(cause)
+    if not key:  # a whole file is a list or a word
+        return f"{where.partition(':')[0]}: {message}; write key: value in each line"
     if "is not a subclass of" in message:  # a word, where a group's file fills a section
         group = key.rpartition(".")[2]
         return f"{key} is a section: choose its file with {group}@{key}=NAME"
@@ -59,6 +99,8 @@ def _wrong_value(cause: ValidationError) -> str:
 def _unknown_key(cause: OmegaConfBaseException, where: str) -> str:
     section, _, name = str(cause.full_key).rpartition(".")
     keys = [str(key) for key in cause.parent_node or () if key not in ("hydra", "sweep")]
+    if section.startswith("hydra."):
+        keys = [key for key in keys if not key.startswith("_")]  # those are the launcher's own
     file = f"{where.partition(':')[0]}: " if where.startswith("In ") else ""
     place = f" in {section}" if section else ""
     if not keys and name and section.endswith("stages"):

@@ -12,6 +12,7 @@ import torch
 
 from kd_bench.data.source import Description, Split
 from kd_bench.interfaces import UserError, require
+from kd_bench.utils.torchvision import import_torchvision
 
 # Raised by torchvision for missing or damaged files, depending on whether it has checksums
 DAMAGED = (RuntimeError, ValueError, AssertionError)
@@ -147,9 +148,7 @@ class FashionMNIST(TorchvisionSource):
 
 def _datasets() -> ModuleType:
     """torchvision.datasets, imported only when images are read: its import takes 2 s."""
-    from kd_bench.data._torchvision import torchvision
-
-    return torchvision.datasets
+    return import_torchvision().datasets
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from kd_bench.jobs.job import Job
 from kd_bench.jobs.teacher import load_network, make_teacher
 from kd_bench.methods.common.method import Method
 from kd_bench.training import execution
-from kd_bench.training.gradient_check import check_gradients
+from kd_bench.training.checks.gradients import check_gradients
 from kd_bench.training.setup import TrainingSetup
 from kd_bench.utils.errors import require
 from kd_bench.utils.seeds import derive_seed

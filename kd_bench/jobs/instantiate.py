@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ from kd_bench.methods.common.method import Method
 from kd_bench.models.convolutions import replace_unsafe_convolutions
 from kd_bench.models.features import FeatureExtractor, probe_shapes
 from kd_bench.utils.errors import UserError, require
+from kd_bench.utils.torchvision import declare_operators
+from kd_bench.utils.tracebacks import summary
 
 Arguments = Mapping[str, Any]  # of a `_target_`, with it
 
@@ -36,36 +39,62 @@ def import_target(target: str, where: str) -> Any:
     """The class or function behind a dotted path.
 
     Raises:
-        UserError: where there is none; naming what its module has instead.
+        UserError: where there is none, naming what its module has instead; where its module cannot
+            be imported, naming the line.
     """
     module_name, _, name = target.rpartition(".") if isinstance(target, str) else ("", "", "")
     require(
         bool(module_name and name),
         f"{where}: _target_ is a dotted path to a class, like my_method.Mine; got {target}",
     )
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the module is there; something that it imports is not
-        raise UserError(f"{where}: no module {error.name} ({target})") from None
+    module = _import_module(module_name, where)
     if not hasattr(module, name):
         own = [n for n, v in vars(module).items() if getattr(v, "__module__", "") == module_name]
         raise UserError(f"{where}: unknown {target}; choose from {', '.join(own)} of {module_name}")
     return getattr(module, name)
 
 
+def _import_module(name: str, where: str) -> ModuleType:
+    if not is_ours(name):
+        declare_operators()
+    try:
+        return importlib.import_module(name)
+    except UserError:
+        raise
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
+            raise UserError(f"{where}: no module {error.name}, installed or here") from None
+        what = f"cannot import {name}: {summary(error)}"
+        raise UserError(f"{where}: {what}; install it, or put its file into this folder") from error
+    except Exception as error:  # a module's own code may raise anything
+        raise UserError(f"{where}: cannot import {name}: {summary(error)}") from error
+
+
+def is_ours(module: str) -> bool:
+    """Whether a dotted path is of kd-bench itself."""
+    return f"{module}.".startswith("kd_bench.")
+
+
 def from_target(arguments: Arguments, where: str, *positional: Any, **given: Any) -> Any:
     """Call `arguments["_target_"]` with `positional` and `given`, and with the rest of `arguments`.
 
     Raises:
-        UserError: for an argument that the target does not take, lacks, or that has a wrong type.
+        UserError: for an argument that the target does not take, lacks, or that has a wrong type;
+            for an error in a target that is not kd-bench's own, naming the line.
     """
     arguments = dict(arguments)
     require("_target_" in arguments, f"{where} has no _target_ (a dotted path to a class)")
-    target = import_target(arguments.pop("_target_"), where)
+    path = arguments.pop("_target_")
+    target = import_target(path, where)
     _check_arguments(target, arguments, len(positional), given, where)
-    return target(*positional, **given, **arguments)
+    try:
+        return target(*positional, **given, **arguments)
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        if is_ours(path):
+            raise
+        raise UserError(f"{where}: {path} failed: {summary(error)}") from error
 
 
 def _check_arguments(
@@ -156,14 +185,16 @@ class Network:
 
 
 def build_network(config: ModelConfig, num_classes: int) -> Network:
-    """A network, freshly initialised from PyTorch's current random state."""
+    """A network, freshly initialised from PyTorch's current random state.
+
+    It may have no stages, for methods that read none.
+    """
     where = f"model '{config.name}'"
     net = from_target(config.net, where, num_classes=num_classes)
+    is_module = isinstance(net, nn.Module)
+    require(is_module, f"{where}: {config.net['_target_']} made no torch.nn.Module, but {net!r}")
     replace_unsafe_convolutions(net)
-    stages = config.stages or getattr(net, "stages", None)
-    if stages is None:
-        raise UserError(f"{where}: give model.stages, a table from stage names to module paths")
-    return Network(net, dict(stages), config.name)
+    return Network(net, dict(config.stages or getattr(net, "stages", {})), config.name)
 
 
 class _WithoutDraws(TorchFunctionMode):

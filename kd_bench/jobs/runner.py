@@ -10,7 +10,6 @@ counts as failed, and is retried only if `hydra.launcher.retries` says so (`swee
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Callable
 from typing import Protocol
 
@@ -33,7 +32,7 @@ from kd_bench.training import checkpoint
 from kd_bench.training.device import choose_device, configure_process
 from kd_bench.training.loop import Row, train
 from kd_bench.training.setup import phases
-from kd_bench.utils.errors import DamagedError, warn
+from kd_bench.utils.errors import DamagedError, error_text, warn
 from kd_bench.utils.files import ensure_writable_dir
 from kd_bench.utils.lock import Locked
 from kd_bench.utils.locked_folder import LockedFolder
@@ -94,7 +93,7 @@ def run(job: Job, reporter: Reporter) -> tuple[Record, bool]:
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             try:
-                folder.write(ERROR, f"{reason}\n\n{traceback.format_exc()}")
+                folder.write(ERROR, f"{reason}\n\n{error_text(error)}\n")
             except OSError as unwritten:  # perhaps for the same reason
                 warn(f"cannot write {job.path / ERROR}: {unwritten.strerror}")
             raise

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -16,13 +18,16 @@ from kd_bench.jobs.instantiate import (
     Network,
     build_dataset,
     build_method,
+    build_network,
     describe_dataset,
+    is_ours,
     meta_network,
     on_meta,
 )
 from kd_bench.jobs.job import Job
 from kd_bench.methods.common.method import Method
 from kd_bench.training import execution, teacher_cache
+from kd_bench.training.checks.rehearsal import Rehearsal
 from kd_bench.training.optim import check_recipe
 from kd_bench.training.teacher import check_fits, read_state
 from kd_bench.utils.errors import require
@@ -63,6 +68,8 @@ def validate_job(job: Job) -> None:
     _check_init(config.method.init, config.method.name)
     if teacher is not None and not traits.teacher_learns:
         _check_teacher(config.teacher, teacher)
+    if not all(is_ours(type(loss).__module__) for loss in method.losses.values()):
+        _rehearsal(job, context).check()
 
 
 def _meta_parts(job: Job) -> tuple[LossContext, Network | None, Method]:
@@ -83,6 +90,26 @@ def _meta_parts(job: Job) -> tuple[LossContext, Network | None, Method]:
             None if teacher is None else teacher.net,
         )
         return context, teacher, build_method(config.method, context)
+
+
+def _rehearsal(job: Job, context: LossContext) -> Rehearsal:
+    """The rehearsal of a job's first step, from its context without values."""
+    config, data = job.config, describe_dataset(job.config.dataset)
+
+    def with_values() -> LossContext:
+        labels = torch.arange(data.train_size) % data.num_classes
+        if context.teacher is None:
+            return replace(context, labels=labels)
+        teacher = build_network(config.teacher.model, data.num_classes)
+        return replace(context, labels=labels, teacher_net=teacher.net)
+
+    return Rehearsal(
+        with_values,
+        partial(build_method, config.method),
+        (data.height, data.width),
+        config.recipe,
+        job.traits.teacher_learns,
+    )
 
 
 def cache_shape(job: Job) -> tuple[int, int] | None:

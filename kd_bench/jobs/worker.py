@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import traceback
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from pathlib import Path
 from kd_bench.jobs.job import read_job
 from kd_bench.jobs.protocol import CORES, INTERRUPTED, LOCKED_ELSEWHERE, PARENT
 from kd_bench.results.run_folder import read_error, write_error
-from kd_bench.utils.errors import failure_reason
+from kd_bench.utils.errors import error_text, failure_reason
 from kd_bench.utils.lock import Locked
 from kd_bench.utils.supervisor import FAILED, Ending, accept_signals, die_with, supervise
 
@@ -45,7 +44,7 @@ def _run(path: Path, number: int) -> Ending:
         return Ending(FAILED, failure_reason(end))
     except Exception as error:  # noqa: BLE001  # whatever a job raises is its failure
         with suppress(OSError):  # the log may be on the disk that is full
-            traceback.print_exc()
+            print(error_text(error), file=sys.stderr)
         return Ending(FAILED, failure_reason(error))
 
 

@@ -7,6 +7,7 @@ counts.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -17,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from kd_bench.interfaces import Output, StageShapes, UserError, require
 from kd_bench.utils.errors import message_lines
+from kd_bench.utils.tracebacks import place
 
 INPUT = ":input"
 
@@ -58,6 +60,16 @@ class FeatureExtractor(nn.Module):
         return Output(logits, features)
 
 
+class _Declared(dict[str, Tensor]):
+    """Features of the stages that losses declare; says what to do where one reads another."""
+
+    def __missing__(self, stage: str) -> Tensor:
+        declared = ", ".join([*self, stage])
+        raise UserError(
+            f"forward reads stage '{stage}' without declaring it; declare stages: {declared}"
+        )
+
+
 def forward_with_views(
     net: Callable[[Tensor], Output], image: Tensor, views: Mapping[str, Tensor]
 ) -> Output:
@@ -68,11 +80,11 @@ def forward_with_views(
     parts = [image, *views.values()]
     whole = net(image if not views else torch.cat(parts))
     if not views:
-        return whole
+        return Output(whole.logits, _Declared(whole.features))
     sizes = [len(part) for part in parts]
     features = {stage: feature.split(sizes) for stage, feature in whole.features.items()}
     first, *others = (
-        Output(logits, {stage: split[i] for stage, split in features.items()})
+        Output(logits, _Declared({stage: split[i] for stage, split in features.items()}))
         for i, logits in enumerate(whole.logits.split(sizes))
     )
     first.views = dict(zip(views, others, strict=True))
@@ -93,22 +105,39 @@ def probe_shapes(
             modified in place after it was read (as far as eval mode shows), or `net` does not
             accept images of this size.
     """
+    paths = stages or {path: path for path in _some_modules(net)}
     seen, handles = _Seen(), []
     try:
-        for stage, path in stages.items():
+        for stage, path in paths.items():
             handles.append(_hook(net, stage, path, seen, model_name))
         with eval_mode(net), torch.no_grad():
             net(_black(net, image_size))
     except RuntimeError as error:
-        size = "x".join(map(str, (3, *image_size)))
-        raise UserError(
-            f"{model_name} does not accept images of size {size}: {message_lines(error)[0]}"
-        ) from error
+        size, why = "x".join(map(str, (3, *image_size))), message_lines(error)[0] + place(error)
+        raise UserError(f"{model_name} does not accept images of size {size}: {why}") from error
     finally:
         for handle in handles:
             handle.remove()
+    if not stages:
+        return StageShapes(model_name, {}, {}, modules=filter(seen.is_stage, paths))
     shapes = {stage: seen.shape(stage, path, model_name) for stage, path in stages.items()}
     return StageShapes(model_name, shapes, stages)
+
+
+_MODULES = 24  # the most that a message lists, unless the network has more children
+
+
+def _some_modules(net: nn.Module) -> list[str]:
+    """Paths of a network's modules, from the top down, in as many whole levels as are few."""
+    levels = defaultdict(list)
+    for path, _ in net.named_modules():
+        levels[path.count(".")].append(path)
+    found = [path for path in levels.pop(0) if path]
+    for level in levels.values():
+        if len(found) + len(level) > _MODULES:
+            break
+        found += level
+    return found
 
 
 _BATCH = 2  # not 1, to distinguish the batch dimension from singleton dimensions
@@ -123,14 +152,22 @@ class _Seen(dict):
 
     def shape(self, stage: str, path: str, model_name: str) -> tuple[int, ...]:
         where = f"stage '{stage}' of {model_name}: '{path}'"
-        feature, version = self.get(stage, (None, None))
-        batched = isinstance(feature, Tensor) and feature.dim() > 1 and len(feature) == _BATCH
-        require(batched, f"{where} is not a tensor with the batch as its first dimension")
         require(
-            feature._version == version,
+            self._is_batch(stage), f"{where} is not a tensor with the batch as its first dimension"
+        )
+        require(
+            self.is_stage(stage),
             f"{where} is modified in place after it is read; use inplace=False after it",
         )
-        return tuple(feature.shape[1:])
+        return tuple(self[stage][0].shape[1:])
+
+    def is_stage(self, stage: str) -> bool:
+        """Whether it is a tensor [B, ...] that was not modified since."""
+        return self._is_batch(stage) and self[stage][0]._version == self[stage][1]
+
+    def _is_batch(self, stage: str) -> bool:
+        feature, _ = self.get(stage, (None, None))
+        return isinstance(feature, Tensor) and feature.dim() > 1 and len(feature) == _BATCH
 
 
 def _black(net: nn.Module, image_size: tuple[int, int]) -> Tensor:

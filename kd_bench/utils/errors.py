@@ -1,4 +1,7 @@
-"""Errors that are a user's mistake, not a bug: one line with the valid options, no traceback."""
+"""Errors that are a user's mistake, not a bug: one line with the valid options, no traceback.
+
+An error in a user's own code (a loss's `forward`) is shown with the frames of that code alone.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+
+from kd_bench.utils import tracebacks
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # why nothing can be written
 
@@ -50,24 +55,33 @@ def message_lines(error: BaseException) -> list[str]:
     return str(error).strip().splitlines() or [type(error).__name__]
 
 
-@contextmanager
-def exit_on_user_error() -> Iterator[None]:
-    """Print one line for a user's mistake, a diverged job or a full disk, and exit.
+class OwnCodeError(Exception):
+    """An error in a user's own code in another process; its message is the text to show for it."""
 
-    Other errors are bugs.
+
+def error_text(error: BaseException) -> str:
+    """What is printed of an error.
+
+    One line for a user's mistake, a diverged job or a full disk; the user's own frames for an error
+    in the user's code; all frames for a bug, and for any error with HYDRA_FULL_ERROR=1.
     """
+    if isinstance(error, OwnCodeError):
+        return str(error)
+    if not tracebacks.shows_all():
+        if isinstance(error, UserError | FloatingPointError):
+            return f"kd-bench: {error}"
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            return f"kd-bench: {error.strerror}; free some space, and the same command goes on"
+    return tracebacks.own_text(error)
+
+
+@contextmanager
+def exit_on_error() -> Iterator[None]:
+    """Print what `error_text` makes of an error, and exit: 2 for a user's mistake, otherwise 1."""
     try:
         yield
-    except UserError as error:
-        message, code = str(error), 2
-    except FloatingPointError as error:
-        message, code = str(error), 1
-    except OSError as error:
-        if error.errno not in DISK_FULL:
-            raise
-        remedy = "free some space, and the same command goes on"
-        message, code = f"{error.strerror}; {remedy}", 1
-    else:
-        return
-    print(f"kd-bench: {message}", file=sys.stderr)
-    sys.exit(code)
+    except BrokenPipeError:  # the reader of the output is gone, which is no error
+        raise
+    except Exception as error:  # noqa: BLE001  # the end of the program
+        print(error_text(error), file=sys.stderr)
+        sys.exit(2 if isinstance(error, UserError) else 1)

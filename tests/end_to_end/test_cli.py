@@ -126,6 +126,52 @@ MISTAKES = {
         "batch_size must be at most the 500 training images, got 100,000",
     ),
     "rates without sense": (["recipe.gamma=-1"], "gamma must be above 0 and finite, got -1"),
+    "the removal of a choice": (["~method"], "~method: every job needs one; choose another with"),
+    "the removal of a value": (["-m", "~recipe.momentum"], "recipe.momentum=VALUE, not removed"),
+    "the removal of a section": (["~teacher"], "~teacher: a job's values can be changed"),
+    "a number for a choice": (["recipe=3"], "recipe=3: choose by name, recipe=NAME"),
+    "nothing for a pair": (["-m", "pair=null"], "pair=NAME, or ~pair for none"),
+    "a range without steps": (
+        ["-m", "recipe.lr=interval(0.1,0.2)"],
+        "a grid needs single values; list them, as in recipe.lr=0.1,0.2",
+    ),
+    "a pattern that matches nothing": (
+        ["-m", "method=glob(zzz*)"],
+        "method=glob(zzz*) gives no value",
+    ),
+    "a choice for what is no section": (
+        ["recipe@augment=short"],
+        "a job has no such part; choose with recipe=NAME or recipe@teacher.recipe=NAME",
+    ),
+    "a choice that is added": (["+method=at"], "replace it with method=at, without +"),
+    "a choice added for no section": (
+        ["+recipe@augment=short"],
+        "In 'recipe/short': unknown key 'augment'; choose from dataset, model",
+    ),
+    "Hydra's folder of a sweep": (["-m", "hydra.sweep.dir=x"], "below runs_dir=DIR"),
+    "Hydra's folder of a run": (
+        ["hydra.run.dir=x"],
+        "hydra.run.dir has no effect: a job writes to",
+    ),
+    "Hydra's log": (["hydra.verbose=true"], "kd-bench writes no log; HYDRA_FULL_ERROR=1 shows"),
+    "Hydra's variables": (["+hydra.job.env_set.A=1"], "in the shell: NAME=VALUE kd-bench"),
+    "another setting of Hydra's": (["hydra.job.name=x"], "has no effect: Hydra's settings that"),
+    "one job and several": (["-m", "hydra.mode=RUN"], "hydra.mode=RUN is one job, and -m is"),
+    "another configuration": (["--config-name", "mine"], "files of your own by --config-dir DIR"),
+    "a flag without its other": (["--resolve"], "are about what --cfg prints: add --cfg job"),
+    "Hydra's way to rerun": (["--experimental-rerun", "x"], "type kd-bench rerun RECORD"),
+    "a launcher's setting": (
+        ["-m", "hydra.launcher.jobs_at_onse=2"],
+        "unknown key 'jobs_at_onse' in hydra.launcher; choose from on_error, retries, jobs_per_gpu",
+    ),
+    "a launcher's wrong value": (
+        ["-m", "hydra.launcher.jobs_at_once=0"],
+        "kd-bench: hydra.launcher.jobs_at_once must be 1 or more, got 0",
+    ),
+    "an unknown format": (
+        ["table", "--format", "htm"],
+        "kd-bench: --format: unknown 'htm'; choose from terminal, markdown, latex, csv\n",
+    ),
     "a name for a path": (["model.net._target_=Foo"], "a class, like my_method.Mine; got Foo"),
     "a number for a path": (["model.net._target_=3"], "a class, like my_method.Mine; got 3"),
 }
@@ -271,6 +317,50 @@ def test_help_answers_within_two_seconds_and_without_torch(arguments, tmp_path):
 
 def test_the_version_is_the_programs_own(kd_bench):
     assert kd_bench("--version") == (0, f"kd-bench {package.__version__}\n")
+
+
+def test_flags_may_stand_anywhere():
+    given = [
+        "method=at",
+        "--cfg",
+        "job",
+        "--info",
+        "seed=1",
+        "-p",
+        "method",
+        "-i",
+        "plugins",
+        "x=1",
+    ]
+    assert hydra_app.hydra_arguments(given) == [
+        "--cfg",
+        "job",
+        "--info=all",
+        "-p",
+        "method",
+        "-i",
+        "plugins",
+        "method=at",
+        "seed=1",
+        "x=1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("typed", "jobs"),
+    [
+        (["seed=range(0,3)"], 4),
+        (["seed=choice(0,1)"], 3),
+        (["method=glob([s*],exclude=[sp,srd,sskd,st*])"], 2),
+        (["seed=0,1", "hydra/sweeper=basic"], 3),
+        (["~pair", "seed=0,1"], 3),
+    ],
+    ids=str,
+)
+def test_what_else_hydras_users_type_works(kd_bench, typed, jobs):
+    code, printed = kd_bench("plan", "-m", *TINY, *typed)
+    assert code == 0
+    assert f"\n{jobs} jobs: " in printed, printed
 
 
 def test_the_alias_for_the_teacher_and_the_place_of_flags():

@@ -62,3 +62,31 @@ def test_the_folder_may_have_any_name(kd_bench, tmp_path, name):
     assert code == 0, printed
     assert "resnet20-resnet8 own seed 0: to do" in printed
     assert hydra_app.compose_single(["method=mine"], name).method.name == "own"
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("name: own\nweights:\n\tce: 1\n", "line 3: found character '\\t' that cannot start any"),
+        ("name: own\nweights: {ce: 1}\nname: two\n", "line 3: found duplicate key name"),
+        ("name: own\nweights: {ce: [1}\n", "line 2: expected ',' or ']', but got '}'"),
+        ("name: own\nwieghts: {ce: 1}\n", "In 'method/mine': unknown key 'wieghts' in method;"),
+        ("- name\n", "In 'method/mine': Merge error: list is not a subclass of MethodConfig"),
+    ],
+    ids=["tab", "key twice", "bracket", "unknown key", "list"],
+)
+@pytest.mark.parametrize("flags", [(), ("-m",)], ids=["one", "sweep"])
+def test_a_mistake_in_yaml_is_one_line_with_its_place(kd_bench, tmp_path, flags, text, answer):
+    write(tmp_path / "own/method/mine.yaml", text)
+    code, printed = kd_bench(*flags, "--config-dir", "own", "method=mine")
+    assert (code, printed.count("\n")) == (2, 1), printed
+    assert answer in printed
+    if " line " in answer:
+        assert printed.startswith("kd-bench: own/method/mine.yaml, line ")
+
+
+def test_a_file_of_a_group_that_no_job_chooses_is_added(kd_bench, tmp_path):
+    write(tmp_path / "own/experiment/soft.yaml", SOFT)
+    code, printed = kd_bench("--config-dir", "own", "experiment=soft")
+    assert (code, printed.count("\n")) == (2, 1), printed
+    assert "add one with +experiment=soft" in printed

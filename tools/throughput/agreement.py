@@ -17,6 +17,7 @@ from kd_bench.training.device import choose_device, configure_process
 from kd_bench.training.epoch import EpochRunner
 from kd_bench.training.setup import TrainingSetup, phases
 from kd_bench.utils.seeds import derive_seed
+from kd_bench.utils.torchvision import import_torchvision
 from throughput.loops import PlainStep, with_whole_batches
 
 STEPS = 20
@@ -72,9 +73,7 @@ def largest_difference(ours: list[float], plain: list[float]) -> float:
 
 def augment_with_pil(data: Data, index: Tensor, view: Tensor) -> Tensor:
     """Views [B] of training images [B], made by PIL and torchvision: [B, 3, H, W] on the CPU."""
-    from kd_bench.data._torchvision import torchvision
-
-    transforms = torchvision.transforms.functional
+    transforms = import_torchvision().transforms.functional
     height, width = data.image_size
     pad = data.pad
     top, left, flipped = augment.decode_view(view.cpu(), pad, data.flip)

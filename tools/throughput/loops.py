@@ -29,6 +29,7 @@ from kd_bench.training.device import choose_device, configure_process
 from kd_bench.training.epoch import EpochRunner
 from kd_bench.training.setup import TrainingSetup, phases
 from kd_bench.training.teacher_cache import CachedTeacher, row_width
+from kd_bench.utils.torchvision import import_torchvision
 
 PLAIN, TUNED, OURS, OURS_CACHED = "plain", "tuned", "ours", "ours with a teacher cache"
 TOP = 5  # the second accuracy that such loops report
@@ -230,9 +231,7 @@ class PILDataset(torch.utils.data.Dataset):
 
 
 def _transform(data: Data) -> Callable[[Image.Image], Tensor]:
-    from kd_bench.data._torchvision import torchvision
-
-    transforms = torchvision.transforms
+    transforms = import_torchvision().transforms
     steps = [transforms.RandomCrop(data.image_size, padding=data.pad)]
     if data.flip:
         steps.append(transforms.RandomHorizontalFlip())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -13,6 +14,8 @@ from torch.nn import functional as F
 
 from kd_bench.interfaces import Batch, Loss, Networks, Output
 from kd_bench.utils.errors import UserError, require
+from kd_bench.utils.formatting import pluralize
+from kd_bench.utils.tracebacks import place, place_of
 
 
 def flatten_weights(weights: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
@@ -65,6 +68,8 @@ class Method(nn.Module):
         init_weights: Mapping[str, Any] | None = None,
     ):
         super().__init__()
+        for name, loss in losses.items():
+            _check_class(name, loss)
         self.losses = nn.ModuleDict(losses)
         self.ramp_epochs = flatten_weights(ramp_epochs or {})
         flat = {"init": flatten_weights(init_weights or {}), "main": flatten_weights(weights)}
@@ -130,16 +135,20 @@ class Method(nn.Module):
         """The unweighted terms of the phase, by name.
 
         `networks` is required if a loss declares `needs_networks`.
+
+        Raises:
+            UserError: a loss reads a stage, or returns terms, that its class does not declare.
         """
         terms = {"ce": F.cross_entropy(student.logits, batch.target)}
         for name in self._phases[phase].losses:
             loss = self._loss(name)
             inputs = (student, teacher, batch)
-            value = loss(*inputs, networks) if loss.needs_networks else loss(*inputs)
-            if isinstance(value, Tensor):
-                terms[name] = value
-            else:
-                terms |= {f"{name}/{entry}": term for entry, term in value.items()}
+            try:
+                value = loss(*inputs, networks) if loss.needs_networks else loss(*inputs)
+                terms |= self._named_terms(name, value, phase)
+            except UserError as error:
+                where = place(error) or place_of(type(loss).forward)
+                raise UserError(f"loss '{name}'{where}: {error}") from error
         return {name: terms[name] for name in self.weights_of(phase)}
 
     def total(self, terms: Mapping[str, Tensor], epoch: Tensor, phase: str = "main") -> Tensor:
@@ -153,6 +162,22 @@ class Method(nn.Module):
             total = total + weight * term
         return total
 
+    def _named_terms(self, name: str, value: object, phase: str) -> dict[str, Tensor]:
+        """What a loss returned, by the names of its terms."""
+        terms = self._loss(name).terms
+        if not terms:
+            return {name: _scalar(value, "forward must return a scalar tensor")}
+        rule = f"forward must return a dict of the declared terms {', '.join(terms)}"
+        entries = value if isinstance(value, Mapping) else {}
+        named = {f"{name}/{entry}": term for entry, term in entries.items()}
+        declared = set(self._terms_of(name))
+        needed = declared & self.weights_of(phase).keys()
+        if not needed <= named.keys() <= declared:
+            raise UserError(f"{rule}, not {_in_words(value)}")
+        return {
+            term: _scalar(each, f"{rule}, each a scalar tensor") for term, each in named.items()
+        }
+
     @property
     def _all_losses(self) -> list[Loss]:
         return [self._loss(name) for name in self.losses]
@@ -164,6 +189,52 @@ class Method(nn.Module):
 
     def _terms_of(self, name: str) -> list[str]:
         return [f"{name}/{entry}" for entry in self._loss(name).terms] or [name]
+
+
+def _check_class(name: str, loss: Loss) -> None:
+    """Refuse a class that cannot be trained with, whatever its `forward` computes."""
+    where = f"loss '{name}'{place_of(type(loss).forward)}"
+    for attribute, given in (("stages", loss.stages), ("terms", loss.terms)):
+        # ("pooled") is no tuple but a word, which would be read letter by letter.
+        is_word = isinstance(given, str)
+        require(not is_word, f"{where}: {attribute} must be a tuple: ('{given}',), with a comma")
+    takes = ("student", "teacher", "batch", *(["networks"] if loss.needs_networks else []))
+    is_there = type(loss).forward is not nn.Module.forward
+    require(
+        is_there and _can_be_called(loss.forward, len(takes)),
+        f"{where}: {type(loss).__name__} needs a method forward(self, {', '.join(takes)})",
+    )
+
+
+def _can_be_called(function: Callable, arguments: int) -> bool:
+    try:
+        inspect.signature(function).bind(*range(arguments))
+    except TypeError:
+        return False
+    return True
+
+
+def _scalar(value: object, rule: str) -> Tensor:
+    if isinstance(value, Tensor) and value.dim() == 0 and value.is_floating_point():
+        return value
+    raise UserError(f"{rule}, not {_in_words(value)}{_remedy(value)}")
+
+
+def _in_words(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of {pluralize(value.dim(), 'dimension')}, {value.dtype}"
+    if isinstance(value, Mapping):
+        return f"a dict of {', '.join(map(str, value)) or 'nothing'}"
+    return "None" if value is None else f"a {type(value).__name__}"
+
+
+def _remedy(value: object) -> str:
+    """What makes a scalar of a value, for some common mistakes."""
+    if isinstance(value, Tensor):
+        return "; take its mean()" if value.is_floating_point() else ""
+    if isinstance(value, Mapping):
+        return f"; or declare terms = {tuple(value)}"
+    return "; .item() cuts off the gradient" if isinstance(value, Real) else ""
 
 
 def _check_weights(weights: Iterable[str], terms: list[str]) -> None:

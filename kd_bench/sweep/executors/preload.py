@@ -1,8 +1,8 @@
 """Imports whatever a job may need, once, in the process that a sweep's jobs are forked from.
 
 All jobs of a sweep then run the same code, even if files are edited meanwhile; the code's version
-is read here for the same reason. Modules with a leading underscore are left out: torchvision takes
-a second to import, and few datasets need it.
+is read here for the same reason. torchvision is left out: it takes a second to import, and few jobs
+need it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,5 @@ PRELOADED = [
     import_module(f"{package.__name__}.{module.name}")
     for package in (methods, models, data)
     for module in iter_modules(package.__path__)
-    if not module.name.startswith("_")
 ]
 code_version()  # cached for all forks

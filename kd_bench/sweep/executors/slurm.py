@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from kd_bench.jobs.protocol import INTERRUPTED
 from kd_bench.jobs.worker import record_failure, run_job
 from kd_bench.sweep.executors.late_files import LateResult
-from kd_bench.utils.errors import UserError, failure_reason, message_lines, require
+from kd_bench.utils.errors import UserError, error_text, failure_reason, message_lines, require
 from kd_bench.utils.process import job_environment
 from kd_bench.utils.supervisor import FAILED
 
@@ -103,6 +103,9 @@ class SlurmTask:
             if self.is_requeued:
                 raise
             record_failure(self.file, self.number, failure_reason(end))  # from a user's own code
+            return FAILED
+        except Exception as error:  # noqa: BLE001  # submitit would print all frames
+            print(error_text(error), file=sys.stderr)
             return FAILED
         if code == INTERRUPTED:
             sys.exit(code)

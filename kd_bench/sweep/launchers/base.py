@@ -13,7 +13,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from kd_bench.config import compose
-from kd_bench.config.schema import Config
+from kd_bench.config.schema import MISSING, Config
 from kd_bench.jobs.job import Job
 from kd_bench.sweep.executors.base import Slot
 from kd_bench.sweep.retry import DEFAULT, OnError, RetryPolicy
@@ -25,6 +25,7 @@ from kd_bench.utils.files import json_hash
 class SweepConfig:
     """Keys of hydra.launcher that all launchers share."""
 
+    _target_: str = MISSING  # the plugin
     on_error: OnError = DEFAULT.on_error  # continue: run the other jobs; stop: end the sweep
     retries: int = DEFAULT.retries  # of a job that ran out of memory or whose process was killed
 

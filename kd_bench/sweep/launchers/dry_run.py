@@ -1,41 +1,45 @@
-"""The launcher of `kd-bench plan`: it shows what a sweep would do, and runs nothing."""
+"""The launcher of `kd-bench plan`: it shows what another launcher would run, and runs nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import make_dataclass
 from typing import Any
 
 from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from hydra.utils import get_class
+from omegaconf import DictConfig
 
 from kd_bench.config import compose
-from kd_bench.sweep.launchers.base import largest
-from kd_bench.sweep.launchers.local import LocalConfig, LocalLauncher
-from kd_bench.sweep.retry import OnError
+from kd_bench.sweep.launchers.base import SweepConfig, largest
+from kd_bench.sweep.launchers.local import LocalLauncher
+
+TARGET = "hydra_plugins._kd_bench_launchers.DryRunLauncher"
 
 
-@dataclass
-class DryRunConfig(LocalConfig):
-    """hydra.launcher of `hydra/launcher=dry_run`; values of other launchers may be added to it."""
-
-    _target_: str = "hydra_plugins._kd_bench_launchers.DryRunLauncher"
-    instead_of: str = "local"  # the launcher that would run the jobs
+def dry_run_config(config: type[SweepConfig]) -> type:
+    """The settings of a launcher, all of them, for the one that shows what it would run."""
+    changes = [("_target_", str, TARGET), ("_instead_of_", str, config._target_)]
+    return make_dataclass(f"DryRun{config.__name__}", changes, bases=(config,))
 
 
-class DryRunLauncher(LocalLauncher):
-    """Shows what another launcher would run."""
+class DryRunLauncher(Launcher):
+    """Shows what another launcher would run.
 
-    def __init__(
-        self,
-        instead_of: str,
-        jobs_per_gpu: int,
-        jobs_at_once: int | None,
-        on_error: OnError,
-        retries: int,
-        **_others: Any,
-    ):
-        super().__init__(jobs_per_gpu, jobs_at_once, on_error, retries)
-        self.instead_of = instead_of
+    Args:
+        _instead_of_: the other launcher's class.
+        settings: of the other launcher, which refuses wrong ones.
+    """
+
+    def __init__(self, _instead_of_: str, **settings: Any):
+        self.launcher = get_class(_instead_of_)(**settings)
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Do nothing: the other launcher's libraries are not needed."""
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
@@ -46,6 +50,6 @@ class DryRunLauncher(LocalLauncher):
         from kd_bench.sweep.prepare import prepare_jobs
 
         jobs = prepare_jobs(compose.compose_jobs(job_overrides))
-        is_local = self.instead_of == "local"
-        print_plan(jobs, len(self.slots(largest(jobs))) if is_local else None)
+        is_local = isinstance(self.launcher, LocalLauncher)
+        print_plan(jobs, len(self.launcher.slots(largest(jobs))) if is_local else None)
         return []

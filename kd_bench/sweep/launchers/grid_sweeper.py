@@ -8,12 +8,15 @@ from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+
+from kd_bench.utils.errors import require
 
 
 @dataclass
@@ -48,5 +51,20 @@ class GridSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
         """Launch all combinations of the sweep file's values; typed values replace them."""
         given = [*(f"{key}={values}" for key, values in self.params.items()), *arguments]
-        (jobs,) = BasicSweeper.split_arguments(self.parser.parse_overrides(given), None)
+        overrides = self.parser.parse_overrides(given)
+        for override in overrides:
+            _require_values(override)
+        (jobs,) = BasicSweeper.split_arguments(overrides, None)
         return [self.launcher.launch(jobs, initial_job_idx=0)]
+
+
+def _require_values(override: Override) -> None:
+    """Refuse values of which there are none, or any number: a grid needs a list."""
+    line, key = override.input_line, override.key_or_group
+    require(
+        not override.is_interval_sweep(),
+        f"{line}: a grid needs single values; list them, as in {key}=0.1,0.2, or give the step, as"
+        f" in {key}=range(0.1,0.5,0.1)",
+    )
+    is_empty = override.is_sweep_override() and not list(override.sweep_string_iterator())
+    require(not is_empty, f"{line} gives no value; kd-bench --help lists what there is")

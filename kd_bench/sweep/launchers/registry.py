@@ -8,7 +8,7 @@ from hydra.plugins.plugin import Plugin
 from hydra_plugins import _kd_bench_launchers as plugins
 
 from kd_bench.sweep.launchers.base import SweepConfig
-from kd_bench.sweep.launchers.dry_run import DryRunConfig
+from kd_bench.sweep.launchers.dry_run import dry_run_config
 from kd_bench.sweep.launchers.grid_sweeper import GridConfig
 from kd_bench.sweep.launchers.local import LocalConfig
 from kd_bench.sweep.launchers.ray import RayConfig
@@ -21,18 +21,20 @@ LAUNCHERS: dict[str, tuple[type[Plugin], type[SweepConfig]]] = {
     "slurm": (plugins.SlurmLauncher, SlurmConfig),
 }
 
-DRY_RUN = "dry_run"  # the launcher of `kd-bench plan`
 
-
-def register() -> None:
+def register(*, dry_run: bool = False) -> None:
     """Make the launchers and `hydra/sweeper=grid` known to Hydra in this process.
 
     It is done here and not when a plugin is imported, so that in other Hydra applications of the
     same environment `hydra/launcher=ray` stays what it was.
+
+    Args:
+        dry_run: each launcher takes its settings as ever, but only shows what it would run.
     """
     for name, (plugin, config) in LAUNCHERS.items():
+        if dry_run:
+            plugin, config = plugins.DryRunLauncher, dry_run_config(config)
         _register("hydra/launcher", name, plugin, config)
-    _register("hydra/launcher", DRY_RUN, plugins.DryRunLauncher, DryRunConfig)
     _register("hydra/sweeper", "grid", plugins.GridSweeper, GridConfig)
 
 

@@ -152,6 +152,14 @@ def test_without_a_like_job_the_weights_alone_are_counted(tmp_path):
         (["method=st,at"], "add -m to run a job with each"),
         (["method=at", "method.losses.at.stages=[stage9]"], "unknown stage 'stage9' of resnet8"),
         (["sede=1"], "sede"),
+        (
+            ["-m", "hydra/launcher=slurm", "hydra.launcher.partitoin=gpu"],
+            "unknown key 'partitoin' in hydra.launcher; choose from on_error, retries,",
+        ),
+        (
+            ["-m", "hydra/launcher=slurm", "hydra.launcher.jobs_at_once=0"],
+            "must be 1 or more, got 0",
+        ),
         (["hydra/launcher=slrum"], "unknown hydra/launcher 'slrum'; choose from local, ray, slurm"),
     ],
     ids=str,

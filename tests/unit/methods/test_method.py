@@ -147,3 +147,42 @@ def test_a_method_lists_the_stages_of_its_losses_without_duplicates():
 
 def test_nested_weights_are_flattened_to_term_names():
     assert flatten_weights({"ce": 1, "rkd": {"angle": 50}}) == {"ce": 1.0, "rkd/angle": 50.0}
+
+
+class Returning(Loss):
+    def __init__(self, value, terms=()):
+        super().__init__(None)
+        self.value, self.terms = value, terms
+
+    def forward(self, student, teacher, batch):
+        return self.value
+
+
+ONE = torch.tensor(1.0)
+
+
+@pytest.mark.parametrize(
+    ("loss", "answer"),
+    [
+        (Returning(torch.ones(2)), "not a tensor of 1 dimension, torch.float32; take its mean"),
+        (Returning(torch.tensor(1)), "not a tensor of 0 dimensions, torch.int64$"),
+        (Returning(0.5), "not a float; .item"),
+        (Returning(None), "not None$"),
+        (Returning({"a": ONE}), r"not a dict of a; or declare terms = \('a',\)"),
+        (Returning(ONE, ("a", "b")), "a dict of the declared terms a, b, not a tensor"),
+        (Returning({"a": ONE}, ("a", "b")), "terms a, b, not a dict of a$"),
+        (Returning({"a": ONE, "b": ONE, "c": ONE}, ("a", "b")), "not a dict of a, b, c$"),
+        (Returning({"a": ONE, "b": ONE.view(1)}, ("a", "b")), "each a scalar tensor, not a tensor"),
+    ],
+    ids=str,
+)
+def test_a_loss_must_return_what_it_declares(loss, answer):
+    method = Method({"x": loss}, {"ce": 1, "x": dict.fromkeys(loss.terms, 1) or 1})
+    with pytest.raises(UserError, match=r"^loss 'x' .*test_method\.py, line \d+\): .*" + answer):
+        method(uniform(), uniform(), batch())
+
+
+def test_terms_without_a_weight_in_a_phase_may_be_left_out():
+    loss = Returning({"a": ONE}, ("a", "b"))
+    method = Method({"x": loss}, {"ce": 1, "x": {"a": 1, "b": 1}}, init_weights={"x": {"a": 1}})
+    assert list(method(uniform(), uniform(), batch(), phase="init")) == ["x/a"]

@@ -48,7 +48,7 @@ import hydra_plugins
 from kd_bench.sweep.launchers import registry
 
 assert not hasattr(hydra_plugins, "__file__") or hydra_plugins.__file__ is None, "a namespace"
-registry.register()
+registry.register(dry_run=len(sys.argv) > 1)
 for group in ("launcher", "sweeper"):
     for file in ConfigStore.instance().list(f"hydra/{group}"):
         node = ConfigStore.instance().load(f"hydra/{group}/{file}").node
@@ -64,9 +64,12 @@ def test_other_hydra_applications_do_not_import_kd_bench(tmp_path):
     assert python(SCAN, tmp_path) == []
 
 
-def test_each_plugin_is_registered_under_the_target_of_its_config_and_without_torch(tmp_path):
-    names = {*registry.LAUNCHERS, registry.DRY_RUN, "grid"}
-    found = python(REGISTERED, tmp_path)
+@pytest.mark.parametrize("words", [[], ["dry_run"]], ids=["run", "plan"])
+def test_each_plugin_is_registered_under_the_target_of_its_config_and_without_torch(
+    tmp_path, words
+):
+    names = {*registry.LAUNCHERS, "grid"}
+    found = python(REGISTERED, tmp_path, *words)
     assert set(found) == names
     assert len(found) == len(names)
 

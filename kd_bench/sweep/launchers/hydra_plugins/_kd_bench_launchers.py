@@ -25,7 +25,7 @@ class RayLauncher(ray.RayLauncher):
 
 
 class DryRunLauncher(dry_run.DryRunLauncher):
-    """`hydra/launcher=dry_run`."""
+    """Each of them in `kd-bench plan`."""
 
 
 class GridSweeper(grid_sweeper.GridSweeper):

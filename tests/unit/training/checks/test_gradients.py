@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_bench.models.resnet import ResNet
-from kd_bench.training.gradient_check import check_gradients
+from kd_bench.training.checks.gradients import check_gradients
 from kd_bench.utils.errors import UserError
 
 

@@ -1,0 +1,87 @@
+"""Tab completion: Hydra's, and behind it that of the commands, which Hydra does not know.
+
+A shell calls `kd-bench -sc query=SHELL` with the line so far in COMP_LINE, and takes the answers
+from standard output. It offers files where there are none.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout, suppress
+from itertools import chain, pairwise
+from pathlib import Path
+
+from kd_bench.cli.parser import LIST_OPTIONS
+from kd_bench.utils.errors import UserError
+
+Command = Callable[[Sequence[str]], int]
+JOBS = ("plan", "evaluate")  # commands that take choices and values
+
+
+def is_query(typed: Sequence[str]) -> bool:
+    """Whether a shell asks for completions."""
+    flags = ("-sc", "--shell-completion")
+    return any(word in flags for word in typed) and any(w.startswith("query=") for w in typed)
+
+
+def main(commands: Mapping[str, Command]) -> int:
+    """Print the completions of the line in COMP_LINE, one in each line."""
+    line = os.environ.get("COMP_LINE", "")
+    words = line.split()[1:]
+    last = words.pop() if words and not line[-1].isspace() else ""
+    answers = _answers(words, last, commands)
+    print("\n".join(sorted({answer for answer in answers if answer.startswith(last)})))
+    return 0
+
+
+def _answers(words: list[str], last: str, commands: Mapping[str, Command]) -> list[str]:
+    """What may follow some words; some of it need not begin like the last one."""
+    if not words:
+        return [*commands, *_of_hydra(words, last)]
+    command, others = words[0], words[1:]
+    if command not in commands:
+        return _of_hydra(words, last)
+    answers = _of_hydra(others, last) if command in JOBS else []
+    if command == "status":
+        answers += _sweeps(others)
+    return answers if command == "plan" else answers + _options(commands[command])
+
+
+def _options(command: Command) -> list[str]:
+    output = io.StringIO()
+    with redirect_stdout(output), suppress(SystemExit):
+        command([LIST_OPTIONS])
+    return output.getvalue().split()
+
+
+def _sweeps(words: Sequence[str]) -> list[str]:
+    """The names of the sweeps in the runs folder."""
+    from kd_bench.jobs.job import sweep_files
+
+    chosen = [word.partition("=")[2] for word in words if word.startswith("runs_dir=")]
+    return list(sweep_files(Path(chosen[-1] if chosen else "runs")))
+
+
+def _of_hydra(words: Sequence[str], last: str) -> list[str]:
+    """Hydra's completions, with files of the user's own (--config-dir); none for a wrong line."""
+    from kd_bench.cli import hydra_app
+
+    arguments = hydra_app.hydra_arguments(words)
+    values = [word for word in arguments if "=" in word and not word.startswith("-")]
+    own = [pair for pair in pairwise([*arguments, ""]) if pair[0] in hydra_app.CONFIG_DIR_FLAGS]
+    # Hydra completes the name of a group, not that of the section for which a file is chosen.
+    asked = re.sub(r"^(?:teacher|(\w+)@[\w.]+)=", lambda match: f"{match[1] or 'model'}=", last)
+    os.environ["COMP_LINE"] = " ".join(["kd-bench", *values, asked])
+    output = io.StringIO()
+    try:
+        with redirect_stdout(output):
+            hydra_app.main([*chain(*own), "-sc", "query=bash"])
+    except UserError:
+        return []
+    if asked == last:
+        return output.getvalue().split()
+    key = last.partition("=")[0]
+    return [f"{key}={answer.partition('=')[2]}" for answer in output.getvalue().split()]

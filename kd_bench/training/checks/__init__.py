@@ -1,0 +1,1 @@
+"""Checks of a job before it trains: what its losses return, and its gradients."""

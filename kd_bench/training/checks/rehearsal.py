@@ -1,0 +1,126 @@
+"""A rehearsal of a job's first step before anything trains: for errors in a user's own losses.
+
+What a loss reads and returns shows only when its `forward` runs. So it runs once, on a few random
+images, with stand-ins for both networks: their outputs have the right shapes, and cost next to
+nothing. It runs in isolation, since a loss may do anything: of one that writes a file, starts a
+process or takes long, nothing is learnt here, and its job's first step finds the same.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kd_bench.config.schema import RecipeConfig
+from kd_bench.interfaces import Batch, LossContext, StageShapes, UserError
+from kd_bench.methods.common.method import Method
+from kd_bench.models.features import FeatureExtractor
+from kd_bench.training.optim import SGD
+from kd_bench.training.step import Step
+from kd_bench.training.teacher import Teacher
+from kd_bench.utils.errors import OwnCodeError, error_text
+from kd_bench.utils.isolated import run_isolated
+from kd_bench.utils.tracebacks import own_frames, summary
+
+FEW = 8  # images, or a batch if that is smaller
+SECONDS = 10.0  # at most
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What the first step of a job with a user's own losses depends on."""
+
+    make_context: Callable[[], LossContext]  # with labels, and weights of the teacher
+    make_method: Callable[[LossContext], Method]
+    image_size: tuple[int, int]
+    recipe: RecipeConfig
+    teacher_learns: bool
+
+    def check(self) -> None:
+        """Rehearse the first step of each phase.
+
+        Raises:
+            UserError: a loss reads or returns what it does not declare.
+            OwnCodeError: another error in a loss.
+        """
+        error = run_isolated(self._error, SECONDS)
+        if error is not None:
+            raise error
+
+    def _error(self) -> Exception | None:
+        """What the first step would raise."""
+        torch.set_num_threads(1)  # a fork has none of the threads that this process has started
+        torch.manual_seed(0)
+        try:
+            self._run_with_few_images()
+        except UserError as error:
+            return UserError(str(error))
+        except Exception as error:  # noqa: BLE001  # a user's code may raise anything
+            if re.search("cuda|nvidia|device", str(error), re.IGNORECASE):
+                return None  # a loss for one kind of device: its job's first step will tell
+            if own_frames(error):
+                return OwnCodeError(error_text(error))
+            return UserError(f"the first training step fails: {summary(error)}")
+        return None
+
+    def _run_with_few_images(self) -> None:
+        context = self.make_context()
+        size = min(self.recipe.batch_size, len(context.labels))
+        try:
+            self._run(context, min(FEW, size))
+        except UserError:
+            raise
+        except Exception:  # noqa: BLE001  # a loss may need as many images as a batch has
+            self._run(context, size)
+
+    def _run(self, context: LossContext, size: int) -> None:
+        method = self.make_method(context)
+        student = _stand_in(context.student, method.stages, context.num_classes)
+        teacher = None
+        if context.teacher is not None:
+            teacher = Teacher(
+                _stand_in(context.teacher, method.stages, context.num_classes),
+                learns=self.teacher_learns,
+                needs_input_gradients=method.needs_input_gradients,
+            )
+        learners = (student, method, *([teacher.network] if teacher and teacher.learns else []))
+        parameters = [each for module in learners for each in module.parameters()]
+        optimizer = SGD(parameters, self.recipe, fused=False)
+        for phase in filter(method.weights_of, ("init", "main")):
+            method.on_epoch_start(phase)
+            Step(student, teacher, method, phase, optimizer)(self._batch(context, size))
+
+    def _batch(self, context: LossContext, size: int) -> Batch:
+        image, index = torch.randn(size, 3, *self.image_size), torch.arange(size)
+        first_epoch, first_view = torch.ones(()), torch.zeros_like(index)
+        return Batch(image, context.labels[index], index, first_epoch, first_view)
+
+
+def _stand_in(shapes: StageShapes, stages: Iterable[str], num_classes: int) -> FeatureExtractor:
+    read = {stage: shapes[stage] for stage in stages}
+    paths = {stage: f"stages.{number}" for number, stage in enumerate(read)}
+    return FeatureExtractor(_StandIn(list(read.values()), num_classes), paths, read, shapes.model)
+
+
+class _StandIn(nn.Module):
+    """A network with features of some shapes: noise times a number, which it learns from images."""
+
+    def __init__(self, shapes: list[tuple[int, ...]], num_classes: int):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.stages = nn.ModuleList(nn.Identity() for _ in shapes)
+        self.shapes, self.num_classes = shapes, num_classes
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits [B, K] of images [B, 3, H, W]; they depend on the features, too."""
+        scale = self.scale * (1 + image.mean((1, 2, 3)))  # [B]
+        features = [
+            stage(scale.view(-1, *(1 for _ in shape)) * torch.randn(len(image), *shape))
+            for stage, shape in zip(self.stages, self.shapes, strict=True)
+        ]
+        means = torch.stack([scale, *(each.flatten(1).mean(1) for each in features)]).sum(0)
+        return means[:, None] * torch.randn(len(image), self.num_classes)
