@@ -28,12 +28,12 @@ from kd_bench.config.schema import BASELINE
 from kd_bench.results.labels import (
     differences,
     in_brackets,
-    method_label,
     natural_key,
     non_method_changes,
 )
 from kd_bench.results.options import METRICS
 from kd_bench.results.record import Failure, Record
+from kd_bench.results.rows import with_row_labels
 from kd_bench.utils.errors import require
 from kd_bench.utils.formatting import pluralize
 
@@ -63,7 +63,7 @@ def _describe(job: Record | Failure) -> Line:
         "recipe_text": f"{config.recipe.name} ({pluralize(config.recipe.epochs, 'epoch')})",
         "speed": execution_text(identity),
         "method": config.method.name,
-        "row": method_label(config, changed),
+        "config": config,
         "setting_changes": non_method_changes(config, changed, identity),
         "changed": changed,
         "seed": config.seed,
@@ -192,7 +192,7 @@ def _column_identity(key: tuple[str, ...]) -> dict[str, Any]:
 
 
 def select_runs(runs: pd.DataFrame, choice: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """The chosen runs, assigned to columns, with the label of their column as "column".
+    """The chosen runs, assigned to columns, with the labels of their column and row.
 
     Args:
         runs: as from `to_frame`.
@@ -214,7 +214,7 @@ def select_runs(runs: pd.DataFrame, choice: Mapping[str, Sequence[str]]) -> pd.D
         runs = runs[runs["pair"].isin(_check_names("pair", choice["pair"], runs))]
     filters = ", ".join(f"{kind} {' or '.join(names)}" for kind, names in choice.items())
     require(len(runs) > 0, f"no records of {filters}")
-    return _with_column_labels(runs)
+    return with_row_labels(_with_column_labels(runs.reset_index(drop=True)))
 
 
 def _check_names(kind: str, names: Sequence[str], runs: pd.DataFrame) -> Sequence[str]:
