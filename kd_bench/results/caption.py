@@ -16,6 +16,11 @@ EPOCH = {
     "best": "at the best test epoch (test-selected, hence biased upwards)",
     "best-val": "at the best epoch on the validation images",
 }
+SHORT_EPOCH = {
+    "last": "last epoch",
+    "best": "best test epoch",
+    "best-val": "best validation epoch",
+}
 METRIC_NAME = {"last": "last", "best": "best (test-selected)", "best-val": "best-val"}
 MANY = 3  # entries of a list that a caption shows; the rest is counted
 
@@ -71,19 +76,28 @@ def _cost(table: Table) -> str:
     return f"Total training time of these runs: {total}, at {rate} images/s per run."
 
 
-def _deltas(table: Table) -> str:
-    """What a signed number means, and its uncertainty."""
-    if not any(cell.delta for cell in table.cells.values()):
-        return ""
-    text = "A signed number is the mean difference from the baseline in points, paired by seed"
+def _has_deltas(table: Table) -> bool:
+    return any(cell.delta for cell in table.cells.values())
+
+
+def _interval(table: Table) -> str:
+    """Half the width of the 95 % interval of a typical difference, by column: "1.4 to 2.1"."""
     by_column = [_half_widths(table.under(column).values()) for column in table.columns]
     medians = [median(widths) for widths in by_column if widths]
-    if not medians:
+    return _range(medians, min(column.digits for column in table.columns)) if medians else ""
+
+
+def _deltas(table: Table) -> str:
+    """What a signed number means, and its uncertainty."""
+    if not _has_deltas(table):
+        return ""
+    text = "A signed number is the mean difference from the baseline in points, paired by seed"
+    if not (interval := _interval(table)):
         return f"{text}; with one seed per cell, its uncertainty is unknown."
     digits = min(column.digits for column in table.columns)
     pools = [column.deviation for column in table.columns if column.deviation]
     return (
-        f"{text}; its 95 % interval is about ± {_range(medians, digits)} (SD of runs pooled over a"
+        f"{text}; its 95 % interval is about ± {interval} (SD of runs pooled over a"
         f" column: {_range([pool.sd for pool in pools], digits)},"
         f" {_range([pool.df for pool in pools], 0)} degrees of freedom; runs treated as"
         " independent)."
@@ -95,8 +109,8 @@ def _half_widths(cells: Iterable[Cell]) -> list[float]:
     return [delta.half_width for delta in deltas if delta.half_width is not None]
 
 
-def _boldness(table: Table, mark: str) -> str:
-    """What the marks of the best methods mean, and which columns have none."""
+def _boldness(table: Table) -> str:
+    """What bold means, and which columns have none."""
     compared = [column for column in table.columns if len(table.under(column)) > 1]
     plain = [c.label for c in compared if not any(cell.bold for cell in table.under(c).values())]
     if not compared:
@@ -106,7 +120,7 @@ def _boldness(table: Table, mark: str) -> str:
             "No method is marked as best: the seeds show no significant differences from the best."
         )
     text = (
-        f"{mark}: the best of a column and every method not significantly different from it"
+        "Bold: the best of a column and every method not significantly different from it"
         " (95 % interval of the difference, same SD, not corrected for the number of methods)."
     )
     if not plain:
@@ -129,23 +143,35 @@ def _teacher_sentence(table: Table) -> str:
     return "Each column uses one teacher (one seed): its variance is not in the ±."
 
 
-def caption_sentences(table: Table, mark: str = "Bold") -> list[str]:
-    """The protocol of the numbers, in sentences.
-
-    Args:
-        table: the table.
-        mark: how the best scores are marked, as the first word of a sentence.
-    """
+def caption_sentences(table: Table) -> list[str]:
+    """The protocol of the numbers, in sentences."""
     sentences = [
         _protocol(table),
         _cost(table),
         _threads(table),
         _deltas(table),
-        _boldness(table, mark),
+        _boldness(table),
         _teacher_sentence(table),
         table.note,
     ]
     return [sentence for sentence in sentences if sentence]
+
+
+def short_caption(table: Table, mark: str) -> str:
+    """What the numbers are, for two lines of a terminal, and how to get the whole caption.
+
+    Args:
+        table: the table.
+        mark: of the best scores.
+    """
+    text = f"Test accuracy in % ({SHORT_EPOCH[table.metric]}), mean ± SD (runs)"
+    if _has_deltas(table):
+        interval = _interval(table)
+        uncertainty = f" (95 %: ± {interval})" if interval else ""
+        text += f", points over the baseline{uncertainty}"
+    if any(cell.bold for cell in table.cells.values()):
+        text += f", best or close: {mark}"
+    return f"{text}. More: kd-bench table --format markdown"
 
 
 def _mixed(runs: pd.DataFrame, key: str) -> list[str]:

@@ -7,6 +7,7 @@ import math
 import random
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 
 import pandas as pd
@@ -657,7 +658,69 @@ def test_the_terminal_shows_the_table_and_its_protocol():
     shown = render_records(records, format_name="terminal")
     rows = {line.split()[0]: line.split(maxsplit=1)[1] for line in shown.splitlines()[2:5]}
     assert rows == {"teacher": "96.1", "baseline": "90.0 ± 0.1 (2)", "st": "92.0 ± 0.1 (2)* +2.0"}
-    assert "at the last" in shown
+    assert "Test accuracy in % (last epoch), mean ± SD (runs), points over" in shown
+
+
+def wide():
+    """Records of a table with five columns: four of 20 characters or more, and their average."""
+    settings = [{"dataset": d, "student": s} for d in ("digits", "svhn") for s in ("a", "longer_b")]
+    methods = {"baseline": (89.9, 90.0), "st": (91.9, 92.0), "at": (50.0, 50.3)}
+    return [
+        each
+        for setting in settings
+        for method, accuracies in methods.items()
+        for each in seeds(method, *accuracies, **setting)
+    ]
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """Makes standard output a terminal of some width."""
+
+    def make(width):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+        monkeypatch.setenv("COLUMNS", str(width))
+
+    return make
+
+
+@pytest.mark.parametrize("width", [12, 30, 60, 80, 120, 300])
+def test_a_table_is_no_wider_than_the_terminal_and_lacks_nothing(terminal, width):
+    terminal(width)
+    shown = render_records(wide(), format_name="terminal")
+    assert max(map(len, shown.splitlines())) <= width
+    if width > 30:  # no score is broken into lines
+        assert shown.count("92.0 ± 0.1 (2)* +2.0") == 4
+    cells = "".join(text for row in to_rows(table_from(wide()), bold="{}*") for text in row)
+    assert not Counter("".join(cells.split())) - Counter(shown)
+
+
+def test_columns_that_do_not_fit_side_by_side_follow_below(terminal):
+    terminal(80)
+    *tables, _ = render_records(wide(), format_name="terminal").split("\n\n")
+    assert len(tables) == 2
+    for table in tables:
+        assert [line.split()[0] for line in table.splitlines()[-3:]] == ["baseline", "at", "st"]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_caption_in_the_terminal_is_two_lines_and_names_the_whole_one(terminal, metric):
+    terminal(80)
+    records = [replace(r, accuracy=replace(r.accuracy, best_val=r.accuracy.last)) for r in wide()]
+    shown = render_records(records, metric=metric, format_name="terminal")
+    *_, caption = shown.strip().split("\n\n")
+    assert len(caption.splitlines()) == 2
+    assert "kd-bench table --format markdown" in caption.replace("\n", " ")
+
+
+def test_warnings_and_a_note_are_shown_in_the_terminal_too():
+    records = [*SOFT, record("st", 3, dirty=True)]
+    shown = render_records(records, format_name="terminal", note="A smoke test.")
+    assert [line.partition(":")[0] for line in shown.splitlines()[-3:]] == [
+        "A smoke test.",
+        "Warning",
+        "Warning",
+    ]
 
 
 def test_an_unknown_format_lists_the_known_ones():
