@@ -10,6 +10,7 @@ from helpers.written_records import seeds
 from matplotlib.figure import Figure
 
 from kd_bench.results import figure
+from kd_bench.results.svg import data_hash
 from kd_bench.results.table import table_from
 from kd_bench.utils.errors import UserError
 
@@ -50,8 +51,8 @@ def test_equal_numbers_give_equal_pictures_and_other_numbers_do_not():
     first, second = (figure.svg(table_from(BASELINE + FAR)) for _ in range(2))
     other = figure.svg(table_from(BASELINE + NEAR))
     assert first == second
-    assert figure.data_hash(first) is not None
-    assert figure.data_hash(first) != figure.data_hash(other)
+    assert data_hash(first) is not None
+    assert data_hash(first) != data_hash(other)
 
 
 def test_the_hash_depends_on_the_numbers_and_not_on_the_style():
@@ -59,8 +60,8 @@ def test_the_hash_depends_on_the_numbers_and_not_on_the_style():
     with mpl.rc_context({"font.size": 20}):
         large = figure.svg(table_from(BASELINE + FAR))
     assert plain != large
-    assert figure.data_hash(plain) == figure.data_hash(large)
-    assert figure.data_hash(re.sub(r"differences \w+", "", plain)) is None
+    assert data_hash(plain) == data_hash(large)
+    assert data_hash(re.sub(r"differences \w+", "", plain)) is None
 
 
 def test_without_a_baseline_there_are_no_differences_to_draw():
