@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from statistics import median
 
 import pandas as pd
 
 from kd_bench.config.schema import BASELINE
 from kd_bench.results.table import Cell, Column, Table
-from kd_bench.utils.formatting import format_duration
+from kd_bench.utils.formatting import format_duration, pluralize
 
 EPOCH = {
     "last": "at the last epoch",
@@ -36,7 +36,7 @@ def _distinct(runs: pd.DataFrame, key: str) -> str:
     return _listed(sorted({str(value) for value in runs[key].dropna()}))
 
 
-def _range(values: Iterable[float], digits: int) -> str:
+def _range(values: Sequence[float], digits: int) -> str:
     low, high = (f"{edge(values):.{digits}f}" for edge in (min, max))
     return low if low == high else f"{low} to {high}"
 
@@ -49,7 +49,7 @@ def _images(columns: Iterable[Column]) -> str:
             count = column.images.validation
             validation = f", {count:,} for validation" if count else ""
             texts.append(
-                f"{column.dataset} ({column.images.test:,} test images,"
+                f"{column.dataset} ({pluralize(column.images.test, 'test image')},"
                 f" {column.images.train:,} for training{validation})"
             )
     return ", ".join(dict.fromkeys(texts))
@@ -57,11 +57,12 @@ def _images(columns: Iterable[Column]) -> str:
 
 def _protocol(table: Table) -> str:
     done = table.runs[~table.runs["failed"]]
-    seeds = _listed(str(seed) for seed in sorted(set(done["seed"])))
+    seeds = [str(seed) for seed in sorted(set(done["seed"]))]
     modes = " and ".join(sorted(set(done["speed"])))
     return (
         f"Accuracy in percent of all test images {EPOCH[table.metric]}, mean ± sample SD (n runs;"
-        f" seeds {seeds}). Data {_images(table.columns)}; recipe {_distinct(done, 'recipe_text')};"
+        f" seed{'s' * (len(seeds) > 1)} {_listed(seeds)}). Data {_images(table.columns)};"
+        f" recipe {_distinct(done, 'recipe_text')};"
         f" speed mode {modes}; device {_distinct(done, 'device')};"
         f" kd_bench {_distinct(done, 'kd_bench')}, torch {_distinct(done, 'torch')}."
     )
@@ -73,7 +74,8 @@ def _cost(table: Table) -> str:
     low, high = (f"{edge(runs['images_per_second']):,.0f}" for edge in (min, max))
     rate = low if low == high else f"{low} to {high}"
     total = format_duration(runs["seconds"].sum())
-    return f"Total training time of these runs: {total}, at {rate} images/s per run."
+    which = "these runs" if len(runs) > 1 else "this run"
+    return f"Total training time of {which}: {total}, at {rate} images/s per run."
 
 
 def _has_deltas(table: Table) -> bool:
@@ -99,9 +101,13 @@ def _deltas(table: Table) -> str:
     return (
         f"{text}; its 95 % interval is about ± {interval} (SD of runs pooled over a"
         f" column: {_range([pool.sd for pool in pools], digits)},"
-        f" {_range([pool.df for pool in pools], 0)} degrees of freedom; runs treated as"
-        " independent)."
+        f" {_degrees([pool.df for pool in pools])} of freedom; runs treated as independent)."
     )
+
+
+def _degrees(numbers: Sequence[int]) -> str:
+    text = _range(numbers, 0)
+    return f"{text} degree{'s' * (text != '1')}"
 
 
 def _half_widths(cells: Iterable[Cell]) -> list[float]:

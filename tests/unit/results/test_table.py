@@ -524,6 +524,15 @@ def test_the_caption_describes_how_the_numbers_were_made():
         assert part in caption
 
 
+def test_one_of_each_is_told_in_the_singular():
+    one = {"recipe": "short", "changed": {"recipe.epochs": 1}, "test_images": 1}
+    records = [record(**one), record("st", **one), record("st", 1, **one)]
+    caption = " ".join(caption_sentences(table_from(records[:1])))
+    for text in ("n runs; seed 0)", "(1 test image,", "short (1 epoch)", "time of this run:"):
+        assert text in caption
+    assert "1 degree of freedom;" in " ".join(caption_sentences(table_from(records)))
+
+
 @pytest.mark.parametrize(
     ("other", "warning"),
     [
