@@ -108,7 +108,7 @@ def run_with_teacher(job: Job, reporter: Reporter) -> tuple[Record, bool]:
             run(job.teacher, reporter)
             break
         except Locked as owner:
-            reporter.message(f"waiting for the teacher {job.teacher.label}, trained by {owner}")
+            reporter.message(f"waiting for {job.teacher.label}, trained by {owner}")
             wait_while_locked(job.teacher.path, RESULT)
     return run(job, reporter)
 
