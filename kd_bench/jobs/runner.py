@@ -21,6 +21,7 @@ from kd_bench.jobs.assemble import assemble_setup
 from kd_bench.jobs.job import Job
 from kd_bench.jobs.record import code_version, make_record
 from kd_bench.jobs.teacher import predict_test_images
+from kd_bench.jobs.tensorboard_links import link_events
 from kd_bench.results.record import Record
 from kd_bench.results.run_folder import (
     ERROR,
@@ -123,7 +124,7 @@ def _train_and_record(job: Job, reporter: Reporter, folder: LockedFolder) -> Rec
         torch.cuda.reset_peak_memory_stats(device)  # this process may have trained the teacher
     setup = assemble_setup(job, device, reporter.message)
     teacher_predictions = predict_test_images(job, setup)
-    add_events, close_events = _event_writer(job, folder)
+    add_events, close_events = _event_writer(job, folder, reporter)
 
     def report(row: Row, timing: Row) -> None:
         folder.check()
@@ -153,7 +154,7 @@ def _train_and_record(job: Job, reporter: Reporter, folder: LockedFolder) -> Rec
 
 
 def _event_writer(
-    job: Job, folder: LockedFolder
+    job: Job, folder: LockedFolder, reporter: Reporter
 ) -> tuple[Callable[[Row], None], Callable[[Record, int], None]]:
     """What writes TensorBoard's events of each epoch, and what ends them; nothing if not wanted."""
     if not job.config.tensorboard:
@@ -163,6 +164,10 @@ def _event_writer(
 
     folder.check()
     writer = TensorBoardWriter(folder.path / TENSORBOARD)
+    try:
+        link_events(job)
+    except OSError as error:  # a file system without links; the events are in the job's folder
+        reporter.message(f"{job.label}: no readable name in TensorBoard: {error}")
 
     def close(record: Record, epochs: int) -> None:
         settings = {k: v for k, v in flatten(record.identity).items() if v is not None}
