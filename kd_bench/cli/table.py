@@ -158,16 +158,16 @@ def make_table(
 
 def extra_files(options: TableOptions, table: Table) -> dict[Path, str]:
     """The contents of the files that the options ask for besides the table itself."""
-    from kd_bench.results import figure, value_plot
+    from kd_bench.results.figures import differences, swept_values
     from kd_bench.results.render import render_table
 
     files = {}
     if options.csv is not None:
         files[options.csv] = render_table(table, "csv")
     if options.figure is not None:
-        files[options.figure] = figure.svg(table)
+        files[options.figure] = differences.svg(table)
     if options.plot is not None:
-        files[options.plot] = value_plot.svg(table)
+        files[options.plot] = swept_values.svg(table)
     return files
 
 

@@ -21,7 +21,6 @@ from kd_bench.jobs.assemble import assemble_setup
 from kd_bench.jobs.job import Job
 from kd_bench.jobs.record import code_version, make_record
 from kd_bench.jobs.teacher import predict_test_images
-from kd_bench.jobs.tensorboard_links import link_events
 from kd_bench.results.record import Record
 from kd_bench.results.run_folder import (
     ERROR,
@@ -160,7 +159,7 @@ def _event_writer(
     if not job.config.tensorboard:
         return lambda row: None, lambda record, epochs: None
     # Importing TensorBoard takes a third of a second, which a job without it is spared.
-    from kd_bench.jobs.tensorboard import TensorBoardWriter
+    from kd_bench.jobs.tensorboard import TensorBoardWriter, link_events
 
     folder.check()
     writer = TensorBoardWriter(folder.path / TENSORBOARD)

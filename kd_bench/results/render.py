@@ -11,12 +11,12 @@ from statistics import fmean, stdev
 import pandas as pd
 
 from kd_bench.results.caption import METRIC_NAME, caption_sentences, caveats, short_caption
-from kd_bench.results.grid import UNLIMITED, side_by_side
 from kd_bench.results.labels import format_value
 from kd_bench.results.options import FORMAT_NAMES, METRICS
 from kd_bench.results.record import Failure, Record
 from kd_bench.results.table import Average, Cell, Column, Table, table_from
 from kd_bench.utils.errors import require
+from kd_bench.utils.text_grid import UNLIMITED, side_by_side
 
 
 def _signed(value: float, digits: int) -> str:

@@ -9,8 +9,8 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from kd_bench.config.schema import BASELINE
+from kd_bench.results.figures.svg import picture
 from kd_bench.results.labels import format_value, natural_key
-from kd_bench.results.svg import picture
 from kd_bench.results.table import Cell, Table
 from kd_bench.utils.errors import require
 

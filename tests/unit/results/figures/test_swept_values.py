@@ -6,10 +6,10 @@ import pytest
 from helpers.written_records import record, seeds
 from matplotlib.figure import Figure
 
-from kd_bench.results import value_plot
-from kd_bench.results.svg import data_hash
+from kd_bench.results.figures import swept_values
+from kd_bench.results.figures.svg import data_hash
+from kd_bench.results.figures.swept_values import Curve
 from kd_bench.results.table import table_from
-from kd_bench.results.value_plot import Curve
 from kd_bench.utils.errors import UserError
 
 TEMPERATURE, CE = "method.losses.st.temperature", "method.weights.ce"
@@ -22,7 +22,7 @@ SWEPT = [
 
 
 def panels(records):
-    return value_plot.panels(table_from(records))
+    return swept_values.panels(table_from(records))
 
 
 def test_the_curve_goes_through_the_default_too_and_has_every_seed():
@@ -55,7 +55,7 @@ def test_each_column_has_a_panel():
 def test_means_seeds_and_the_baseline_are_drawn(monkeypatch):
     figures, save = [], Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda f, *a, **k: figures.append(f) or save(f, *a, **k))
-    text = value_plot.svg(table_from(BASELINE + SWEPT))
+    text = swept_values.svg(table_from(BASELINE + SWEPT))
     (axis,) = figures[0].axes
     curve, dots, baseline = axis.lines
     assert list(curve.get_xdata()) == [1.0, 4.0, 16.0]
@@ -64,7 +64,7 @@ def test_means_seeds_and_the_baseline_are_drawn(monkeypatch):
     assert list(baseline.get_ydata()) == [90.0, 90.0]
     assert [tick.get_text() for tick in axis.get_xticklabels()] == ["1", "4", "16"]
     assert axis.get_xscale() == "log"
-    assert data_hash(text) != data_hash(value_plot.svg(table_from(SWEPT)))
+    assert data_hash(text) != data_hash(swept_values.svg(table_from(SWEPT)))
 
 
 @pytest.mark.parametrize(
@@ -75,4 +75,4 @@ def test_means_seeds_and_the_baseline_are_drawn(monkeypatch):
 def test_without_a_number_that_differs_between_rows_there_is_nothing_to_plot(changes):
     records = [record("st"), *(record("st", changed=change) for change in changes)]
     with pytest.raises(UserError, match=r"no swept value.*temperature=1,2,4"):
-        value_plot.svg(table_from(records))
+        swept_values.svg(table_from(records))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kd_bench.config.schema import BASELINE
-from kd_bench.results.svg import picture
+from kd_bench.results.figures.svg import picture
 from kd_bench.results.table import Column, Delta, Table
 from kd_bench.utils.errors import require
 
