@@ -23,6 +23,7 @@ from kd_bench.results.record import Record
 from kd_bench.results.run_folder import RESULT, SWEEPS
 from kd_bench.results.store import find_records, read_records
 from kd_bench.utils.files import write_json
+from kd_bench.utils.formatting import pluralize
 
 METHODS = ("baseline", "logits", "st", "at", "st_at")
 # Small networks, small images and one epoch, so that the costs common to all jobs remain.
@@ -101,7 +102,8 @@ def measure_overhead(jobs: int, slots: int, tensorboard: bool) -> Overhead:
 def show_overhead(measured: Overhead) -> None:
     """Print the parts as a table."""
     print(
-        f"{measured.jobs} jobs in {measured.slots} slots: {measured.wall:.1f} s,"
+        f"{pluralize(measured.jobs, 'job')} in {pluralize(measured.slots, 'slot')}:"
+        f" {measured.wall:.1f} s,"
         f" training {measured.training:.1f} s"
     )
     print(f"{'wall clock':<32}{'seconds':>9}{'per job':>9}{'share':>8}")

@@ -12,6 +12,7 @@ from kd_bench.results.record import Record
 from kd_bench.results.run_folder import WEIGHTS, check_weights, is_done
 from kd_bench.results.store import open_record
 from kd_bench.utils.errors import require
+from kd_bench.utils.formatting import pluralize
 
 DESCRIPTION = """\
 Evaluates a file of weights on all test images of a dataset. Beside a record, model and dataset are
@@ -54,7 +55,7 @@ def main(words: Sequence[str]) -> int:
     config = replace(config, device=Device(args.device or "auto"))
     accuracy, images, fingerprint = score(config, args.checkpoint)
     names = f"{config.model.name} on {config.dataset.name}"
-    print(f"{names}: {accuracy:.2f} % of {images:,} test images")
+    print(f"{names}: {accuracy:.2f} % of {pluralize(images, 'test image')}")
     if record is not None and not args.choices:
         print(_comparison(record, accuracy, fingerprint))
     return 0

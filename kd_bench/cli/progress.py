@@ -1,7 +1,8 @@
-"""Shows one job while it runs: a bar over its epochs, and a line when it is done."""
+"""Shows one job while it runs: a bar over its epochs, or lines, and a line when it is done."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,8 @@ from rich.progress import (
 from kd_bench.results.record import Record
 from kd_bench.sweep.display import accuracy_text, console
 
+LINE_SECONDS = 10.0  # least time between two lines about a job where there is no terminal
+
 
 def progress_bar(out: Console) -> Progress:
     """A bar with the epochs that are done, a few words, and the time left; only in a terminal."""
@@ -31,10 +34,14 @@ def progress_bar(out: Console) -> Progress:
 
 
 class JobDisplay:
-    """The `Reporter` of a job that was typed, and of its teacher's."""
+    """The `Reporter` of a job that was typed, and of its teacher's.
+
+    Without a terminal, as in a log file, lines about epochs take the place of the bar.
+    """
 
     def __init__(self) -> None:
         self.console = console()
+        self._label, self._epochs, self._last_line = "", 0, 0.0
         self._bar = progress_bar(self.console)
         self._task = self._bar.add_task("", total=None, words="", visible=False)
 
@@ -44,12 +51,18 @@ class JobDisplay:
 
     def start(self, label: str, epochs: int) -> None:
         """Show a job's bar."""
+        self._label, self._epochs, self._last_line = label, epochs, time.monotonic()
         self._bar.reset(self._task, total=epochs, description=label, words="", visible=True)
         self._bar.start()
 
     def epoch(self, row: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
-        """Move the bar to an epoch."""
-        self._bar.update(self._task, completed=row["epoch"], words=epoch_text(row, timing))
+        """Move the bar to an epoch, or print a line about it."""
+        words = epoch_text(row, timing)
+        self._bar.update(self._task, completed=row["epoch"], words=words)
+        is_due = time.monotonic() - self._last_line >= LINE_SECONDS
+        if is_due and not self.console.is_terminal:
+            self._last_line = time.monotonic()
+            self.message(f"{self._label}: epoch {row['epoch']}/{self._epochs} {words}")
 
     def finish(self) -> None:
         """Remove the bar."""

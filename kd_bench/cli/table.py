@@ -29,6 +29,7 @@ mean accuracy over the seeds, its standard deviation and the difference from the
   kd-bench table --dataset digits --method st,at     some of them
   kd-bench table --format latex --note "Our runs."   for a paper
   kd-bench table --csv cells.csv --figure cells.svg  also as files
+  kd-bench table --method st --plot temperature.svg  accuracy against the values that were swept
   kd-bench table --from results                      published records
 """
 
@@ -69,6 +70,12 @@ def add_table_options(parser: Parser, source: str) -> None:
         metavar="FILE",
         help="also draw the differences from the baseline into an SVG file",
     )
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE",
+        help="also plot accuracy against the swept values of each method into an SVG file",
+    )
 
 
 def add_filters(parser: Parser) -> None:
@@ -91,12 +98,14 @@ def table_options(args: Namespace) -> TableOptions:
     """The parsed options of `add_table_options`.
 
     Raises:
-        UserError: for a figure of another kind than SVG.
+        UserError: for a figure or plot of another kind than SVG.
     """
-    require(
-        args.figure is None or args.figure.suffix == ".svg",
-        f"--figure writes SVG, so its name has to end with .svg, got {args.figure}",
-    )
+    for name in ("figure", "plot"):
+        file = getattr(args, name)
+        require(
+            file is None or file.suffix == ".svg",
+            f"--{name} writes SVG, so its name has to end with .svg, got {file}",
+        )
     return TableOptions(
         source=args.source,
         choice=chosen_filters(args),
@@ -105,6 +114,7 @@ def table_options(args: Namespace) -> TableOptions:
         format=args.format,
         csv=args.csv,
         figure=args.figure,
+        plot=args.plot,
     )
 
 
@@ -148,14 +158,16 @@ def make_table(
 
 def extra_files(options: TableOptions, table: Table) -> dict[Path, str]:
     """The contents of the files that the options ask for besides the table itself."""
-    from kd_bench.results.figure import svg
+    from kd_bench.results.figures import differences, swept_values
     from kd_bench.results.render import render_table
 
     files = {}
     if options.csv is not None:
         files[options.csv] = render_table(table, "csv")
     if options.figure is not None:
-        files[options.figure] = svg(table)
+        files[options.figure] = differences.svg(table)
+    if options.plot is not None:
+        files[options.plot] = swept_values.svg(table)
     return files
 
 

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kd_bench.config.convert import to_dataclass
 from kd_bench.config.identity import EXECUTION_KEYS, flatten
+from kd_bench.config.own_values import own_values
 from kd_bench.config.schema import Config
 from kd_bench.utils.errors import UserError
 
@@ -92,19 +93,38 @@ class Composer:
 
     def job(self, typed: Sequence[str]) -> Composed:
         """The job that was typed, and the values by which it differs from its choices alone."""
-        overrides = Overrides(typed)
+        return self._job(Overrides(typed))
+
+    def jobs(self, sweep: Sequence[Sequence[str]]) -> list[Composed]:
+        """The jobs of a sweep, each as `job` makes it of the overrides that are its own.
+
+        Those are all that were typed but values that only other methods of the sweep have:
+        `method=baseline,st method.losses.st.temperature=1,2` makes the baseline twice, without any.
+        """
+        jobs = [Overrides(typed) for typed in sweep]
+        chosen = {tuple(job.choices): self._chosen(job.choices) for job in jobs}
+        for job in jobs:
+            own = chosen[tuple(job.choices)]
+            job.values = own_values(job.values, own, list(chosen.values()))
+        return [self._job(job) for job in jobs]
+
+    def _job(self, overrides: Overrides) -> Composed:
         values = resolved_values(self._with(overrides.choices, overrides.values))
         changed = {}
         if overrides.values or overrides.chooses_more:
             changed = _differences(values, self._unchanged(overrides))
         return to_dataclass(Config, values), changed
 
-    def _with(self, choices: Sequence[str], values: Sequence[Override]) -> DictConfig:
-        """Hydra's composition of the choices, and then the values, which is Hydra's own order."""
+    def _chosen(self, choices: Sequence[str]) -> DictConfig:
+        """What the choices alone compose; not to be modified, as it is kept."""
         key = tuple(choices)
         if key not in self._composed:
             self._composed[key] = compose("config", list(choices))
-        config = copy.deepcopy(self._composed[key])
+        return self._composed[key]
+
+    def _with(self, choices: Sequence[str], values: Sequence[Override]) -> DictConfig:
+        """Hydra's composition of the choices, and then the values, which is Hydra's own order."""
+        config = copy.deepcopy(self._chosen(choices))
         ConfigLoaderImpl._apply_overrides_to_config(list(values), config)
         return config
 
@@ -139,9 +159,8 @@ def compose_job(typed: Sequence[str]) -> Composed:
 
 
 def compose_jobs(sweep: Sequence[Sequence[str]]) -> list[Composed]:
-    """Compose the jobs of a sweep; each is what `compose_job` makes of its overrides alone."""
-    composer = Composer()
-    return [composer.job(typed) for typed in sweep]
+    """Compose the jobs of a sweep, see `Composer.jobs`."""
+    return Composer().jobs(sweep)
 
 
 def compose_standalone(typed: Sequence[str], config_dir: str | None) -> Composed:

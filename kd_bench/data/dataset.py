@@ -261,8 +261,9 @@ def _check_split(split: Split, size: int, described: Description, name: str) -> 
 def _check_classes(split: Split, described: Description, name: str) -> None:
     count = split.target.bincount(minlength=described.num_classes)
     empty = (count == 0).nonzero().flatten().tolist()
+    have = "has" if len(empty) == 1 else "have"
     require(
         not empty,
-        f"{len(empty)} of {described.num_classes} classes have no images in the {name}: "
+        f"{len(empty)} of {described.num_classes} classes {have} no images in the {name}: "
         f"{', '.join(map(str, empty[:5]))}{', ...' if len(empty) > 5 else ''}",
     )

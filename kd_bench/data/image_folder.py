@@ -20,6 +20,7 @@ from torch import Tensor
 from kd_bench.data import cache
 from kd_bench.data.source import Description, Split
 from kd_bench.interfaces import UserError, require
+from kd_bench.utils.formatting import pluralize
 
 SPLITS = ("train", "test")
 DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")  # more than 8 bits: PIL would clip them
@@ -137,7 +138,8 @@ def _check_same_classes(root: Path, train: list[str], test: list[str]) -> None:
     )
     require(
         not differing,
-        f"{root} has {len(train)} classes in train and {len(test)} in test; {differing}",
+        f"{root} has {pluralize(len(train), 'class')} in train and {len(test)} in test;"
+        f" {differing}",
     )
 
 

@@ -28,7 +28,7 @@ def resolve_job(config: Config, changed: Mapping[str, Any]) -> Job:
     traits = method_traits(loss_classes(config.method))
     teacher = None
     if traits.needs_teacher and not traits.teacher_learns and not config.teacher.checkpoint:
-        teacher = resolve_job(_teacher_config(config), _teacher_changes(changed))
+        teacher = _as_teacher(resolve_job(_teacher_config(config), _teacher_changes(changed)))
     identity = identity_of(config, traits)
     return Job(
         config=config,
@@ -69,6 +69,12 @@ def _label(config: Config, changed: Mapping[str, Any], identity: Mapping[str, An
     if "teacher" in identity:
         pair = f"{config.teacher.model.name}-{pair}"
     return f"{config.dataset.name} {pair} {method_label(config, changed)} seed {config.seed}"
+
+
+def _as_teacher(job: Job) -> Job:
+    """A job that makes a teacher; its recipe is named, because jobs of several may be listed."""
+    label = f"{job.label} (teacher, recipe={job.config.recipe.name})"
+    return replace(job, is_requested=False, label=label)
 
 
 def _teacher_config(config: Config) -> Config:

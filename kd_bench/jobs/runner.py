@@ -111,7 +111,7 @@ def run_with_teacher(job: Job, reporter: Reporter) -> tuple[Record, bool]:
             run(job.teacher, reporter)
             break
         except Locked as owner:
-            reporter.message(f"waiting for the teacher {job.teacher.label}, trained by {owner}")
+            reporter.message(f"waiting for {job.teacher.label}, trained by {owner}")
             wait_while_locked(job.teacher.path, RESULT)
     return run(job, reporter)
 
@@ -146,7 +146,7 @@ def _train_and_record(job: Job, reporter: Reporter, folder: LockedFolder) -> Rec
         torch.cuda.reset_peak_memory_stats(device)  # this process may have trained the teacher
     setup = assemble_setup(job, device, reporter.message)
     teacher_predictions = predict_test_images(job, setup)
-    add_events, close_events = _event_writer(job, folder)
+    add_events, close_events = _event_writer(job, folder, reporter)
 
     def report(row: Row, timing: Row) -> None:
         folder.check()
@@ -176,16 +176,20 @@ def _train_and_record(job: Job, reporter: Reporter, folder: LockedFolder) -> Rec
 
 
 def _event_writer(
-    job: Job, folder: LockedFolder
+    job: Job, folder: LockedFolder, reporter: Reporter
 ) -> tuple[Callable[[Row], None], Callable[[Record, int], None]]:
     """What writes TensorBoard's events of each epoch, and what ends them; nothing if not wanted."""
     if not job.config.tensorboard:
         return lambda row: None, lambda record, epochs: None
     # Importing TensorBoard takes a third of a second, which a job without it is spared.
-    from kd_bench.jobs.tensorboard import TensorBoardWriter
+    from kd_bench.jobs.tensorboard import TensorBoardWriter, link_events
 
     folder.check()
     writer = TensorBoardWriter(folder.path / TENSORBOARD)
+    try:
+        link_events(job)
+    except OSError as error:  # a file system without links; the events are in the job's folder
+        reporter.message(f"{job.label}: no readable name in TensorBoard: {error}")
 
     def close(record: Record, epochs: int) -> None:
         settings = {k: v for k, v in flatten(record.identity).items() if v is not None}

@@ -38,6 +38,9 @@ class ActivationBoundary(Loss):
     AberHu/Knowledge-Distillation-Zoo train on cross entropy only (method.weights.ce=1
     method.weights.st=0).
 
+    One deviation: in the first phase the authors' teacher is in train mode, so it normalizes by the
+    statistics of the batch. Here it is in eval mode in both.
+
     Raises:
         UserError: if the margin is not above 0.
     """

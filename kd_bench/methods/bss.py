@@ -34,12 +34,12 @@ def base_samples(
     The difference is sum_k (p_t,k - p_s,k)^2 over all classes except the label.
 
     Returns:
-        Indices into the batch, largest difference first, images misclassified by the teacher last;
-        and whether the teacher classifies each of them correctly.
+        Indices into the batch, largest difference first, images that a network misclassifies last;
+        and whether both networks classify each of them correctly.
     """
     own = F.one_hot(target, teacher.shape[1]).bool()
     difference = (teacher.softmax(1) - student.softmax(1)).pow(2).masked_fill(own, 0.0).sum(1)
-    right = teacher.argmax(1) == target
+    right = (teacher.argmax(1) == target) & (student.argmax(1) == target)
     order = difference.masked_fill(~right, -1.0).argsort(descending=True, stable=True)[:number]
     return order, right.index_select(0, order)
 
@@ -87,18 +87,18 @@ class BoundarySamples(Loss):
     """KL(softmax(z_t / T) || softmax(z_s / T)) on images and on images near the decision boundary.
 
     Summed over classes, mean over images, without T^2. Terms: `clean` on the batch, and `boundary`
-    on the `share` of it on which the networks differ most and the teacher is correct, each image
-    attacked until the teacher predicts a class other than the label. Each term is multiplied by
-    max(0, 1 - e / (end E)) in epoch e of E: with the weights and ends of the authors' configuration
-    (bhheo/BSS_distillation, CIFAR-10, batch size 256), from 4 to 1, and from 2 to 0 at three
-    quarters of training.
+    on the `share` of it on which the networks differ most among the images that both classify
+    correctly, each attacked until the teacher predicts a class other than the label. Each term is
+    multiplied by max(0, 1 - e / (end E)) in epoch e of E: with the weights and ends of the authors'
+    configuration (bhheo/BSS_distillation, CIFAR-10, batch size 256), from 4 to 1, and from 2 to 0
+    at three quarters of training.
 
     Follows that code with two deviations. Pixels are clipped to the range of the batch, per
-    channel, instead of [-2.5, 2.5], which suits CIFAR's normalization. And if the teacher is
-    correct too rarely, the share is filled up with images that are not attacked: the student's
+    channel, instead of [-2.5, 2.5], which suits CIFAR's normalization. And if too few images are
+    classified correctly, the share is filled up with images that are not attacked: the student's
     batch norm sees them, the loss ignores them. AberHu/Knowledge-Distillation-Zoo omits `clean`
-    (method.weights.bss.clean=0), starts after 10 epochs, lets the weight reach zero at 0.8,
-    requires the student to be correct, too, and attacks probabilities instead of logits.
+    (method.weights.bss.clean=0), starts after 10 epochs, lets the weight reach zero at 0.8, and
+    attacks probabilities instead of logits.
 
     Each step runs `steps` additional forward and backward passes of the teacher on a share of the
     batch, even after the weight has reached zero, since checking it would synchronize with the
@@ -109,6 +109,7 @@ class BoundarySamples(Loss):
             one class.
     """
 
+    revision = 2  # 1 also attacked images that the student alone misclassifies
     terms = ("clean", "boundary")
     needs_input_gradients = True
     needs_networks = True

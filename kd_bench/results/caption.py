@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from statistics import median
 
 import pandas as pd
 
 from kd_bench.config.schema import BASELINE
 from kd_bench.results.table import Cell, Column, Table
-from kd_bench.utils.formatting import format_duration
+from kd_bench.utils.formatting import format_duration, pluralize
 
 EPOCH = {
     "last": "at the last epoch",
     "best": "at the best test epoch (test-selected, hence biased upwards)",
     "best-val": "at the best epoch on the validation images",
+}
+SHORT_EPOCH = {
+    "last": "last epoch",
+    "best": "best test epoch",
+    "best-val": "best validation epoch",
 }
 METRIC_NAME = {"last": "last", "best": "best (test-selected)", "best-val": "best-val"}
 MANY = 3  # entries of a list that a caption shows; the rest is counted
@@ -31,7 +36,7 @@ def _distinct(runs: pd.DataFrame, key: str) -> str:
     return _listed(sorted({str(value) for value in runs[key].dropna()}))
 
 
-def _range(values: Iterable[float], digits: int) -> str:
+def _range(values: Sequence[float], digits: int) -> str:
     low, high = (f"{edge(values):.{digits}f}" for edge in (min, max))
     return low if low == high else f"{low} to {high}"
 
@@ -44,7 +49,7 @@ def _images(columns: Iterable[Column]) -> str:
             count = column.images.validation
             validation = f", {count:,} for validation" if count else ""
             texts.append(
-                f"{column.dataset} ({column.images.test:,} test images,"
+                f"{column.dataset} ({pluralize(column.images.test, 'test image')},"
                 f" {column.images.train:,} for training{validation})"
             )
     return ", ".join(dict.fromkeys(texts))
@@ -52,11 +57,12 @@ def _images(columns: Iterable[Column]) -> str:
 
 def _protocol(table: Table) -> str:
     done = table.runs[~table.runs["failed"]]
-    seeds = _listed(str(seed) for seed in sorted(set(done["seed"])))
+    seeds = [str(seed) for seed in sorted(set(done["seed"]))]
     modes = " and ".join(sorted(set(done["speed"])))
     return (
         f"Accuracy in percent of all test images {EPOCH[table.metric]}, mean ± sample SD (n runs;"
-        f" seeds {seeds}). Data {_images(table.columns)}; recipe {_distinct(done, 'recipe_text')};"
+        f" seed{'s' * (len(seeds) > 1)} {_listed(seeds)}). Data {_images(table.columns)};"
+        f" recipe {_distinct(done, 'recipe_text')};"
         f" speed mode {modes}; device {_distinct(done, 'device')};"
         f" kd_bench {_distinct(done, 'kd_bench')}, torch {_distinct(done, 'torch')}."
     )
@@ -68,26 +74,40 @@ def _cost(table: Table) -> str:
     low, high = (f"{edge(runs['images_per_second']):,.0f}" for edge in (min, max))
     rate = low if low == high else f"{low} to {high}"
     total = format_duration(runs["seconds"].sum())
-    return f"Total training time of these runs: {total}, at {rate} images/s per run."
+    which = "these runs" if len(runs) > 1 else "this run"
+    return f"Total training time of {which}: {total}, at {rate} images/s per run."
+
+
+def _has_deltas(table: Table) -> bool:
+    return any(cell.delta for cell in table.cells.values())
+
+
+def _interval(table: Table) -> str:
+    """Half the width of the 95 % interval of a typical difference, by column: "1.4 to 2.1"."""
+    by_column = [_half_widths(table.under(column).values()) for column in table.columns]
+    medians = [median(widths) for widths in by_column if widths]
+    return _range(medians, min(column.digits for column in table.columns)) if medians else ""
 
 
 def _deltas(table: Table) -> str:
     """What a signed number means, and its uncertainty."""
-    if not any(cell.delta for cell in table.cells.values()):
+    if not _has_deltas(table):
         return ""
     text = "A signed number is the mean difference from the baseline in points, paired by seed"
-    by_column = [_half_widths(table.under(column).values()) for column in table.columns]
-    medians = [median(widths) for widths in by_column if widths]
-    if not medians:
+    if not (interval := _interval(table)):
         return f"{text}; with one seed per cell, its uncertainty is unknown."
     digits = min(column.digits for column in table.columns)
     pools = [column.deviation for column in table.columns if column.deviation]
     return (
-        f"{text}; its 95 % interval is about ± {_range(medians, digits)} (SD of runs pooled over a"
+        f"{text}; its 95 % interval is about ± {interval} (SD of runs pooled over a"
         f" column: {_range([pool.sd for pool in pools], digits)},"
-        f" {_range([pool.df for pool in pools], 0)} degrees of freedom; runs treated as"
-        " independent)."
+        f" {_degrees([pool.df for pool in pools])} of freedom; runs treated as independent)."
     )
+
+
+def _degrees(numbers: Sequence[int]) -> str:
+    text = _range(numbers, 0)
+    return f"{text} degree{'s' * (text != '1')}"
 
 
 def _half_widths(cells: Iterable[Cell]) -> list[float]:
@@ -95,8 +115,8 @@ def _half_widths(cells: Iterable[Cell]) -> list[float]:
     return [delta.half_width for delta in deltas if delta.half_width is not None]
 
 
-def _boldness(table: Table, mark: str) -> str:
-    """What the marks of the best methods mean, and which columns have none."""
+def _boldness(table: Table) -> str:
+    """What bold means, and which columns have none."""
     compared = [column for column in table.columns if len(table.under(column)) > 1]
     plain = [c.label for c in compared if not any(cell.bold for cell in table.under(c).values())]
     if not compared:
@@ -106,7 +126,7 @@ def _boldness(table: Table, mark: str) -> str:
             "No method is marked as best: the seeds show no significant differences from the best."
         )
     text = (
-        f"{mark}: the best of a column and every method not significantly different from it"
+        "Bold: the best of a column and every method not significantly different from it"
         " (95 % interval of the difference, same SD, not corrected for the number of methods)."
     )
     if not plain:
@@ -129,23 +149,35 @@ def _teacher_sentence(table: Table) -> str:
     return "Each column uses one teacher (one seed): its variance is not in the ±."
 
 
-def caption_sentences(table: Table, mark: str = "Bold") -> list[str]:
-    """The protocol of the numbers, in sentences.
-
-    Args:
-        table: the table.
-        mark: how the best scores are marked, as the first word of a sentence.
-    """
+def caption_sentences(table: Table) -> list[str]:
+    """The protocol of the numbers, in sentences."""
     sentences = [
         _protocol(table),
         _cost(table),
         _threads(table),
         _deltas(table),
-        _boldness(table, mark),
+        _boldness(table),
         _teacher_sentence(table),
         table.note,
     ]
     return [sentence for sentence in sentences if sentence]
+
+
+def short_caption(table: Table, mark: str) -> str:
+    """What the numbers are, for two lines of a terminal, and how to get the whole caption.
+
+    Args:
+        table: the table.
+        mark: of the best scores.
+    """
+    text = f"Test accuracy in % ({SHORT_EPOCH[table.metric]}), mean ± SD (runs)"
+    if _has_deltas(table):
+        interval = _interval(table)
+        uncertainty = f" (95 %: ± {interval})" if interval else ""
+        text += f", points over the baseline{uncertainty}"
+    if any(cell.bold for cell in table.cells.values()):
+        text += f", best or close: {mark}"
+    return f"{text}. More: kd-bench table --format markdown"
 
 
 def _mixed(runs: pd.DataFrame, key: str) -> list[str]:

@@ -40,10 +40,11 @@ def format_value(value: Any) -> str:
     return json.dumps(value)
 
 
-def natural_key(text: str) -> list[str | int]:
-    """Sort key that compares numbers in names by value: resnet8 before resnet20."""
-    parts = re.split(r"(\d+)", text)  # text and number alternate, so equal types are compared
-    return [int(part) if place % 2 else part for place, part in enumerate(parts)]
+def natural_key(text: str) -> list[str | float]:
+    """Sort key that compares numbers in names by value: resnet8, resnet20; 0.25, 0.5."""
+    # Text and number alternate, so equal types are compared.
+    parts = re.split(r"(\d+(?:\.\d+)?(?:e[+-]\d+)?)", text)
+    return [float(part) if place % 2 else part for place, part in enumerate(parts)]
 
 
 def in_brackets(name: str, details: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kd_bench.results.figure import data_hash
+from kd_bench.results.figures.svg import data_hash
 from kd_bench.utils.errors import UserError, require
 
 START, END = "<!-- table: ", "<!-- /table -->"

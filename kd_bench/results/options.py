@@ -22,3 +22,4 @@ class TableOptions:
     format: str | None = None  # of what is printed
     csv: Path | None = None  # file for the cells
     figure: Path | None = None  # SVG file for the differences from the baseline
+    plot: Path | None = None  # SVG file for accuracy against swept values

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 import sys
 import textwrap
@@ -10,16 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, stdev
 
 import pandas as pd
-from rich import box
-from rich.console import Console
-from rich.table import Table as Grid
 
-from kd_bench.results.caption import METRIC_NAME, caption_sentences, caveats
+from kd_bench.results.caption import METRIC_NAME, caption_sentences, caveats, short_caption
 from kd_bench.results.labels import format_value
 from kd_bench.results.options import FORMAT_NAMES, METRICS
 from kd_bench.results.record import Failure, Record
 from kd_bench.results.table import Average, Cell, Column, Table, table_from
 from kd_bench.utils.errors import require
+from kd_bench.utils.text_grid import UNLIMITED, side_by_side
 
 
 def _signed(value: float, digits: int) -> str:
@@ -110,20 +107,15 @@ def markdown(table: Table) -> str:
 
 
 def terminal(table: Table) -> str:
-    """A table for a terminal; the best are marked with a star, which survives a log file."""
-    heading, *rows = to_rows(table, bold="{}*")
-    picture = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
-    for number, name in enumerate(heading):
-        picture.add_column(name, justify="right" if number else "left")
-    for row in rows:
-        picture.add_row(*row)
-    out = io.StringIO()
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 1000
-    Console(file=out, width=width, highlight=False, markup=False).print(picture)
-    lines = [line.rstrip() for line in out.getvalue().splitlines() if line.strip()]
-    warnings = [f"Warning: {warning}" for warning in caveats(table)]
-    caption = " ".join([*caption_sentences(table, mark="*"), *warnings])
-    return "\n".join([*lines, "", textwrap.fill(caption, 100)]) + "\n"
+    """A table that is no wider than the terminal, what its numbers are in two lines, and warnings.
+
+    Columns that do not fit side by side follow below each other. The best are marked with a star,
+    which survives a log file.
+    """
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else UNLIMITED
+    notes = [table.note] * bool(table.note) + [f"Warning: {text}" for text in caveats(table)]
+    texts = [textwrap.fill(t, min(width, 100)) for t in (short_caption(table, mark="*"), *notes)]
+    return "\n\n".join([*side_by_side(to_rows(table, bold="{}*"), width), "\n".join(texts)]) + "\n"
 
 
 LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {

@@ -1,4 +1,4 @@
-"""Assigns runs to the columns of a table.
+"""Assigns runs to the columns and rows of a table.
 
 A column compares methods under equal conditions. Each run has three keys, JSON of parts of its
 identity:
@@ -23,10 +23,12 @@ from typing import Any
 
 import pandas as pd
 
-from kd_bench.config.identity import EXECUTION_KEYS, execution_text
+from kd_bench.config.convert import to_plain
+from kd_bench.config.identity import EXECUTION_KEYS, execution_text, flatten
 from kd_bench.config.schema import BASELINE
 from kd_bench.results.labels import (
     differences,
+    format_value,
     in_brackets,
     method_label,
     natural_key,
@@ -38,6 +40,7 @@ from kd_bench.utils.errors import require
 from kd_bench.utils.formatting import pluralize
 
 SETTING = ("dataset", "model", "recipe", *EXECUTION_KEYS)  # the parts of an identity
+METHOD = "method."  # how the paths of a method's values begin
 COLUMN_KEYS = ["setting_key", "teacher_model_key", "teacher_key", "pair"]
 
 Line = dict[Hashable, Any]  # a run, as a row of the data frame
@@ -63,7 +66,7 @@ def _describe(job: Record | Failure) -> Line:
         "recipe_text": f"{config.recipe.name} ({pluralize(config.recipe.epochs, 'epoch')})",
         "speed": execution_text(identity),
         "method": config.method.name,
-        "row": method_label(config, changed),
+        "config": config,
         "setting_changes": non_method_changes(config, changed, identity),
         "changed": changed,
         "seed": config.seed,
@@ -191,8 +194,52 @@ def _column_identity(key: tuple[str, ...]) -> dict[str, Any]:
     return json.loads(setting_key) | {"teacher": json.loads(teacher_key or "{}")}
 
 
+def _with_row_labels(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs with the label of their row as "row", and the values in it, by path, as "named".
+
+    A method's rows all name the values that any of them changes. So the row of its file has a
+    label like those beside it: "st (temperature=4)" next to "st (temperature=8)".
+
+    Args:
+        runs: all runs of a table, with their "method", "config" and "changed".
+    """
+    named: dict[Any, dict[str, Any]] = {}
+    for _, same in runs.groupby("method"):
+        changes = [_of_method(changed) for changed in same["changed"]]
+        of_file = _values_of_file(same, sorted(set().union(*changes)))
+        for index, own in zip(same.index, changes, strict=True):
+            named[index] = of_file | own
+    labels = {i: method_label(runs.at[i, "config"], values) for i, values in named.items()}
+    return runs.assign(row=pd.Series(labels), named=pd.Series(named, dtype=object))
+
+
+def _of_method(changed: dict[str, Any]) -> dict[str, Any]:
+    """The changed values of the method."""
+    paths = [path for path in changed if path.startswith(METHOD)]
+    return {path: changed[path] for path in paths if path != f"{METHOD}name"}
+
+
+def _values_of_file(runs: pd.DataFrame, paths: list[str]) -> dict[str, Any]:
+    """The values at some paths in those runs of a method that did not change them.
+
+    A value that is not the same in all of them, such as a weight that a dataset sets, is left out:
+    the row of the method's file spans all datasets.
+    """
+    values = {}
+    for path in paths:
+        configs = [
+            c
+            for c, changed in zip(runs["config"], runs["changed"], strict=True)
+            if path not in changed
+        ]
+        found = [flatten({"method": to_plain(config.method)}).get(path) for config in configs]
+        if len({format_value(value) for value in found}) == 1 and found[0] is not None:
+            values[path] = found[0]
+    return values
+
+
 def select_runs(runs: pd.DataFrame, choice: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """The chosen runs, assigned to columns, with the label of their column as "column".
+    """The chosen runs, assigned to columns, with the labels of their column and row.
 
     Args:
         runs: as from `to_frame`.
@@ -214,7 +261,7 @@ def select_runs(runs: pd.DataFrame, choice: Mapping[str, Sequence[str]]) -> pd.D
         runs = runs[runs["pair"].isin(_check_names("pair", choice["pair"], runs))]
     filters = ", ".join(f"{kind} {' or '.join(names)}" for kind, names in choice.items())
     require(len(runs) > 0, f"no records of {filters}")
-    return _with_column_labels(runs)
+    return _with_row_labels(_with_column_labels(runs.reset_index(drop=True)))
 
 
 def _check_names(kind: str, names: Sequence[str], runs: pd.DataFrame) -> Sequence[str]:

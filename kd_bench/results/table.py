@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from kd_bench.config.identity import EXECUTION_KEYS
 from kd_bench.config.schema import BASELINE
 from kd_bench.results.labels import conflict, natural_key
 from kd_bench.results.options import METRICS
@@ -77,6 +78,7 @@ class Column:
     pair: str
     recipe: str
     speed: str
+    conditions: str  # recipes, execution and what was changed in them, in one comparable text
     images: Images | None  # None if all runs failed
     teachers: tuple[float, ...]  # accuracy of each teacher; usually one, or none
     deviation: Pooled | None  # over the cells of the column
@@ -95,7 +97,8 @@ class Table:
     columns: list[Column]
     rows: dict[str, str]  # row label -> name of its method
     cells: dict[tuple[str, str], Cell]  # by row label and column label; a missing cell is absent
-    averages: dict[str, Average]  # by row label, only for complete rows
+    named: dict[str, dict[str, Any]]  # by row label, the values that it names, by path
+    averages: dict[str, Average]  # by row label, only for complete rows of like columns
     runs: pd.DataFrame  # as from `select_runs`
     unplaced: list[Failure]  # failures whose row and column are unknown
     note: str = ""  # a sentence for the caption
@@ -145,10 +148,26 @@ def _column(label: str, runs: pd.DataFrame, cells: Iterable[Cell]) -> Column:
         pair=first["pair"],
         recipe=first["recipe"],
         speed=first["speed"],
+        conditions=_conditions(runs),
         images=done.iloc[0]["images"] if len(done) else None,
         teachers=tuple(sorted(teachers.drop_duplicates()["teacher_accuracy"])),
         deviation=pooled(list(cell.values.values()) for cell in cells),
     )
+
+
+def _conditions(runs: pd.DataFrame) -> str:
+    """What the columns of an average must share: recipes, execution, and all changes."""
+    first = runs.iloc[0]
+    setting, teacher = json.loads(first["setting_key"]), json.loads(first["teacher_key"] or "{}")
+    changes = sorted(set().union(*runs["setting_changes"]))
+    execution = {name: setting[name] for name in EXECUTION_KEYS}
+    return json.dumps([setting["recipe"], teacher.get("recipe"), execution, changes])
+
+
+def _are_alike(columns: Sequence[Column]) -> bool:
+    """Whether columns differ in dataset and models alone, so that their mean means something."""
+    compared = {(column.dataset, column.pair) for column in columns}
+    return len({c.conditions for c in columns}) == 1 and len(compared) == len(columns)
 
 
 def _delta(cell: Cell, baseline: Cell, deviation: Pooled | None) -> Delta | None:
@@ -186,6 +205,16 @@ def _compare(cells: dict[str, Cell], deviation: Pooled | None) -> dict[str, Cell
         )
         for row, cell in cells.items()
     }
+
+
+def _averages(
+    rows: Iterable[str], columns: Sequence[Column], cells: Mapping[tuple[str, str], Cell]
+) -> dict[str, Average]:
+    """The average of each complete row; none over columns that are not alike."""
+    if not _are_alike(columns):
+        return {}
+    found = {row: _average([cells.get((row, column.label)) for column in columns]) for row in rows}
+    return {row: average for row, average in found.items() if average}
 
 
 def _average(cells: Sequence[Cell | None]) -> Average | None:
@@ -243,13 +272,13 @@ def table_from(
     rows = _rows(runs, order or choice.get("method") or ())
     columns, cells = _fill_cells(runs)
     columns.sort(key=lambda c: [_rank(getattr(c, k), choice.get(k) or ()) for k in COLUMN_ORDER])
-    averages = {row: _average([cells.get((row, c.label)) for c in columns]) for row in rows}
     return Table(
         metric=metric,
         columns=columns,
         rows=rows,
         cells=cells,
-        averages={row: average for row, average in averages.items() if average},
+        named=dict(zip(runs["row"], runs["named"], strict=True)),
+        averages=_averages(rows, columns, cells),
         runs=runs,
         unplaced=[f for f in failures if not failed[f.folder] and _may_be_chosen(f, choice)],
         note=note,

@@ -33,9 +33,10 @@ def prepare_jobs(composed: Sequence[Composed]) -> list[Job]:
         for job in resolved
         if job.teacher is not None and (job.folder not in done or job.teacher.is_done)
     ]
-    jobs = {teacher.folder: replace(teacher, is_requested=False) for teacher in teachers}
+    jobs = {teacher.folder: teacher for teacher in teachers}
     for job in resolved:
-        jobs[job.folder] = replace(jobs.get(job.folder, job), is_requested=True)
+        if job.folder not in jobs or not jobs[job.folder].is_requested:
+            jobs[job.folder] = job
     labels, teacher_folders = _labels(list(jobs.values())), {each.folder for each in teachers}
     jobs = {folder: replace(job, label=labels[folder]) for folder, job in jobs.items()}
     return [
@@ -50,8 +51,7 @@ def _labels(jobs: Sequence[Job]) -> dict[str, str]:
     To jobs with equal labels, as in -m recipe.epochs=1,2, it adds the names of their recipes, each
     of which stands for many values; if that is not enough, it adds the values that differ.
     """
-    # A teacher's recipe may differ from that of a requested baseline with the same model.
-    labels = {job.folder: job.label + " (teacher)" * (not job.is_requested) for job in jobs}
+    labels = {job.folder: job.label for job in jobs}
     details: Sequence[Callable[[Sequence[Job]], list[list[str]]]]
     details = (_recipes, lambda same: differences([job.identity for job in same]))
     for detail in details:

@@ -192,7 +192,8 @@ def _fill(
     """Compute every row; resumes from the rows that a killed process has written."""
     (rows, width), batch = shape, inference_batch_size(data)
     size = rows * width * FLOAT
-    what = f"{data.view_count} views of {formatting.pluralize(data.train_size, 'image')}"
+    views = formatting.pluralize(data.view_count, "view")
+    what = f"{views} of {formatting.pluralize(data.train_size, 'image')}"
     message(f"filling the teacher's cache: {what}, {formatting.format_bytes(size)}")
     started = time.perf_counter()
     folder.remove(ABOUT)  # of a damaged one

@@ -27,5 +27,6 @@ def format_bytes(count: int) -> str:
 
 
 def pluralize(number: int, noun: str) -> str:
-    """1, "job" -> "1 job"; 1200, "job" -> "1,200 jobs"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    """1, "job" -> "1 job"; 1200, "job" -> "1,200 jobs"; 2, "class" -> "2 classes"."""
+    ending = "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{'' if number == 1 else ending}"

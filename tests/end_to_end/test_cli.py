@@ -1,9 +1,11 @@
 """The command line: what it answers to mistakes, what it makes of choices and values."""
 
+import re
 import shutil
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hypothesis import given, settings, strategies
 
 import kd_bench as package
-from kd_bench.cli import hydra_app
+from kd_bench.cli import hydra_app, progress
 from kd_bench.config import compose
 from kd_bench.jobs import resolve, runner
 from kd_bench.jobs.job import write_jobs
@@ -276,6 +278,31 @@ def test_the_reporter_is_told_when_training_breaks_off(tmp_path, monkeypatch, er
     with pytest.raises(error):
         runner.run(job(tmp_path, "method=baseline"), shown)
     assert shown.is_finished
+
+
+def test_without_a_terminal_a_job_has_lines_about_its_epochs(kd_bench, monkeypatch):
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    code, printed = kd_bench(*TINY, "method=st")
+    teacher, first, second, done = printed.splitlines()
+    assert code == 0
+    rate = r"\d+\.\d\d % [\d,]+ images/s"
+    start = r"synthetic resnet20 baseline seed 0 \(teacher, recipe=quickstart\)"
+    assert re.fullmatch(rf"{start}: epoch 1/1 {rate}", teacher)
+    for number, line in ((1, first), (2, second)):
+        assert re.fullmatch(rf".* st seed 0: epoch {number}/2 {rate}", line)
+    assert ": done: " in done
+
+
+def test_lines_about_epochs_come_at_intervals(monkeypatch, capsys):
+    now = iter([0.0, 4.0, 11.0, 11.0, 13.0, 30.0, 30.0])
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    display = progress.JobDisplay()
+    display.start("a job", 4)
+    for number in range(1, 5):
+        display.epoch({"epoch": number, "test_accuracy": 50.0}, {"images_per_second": 1200.0})
+    assert capsys.readouterr().out.splitlines() == [
+        f"a job: epoch {number}/4 50.00 % 1,200 images/s" for number in (2, 4)
+    ]
 
 
 def test_ctrl_c_is_answered_in_a_line(kd_bench, monkeypatch):

@@ -46,9 +46,9 @@ def distinct(found):
 
 
 @cache
-def composed(overrides: tuple[str, ...]) -> compose.Composed:
-    """A job; the lines that many commands share are composed once."""
-    return compose.compose_job(overrides)
+def composer() -> compose.Composer:
+    """What composes the jobs: the choices that many commands share are composed once."""
+    return compose.Composer()
 
 
 def jobs_of(words: list[str], folder: Path) -> list[compose.Composed]:
@@ -76,13 +76,13 @@ def jobs_of(words: list[str], folder: Path) -> list[compose.Composed]:
         )
         values = whole.hydra.sweeper.params
         if not (typed.multirun or values):
-            return [composed((*given, *extra))]
+            return [composer().job([*given, *extra])]
         lines = [*(f"{key}={value}" for key, value in values.items()), *given]
         (jobs,) = BasicSweeper.split_arguments(parser.parse_overrides(lines), None)
         # A seed is a number and nothing else, and a launcher changes no job: composed once for all.
         alike = re.compile(r"seed=\d+|\+*hydra[/.].*")
         different = {tuple(word for word in job if not alike.fullmatch(word)) for job in jobs}
-        return [composed((*job, *extra)) for job in sorted(different)]
+        return composer().jobs([(*job, *extra) for job in sorted(different)])
 
 
 class Parsed(Exception):  # noqa: N818
@@ -220,8 +220,9 @@ def test_your_own_method_model_and_data_run_as_the_page_says(tmp_path):
         timeout=120,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "stripes resnet8-plain cosine seed 0: done: " in done.stdout
-    assert "stripes plain baseline seed 0: done: " in done.stdout
+    for job in ("stripes resnet8-plain cosine", "stripes plain baseline"):
+        (accuracy,) = re.findall(rf"^{job} seed 0: done: (\S+) %", done.stdout, re.MULTILINE)
+        assert float(accuracy) > 80, "of two classes"
 
 
 # What commands make

@@ -84,6 +84,26 @@ def test_jobs_with_equal_labels_get_the_names_of_recipes_that_differ(tmp_path):
     assert labels == ["recipe=quickstart)", "recipe=predecessor200)"]
 
 
+@pytest.mark.parametrize("others", [[], ["method=baseline", "model=resnet20"]], ids=str)
+def test_a_teacher_s_label_names_its_recipe_alone_and_beside_others(tmp_path, others):
+    teachers = [
+        prepared(tmp_path, ["method=st", f"recipe@teacher.recipe={name}"], *[others] * bool(others))
+        for name in ("quickstart", "short")
+    ]
+    labels = [job.label for jobs in teachers for job in jobs if not job.is_requested]
+    assert labels == [
+        f"synthetic resnet20 baseline seed 0 (teacher, recipe={name})"
+        for name in ("quickstart", "short")
+    ]
+
+
+def test_teachers_of_one_recipe_s_name_are_told_apart_by_the_values_that_differ(tmp_path):
+    sets = [["method=st", f"teacher.recipe.epochs={number}"] for number in (1, 3)]
+    labels = [job.label for job in prepared(tmp_path, *sets) if not job.is_requested]
+    named = "synthetic resnet20 baseline seed 0 (teacher, recipe=quickstart)"
+    assert labels == [f"{named} (epochs=1)", f"{named} (epochs=3)"]
+
+
 def test_file_of_a_sweep_has_every_job_with_its_teacher(tmp_path):
     jobs = prepared(tmp_path, ["method=st"])
     file = write_jobs(jobs, "mine")

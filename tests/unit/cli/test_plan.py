@@ -28,7 +28,10 @@ def test_a_sweep_of_which_nothing_is_done_is_all_to_do_and_its_time_unknown(kd_b
     code, printed = kd_bench("plan", "-m", *TINY, "method=baseline,st", "seed=0,1")
     told = lines_of(printed)
     assert code == 0
-    assert told["synthetic resnet20 baseline seed 0 (teacher)"] == "to do, time unknown"
+    assert (
+        told["synthetic resnet20 baseline seed 0 (teacher, recipe=quickstart)"]
+        == "to do, time unknown"
+    )
     assert told["synthetic resnet20-resnet8_half st seed 1"] == "to do, time unknown"
     assert told["5 jobs"] == "0 done, 0 running, 5 to do"
     assert told["time"] == "unknown; no similar job has finished in runs yet"

@@ -77,6 +77,19 @@ def test_the_figure_is_written(kd_bench, runs):
     assert "difference from the baseline" in Path("differences.svg").read_text()
 
 
+def test_the_plot_of_a_swept_value_is_written(kd_bench, runs):
+    write(runs, seeds("st", 90.0, changed={"method.losses.st.temperature": 8}))
+    assert kd_bench("table", "--plot", "temperature.svg")[0] == 0
+    assert "losses.st.temperature" in Path("temperature.svg").read_text()
+
+
+@pytest.mark.parametrize("option", ["--figure", "--plot"])
+def test_a_picture_of_another_kind_than_svg_is_refused(kd_bench, runs, option):
+    code, printed = kd_bench("table", option, "cells.png")
+    assert (code, printed.count("\n")) == (2, 1)
+    assert f"{option} writes SVG" in printed
+
+
 @pytest.mark.parametrize("kind", FILTERS)
 def test_a_filter_keeps_its_names_and_refuses_others(kd_bench, runs, kind):
     values = {

@@ -300,7 +300,7 @@ def with_target(split, *target):
 @pytest.mark.parametrize(
     ("train", "test", "message"),
     [
-        (numbered(4), with_target(numbered(2), 0, 0), "1 of 2 classes have no images in the test"),
+        (numbered(4), with_target(numbered(2), 0, 0), "1 of 2 classes has no images in the test"),
         (with_target(numbered(2), 1, 1), numbered(4), "no images in the training set: 0"),
         (with_target(numbered(2), 0, 2), numbered(4), "training set should be 0..1, got 0..2"),
         (with_target(numbered(2), 0, -1), numbered(4), "training set should be 0..1, got -1..0"),

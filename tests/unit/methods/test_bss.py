@@ -64,6 +64,15 @@ def test_images_misclassified_by_the_teacher_come_last_and_are_marked():
     assert right.tolist() == [True, False, False]
 
 
+def test_images_misclassified_by_the_student_alone_come_last_and_are_marked():
+    # The first image differs most, 0.7^2 + 0.0^2, but the student takes it for class 1.
+    teacher = probabilities([0.8, 0.1, 0.1], [0.8, 0.1, 0.1], [0.6, 0.3, 0.1])
+    student = probabilities([0.1, 0.8, 0.1], [0.6, 0.2, 0.2], [0.6, 0.1, 0.3])
+    chosen, right = base_samples(student, teacher, torch.tensor([0, 0, 0]), 3)
+    assert chosen.tolist() == [2, 1, 0]
+    assert right.tolist() == [True, True, False]
+
+
 # Rival class
 
 
@@ -150,6 +159,22 @@ def test_the_student_learns_the_teachers_predictions_at_the_boundary():
     seen = batch(image, [0, 0])
     value = terms_of(loss(boundary_end=1e9), indifferent, sloped, seen)["boundary"]
     assert value.item() == pytest.approx(0.002218, abs=1e-6)
+
+
+def test_an_image_that_the_student_alone_misclassifies_does_not_count():
+    # The student's logits are (2 x - 3, 0): it is wrong at 1, right at 2. The teacher is right at
+    # both, and wrong at -0.5, so only the image at 2 counts. It moves by 0.3 * 8.0001 to -0.40003,
+    # where the teacher's logits are (-1.60012, 0) and the student's (-3.80006, 0): at T = 3 the
+    # first class has p = 0.369730 and q = 0.219825, and the divergence is 0.057758.
+    image = torch.zeros(3, 3, 1, 1)
+    image[:, 0, 0, 0] = torch.tensor([1.0, 2.0, -0.5])
+
+    def student(x):
+        first = 2 * x[:, 0, 0, 0] - 3
+        return Output(torch.stack([first, torch.zeros_like(first)], dim=1))
+
+    value = terms_of(loss(boundary_end=1e9), student, sloped, batch(image, [0, 0, 0]))["boundary"]
+    assert value.item() == pytest.approx(0.057758, abs=1e-6)
 
 
 def test_a_share_of_the_batch_is_attacked_with_one_teacher_pass_per_step_and_one_more():

@@ -7,6 +7,7 @@ import math
 import random
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 
 import pandas as pd
@@ -191,12 +192,37 @@ def test_changed_values_of_the_method_are_part_of_the_row():
         record("st", changed={"method.losses.st.temperature": 8}),
         record("st", changed={"method.losses.st.temperature": 8, "method.weights.ce": 0.5}),
     ]
-    assert list(table_from(records).rows) == [
-        "st",
-        "st (temperature=8)",
-        "st (temperature=8, ce=0.5)",
-        "st (temperature=16)",
+    assert list(table_from(records[1:3]).rows) == ["st (temperature=8)", "st (temperature=16)"]
+    assert list(table_from(records[:1]).rows) == ["st"]
+
+
+def test_the_rows_of_a_method_all_name_the_values_that_any_of_them_changes():
+    values = [
+        {},  # those of the file: temperature 4, ce 1
+        {"method.losses.st.temperature": 16},
+        {"method.losses.st.temperature": 0.25},
+        {"method.losses.st.temperature": 0.5},
+        {"method.losses.st.temperature": 4, "method.weights.ce": 0.5},
     ]
+    rows = list(table_from([record("at"), *(record("st", changed=each) for each in values)]).rows)
+    assert rows == [
+        "at",
+        "st (temperature=0.25, ce=1)",
+        "st (temperature=0.5, ce=1)",
+        "st (temperature=4, ce=0.5)",
+        "st (temperature=4, ce=1)",
+        "st (temperature=16, ce=1)",
+    ]
+
+
+def test_a_value_that_each_dataset_sets_is_not_named_in_the_row_of_the_file():
+    weight = "method.weights.at"
+    of_file = [
+        replace(record("at", dataset=name, changed={weight: value}), changed={})
+        for name, value in (("digits", 30), ("cifar10", 1000))
+    ]
+    table = table_from([*of_file, record("at", changed={weight: 100})])
+    assert list(table.rows) == ["at", "at (weights.at=100)"]
 
 
 def test_a_changed_value_is_named_by_the_shortest_unique_suffix_of_its_path():
@@ -231,8 +257,8 @@ def test_a_baseline_is_in_every_column_of_its_student_and_recipe():
     table = table_from(records)
     with_baseline = [c.label for c in table.columns if "baseline" in table.under(c)]
     assert with_baseline == [f"{DIGITS} (quickstart)", "digits resnet110-resnet8 (quickstart)"]
-    # resnet20-resnet8 by crd240 and by quickstart, resnet20-resnet14, resnet110-resnet8, average
-    expected = ["80.0 (1)", "91.0 (1) +1.0", "70.0 (1)", "93.0 (1) +3.0", "83.5"]
+    # resnet20-resnet8 by crd240 and by quickstart, resnet20-resnet14, resnet110-resnet8
+    expected = ["80.0 (1)", "91.0 (1) +1.0", "70.0 (1)", "93.0 (1) +3.0"]
     assert lines(table)["st"] == expected
 
 
@@ -249,12 +275,11 @@ def test_a_method_that_trains_its_teacher_is_in_every_column_of_its_pair():
             DIGITS,
             f"{DIGITS} (teacher.seed=1)",
             "digits resnet110-resnet8",
-            "average",
         ],
-        "teacher": ["96.1", "96.1", "", ""],
-        "baseline": ["90.0 (1)", "90.0 (1)", "90.0 (1)", "90.0"],
-        "dml": ["93.0 (1) +3.0", "93.0 (1) +3.0", "94.0 (1) +4.0", "93.3 +3.3"],  # 280 / 3
-        "st": ["91.0 (1) +1.0", "92.0 (1) +2.0", "", ""],
+        "teacher": ["96.1", "96.1", ""],
+        "baseline": ["90.0 (1)", "90.0 (1)", "90.0 (1)"],
+        "dml": ["93.0 (1) +3.0", "93.0 (1) +3.0", "94.0 (1) +4.0"],
+        "st": ["91.0 (1) +1.0", "92.0 (1) +2.0", ""],
     }
 
 
@@ -332,6 +357,28 @@ def test_the_average_is_over_all_columns_and_only_for_complete_rows():
         "at": "",
         "st": "86.5 +1.5",
     }
+
+
+UNLIKE = {
+    "learning rates": [{"changed": {"recipe.lr": 0.1}}, {"changed": {"recipe.lr": 0.2}}],
+    "a learning rate of one dataset": [{"changed": {"recipe.lr": 0.1}}, {"dataset": "svhn"}],
+    "recipes": [{"recipe": "crd240"}, {"dataset": "svhn"}],
+    "teachers' recipes": [{"changed": {"teacher.recipe.epochs": 5}}, {"dataset": "svhn"}],
+    "teachers": [{"changed": {"teacher.seed": 1}}, {}],
+    "speed modes": [{"speed": "reference"}, {"dataset": "svhn"}],
+    "images": [{"changed": {"dataset.pad": 2}}, {}],
+}
+
+
+@pytest.mark.parametrize("settings", UNLIKE.values(), ids=UNLIKE)
+def test_there_is_no_average_over_columns_that_differ_in_more_than_dataset_and_models(settings):
+    table = table_from([record("st", **setting) for setting in settings])
+    assert (len(table.columns), table.averages) == (2, {})
+
+
+def test_there_is_no_average_over_recipes_of_one_name_whose_values_differ():
+    edited = replace(record("st", dataset="svhn", changed={"recipe.lr": 0.1}), changed={})
+    assert not table_from([record("st"), edited]).averages
 
 
 # Refused
@@ -433,7 +480,7 @@ def test_a_job_of_which_all_seeds_failed_has_a_row():
         failure(of, seed, is_known=True) for of in (changed, record("at")) for seed in (0, 1)
     ]
     table = lines(table_from(BASELINE + SOFT, failures))
-    assert table["st"] == ["92.0 ± 1.0 (3) +2.0"]
+    assert table["st (temperature=4)"] == ["92.0 ± 1.0 (3) +2.0"]
     assert table["st (temperature=8)"] == ["failed"]
     assert table["at"] == ["failed"]
 
@@ -475,6 +522,15 @@ def test_the_caption_describes_how_the_numbers_were_made():
         "A smoke test, no evidence.",
     ):
         assert part in caption
+
+
+def test_one_of_each_is_told_in_the_singular():
+    one = {"recipe": "short", "changed": {"recipe.epochs": 1}, "test_images": 1}
+    records = [record(**one), record("st", **one), record("st", 1, **one)]
+    caption = " ".join(caption_sentences(table_from(records[:1])))
+    for text in ("n runs; seed 0)", "(1 test image,", "short (1 epoch)", "time of this run:"):
+        assert text in caption
+    assert "1 degree of freedom;" in " ".join(caption_sentences(table_from(records)))
 
 
 @pytest.mark.parametrize(
@@ -611,7 +667,69 @@ def test_the_terminal_shows_the_table_and_its_protocol():
     shown = render_records(records, format_name="terminal")
     rows = {line.split()[0]: line.split(maxsplit=1)[1] for line in shown.splitlines()[2:5]}
     assert rows == {"teacher": "96.1", "baseline": "90.0 ± 0.1 (2)", "st": "92.0 ± 0.1 (2)* +2.0"}
-    assert "at the last" in shown
+    assert "Test accuracy in % (last epoch), mean ± SD (runs), points over" in shown
+
+
+def wide():
+    """Records of a table with five columns: four of 20 characters or more, and their average."""
+    settings = [{"dataset": d, "student": s} for d in ("digits", "svhn") for s in ("a", "longer_b")]
+    methods = {"baseline": (89.9, 90.0), "st": (91.9, 92.0), "at": (50.0, 50.3)}
+    return [
+        each
+        for setting in settings
+        for method, accuracies in methods.items()
+        for each in seeds(method, *accuracies, **setting)
+    ]
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """Makes standard output a terminal of some width."""
+
+    def make(width):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+        monkeypatch.setenv("COLUMNS", str(width))
+
+    return make
+
+
+@pytest.mark.parametrize("width", [12, 30, 60, 80, 120, 300])
+def test_a_table_is_no_wider_than_the_terminal_and_lacks_nothing(terminal, width):
+    terminal(width)
+    shown = render_records(wide(), format_name="terminal")
+    assert max(map(len, shown.splitlines())) <= width
+    if width > 30:  # no score is broken into lines
+        assert shown.count("92.0 ± 0.1 (2)* +2.0") == 4
+    cells = "".join(text for row in to_rows(table_from(wide()), bold="{}*") for text in row)
+    assert not Counter("".join(cells.split())) - Counter(shown)
+
+
+def test_columns_that_do_not_fit_side_by_side_follow_below(terminal):
+    terminal(80)
+    *tables, _ = render_records(wide(), format_name="terminal").split("\n\n")
+    assert len(tables) == 2
+    for table in tables:
+        assert [line.split()[0] for line in table.splitlines()[-3:]] == ["baseline", "at", "st"]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_caption_in_the_terminal_is_two_lines_and_names_the_whole_one(terminal, metric):
+    terminal(80)
+    records = [replace(r, accuracy=replace(r.accuracy, best_val=r.accuracy.last)) for r in wide()]
+    shown = render_records(records, metric=metric, format_name="terminal")
+    *_, caption = shown.strip().split("\n\n")
+    assert len(caption.splitlines()) == 2
+    assert "kd-bench table --format markdown" in caption.replace("\n", " ")
+
+
+def test_warnings_and_a_note_are_shown_in_the_terminal_too():
+    records = [*SOFT, record("st", 3, dirty=True)]
+    shown = render_records(records, format_name="terminal", note="A smoke test.")
+    assert [line.partition(":")[0] for line in shown.splitlines()[-3:]] == [
+        "A smoke test.",
+        "Warning",
+        "Warning",
+    ]
 
 
 def test_an_unknown_format_lists_the_known_ones():

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kd_bench.config.schema import BASELINE
+from kd_bench.results.figures.svg import picture
 from kd_bench.results.table import Column, Delta, Table
 from kd_bench.utils.errors import require
-from kd_bench.utils.files import json_hash
 
 if TYPE_CHECKING:  # matplotlib takes a second to import
     from matplotlib.axes import Axes
@@ -18,7 +16,6 @@ if TYPE_CHECKING:  # matplotlib takes a second to import
 # Colours of intervals that exclude zero, and of those that include it.
 EXCLUDES_ZERO, INCLUDES_ZERO = "#1f4e8c", "#9aa5b1"
 INCHES_PER_ROW, INCHES_AROUND, WIDTH = 0.27, 1.0, 7.0
-_DATA_HASH = re.compile(r"differences [0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -43,22 +40,12 @@ def differences_from_baseline(table: Table, column: Column) -> list[Difference]:
     return result
 
 
-def data_hash(picture: str) -> str | None:
-    """The hash of a picture's numbers, which is stored in it; None if there is none.
-
-    Another version of matplotlib draws the same numbers with other lines.
-    """
-    match = _DATA_HASH.search(picture)
-    return match and match.group()
-
-
 def svg(table: Table) -> str:
     """One panel per column: dots are seeds, a diamond is their mean, a bar its 95 % interval.
 
     Raises:
         UserError: for a table without any difference from a baseline.
     """
-    import matplotlib as mpl
     from matplotlib.figure import Figure
 
     by_column = {c.label: differences_from_baseline(table, c) for c in table.columns}
@@ -71,12 +58,7 @@ def svg(table: Table) -> str:
         _draw(panel, rows)
         panel.set_title(label, fontsize=10, loc="left")
     panels[-1].set_xlabel("difference from the baseline in points: seeds, mean, 95 % interval")
-    description = f"differences {json_hash(_numbers(shown), 64)}"
-    file = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": description}):
-        metadata = {"Date": None, "Description": description}
-        figure.savefig(file, format="svg", metadata=metadata)
-    return file.getvalue()
+    return picture(figure, "differences", _numbers(shown))
 
 
 def _draw(panel: Axes, rows: list[Difference]) -> None:

@@ -9,7 +9,8 @@ import pytest
 from helpers.written_records import seeds
 from matplotlib.figure import Figure
 
-from kd_bench.results import figure
+from kd_bench.results.figures import differences
+from kd_bench.results.figures.svg import data_hash
 from kd_bench.results.table import table_from
 from kd_bench.utils.errors import UserError
 
@@ -23,7 +24,7 @@ def drawn(records, monkeypatch):
     """The panels of a figure, as matplotlib objects."""
     figures, save = [], Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda f, *a, **k: figures.append(f) or save(f, *a, **k))
-    figure.svg(table_from(records))
+    differences.svg(table_from(records))
     return figures[0].axes
 
 
@@ -42,27 +43,27 @@ def test_an_interval_that_excludes_zero_has_another_colour(monkeypatch):
     colours = {
         line.get_xdata()[0]: line.get_color() for line in panel.lines if len(line.get_xdata()) == 1
     }
-    assert colours[3.0] == figure.EXCLUDES_ZERO
-    assert colours[1.0] == figure.INCLUDES_ZERO
+    assert colours[3.0] == differences.EXCLUDES_ZERO
+    assert colours[1.0] == differences.INCLUDES_ZERO
 
 
 def test_equal_numbers_give_equal_pictures_and_other_numbers_do_not():
-    first, second = (figure.svg(table_from(BASELINE + FAR)) for _ in range(2))
-    other = figure.svg(table_from(BASELINE + NEAR))
+    first, second = (differences.svg(table_from(BASELINE + FAR)) for _ in range(2))
+    other = differences.svg(table_from(BASELINE + NEAR))
     assert first == second
-    assert figure.data_hash(first) is not None
-    assert figure.data_hash(first) != figure.data_hash(other)
+    assert data_hash(first) is not None
+    assert data_hash(first) != data_hash(other)
 
 
 def test_the_hash_depends_on_the_numbers_and_not_on_the_style():
-    plain = figure.svg(table_from(BASELINE + FAR))
+    plain = differences.svg(table_from(BASELINE + FAR))
     with mpl.rc_context({"font.size": 20}):
-        large = figure.svg(table_from(BASELINE + FAR))
+        large = differences.svg(table_from(BASELINE + FAR))
     assert plain != large
-    assert figure.data_hash(plain) == figure.data_hash(large)
-    assert figure.data_hash(re.sub(r"differences \w+", "", plain)) is None
+    assert data_hash(plain) == data_hash(large)
+    assert data_hash(re.sub(r"differences \w+", "", plain)) is None
 
 
 def test_without_a_baseline_there_are_no_differences_to_draw():
     with pytest.raises(UserError, match="baseline"):
-        figure.svg(table_from(FAR))
+        differences.svg(table_from(FAR))

@@ -1,0 +1,139 @@
+"""A plot of accuracy against each value of a method that was swept, with single seeds."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from kd_bench.config.schema import BASELINE
+from kd_bench.results.figures.svg import picture
+from kd_bench.results.labels import format_value, natural_key
+from kd_bench.results.table import Cell, Table
+from kd_bench.utils.errors import require
+
+if TYPE_CHECKING:  # matplotlib takes a second to import
+    from matplotlib.axes import Axes
+
+WIDTH, HEIGHT = 7.0, 3.2  # inches of a panel
+LOGARITHMIC = 8  # from this ratio of the largest value to the smallest on
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Cells of one method in one column that differ in one value alone."""
+
+    label: str  # the other values that are named in their rows: "ce=0.5"
+    points: dict[float, dict[int, float]]  # by that value: seed -> accuracy in percent
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A method's curves over one of its values, in one column."""
+
+    title: str
+    value: str  # its path, such as method.losses.st.temperature
+    curves: list[Curve]
+    baseline: float | None  # mean accuracy in percent
+
+
+def panels(table: Table) -> list[Panel]:
+    """A panel for each column, method and number that differs between the method's rows."""
+    found = []
+    for column in table.columns:
+        cells = {row: cell for row, cell in table.under(column).items() if cell.n}
+        baseline = cells[BASELINE].mean if BASELINE in cells else None
+        for method in dict.fromkeys(table.rows.values()):
+            rows = {row: cell for row, cell in cells.items() if table.rows[row] == method}
+            for path in _swept({row: table.named[row] for row in rows}):
+                if curves := list(_curves(table, rows, path)):
+                    title = f"{column.label}: {method}"
+                    found.append(Panel(title, path, curves, baseline))
+    return found
+
+
+def _swept(named: dict[str, dict[str, Any]]) -> list[str]:
+    """The paths of numbers that differ between rows, given the values that each row names."""
+    values = defaultdict(set)
+    for row in named.values():
+        for path, value in row.items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                values[path].add(float(value))
+    return sorted(path for path, numbers in values.items() if len(numbers) > 1)
+
+
+def _curves(table: Table, cells: dict[str, Cell], path: str) -> Iterator[Curve]:
+    """The cells as curves over the value at a path; a single point is no curve."""
+    by_others: dict[str, dict[float, dict[int, float]]] = defaultdict(dict)
+    for row, cell in cells.items():
+        named = table.named[row]
+        if path in named:
+            others = [key for key in sorted(named) if key != path]
+            label = ", ".join(f"{_short(key)}={format_value(named[key])}" for key in others)
+            by_others[label][float(named[path])] = cell.values
+    for label in sorted(by_others, key=natural_key):
+        if len(by_others[label]) > 1:
+            yield Curve(label, dict(sorted(by_others[label].items())))
+
+
+def _short(path: str) -> str:
+    """A path without the method's part of it: "losses.st.temperature"."""
+    return path.partition(".")[2]
+
+
+def svg(table: Table) -> str:
+    """The panels below each other: dots are seeds, a line joins their means.
+
+    Raises:
+        UserError: no method has rows that differ in a number.
+    """
+    from matplotlib.figure import Figure
+
+    found = panels(table)
+    require(
+        bool(found),
+        "no swept value to plot: no method has rows that differ in a number; sweep one, such as"
+        " -m method=baseline,st method.losses.st.temperature=1,2,4",
+    )
+    figure = Figure(figsize=(WIDTH, HEIGHT * len(found)), layout="constrained")
+    axes = figure.subplots(len(found), squeeze=False)[:, 0]
+    for axis, panel in zip(axes, found, strict=True):
+        _draw(axis, panel)
+    return picture(figure, "values", [_numbers(panel) for panel in found])
+
+
+def _draw(axis: Axes, panel: Panel) -> None:
+    for curve in panel.curves:
+        means = [fmean(seeds.values()) for seeds in curve.points.values()]
+        (line,) = axis.plot(list(curve.points), means, "D-", markersize=5, label=curve.label)
+        dots = [(value, y) for value, seeds in curve.points.items() for y in seeds.values()]
+        axis.plot(*zip(*dots, strict=True), "o", color=line.get_color(), markersize=3, alpha=0.5)
+    if panel.baseline is not None:
+        axis.axhline(panel.baseline, color="black", linewidth=0.8, linestyle="--", label=BASELINE)
+    _scale(axis, sorted({value for curve in panel.curves for value in curve.points}))
+    axis.set_xlabel(_short(panel.value))
+    axis.set_ylabel("accuracy in %: seeds and mean")
+    axis.set_title(panel.title, fontsize=10, loc="left")
+    axis.grid(axis="y", linewidth=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+    if any(axis.get_legend_handles_labels()[1]):
+        axis.legend(fontsize=8, frameon=False)
+
+
+def _scale(axis: Axes, values: Sequence[float]) -> None:
+    """Ticks at the values; on a logarithmic scale where they span orders of magnitude."""
+    if values[0] > 0 and values[-1] / values[0] >= LOGARITHMIC:
+        axis.set_xscale("log")
+    axis.set_xticks(values, [format_value(value) for value in values])
+    axis.minorticks_off()
+
+
+def _numbers(panel: Panel) -> list[object]:
+    """What a panel shows, in its order."""
+    points = [
+        [curve.label, [[value, *seeds.values()] for value, seeds in curve.points.items()]]
+        for curve in panel.curves
+    ]
+    return [panel.title, panel.value, panel.baseline, points]
