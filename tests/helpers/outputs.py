@@ -89,7 +89,10 @@ def needs_no_device_sync(make, context: LossContext, size: int = 3) -> bool:
         context = replace(context, labels=labels)
         loss = make(context)
         student, teacher = (
-            output_of(torch.empty(size, K), **{s: torch.empty(size, *net[s]) for s in loss.stages})
+            output_of(
+                torch.empty(size, context.num_classes),
+                **{s: torch.empty(size, *net[s]) for s in loss.stages},
+            )
             for net in (context.student, context.teacher)
         )
         student.logits.requires_grad_()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable
 from functools import reduce
@@ -22,7 +23,21 @@ def soft_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """
     log_p = F.log_softmax(teacher / temperature, dim=1)
     log_q = F.log_softmax(student / temperature, dim=1)
+    return kl(log_p, log_q)
+
+
+def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p || q) = sum_k p_k log(p_k / q_k), from log-probabilities: [B, K], [B, K] -> [B].
+
+    Differentiable in both. Log-probabilities must be finite, as those of `log_softmax` are: then a
+    probability that underflows to 0 adds 0.
+    """
     return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
+
+
+def log_mixture(log_p: Tensor, log_q: Tensor, share: float) -> Tensor:
+    """log(share p + (1 - share) q) from log-probabilities, the share of p between 0 and 1."""
+    return torch.logaddexp(log_p + math.log(share), log_q + math.log1p(-share))
 
 
 def attention_map(features: Tensor) -> Tensor:

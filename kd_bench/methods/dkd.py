@@ -1,0 +1,36 @@
+"""Decoupled Knowledge Distillation (Zhao, Cui, Song, Qiu and Liang, 2022), arXiv:2203.08679."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from kd_bench.interfaces import Batch, LossContext, Output, PerImageLoss, require_positive
+from kd_bench.methods.common.partition import is_class, kl_between, kl_within
+
+
+class DecoupledDistillation(PerImageLoss):
+    """T^2 KL(b_t || b_s) and T^2 KL(r_t || r_s), b the label or not, r the softmax without it.
+
+    Two terms, "target" (TCKD) and "rest" (NCKD), per image; b = (p_y, 1 - p_y) at temperature T.
+    KL(p_t || p_s) is the first plus 1 - p_y of the teacher times the second (section 3.1 of the
+    paper): ordinary distillation hides what a confident teacher knows of the other classes, and
+    DKD weights it freely. T^2 and the ramp over 20 epochs are those of the authors' code
+    (megvii-research/mdistiller), which takes logarithms of probabilities and masks the label by
+    subtracting 1000 from its logit; here everything is a difference of logarithms.
+
+    The authors tuned the weight of "rest" for every pair of networks, see `conf/method/dkd.yaml`.
+    With two classes "rest" is 0.
+    """
+
+    terms = ("target", "rest")
+
+    def __init__(self, context: LossContext, temperature: float):
+        super().__init__(context)
+        require_positive("temperature", temperature)
+        self.temperature = temperature
+
+    def per_image(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
+        s, t = student.logits / self.temperature, teacher.logits / self.temperature  # [B, K]
+        label = is_class(batch.target, s)
+        scale = self.temperature**2
+        return {"target": scale * kl_between(s, t, label), "rest": scale * kl_within(s, t, ~label)}
