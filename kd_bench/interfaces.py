@@ -75,6 +75,22 @@ class StageShapes(dict[str, tuple[int, ...]]):
     def __missing__(self, stage: str) -> tuple[int, ...]:
         raise UserError(f"unknown stage '{stage}' of {self.model}; choose from {', '.join(self)}")
 
+    @property
+    def classifier(self) -> str:
+        """Path of the module whose input is the stage `pooled`.
+
+        Raises:
+            UserError: if `pooled` is not the input of a module.
+        """
+        self["pooled"]  # raises UserError if there is none
+        path, _, what = self.paths["pooled"].partition(":")
+        require(
+            what == "input",
+            f"stage 'pooled' of {self.model} must be its classifier's input, like fc:input, "
+            f"got {path}",
+        )
+        return path
+
 
 @dataclass(frozen=True)
 class LossContext:
