@@ -82,7 +82,12 @@ class MethodFixture:
     def terms_of(
         self, outputs: list[Output | None], batch: Batch, phase: str = "main"
     ) -> dict[str, Tensor]:
-        networks = Networks(self.student, self.teacher if self.has_teacher else None)
+        networks = Networks(
+            self.student,
+            self.teacher if self.has_teacher else None,
+            self.student.classifier,
+            self.teacher.network.classifier,
+        )
         return self.method(*outputs, batch, networks, phase)
 
     def terms(self, phase: str) -> dict[str, Tensor]:
