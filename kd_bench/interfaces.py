@@ -12,6 +12,7 @@ from kd_bench.utils.errors import UserError, require, require_positive
 
 __all__ = [
     "Batch",
+    "Classifier",
     "ForwardPass",
     "Loss",
     "LossContext",
@@ -48,15 +49,24 @@ class Output:
 
 
 ForwardPass: TypeAlias = Callable[[Tensor], Output]  # images [B, 3, H, W] -> logits and features
+Classifier: TypeAlias = Callable[
+    [Tensor], Tensor
+]  # features [N, C] as at `pooled` -> logits [N, K]
 LossValue: TypeAlias = Tensor | dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Networks:
-    """Both networks as the training step runs them, for losses that evaluate other images."""
+    """Both networks as the training step runs them, for losses that evaluate something else.
+
+    The classifiers, always in single precision, are for losses that classify other features than
+    those at `pooled`: None where `pooled` is not the classifier's input (`StageShapes.classifier`).
+    """
 
     student: ForwardPass
     teacher: ForwardPass | None  # None for a method without a teacher
+    student_classifier: Classifier | None = None
+    teacher_classifier: Classifier | None = None
 
 
 class StageShapes(dict[str, tuple[int, ...]]):
@@ -88,6 +98,22 @@ class StageShapes(dict[str, tuple[int, ...]]):
             f" YAML, as in stages: {{{stage}: PATH}}; PATH is one of {', '.join(self.modules)}, or"
             " PATH:input"
         )
+
+    @property
+    def classifier(self) -> str:
+        """Path of the module whose input is the stage `pooled`.
+
+        Raises:
+            UserError: if `pooled` is not the input of a module.
+        """
+        self["pooled"]  # raises UserError if there is none
+        path, _, what = self.paths["pooled"].partition(":")
+        require(
+            what == "input",
+            f"stage 'pooled' of {self.model} must be its classifier's input, like fc:input, "
+            f"got {path}",
+        )
+        return path
 
 
 @dataclass(frozen=True)
@@ -142,7 +168,7 @@ class Loss(nn.Module):
     teacher_is_same_model: bool = False  # the teacher must be a trained copy of the student's model
     teacher_learns: bool = False  # the teacher starts from scratch and is trained with the student
     needs_input_gradients: bool = False  # differentiates networks w.r.t. images or features
-    needs_networks: bool = False  # runs the networks on further images
+    needs_networks: bool = False  # runs the networks on further images, or their classifiers
     cuda_graph_safe: bool = True  # never synchronizes with the device, so CUDA graphs can hold it
     revision: int = 1  # increment whenever the computed values change
 

@@ -45,6 +45,7 @@ class FeatureExtractor(nn.Module):
         super().__init__()
         self.net = net
         self.stages = tuple(stages)
+        self._pooled = stage_paths.get("pooled", "")
         self._features: dict[str, Tensor] = {}  # of the current forward pass
         for stage in dict.fromkeys(self.stages):
             require(
@@ -58,6 +59,12 @@ class FeatureExtractor(nn.Module):
         features = dict(self._features)
         self._features.clear()  # otherwise this step's graph would be kept until the next step
         return Output(logits, features)
+
+    @property
+    def classifier(self) -> nn.Module | None:
+        """The module whose input is the stage `pooled`; None where that is not a module's input."""
+        path = self._pooled.removesuffix(INPUT)
+        return None if path == self._pooled else self.net.get_submodule(path)
 
 
 class _Declared(dict[str, Tensor]):

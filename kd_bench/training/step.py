@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from kd_bench.interfaces import Batch, ForwardPass, Networks
+from kd_bench.interfaces import Batch, Classifier, ForwardPass, Networks
 from kd_bench.methods.common.method import Method
 from kd_bench.models.features import forward_with_views
 from kd_bench.training.optim import SGD
@@ -23,6 +23,7 @@ class Step:
         method: losses and weights.
         phase: "init" or "main", the phase of training that this step belongs to.
         optimizer: updates the parameters of student and method.
+        student_classifier: the student's classifier alone, for losses that need it.
     """
 
     def __init__(
@@ -32,9 +33,11 @@ class Step:
         method: Method,
         phase: str,
         optimizer: SGD,
+        student_classifier: Classifier | None = None,
     ):
         self.student, self.teacher = student, teacher
-        self.networks = Networks(student, teacher)
+        teacher_classifier = None if teacher is None else teacher.network.classifier
+        self.networks = Networks(student, teacher, student_classifier, teacher_classifier)
         self.method, self.phase, self.optimizer = method, phase, optimizer
 
     def __call__(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:

@@ -78,6 +78,18 @@ def has_finite_value_and_gradient(
     return bool(value.isfinite()) and all(x.grad.isfinite().all() for x in learning)
 
 
+def is_finite_for_random_logits(
+    loss: Loss, context: LossContext, scale: float = 50.0, size: int = 6
+) -> bool:
+    """In single precision, for normal logits times `scale`, where most probabilities underflow."""
+    shape = size, context.num_classes
+    student = (scale * rand(*shape).float()).requires_grad_()
+    teacher = output_of(scale * rand(*shape, seed=1).float())
+    value = total(loss(output_of(student), teacher, batch_of(context, size)))
+    value.backward()
+    return bool(value.isfinite()) and bool(student.grad.isfinite().all())
+
+
 def needs_no_device_sync(make, context: LossContext, size: int = 3) -> bool:
     """Whether loss and gradient are computed without reading a value from the device.
 

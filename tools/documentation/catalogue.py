@@ -193,7 +193,12 @@ def _seen(method: Method, student: Any, other: Any, context: LossContext) -> set
         teacher = Teacher(
             other.extractor(method.stages), needs_input_gradients=method.needs_input_gradients
         )
-    networks = Networks(_recorder(net, seen), teacher and _recorder(teacher, seen))
+    networks = Networks(
+        _recorder(net, seen),
+        teacher and _recorder(teacher, seen),
+        net.classifier,
+        teacher and teacher.network.classifier,
+    )
     for phase in ("init", "main"):
         method.on_epoch_start(phase)
         views = method.extra_views(image, phase)

@@ -193,7 +193,13 @@ class PlainStep:
                 with torch.no_grad():
                     teacher_out = self._teacher(image)
             student_out = setup.student(image)
-            networks = Networks(setup.student, self._teacher)
+            teacher = setup.teacher and setup.teacher.network
+            networks = Networks(
+                setup.student,
+                self._teacher,
+                setup.student.classifier,
+                teacher and teacher.classifier,
+            )
             terms = setup.method(student_out, teacher_out, batch, networks)
             loss = setup.method.total(terms, batch.epoch)
         value = loss.item()

@@ -55,7 +55,7 @@ def to_common_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """
     height, width = (min(s, t) for s, t in zip(student.shape[2:], teacher.shape[2:], strict=True))
     size = height, width
-    return _average_pool(student, size), _average_pool(teacher, size)
+    return average_pool(student, size), average_pool(teacher, size)
 
 
 def to_common_channels(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,7 +74,8 @@ def _average_channels(x: Tensor, channels: int) -> Tensor:
     return (_cells(x.shape[1], channels, x) @ x.flatten(2)).unflatten(2, x.shape[2:])
 
 
-def _average_pool(x: Tensor, size: tuple[int, int]) -> Tensor:
+def average_pool(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Averages over the cells of adaptive average pooling: [B, C, H, W] -> [B, C, h, w]."""
     # Not adaptive_avg_pool2d, whose backward pass on CUDA is nondeterministic.
     (height, width), (h, w) = x.shape[2:], size
     if (height, width) == (h, w):

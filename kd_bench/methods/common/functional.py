@@ -63,3 +63,25 @@ def unit(x: Tensor, dim: int | tuple[int, ...]) -> Tensor:
 def sum_of(terms: Iterable[Tensor]) -> Tensor:
     """The sum of one or more tensors, added from left to right; always a tensor, unlike `sum`."""
     return reduce(operator.add, terms)
+
+
+def standardize(x: Tensor, dim: int) -> Tensor:
+    """Mean 0 and (biased) variance 1 along `dim`: unchanged by any shift and positive scale of x.
+
+    Values that differ by no more than rounding become zeros with zero gradients. An epsilon beside
+    the deviation would break the invariance, and would turn rounding errors into large gradients.
+    """
+    centred = x - x.mean(dim, keepdim=True)
+    length = torch.linalg.vector_norm(centred, dim=dim, keepdim=True)
+    rounding = 1e-6 * torch.linalg.vector_norm(x.detach(), dim=dim, keepdim=True)
+    equal = length <= rounding.clamp(min=1e-18)  # whose square is still a normal float32
+    unit_length = torch.where(equal, 0.0, centred / length.masked_fill(equal, 1.0))
+    return math.sqrt(x.shape[dim]) * unit_length
+
+
+def correlation(x: Tensor, y: Tensor, dim: int) -> Tensor:
+    """Pearson's correlation of x and y along `dim`, which is removed; 0 where either is constant.
+
+    Unchanged by any shift and positive scale of x and of y.
+    """
+    return (standardize(x, dim) * standardize(y, dim)).mean(dim)

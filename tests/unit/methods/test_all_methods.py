@@ -88,7 +88,12 @@ class MethodFixture:
     def terms_of(
         self, outputs: list[Output | None], batch: Batch, phase: str = "main"
     ) -> dict[str, Tensor]:
-        networks = Networks(self.student, self.teacher if self.has_teacher else None)
+        networks = Networks(
+            self.student,
+            self.teacher if self.has_teacher else None,
+            self.student.classifier,
+            self.teacher.network.classifier,
+        )
         return self.method(*outputs, batch, networks, phase)
 
     def terms(self, phase: str) -> dict[str, Tensor]:
@@ -469,7 +474,10 @@ def test_value_and_gradient_are_finite_for_features_of_any_scale(loss, scale):
     assert all(x.grad.isfinite().all() for x in student.features.values())
 
 
-def test_the_sweep_over_all_methods_is_complete():
-    sweep = (CONF / "sweep" / "classics.yaml").read_text()
-    (listed,) = re.findall(r"^ +method: (.*)$", sweep, re.MULTILINE)
-    assert sorted(listed.split(",")) == choices("method")
+def test_the_sweeps_over_older_and_newer_methods_have_all_of_them():
+    listed = []
+    for name in ("classics", "modern"):
+        sweep = (CONF / "sweep" / f"{name}.yaml").read_text()
+        (methods,) = re.findall(r"^ +method: (.*)$", sweep, re.MULTILINE)
+        listed += methods.split(",")
+    assert sorted(set(listed)) == choices("method")

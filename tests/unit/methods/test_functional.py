@@ -9,7 +9,13 @@ import torch
 from hypothesis import given, settings, strategies
 from torch.autograd import gradcheck
 
-from kd_bench.methods.common.functional import attention_map, soft_kl, unit
+from kd_bench.methods.common.functional import (
+    attention_map,
+    correlation,
+    soft_kl,
+    standardize,
+    unit,
+)
 
 
 def rand(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -132,3 +138,42 @@ def test_unit_vectors_have_length_one_except_zero():
 
 def test_unit_passes_gradcheck():
     assert gradcheck(lambda x: unit(x, 2), rand(2, 3, 4).requires_grad_())
+
+
+def test_standardized_values_have_mean_zero_and_variance_one():
+    # [1, 2, 3, 6]: mean 3, variance (4 + 1 + 0 + 9) / 4 = 3.5
+    expected = [(value - 3) / math.sqrt(3.5) for value in (1, 2, 3, 6)]
+    x = torch.tensor([[1.0, 2.0, 3.0, 6.0]])
+    assert standardize(x, 1)[0].tolist() == pytest.approx(expected)
+    assert standardize(x.T, 0)[:, 0].tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1.0, 1e15])
+def test_standardized_values_are_unchanged_by_shift_and_scale(scale):
+    x = rand(3, 5).float()
+    torch.testing.assert_close(standardize(scale * (x + 2), 1), standardize(x, 1))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e-30, -3e8])
+def test_values_that_differ_by_rounding_alone_become_zeros_without_gradient(value):
+    # The mean of seven tenths is not a tenth in float32.
+    x = torch.full((2, 7), value).requires_grad_()
+    y = standardize(x, 1)
+    y[:, 0].sum().backward()
+    assert not y.any()
+    assert not x.grad.any()
+
+
+def test_correlation_of_a_line_a_parabola_and_a_constant():
+    x = torch.tensor([[-1.0, 0.0, 1.0]])
+    assert correlation(x, 2 * x + 5, 1).item() == pytest.approx(1)
+    assert correlation(x, -x, 1).item() == pytest.approx(-1)
+    assert correlation(x, x**2, 1).item() == pytest.approx(0)
+    assert correlation(x, torch.ones(1, 3), 1).item() == 0
+    # Deviations [-1, 0, 1] and [-2, -1, 3]: 5 / sqrt(2 · 14)
+    skewed = torch.tensor([[1.0, 2.0, 6.0]])
+    assert correlation(x, skewed, 1).item() == pytest.approx(5 / math.sqrt(28))
+
+
+def test_standardize_passes_gradcheck():
+    assert gradcheck(lambda x: standardize(x, 0), rand(4, 3).requires_grad_())

@@ -203,6 +203,15 @@ def test_gradients_flow_through_extracted_features(net, image):
     assert net.layer3[0].conv1.weight.grad is None
 
 
+def test_the_classifier_is_the_module_that_reads_the_pooled_features(net, image):
+    extractor = FeatureExtractor(net, net.stages, ["pooled"], "resnet8")
+    out = extractor(image)
+    assert extractor.classifier is net.fc
+    assert torch.equal(extractor.classifier(out.features["pooled"]), out.logits)
+    assert FeatureExtractor(third_party(), {"pooled": "2"}, [], "mine").classifier is None
+    assert FeatureExtractor(third_party(), {}, [], "mine").classifier is None
+
+
 def test_features_are_released_after_the_step(net, image):
     tapped = FeatureExtractor(net, net.stages, ["stage1"], "resnet8")
     out = tapped(image)
