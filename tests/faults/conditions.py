@@ -38,7 +38,10 @@ def cases(states: States, rounds: int, every: int, seed: int) -> Iterator[Case]:
     for i in range(rounds):
         delay = draw.uniform(0, 0.5)
         for name in ("job", "cached teacher", "images", "sweep"):
-            what, play = f"{name}, {i}: {delay:.2f} s apart", partial(_two, states[name], delay)
+            what, play = (
+                f"{name}, {i}: {delay:.2f} s apart",
+                partial(two_at_once, states[name], delay),
+            )
             start = partial(states.start, name)
             yield Case("two jobs or two sweeps at once", what, start, play, name == "sweep")
         play = partial(_readers, states["sweep"])
@@ -58,7 +61,8 @@ def cases(states: States, rounds: int, every: int, seed: int) -> Iterator[Case]:
         yield Case("something else in the place of a lock", what, start, play)
 
 
-def _two(scenario: Scenario, delay: float, trial: Trial) -> Outcome:
+def two_at_once(scenario: Scenario, delay: float, trial: Trial) -> Outcome:
+    """The same command twice, the second one some seconds after the first."""
     first = trial.start(scenario.words)
     time.sleep(delay)
     second = trial.start(scenario.words)

@@ -50,7 +50,7 @@ def _numbers(content: bytes) -> tuple[int, int]:
     """Where the numbers of a file begin, and the bytes that they take."""
     if (accuracy := content.find(b'"last": ')) >= 0:  # of a record
         return accuracy + len(b'"last": '), 1
-    if not content.startswith(b"PK"):
+    if b"PK\x03\x04" not in content:
         return 0, len(content)
     entries = zipfile.ZipFile(io.BytesIO(content)).infolist()  # as torch.save writes it
     tensors = [entry for entry in entries if "/data/" in entry.filename]
@@ -74,10 +74,10 @@ def _of_a_future_version(content: bytes, _other: bytes, _place: float) -> bytes:
         state = torch.load(io.BytesIO(content), weights_only=True)
         torch.save({"format": 99, "content": state}, file)
         return file.getvalue()
-    if content.startswith(b"{\n"):
+    if content.startswith(b"{\n"):  # JSON
         return json.dumps(json.loads(content) | {"format": 99, "new": 1}).encode()
-    lines = [json.loads(line) | {"new": 1} for line in content.splitlines()]
-    return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+    first, *rest = content.split(b"\n")  # lines of JSON, or one before a state
+    return b"\n".join([json.dumps(json.loads(first) | {"format": 99, "new": 1}).encode(), *rest])
 
 
 def _at(damage: Damage, place: float, content: bytes, other: bytes) -> bytes:
@@ -132,7 +132,7 @@ TARGETS = (
     Target("teacher's weights", "job", States.without_student, f"{TEACHER}/weights.pt"),
     Target("teacher cache", "cached teacher", States.without_student, f"{CACHE}/rows.f32"),
     Target("teacher cache: sizes", "cached teacher", States.without_student, f"{CACHE}/table.json"),
-    Target("teacher cache, half filled", "cached teacher", States.filling, f"{CACHE}/*.part"),
+    Target("half a teacher cache", "cached teacher", States.filling, f"{CACHE}/rows.f32.part"),
     Target("image cache", "images", States.only_images, f"{IMAGES}/*.pt"),
     Target("record", "sweep", States.done, f"{STUDENT}/result.json",
            (AGAIN, *ALL, EVALUATE, EXPORT, RERUN)),
@@ -174,8 +174,8 @@ def _damaged(
     reader: str,
     trial: Trial,
 ) -> Outcome:
-    (path,) = trial.work.glob(target.path)
-    (other,) = target.state(states, f"other {target.scenario}").glob(target.path)
+    path = _the_file(trial.work, target)
+    other = _the_file(target.state(states, f"other {target.scenario}"), target)
     content = damage(path.read_bytes(), other.read_bytes())
     if reader == AGAIN:
         path.write_bytes(content)
@@ -184,6 +184,13 @@ def _damaged(
     before = _view(trial, words)
     path.write_bytes(content)
     return _compare(before, _view(trial, words), path.relative_to(trial.work).as_posix(), words)
+
+
+def _the_file(work: Path, target: Target) -> Path:
+    found = list(work.glob(target.path))
+    if len(found) != 1:
+        raise RuntimeError(f"{work} has not one {target.path}, but {found}")
+    return found[0]
 
 
 @dataclass(frozen=True)

@@ -70,20 +70,22 @@ class Hook:
         self._acting = False
 
     def before(self, name: str, path: str, source: str | None = None) -> None:
-        """A process is about to do something to a file."""
+        """A process is about to do something to a file; the fault, if it is time for it."""
         if self._acting or not path.startswith(self._watched + os.sep):
             return
         if self._pid != os.getpid():  # a fork counts for itself
             self._pid, self._count = os.getpid(), 0
         self._count += 1
-        number, relative = self._count, os.path.relpath(path, self._watched)
-        os.write(self._journal, f"{self._pid}\t{number}\t{name}\t{relative}\n".encode())
+        number = self._count
         if 0 < self._fault.at <= number:
             self._acting = True
             try:
                 getattr(self, self._fault.action)(number == self._fault.at, name, path)
             finally:
                 self._acting = False
+        # Not where the fault has ended the process, or raised an error instead of the operation
+        relative = os.path.relpath(path, self._watched)
+        os.write(self._journal, f"{self._pid}\t{number}\t{name}\t{relative}\n".encode())
         self._remember_unflushed(name, path, source)
 
     def _remember_unflushed(self, name: str, path: str, source: str | None) -> None:

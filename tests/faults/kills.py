@@ -10,7 +10,7 @@ from functools import partial
 
 from faults.harness import Case, Trial
 from faults.hook import MAKES_FILES, NOTHING, Fault
-from faults.oracle import Outcome
+from faults.oracle import Found, Outcome
 from faults.states import Scenario, States
 
 # Before which operations it matters: in each, or in those of some names
@@ -44,14 +44,14 @@ def cases(states: States, names: Collection[str]) -> Iterator[Case]:
                     fault = Fault(action, operation.number)
                     yield _case(states, name, fault, NOTHING, f"{operation.text}")
     for action in ACTIONS_OF_JOBS if "sweep" in names else ():
-        for operation in states["job"].operations[::4]:
+        for operation in states["job"].operations[::8]:
             yield _case(states, "sweep", NOTHING, Fault(action, operation.number), "of each job")
 
 
 def _case(states: States, name: str, fault: Fault, fault_of_jobs: Fault, where: str) -> Case:
     happens = fault_of_jobs if fault is NOTHING else fault
     what = f"{name}, {happens.text}: {where}"
-    play = partial(_at_operation, states[name], fault, fault_of_jobs)
+    play = partial(at_operation, states[name], fault, fault_of_jobs)
     return Case(ROWS[happens.action][0], what, partial(states.start, name), play, name == "sweep")
 
 
@@ -66,13 +66,26 @@ def random_cases(states: States, number: int, seed: int) -> Iterator[Case]:
         yield Case("killed at random moments", what, partial(states.start, name), play)
 
 
-def _at_operation(scenario: Scenario, fault: Fault, fault_of_jobs: Fault, trial: Trial) -> Outcome:
+def at_operation(scenario: Scenario, fault: Fault, fault_of_jobs: Fault, trial: Trial) -> Outcome:
+    """A fault while the command runs for the first time."""
     trial.run(scenario.words, fault, fault_of_jobs)
+    if "full_disk" in (fault.action, fault_of_jobs.action):
+        _check_no_halves(trial)
     _return_folder(trial)
     outcome = trial.finish(scenario)
     if fault.action != "lose_folder":  # which made it train once more, where the folder was
         trial.check_trained_once()
     return outcome
+
+
+def _check_no_halves(trial: Trial) -> None:
+    """Check that nothing half written keeps a full disk full.
+
+    Raises:
+        Found: something does.
+    """
+    if halves := [*trial.work.rglob("*.part")]:
+        raise Found(Outcome.WRONG, f"{halves[0]} is left on a full disk")
 
 
 def _return_folder(trial: Trial) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
@@ -18,7 +18,7 @@ from kd_bench.results.run_folder import CONSOLE, ERROR, TIMING
 TRACEBACK = "Traceback (most recent call last)"
 TIMES = {  # what differs from run to run in a record, and in the description of a teacher's cache
     "finished", "seconds", "seconds_of_process", "seconds_of_warm_up", "images_per_second",
-    "peak_memory_mb", "commit", "dirty",
+    "peak_memory_mb", "commit", "dirty", "checksum",
 }  # fmt: skip
 
 
@@ -80,17 +80,23 @@ def _check_file(found: Path, expected: Path) -> None:
         _check_epochs(found, expected)
     if expected.name == TIMING or not expected.is_file():
         return
-    read: Callable[[Path], Any] = _timeless if expected.suffix == ".json" else Path.read_bytes
-    if read(found) != read(expected):
-        raise Found(Outcome.WRONG, f"{found.name} in {found.parent} has other content")
+    if expected.suffix == ".json":
+        there, wanted = _timeless(found), _timeless(expected)
+        differing = [key for key in there | wanted if there.get(key) != wanted.get(key)]
+    else:
+        differing = ["content"] * (found.read_bytes() != expected.read_bytes())
+    if differing:
+        text = f"{found.name} in {found.parent} has another {', '.join(differing)}"
+        raise Found(Outcome.WRONG, text)
 
 
-def _timeless(path: Path) -> Any:
+def _timeless(path: Path) -> dict[str, Any]:
     """The values of a JSON file without times."""
     try:
-        return json.loads(path.read_bytes(), object_hook=_without_times)
+        values = json.loads(path.read_bytes(), object_hook=_without_times)
     except ValueError as error:
         raise Found(Outcome.WRONG, f"{path.name} is no JSON: {error}") from None
+    return values if isinstance(values, dict) else {"": values}
 
 
 def _without_times(values: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -146,6 +147,7 @@ def _become_program(
         os.dup2(output, number)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = ["kd-bench", *words]
+    tempfile.tempdir = os.environ["TMPDIR"] = str(folder)  # deleted with the trial
     watched, journal = folder / "work", folder / "journal"
     os.environ.update(hook.variables(fault_of_jobs, watched, journal))
     hook.install(fault, watched, journal)

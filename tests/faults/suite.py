@@ -16,8 +16,8 @@ from faults.program import Patch
 from faults.states import States
 
 SEED = 0
-QUICK_PER_ROW = 2
-QUICK_SCENARIOS = ("job", "cached teacher", "images")
+QUICK = {"killed before a file operation": 13, "power cut before a file operation": 7}
+QUICK_DEFAULT = 2  # cases of any other row
 
 
 def all_cases(states: States) -> list[Case]:
@@ -34,20 +34,22 @@ def quick_cases(states: States) -> list[Case]:
     """A few of each row, under a minute; sweeps, which take seconds, only where a row is theirs."""
     rows: dict[str, list[Case]] = defaultdict(list)
     for case in (
-        *kills.cases(states, QUICK_SCENARIOS),
-        *kills.random_cases(states, QUICK_PER_ROW, SEED),
+        *kills.cases(states, ("images",)),
+        *kills.random_cases(states, QUICK_DEFAULT, SEED),
         *damage.cases(states, places=(0.5,)),
         *conditions.cases(states, rounds=1, every=7, seed=SEED),
     ):
         rows[case.row].append(case)
-    return [case for cases in rows.values() for case in _few(cases)]
+    return [
+        case for row, some in rows.items() for case in _few(some, QUICK.get(row, QUICK_DEFAULT))
+    ]
 
 
-def _few(cases: Sequence[Case]) -> list[Case]:
+def _few(cases: Sequence[Case], number: int) -> list[Case]:
     """Some cases of a row, from all over it."""
     short = [case for case in cases if not case.runs_sweep] or cases[:1]
-    step = len(short) / min(len(short), QUICK_PER_ROW)
-    return [short[int((i + 0.5) * step)] for i in range(int(len(short) / step))]
+    number = min(number, len(short))
+    return [short[(2 * i + 1) * len(short) // (2 * number)] for i in range(number)]
 
 
 def try_all(
