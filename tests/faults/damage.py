@@ -133,6 +133,7 @@ TARGETS = (
     Target("teacher cache", "cached teacher", States.without_student, f"{CACHE}/rows.f32"),
     Target("teacher cache: sizes", "cached teacher", States.without_student, f"{CACHE}/table.json"),
     Target("half a teacher cache", "cached teacher", States.filling, f"{CACHE}/rows.f32.part"),
+    Target("its hashes", "cached teacher", States.filling, f"{CACHE}/rows.sha256.part"),
     Target("image cache", "images", States.only_images, f"{IMAGES}/*.pt"),
     Target("record", "sweep", States.done, f"{STUDENT}/result.json",
            (AGAIN, *ALL, EVALUATE, EXPORT, RERUN)),
