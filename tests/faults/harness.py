@@ -18,7 +18,7 @@ from faults.program import Ended, Patch, Running, Stuck, Words
 from faults.states import Scenario
 from kd_bench.results.run_folder import RESULT
 
-LINGER = 10.0  # seconds in which the processes of a killed command must have ended, too
+LINGER = 60.0  # seconds in which all processes of a command must have ended, too
 
 
 class Trial:
@@ -90,8 +90,9 @@ class Trial:
         deadline = time.monotonic() + LINGER
         while left := program.processes_in(self.folder):
             if time.monotonic() > deadline:
+                names = ", ".join(map(program.name_of, left))
                 program.kill(left)
-                raise Found(Outcome.WRONG, f"{len(left)} processes are left behind")
+                raise Found(Outcome.WRONG, f"processes are left behind: {names}")
             time.sleep(0.01)
 
     def check_trained_once(self) -> None:

@@ -25,7 +25,7 @@ from kd_bench.sweep import dry_run, prepare, scheduler
 from kd_bench.sweep.executors import preload
 
 LOADED = (hydra_app, preload, dry_run, prepare, scheduler)  # for the forks
-PATIENCE = 90.0  # seconds after which a command counts as stuck
+PATIENCE = 180.0  # seconds after which a command counts as stuck
 POLL_SECONDS = 0.002
 Words = Sequence[str]
 Patch = Callable[[], None]
@@ -176,6 +176,17 @@ def processes_in(folder: Path) -> list[int]:
         except OSError:  # it has ended, or is somebody else's
             continue
     return found
+
+
+def name_of(pid: int) -> str:
+    """A process as `ps` shows it: its state and its words."""
+    try:
+        folder = Path(f"/proc/{pid}")
+        state = folder.joinpath("stat").read_text().rpartition(")")[2].split()[0]
+        words = folder.joinpath("cmdline").read_text().replace("\0", " ")
+    except OSError:
+        return f"{pid}, which has ended since"
+    return f"{pid} {state} {words[:200]}"
 
 
 def kill(pids: Sequence[int]) -> None:
