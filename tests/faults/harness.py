@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 import time
 from collections import Counter
@@ -43,10 +44,12 @@ class Trial:
         """Wait for a command.
 
         Raises:
-            Found: there is a traceback in what it shows.
+            Found: there is a traceback in what it shows, or it died.
         """
         ended = running.wait()
         self._ended.append(ended)
+        if ended.code < 0 and ended.code != -signal.SIGKILL:  # which the harness sends
+            raise Found(Outcome.TRACEBACK, f"it died of {signal.Signals(-ended.code).name}")
         oracle.check_no_traceback(self.work, [each.output for each in self._ended])
         return ended
 
