@@ -87,9 +87,9 @@ def _at(damage: Damage, place: float, content: bytes, other: bytes) -> bytes:
 FUTURE = "a future version's"
 DAMAGES: dict[str, Damage] = {
     "truncated": _truncated,
+    "one bit flipped": _one_bit,
     "zeroed": _zeroed,
     "emptied": _emptied,
-    "one bit flipped": _one_bit,
     "4 kB appended": _appended,
     "another job's": _of_another_job,
     FUTURE: _of_a_future_version,

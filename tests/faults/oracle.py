@@ -176,4 +176,4 @@ def to_delete(line: str, work: Path) -> Path:
 def _paths(text: str, work: Path) -> list[Path]:
     """The files and folders that a text names."""
     words = (word.strip("'\":;,.()") for word in text.split())
-    return [work / word for word in words if "/" in word and (work / word).exists()]
+    return [work / word for word in words if "/" in word and os.path.lexists(work / word)]

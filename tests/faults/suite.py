@@ -16,7 +16,7 @@ from faults.program import Patch
 from faults.states import States
 
 SEED = 0
-QUICK = {"killed before a file operation": 13, "power cut before a file operation": 7}
+QUICK = {"killed before a file operation": 9, "power cut before a file operation": 5}
 QUICK_DEFAULT = 2  # cases of any other row
 
 
