@@ -2,7 +2,7 @@
 PYTHON ?= python
 
 .DEFAULT_GOAL := help
-.PHONY: help install test test-all lint format types tables docs speed
+.PHONY: help install test test-all faults lint format types tables docs speed
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,6 +15,10 @@ test:  ## run the fast tests (about a minute on two cores)
 
 test-all:  ## run all tests (about four minutes on two cores)
 	$(PYTHON) -m pytest
+
+faults:  ## kill, starve and damage jobs in all ways (about an hour), into docs/reliability.md
+	$(PYTHON) tools/reliability.py --out docs/reliability.json
+	$(PYTHON) tools/docs.py --write --quick docs/reliability.md
 
 lint:  ## check formatting, lint rules and import contracts; changes nothing
 	ruff format --check .

@@ -1,0 +1,111 @@
+"""Breaks kd-bench on purpose, in each of the ways that the harness must report."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from faults import conditions, damage, harness, kills
+from faults.harness import Case
+from faults.hook import NOTHING, Fault
+from faults.oracle import Outcome
+from faults.program import Patch
+from faults.states import States
+from kd_bench.cli import hydra_app
+from kd_bench.training import checkpoint, loop
+from kd_bench.utils.errors import UserError
+from kd_bench.utils.lock import Lock
+
+
+def check(states: States, scratch: Path) -> bool:
+    """Whether each plant is reported as what it is; prints what is seen of it."""
+    all_seen = True
+    for patch, expected, case in plants(states):
+        result = harness.attempt(case, scratch, patch)
+        is_seen = result.outcome is expected
+        all_seen &= is_seen
+        verdict = "reported" if is_seen else f"NOT REPORTED as {expected.value}"
+        print(f"{verdict}: {patch.__doc__} {result.outcome.value}: {result.seen}")
+    return all_seen
+
+
+def plants(states: States) -> Iterator[tuple[Patch, Outcome, Case]]:
+    """Ways in which kd-bench is broken, what they must be reported as, and a case that shows it."""
+    images, job = states["images"], states["job"]
+    killed = _case(states, "images", partial(kills.at_operation, images, Fault("kill", 1), NOTHING))
+    end = Fault("power_cut", images.operation("unlink", f"/{checkpoint.CHECKPOINTS[0]}"))
+    cut = _case(states, "images", partial(kills.at_operation, images, end, NOTHING))
+    two = _case(states, "job", partial(conditions.two_at_once, job, 0.0))
+    others = next(
+        case
+        for case in damage.cases(states, (0.5,))
+        if case.name.startswith("checkpoint another job's")
+    )
+    yield _history_without_last_epoch, Outcome.LOST, killed
+    yield _history_with_last_epoch_twice, Outcome.DOUBLED, killed
+    yield _lock_for_all, Outcome.DOUBLED, two
+    yield _weights_not_flushed, Outcome.WRONG, cut
+    yield _checkpoint_not_checked, Outcome.WRONG, others
+    yield _refusal_without_remedy, Outcome.UNCLEAR, killed
+    yield _bug, Outcome.TRACEBACK, killed
+
+
+def _case(states: States, name: str, play: Any) -> Case:
+    return Case("planted", name, partial(states.start, name), play)
+
+
+def _history_without_last_epoch() -> None:
+    """The history lacks its last epoch."""
+    write = loop.as_csv
+    vars(loop)["as_csv"] = lambda rows: write(rows[:-1])
+
+
+def _history_with_last_epoch_twice() -> None:
+    """The history has its last epoch twice."""
+    write = loop.as_csv
+    vars(loop)["as_csv"] = lambda rows: write([*rows, rows[-1]])
+
+
+def _lock_for_all() -> None:
+    """Everybody gets the lock."""
+    Lock.__enter__ = lambda self: self
+    Lock.__exit__ = lambda self, *error: None
+    Lock.check = lambda self: None
+
+
+def _weights_not_flushed() -> None:
+    """The weights are not flushed to the disk before the record that vouches for them."""
+    flush = os.fsync
+
+    def fsync(file: int) -> None:
+        if "weights" not in os.readlink(f"/proc/self/fd/{file}"):
+            flush(file)
+
+    os.fsync = fsync
+
+
+def _checkpoint_not_checked() -> None:
+    """A checkpoint is taken without a look at its hash and its job."""
+    vars(checkpoint)["_unpack"] = lambda content, _job: torch.load(
+        io.BytesIO(content.partition(b"\n")[2]), weights_only=True
+    )
+
+
+def _refusal_without_remedy() -> None:
+    """A refusal says neither what is damaged nor what to do."""
+
+    def refuse(*_words: Any, **_options: Any) -> int:
+        raise UserError("something is wrong")
+
+    vars(hydra_app)["main"] = refuse
+
+
+def _bug() -> None:
+    """The code has a bug."""
+    vars(loop)["as_csv"] = None

@@ -1,0 +1,106 @@
+"""Faults on purpose at a size for every test run, and whether a broken kd-bench would be seen.
+
+`make faults` tries all of them.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers.paths import ROOT, TOOLS
+from helpers.shell import environment
+
+from faults import oracle
+from faults.oracle import Found, Outcome
+
+LINE = "kd-bench: runs/a/weights.pt is damaged; delete its folder to train again: rm -r runs/a"
+
+
+def reliability(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs in a process of its own, which has no other threads that a fork would lose."""
+    command = [sys.executable, str(TOOLS / "reliability.py"), *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=500
+    )
+
+
+@pytest.mark.slow
+def test_after_any_fault_the_same_command_ends_as_if_there_had_been_none(tmp_path):
+    done = reliability("--quick", "--out", str(tmp_path / "results.json"))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_broken_kd_bench_is_reported_as_what_it_is():
+    done = reliability("--self-check")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# The oracle
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Two equal folders of a finished job."""
+    for name in ("found", "expected"):
+        job = tmp_path / name / "job"
+        job.mkdir(parents=True)
+        (job / "history.csv").write_text("epoch,loss\n1,0.5\n2,0.25\n")
+        (job / "timing.csv").write_text(f"epoch,train\n1,{len(name)}\n2,1\n")
+        (job / "result.json").write_text(f'{{"seed": 0, "seconds": {len(name)}}}')
+    return tmp_path / "found", tmp_path / "expected"
+
+
+def test_folders_that_differ_in_times_alone_are_equal(folders):
+    oracle.check_files(*folders)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "outcome"),
+    [
+        ("history.csv", "epoch,loss\n1,0.5\n", Outcome.LOST),
+        ("timing.csv", "epoch,train\n1,1\n", Outcome.LOST),
+        ("history.csv", "epoch,loss\n1,0.5\n1,0.5\n2,0.25\n", Outcome.DOUBLED),
+        ("history.csv", "epoch,loss\n1,0.5\n2,0.5\n", Outcome.WRONG),
+        ("result.json", '{"seed": 1, "seconds": 5}', Outcome.WRONG),
+        ("result.json", "{", Outcome.WRONG),
+        ("notes.txt", "", Outcome.WRONG),  # left over
+        ("history.csv", None, Outcome.LOST),
+    ],
+)
+def test_every_difference_is_found_and_called_by_its_name(folders, name, content, outcome):
+    path: Path = folders[0] / "job" / name
+    path.unlink() if content is None else path.write_text(content)
+    with pytest.raises(Found, match=path.stem) as found:
+        oracle.check_files(*folders)
+    assert found.value.outcome is outcome
+
+
+def test_a_refusal_names_the_file_and_the_remedy(tmp_path):
+    damaged = tmp_path / "runs/a/weights.pt"
+    damaged.parent.mkdir(parents=True)
+    damaged.touch()
+    assert oracle.refusal(f"waiting\n{LINE}\n", damaged, tmp_path) == LINE
+    assert oracle.to_delete(LINE, tmp_path) == damaged.parent
+    assert oracle.to_delete("runs/a/weights.pt is damaged: delete it", tmp_path) == damaged
+
+
+@pytest.mark.parametrize(
+    "output", ["", f"{LINE}\n{LINE}\n", "kd-bench: weights.pt is damaged; delete it"]
+)
+def test_no_line_two_lines_and_a_line_without_the_file_are_unclear(tmp_path, output):
+    with pytest.raises(Found) as found:
+        oracle.refusal(output, tmp_path / "runs/a/weights.pt", tmp_path)
+    assert found.value.outcome is Outcome.UNCLEAR
+
+
+def test_a_traceback_is_found_wherever_a_user_sees_it(tmp_path):
+    oracle.check_no_traceback(tmp_path, ["done"])
+    with pytest.raises(Found, match="KeyError"):
+        oracle.check_no_traceback(tmp_path, [f"{oracle.TRACEBACK}:\nKeyError: 'data'"])
+    (tmp_path / "console.log").write_text(f"{oracle.TRACEBACK}:\nValueError: no")
+    with pytest.raises(Found, match=r"console\.log: ValueError"):
+        oracle.check_no_traceback(tmp_path, ["done"])

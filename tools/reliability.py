@@ -1,0 +1,69 @@
+"""python tools/reliability.py: faults on purpose, and how they ended.
+
+python tools/reliability.py --quick                       some of each kind, under a minute
+python tools/reliability.py --out docs/reliability.json   all of them, about an hour
+python tools/reliability.py --only "killed at random"     those whose row or name has this text
+python tools/reliability.py --show docs/reliability.json  the table of an earlier run
+python tools/reliability.py --self-check                  does a broken kd-bench show?
+
+The exit code is 1 if something was lost, doubled, silently wrong, or refused unclearly. Folders of
+such trials are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))  # where `faults` is
+
+from faults import oracle, plants, report, suite
+from faults.states import States
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of the command line."""
+    result = argparse.ArgumentParser(
+        prog="python tools/reliability.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    result.add_argument("--quick", action="store_true", help="some of each kind")
+    result.add_argument("--every", metavar="N", type=int, default=1, help="each N-th of those")
+    result.add_argument("--only", metavar="TEXT", default="", help="those with this text")
+    result.add_argument("--out", metavar="FILE", type=Path, help="write how they ended")
+    result.add_argument("--show", metavar="FILE", type=Path, help="print what --out has written")
+    result.add_argument("--self-check", action="store_true", help="try the harness itself")
+    result.add_argument("--processes", metavar="N", type=int, default=os.cpu_count() or 1)
+    return result
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command line; the exit status."""
+    args = parser().parse_args(argv)
+    if args.show:
+        print(report.show(args.show))
+        return 0
+    scratch = Path(tempfile.mkdtemp(prefix="kd-bench-faults-")).resolve()
+    states = States(scratch / "states")
+    if args.self_check:
+        return int(not plants.check(states, scratch))
+    started = time.monotonic()
+    cases = suite.quick_cases(states) if args.quick else suite.all_cases(states)
+    cases = [case for case in cases if args.only in f"{case.row}: {case.name}"][:: args.every]
+    print(f"{len(cases)} faults; folders of trials that fail are kept in {scratch}", flush=True)
+    results = suite.try_all(cases, scratch, args.processes)
+    out = args.out or scratch / "results.json"
+    report.write(out, results, time.monotonic() - started)
+    print(report.show(out))
+    return int(any(result.outcome not in oracle.ALLOWED for result in results))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
