@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 
 from kd_bench.config.convert import to_plain
-from kd_bench.config.identity import canonical, check_names
+from kd_bench.config.identity import canonical
 from kd_bench.config.schema import InitConfig, RecipeConfig, TeacherConfig, TeacherSource
 from kd_bench.data.augment import view_count
 from kd_bench.interfaces import LossContext
@@ -46,12 +46,9 @@ def validate_job(job: Job) -> None:
         UserError: one line with the valid options.
     """
     config, traits = job.config, job.traits
-    check_names(config)
     check_recipe(config.recipe)
     execution.check_execution(config)
     require(config.threads >= 1, f"threads must be 1 or more, got {config.threads}")
-    for name, seed in (("seed", config.seed), ("teacher.seed", config.teacher.seed)):
-        require(seed >= 0, f"{name} must be 0 or more, got {seed}")
     _check_pair(job)
     context, teacher, method = _meta_parts(job)
     _check_steps(config.recipe, len(context.labels))

@@ -76,6 +76,10 @@ MISTAKES = {
     "an unwritable runs folder of a sweep": (["-m", "runs_dir=file/runs", "seed=0,1"], "runs_dir="),
     "a missing checkpoint": (["teacher.checkpoint=no.pt"], "cannot read no.pt: No such file"),
     "a name that is no folder's": (["method.name=a/b"], "it names a folder"),
+    "the folder above as a name": (["dataset.name=.."], "dataset.name must be letters, digits"),
+    "a hidden name": (["dataset.name=.hidden"], "begin with a letter, a digit or '_'"),
+    "a name that is too long": ([f"dataset.name={'a' * 300}"], "at most 100 bytes"),
+    "a seed that is too large": ([f"seed={10**300}"], "seed must be below 2**63"),
     "a target that is not there": (
         ["method.losses.st._target_=kd_bench.methods.st.Sott"],
         "choose from SoftTarget of kd_bench.methods.st",
