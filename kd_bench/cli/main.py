@@ -22,8 +22,6 @@ COMMANDS = {
 
 def main() -> None:
     """The program `kd-bench`, and `python -m kd_bench`."""
-    # A console script does not search the current folder, where a user's own losses are.
-    sys.path.insert(0, os.getcwd())
     typed = sys.argv[1:]
     try:
         with exit_on_user_error():

@@ -14,8 +14,9 @@ from kd_bench.cli.parser import Parser, with_data
 from kd_bench.config.convert import to_plain
 from kd_bench.config.identity import flatten
 from kd_bench.config.schema import Config, Device
+from kd_bench.jobs.trust import check_calls
 from kd_bench.results.record import Record
-from kd_bench.results.run_folder import HISTORY
+from kd_bench.results.run_folder import HISTORY, RESULT
 from kd_bench.results.store import open_record
 from kd_bench.utils.errors import require
 
@@ -26,6 +27,8 @@ holds all that is needed: neither conf/ nor other runs are read. Exit code 0: eq
 
   kd-bench rerun runs/digits/none-resnet8/baseline/3f9c1a2b/seed0
   kd-bench rerun results/digits/resnet20-resnet8/st/9a0b1c2d/seed1/result.json
+
+A record that calls other code than kd-bench's own is refused, unless you --trust its package.
 """
 
 
@@ -36,8 +39,10 @@ def main(words: Sequence[str]) -> int:
     parser.add_runs_dir(None, "where to run (default: a new folder, kept if the numbers differ)")
     parser.add_device("the record's")
     parser.add_data()
+    parser.add_trust()
     args = parser.parse(words)
     folder, old = open_record(args.record)
+    check_calls(folder / RESULT, old.config, args.trust)
     device = Device(args.device or old.device)
     config = replace(with_data(old.config, args.data), device=device, tensorboard=False)
     runs, new = _run(config, old.changed, args.runs_dir)

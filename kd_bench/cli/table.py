@@ -159,11 +159,11 @@ def extra_files(options: TableOptions, table: Table) -> dict[Path, str]:
     return files
 
 
-def write_file(path: Path, text: str) -> None:
+def write_file(path: Path, content: str | bytes) -> None:
     """Write a file, and make its folder."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, text)
+        atomic_write(path, content)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
 

@@ -25,6 +25,7 @@ from kd_bench.methods.common.method import Method
 from kd_bench.models.convolutions import replace_unsafe_convolutions
 from kd_bench.models.features import FeatureExtractor, probe_shapes
 from kd_bench.utils.errors import UserError, require
+from kd_bench.utils.own_modules import hidden_file, search_current_folder
 
 Arguments = Mapping[str, Any]  # of a `_target_`, with it
 
@@ -43,15 +44,19 @@ def import_target(target: str, where: str) -> Any:
         bool(module_name and name),
         f"{where}: _target_ is a dotted path to a class, like my_method.Mine; got {target}",
     )
+    if not module_name.startswith("kd_bench."):
+        search_current_folder()
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise  # the module is there; something that it imports is not
-        raise UserError(f"{where}: no module {error.name} ({target})") from None
+        hidden = hidden_file(module_name)
+        raise UserError(f"{where}: no module {error.name} ({target}){hidden}") from None
     if not hasattr(module, name):
         own = [n for n, v in vars(module).items() if getattr(v, "__module__", "") == module_name]
-        raise UserError(f"{where}: unknown {target}; choose from {', '.join(own)} of {module_name}")
+        choice = f"choose from {', '.join(own)} of {module_name}{hidden_file(module_name)}"
+        raise UserError(f"{where}: unknown {target}; {choice}")
     return getattr(module, name)
 
 
@@ -61,8 +66,9 @@ def from_target(arguments: Arguments, where: str, *positional: Any, **given: Any
     Raises:
         UserError: for an argument that the target does not take, lacks, or that has a wrong type.
     """
+    is_call = isinstance(arguments, Mapping) and "_target_" in arguments
+    require(is_call, f"{where} has no _target_ (a dotted path to a class)")
     arguments = dict(arguments)
-    require("_target_" in arguments, f"{where} has no _target_ (a dotted path to a class)")
     target = import_target(arguments.pop("_target_"), where)
     _check_arguments(target, arguments, len(positional), given, where)
     return target(*positional, **given, **arguments)

@@ -16,6 +16,7 @@ from pathlib import Path
 from kd_bench.jobs.job import read_job
 from kd_bench.jobs.protocol import CORES, INTERRUPTED, LOCKED_ELSEWHERE, PARENT
 from kd_bench.utils.lock import Locked
+from kd_bench.utils.own_modules import leave_out_current_folder
 
 
 def worker_main(path: Path, number: int) -> int:
@@ -37,9 +38,9 @@ def run_job(path: Path, number: int) -> int:
     Returns:
         The exit code: 0, `LOCKED_ELSEWHERE` or `INTERRUPTED`. Other errors are raised.
     """
+    leave_out_current_folder()
     from kd_bench.jobs.runner import NullReporter, run
 
-    sys.path.insert(0, os.getcwd())  # where a user's own losses and models are
     try:
         run(read_job(path, number), NullReporter())
     except Locked:

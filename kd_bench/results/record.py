@@ -111,7 +111,7 @@ class Record:
             record = cls(**known)
             record._check_paths()
             return record
-        except (KeyError, TypeError, UserError) as error:
+        except (AttributeError, KeyError, TypeError, UserError) as error:
             raise UserError(f"{path} is no record: {type(error).__name__}: {error}") from None
 
     def _check_paths(self) -> None:
