@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from kd_bench.cli.parser import Parser, with_data
+from kd_bench.cli.trust import check_calls
 from kd_bench.config.schema import Config, Device
-from kd_bench.jobs.trust import check_calls
 from kd_bench.results.record import Record
 from kd_bench.results.run_folder import RESULT, WEIGHTS, check_weights, is_done
 from kd_bench.results.store import open_record
 from kd_bench.utils.errors import require
+from kd_bench.utils.output import print_lines
 
 DESCRIPTION = """\
 Evaluates a file of weights on all test images of a dataset. Beside a record, model and dataset are
@@ -62,9 +63,9 @@ def main(words: Sequence[str]) -> int:
     config = replace(config, device=Device(args.device or "auto"))
     accuracy, images, fingerprint = score(config, args.checkpoint)
     names = f"{config.model.name} on {config.dataset.name}"
-    print(f"{names}: {accuracy:.2f} % of {images:,} test images")
+    print_lines(f"{names}: {accuracy:.2f} % of {images:,} test images")
     if record is not None and not args.choices:
-        print(_comparison(record, accuracy, fingerprint))
+        print_lines(_comparison(record, accuracy, fingerprint))
     return 0
 
 

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from kd_bench.cli.parser import Parser, with_data
 from kd_bench.cli.table import write_file
+from kd_bench.cli.trust import check_calls
 from kd_bench.config.schema import Config
-from kd_bench.jobs.trust import check_calls
 from kd_bench.results.record import Record
 from kd_bench.results.run_folder import RESULT, WEIGHTS, check_weights
 from kd_bench.results.store import open_record
 from kd_bench.utils.errors import require
 from kd_bench.utils.files import write_json
+from kd_bench.utils.output import print_lines
 
 if TYPE_CHECKING:
     from kd_bench.data.dataset import Data
@@ -69,7 +70,7 @@ def main(words: Sequence[str]) -> int:
     content = program(network, data) if args.format == "program" else state_dict(network)
     write_file(to, content)
     write_json(beside, description(record, data, args.format))
-    print(f"wrote {to} and {beside}")
+    print_lines(f"wrote {to} and {beside}")
     return 0
 
 

@@ -8,6 +8,7 @@ import sys
 import kd_bench
 from kd_bench.cli import clean, evaluate, export, plan, rerun, status, table
 from kd_bench.utils.errors import UserError, exit_on_user_error
+from kd_bench.utils.output import print_lines, replace_closed_streams
 
 COMMANDS = {
     "plan": plan.main,
@@ -22,6 +23,7 @@ COMMANDS = {
 
 def main() -> None:
     """The program `kd-bench`, and `python -m kd_bench`."""
+    replace_closed_streams()
     typed = sys.argv[1:]
     try:
         with exit_on_user_error():
@@ -30,7 +32,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except KeyboardInterrupt:
-        print(
+        print_lines(
             "kd-bench: interrupted; the same command resumes from the last epoch", file=sys.stderr
         )
         code = 130
@@ -40,7 +42,7 @@ def main() -> None:
 
 def _main(typed: list[str]) -> int:
     if typed == ["--version"]:
-        print(f"kd-bench {kd_bench.__version__}")
+        print_lines(f"kd-bench {kd_bench.__version__}")
         return 0
     if typed and typed[0] in COMMANDS:
         return COMMANDS[typed[0]](typed[1:])

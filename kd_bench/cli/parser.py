@@ -47,7 +47,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def add_trust(self) -> None:
-        """`--trust`, for `trust.check_calls` and `search_trusted`."""
+        """`--trust`, for `trust.check_calls`."""
         self.add_argument(
             "--trust",
             metavar="PACKAGE",

@@ -17,6 +17,7 @@ from kd_bench.results.record import Failure, Record
 from kd_bench.results.run_folder import CONSOLE, read_record
 from kd_bench.sweep import eta
 from kd_bench.sweep.eta import ThroughputHistory
+from kd_bench.utils.escape import printable
 from kd_bench.utils.formatting import pluralize
 
 READ_SECONDS = 0.5  # least time between two reads of the running jobs' files
@@ -25,7 +26,7 @@ READ_SECONDS = 0.5  # least time between two reads of the running jobs' files
 def console() -> Console:
     """Standard output; without a terminal, lines are not wrapped."""
     width = None if sys.stdout.isatty() else 200
-    return Console(width=width, highlight=False, soft_wrap=True)
+    return Console(width=width, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def accuracy_text(record: Record) -> str:
@@ -59,7 +60,7 @@ class SweepDisplay:
 
     def message(self, text: str) -> None:
         """Print a line."""
-        self.console.print(text, markup=False)
+        self.console.print(printable(text))
 
     def done(self, job: Job, seconds: float) -> None:
         """A job has its result, after this many seconds in its slot."""
@@ -111,7 +112,7 @@ class SweepDisplay:
                 for job in jobs
                 if job.folder in failed
             ]
-            self.message(render_records(records, failures))
+            self.console.print(render_records(records, failures))
 
     def update(
         self,
@@ -134,7 +135,7 @@ class SweepDisplay:
         now = [(job, JobStatus(RUNNING, progress=read_progress(job.path))) for _, job in running]
         grid = Table.grid(padding=(0, 2))
         for (slot, _), (job, status) in zip(running, now, strict=True):
-            grid.add_row(slot, job.label, progress_text(job, status))
+            grid.add_row(slot, printable(job.label), progress_text(job, status))
         done = self.total - len(pending) - len(running) - failed
         counts = f"{done} done, {len(running)} running, {len(pending)} pending, {failed} failed"
         unfinished = now + [(job, JobStatus(PENDING)) for job in pending]

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from kd_bench.utils.output import print_lines
+
 
 class UserError(ValueError):
     """A mistake of the user; its message is one line with the valid options."""
@@ -40,5 +42,5 @@ def exit_on_user_error() -> Iterator[None]:
         message, code = str(error), 1
     else:
         return
-    print(f"kd-bench: {message}", file=sys.stderr)
+    print_lines(f"kd-bench: {message}", file=sys.stderr)
     sys.exit(code)
