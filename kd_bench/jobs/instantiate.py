@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from kd_bench.config.convert import to_dataclass, to_plain
@@ -24,7 +24,7 @@ from kd_bench.interfaces import Loss, LossContext, StageShapes
 from kd_bench.methods.common.method import Method
 from kd_bench.models.convolutions import replace_unsafe_convolutions
 from kd_bench.models.features import FeatureExtractor, probe_shapes
-from kd_bench.utils.errors import UserError, require
+from kd_bench.utils.errors import UserError, message_lines, require
 from kd_bench.utils.own_modules import hidden_file, search_current_folder
 
 Arguments = Mapping[str, Any]  # of a `_target_`, with it
@@ -208,6 +208,21 @@ def _meta_network(config: str, data: Description) -> tuple[Network, StageShapes]
     shapes = network.shapes((data.height, data.width))
     network.net.to("meta")
     return network, shapes
+
+
+def why_untrainable(config: ModelConfig, data: Description, images: Tensor) -> str:
+    """Why a network cannot be trained on a batch [B, 3, H, W]; empty if it can.
+
+    Its weights are not drawn, so that it may have any values.
+    """
+    with _WithoutDraws():
+        net = build_network(config, data.num_classes).net.train()
+    try:
+        with torch.no_grad():
+            net(images)
+    except (RuntimeError, ValueError) as error:  # batch norm of a single number raises a ValueError
+        return message_lines(error)[0]
+    return ""
 
 
 def loss_classes(config: MethodConfig) -> dict[str, type[Loss]]:
