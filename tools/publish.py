@@ -19,6 +19,7 @@ from kd_bench.results.select import select_runs, to_frame
 from kd_bench.results.store import find_records
 from kd_bench.utils.errors import UserError, require
 from kd_bench.utils.files import atomic_write
+from kd_bench.utils.output import print_lines
 
 SCRIPT = "tools/publish.py"
 FILES = (HISTORY, RESULT)  # the record last: its presence means that the run is published
@@ -103,12 +104,12 @@ def main(argv: list[str]) -> int:
     """Run the command line; 1 if a record was refused or differs from the published one."""
     outcomes = publish_runs(publish_parser().parse(argv))
     for name in outcomes.get("replaced", []):
-        print(f"replaced {name}")
+        print_lines(f"replaced {name}")
     for name in outcomes.get("kept", []):
-        print(f"kept {name}: the published one differs (--replace overwrites it)")
+        print_lines(f"kept {name}: the published one differs (--replace overwrites it)")
     for text in outcomes.get("refused", []):
-        print(f"refused {text}")
-    print(", ".join(f"{len(names)} {outcome}" for outcome, names in sorted(outcomes.items())))
+        print_lines(f"refused {text}")
+    print_lines(", ".join(f"{len(names)} {outcome}" for outcome, names in sorted(outcomes.items())))
     return 1 if "refused" in outcomes or "kept" in outcomes else 0
 
 

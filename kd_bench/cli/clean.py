@@ -28,6 +28,7 @@ from kd_bench.results.store import find_jobs
 from kd_bench.utils.errors import DISK_FULL, UserError, warn
 from kd_bench.utils.formatting import format_bytes, pluralize
 from kd_bench.utils.lock import STALE_SECONDS, Lock, Locked, leftovers, lock_owner_text
+from kd_bench.utils.output import print_lines
 
 DESCRIPTION = """\
 Shows what finished jobs no longer need and how much disk it takes, and with --yes deletes it:
@@ -70,14 +71,14 @@ def main(arguments: Sequence[str]) -> int:
             args.weights = False
     options = CleanOptions(args.weights, args.tensorboard, args.tables, known)
     found, busy = clean(runs, options, delete=args.yes)
-    print("\n".join(summary(found, args.list)))
+    print_lines(*summary(found, args.list))
     if busy:
         caches = ", and teacher caches" if args.tables else ""
-        print(f"left alone: {pluralize(len(busy), 'folder')} of running jobs{caches}")
+        print_lines(f"left alone: {pluralize(len(busy), 'folder')} of running jobs{caches}")
     if found:
         size = format_bytes(sum(each.size for each in found))
         deleted = f"deleted {pluralize(len(found), 'file')}, {size}"
-        print(deleted if args.yes else "nothing was deleted; add --yes to delete this")
+        print_lines(deleted if args.yes else "nothing was deleted; add --yes to delete this")
     return 0
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from kd_bench.cli.parser import Parser, with_data
+from kd_bench.cli.trust import check_calls
 from kd_bench.config.schema import Config, Device
 from kd_bench.results.record import Record
-from kd_bench.results.run_folder import WEIGHTS, check_weights, is_done
+from kd_bench.results.run_folder import RESULT, WEIGHTS, check_weights, is_done
 from kd_bench.results.store import open_record
 from kd_bench.utils.errors import require
 from kd_bench.utils.formatting import pluralize
+from kd_bench.utils.output import print_lines
 
 DESCRIPTION = """\
 Evaluates a file of weights on all test images of a dataset. Beside a record, model and dataset are
@@ -21,6 +24,8 @@ another dataset, name them:
 
   kd-bench evaluate runs/digits/none-resnet8/baseline/3f9c1a2b/seed0/weights.pt
   kd-bench evaluate teacher.pt model=resnet20 dataset=cifar10
+
+A record that calls other code than kd-bench's own is refused, unless you --trust its package.
 """
 SECTIONS = ("model", "dataset")
 
@@ -43,21 +48,25 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--config-dir", metavar="DIR", help="a folder with models of your own")
     parser.add_device("auto")
     parser.add_data()
+    parser.add_trust()
     args = parser.parse(words)
     if Path(args.checkpoint).is_dir():  # of a finished job
         args.checkpoint = str(Path(args.checkpoint) / WEIGHTS)
     require(Path(args.checkpoint).is_file(), f"there is no file {args.checkpoint}")
     has_record = is_done(Path(args.checkpoint).parent)
     record = open_record(args.checkpoint)[1] if has_record else None
-    if record is not None and Path(args.checkpoint).name == WEIGHTS:
-        check_weights(Path(args.checkpoint).parent, record)
+    if record is not None:
+        called = _recorded(record, args.choices)
+        check_calls(Path(args.checkpoint).with_name(RESULT), called, args.trust)
+        if Path(args.checkpoint).name == WEIGHTS:
+            check_weights(Path(args.checkpoint).parent, record)
     config = with_data(_config(record, args.choices, args.config_dir), args.data)
     config = replace(config, device=Device(args.device or "auto"))
     accuracy, images, fingerprint = score(config, args.checkpoint)
     names = f"{config.model.name} on {config.dataset.name}"
-    print(f"{names}: {accuracy:.2f} % of {pluralize(images, 'test image')}")
+    print_lines(f"{names}: {accuracy:.2f} % of {pluralize(images, 'test image')}")
     if record is not None and not args.choices:
-        print(_comparison(record, accuracy, fingerprint))
+        print_lines(_comparison(record, accuracy, fingerprint))
     return 0
 
 
@@ -65,15 +74,23 @@ def _config(record: Record | None, choices: Sequence[str], config_dir: str | Non
     """A job whose model and dataset are those of the record, or those that were chosen."""
     if record is not None and not choices:
         return record.config
-    chosen = {text.partition("=")[0] for text in choices}
-    missing = [name for name in SECTIONS if name not in chosen]
+    missing = _not_chosen(choices)
     if record is None or len(missing) == len(SECTIONS):
         require(not missing, f"name what it is: add {' '.join(f'{n}=NAME' for n in missing)}")
     from kd_bench.cli import hydra_app  # Hydra, which the record of a run does without
 
     config = hydra_app.compose_single(choices, config_dir)
-    recorded = {} if record is None else {name: getattr(record.config, name) for name in missing}
-    return replace(config, **recorded)
+    return replace(config, **({} if record is None else _recorded(record, choices)))
+
+
+def _recorded(record: Record, choices: Sequence[str]) -> dict[str, Any]:
+    """The sections that are the record's."""
+    return {name: getattr(record.config, name) for name in _not_chosen(choices)}
+
+
+def _not_chosen(choices: Sequence[str]) -> list[str]:
+    chosen = {text.partition("=")[0] for text in choices}
+    return [name for name in SECTIONS if name not in chosen]
 
 
 def score(config: Config, checkpoint: str) -> tuple[float, int, str]:

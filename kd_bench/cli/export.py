@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kd_bench.cli.parser import Parser, with_data
+from kd_bench.cli.table import write_file
+from kd_bench.cli.trust import check_calls
 from kd_bench.config.schema import Config
 from kd_bench.results.record import Record
-from kd_bench.results.run_folder import WEIGHTS, check_weights
+from kd_bench.results.run_folder import RESULT, WEIGHTS, check_weights
 from kd_bench.results.store import open_record
 from kd_bench.utils.errors import require
-from kd_bench.utils.files import atomic_write, write_json
+from kd_bench.utils.files import write_json
+from kd_bench.utils.output import print_lines
 
 if TYPE_CHECKING:
     from kd_bench.data.dataset import Data
@@ -28,6 +31,8 @@ to use it: model, classes, image size, normalisation, accuracy and the digest of
 state_dict    the weights by name: net.load_state_dict(torch.load("resnet8.pt"))
 program       the network as torch.export writes it, which no longer needs its Python code:
               torch.export.load("resnet8.pt2").module()(image), for any number of images
+
+A record that calls other code than kd-bench's own is refused, unless you --trust its package.
 """
 ENDINGS = {"state_dict": ".pt", "program": ".pt2"}
 
@@ -43,8 +48,11 @@ def main(words: Sequence[str]) -> int:
         "--format", choices=list(ENDINGS), default="state_dict", help="default: state_dict"
     )
     parser.add_data()
+    parser.add_trust()
     args = parser.parse(words)
     folder, record = open_record(args.run)
+    called = {"dataset": record.config.dataset, "model": record.config.model}
+    check_calls(folder / RESULT, called, args.trust)
     weights = folder / WEIGHTS
     require(weights.exists(), f"{folder} has no {WEIGHTS}: it was deleted, or never copied there")
     check_weights(folder, record)
@@ -60,10 +68,9 @@ def main(words: Sequence[str]) -> int:
         " so their normalisation may differ; give the folder of those with --data DIR",
     )
     content = program(network, data) if args.format == "program" else state_dict(network)
-    to.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(to, content)
+    write_file(to, content)
     write_json(beside, description(record, data, args.format))
-    print(f"wrote {to} and {beside}")
+    print_lines(f"wrote {to} and {beside}")
     return 0
 
 

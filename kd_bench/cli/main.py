@@ -8,6 +8,7 @@ import sys
 import kd_bench
 from kd_bench.cli import clean, completion, evaluate, export, plan, rerun, status, table
 from kd_bench.utils.errors import UserError, exit_on_error
+from kd_bench.utils.output import print_lines, replace_closed_streams
 
 COMMANDS = {
     "plan": plan.main,
@@ -22,8 +23,7 @@ COMMANDS = {
 
 def main() -> None:
     """The program `kd-bench`, and `python -m kd_bench`."""
-    # A console script does not search the current folder, where a user's own losses are.
-    sys.path.insert(0, os.getcwd())
+    replace_closed_streams()
     typed = sys.argv[1:]
     try:
         with exit_on_error():
@@ -33,7 +33,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except KeyboardInterrupt:
-        print(
+        print_lines(
             "kd-bench: interrupted; the same command resumes from the last epoch", file=sys.stderr
         )
         code = 130
@@ -43,7 +43,7 @@ def main() -> None:
 
 def _main(typed: list[str]) -> int:
     if typed == ["--version"]:
-        print(f"kd-bench {kd_bench.__version__}")
+        print_lines(f"kd-bench {kd_bench.__version__}")
         return 0
     if completion.is_query(typed):
         return completion.main(COMMANDS)

@@ -56,6 +56,17 @@ class Parser(argparse.ArgumentParser):
             "--data", metavar="DIR", help="where the images are now, if they were moved"
         )
 
+    def add_trust(self) -> None:
+        """`--trust`, for `trust.check_calls`."""
+        self.add_argument(
+            "--trust",
+            metavar="PACKAGE",
+            action="append",
+            default=[],
+            help="a package or module, such as my_package, whose code the record may call; may be"
+            " repeated",
+        )
+
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
         """The values of the words."""
         if list(words) == [LIST_OPTIONS]:

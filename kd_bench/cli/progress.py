@@ -17,6 +17,7 @@ from rich.progress import (
 
 from kd_bench.results.record import Record
 from kd_bench.sweep.display import accuracy_text, console
+from kd_bench.utils.escape import printable
 
 LINE_SECONDS = 10.0  # least time between two lines about a job where there is no terminal
 
@@ -24,10 +25,10 @@ LINE_SECONDS = 10.0  # least time between two lines about a job where there is n
 def progress_bar(out: Console) -> Progress:
     """A bar with the epochs that are done, a few words, and the time left; only in a terminal."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[words]}"),
+        TextColumn("{task.fields[words]}", markup=False),
         TimeRemainingColumn(),
     )
     return Progress(*columns, console=out, disable=not out.is_terminal, transient=True)
@@ -47,12 +48,14 @@ class JobDisplay:
 
     def message(self, text: str) -> None:
         """Print a line."""
-        self.console.print(text, markup=False)
+        self.console.print(printable(text))
 
     def start(self, label: str, epochs: int) -> None:
         """Show a job's bar."""
         self._label, self._epochs, self._last_line = label, epochs, time.monotonic()
-        self._bar.reset(self._task, total=epochs, description=label, words="", visible=True)
+        self._bar.reset(
+            self._task, total=epochs, description=printable(label), words="", visible=True
+        )
         self._bar.start()
 
     def epoch(self, row: Mapping[str, Any], timing: Mapping[str, Any]) -> None:

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from kd_bench.cli.parser import Parser, with_data
+from kd_bench.cli.trust import check_calls
 from kd_bench.config.convert import to_plain
 from kd_bench.config.identity import flatten
 from kd_bench.config.schema import Config, Device
 from kd_bench.results.record import Record
-from kd_bench.results.run_folder import HISTORY
+from kd_bench.results.run_folder import HISTORY, RESULT
 from kd_bench.results.store import open_record
 from kd_bench.utils.errors import require
+from kd_bench.utils.output import print_lines
 
 DESCRIPTION = """\
 Runs a recorded job again, its teacher first, and checks whether accuracy and history.csv are equal
@@ -26,6 +28,8 @@ holds all that is needed: neither conf/ nor other runs are read. Exit code 0: eq
 
   kd-bench rerun runs/digits/none-resnet8/baseline/3f9c1a2b/seed0
   kd-bench rerun results/digits/resnet20-resnet8/st/9a0b1c2d/seed1/result.json
+
+A record that calls other code than kd-bench's own is refused, unless you --trust its package.
 """
 
 
@@ -36,8 +40,10 @@ def main(words: Sequence[str]) -> int:
     parser.add_runs_dir(None, "where to run (default: a new folder, kept if the numbers differ)")
     parser.add_device("the record's")
     parser.add_data()
+    parser.add_trust()
     args = parser.parse(words)
     folder, old = open_record(args.record)
+    check_calls(folder / RESULT, old.config, args.trust)
     device = Device(args.device or old.device)
     config = replace(with_data(old.config, args.data), device=device, tensorboard=False)
     runs, new = _run(config, old.changed, args.runs_dir)
@@ -45,7 +51,7 @@ def main(words: Sequence[str]) -> int:
     if is_equal and args.runs_dir is None:
         shutil.rmtree(runs)
     else:
-        print(f"the new run is in {runs / new.folder}")
+        print_lines(f"the new run is in {runs / new.folder}")
     return 0 if is_equal else 1
 
 
@@ -82,19 +88,19 @@ def _print_comparison(old: Record, old_folder: Path, new: Record, new_folder: Pa
     different = differing_numbers(old, new)
     old_history, new_history = (_history(folder) for folder in (old_folder, new_folder))
     if old_history is None or new_history is None:
-        print(f"no {HISTORY} beside the record: only accuracies are compared")
+        print_lines(f"no {HISTORY} beside the record: only accuracies are compared")
     elif (epoch := first_difference(old_history, new_history)) is not None:
         different.append(f"{HISTORY} differs from epoch {epoch} on")
     if different:
-        print(f"DIFFERENT: {'; '.join(different)}")
+        print_lines(f"DIFFERENT: {'; '.join(different)}")
     else:
-        print(f"equal bit for bit: {old.accuracy.last:.2f} %")
+        print_lines(f"equal bit for bit: {old.accuracy.last:.2f} %")
     conditions = differing_conditions(old, new)
     if conditions:
-        print(f"not the same then and now: {'; '.join(conditions)}")
+        print_lines(f"not the same then and now: {'; '.join(conditions)}")
     elif different:
         same = ", ".join(_conditions(old))
-        print(f"the same then and now: {same}; so this is a bug, please report it")
+        print_lines(f"the same then and now: {same}; so this is a bug, please report it")
     return not different
 
 

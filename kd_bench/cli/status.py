@@ -19,6 +19,7 @@ from kd_bench.jobs.status import (
 )
 from kd_bench.sweep.eta import ThroughputHistory, time_left_text
 from kd_bench.utils.errors import UserError, require
+from kd_bench.utils.output import print_lines
 
 DESCRIPTION = """\
 Shows the progress of sweeps: how many jobs are done, running, failed and pending, the running ones
@@ -43,9 +44,9 @@ def main(words: Sequence[str]) -> int:
         try:
             jobs = read_jobs(path)
         except UserError as error:  # the other sweeps can be read all the same
-            print(f"{name}: {error}")
+            print_lines(f"{name}: {error}")
             continue
-        print("\n".join(report(name, jobs)))
+        print_lines(*report(name, jobs))
         code = 0
     return code
 

@@ -15,6 +15,7 @@ from kd_bench.results.record import Failure, Record
 from kd_bench.results.store import read_failures, read_records
 from kd_bench.utils.errors import UserError, require
 from kd_bench.utils.files import atomic_write
+from kd_bench.utils.output import print_lines
 
 if TYPE_CHECKING:  # pandas takes half a second to import, which --help does not need
     from kd_bench.results.table import Table
@@ -171,11 +172,11 @@ def extra_files(options: TableOptions, table: Table) -> dict[Path, str]:
     return files
 
 
-def write_file(path: Path, text: str) -> None:
+def write_file(path: Path, content: str | bytes) -> None:
     """Write a file, and make its folder."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, text)
+        atomic_write(path, content)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
 
@@ -186,7 +187,7 @@ def print_table(options: TableOptions, command: str) -> None:
 
     table = make_table(options, command)
     files = extra_files(options, table)
-    print(render_table(table, options.format or FORMAT_NAMES[0]), end="")
+    print_lines(*render_table(table, options.format or FORMAT_NAMES[0]).splitlines())
     for path, text in files.items():
         write_file(path, text)
-        print(f"wrote {path}", file=sys.stderr)
+        print_lines(f"wrote {path}", file=sys.stderr)

@@ -8,7 +8,7 @@ from enum import Enum
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from kd_bench.utils.errors import UserError
+from kd_bench.utils.errors import UserError, require
 
 Section = TypeVar("Section")
 
@@ -25,7 +25,8 @@ def to_dataclass(kind: type[Section], values: Mapping[str, Any], where: str = ""
         where: prefix of the keys in messages, such as "teacher.".
 
     Raises:
-        UserError: for an unknown key, or a value that an enum does not have.
+        UserError: for an unknown key, a value that an enum does not have, or a section or dict
+            that is something else.
     """
     types = _field_types(kind)
     if unknown := [name for name in values if name not in types]:
@@ -42,6 +43,9 @@ def _convert(kind: type | None, value: Any, where: str) -> Any:
         except ValueError:
             names = ", ".join(str(member.value) for member in kind)
             raise UserError(f"unknown value '{value}' of {where}; choose from {names}") from None
+    require(isinstance(value, Mapping), f"{where} must have keys and values, got {value!r}")
+    if kind is dict:
+        return value
     return to_dataclass(kind, value, f"{where}.")
 
 
@@ -49,16 +53,18 @@ _FIELD_TYPES: dict[type, dict[str, type | None]] = {}  # resolving type hints is
 
 
 def _field_types(kind: type) -> dict[str, type | None]:
-    """For each field its dataclass or enum, None where its value is plain."""
+    """For each field its dataclass or enum, or dict; None where its value is anything else."""
     if kind not in _FIELD_TYPES:
         hints = get_type_hints(kind)
-        _FIELD_TYPES[kind] = {name: _section_or_enum(hint) for name, hint in hints.items()}
+        _FIELD_TYPES[kind] = {name: _checked_type(hint) for name, hint in hints.items()}
     return _FIELD_TYPES[kind]
 
 
-def _section_or_enum(hint: Any) -> type | None:
+def _checked_type(hint: Any) -> type | None:
     if get_origin(hint) in (Union, UnionType):
         (hint,) = [each for each in get_args(hint) if each is not NoneType] or [None]
+    if get_origin(hint) is dict:
+        return dict
     is_converted = isinstance(hint, type) and (is_dataclass(hint) or issubclass(hint, Enum))
     return hint if is_converted else None
 

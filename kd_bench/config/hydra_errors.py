@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
+    InterpolationResolutionError,
     InterpolationToMissingValueError,
     MissingMandatoryValue,
     OmegaConfBaseException,
@@ -29,7 +32,7 @@ def one_line(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.options:
         return _unknown_choice(error)
     if isinstance(error, OverrideParseException):
-        return f"cannot read '{error.override}'; {AS_TYPED}"
+        return f"cannot read '{error.override}'; {_as_text(str(error.override)) or AS_TYPED}"
     cause = _cause(error)
     if isinstance(cause, UserError):  # a launcher's, about its settings
         return str(cause)
@@ -42,6 +45,8 @@ def one_line(error: Exception) -> str:
         return f"give a value for {cause.full_key}"
     if isinstance(cause, InterpolationToMissingValueError):
         return f"give a value for {_first_line(cause).rpartition(' ')[2]}"
+    if isinstance(cause, InterpolationResolutionError):
+        return f"{cause.full_key}: {_first_line(cause)}"
     if match := re.match(r"Ambiguous value for argument '(.*)'", where):
         return f"{match[1]} are several values; add -m to run a job with each"
     if match := re.search(r"Could not override '(.*?)'", where):
@@ -79,6 +84,21 @@ def _not_in_a_job(key: str, text: str) -> str:
         return f"{key}: a job has no such part; choose with {known}"
     added = re.search(r"use (\+.*)", text)
     return f"{key}: no file was chosen yet" + (f"; add one with {added[1]}" if added else "")
+
+
+def _as_text(override: str) -> str:
+    """How to type a value that Hydra reads as text only in quotes; empty if that is no help."""
+    key, _, value = override.partition("=")
+    quoted = value.replace("'", "\\'")
+    text = f"{key}='{quoted}'"
+    try:
+        (parsed,) = OverridesParser.create().parse_overrides([text])
+    except HydraException:
+        return ""
+    if not value or "${" in value or parsed.value() != value:
+        return ""
+    typed = f'"{text}"' if not set(text) & set('"$`\\!') else shlex.quote(text)
+    return f"type a value that has such characters in quotes: {typed}"
 
 
 def _unknown_choice(error: MissingConfigException) -> str:

@@ -18,7 +18,7 @@ from kd_bench.config.schema import (
     Speed,
     TeacherSource,
 )
-from kd_bench.utils.errors import UserError
+from kd_bench.utils.errors import UserError, require
 from kd_bench.utils.files import file_hash, json_hash
 
 # How steps are executed, as far as it is part of what a job is.
@@ -27,6 +27,8 @@ EXECUTION_KEYS = ("speed", "compile", "precision", "threads")
 # Not part of the identity: where the images are, and a dataset's `weights`, which a method's YAML
 # copies into its own weights.
 LOCATION_KEYS = {"root", "download", "weights"}
+
+NAME_BYTES = 100  # of one name; a file system allows 255, and a folder is named by two models
 
 
 def canonical(value: Any) -> Any:
@@ -138,14 +140,48 @@ def folder_name(identity: Mapping, seed: int) -> str:
 
 
 def check_names(config: Config) -> None:
-    """Refuse names that cannot name a folder: they are parts of a job's path."""
+    """Refuse names and seeds that cannot be parts of a path, where jobs are made and records read.
+
+    What passes stays below the runs folder, and is found there: hidden folders are not searched.
+
+    Raises:
+        UserError: with what is valid.
+    """
     for section in ("dataset", "model", "teacher.model", "method", "recipe"):
         name = attrgetter(f"{section}.name")(config)
-        if not re.fullmatch(r"[\w.][\w.+-]*", str(name)):
+        if not (_is_name(name) and len(name.encode()) <= NAME_BYTES):
             raise UserError(
-                f"{section}.name must be letters, digits, '_', '.', '+' or '-' (it names a folder),"
-                f" got '{name}'"
+                f"{section}.name must be letters, digits, '_', '.', '+' or '-' and begin with a"
+                f" letter, a digit or '_', at most {NAME_BYTES} bytes (it names a folder),"
+                f" got '{_beginning(str(name))}'"
             )
+    for key in ("seed", "teacher.seed"):
+        seed = attrgetter(key)(config)
+        is_whole = isinstance(seed, int) and not isinstance(seed, bool)
+        require(is_whole and seed >= 0, f"{key} must be 0 or more, got {seed!r}")
+        require(seed < 2**63, f"{key} must be below 2**63, got a larger number")
+
+
+def check_folder(folder: str) -> None:
+    """Refuse what `folder_name` does not return, in a file that somebody else may have written.
+
+    Raises:
+        UserError: with what it returns.
+    """
+    parts = str(folder).split("/")
+    require(
+        len(parts) == 5 and all(map(_is_name, parts)) and parts[4].startswith("seed"),
+        "folder must be <dataset>/<teacher>-<student>/<method>/<digest>/seed<k>,"
+        f" got '{_beginning(str(folder))}'",
+    )
+
+
+def _is_name(name: Any) -> bool:
+    return isinstance(name, str) and re.fullmatch(r"\w[\w.+-]*", name) is not None
+
+
+def _beginning(text: str, most: int = 100) -> str:
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def flatten(nested: Mapping, prefix: str = "") -> dict[str, Any]:

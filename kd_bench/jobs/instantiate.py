@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from kd_bench.config.convert import to_dataclass, to_plain
@@ -25,7 +25,8 @@ from kd_bench.interfaces import Loss, LossContext, StageShapes
 from kd_bench.methods.common.method import Method
 from kd_bench.models.convolutions import replace_unsafe_convolutions
 from kd_bench.models.features import FeatureExtractor, probe_shapes
-from kd_bench.utils.errors import UserError, require
+from kd_bench.utils.errors import UserError, message_lines, require
+from kd_bench.utils.own_modules import hidden_file, search_current_folder
 from kd_bench.utils.torchvision import declare_operators
 from kd_bench.utils.tracebacks import summary
 
@@ -50,20 +51,23 @@ def import_target(target: str, where: str) -> Any:
     module = _import_module(module_name, where)
     if not hasattr(module, name):
         own = [n for n, v in vars(module).items() if getattr(v, "__module__", "") == module_name]
-        raise UserError(f"{where}: unknown {target}; choose from {', '.join(own)} of {module_name}")
+        choice = f"choose from {', '.join(own)} of {module_name}{hidden_file(module_name)}"
+        raise UserError(f"{where}: unknown {target}; {choice}")
     return getattr(module, name)
 
 
 def _import_module(name: str, where: str) -> ModuleType:
     if not is_ours(name):
         declare_operators()
+        search_current_folder()
     try:
         return importlib.import_module(name)
     except UserError:
         raise
     except ModuleNotFoundError as error:
         if error.name is not None and f"{name}.".startswith(f"{error.name}."):
-            raise UserError(f"{where}: no module {error.name}, installed or here") from None
+            hidden = hidden_file(name)
+            raise UserError(f"{where}: no module {error.name}, installed or here{hidden}") from None
         what = f"cannot import {name}: {summary(error)}"
         raise UserError(f"{where}: {what}; install it, or put its file into this folder") from error
     except Exception as error:  # a module's own code may raise anything
@@ -82,8 +86,9 @@ def from_target(arguments: Arguments, where: str, *positional: Any, **given: Any
         UserError: for an argument that the target does not take, lacks, or that has a wrong type;
             for an error in a target that is not kd-bench's own, naming the line.
     """
+    is_call = isinstance(arguments, Mapping) and "_target_" in arguments
+    require(is_call, f"{where} has no _target_ (a dotted path to a class)")
     arguments = dict(arguments)
-    require("_target_" in arguments, f"{where} has no _target_ (a dotted path to a class)")
     path = arguments.pop("_target_")
     target = import_target(path, where)
     _check_arguments(target, arguments, len(positional), given, where)
@@ -233,6 +238,21 @@ def _meta_network(config: str, data: Description) -> tuple[Network, StageShapes]
     shapes = network.shapes((data.height, data.width))
     network.net.to("meta")
     return network, shapes
+
+
+def why_untrainable(config: ModelConfig, data: Description, images: Tensor) -> str:
+    """Why a network cannot be trained on a batch [B, 3, H, W]; empty if it can.
+
+    Its weights are not drawn, so that it may have any values.
+    """
+    with _WithoutDraws():
+        net = build_network(config, data.num_classes).net.train()
+    try:
+        with torch.no_grad():
+            net(images)
+    except (RuntimeError, ValueError) as error:  # batch norm of a single number raises a ValueError
+        return message_lines(error)[0]
+    return ""
 
 
 def loss_classes(config: MethodConfig) -> dict[str, type[Loss]]:

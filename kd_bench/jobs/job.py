@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kd_bench.config.convert import to_dataclass, to_plain
+from kd_bench.config.identity import check_folder, check_names
 from kd_bench.config.schema import Config, total_epochs
 from kd_bench.results.record import Record
 from kd_bench.results.run_folder import (
@@ -98,15 +99,18 @@ class Job:
         """A job from plain values.
 
         Raises:
-            KeyError, TypeError, UserError: another version of kd-bench wrote them.
+            KeyError, TypeError, UserError: another version of kd-bench wrote them, or they name a
+                folder outside the runs folder.
         """
         if values.keys() != _FIELDS:
             raise KeyError(f"a job has {', '.join(sorted(_FIELDS))}")
-        teacher = values["teacher"]
+        teacher, config = values["teacher"], to_dataclass(Config, values["config"])
+        check_names(config)
+        check_folder(values["folder"])
         return cls(
             **{
                 **values,
-                "config": to_dataclass(Config, values["config"]),
+                "config": config,
                 "traits": MethodTraits(**values["traits"]),
                 "teacher": None if teacher is None else cls.from_json(teacher),
             }

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from kd_bench.config.identity import EXECUTION_KEYS, folder_name, job_identity
+from kd_bench.config.identity import EXECUTION_KEYS, check_names, folder_name, job_identity
 from kd_bench.config.schema import Config, baseline_method
 from kd_bench.interfaces import Loss
 from kd_bench.jobs.instantiate import loss_classes
@@ -23,8 +23,10 @@ def resolve_job(config: Config, changed: Mapping[str, Any]) -> Job:
         changed: its values that differ from what its choices alone compose.
 
     Raises:
-        UserError: a loss's `_target_` is no loss, or the teacher's checkpoint cannot be read.
+        UserError: a name cannot be part of a path, a loss's `_target_` is no loss, or the teacher's
+            checkpoint cannot be read.
     """
+    check_names(config)
     traits = method_traits(loss_classes(config.method))
     teacher = None
     if traits.needs_teacher and not traits.teacher_learns and not config.teacher.checkpoint:

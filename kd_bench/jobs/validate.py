@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
+from operator import attrgetter
 
 import torch
+from torch import Tensor
 
 from kd_bench.config.convert import to_plain
-from kd_bench.config.identity import canonical, check_names
-from kd_bench.config.schema import InitConfig, RecipeConfig, TeacherConfig, TeacherSource
+from kd_bench.config.identity import canonical
+from kd_bench.config.schema import (
+    InitConfig,
+    ModelConfig,
+    RecipeConfig,
+    TeacherConfig,
+    TeacherSource,
+)
 from kd_bench.data.augment import view_count
 from kd_bench.interfaces import LossContext
 from kd_bench.jobs.instantiate import (
@@ -23,14 +32,15 @@ from kd_bench.jobs.instantiate import (
     is_ours,
     meta_network,
     on_meta,
+    why_untrainable,
 )
 from kd_bench.jobs.job import Job
 from kd_bench.methods.common.method import Method
 from kd_bench.training import execution, teacher_cache
 from kd_bench.training.checks.rehearsal import Rehearsal
 from kd_bench.training.optim import check_recipe
-from kd_bench.training.teacher import check_fits, read_state
-from kd_bench.utils.errors import require
+from kd_bench.training.teacher import read_weights
+from kd_bench.utils.errors import UserError, require
 
 
 def validate_jobs(jobs: Iterable[Job]) -> None:
@@ -51,15 +61,13 @@ def validate_job(job: Job) -> None:
         UserError: one line with the valid options.
     """
     config, traits = job.config, job.traits
-    check_names(config)
     check_recipe(config.recipe)
     execution.check_execution(config)
     require(config.threads >= 1, f"threads must be 1 or more, got {config.threads}")
-    for name, seed in (("seed", config.seed), ("teacher.seed", config.teacher.seed)):
-        require(seed >= 0, f"{name} must be 0 or more, got {seed}")
     _check_pair(job)
     context, teacher, method = _meta_parts(job)
     _check_steps(config.recipe, len(context.labels))
+    _check_last_batches(job, method)
     for shapes in filter(None, (context.student, context.teacher)):
         for stage in method.stages:
             shapes[stage]  # refused where there is none
@@ -137,6 +145,39 @@ def _check_steps(recipe: RecipeConfig, images: int) -> None:
     )
 
 
+def _check_last_batches(job: Job, method: Method) -> None:
+    """Refuse an epoch that ends with a single image, where batch norm needs several numbers."""
+    config, traits, teacher = job.config, job.traits, job.config.teacher
+    if _ends_with_one_image(config.recipe, job):
+        views = method.extra_views(_black_image(job)).values()  # part of the same batch
+        images = torch.cat([_black_image(job), *views])
+        _check_trainable(config.model, images, "recipe", job)
+        if traits.needs_teacher and traits.teacher_learns:
+            _check_trainable(teacher.model, images, "recipe", job)
+    if job.teacher is not None and _ends_with_one_image(teacher.recipe, job):
+        _check_trainable(teacher.model, _black_image(job), "teacher.recipe", job)
+
+
+def _ends_with_one_image(recipe: RecipeConfig, job: Job) -> bool:
+    images, is_dropped = describe_dataset(job.config.dataset).train_size, recipe.drop_last
+    return recipe.batch_size == 1 or (images % recipe.batch_size == 1 and not is_dropped)
+
+
+def _black_image(job: Job) -> Tensor:
+    data = describe_dataset(job.config.dataset)
+    return torch.zeros(1, 3, data.height, data.width)
+
+
+def _check_trainable(model: ModelConfig, images: Tensor, key: str, job: Job) -> None:
+    data, recipe = describe_dataset(job.config.dataset), attrgetter(key)(job.config)
+    if reason := why_untrainable(model, data, images):
+        mend = f"{key}.drop_last=true" if recipe.batch_size > 1 else f"a larger {key}.batch_size"
+        raise UserError(
+            f"recipe '{recipe.name}': the last batch has one of the {data.train_size:,} training"
+            f" images, on which {model.name} cannot be trained ({reason}); use {mend}"
+        )
+
+
 def _check_pair(job: Job) -> None:
     """Refuse a teacher that is not of the kind that the method is made for."""
     config, teacher = job.config, job.config.teacher
@@ -157,8 +198,11 @@ def _check_pair(job: Job) -> None:
 
 def _check_init(init: InitConfig, method: str) -> None:
     name = f"method '{method}': init"
-    require(init.epochs >= 0, f"{name}.epochs must be 0 or more, got {init.epochs}")
-    require(init.lr > 0, f"{name}.lr must be above 0, got {init.lr}")
+    require(
+        0 <= init.epochs < math.inf,
+        f"{name}.epochs must be 0 or more and finite, got {init.epochs}",
+    )
+    require(0 < init.lr < math.inf, f"{name}.lr must be above 0 and finite, got {init.lr}")
     require(
         (init.epochs > 0) == bool(init.weights),
         f"{name} needs both epochs above 0 and weights, or neither",
@@ -167,6 +211,6 @@ def _check_init(init: InitConfig, method: str) -> None:
 
 def _check_teacher(config: TeacherConfig, teacher: Network) -> None:
     if path := config.checkpoint:
-        check_fits(teacher.net, read_state(path), path, teacher.name)
+        read_weights(teacher.net, path, teacher.name)
     else:
         check_recipe(config.recipe)

@@ -19,6 +19,7 @@ from kd_bench.jobs.protocol import CORES, INTERRUPTED, LOCKED_ELSEWHERE, PARENT
 from kd_bench.results.run_folder import read_error, write_error
 from kd_bench.utils.errors import error_text, failure_reason
 from kd_bench.utils.lock import Locked
+from kd_bench.utils.own_modules import leave_out_current_folder
 from kd_bench.utils.supervisor import FAILED, Ending, accept_signals, die_with, supervise
 
 
@@ -54,9 +55,9 @@ def run_job(path: Path, number: int) -> int:
     Returns:
         The exit code: 0, `LOCKED_ELSEWHERE` or `INTERRUPTED`. Other errors are raised.
     """
+    leave_out_current_folder()
     from kd_bench.jobs.runner import NullReporter, run
 
-    sys.path.insert(0, os.getcwd())  # where a user's own losses and models are
     try:
         run(read_job(path, number), NullReporter())
     except Locked:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from kd_bench.config.convert import to_dataclass, to_plain
+from kd_bench.config.identity import check_folder, check_names
 from kd_bench.config.schema import Config
-from kd_bench.utils.errors import DamagedError, UserError
+from kd_bench.utils.errors import DamagedError, UserError, require
 from kd_bench.utils.files import json_hash
 
 FORMAT = 1  # of the JSON; raised when its meaning changes, not for a new field with a default
@@ -117,10 +118,20 @@ class Record:
             known["images"] = Images(**values["images"])
             if values["teacher"] is not None:
                 known["teacher"] = TeacherScore(**values["teacher"])
-            return cls(**known)
+            record = cls(**known)
+            record._check_paths()
+            return record
         except (AttributeError, KeyError, TypeError, UserError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise DamagedError(f"{path} is no record: {reason}") from None
+
+    def _check_paths(self) -> None:
+        """Refuse names of folders that would lead out of the folder that they are put in."""
+        check_names(self.config)
+        check_folder(self.folder)
+        require(str(self.digest).isalnum(), f"digest is letters and digits, got '{self.digest}'")
+        if self.teacher is not None and self.teacher.folder is not None:
+            check_folder(self.teacher.folder)
 
 
 _FIELDS = {field.name for field in fields(Record)}

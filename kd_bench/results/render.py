@@ -15,8 +15,11 @@ from kd_bench.results.labels import format_value
 from kd_bench.results.options import FORMAT_NAMES, METRICS
 from kd_bench.results.record import Failure, Record
 from kd_bench.results.table import Average, Cell, Column, Table, table_from
+from kd_bench.utils import escape
 from kd_bench.utils.errors import require
 from kd_bench.utils.text_grid import UNLIMITED, side_by_side
+
+Escape = Callable[[str], str]
 
 
 def _signed(value: float, digits: int) -> str:
@@ -46,15 +49,18 @@ def difference(cell: Cell, digits: int) -> str:
     return _signed(cell.delta.mean, digits) + pairs
 
 
-def cell_text(cell: Cell | None, digits: int, bold: str = "{}") -> str:
+def cell_text(
+    cell: Cell | None, digits: int, bold: str = "{}", escaped: Escape = escape.printable
+) -> str:
     """`93.9 ± 0.8 (3) +1.1`, `93.9 ± 0.1 (2), 1 failed`, `failed`; empty for a missing cell."""
     if cell is None:
         return ""
     if not cell.n:
         return "failed"
-    number = bold.format(cell_score(cell, digits)) if cell.bold else cell_score(cell, digits)
+    score = escaped(cell_score(cell, digits))
     failed = f", {cell.failed} failed" if cell.failed else ""
-    return f"{number} {difference(cell, digits)}".rstrip() + failed
+    rest = f" {difference(cell, digits)}".rstrip() + failed
+    return (bold.format(score) if cell.bold else score) + escaped(rest)
 
 
 def _average_text(average: Average | None, digits: int) -> str:
@@ -64,23 +70,25 @@ def _average_text(average: Average | None, digits: int) -> str:
     return f"{average.mean:.{digits}f}{delta}"
 
 
-def to_rows(table: Table, bold: str = "{}") -> list[list[str]]:
+def to_rows(table: Table, bold: str = "{}", escaped: Escape = escape.printable) -> list[list[str]]:
     """The heading, the teachers' line if there are any, and a line for each row, as text.
 
     Args:
         table: the table.
         bold: how the best scores are written, with {} for the score.
+        escaped: escapes all other text for the format.
     """
     kind = "" if table.metric == METRICS[0] else f", {METRIC_NAME[table.metric]}"
-    columns = [["method", "teacher", *table.rows]]
+    columns = [["method", "teacher", *map(escaped, table.rows)]]
     for column in table.columns:
         under = table.under(column)
-        cells = [cell_text(under.get(row), column.digits, bold) for row in table.rows]
-        columns.append([column.label + kind, _teachers(column), *cells])
+        cells = [cell_text(under.get(row), column.digits, bold, escaped) for row in table.rows]
+        columns.append([escaped(column.label + kind), escaped(_teachers(column)), *cells])
     if table.averages:
         digits = min(column.digits for column in table.columns)
         cells = [_average_text(table.averages.get(row), digits) for row in table.rows]
-        columns.append(["average" + kind, _teacher_average(table.columns, digits), *cells])
+        average = ["average" + kind, _teacher_average(table.columns, digits), *cells]
+        columns.append([escaped(text) for text in average])
     lines = [list(line) for line in zip(*columns, strict=True)]
     return [line for line in lines if line[0] != "teacher" or any(line[1:])]
 
@@ -97,11 +105,11 @@ def _teacher_average(columns: Sequence[Column], digits: int) -> str:
 
 def markdown(table: Table) -> str:
     """A GitHub table, its caption, its warnings and the command that makes it."""
-    lines = [[text.replace("|", "\\|") for text in line] for line in to_rows(table, bold="**{}**")]
+    lines = to_rows(table, "**{}**", escape.markdown)
     ruler = [":--"] + ["--:"] * (len(lines[0]) - 1)
     rows = [f"| {' | '.join(line)} |" for line in (lines[0], ruler, *lines[1:])]
-    parts = ["\n".join(rows), " ".join(caption_sentences(table))]
-    parts += [f"**Warning**: {warning}" for warning in caveats(table)]
+    parts = ["\n".join(rows), " ".join(map(escape.markdown, caption_sentences(table)))]
+    parts += [f"**Warning**: {escape.markdown(warning)}" for warning in caveats(table)]
     parts += [f"`{table.command}`"] if table.command else []
     return "\n\n".join(parts) + "\n"
 
@@ -114,29 +122,19 @@ def terminal(table: Table) -> str:
     """
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else UNLIMITED
     notes = [table.note] * bool(table.note) + [f"Warning: {text}" for text in caveats(table)]
-    texts = [textwrap.fill(t, min(width, 100)) for t in (short_caption(table, mark="*"), *notes)]
-    return "\n\n".join([*side_by_side(to_rows(table, bold="{}*"), width), "\n".join(texts)]) + "\n"
-
-
-LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "\x02": r"\textbf{",  # `latex` puts these two around the best; no other text contains them
-    "\x03": "}",
-}
-
-
-def _latex_text(text: str) -> str:
-    return "".join(LATEX.get(character, character) for character in text).replace(" -", " $-$")
+    texts = [
+        textwrap.fill(escape.printable(text), min(width, 100))
+        for text in (short_caption(table, mark="*"), *notes)
+    ]
+    pictures = side_by_side(to_rows(table, "{}*", escape.printable), width)
+    return "\n\n".join([*pictures, "\n".join(texts)]) + "\n"
 
 
 def latex(table: Table) -> str:
     """A floating table with a caption, for a paper that loads booktabs."""
-    cells = [[_latex_text(text) for text in line] for line in to_rows(table, bold="\x02{}\x03")]
+    cells = to_rows(table, r"\textbf{{{}}}", escape.latex)
     heading, *rows = [" & ".join(line) + r" \\" for line in cells]
-    caption = _latex_text(" ".join(caption_sentences(table) + caveats(table)))
+    caption = escape.latex(" ".join(caption_sentences(table) + caveats(table)))
     lines = [
         r"\begin{table}",
         r"\centering",
@@ -186,6 +184,8 @@ def csv(table: Table) -> str:
         for row in table.rows
         if (row, column.label) in table.cells
     ]
+    for line in lines:
+        line.update({k: escape.csv(v) for k, v in line.items() if isinstance(v, str)})
     return pd.DataFrame(lines).to_csv(index=False, float_format="%.4f", lineterminator="\n")
 
 

@@ -88,7 +88,8 @@ def open_record(path: str | Path) -> tuple[Path, Record]:
 
 
 def _is_job(folder: Path) -> bool:
-    return re.fullmatch(r"seed\d+", folder.name) is not None
+    digest_and_seed = "/".join(folder.parts[-2:])
+    return re.fullmatch(r"[0-9a-f]{8}/seed\d+", digest_and_seed) is not None
 
 
 def read_failures(root: str | Path) -> list[Failure]:

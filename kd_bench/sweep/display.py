@@ -25,6 +25,7 @@ from kd_bench.results.run_folder import CONSOLE
 from kd_bench.sweep import eta
 from kd_bench.sweep.eta import ThroughputHistory
 from kd_bench.utils.errors import DamagedError
+from kd_bench.utils.escape import printable
 from kd_bench.utils.formatting import pluralize
 
 READ_SECONDS = 0.5  # least time between two reads of the running jobs' files
@@ -33,7 +34,7 @@ READ_SECONDS = 0.5  # least time between two reads of the running jobs' files
 def console() -> Console:
     """Standard output; without a terminal, lines are not wrapped."""
     width = None if sys.stdout.isatty() else 200
-    return Console(width=width, highlight=False, soft_wrap=True)
+    return Console(width=width, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def accuracy_text(record: Record) -> str:
@@ -67,7 +68,7 @@ class SweepDisplay:
 
     def message(self, text: str) -> None:
         """Print a line."""
-        self.console.print(text, markup=False)
+        self.console.print(printable(text))
 
     def done(self, job: Job, record: Record, seconds: float) -> None:
         """A job has its result, after this many seconds in its slot."""
@@ -123,7 +124,7 @@ class SweepDisplay:
                 for job in jobs
                 if job.folder in failed
             ]
-            self.message(render_records(done, failures))
+            self.console.print(render_records(done, failures))
 
     def update(
         self,
@@ -146,7 +147,7 @@ class SweepDisplay:
         now = [(job, JobStatus(RUNNING, progress=_progress(job))) for _, job in running]
         grid = Table.grid(padding=(0, 2))
         for (slot, _), (job, status) in zip(running, now, strict=True):
-            grid.add_row(slot, job.label, progress_text(job, status))
+            grid.add_row(slot, printable(job.label), progress_text(job, status))
         done = self.total - len(pending) - len(running) - failed
         counts = f"{done} done, {len(running)} running, {len(pending)} pending, {failed} failed"
         unfinished = now + [(job, JobStatus(PENDING)) for job in pending]

@@ -33,6 +33,7 @@ from kd_bench.sweep.eta import (
 from kd_bench.sweep.teacher_cost import teacher_costs
 from kd_bench.training.device import choose_device
 from kd_bench.utils.formatting import format_bytes, format_duration, pluralize
+from kd_bench.utils.output import print_lines
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def print_plan(jobs: Sequence[Job], slots: int | None) -> None:
     """
     planned = plan_jobs(jobs)
     for line in (*(each.line for each in planned), *totals(planned, slots)):
-        print(line)
+        print_lines(line)
 
 
 def plan_jobs(jobs: Sequence[Job]) -> list[PlannedJob]:

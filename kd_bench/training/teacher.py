@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Set
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,10 @@ from kd_bench.models.features import FeatureExtractor, forward_with_views
 from kd_bench.training import execution
 from kd_bench.training.execution import Execution
 from kd_bench.utils.errors import UserError
+from kd_bench.utils.output import print_lines
+
+# Of all names in the checkpoints of DataParallel, Lightning and torch.compile.
+PREFIXES = ("module.", "model.", "_orig_mod.")
 
 
 class Teacher:
@@ -72,12 +78,42 @@ def load_weights(net: nn.Module, path: str | Path, model: str) -> None:
     Raises:
         UserError: if the file does not exist, or its tensors do not match the network.
     """
-    state = read_state(path)
-    check_fits(net, state, path, model)
-    net.load_state_dict(state)
+    net.load_state_dict(read_weights(net, path, model))
 
 
-def read_state(path: str | Path) -> dict[str, torch.Tensor]:
+def read_weights(net: nn.Module, path: str | Path, model: str) -> dict[str, Tensor]:
+    """The state dict in a file, checked to be one of `net`, which may be on meta.
+
+    A prefix that all names share and `net` does not have is taken off, and that is said.
+
+    Raises:
+        UserError: as `load_weights`.
+    """
+    state, prefix = _without_prefix(_read_state(path), net.state_dict().keys())
+    if prefix:
+        _say_once(f"{path}: took '{prefix}' off the names of all its tensors")
+    _check_fits(net, state, path, model)
+    return state
+
+
+def _without_prefix(state: dict[str, Tensor], names: Set[str]) -> tuple[dict[str, Tensor], str]:
+    """A state dict without prefixes that keep all its names from being `names`, and these."""
+    taken = ""
+    while state and not names & state.keys():
+        prefix = next((p for p in PREFIXES if all(name.startswith(p) for name in state)), None)
+        if prefix is None:
+            break
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+        taken += prefix
+    return state, taken
+
+
+@cache
+def _say_once(text: str) -> None:
+    print_lines(f"kd-bench: {text}", file=sys.stderr)
+
+
+def _read_state(path: str | Path) -> dict[str, Tensor]:
     """The state dict in a file, on the CPU."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -96,10 +132,8 @@ def read_state(path: str | Path) -> dict[str, torch.Tensor]:
     return content
 
 
-def check_fits(
-    net: nn.Module, state: dict[str, torch.Tensor], path: str | Path, model: str
-) -> None:
-    """Check that a state dict has the names and shapes of the network (which may be on meta)."""
+def _check_fits(net: nn.Module, state: dict[str, Tensor], path: str | Path, model: str) -> None:
+    """Check that a state dict has the names and shapes of the network."""
     expected = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     differing = [name for name in expected | found if expected.get(name) != found.get(name)]

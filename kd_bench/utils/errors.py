@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from kd_bench.utils import tracebacks
+from kd_bench.utils.escape import printable
+from kd_bench.utils.output import print_lines
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # why nothing can be written
 
@@ -27,7 +29,7 @@ class DamagedError(UserError):
 def warn(message: str) -> None:
     """Print a line to standard error about what is left out or set aside."""
     with suppress(OSError):  # of a job, it goes to a file, whose disk may be full
-        print(f"kd-bench: {message}", file=sys.stderr)
+        print_lines(f"kd-bench: {message}", file=sys.stderr)
 
 
 def require(condition: bool, message: str) -> None:
@@ -69,7 +71,7 @@ def error_text(error: BaseException) -> str:
         return str(error)
     if not tracebacks.shows_all():
         if isinstance(error, UserError | FloatingPointError):
-            return f"kd-bench: {error}"
+            return printable(f"kd-bench: {error}")
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             return f"kd-bench: {error.strerror}; free some space, and the same command goes on"
     return tracebacks.own_text(error)

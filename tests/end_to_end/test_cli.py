@@ -25,6 +25,16 @@ from kd_bench.sweep.launchers import registry as launchers
 from kd_bench.utils.formatting import pluralize
 from kd_bench.utils.process import core_count
 
+ONE_IMAGE_MORE = (
+    "dataset=synthetic",
+    "dataset.source.size=4",
+    "dataset.source.train=21",
+    "recipe=quickstart",
+    "recipe.epochs=1",
+    "recipe.batch_size=20",
+    "teacher.recipe.epochs=1",
+    "teacher.recipe.batch_size=20",
+)
 MISTAKES = {
     "a misspelt key": (["sede=1"], "unknown key 'sede'; choose from dataset, model, teacher"),
     "a misspelt key with +": (
@@ -82,6 +92,36 @@ MISTAKES = {
     "an unwritable runs folder of a sweep": (["-m", "runs_dir=file/runs", "seed=0,1"], "runs_dir="),
     "a missing checkpoint": (["teacher.checkpoint=no.pt"], "cannot read no.pt: No such file"),
     "a name that is no folder's": (["method.name=a/b"], "it names a folder"),
+    "the folder above as a name": (["dataset.name=.."], "dataset.name must be letters, digits"),
+    "a hidden name": (["dataset.name=.hidden"], "begin with a letter, a digit or '_'"),
+    "a name that is too long": ([f"dataset.name={'a' * 300}"], "at most 100 bytes"),
+    "a value with =": (
+        ["teacher.checkpoint=epoch=3.pt"],
+        """cannot read 'teacher.checkpoint=epoch=3.pt'; type a value that has such characters in"""
+        """ quotes: "teacher.checkpoint='epoch=3.pt'\"""",
+    ),
+    "a value with ü in a sweep": (["-m", "dataset.root=ü", "seed=0,1"], "\"dataset.root='ü'\""),
+    "a value with $": (["dataset.root=a#$b"], "in quotes: 'dataset.root='\"'\"'a#$b'"),
+    "an interpolation that is cut off": (["recipe.lr=${x"], "are typed as group=name"),
+    "an interpolation that names nothing": (
+        ["recipe.lr=${nothing}"],
+        "kd-bench: recipe.lr: Interpolation key 'nothing' not found\n",
+    ),
+    "a weight of nan": ([*TINY, "method.weights.st=nan"], "the weight of 'st' must not be nan"),
+    "a weight of inf": ([*TINY, "method.weights.ce=-inf"], "the weight of 'ce' must not be -inf"),
+    "a last batch of one image": (
+        [*ONE_IMAGE_MORE, "teacher.recipe.drop_last=true"],
+        "the last batch has one of the 21 training images, on which resnet8 cannot be trained",
+    ),
+    "a teacher's last batch of one image": (
+        [*ONE_IMAGE_MORE, "recipe.drop_last=true"],
+        "on which resnet20 cannot be trained (Expected more than 1 value per channel when",
+    ),
+    "batches of one image": (
+        [*ONE_IMAGE_MORE, "recipe.batch_size=1", "method=dml"],
+        "use a larger recipe.batch_size",
+    ),
+    "a seed that is too large": ([f"seed={10**300}"], "seed must be below 2**63"),
     "a target that is not there": (
         ["method.losses.st._target_=kd_bench.methods.st.Sott"],
         "choose from SoftTarget of kd_bench.methods.st",
@@ -188,6 +228,11 @@ def test_a_mistake_is_answered_in_one_line_before_anything_trains(kd_bench, tmp_
     assert printed.count("\n") == 1, printed
     assert answer in printed
     assert not list(tmp_path.glob("runs/*/*"))
+
+
+def test_a_last_batch_of_one_image_and_further_views_of_it_is_none_of_one(kd_bench):
+    command = ("plan", *ONE_IMAGE_MORE, "teacher.recipe.drop_last=true", "method=sskd")
+    assert kd_bench(*command)[0] == 0
 
 
 def write_images(folder, classes):

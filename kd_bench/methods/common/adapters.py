@@ -27,10 +27,23 @@ def map_stages(context: LossContext, stages: Sequence[str]) -> tuple[str, ...]:
         for network in (context.student, context.teacher_shapes):
             require(
                 len(network[stage]) == 3,
-                f"stage '{stage}' of {network.model} is not a map [C, H, W] but "
-                f"{_size(network[stage])}",
+                f"stage '{stage}' of {network.model} is not a map [C, H, W] but"
+                f" {_size(network[stage])}; {_how_to_get_maps(context)}",
             )
     return tuple(stages)
+
+
+def _how_to_get_maps(context: LossContext) -> str:
+    student, teacher = (
+        {stage for stage, shape in network.items() if len(shape) == 3}
+        for network in (context.student, context.teacher_shapes)
+    )
+    both = sorted(student & teacher)
+    choice = f"choose from {', '.join(both)}" if both else "no stage is a map in both networks"
+    return (
+        f"{choice}. Tokens [N, C] become a map in a module of the network that returns"
+        " tokens[:, -H * W:].mT.unflatten(2, (H, W)), with H * W patches"
+    )
 
 
 def require_equal_channels(context: LossContext, stage: str, method: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Real
@@ -22,7 +23,7 @@ def flatten_weights(weights: Mapping[str, Any], prefix: str = "") -> dict[str, f
     """{"ce": 1, "rkd": {"angle": 50}} -> {"ce": 1.0, "rkd/angle": 50.0}.
 
     Raises:
-        UserError: if a weight is not a number.
+        UserError: if a weight is not a finite number.
     """
     flat: dict[str, float] = {}
     for name, value in weights.items():
@@ -31,6 +32,7 @@ def flatten_weights(weights: Mapping[str, Any], prefix: str = "") -> dict[str, f
         else:
             is_number = isinstance(value, Real) and not isinstance(value, bool)
             require(is_number, f"the weight of '{prefix}{name}' must be a number, got {value!r}")
+            require(math.isfinite(value), f"the weight of '{prefix}{name}' must not be {value}")
             flat[prefix + name] = float(value)
     return flat
 

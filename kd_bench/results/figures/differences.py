@@ -9,6 +9,7 @@ from kd_bench.config.schema import BASELINE
 from kd_bench.results.figures.svg import picture
 from kd_bench.results.table import Column, Delta, Table
 from kd_bench.utils.errors import require
+from kd_bench.utils.escape import printable
 
 if TYPE_CHECKING:  # matplotlib takes a second to import
     from matplotlib.axes import Axes
@@ -56,7 +57,7 @@ def svg(table: Table) -> str:
     panels = figure.subplots(len(shown), squeeze=False, height_ratios=heights)[:, 0]
     for panel, (label, rows) in zip(panels, shown.items(), strict=True):
         _draw(panel, rows)
-        panel.set_title(label, fontsize=10, loc="left")
+        panel.set_title(printable(label), fontsize=10, loc="left", parse_math=False)
     panels[-1].set_xlabel("difference from the baseline in points: seeds, mean, 95 % interval")
     return picture(figure, "differences", _numbers(shown))
 
@@ -69,7 +70,8 @@ def _draw(panel: Axes, rows: list[Difference]) -> None:
         colour = EXCLUDES_ZERO if is_clear else INCLUDES_ZERO
         panel.plot(row.seeds, [place] * len(row.seeds), "o", color=colour, markersize=3, alpha=0.5)
         panel.errorbar(mean, place, xerr=width, fmt="D", color=colour, markersize=5, capsize=3)
-    panel.set_yticks(range(len(rows)), [row.row for row in rows])
+    labels = [printable(row.row) for row in rows]
+    panel.set_yticks(range(len(rows)), labels, parse_math=False)
     panel.invert_yaxis()
     panel.margins(y=0.5 / len(rows))
     panel.grid(axis="x", linewidth=0.3)

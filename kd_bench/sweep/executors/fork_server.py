@@ -35,6 +35,7 @@ from kd_bench.utils.supervisor import Ending
 
 PRELOAD = "kd_bench.sweep.executors.preload"  # multiprocessing takes only names of modules
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SAFE_PATH = "PYTHONSAFEPATH"
 MAX_PATH = 60  # characters of the temporary folder's path; a Unix socket's path has at most 107
 SERVER_LOST = 255  # the exit code that multiprocessing reports for a fork whose server has died
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -124,6 +125,7 @@ def _run(
     for stream in (1, 2):
         os.dup2(output, stream)
     messages.send(None)  # from here on it can be signalled; the server blocks signals until then
+    os.environ.pop(SAFE_PATH, None)  # the server's, not the job's
     # This job must die with the server, because only the server can report its exit code.
     os.environ.update({**variables, PARENT: str(os.getppid())})
     ending = run_supervised(file, number)
@@ -154,14 +156,17 @@ def _server_conditions(variables: Mapping[str, str]) -> Iterator[None]:
     # 4. This module has no file to re-run. A script without `if __name__ == "__main__"` would start
     # its sweep once more in each fork.
     no_main = {"__main__": ModuleType("__main__")}
+    # Python would search the current folder for the server's own libraries (since Python 3.11).
+    safe_path = {SAFE_PATH: "1"}
     # 2. Signals to the whole process group must not end the server before the jobs, and a job only
     # once it can handle them. The resource tracker, which the server's start needs, is started
     # before: starting it unblocks SIGINT and SIGTERM.
-    resource_tracker.ensure_running()
+    with _replaced(os.environ, safe_path):
+        resource_tracker.ensure_running()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         with (
-            _replaced(os.environ, {**variables, **openblas}),
+            _replaced(os.environ, {**variables, **openblas, **safe_path}),
             _replaced(vars(tempfile), short),
             _replaced(sys.modules, no_main),
         ):

@@ -7,6 +7,11 @@ need it.
 
 from __future__ import annotations
 
+from kd_bench.utils.own_modules import leave_out_current_folder
+
+leave_out_current_folder()
+
+# ruff: noqa: E402  # after the line above
 from importlib import import_module
 from pkgutil import iter_modules
 

@@ -98,5 +98,6 @@ class SweepLauncher(Launcher):
         After conf/ was edited, the same command may mean other jobs. They get another file, because
         jobs of the first sweep may still be waiting to read theirs.
         """
-        chosen = self.config.hydra.runtime.choices.get("sweep")
-        return f"{chosen or 'command-line'}-{json_hash([job.to_json() for job in jobs], 8)}"
+        chosen = self.config.hydra.runtime.choices.get("sweep") or "command-line"
+        name = chosen.rpartition("/")[2]  # of a file in a folder: conf/sweep/mine/first.yaml
+        return f"{name}-{json_hash([job.to_json() for job in jobs], 8)}"

@@ -1,12 +1,15 @@
 """A job's identity: what is in it, its digest, the folder it names."""
 
 import json
+import tempfile
+from pathlib import Path
 
 import pytest
-from hypothesis import given, strategies
+from hypothesis import example, given, settings, strategies
 
 from kd_bench.config import identity, schema
 from kd_bench.config.convert import to_dataclass, to_plain
+from kd_bench.results.store import find_jobs
 from kd_bench.utils.errors import UserError
 
 
@@ -159,7 +162,68 @@ def test_what_older_records_say_was_not_given_orphans_none():
     assert digest(model={**model, "stages": {"one": "a"}}) != digest(model=model)
 
 
-@pytest.mark.parametrize("name", ["a/b", "", "..x/..", "two words", "-x"])
-def test_a_name_that_cannot_be_a_folder_is_refused(name):
-    with pytest.raises(UserError, match="it names a folder"):
-        identity.check_names(config(method__name=name))
+BAD_NAMES = [
+    "a/b",
+    "",
+    "..x/..",
+    "two words",
+    "-x",
+    ".",
+    "..",
+    ".hidden",
+    "x\n",
+    "a" * 101,
+    "é" * 51,
+]
+
+
+@pytest.mark.parametrize("name", [*BAD_NAMES, 8, None], ids=repr)
+@pytest.mark.parametrize("section", ["dataset", "model", "teacher__model", "method", "recipe"])
+def test_a_name_that_cannot_be_a_folder_is_refused(section, name):
+    with pytest.raises(UserError, match=r"begin with a letter, a digit or '_'.*it names a folder"):
+        identity.check_names(config(**{f"{section}__name": name}))
+
+
+@pytest.mark.parametrize("key", ["seed", "teacher__seed"])
+@pytest.mark.parametrize("seed", [-1, 2**63, 10**300, "0/../..", None, True, 1.0], ids=repr)
+def test_a_seed_that_cannot_be_a_folder_is_refused(key, seed):
+    with pytest.raises(UserError, match="seed must be"):
+        identity.check_names(config(**{key: seed}))
+
+
+@pytest.mark.parametrize(
+    "folder", ["", "a/b/c/d", "/a/b/c/seed0", "a/../c/d/seed0", "a/b/.c/d/seed0", "a/b/c/d/e", None]
+)
+def test_a_folder_that_is_no_jobs_is_refused(folder):
+    with pytest.raises(UserError, match="folder must be <dataset>/"):
+        identity.check_folder(folder)
+
+
+def passes(check, *values):
+    try:
+        check(*values)
+    except UserError:
+        return False
+    return True
+
+
+sections = strategies.sampled_from(["dataset", "model", "teacher__model", "method"])
+names = strategies.text("ab0é.-_+", max_size=101) | strategies.text("a./", max_size=4)
+
+
+@settings(deadline=None)
+@given(strategies.dictionaries(sections, names), strategies.integers(-1, 2**64))
+@example(dict.fromkeys(["dataset", "model", "teacher__model", "method"], "a" * 100), 2**63 - 1)
+@example(dict.fromkeys(["dataset", "model", "teacher__model", "method"], "seed0"), 0)
+def test_whatever_passes_is_a_folder_below_the_runs_and_is_found(named, seed):
+    job = config(**{f"{section}__name": name for section, name in named.items()}, seed=seed)
+    if not passes(identity.check_names, job):
+        return
+    made = identity.job_identity(job, needs_teacher=True, teacher_learns=False, revisions={})
+    name = identity.folder_name(made, seed)
+    assert passes(identity.check_folder, name)
+    with tempfile.TemporaryDirectory() as runs:
+        folder = Path(runs) / name
+        folder.mkdir(parents=True)
+        assert folder.resolve().relative_to(Path(runs).resolve()).as_posix() == name
+        assert list(find_jobs(runs)) == [folder]

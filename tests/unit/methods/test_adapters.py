@@ -91,9 +91,22 @@ def test_stages_that_are_not_a_list_are_refused(stages):
 
 def test_a_stage_that_is_not_a_map_is_refused():
     with pytest.raises(
-        UserError, match=r"^stage 'pooled' of small is not a map \[C, H, W\] but 16$"
+        UserError, match=r"^stage 'pooled' of small is not a map \[C, H, W\] but 16; choose"
     ):
         map_stages(context(), ["stage1", "pooled"])
+
+
+def test_it_is_told_which_stages_are_maps_and_how_to_make_one_of_a_transformers_tokens():
+    tokens = {"tokens": (17, 64), "map": (64, 4, 4)}
+    nets = shapes("vit", **tokens), shapes("large", tokens=(64, 4, 4), map=(8, 4, 4))
+    vit = LossContext(*nets, num_classes=10, labels=torch.zeros(4).long(), epochs=1)
+    with pytest.raises(UserError, match=r"'tokens' of vit .* but 17x64; choose from map\.") as told:
+        map_stages(vit, ["tokens"])
+    recipe = "tokens[:, -H * W:].mT.unflatten(2, (H, W))"
+    assert recipe in str(told.value)
+    images, classes = torch.rand(2, 3, 4, 4), torch.rand(2, 1, 3)
+    tokens = torch.cat([classes, images.flatten(2).mT], dim=1)
+    assert torch.equal(eval(recipe, {"tokens": tokens, "H": 4, "W": 4}), images)
 
 
 def test_an_unknown_stage_is_refused_with_the_valid_ones():

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kd_bench.config.identity import digest
-from kd_bench.jobs.job import write_jobs
+from kd_bench.jobs.job import read_jobs, write_jobs
 from kd_bench.jobs.resolve import resolve_job
 from kd_bench.results.record import Failure, Record
 from kd_bench.results.run_folder import (
@@ -145,6 +145,42 @@ def test_a_missing_folder_is_named(tmp_path):
 def test_a_record_survives_its_file():
     written = record("st", best_val=91.0, changed={"teacher.seed": 1})
     assert Record.from_json(json.loads(json.dumps(written.to_json()))) == written
+
+
+def with_value(plain, path, value):
+    *sections, name = path.split(".")
+    section = plain
+    for part in sections:
+        section = section[part]
+    section[name] = value
+    return plain
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("folder", "../../elsewhere/a-b/st/0123abcd/seed0"),
+        ("teacher.folder", "/elsewhere"),
+        ("digest", "../../x"),
+        ("config.dataset.name", ".."),
+        ("config.teacher.model.name", "../../x"),
+        ("config.method.name", ".hidden"),
+        ("config.seed", "0/../../../../../../x"),
+    ],
+)
+def test_a_record_whose_names_lead_elsewhere_is_refused_by_its_name(tmp_path, path, value):
+    plain = with_value(record("st").to_json(), path, value)
+    (tmp_path / "result.json").write_text(json.dumps(plain))
+    name = path.removeprefix("config.").rpartition(".")[2]
+    with pytest.raises(UserError, match=rf"result.json is no record: .*{name}"):
+        read_record(tmp_path)
+
+
+def test_a_sweep_whose_jobs_lead_elsewhere_is_refused(tmp_path):
+    path = write_jobs([job(tmp_path)], "mine")
+    path.write_text(path.read_text().replace('"folder": "synthetic/', '"folder": "../../x/'))
+    with pytest.raises(UserError, match=r"mine\.jsonl"):
+        read_jobs(path)
 
 
 def test_every_published_record_has_the_folder_of_its_configuration():

@@ -1,6 +1,7 @@
 """Hydra's view of the launchers, and launchers of clusters as far as no cluster is needed."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -8,9 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers.jobs import TINY
+from helpers.jobs import TINY, job
 from helpers.paths import PACKAGE, ROOT
 from helpers.shell import environment
+from omegaconf import OmegaConf
 
 from kd_bench.config import compose
 from kd_bench.results.run_folder import RESULT
@@ -19,6 +21,7 @@ from kd_bench.sweep.executors import slurm as slurm_executor
 from kd_bench.sweep.executors.late_files import LateResult
 from kd_bench.sweep.launchers import registry
 from kd_bench.sweep.launchers.base import SweepLauncher
+from kd_bench.sweep.launchers.local import LocalLauncher
 from kd_bench.sweep.retry import DEFAULT
 from kd_bench.utils.errors import UserError
 
@@ -46,6 +49,8 @@ from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 import hydra_plugins
 from kd_bench.sweep.launchers import registry
+from kd_bench.sweep.launchers.local import LocalLauncher
+from kd_bench.sweep.retry import DEFAULT
 
 assert not hasattr(hydra_plugins, "__file__") or hydra_plugins.__file__ is None, "a namespace"
 registry.register(dry_run=len(sys.argv) > 1)
@@ -77,6 +82,13 @@ def test_each_plugin_is_registered_under_the_target_of_its_config_and_without_to
 def test_plugins_are_packaged_as_a_namespace():
     assert "\n    hydra_plugins\n" in (ROOT / "setup.cfg").read_text()
     assert not (PACKAGE / "sweep" / "launchers" / "hydra_plugins" / "__init__.py").exists()
+
+
+def test_sweep_chosen_from_a_folder_gets_a_file_beside_those_of_others(tmp_path):
+    launcher = LocalLauncher(1, None, DEFAULT.on_error, DEFAULT.retries)
+    choices = {"hydra": {"runtime": {"choices": {"sweep": "mine/first"}}}}
+    launcher.config = OmegaConf.create(choices)
+    assert re.fullmatch(r"first-[0-9a-f]{8}", launcher._name([job(tmp_path)]))
 
 
 @pytest.mark.parametrize(("launcher", "library"), [("slurm", "submitit"), ("ray", "ray")])

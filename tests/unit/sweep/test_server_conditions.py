@@ -50,7 +50,7 @@ def check(program, folder, **variables):
     path = folder / "program.py"  # a script, whose main module has a file
     path.write_text(START + program)
     (folder / "without_torch.py").write_text(WITHOUT_TORCH)
-    environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{folder}"} | variables
     command = [sys.executable, str(path)]
     output = folder / "output"  # not a pipe, which a fork that does not end would keep open
     with open(output, "w") as file:
@@ -126,6 +126,20 @@ assert tempfile.gettempdir() == before
 # A fork that reads a missing file ends at once, and one that reads a pipe waits forever.
 MISSING = "fork_server.ForkedProcess(Path('missing'), 0, Path('log'), {})"
 WAITING = "fork_server.ForkedProcess(Path('pipe'), 0, Path('log'), {})"
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 searches the folder first")
+def test_file_of_the_current_folder_does_not_hide_a_library_of_the_server(tmp_path):
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (folder / "selectors.py").write_text("open('imported', 'w')\n")
+    program = f"""
+os.chdir("{folder}")
+fork = {MISSING}
+wait_until(lambda: fork.poll() is not None)
+assert not Path("imported").exists()
+"""
+    check(program, tmp_path)
 
 
 def test_fork_does_not_run_the_main_module_again(tmp_path):
