@@ -79,13 +79,13 @@ def to_bytes(state: Any) -> bytes:
 def _write(
     folder: LockedFolder, job: str, state: Mapping[str, Any], texts: Mapping[str, str]
 ) -> None:
-    """Write a state, keeping the one before it, and then the texts."""
+    """Write a state, keeping the one before it, and then the texts, which are not flushed."""
     newest, before = CHECKPOINTS
     if (folder.path / newest).exists():
         folder.rename(newest, before)
     folder.write(newest, _pack(state, job))
     for name, text in texts.items():
-        folder.write(name, text)
+        folder.write(name, text, flush=False)
 
 
 def load(folder: LockedFolder, job: str) -> dict[str, Any] | None:
@@ -110,10 +110,11 @@ def load(folder: LockedFolder, job: str) -> dict[str, Any] | None:
 # The file: a line of JSON with format, job and hash, followed by what torch.save writes.
 
 
-def _pack(state: Any, job: str) -> bytes:
+def _pack(state: Any, job: str) -> list[bytes]:
+    """The parts of a file's content; not joined, as that would take as long as hashing them."""
     saved = to_bytes(state)
     about = {"format": FORMAT, "job": job, "sha256": _hash(job, saved)}
-    return json.dumps(about).encode() + b"\n" + saved
+    return [json.dumps(about).encode(), b"\n", saved]
 
 
 def _unpack(content: bytes, job: str) -> dict[str, Any]:

@@ -70,9 +70,8 @@ def train(setup: TrainingSetup, folder: LockedFolder, report: Report) -> Progres
     """
     state = _load(setup, folder)
     progress = Progress(state["history"], state["timing"]) if state else Progress()
-    if state is not None:  # the process that saved it may have ended before these files were there
-        for name, text in _readable(progress).items():
-            folder.write(name, text)
+    if state is not None:  # the process that saved it may have been killed before it wrote these
+        _write_readable(folder, progress)
     for row, timing in zip(progress.history, progress.timing, strict=True):
         report(row, timing)
     score = Evaluator(setup)
@@ -88,6 +87,7 @@ def train(setup: TrainingSetup, folder: LockedFolder, report: Report) -> Progres
                 progress.timing.append(number | timing)
                 saver.save(*_saved(setup, runner.optimizer, progress))
                 report(progress.history[-1], progress.timing[-1])
+    _write_readable(folder, progress)  # flushed, before a record vouches for them
     return progress
 
 
@@ -163,6 +163,11 @@ def _saved(setup: TrainingSetup, optimizer: SGD, progress: Progress) -> tuple[di
         "data": setup.data.fingerprint,
     }
     return state, _readable(progress)
+
+
+def _write_readable(folder: LockedFolder, progress: Progress) -> None:
+    for name, text in _readable(progress).items():
+        folder.write(name, text)
 
 
 def _readable(progress: Progress) -> dict[str, str]:

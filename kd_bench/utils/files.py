@@ -8,7 +8,7 @@ import json
 import os
 import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,27 +34,37 @@ def json_hash(value: Any, digits: int) -> str:
 
 
 def atomic_write(
-    path: Path, content: str | bytes, check: Callable[[], None] = lambda: None
+    path: Path,
+    content: str | bytes | Sequence[bytes],
+    *,
+    check: Callable[[], None] = lambda: None,
+    flush: bool = True,
 ) -> None:
     """Write a file atomically: a temporary file beside it, then renamed, both flushed to disk.
 
     Args:
         path: the file.
-        content: all of it.
+        content: all of it; bytes may come in parts.
         check: called directly before the rename; what it raises leaves the file as it was.
+        flush: if False, a power failure may leave the file empty; it is for files that are then
+            written again.
     """
+    if isinstance(content, str):
+        content = content.encode()
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         with open(part, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
-            os.fsync(file.fileno())
+            if flush:
+                os.fsync(file.fileno())
         check()
         os.replace(part, path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    _flush_folder(path.parent)
+    if flush:
+        _flush_folder(path.parent)
 
 
 def _flush_folder(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,11 @@ class LockedFolder:
         """
         self._lock.check()
 
-    def write(self, name: str, content: str | bytes) -> None:
-        """Write a file atomically, flushed to disk."""
-        atomic_write(self.path / name, content, self.check)
+    def write(
+        self, name: str, content: str | bytes | Sequence[bytes], *, flush: bool = True
+    ) -> None:
+        """Write a file, as `atomic_write` does."""
+        atomic_write(self.path / name, content, check=self.check, flush=flush)
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a value as readable JSON, as `write` does."""

@@ -233,7 +233,7 @@ def test_a_job_killed_in_the_middle_and_started_again_ends_as_if_it_had_not_been
 @pytest.mark.slow
 def test_a_job_killed_before_any_rename_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
     _, whole = trained(job(tmp_path / "whole", "method=baseline"))
-    for number in range(9):  # 3 and 4 files of two epochs, weights and result
+    for number in range(11):  # 3 and 4 of two epochs, history and timing, weights and result
         the_job = job(tmp_path / f"killed{number}", "method=baseline")
         with monkeypatch.context() as patched:
             kill_before_rename(patched, number)
