@@ -114,8 +114,13 @@ def terminal(table: Table) -> str:
     """
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else UNLIMITED
     notes = [table.note] * bool(table.note) + [f"Warning: {text}" for text in caveats(table)]
-    texts = [textwrap.fill(t, min(width, 100)) for t in (short_caption(table, mark="*"), *notes)]
+    texts = [_wrapped(text, width) for text in (short_caption(table, mark="*"), *notes)]
     return "\n\n".join([*side_by_side(to_rows(table, bold="{}*"), width), "\n".join(texts)]) + "\n"
+
+
+def _wrapped(text: str, width: int) -> str:
+    """Lines of a readable length that fit the terminal; names and commands stay whole."""
+    return textwrap.fill(text, min(width, 100), break_on_hyphens=False)
 
 
 LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
