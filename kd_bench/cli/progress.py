@@ -19,7 +19,7 @@ from kd_bench.results.record import Record
 from kd_bench.sweep.display import accuracy_text, console
 from kd_bench.utils.escape import printable
 
-LINE_SECONDS = 10.0  # least time between two lines about a job where there is no terminal
+LINE_SECONDS = 30.0  # least time between two lines about a job where there is no terminal
 
 
 def progress_bar(out: Console) -> Progress:

@@ -122,12 +122,16 @@ def terminal(table: Table) -> str:
     """
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else UNLIMITED
     notes = [table.note] * bool(table.note) + [f"Warning: {text}" for text in caveats(table)]
-    texts = [
-        textwrap.fill(escape.printable(text), min(width, 100))
-        for text in (short_caption(table, mark="*"), *notes)
+    lines = [
+        _wrapped(escape.printable(text), width) for text in (short_caption(table, mark="*"), *notes)
     ]
     pictures = side_by_side(to_rows(table, "{}*", escape.printable), width)
-    return "\n\n".join([*pictures, "\n".join(texts)]) + "\n"
+    return "\n\n".join([*pictures, "\n".join(lines)]) + "\n"
+
+
+def _wrapped(text: str, width: int) -> str:
+    """Lines of a readable length that fit the terminal; names and commands stay whole."""
+    return textwrap.fill(text, min(width, 100), break_on_hyphens=False)
 
 
 def latex(table: Table) -> str:

@@ -339,7 +339,7 @@ def test_without_a_terminal_a_job_has_lines_about_its_epochs(kd_bench, monkeypat
 
 
 def test_lines_about_epochs_come_at_intervals(monkeypatch, capsys):
-    now = iter([0.0, 4.0, 11.0, 11.0, 13.0, 30.0, 30.0])
+    now = iter([0.0, 4.0, 31.0, 31.0, 59.0, 90.0, 90.0])
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(now)))
     display = progress.JobDisplay()
     display.start("a job", 4)

@@ -38,6 +38,7 @@ PATIENCE = 120.0  # seconds in which a text that is waited for must appear
 POLL_SECONDS = 0.2
 
 # What differs from run to run or from machine to machine, and what stands for it in comparisons.
+_PROGRESS = re.compile(r"^.*: epoch \d+/\d+ \S+ % [\d,]+ images/s\n", re.MULTILINE)
 _MASKS = (
     (r"process \d+ on \S+", "PROCESS"),
     (r"\S*kd-bench-rerun-\S+", "FOLDER"),
@@ -102,9 +103,10 @@ def regenerate(text: str, make: Callable[[Block], str]) -> str:
 def masked(body: str) -> Counter[str]:
     """The words of a body without times, sizes, rates and accuracies, in no order.
 
-    Jobs end in any order, and a paragraph is wrapped where its numbers have it.
+    Jobs end in any order, a slow one has more lines about its progress, and a paragraph is wrapped
+    where its numbers have it.
     """
-    body = " ".join(body.split())
+    body = " ".join(_PROGRESS.sub("", body).split())
     for pattern, word in _MASKS:
         body = re.sub(pattern, word, body)
     return Counter(body.split())

@@ -722,6 +722,12 @@ def test_the_caption_in_the_terminal_is_two_lines_and_names_the_whole_one(termin
     assert "kd-bench table --format markdown" in caption.replace("\n", " ")
 
 
+@pytest.mark.parametrize("width", range(60, 110, 7))
+def test_a_command_is_not_broken_at_its_hyphens(terminal, width):
+    terminal(width)
+    assert "kd-\n" not in render_records(wide(), format_name="terminal")
+
+
 def test_warnings_and_a_note_are_shown_in_the_terminal_too():
     records = [*SOFT, record("st", 3, dirty=True)]
     shown = render_records(records, format_name="terminal", note="A smoke test.")
