@@ -41,9 +41,7 @@ def _run(path: Path, number: int) -> Ending:
         return Ending(run_job(path, number))
     except KeyboardInterrupt:
         return Ending(INTERRUPTED)
-    except SystemExit as end:
-        return Ending(FAILED, failure_reason(end))
-    except Exception as error:  # noqa: BLE001  # whatever a job raises is its failure
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever it raises is its failure
         with suppress(OSError):  # the log may be on the disk that is full
             print(error_text(error), file=sys.stderr)
         return Ending(FAILED, failure_reason(error))
