@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from configparser import ConfigParser
 
 import yaml
 from helpers.paths import ROOT
@@ -15,6 +16,13 @@ def test_the_changelog_begins_with_this_version():
     assert versions[0] == kd_bench.__version__
     numbers = [tuple(map(int, version.split("."))) for version in versions]
     assert numbers == sorted(numbers, reverse=True)
+
+
+def test_every_requirement_has_a_lowest_version():
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    required = setup["options"]["install_requires"].split("\n")
+    assert [line for line in required if line and ">=" not in line] == []
 
 
 def test_the_citation_is_of_this_version():
