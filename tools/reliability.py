@@ -55,12 +55,12 @@ def main(argv: Sequence[str]) -> int:
     if args.self_check:
         return int(not plants.check(states, scratch))
     started = time.monotonic()
-    cases = suite.quick_cases(states) if args.quick else suite.all_cases(states)
-    cases = [case for case in cases if args.only in f"{case.row}: {case.name}"][:: args.every]
+    known = suite.quick_cases(states) if args.quick else suite.all_cases(states)
+    cases = [case for case in known if args.only in f"{case.row}: {case.name}"][:: args.every]
     print(f"{len(cases)} faults; folders of trials that fail are kept in {scratch}", flush=True)
     results = suite.try_all(cases, scratch, args.processes)
     out = args.out or scratch / "results.json"
-    report.write(out, results, time.monotonic() - started)
+    report.write(out, results, len(known), time.monotonic() - started)
     print(report.show(out))
     return int(any(result.outcome not in oracle.ALLOWED for result in results))
 

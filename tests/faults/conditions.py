@@ -38,26 +38,22 @@ def cases(states: States, rounds: int, every: int, seed: int) -> Iterator[Case]:
     for i in range(rounds):
         delay = draw.uniform(0, 0.5)
         for name in ("job", "cached teacher", "images", "sweep"):
-            what, play = (
-                f"{name}, {i}: {delay:.2f} s apart",
-                partial(two_at_once, states[name], delay),
-            )
-            start = partial(states.start, name)
+            what, start = f"{name}, {i}: {delay:.2f} s apart", partial(states.start, name)
+            play = partial(two_at_once, states[name], delay)
             yield Case("two jobs or two sweeps at once", what, start, play, name == "sweep")
-        play = partial(_readers, states["sweep"])
-        start = partial(states.start, "sweep")
+        start, play = partial(states.start, "sweep"), partial(_readers, states["sweep"])
         yield Case("readers during a sweep", f"round {i}", start, play, runs_sweep=True)
     for name in ("job", "cached teacher"):
         for operation in states[name].operations[::every]:
             for pause, when in ((0, "after"), (HALFWAY, "while")):
                 fault = Fault("stop", operation.number)
                 what = f"{name}, stopped at {operation.number}: {operation.text}; goes on {when}"
+                start = partial(states.start, name)
                 play = partial(_taken_over, states[name], fault, pause)
-                group = "stopped, its lock taken over, goes on"
-                yield Case(group, what, partial(states.start, name), play)
+                yield Case("stopped, its lock taken over, goes on", what, start, play)
     for what, obstacle in OBSTACLES.items():
-        play = partial(_obstacle, states["job"], obstacle)
         start = partial(states.interrupted, "job")
+        play = partial(_obstacle, states["job"], obstacle)
         yield Case("something else in the place of a lock", what, start, play)
 
 

@@ -42,7 +42,7 @@ def cases(states: States, names: Collection[str]) -> Iterator[Case]:
             for operation in states[name].operations:
                 if operation.name in ROWS[action][1]:
                     fault = Fault(action, operation.number)
-                    yield _case(states, name, fault, NOTHING, f"{operation.text}")
+                    yield _case(states, name, fault, NOTHING, operation.text)
     for action in ACTIONS_OF_JOBS if "sweep" in names else ():
         for operation in states["job"].operations[::8]:
             yield _case(states, "sweep", NOTHING, Fault(action, operation.number), "of each job")

@@ -18,8 +18,15 @@ from kd_bench.utils.files import write_json
 from kd_bench.utils.formatting import format_duration
 
 
-def write(path: Path, results: Sequence[Result], seconds: float) -> None:
-    """Write how many cases of each row ended how."""
+def write(path: Path, results: Sequence[Result], of: int, seconds: float) -> None:
+    """Write how many cases of each row ended how.
+
+    Args:
+        path: of the file.
+        results: of the cases that were tried.
+        of: how many cases there are.
+        seconds: that it took.
+    """
     rows = {result.row: Counter[str]() for result in results}
     for result in results:
         rows[result.row][result.outcome.value] += 1
@@ -27,6 +34,8 @@ def write(path: Path, results: Sequence[Result], seconds: float) -> None:
         "kd_bench": kd_bench.__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "cases": len(results),
+        "of": of,
         "cores": len(os.sched_getaffinity(0)),
         "seconds": round(seconds),
     }
@@ -44,6 +53,7 @@ def show(path: Path) -> str:
         lines.append([row, *(f"{number:,}" for number in numbers)])
     about = values["about"]
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    some = f"{about['cases']:,} of {about['of']:,} faults"
     versions = f"kd_bench {about['kd_bench']}, Python {about['python']}, torch {about['torch']}"
     took = f"{about['cores']} cores, in {format_duration(about['seconds'])}"
-    return f"{table}\n\n{versions}, {took}."
+    return f"{table}\n\n{some}; {versions}, {took}."
