@@ -53,7 +53,7 @@ def test_the_hint_trains_the_student_up_to_its_stage_and_no_further():
     stages = probe_shapes(net, net.stages, (8, 8), "small")
     loss = Hint(context_of(stages, stages), "stage2")
     student = FeatureExtractor(net, net.stages, loss.stages, "small")(torch.randn(4, 3, 8, 8))
-    loss(student, output_of(stage2=torch.rand(4, 8, 4, 4)), BATCH).backward()
+    loss(student, output_of(stage2=torch.rand(4, 16, 4, 4)), BATCH).backward()
     guided = {name for name, p in net.named_parameters() if p.grad is not None}
     assert guided == {
         name
