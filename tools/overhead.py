@@ -23,7 +23,7 @@ from kd_bench.results.record import Record
 from kd_bench.results.run_folder import RESULT, SWEEPS
 from kd_bench.results.store import find_records, read_records
 from kd_bench.utils.files import write_json
-from kd_bench.utils.formatting import pluralize
+from kd_bench.utils.text.formatting import pluralize
 
 METHODS = ("baseline", "logits", "st", "at", "st_at")
 # Small networks, small images and one epoch, so that the costs common to all jobs remain.

@@ -19,7 +19,7 @@ from kd_bench.results.select import select_runs, to_frame
 from kd_bench.results.store import find_records
 from kd_bench.utils.errors import UserError, require
 from kd_bench.utils.files import atomic_write
-from kd_bench.utils.output import print_lines
+from kd_bench.utils.text.output import print_lines
 
 SCRIPT = "tools/publish.py"
 FILES = (HISTORY, RESULT)  # the record last: its presence means that the run is published

@@ -26,9 +26,9 @@ from kd_bench.results.run_folder import (
 )
 from kd_bench.results.store import find_jobs
 from kd_bench.utils.errors import DISK_FULL, UserError, warn
-from kd_bench.utils.formatting import format_bytes, pluralize
 from kd_bench.utils.lock import STALE_SECONDS, Lock, Locked, leftovers, lock_owner_text
-from kd_bench.utils.output import print_lines
+from kd_bench.utils.text.formatting import format_bytes, pluralize
+from kd_bench.utils.text.output import print_lines
 
 DESCRIPTION = """\
 Shows what finished jobs no longer need and how much disk it takes, and with --yes deletes it:

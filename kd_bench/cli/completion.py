@@ -16,6 +16,7 @@ from pathlib import Path
 
 from kd_bench.cli.parser import LIST_OPTIONS
 from kd_bench.utils.errors import UserError
+from kd_bench.utils.text.output import print_lines
 
 Command = Callable[[Sequence[str]], int]
 JOBS = ("plan", "evaluate")  # commands that take choices and values
@@ -33,7 +34,7 @@ def main(commands: Mapping[str, Command]) -> int:
     words = line.split()[1:]
     last = words.pop() if words and not line[-1].isspace() else ""
     answers = _answers(words, last, commands)
-    print("\n".join(sorted({answer for answer in answers if answer.startswith(last)})))
+    print_lines(*sorted({answer for answer in answers if answer.startswith(last)}))
     return 0
 
 

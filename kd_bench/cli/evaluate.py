@@ -14,8 +14,8 @@ from kd_bench.results.record import Record
 from kd_bench.results.run_folder import RESULT, WEIGHTS, check_weights, is_done
 from kd_bench.results.store import open_record
 from kd_bench.utils.errors import require
-from kd_bench.utils.formatting import pluralize
-from kd_bench.utils.output import print_lines
+from kd_bench.utils.text.formatting import pluralize
+from kd_bench.utils.text.output import print_lines
 
 DESCRIPTION = """\
 Evaluates a file of weights on all test images of a dataset. Beside a record, model and dataset are

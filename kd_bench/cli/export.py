@@ -16,7 +16,7 @@ from kd_bench.results.run_folder import RESULT, WEIGHTS, check_weights
 from kd_bench.results.store import open_record
 from kd_bench.utils.errors import require
 from kd_bench.utils.files import write_json
-from kd_bench.utils.output import print_lines
+from kd_bench.utils.text.output import print_lines
 
 if TYPE_CHECKING:
     from kd_bench.data.dataset import Data

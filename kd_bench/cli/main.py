@@ -8,7 +8,7 @@ import sys
 import kd_bench
 from kd_bench.cli import clean, completion, evaluate, export, plan, rerun, status, table
 from kd_bench.utils.errors import UserError, exit_on_error
-from kd_bench.utils.output import print_lines, replace_closed_streams
+from kd_bench.utils.text.output import print_lines, replace_closed_streams
 
 COMMANDS = {
     "plan": plan.main,
@@ -28,7 +28,7 @@ def main() -> None:
     try:
         with exit_on_error():
             code = _main(typed)
-            print(end="", flush=True)  # now, because at Python's end no error could be caught
+            sys.stdout.flush()  # now, because at Python's end no error could be caught
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from kd_bench.config.schema import Config, Device
 from kd_bench.utils.errors import UserError, require
+from kd_bench.utils.text.output import print_lines
 
 LIST_OPTIONS = "--list-options"  # a command's only word: what completion asks for
 _INVALID_CHOICE = re.compile(
@@ -70,7 +71,7 @@ class Parser(argparse.ArgumentParser):
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
         """The values of the words."""
         if list(words) == [LIST_OPTIONS]:
-            print("\n".join(self._option_string_actions))
+            print_lines(*self._option_string_actions)
             sys.exit()
         return self.parse_args([re.sub(r"^runs_dir=", "--runs-dir=", word) for word in words])
 

@@ -17,7 +17,7 @@ from rich.progress import (
 
 from kd_bench.results.record import Record
 from kd_bench.sweep.display import accuracy_text, console
-from kd_bench.utils.escape import printable
+from kd_bench.utils.text.escape import printable
 
 LINE_SECONDS = 30.0  # least time between two lines about a job where there is no terminal
 

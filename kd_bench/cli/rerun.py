@@ -19,7 +19,7 @@ from kd_bench.results.record import Record
 from kd_bench.results.run_folder import HISTORY, RESULT
 from kd_bench.results.store import open_record
 from kd_bench.utils.errors import require
-from kd_bench.utils.output import print_lines
+from kd_bench.utils.text.output import print_lines
 
 DESCRIPTION = """\
 Runs a recorded job again, its teacher first, and checks whether accuracy and history.csv are equal

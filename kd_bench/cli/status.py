@@ -19,7 +19,7 @@ from kd_bench.jobs.status import (
 )
 from kd_bench.sweep.eta import ThroughputHistory, time_left_text
 from kd_bench.utils.errors import UserError, require
-from kd_bench.utils.output import print_lines
+from kd_bench.utils.text.output import print_lines
 
 DESCRIPTION = """\
 Shows the progress of sweeps: how many jobs are done, running, failed and pending, the running ones

@@ -15,7 +15,7 @@ from kd_bench.results.record import Failure, Record
 from kd_bench.results.store import read_failures, read_records
 from kd_bench.utils.errors import UserError, require
 from kd_bench.utils.files import atomic_write
-from kd_bench.utils.output import print_lines
+from kd_bench.utils.text.output import print_lines
 
 if TYPE_CHECKING:  # pandas takes half a second to import, which --help does not need
     from kd_bench.results.table import Table

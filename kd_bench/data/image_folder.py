@@ -20,7 +20,7 @@ from torch import Tensor
 from kd_bench.data import cache
 from kd_bench.data.source import Description, Split
 from kd_bench.interfaces import UserError, require
-from kd_bench.utils.formatting import pluralize
+from kd_bench.utils.text.formatting import pluralize
 
 SPLITS = ("train", "test")
 DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")  # more than 8 bits: PIL would clip them

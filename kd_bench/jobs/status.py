@@ -11,8 +11,8 @@ from kd_bench.jobs.job import Job
 from kd_bench.results.record import Record
 from kd_bench.results.run_folder import CHECKPOINTS, HISTORY, TIMING, read_error
 from kd_bench.utils.errors import DamagedError, UserError
-from kd_bench.utils.formatting import format_duration
 from kd_bench.utils.lock import lock_owner_text
+from kd_bench.utils.text.formatting import format_duration
 
 DONE, RUNNING, FAILED, PENDING = "done", "running", "failed", "pending"
 KINDS = (DONE, RUNNING, FAILED, PENDING)

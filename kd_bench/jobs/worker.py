@@ -21,6 +21,7 @@ from kd_bench.utils.errors import error_text, failure_reason
 from kd_bench.utils.lock import Locked
 from kd_bench.utils.own_modules import leave_out_current_folder
 from kd_bench.utils.supervisor import FAILED, Ending, accept_signals, die_with, supervise
+from kd_bench.utils.text.output import print_lines
 
 
 def run_supervised(path: Path, number: int) -> Ending:
@@ -43,7 +44,7 @@ def _run(path: Path, number: int) -> Ending:
         return Ending(INTERRUPTED)
     except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever it raises is its failure
         with suppress(OSError):  # the log may be on the disk that is full
-            print(error_text(error), file=sys.stderr)
+            print_lines(*error_text(error).splitlines(), file=sys.stderr)
         return Ending(FAILED, failure_reason(error))
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from kd_bench.config.schema import BASELINE
 from kd_bench.results.table import Cell, Column, Table
-from kd_bench.utils.formatting import format_duration, pluralize
+from kd_bench.utils.text.formatting import format_duration, pluralize
 
 EPOCH = {
     "last": "at the last epoch",

@@ -15,9 +15,9 @@ from kd_bench.results.labels import format_value
 from kd_bench.results.options import FORMAT_NAMES, METRICS
 from kd_bench.results.record import Failure, Record
 from kd_bench.results.table import Average, Cell, Column, Table, table_from
-from kd_bench.utils import escape
 from kd_bench.utils.errors import require
-from kd_bench.utils.text_grid import UNLIMITED, side_by_side
+from kd_bench.utils.text import escape
+from kd_bench.utils.text.grid import UNLIMITED, side_by_side
 
 Escape = Callable[[str], str]
 

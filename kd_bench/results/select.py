@@ -37,7 +37,7 @@ from kd_bench.results.labels import (
 from kd_bench.results.options import METRICS
 from kd_bench.results.record import Failure, Record
 from kd_bench.utils.errors import require
-from kd_bench.utils.formatting import pluralize
+from kd_bench.utils.text.formatting import pluralize
 
 SETTING = ("dataset", "model", "recipe", *EXECUTION_KEYS)  # the parts of an identity
 METHOD = "method."  # how the paths of a method's values begin

@@ -25,8 +25,8 @@ from kd_bench.results.run_folder import CONSOLE
 from kd_bench.sweep import eta
 from kd_bench.sweep.eta import ThroughputHistory
 from kd_bench.utils.errors import DamagedError
-from kd_bench.utils.escape import printable
-from kd_bench.utils.formatting import pluralize
+from kd_bench.utils.text.escape import printable
+from kd_bench.utils.text.formatting import pluralize
 
 READ_SECONDS = 0.5  # least time between two reads of the running jobs' files
 

@@ -32,8 +32,8 @@ from kd_bench.sweep.eta import (
 )
 from kd_bench.sweep.teacher_cost import teacher_costs
 from kd_bench.training.device import choose_device
-from kd_bench.utils.formatting import format_bytes, format_duration, pluralize
-from kd_bench.utils.output import print_lines
+from kd_bench.utils.text.formatting import format_bytes, format_duration, pluralize
+from kd_bench.utils.text.output import print_lines
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from kd_bench.config.schema import total_epochs
 from kd_bench.jobs.job import Job
 from kd_bench.jobs.status import DONE, RUNNING, JobStatus
 from kd_bench.results.record import Record
-from kd_bench.utils.formatting import format_duration
+from kd_bench.utils.text.formatting import format_duration
 
 SimilarityKey = tuple[str, ...]
 WINDOW = 25  # latest jobs to take the median of; bounded, so that large sweeps do not slow down

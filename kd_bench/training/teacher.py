@@ -18,7 +18,7 @@ from kd_bench.models.features import FeatureExtractor, forward_with_views
 from kd_bench.training import execution
 from kd_bench.training.execution import Execution
 from kd_bench.utils.errors import UserError
-from kd_bench.utils.output import print_lines
+from kd_bench.utils.text.output import print_lines
 
 # Of all names in the checkpoints of DataParallel, Lightning and torch.compile.
 PREFIXES = ("module.", "model.", "_orig_mod.")

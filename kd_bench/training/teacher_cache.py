@@ -28,11 +28,11 @@ from kd_bench.models.features import FeatureExtractor
 from kd_bench.results.run_folder import wait_while_locked
 from kd_bench.training.execution import Execution, inference_batch_size
 from kd_bench.training.teacher import Teacher
-from kd_bench.utils import formatting
 from kd_bench.utils.errors import UserError, require
 from kd_bench.utils.files import ensure_writable_dir
 from kd_bench.utils.lock import Locked
 from kd_bench.utils.locked_folder import LockedFolder
+from kd_bench.utils.text import formatting
 
 STAGES = ("pooled",)  # small enough to store for every view
 ROWS, ABOUT = "rows.f32", "table.json"  # the second is written last, and has the first one's hash

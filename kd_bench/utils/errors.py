@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from kd_bench.utils import tracebacks
-from kd_bench.utils.escape import printable
-from kd_bench.utils.output import print_lines
+from kd_bench.utils.text.output import print_lines
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # why nothing can be written
 
@@ -71,7 +70,7 @@ def error_text(error: BaseException) -> str:
         return str(error)
     if not tracebacks.shows_all():
         if isinstance(error, UserError | FloatingPointError):
-            return printable(f"kd-bench: {error}")
+            return f"kd-bench: {error}"
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             return f"kd-bench: {error.strerror}; free some space, and the same command goes on"
     return tracebacks.own_text(error)
@@ -85,5 +84,5 @@ def exit_on_error() -> Iterator[None]:
     except BrokenPipeError:  # the reader of the output is gone, which is no error
         raise
     except Exception as error:  # noqa: BLE001  # the end of the program
-        print(error_text(error), file=sys.stderr)
+        print_lines(*error_text(error).splitlines(), file=sys.stderr)
         sys.exit(2 if isinstance(error, UserError) else 1)

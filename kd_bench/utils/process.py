@@ -6,7 +6,7 @@ import ctypes
 import os
 
 from kd_bench.utils.errors import require
-from kd_bench.utils.formatting import pluralize
+from kd_bench.utils.text.formatting import pluralize
 
 # Parameters of glibc's mallopt(3) and their values. A training step frees hundreds of megabytes
 # and allocates them again at once; by default, glibc returns much of that to the system each time,

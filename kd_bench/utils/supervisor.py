@@ -20,6 +20,8 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from kd_bench.utils.text.output import print_lines
+
 FAILED = 1
 SIGNALS = {signal.SIGINT, signal.SIGTERM}  # passed on
 MOST = 500  # characters of a reason: a pipe takes them at once, or not at all
@@ -107,7 +109,8 @@ def _end_what_is_left() -> None:
     while _has_children():
         waited = time.monotonic() - begin
         if waited > GRACE_SECONDS + HOPELESS_SECONDS:
-            print(f"processes that were started here do not end: {_children()}", file=sys.stderr)
+            text = f"processes that were started here do not end: {_children()}"
+            print_lines(text, file=sys.stderr)
             return
         for pid in _children():
             with suppress(PermissionError):  # it runs as another user

@@ -15,7 +15,7 @@ import kd_bench
 from faults.harness import Result
 from faults.oracle import Outcome
 from kd_bench.utils.files import write_json
-from kd_bench.utils.formatting import format_duration
+from kd_bench.utils.text.formatting import format_duration
 
 
 def write(path: Path, results: Sequence[Result], of: int, seconds: float) -> None:

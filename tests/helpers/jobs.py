@@ -43,6 +43,12 @@ NETS = (
     "device=cpu",  # on a machine with a GPU, too
 )
 TINY = (*IMAGES, *NETS)
+FOR_FOUR_CLASSES = {"gdkd": ("method.losses.gdkd.k=2",)}
+
+
+def of_method(name: str) -> tuple[str, ...]:
+    """The choice of a method, with what it needs for few classes."""
+    return (f"method={name}", *FOR_FOUR_CLASSES.get(name, ()))
 
 
 @cache

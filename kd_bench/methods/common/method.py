@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from kd_bench.interfaces import Batch, Loss, Networks, Output
 from kd_bench.utils.errors import UserError, require
-from kd_bench.utils.formatting import pluralize
+from kd_bench.utils.text.formatting import pluralize
 from kd_bench.utils.tracebacks import place, place_of
 
 

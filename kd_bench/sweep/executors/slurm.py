@@ -21,6 +21,7 @@ from kd_bench.sweep.executors.late_files import LateResult
 from kd_bench.utils.errors import UserError, error_text, failure_reason, message_lines, require
 from kd_bench.utils.process import job_environment
 from kd_bench.utils.supervisor import FAILED
+from kd_bench.utils.text.output import print_lines
 
 if TYPE_CHECKING:  # an optional dependency, imported where it is used
     import submitit
@@ -105,7 +106,7 @@ class SlurmTask:
             record_failure(self.file, self.number, failure_reason(end))  # from a user's own code
             return FAILED
         except Exception as error:  # noqa: BLE001  # submitit would print all frames
-            print(error_text(error), file=sys.stderr)
+            print_lines(*error_text(error).splitlines(), file=sys.stderr)
             return FAILED
         if code == INTERRUPTED:
             sys.exit(code)

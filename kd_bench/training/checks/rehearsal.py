@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from kd_bench.config.schema import RecipeConfig
 from kd_bench.interfaces import Batch, LossContext, StageShapes, UserError
 from kd_bench.methods.common.method import Method
-from kd_bench.models.features import FeatureExtractor
+from kd_bench.models.features import INPUT, FeatureExtractor
 from kd_bench.training.optim import SGD
 from kd_bench.training.step import Step
 from kd_bench.training.teacher import Teacher
@@ -92,7 +92,8 @@ class Rehearsal:
         optimizer = SGD(parameters, self.recipe, fused=False)
         for phase in filter(method.weights_of, ("init", "main")):
             method.on_epoch_start(phase)
-            Step(student, teacher, method, phase, optimizer)(self._batch(context, size))
+            step = Step(student, teacher, method, phase, optimizer, student.classifier)
+            step(self._batch(context, size))
 
     def _batch(self, context: LossContext, size: int) -> Batch:
         image, index = torch.randn(size, 3, *self.image_size), torch.arange(size)
@@ -103,17 +104,28 @@ class Rehearsal:
 def _stand_in(shapes: StageShapes, stages: Iterable[str], num_classes: int) -> FeatureExtractor:
     read = {stage: shapes[stage] for stage in stages}
     paths = {stage: f"stages.{number}" for number, stage in enumerate(read)}
-    return FeatureExtractor(_StandIn(list(read.values()), num_classes), paths, read, shapes.model)
+    pooled = shapes["pooled"] if shapes.paths.get("pooled", "").endswith(INPUT) else ()
+    if pooled:
+        paths["pooled"] = f"fc{INPUT}"
+    net = _StandIn(list(read.values()), pooled, num_classes)
+    return FeatureExtractor(net, paths, read, shapes.model)
 
 
 class _StandIn(nn.Module):
-    """A network with features of some shapes: noise times a number, which it learns from images."""
+    """A network with features of some shapes: noise times a number, which it learns from images.
 
-    def __init__(self, shapes: list[tuple[int, ...]], num_classes: int):
+    Args:
+        shapes: of features [C, ...].
+        pooled: [C], the input of its classifier; empty if there is no classifier.
+        num_classes: K.
+    """
+
+    def __init__(self, shapes: list[tuple[int, ...]], pooled: tuple[int, ...], num_classes: int):
         super().__init__()
         self.scale = nn.Parameter(torch.ones(()))
         self.stages = nn.ModuleList(nn.Identity() for _ in shapes)
-        self.shapes, self.num_classes = shapes, num_classes
+        self.fc = nn.Linear(pooled[0], num_classes) if pooled else None
+        self.shapes, self.pooled, self.num_classes = shapes, pooled, num_classes
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits [B, K] of images [B, 3, H, W]; they depend on the features, too."""
@@ -123,4 +135,7 @@ class _StandIn(nn.Module):
             for stage, shape in zip(self.stages, self.shapes, strict=True)
         ]
         means = torch.stack([scale, *(each.flatten(1).mean(1) for each in features)]).sum(0)
-        return means[:, None] * torch.randn(len(image), self.num_classes)
+        logits = means[:, None] * torch.randn(len(image), self.num_classes)
+        if self.fc is None:
+            return logits
+        return logits + self.fc(scale[:, None] * torch.randn(len(image), *self.pooled))

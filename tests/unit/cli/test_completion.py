@@ -34,7 +34,7 @@ def complete(kd_bench, monkeypatch):
         ("kd-bench recipe@teacher.recipe=sh", ["recipe@teacher.recipe=short"]),
         ("kd-bench plan hydra/launcher=sl", ["hydra/launcher=slurm"]),
         ("kd-bench table --fo", ["--format"]),
-        ("kd-bench rerun ", ["--data", "--device", "--help", "--runs-dir", "-h"]),
+        ("kd-bench rerun ", ["--data", "--device", "--help", "--runs-dir", "--trust", "-h"]),
         ("kd-bench re", ["recipe.", "recipe=", "rerun"]),
         ("kd-bench method=((", []),
     ],

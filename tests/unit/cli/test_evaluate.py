@@ -84,7 +84,7 @@ def test_a_model_of_ones_own_is_found_with_config_dir(kd_bench, finished, tmp_pa
         (["mine.pt", "model=resnet20"], "name what it is: add dataset=NAME"),
         (["mine.pt", "model=[resnet8,resnet20]", "dataset=digits"], "choose one; -m model="),
         (["mine.pt", "model=resnet21", "dataset=digits"], "unknown model 'resnet21'; choose from "),
-        (["mine.pt", *MODEL, "dataset=digits"], "fc.weight is (4, 8) in the file and (10, 8)"),
+        (["mine.pt", *MODEL, "dataset=digits"], "fc.weight is (4, 16) in the file and (10, 16)"),
         (["mine.pt", *MODEL, "dataset=cifar10"], "dataset.download=true"),
         (["WEIGHTS", "dataset.pad=1"], "name what it is: add model=NAME dataset=NAME"),
         (["bad.pt", *MODEL, *IMAGES], "bad.pt is no checkpoint of tensors alone"),

@@ -69,7 +69,7 @@ def test_a_program_says_what_the_network_says_for_any_number_of_images(
     ("prepare", "typed", "answer"),
     [
         (None, ["nowhere"], "there is no nowhere; give the folder of a finished job"),
-        (None, ["RUN", "--format", "onnx"], "invalid choice: 'onnx' (choose from"),
+        (None, ["RUN", "--format", "onnx"], "--format: unknown 'onnx'; choose from"),
         ("there", ["RUN", "--to", "there.pt"], "there.pt exists already; choose another name"),
         ("no weights", ["RUN"], "has no weights.pt"),
         ("other images", ["RUN"], "are not those that "),

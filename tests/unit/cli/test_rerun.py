@@ -117,7 +117,7 @@ def test_a_record_older_than_a_key_has_its_default(tmp_path):
         ([], "the following arguments are required: RECORD; usage: kd-bench rerun"),
         (["RECORD", "runs_dir=runs"], "runs has this job already"),
         (["RECORD", "--data", "images"], "dataset 'synthetic' are in no folder; leave out --data"),
-        (["RECORD", "--device", "gpu"], "invalid choice: 'gpu' (choose from"),
+        (["RECORD", "--device", "gpu"], "--device: unknown 'gpu'; choose from"),
     ],
     ids=str,
 )

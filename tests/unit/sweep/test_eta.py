@@ -7,7 +7,7 @@ from kd_bench.jobs.job import Job, MethodTraits
 from kd_bench.jobs.status import DONE, PENDING, RUNNING, JobProgress, JobStatus
 from kd_bench.sweep import eta
 from kd_bench.sweep.eta import Throughput, ThroughputHistory
-from kd_bench.utils import formatting
+from kd_bench.utils.text import formatting
 
 NOT_STARTED = JobStatus(PENDING)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers import shipped
 from helpers.graph_guard import META, NotCapturable, guarded, on_meta
-from helpers.jobs import job, setup_of
+from helpers.jobs import job, of_method, setup_of
 
 from kd_bench.training import cuda_graph
 from kd_bench.training.epoch import EpochRunner
@@ -50,7 +50,7 @@ def test_the_guard_detects(what, code):
 
 @pytest.mark.parametrize("name", shipped.choices("method"))
 def test_no_step_of_a_cuda_graph_safe_method_needs_the_host(runs, name):
-    work = assembled(runs, f"method={name}")
+    work = assembled(runs, *of_method(name))
     if not work.method.cuda_graph_safe:
         pytest.skip("not CUDA-graph-safe")
     meta = on_meta(work)
@@ -71,7 +71,7 @@ def warmed_up(function, state):
 @pytest.mark.parametrize("name", shipped.choices("method"))
 def test_warm_up_steps_before_a_capture_leave_no_trace(runs, name, monkeypatch):
     monkeypatch.setattr(cuda_graph, "capture_graph", warmed_up)
-    eager, captured_job = (assembled(runs, f"method={name}") for _ in range(2))
+    eager, captured_job = (assembled(runs, *of_method(name)) for _ in range(2))
     if not eager.method.cuda_graph_safe:
         pytest.skip("not CUDA-graph-safe")
     captured_job.execution = replace(captured_job.execution, captured=True)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from helpers import shipped
 from helpers.images import augmented
-from helpers.jobs import NETS, composed, job, setup_of, train, trained
+from helpers.jobs import NETS, composed, job, of_method, setup_of, train, trained
 
 import kd_bench
 from kd_bench.jobs import record as record_module
@@ -176,7 +176,7 @@ class Stop(Exception):  # noqa: N818
 @pytest.mark.slow
 @pytest.mark.parametrize("name", shipped.choices("method"))
 def test_an_interrupted_job_goes_on_to_the_same_bits(tmp_path, name):
-    overrides = (f"method={name}", "recipe.epochs=3", *EQUAL_WIDTHS)
+    overrides = (*of_method(name), "recipe.epochs=3", *EQUAL_WIDTHS)
     _, whole = trained(job(tmp_path / "whole", *overrides))
     the_job = job(tmp_path / "parts", *overrides)
     for epoch in (1, 2):
@@ -399,8 +399,9 @@ def test_every_method_learns_on_real_digits(tmp_path, name):
     rows = list(csv.DictReader((folder / "history.csv").open()))
     first, last = (row for row in rows if row["stage"] == "main")
     falling = {name for name in ("total", "ce") if float(last[name]) < float(first[name])}
-    # The total falls, but for CRD's, whose term grows while its memories fill.
-    assert falling >= ({"ce"} if name == "crd" else {"total"})
+    # The total falls, but for CRD's, whose term grows while its memories fill, and where the weight
+    # of a large term still rises.
+    assert falling >= ({"ce"} if name == "crd" or config.method.ramp_epochs else {"total"})
 
 
 class TakenOver(NullReporter):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers.jobs import job
+from helpers.jobs import job, of_method
 from helpers.shipped import choices
 
 from kd_bench.interfaces import Batch, Loss, Output, UserError
@@ -15,7 +15,7 @@ from kd_bench.methods.common.method import Method
 from kd_bench.training.checks import rehearsal
 from kd_bench.training.checks.rehearsal import Rehearsal
 
-SAME_WIDTHS = ("teacher.model.net.widths=[4,4,8,8]",)
+SAME_WIDTHS = ("teacher.model.net.widths=[8,8,16,16]",)
 
 
 def of_job(folder, *overrides: str) -> Rehearsal:
@@ -44,7 +44,7 @@ def here(monkeypatch):
 @pytest.mark.parametrize("name", choices("method"))
 def test_every_shipped_method_passes(here, tmp_path, name):
     model = ("teacher.model.net.depth=8", "teacher.model.name=resnet8_half")
-    of_job(tmp_path, f"method={name}", *SAME_WIDTHS, *model).check()
+    of_job(tmp_path, *of_method(name), *SAME_WIDTHS, *model).check()
 
 
 class Greedy(Loss):

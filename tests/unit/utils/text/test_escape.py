@@ -15,8 +15,8 @@ from kd_bench.results.figures.differences import svg
 from kd_bench.results.render import render_records
 from kd_bench.results.table import table_from
 from kd_bench.sweep import display
-from kd_bench.utils import escape
-from kd_bench.utils.output import print_lines
+from kd_bench.utils.text import escape
+from kd_bench.utils.text.output import print_lines
 
 HTML = "<img src=x onerror=alert(1)>"
 TERMINAL = "\x1b]0;title\x07\x1b[2J\u202e\x9b31m"
@@ -110,4 +110,4 @@ def test_only_what_escapes_prints():
         for path in PACKAGE.rglob("*.py")
         if re.search(r"(?<![\w.])print\(|sys\.stdout\.write", path.read_text())
     }
-    assert printing == {"utils/output.py"}
+    assert printing == {"utils/text/output.py"}

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TextIO
 
-from kd_bench.utils.escape import printable
+from kd_bench.utils.text.escape import printable
 
 
 def print_lines(*lines: str, file: TextIO | None = None) -> None:

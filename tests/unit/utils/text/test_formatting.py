@@ -2,7 +2,7 @@
 
 import pytest
 
-from kd_bench.utils.formatting import pluralize
+from kd_bench.utils.text.formatting import pluralize
 
 
 @pytest.mark.parametrize(

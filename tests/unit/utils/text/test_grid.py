@@ -1,6 +1,6 @@
 """A table of texts in a terminal: what goes side by side, and what below."""
 
-from kd_bench.utils.text_grid import UNLIMITED, side_by_side
+from kd_bench.utils.text.grid import UNLIMITED, side_by_side
 
 ROWS = [["name", "a long heading", "b"], ["first", "1.0", "a long cell"], ["second", "2.0", "2"]]
 

@@ -8,7 +8,7 @@ from helpers.shell import environment
 
 PROGRAM = """
 import sys
-from kd_bench.utils.output import print_lines, replace_closed_streams
+from kd_bench.utils.text.output import print_lines, replace_closed_streams
 replace_closed_streams()
 file = open("mine", "w")  # the first file that is opened, with the first number that is free
 print_lines("a line")

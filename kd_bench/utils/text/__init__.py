@@ -1,0 +1,1 @@
+"""Text for people: escaped, formatted, printed, in a grid."""
