@@ -7,7 +7,6 @@ events, below <runs_dir>/tensorboard, tell runs apart by what was changed in the
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from kd_bench.config.schema import Speed
 from kd_bench.jobs.job import Job
 from kd_bench.results.labels import in_brackets, method_label, non_method_changes
 from kd_bench.results.run_folder import TENSORBOARD
+from kd_bench.utils.escape import printable
 
 LONGEST = 200  # bytes of a label; file systems take names of 255
 
@@ -96,7 +96,7 @@ def _column(job: Job) -> str:
 
 def _safe(label: str) -> str:
     """A label as part of a file's name."""
-    text = re.sub(r"[/\x00-\x1f\x7f]", "_", label)
+    text = printable(label).replace("/", "_")
     return text.encode()[:LONGEST].decode(errors="ignore")
 
 

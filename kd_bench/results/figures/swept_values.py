@@ -13,6 +13,7 @@ from kd_bench.results.figures.svg import picture
 from kd_bench.results.labels import format_value, natural_key
 from kd_bench.results.table import Cell, Table
 from kd_bench.utils.errors import require
+from kd_bench.utils.escape import printable
 
 if TYPE_CHECKING:  # matplotlib takes a second to import
     from matplotlib.axes import Axes
@@ -107,19 +108,22 @@ def svg(table: Table) -> str:
 def _draw(axis: Axes, panel: Panel) -> None:
     for curve in panel.curves:
         means = [fmean(seeds.values()) for seeds in curve.points.values()]
-        (line,) = axis.plot(list(curve.points), means, "D-", markersize=5, label=curve.label)
+        (line,) = axis.plot(
+            list(curve.points), means, "D-", markersize=5, label=printable(curve.label)
+        )
         dots = [(value, y) for value, seeds in curve.points.items() for y in seeds.values()]
         axis.plot(*zip(*dots, strict=True), "o", color=line.get_color(), markersize=3, alpha=0.5)
     if panel.baseline is not None:
         axis.axhline(panel.baseline, color="black", linewidth=0.8, linestyle="--", label=BASELINE)
     _scale(axis, sorted({value for curve in panel.curves for value in curve.points}))
-    axis.set_xlabel(_short(panel.value))
+    axis.set_xlabel(printable(_short(panel.value)), parse_math=False)
     axis.set_ylabel("accuracy in %: seeds and mean")
-    axis.set_title(panel.title, fontsize=10, loc="left")
+    axis.set_title(printable(panel.title), fontsize=10, loc="left", parse_math=False)
     axis.grid(axis="y", linewidth=0.3)
     axis.spines[["top", "right"]].set_visible(False)
     if any(axis.get_legend_handles_labels()[1]):
-        axis.legend(fontsize=8, frameon=False)
+        for text in axis.legend(fontsize=8, frameon=False).get_texts():
+            text.set_parse_math(False)
 
 
 def _scale(axis: Axes, values: Sequence[float]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import xml.etree.ElementTree as ElementTree
+
 import pytest
 from helpers.written_records import record, seeds
 from matplotlib.figure import Figure
@@ -65,6 +67,17 @@ def test_means_seeds_and_the_baseline_are_drawn(monkeypatch):
     assert [tick.get_text() for tick in axis.get_xticklabels()] == ["1", "4", "16"]
     assert axis.get_xscale() == "log"
     assert data_hash(text) != data_hash(swept_values.svg(table_from(SWEPT)))
+
+
+@pytest.mark.parametrize("name", ["$x_{$", "<img src=x>", "\x1b[2J", "two\nlines"])
+def test_any_name_is_shown_as_text(name):
+    path = f"method.losses.st.{name}"
+    records = [record("st", changed={path: value, CE: value}) for value in (1, 2)]
+    records += [record("st", changed={path: 3, CE: 2})]
+    picture = swept_values.svg(table_from(records))
+    ElementTree.fromstring(picture)
+    assert "<img" not in picture
+    assert "\x1b" not in picture
 
 
 @pytest.mark.parametrize(
