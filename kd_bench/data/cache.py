@@ -10,6 +10,7 @@ import os
 import uuid
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -71,6 +72,9 @@ def save(root: Path, key: str, tensors: dict[str, Tensor]) -> None:
             torch.save({"sha256": _hash(tensors), "tensors": tensors}, file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, folder / f"{key}.pt")
+        with suppress(FileNotFoundError):  # another process was faster, see below
+            os.replace(part, folder / f"{key}.pt")
+        for left in folder.glob(f"{key}.*.part"):  # by killed processes, or by slower ones
+            left.unlink(missing_ok=True)
     finally:
         part.unlink(missing_ok=True)

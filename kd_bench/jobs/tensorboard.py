@@ -22,7 +22,7 @@ from kd_bench.config.schema import Speed
 from kd_bench.jobs.job import Job
 from kd_bench.results.labels import in_brackets, method_label, non_method_changes
 from kd_bench.results.run_folder import TENSORBOARD
-from kd_bench.utils.escape import printable
+from kd_bench.utils.text.escape import printable
 
 LONGEST = 200  # bytes of a label; file systems take names of 255
 

@@ -14,7 +14,7 @@ from helpers.paths import ROOT
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 PROGRAMS = (
-    "kd-bench", "python", "pip", "pytest", "tensorboard", "ray", "nvidia-cuda-mps-control",
+    "kd-bench", "python", "pip", "pytest", "tensorboard", "make", "ray", "nvidia-cuda-mps-control",
     ".ci/slurm", ".ci/ray",
 )  # fmt: skip
 SHELL = ("bash", "sh", "shell", "console")  # languages of blocks in which every line is a command

@@ -13,7 +13,7 @@ from kd_bench.results.figures.svg import picture
 from kd_bench.results.labels import format_value, natural_key
 from kd_bench.results.table import Cell, Table
 from kd_bench.utils.errors import require
-from kd_bench.utils.escape import printable
+from kd_bench.utils.text.escape import printable
 
 if TYPE_CHECKING:  # matplotlib takes a second to import
     from matplotlib.axes import Axes

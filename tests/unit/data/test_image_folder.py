@@ -347,3 +347,11 @@ def test_a_damaged_cache_in_a_read_only_folder_gives_way_to_that_in_the_users_ca
         with pytest.warns(UserWarning, match=f"{path} is damaged"):
             load(root)
     assert len(decoded) == 10
+
+
+def test_what_a_killed_writer_left_of_a_cache_is_removed(root):
+    cache.save(root, "key", {})
+    left = root / ".kd_bench_cache" / "key.0123.part"
+    left.touch()
+    cache.save(root, "key", {})
+    assert [path.name for path in cached(root)] == ["key.pt"]
