@@ -32,7 +32,7 @@ from kd_bench.training import checkpoint
 from kd_bench.training.device import choose_device, configure_process
 from kd_bench.training.loop import Row, train
 from kd_bench.training.setup import phases
-from kd_bench.utils.errors import DamagedError, error_text, warn
+from kd_bench.utils.errors import DamagedError, UserError, error_text, warn
 from kd_bench.utils.files import ensure_writable_dir
 from kd_bench.utils.lock import Locked
 from kd_bench.utils.locked_folder import LockedFolder
@@ -78,6 +78,7 @@ def run(job: Job, reporter: Reporter) -> tuple[Record, bool]:
 
     Raises:
         Locked: another process is running this job, or took it over.
+        UserError: its folder disappeared meanwhile.
     """
     if record := _record_of(job):
         return record, False
@@ -91,6 +92,9 @@ def run(job: Job, reporter: Reporter) -> tuple[Record, bool]:
         except Locked:
             raise
         except Exception as error:
+            if isinstance(error, FileNotFoundError) and not job.path.is_dir():
+                text = f"{job.path} disappeared while its job ran; start the same command again"
+                raise UserError(text) from error
             reason = f"{type(error).__name__}: {error}"
             try:
                 folder.write(ERROR, f"{reason}\n\n{error_text(error)}\n")

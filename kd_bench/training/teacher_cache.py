@@ -211,12 +211,12 @@ def _fill(
                 left = (time.perf_counter() - started) / 2 * (rows - start) / batch
                 message(f"time left to fill the cache: {formatting.format_duration(left)}")
         os.fsync(part.fileno())
+    folder.remove(HASHES)  # before its end: who finds the table whole would not look for this file
     folder.rename(PART, ROWS)
     seconds = round(time.perf_counter() - started, 3)
     message(f"time taken to fill the cache: {formatting.format_duration(seconds)}")
     about = {"images": data.train_size, "views": data.view_count, "bytes": size}
     folder.write_json(ABOUT, about | {"seconds": seconds, "sha256": content.hexdigest()})
-    folder.remove(HASHES)
 
 
 def _resume(part: BinaryIO, hashes: BinaryIO, size: int) -> tuple[hashlib._Hash, int]:

@@ -1,0 +1,21 @@
+"""Runs a job whose surroundings change meanwhile."""
+
+import shutil
+
+import pytest
+from helpers.jobs import job
+
+from kd_bench.interfaces import UserError
+from kd_bench.jobs.runner import NullReporter, run
+
+
+def test_a_folder_that_disappears_is_one_line(tmp_path):
+    baseline = job(tmp_path, "method=baseline")
+
+    class Unmounts(NullReporter):
+        def epoch(self, row, timing):
+            shutil.rmtree(tmp_path / "synthetic")
+
+    with pytest.raises(UserError, match="seed0 disappeared while its job ran; start the same"):
+        run(baseline, Unmounts())
+    assert run(baseline, NullReporter())[1]
