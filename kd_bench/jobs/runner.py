@@ -83,6 +83,16 @@ def run(job: Job, reporter: Reporter) -> tuple[Record, bool]:
     if record := _record_of(job):
         return record, False
     ensure_writable_dir(job.path)
+    try:
+        return _run_locked(job, reporter)
+    except FileNotFoundError as error:
+        if job.path.is_dir():
+            raise
+        text = f"{job.path} disappeared while its job ran; start the same command again"
+        raise UserError(text) from error
+
+
+def _run_locked(job: Job, reporter: Reporter) -> tuple[Record, bool]:
     with LockedFolder(job.path) as folder:
         if record := _record_of(job):  # finished just before the lock was free
             return record, False
@@ -92,12 +102,11 @@ def run(job: Job, reporter: Reporter) -> tuple[Record, bool]:
         except Locked:
             raise
         except Exception as error:
-            if isinstance(error, FileNotFoundError) and not job.path.is_dir():
-                text = f"{job.path} disappeared while its job ran; start the same command again"
-                raise UserError(text) from error
             reason = f"{type(error).__name__}: {error}"
             try:
                 folder.write(ERROR, f"{reason}\n\n{error_text(error)}\n")
+            except FileNotFoundError:
+                pass  # the folder is gone, which `run` reports
             except OSError as unwritten:  # perhaps for the same reason
                 warn(f"cannot write {job.path / ERROR}: {unwritten.strerror}")
             raise
