@@ -1,7 +1,7 @@
 """python tools/reliability.py: faults on purpose, and how they ended.
 
 python tools/reliability.py --quick                       some of each kind, under a minute
-python tools/reliability.py --out docs/reliability.json   all of them, about an hour
+python tools/reliability.py --out docs/reliability.json   all of them, about two hours
 python tools/reliability.py --only "killed at random"     those whose row or name has this text
 python tools/reliability.py --show docs/reliability.json  the table of an earlier run
 python tools/reliability.py --self-check                  does a broken kd-bench show?

@@ -106,7 +106,7 @@ def write_error(folder: Path, reason: str) -> None:
 def write_sweep_file(path: Path, lines: Iterable[str]) -> None:
     """Write a sweep's file, whole or not at all."""
     text = "".join(f"{line}\n" for line in lines)
-    atomic_write(path, text + _last_line(text))
+    atomic_write(path, text + _last_line(path, text))
 
 
 def read_sweep_file(path: Path) -> list[str]:
@@ -121,7 +121,7 @@ def read_sweep_file(path: Path) -> list[str]:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     *lines, last = content.splitlines(keepends=True) or [""]
-    if last != _last_line("".join(lines)):
+    if last != _last_line(path, "".join(lines)):
         raise DamagedError(
             f"{path} is damaged, or was written by another version of kd-bench; delete it: the jobs"
             " stay, and the command that started them writes it again"
@@ -129,8 +129,10 @@ def read_sweep_file(path: Path) -> list[str]:
     return lines
 
 
-def _last_line(text: str) -> str:
-    return json.dumps({"sha256": hashlib.sha256(text.encode()).hexdigest()}) + "\n"
+def _last_line(path: Path, text: str) -> str:
+    """A checksum, of the file's name as well: that of another sweep does not take its place."""
+    content = f"{path.name}\n{text}".encode()
+    return json.dumps({"sha256": hashlib.sha256(content).hexdigest()}) + "\n"
 
 
 def wait_while_locked(folder: Path, done: str, seconds: float = 0.5) -> None:
