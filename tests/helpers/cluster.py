@@ -31,8 +31,8 @@ class Sees(Loss):
         self.seconds = seconds
 
     def forward(self, student, teacher, batch):
-        node = next(os.environ[name] for name in NODE if name in os.environ)
-        job, gpu = os.environ.get("SLURM_JOB_ID", "-"), os.environ["CUDA_VISIBLE_DEVICES"]
+        node = next((os.environ[name] for name in NODE if name in os.environ), "no node")
+        job, gpu = (os.environ.get(name, "-") for name in ("SLURM_JOB_ID", "CUDA_VISIBLE_DEVICES"))
         with open(f"seen/{os.getpid()}", "a") as file:
             print(node, gpu, job, os.getppid(), time.time(), file=file)
         time.sleep(self.seconds)
