@@ -62,6 +62,7 @@ def test_help_of_a_command_loads_no_torch(command):
     assert _heavy_modules_after(code) == "[]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("typed", [["--help"], ["--version"], ["--cfg", "job"]])
 def test_what_hydra_answers_by_itself_loads_no_torch(typed):
     code = (

@@ -219,6 +219,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_answered_in_one_line_before_anything_trains(kd_bench, tmp_path, mistake):
     arguments, answer = MISTAKES[mistake]
@@ -292,6 +293,7 @@ def test_a_job_is_run_and_a_second_time_is_found_done(kd_bench, tmp_path):
     assert not list(tmp_path.glob("runs/*/none-*"))
 
 
+@pytest.mark.slow
 def test_a_launcher_of_hydras_own_runs_a_sweep(kd_bench):
     command = ("-m", "hydra/launcher=basic", *TINY, "method=baseline", "seed=0,1")
     code, printed = kd_bench(*command)
@@ -418,6 +420,7 @@ def test_flags_may_stand_anywhere():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("typed", "jobs"),
     [
@@ -535,6 +538,7 @@ def test_a_job_is_composed_once_and_its_losses_are_looked_up_once(kd_bench, monk
     assert calls == {"compositions": 1, "losses": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [("plan", "-m", "seed=0,1"), ("status",)], ids=str)
 def test_a_reader_that_closes_the_pipe_gets_no_error(tmp_path, finished, words):
     write_jobs([job(tmp_path / "runs", "method=st")], "mine")

@@ -123,6 +123,7 @@ def write_examples(page: Path, folder: Path) -> None:
         (folder / name).write_text(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", distinct(KD_BENCH))
 def test_every_kd_bench_command_is_understood(command, page_folder, monkeypatch):
     folder = page_folder(command.page)

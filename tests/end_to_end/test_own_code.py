@@ -10,6 +10,8 @@ from helpers.jobs import IMAGES, TINY
 
 from kd_bench.results.run_folder import ERROR
 
+pytestmark = pytest.mark.slow  # each assembles a job
+
 LOSS = """\
 import torch
 from torch import nn

@@ -27,6 +27,7 @@ def changes(runs):
     return [record.changed for _, record in find_records(runs) if "teacher" in record.identity]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [(), ("-m",)])
 def test_a_value_that_an_experiment_sets_is_a_change(kd_bench, tmp_path, flags):
     write(tmp_path / "own/experiment/soft.yaml", SOFT)
@@ -55,6 +56,7 @@ def test_a_sweep_that_an_experiment_chooses_is_run(kd_bench, tmp_path, text, job
     assert f"\n{jobs} jobs: " in printed, printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a,b", "año", "x (copy)", "it's [here]", "a=b&c#d{e}"])
 def test_the_folder_may_have_any_name(kd_bench, tmp_path, name):
     write(tmp_path / name / "method/mine.yaml", ST)

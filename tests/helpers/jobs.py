@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -51,16 +52,20 @@ def of_method(name: str) -> tuple[str, ...]:
     return (f"method={name}", *FOR_FOUR_CLASSES.get(name, ()))
 
 
+_composer = compose.Composer()  # which composes a set of choices once
+
+
 @cache
 def composed(*overrides: str) -> Composed:
     """A job's configuration and its changes; not to be modified, as it is kept."""
     launchers.register()
-    return compose.compose_standalone(overrides, None)
+    with compose.initialized():
+        return _composer.job(overrides)
 
 
 def config(runs_dir: Path, *overrides: str) -> Config:
     """A tiny job's configuration; `overrides` come last."""
-    return composed(*TINY, *overrides, f"runs_dir={runs_dir}")[0]
+    return replace(composed(*TINY, *overrides)[0], runs_dir=str(runs_dir))
 
 
 def job(runs_dir: Path, *overrides: str) -> Job:

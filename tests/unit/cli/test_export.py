@@ -49,6 +49,7 @@ def test_what_one_must_know_is_beside_it(kd_bench, finished, tmp_path, network):
     assert told["record"] == {"folder": record.folder, "digest": record.digest}
 
 
+@pytest.mark.slow
 def test_a_program_says_what_the_network_says_for_any_number_of_images(
     kd_bench, finished, tmp_path, network
 ):

@@ -91,6 +91,7 @@ def test_times_of_another_kind_of_device_are_not_taken(kd_bench, finished):
     assert lines_of(printed)["time"].startswith("unknown")
 
 
+@pytest.mark.slow
 def test_whether_to_compile_pays_is_told_where_like_jobs_ran_both_ways(
     kd_bench, finished, tmp_path
 ):
@@ -183,6 +184,7 @@ def test_help_shows_what_may_be_typed(kd_bench):
 VIEWS = ("dataset.pad=1", "dataset.flip=true")  # 9 places for a crop, 2 ways to face: 18
 
 
+@pytest.mark.slow
 def test_it_tells_which_source_asks_the_teacher_less(kd_bench):
     command = ("plan", "-m", *TINY, *VIEWS, "method=baseline,st,logits,at", "seed=0,1")
     code, printed = kd_bench(*command)

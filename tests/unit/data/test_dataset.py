@@ -84,6 +84,7 @@ def test_digits_need_images_on_both_sides_of_the_split(train):
         Digits(train=train)
 
 
+@pytest.mark.slow
 def test_reading_digits_imports_neither_scikit_learn_nor_torchvision():
     code = (
         "import sys\n"

@@ -166,6 +166,7 @@ def test_a_link_to_a_missing_class_folder_is_named(root):
         load(root)
 
 
+@pytest.mark.slow
 def test_an_image_that_would_fill_the_memory_is_named(root):
     path = root / "train/dog/bomb.png"
     Image.new("1", (20_000, 20_000)).save(path)

@@ -44,6 +44,7 @@ def students(folder: Path) -> list[Path]:
     return list(folder.glob("synthetic/resnet*/st/*/seed0"))
 
 
+@pytest.mark.slow
 def test_a_worker_works_in_the_frozen_folder_when_defaults_have_changed(
     frozen, tmp_path, monkeypatch
 ):

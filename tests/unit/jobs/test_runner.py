@@ -1,7 +1,5 @@
 """Runs a job whose surroundings change meanwhile."""
 
-import shutil
-
 import pytest
 from helpers.jobs import job
 
@@ -14,7 +12,7 @@ def test_a_folder_that_disappears_is_one_line(tmp_path):
 
     class Unmounts(NullReporter):
         def epoch(self, row, timing):
-            shutil.rmtree(tmp_path / "synthetic")
+            (tmp_path / "synthetic").rename(tmp_path / "elsewhere")  # at once, as by an unmount
 
     with pytest.raises(UserError, match="seed0 disappeared while its job ran; start the same"):
         run(baseline, Unmounts())

@@ -158,6 +158,7 @@ def test_a_zero_map_has_zero_gradient():
     assert not x.grad.any()
 
 
+@pytest.mark.slow
 def test_it_passes_gradcheck():
     for vectors in (1, 2):
         assert passes_gradcheck(make(CONTEXT, vectors), CONTEXT, size=2)

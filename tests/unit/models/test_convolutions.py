@@ -34,6 +34,7 @@ for layer in ("layer2", "layer3"):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("isa", "threads", "widths"),
     [("AVX2", 1, "[3,5,7,8]"), ("AVX2", 2, "[3,5,7,8]"), ("DEFAULT", 2, "[8,8,9,8]")],

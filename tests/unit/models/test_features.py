@@ -230,6 +230,7 @@ def test_a_deep_copy_reads_its_own_features(net, image):
     assert tapped(image).features["stage1"].any()
 
 
+@pytest.mark.slow
 def test_a_feature_extractor_compiles_to_one_graph(net, image):
     tapped = FeatureExtractor(net.eval(), net.stages, ["stage1_pre", "pooled"], "resnet8")
     expected = tapped(image)

@@ -568,6 +568,7 @@ ACCURACIES = strategies.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(ACCURACIES, ACCURACIES, ACCURACIES, strategies.randoms(use_true_random=False))
 def test_the_order_of_records_does_not_matter(a, b, c, shuffle: random.Random):
@@ -579,6 +580,7 @@ def test_the_order_of_records_does_not_matter(a, b, c, shuffle: random.Random):
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(ACCURACIES, ACCURACIES, strategies.integers(0, 1000))
 def test_another_seed_changes_only_the_mean_of_its_own_cell(a, b, accuracy):
@@ -749,6 +751,7 @@ def test_each_format_has_the_function_of_its_name():
         assert render_table(table, name) == getattr(render, name)(table)
 
 
+@pytest.mark.slow
 def test_a_table_is_made_without_torch():
     code = (
         "import sys, kd_bench.results.markdown, kd_bench.results.render;"

@@ -20,6 +20,8 @@ from kd_bench.sweep.executors import fork_server
 from kd_bench.sweep.prepare import prepare_jobs
 from kd_bench.utils.process import job_environment
 
+pytestmark = pytest.mark.slow  # each starts a server that loads PyTorch
+
 SERVER = """
 import os
 from multiprocessing.forkserver import _forkserver

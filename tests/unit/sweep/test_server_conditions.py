@@ -156,6 +156,7 @@ assert sys.modules["__main__"] is main
     assert check(program, tmp_path) == "main module\n"
 
 
+@pytest.mark.slow
 def test_fork_of_a_killed_server_counts_as_killed_and_ends_and_another_server_starts(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     program = f"""

@@ -51,6 +51,7 @@ def test_commands_of_a_page_run_in_one_folder_and_output_is_shown_below_the_comm
     assert shell.run(blocks.Block(2, "cat file", "")) == "```\n$ cat file\nhello\n```\n"
 
 
+@pytest.mark.slow
 def test_a_block_waits_for_what_the_other_command_does(tmp_path):
     block = blocks.Block(1, "cat file", "", "sleep 30", "ready")
     shell = blocks.Shell(tmp_path)
@@ -145,6 +146,7 @@ def test_a_weight_s_source_is_the_comment_without_its_citation():
     assert catalogue.entry("st").source.startswith("Weights and temperature:")
 
 
+@pytest.mark.slow
 def test_a_page_is_stale_without_a_row(tmp_path, monkeypatch, capsys):
     methods = script("methods")
     monkeypatch.setattr(methods.catalogue, "names", lambda: ["baseline", "st"])

@@ -59,6 +59,7 @@ def test_the_plain_loop_and_ours_compute_the_same_losses(job, settings):
     assert ours[0] != ours[-1]
 
 
+@pytest.mark.slow
 def test_another_learning_rate_is_noticed(job, settings):
     ours, _ = agreement.losses(job)
     recipe = replace(job.config.recipe, lr=1e-3)

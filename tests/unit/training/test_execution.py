@@ -166,6 +166,7 @@ def test_tf32_is_allowed_where_it_is_asked_for_and_nowhere_else(allowed):
 # What a job is executed like follows from what it is
 
 
+@pytest.mark.slow
 def test_what_changes_bits_is_part_of_what_a_job_is(runs):
     names = [job(runs, "method=st").folder]
     for change in ("compile=true", "precision=tf32", "precision=bf16", "speed=reference"):
@@ -321,6 +322,7 @@ def test_what_trains_before_the_training_is_not_compiled(runs, monkeypatch):
     EpochRunner(work, phases(work)[0]).run(1)
 
 
+@pytest.mark.slow
 def test_a_job_that_compiles_nothing_does_not_load_the_compiler(runs):
     file = write_jobs([job(runs, "method=baseline", "seed=11")], "alone")
     code = (

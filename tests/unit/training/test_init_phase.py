@@ -67,6 +67,7 @@ class StopAfter(NullReporter):
             raise Stop
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_a_job_interrupted_in_either_phase_or_between_them_resumes_to_equal_bits(tmp_path, name):
     _, whole = trained(two_and_two(tmp_path / "whole", name, *ALIKE))

@@ -49,6 +49,7 @@ def pages(*arguments, **variables) -> tuple[bool, int]:
     return kept == "True", int(count)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_a_process_keeps_the_memory_that_it_frees_unless_one_has_settings_of_ones_own():
     kept, few = pages("keep")

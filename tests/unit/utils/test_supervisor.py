@@ -83,6 +83,7 @@ def test_what_a_process_started_ends_with_it(tmp_path, own, end):
     assert time.monotonic() - begin < 10
 
 
+@pytest.mark.slow
 def test_a_daemon_that_ignores_signals_ends_with_what_started_it(tmp_path):
     body = f"""
     subprocess.run([sys.executable, "-c", {DAEMON!r}])

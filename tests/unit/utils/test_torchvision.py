@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 import torch
 from helpers.shell import environment
 
@@ -12,6 +13,7 @@ from kd_bench.utils.torchvision import import_torchvision
 
 # What makes torchvision's own import fail where its compiled operators do not load.
 UNFIT = """
+import pytest
 import torch
 torch.library.register_fake("torchvision::nms")(lambda *given: given[0])
 
@@ -25,6 +27,7 @@ def test_torchvision_works_with_this_torch():
     assert net(torch.zeros(1, 3, 64, 64)).shape == (1, 3)
 
 
+@pytest.mark.slow
 def test_a_target_may_import_a_torchvision_whose_operators_do_not_load(tmp_path):
     (tmp_path / "torchvision").mkdir()
     (tmp_path / "torchvision" / "__init__.py").write_text(UNFIT)
