@@ -115,7 +115,8 @@ class Asked(SweepLauncher):
 
 
 @pytest.mark.parametrize("threads", [(1, 2), (2, 1)])
-def test_slots_have_room_for_the_job_with_the_most_threads(tmp_path, threads):
+def test_slots_have_room_for_the_job_with_the_most_threads(tmp_path, monkeypatch, threads):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     registry.register()
     overrides = (*TINY, "method=baseline", f"runs_dir={tmp_path}")
     launcher = Asked(DEFAULT.on_error, DEFAULT.retries)
