@@ -84,7 +84,8 @@ def _check_no_halves(trial: Trial) -> None:
     Raises:
         Found: something does.
     """
-    if halves := [*trial.work.rglob("*.part")]:
+    parts = trial.work.rglob("*.part")
+    if halves := [path for path in parts if not path.name.startswith("rows.")]:  # which resumes
         raise Found(Outcome.WRONG, f"{halves[0]} is left on a full disk")
 
 
