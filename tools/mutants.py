@@ -61,7 +61,7 @@ MUTANTS = [
     Mutant("utils/lock.py", "return abs(age) > STALE_SECONDS", "return age > STALE_SECONDS", LOCK),
     Mutant("utils/lock.py", "return times[0] == times[1]", "return True", LOCK),
     Mutant("utils/lock.py", "os.utime(theirs)", "pass", LOCK),
-    Mutant("utils/lock.py", "if not self.lost:\n", "if True:\n", LOCK),
+    Mutant("utils/lock.py", "self.directory.rmdir()", "pass", LOCK),
     Mutant("utils/lock.py", "self.lost = self.lost or not self._is_mine()", "pass", LOCK),
     Mutant("utils/lock.py", 'state in "ZX"', "False", LOCK),
     Mutant("utils/lock.py", "            return error\n", "            return None\n", LOCK),
@@ -72,7 +72,7 @@ MUTANTS = [
     Mutant("training/checkpoint.py", 'if about["format"] != FORMAT', "if False", CHECKPOINT),
     Mutant("training/checkpoint.py", "folder.rename(newest, before)", "pass", CHECKPOINT),
     Mutant("training/checkpoint.py", '.to("cpu", copy=True)', '.to("cpu")', CHECKPOINT),
-    Mutant("training/loop.py", "if state is not None:  #", "if False:  #", LOOP),
+    Mutant("training/loop.py", "    _write_readable(folder, progress)\n", "", LOOP),
     Mutant("training/loop.py", "if state is not None and 0 < done", "if False and 0 < done", LOOP),
     Mutant("utils/files.py", "        check()\n", "", f"{FILES} {LOCK}"),
     Mutant(

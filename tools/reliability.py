@@ -17,6 +17,7 @@ import os
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,7 +38,12 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--quick", action="store_true", help="some of each kind")
     result.add_argument("--every", metavar="N", type=int, default=1, help="each N-th of those")
     result.add_argument("--only", metavar="TEXT", default="", help="those with this text")
-    result.add_argument("--out", metavar="FILE", type=Path, help="write how they ended")
+    result.add_argument(
+        "--out",
+        metavar="FILE",
+        type=Path,
+        help="write how they ended; a row replaces that of an earlier run",
+    )
     result.add_argument("--show", metavar="FILE", type=Path, help="print what --out has written")
     result.add_argument("--self-check", action="store_true", help="try the harness itself")
     result.add_argument("--processes", metavar="N", type=int, default=os.cpu_count() or 1)
@@ -60,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
     print(f"{len(cases)} faults; folders of trials that fail are kept in {scratch}", flush=True)
     results = suite.try_all(cases, scratch, args.processes)
     out = args.out or scratch / "results.json"
-    report.write(out, results, len(known), time.monotonic() - started)
+    report.write(out, results, Counter(case.row for case in known), time.monotonic() - started)
     print(report.show(out))
     return int(any(result.outcome not in oracle.ALLOWED for result in results))
 

@@ -121,7 +121,8 @@ class MethodConfig:
     name: str = MISSING
     losses: dict[str, Any] = field(default_factory=dict)  # name -> _target_ and hyperparameters
     weights: dict[str, Any] = field(default_factory=dict)  # name -> number, or {entry: number}
-    ramp_epochs: dict[str, Any] = field(default_factory=dict)  # weights rise linearly from 0
+    # name -> fraction of the recipe's epochs over which its weight rises linearly, from 0
+    ramp_epochs: dict[str, Any] = field(default_factory=dict)
     init: InitConfig = field(default_factory=InitConfig)
 
 

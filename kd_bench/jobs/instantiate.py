@@ -22,7 +22,7 @@ from kd_bench.config.schema import DatasetConfig, MethodConfig, ModelConfig
 from kd_bench.data.dataset import Dataset
 from kd_bench.data.source import Description
 from kd_bench.interfaces import Loss, LossContext, StageShapes
-from kd_bench.methods.common.method import Method
+from kd_bench.methods.common.method import Method, flatten_weights
 from kd_bench.models.convolutions import replace_unsafe_convolutions
 from kd_bench.models.features import FeatureExtractor, probe_shapes
 from kd_bench.utils.errors import UserError, message_lines, require
@@ -270,6 +270,22 @@ def loss_classes(config: MethodConfig) -> dict[str, type[Loss]]:
     return found
 
 
+def _ramps(fractions: Mapping[str, Any], epochs: int) -> dict[str, float]:
+    """Term -> the epochs over which its weight rises, of fractions of all `epochs`.
+
+    Raises:
+        UserError: for a fraction that is none.
+    """
+    flat = flatten_weights(fractions)
+    for name, fraction in flat.items():
+        require(
+            0 < fraction <= 1,
+            f"ramp_epochs of '{name}' is a fraction of the recipe's epochs, above 0 and at most 1,"
+            f" got {fraction:g}",
+        )
+    return {name: fraction * epochs for name, fraction in flat.items()}
+
+
 def build_method(config: MethodConfig, context: LossContext) -> Method:
     """A method with its adapters and memories, made from the shapes in `context`."""
     losses = {
@@ -279,6 +295,7 @@ def build_method(config: MethodConfig, context: LossContext) -> Method:
     for loss in losses.values():
         replace_unsafe_convolutions(loss)
     try:
-        return Method(losses, config.weights, config.ramp_epochs, config.init.weights)
+        ramps = _ramps(config.ramp_epochs, context.epochs)
+        return Method(losses, config.weights, ramps, config.init.weights)
     except UserError as error:
         raise UserError(f"method '{config.name}': {error}") from None

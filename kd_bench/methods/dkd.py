@@ -14,7 +14,7 @@ class DecoupledDistillation(PerImageLoss):
     Two terms, "target" (TCKD) and "rest" (NCKD), per image; b = (p_y, 1 - p_y) at temperature T.
     KL(p_t || p_s) is the first plus 1 - p_y of the teacher times the second (section 3.1 of the
     paper): ordinary distillation hides what a confident teacher knows of the other classes, and
-    DKD weights it freely. T^2 and the ramp over 20 epochs are those of the authors' code
+    DKD weights it freely. T^2 and the ramp over 20 of 240 epochs are those of the authors' code
     (megvii-research/mdistiller), which takes logarithms of probabilities and masks the label by
     subtracting 1000 from its logit; here everything is a difference of logarithms.
 

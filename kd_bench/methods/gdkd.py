@@ -20,7 +20,7 @@ class GeneralizedDecoupling(PerImageLoss):
     others are DKD's, for the teacher's prediction instead of the label. Classes that tie with the
     k-th are in the top k.
 
-    k = 5, T = 4, the weights and the ramp over 20 epochs are those of the authors' code
+    k = 5, T = 4, the weights and the ramp over 20 of 240 epochs are those of the authors' code
     (ZaberKo/GDKD), which tunes the weights of "top" (1 or 2) and "rest" (1 to 8) for every pair.
 
     Raises:

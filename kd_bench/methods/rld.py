@@ -18,9 +18,9 @@ class RefinedLogits(PerImageLoss):
     the teacher is wrong, its confidence is transferred to the label, and nothing is learned of the
     classes that it ranks above the label. Where it is right this is DKD, if R = T.
 
-    R = 1, T = 4, the weights 1 and 8 and the ramp over 20 epochs are those of the authors' code
-    (zju-SWJ/RLD), which also has R = T as an option. With fewer than two classes below the label,
-    "correlation" is 0.
+    R = 1, T = 4, the weights 1 and 8 and the ramp over 20 of 240 epochs are those of the authors'
+    code (zju-SWJ/RLD), which also has R = T as an option. With fewer than two classes below the
+    label, "correlation" is 0.
     """
 
     terms = ("confidence", "correlation")

@@ -70,8 +70,6 @@ def train(setup: TrainingSetup, folder: LockedFolder, report: Report) -> Progres
     """
     state = _load(setup, folder)
     progress = Progress(state["history"], state["timing"]) if state else Progress()
-    if state is not None:  # the process that saved it may have been killed before it wrote these
-        _write_readable(folder, progress)
     for row, timing in zip(progress.history, progress.timing, strict=True):
         report(row, timing)
     score = Evaluator(setup)
@@ -87,7 +85,9 @@ def train(setup: TrainingSetup, folder: LockedFolder, report: Report) -> Progres
                 progress.timing.append(number | timing)
                 saver.save(*_saved(setup, runner.optimizer, progress))
                 report(progress.history[-1], progress.timing[-1])
-    _write_readable(folder, progress)  # flushed, before a record vouches for them
+    # Flushed, before a record vouches for them. A process that was killed right after its last
+    # checkpoint has not written them at all.
+    _write_readable(folder, progress)
     return progress
 
 

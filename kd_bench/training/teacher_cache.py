@@ -198,7 +198,7 @@ def _fill(
     started = time.perf_counter()
     folder.remove(ABOUT)  # of a damaged one
     with open(folder.path / PART, "a+b") as part, open(folder.path / HASHES, "a+b") as hashes:
-        content, batches = _resume(part, hashes, batch * width * FLOAT)
+        content, batches = _resume(part, hashes, batch * width * FLOAT, folder.check)
         written = batches * batch
         for start in range(written, rows, batch):
             made = _rows(teacher, data, start, rows, batch).cpu().numpy().tobytes()
@@ -219,13 +219,17 @@ def _fill(
     folder.write_json(ABOUT, about | {"seconds": seconds, "sha256": content.hexdigest()})
 
 
-def _resume(part: BinaryIO, hashes: BinaryIO, size: int) -> tuple[hashlib._Hash, int]:
+def _resume(
+    part: BinaryIO, hashes: BinaryIO, size: int, check: Callable[[], None]
+) -> tuple[hashlib._Hash, int]:
     """Cut files off after the last batch that is as it was written.
 
     Args:
         part: rows in batches of `size` bytes.
         hashes: a line for each batch.
         size: of a batch.
+        check: called before that; what it raises leaves the files as they are. Reading them takes
+            a while, in which another process may have finished them and mapped the rows.
 
     Returns:
         The hash of the rows up to there, and the number of batches.
@@ -239,6 +243,7 @@ def _resume(part: BinaryIO, hashes: BinaryIO, size: int) -> tuple[hashlib._Hash,
         if _line(after) != line:
             break
         content, batches, end = after, batches + 1, end + len(added)
+    check()
     part.truncate(end)
     hashes.truncate(batches * len(_line(content)))
     return content, batches

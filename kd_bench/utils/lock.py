@@ -103,10 +103,9 @@ class Lock:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        if not self.lost:
-            (self.directory / self.name).unlink(missing_ok=True)
-            with suppress(OSError):  # another process took the empty directory at once
-                self.directory.rmdir()
+        (self.directory / self.name).unlink(missing_ok=True)
+        with suppress(OSError):  # another process took the lock over, or the empty directory
+            self.directory.rmdir()
 
     def check(self) -> None:
         """Check that this process still holds the lock: to be called directly before each write.

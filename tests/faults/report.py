@@ -6,7 +6,7 @@ import json
 import os
 import platform
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -17,43 +17,46 @@ from faults.oracle import Outcome
 from kd_bench.utils.files import write_json
 from kd_bench.utils.text.formatting import format_duration
 
+OUTCOMES = [outcome.value for outcome in Outcome]
 
-def write(path: Path, results: Sequence[Result], of: int, seconds: float) -> None:
-    """Write how many cases of each row ended how.
+
+def write(path: Path, results: Sequence[Result], of: Mapping[str, int], seconds: float) -> None:
+    """Write how many cases of each row ended how; rows of which none was tried stay as they are.
 
     Args:
         path: of the file.
         results: of the cases that were tried.
-        of: how many cases there are.
+        of: row -> how many cases it has.
         seconds: that it took.
     """
-    rows = {result.row: Counter[str]() for result in results}
+    earlier = json.loads(path.read_text()) if path.exists() else {"rows": {}, "seconds": 0}
+    rows: dict[str, dict[str, int]] = {
+        row: dict.fromkeys(OUTCOMES, 0) | {"of": of[row]}
+        for row in dict.fromkeys(result.row for result in results)
+    }
     for result in results:
         rows[result.row][result.outcome.value] += 1
-    about = {
+    merged = earlier["rows"] | rows
+    values = {
+        "rows": {row: merged[row] for row in [*of, *merged] if row in merged},
+        "seconds": earlier["seconds"] + round(seconds),
         "kd_bench": kd_bench.__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "cases": len(results),
-        "of": of,
         "cores": len(os.sched_getaffinity(0)),
-        "seconds": round(seconds),
     }
-    write_json(path, {"rows": rows, "about": about})
+    write_json(path, values)
 
 
 def show(path: Path) -> str:
     """The table of a file that `write` has written."""
     values = json.loads(path.read_text())
-    outcomes = [outcome.value for outcome in Outcome]
-    lines = [["fault", "tried", *outcomes], [":--", *["--:"] * (len(outcomes) + 1)]]
+    lines = [["fault", "of", "tried", *OUTCOMES], [":--", *["--:"] * (len(OUTCOMES) + 2)]]
     total = sum((Counter(counts) for counts in values["rows"].values()), Counter[str]())
     for row, counts in [*values["rows"].items(), ("**all**", total)]:
-        numbers = [sum(counts.values()), *(counts.get(outcome, 0) for outcome in outcomes)]
-        lines.append([row, *(f"{number:,}" for number in numbers)])
-    about = values["about"]
+        ended = [counts[outcome] for outcome in OUTCOMES]
+        lines.append([row, *(f"{number:,}" for number in [counts["of"], sum(ended), *ended])])
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-    some = f"{about['cases']:,} of {about['of']:,} faults"
-    versions = f"kd_bench {about['kd_bench']}, Python {about['python']}, torch {about['torch']}"
-    took = f"{about['cores']} cores, in {format_duration(about['seconds'])}"
-    return f"{table}\n\n{some}; {versions}, {took}."
+    versions = f"kd_bench {values['kd_bench']}, Python {values['python']}, torch {values['torch']}"
+    took = f"{values['cores']} cores, in {format_duration(values['seconds'])}"
+    return f"{table}\n\n{versions}, {took}."

@@ -13,7 +13,8 @@ import pytest
 from helpers.paths import ROOT, TOOLS
 from helpers.shell import environment
 
-from faults import oracle
+from faults import oracle, report
+from faults.harness import Result
 from faults.oracle import Found, Outcome
 
 LINE = "kd-bench: runs/a/weights.pt is damaged; delete its folder to train again: rm -r runs/a"
@@ -37,6 +38,21 @@ def test_after_any_fault_the_same_command_ends_as_if_there_had_been_none(tmp_pat
 def test_a_broken_kd_bench_is_reported_as_what_it_is():
     done = reliability("--self-check")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_later_run_replaces_the_rows_that_it_tried(tmp_path):
+    file, of = tmp_path / "results.json", {"kills": 5, "damages": 3}
+    ok, refused = Outcome.RECOVERED, Outcome.REFUSED
+    tried = [Result("damages", "a", refused, ""), Result("kills", "b", ok, "")]
+    report.write(file, tried, of, 10.0)
+    report.write(file, [Result("kills", "b", ok, ""), Result("kills", "c", ok, "")], of, 5.0)
+    _, _, *rows, last = report.show(file).split("\n\n")[0].splitlines()
+    assert [row.split(" | ")[:5] for row in rows] == [
+        ["| kills", "5", "2", "2", "0"],
+        ["| damages", "3", "1", "0", "1"],
+    ]
+    assert last.startswith("| **all** | 8 | 3 | 2 | 1 | 0 |")
+    assert report.show(file).endswith("in 15 s.")
 
 
 # The oracle

@@ -182,6 +182,20 @@ def test_of_a_killed_processs_rows_only_those_are_kept_that_are_as_it_wrote_them
     assert second.batches == 8 - kept
 
 
+def test_what_another_process_took_over_while_its_rows_were_read_is_not_cut_off(tmp_path):
+    def refuse():
+        raise lock.Locked("process 42 on elsewhere")
+
+    (tmp_path / "part").write_bytes(bytes(100))
+    with (
+        open(tmp_path / "part", "a+b") as part,
+        open(tmp_path / "hashes", "a+b") as hashes,
+        pytest.raises(lock.Locked),
+    ):
+        teacher_cache._resume(part, hashes, 10, refuse)
+    assert (tmp_path / "part").stat().st_size == 100
+
+
 def flipped(content: bytes) -> bytes:
     return content[:1000] + bytes([content[1000] ^ 1]) + content[1001:]
 

@@ -10,6 +10,13 @@ from kd_bench.utils import files
 from kd_bench.utils.errors import UserError
 
 
+def test_the_hash_of_a_value_does_not_depend_on_the_order_of_its_keys():
+    # echo -n '{"a":1,"b":[2,null]}' | sha256sum
+    expected = "cc243773f70c3dff1b2058928d222d7edc29130da3f617c0e8ce04096aca153c"
+    assert files.json_hash({"b": [2, None], "a": 1}, 64) == expected
+    assert files.json_hash({"a": 1, "b": [2, None]}, 8) == expected[:8]
+
+
 def test_a_file_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "result.json"
     files.atomic_write(path, "old")

@@ -66,6 +66,18 @@ def test_an_owner_that_was_taken_over_leaves_the_new_owner_its_lock(tmp_path):
     assert locks.lock_owner(tmp_path) == "elsewhere~1,42,7"
 
 
+def test_a_lock_that_was_taken_over_from_another_host_does_not_look_stale(tmp_path):
+    (tmp_path / "lock").mkdir()
+    dead = tmp_path / "lock" / "elsewhere~1~2,42,7"
+    dead.touch()
+    os.utime(dead, (time.time() - locks.STALE_SECONDS - 5,) * 2)
+    lock = locks.Lock(tmp_path)
+    assert lock._take_over(dead.name)
+    (mine,) = (tmp_path / "lock").iterdir()
+    assert mine.name == lock.name
+    assert abs(time.time() - mine.stat().st_mtime) < 5
+
+
 def test_a_process_that_ended_but_that_nobody_waited_for_holds_no_lock(tmp_path):
     if (child := os.fork()) == 0:
         locks.Lock(tmp_path).__enter__()
