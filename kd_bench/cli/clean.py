@@ -5,6 +5,7 @@ Nothing is followed: a link stays, and so does what it leads to.
 
 from __future__ import annotations
 
+import os
 import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -129,12 +130,37 @@ def clean(runs: Path, options: CleanOptions, *, delete: bool) -> tuple[list[Remo
         _clean_folder(job, _removable(runs, job, options), found, busy, delete)
     if _inside(runs / SWEEPS):
         _clean_folder(runs / SWEEPS, _half_written(runs / SWEEPS), found, busy, delete)
-    if options.caches and not busy:
-        for cache in sorted(_inside(runs / TEACHER_CACHES)):
-            if not cache.is_symlink() and cache.is_dir():
-                files = _files("caches of teachers' outputs", cache.iterdir())
-                _clean_folder(cache, files, found, busy, delete)
+    is_whole = options.caches and not busy
+    for cache in sorted(_inside(runs / TEACHER_CACHES)):
+        if not cache.is_symlink() and cache.is_dir():
+            whole = _files("caches of teachers' outputs", cache.iterdir())
+            _clean_folder(cache, whole if is_whole else _half_written(cache), found, busy, delete)
+    if options.tensorboard:
+        _clean_links(runs, found, delete)
     return found, busy
+
+
+def _clean_links(runs: Path, found: list[Removable], delete: bool) -> None:
+    """Add TensorBoard's links to runs whose event files are gone, or in `found`, to `found`."""
+    going = {each.path for each in found}
+    for column in sorted(_inside(runs / TENSORBOARD)):
+        for link in sorted(_inside(column)):
+            target = _target_in(runs, link)
+            if target is not None and going.issuperset(_inside(target)):
+                found.append(_file("links to event files that are gone", link))
+                if delete:
+                    link.unlink()
+        if delete:
+            with suppress(OSError):  # it is not empty
+                column.rmdir()
+
+
+def _target_in(runs: Path, link: Path) -> Path | None:
+    """The path of a run that a link has; None for any other."""
+    if not link.is_symlink():
+        return None
+    target = Path(os.path.normpath(link.parent / os.readlink(link)))
+    return target if runs in target.parents else None
 
 
 def _clean_folder(

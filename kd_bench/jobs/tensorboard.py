@@ -73,7 +73,8 @@ def link_events(job: Job) -> Path:
     row, seed = _safe(method_label(job.config, job.changed)), f"seed {job.config.seed}"
     folder = Path(job.config.runs_dir) / TENSORBOARD / _safe(_column(job))
     folder.mkdir(parents=True, exist_ok=True)
-    target = os.path.relpath(job.path / TENSORBOARD, folder)  # valid also after runs_dir moved
+    # Valid also after runs_dir moved, and where the folder of links is itself a link.
+    target = os.path.relpath(job.path.resolve() / TENSORBOARD, folder.resolve())
     link = folder / f"{row} {seed}"
     if not _link(link, target):
         link = folder / f"{row} {digest(job.identity)} {seed}"

@@ -127,6 +127,33 @@ def test_event_files_go_where_that_is_asked_for(kd_bench, finished):
     assert not (student / "tensorboard").exists()
 
 
+def test_links_to_event_files_go_with_them(kd_bench, finished, tmp_path):
+    student, _ = finished
+    litter(student)
+    column = tmp_path / "runs" / "tensorboard" / "digits"
+    column.mkdir(parents=True)
+    (column / "st").symlink_to(os.path.relpath(student / "tensorboard", column))
+    (column / "mine").symlink_to(tmp_path / "nowhere")
+    _, printed = kd_bench("clean", "--tensorboard")
+    assert "links to event files that are gone (1 file)" in printed
+    assert {path.name for path in column.iterdir()} == {"st", "mine"}
+    kd_bench("clean", "--yes", "--tensorboard")
+    assert [path.name for path in column.iterdir()] == ["mine"]
+    (column / "mine").unlink()
+    kd_bench("clean", "--yes", "--tensorboard")
+    assert not column.exists()
+
+
+def test_what_was_left_half_written_in_a_cache_goes(kd_bench, finished, tmp_path):
+    cache = tmp_path / "runs" / ".tables" / "0a1b2c3d"
+    cache.mkdir(parents=True)
+    for name in (".table.json.77.part", "rows.f32.part"):  # the second is gone on with
+        (cache / name).write_bytes(bytes(10))
+        os.utime(cache / name, (0, 0))
+    kd_bench("clean", "--yes")
+    assert files(cache) == {"rows.f32.part"}
+
+
 def test_view_tables_go_where_that_is_asked_for_and_are_made_anew(kd_bench, finished, tmp_path):
     table = (*TINY, "method=st", "teacher.source=table")
     assert kd_bench(*table, "seed=1")[0] == 0

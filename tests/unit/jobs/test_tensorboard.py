@@ -99,6 +99,15 @@ def test_jobs_that_differ_in_what_was_typed_have_other_names_without_a_digest(tm
         assert os.path.normpath(link.parent / os.readlink(link)) == str(each.path / "tensorboard")
 
 
+def test_a_folder_of_links_that_is_itself_a_link_has_links_that_lead_somewhere(tmp_path):
+    (tmp_path / "elsewhere" / "deeper").mkdir(parents=True)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "tensorboard").symlink_to(tmp_path / "elsewhere" / "deeper")
+    the_job = made(tmp_path / "runs")
+    (the_job.path / "tensorboard").mkdir(parents=True)
+    assert os.path.samefile(link_events(the_job), the_job.path / "tensorboard")
+
+
 def test_a_job_that_is_resumed_finds_its_link(tmp_path):
     assert link_events(made(tmp_path)) == link_events(made(tmp_path))
 
