@@ -182,10 +182,27 @@ class VectorBatchNorm(nn.BatchNorm1d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if len(x) > 1:
-            return super().forward(x)
-        mean, var = self.running_mean, self.running_var
-        return F.batch_norm(x, mean, var, self.weight, self.bias, eps=self.eps)
+        return super().forward(x) if _has_statistics(x) else _by_running_statistics(self, x)
+
+
+class MapBatchNorm(nn.BatchNorm2d):
+    """Batch norm of maps [B, C, H, W] that uses its running statistics for a single 1x1 map.
+
+    See `VectorBatchNorm`.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if _has_statistics(x) else _by_running_statistics(self, x)
+
+
+def _has_statistics(x: Tensor) -> bool:
+    """Whether there are two values or more per channel."""
+    return x.numel() > x.shape[1]
+
+
+def _by_running_statistics(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
+    mean, var = norm.running_mean, norm.running_var
+    return F.batch_norm(x, mean, var, norm.weight, norm.bias, eps=norm.eps)
 
 
 def _size(shape: tuple[int, ...]) -> str:
