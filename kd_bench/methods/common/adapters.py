@@ -61,6 +61,27 @@ def require_equal_channels(context: LossContext, stage: str, method: str) -> Non
     )
 
 
+def classified_map(context: LossContext, stage: str, method: str) -> tuple[str]:
+    """The stage, checked to be the map whose average over positions both classifiers read.
+
+    As far as shapes show. `method` needs it, to classify parts of an image.
+
+    Raises:
+        UserError: if the stage is not a map, the channels differ from those at `pooled`, or that is
+            not the classifier's input.
+    """
+    map_stages(context, [stage])
+    for shapes in (context.student, context.teacher_shapes):
+        channels, pooled = shapes[stage][0], shapes["pooled"]
+        require(
+            pooled == (channels,),
+            f"{method} needs the map whose average is classified, but {shapes.model} has "
+            f"{channels} channels at {stage} and {_size(pooled)} at pooled",
+        )
+        shapes.classifier  # noqa: B018  # raises UserError if `pooled` is not its input
+    return (stage,)
+
+
 def to_common_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Both maps at the smaller height and width: [B, C, H, W], [B, D, J, L] -> same H and W.
 
