@@ -17,7 +17,7 @@ from kd_bench.interfaces import (
     require,
     require_positive,
 )
-from kd_bench.methods.common.adapters import average_pool, map_stages
+from kd_bench.methods.common.adapters import average_pool, classified_map
 from kd_bench.methods.common.functional import soft_kl
 
 
@@ -51,18 +51,11 @@ class ScaleDecoupled(Loss):
         complementary: float,
     ):
         super().__init__(context)
-        self.stages = map_stages(context, [stage])
+        self.stages = classified_map(context, stage, "SDD")
         require_positive("temperature", temperature)
         require_positive("complementary", complementary)
         for shapes in (context.student, context.teacher_shapes):
-            (channels, height, width), pooled = shapes[stage], shapes["pooled"]
-            require(
-                pooled == (channels,),
-                f"SDD needs the map whose average is classified, but {shapes.model} has "
-                f"{channels} channels at {stage} and {'x'.join(map(str, pooled))} at pooled",
-            )
-            _check_scales(scales, min(height, width), f"{stage} of {shapes.model}")
-            shapes.classifier  # noqa: B018  # raises UserError if `pooled` is not its input
+            _check_scales(scales, min(shapes[stage][1:]), f"{stage} of {shapes.model}")
         self.scales = tuple(scales)
         self.temperature, self.complementary = temperature, complementary
 

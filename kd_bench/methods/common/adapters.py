@@ -61,6 +61,27 @@ def require_equal_channels(context: LossContext, stage: str, method: str) -> Non
     )
 
 
+def classified_map(context: LossContext, stage: str, method: str) -> tuple[str]:
+    """The stage, checked to be the map whose average over positions both classifiers read.
+
+    As far as shapes show. `method` needs it, to classify parts of an image.
+
+    Raises:
+        UserError: if the stage is not a map, the channels differ from those at `pooled`, or that is
+            not the classifier's input.
+    """
+    map_stages(context, [stage])
+    for shapes in (context.student, context.teacher_shapes):
+        channels, pooled = shapes[stage][0], shapes["pooled"]
+        require(
+            pooled == (channels,),
+            f"{method} needs the map whose average is classified, but {shapes.model} has "
+            f"{channels} channels at {stage} and {_size(pooled)} at pooled",
+        )
+        shapes.classifier  # noqa: B018  # raises UserError if `pooled` is not its input
+    return (stage,)
+
+
 def to_common_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Both maps at the smaller height and width: [B, C, H, W], [B, D, J, L] -> same H and W.
 
@@ -182,10 +203,27 @@ class VectorBatchNorm(nn.BatchNorm1d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if len(x) > 1:
-            return super().forward(x)
-        mean, var = self.running_mean, self.running_var
-        return F.batch_norm(x, mean, var, self.weight, self.bias, eps=self.eps)
+        return super().forward(x) if _has_statistics(x) else _by_running_statistics(self, x)
+
+
+class MapBatchNorm(nn.BatchNorm2d):
+    """Batch norm of maps [B, C, H, W] that uses its running statistics for a single 1x1 map.
+
+    See `VectorBatchNorm`.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if _has_statistics(x) else _by_running_statistics(self, x)
+
+
+def _has_statistics(x: Tensor) -> bool:
+    """Whether there are two values or more per channel."""
+    return x.numel() > x.shape[1]
+
+
+def _by_running_statistics(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
+    mean, var = norm.running_mean, norm.running_var
+    return F.batch_norm(x, mean, var, norm.weight, norm.bias, eps=norm.eps)
 
 
 def _size(shape: tuple[int, ...]) -> str:

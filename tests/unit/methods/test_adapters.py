@@ -14,6 +14,7 @@ from kd_bench.methods.common.adapters import (
     Connector,
     ConvRegressor,
     Embedding,
+    MapBatchNorm,
     ProjectionHead,
     VectorBatchNorm,
     map_stages,
@@ -191,4 +192,13 @@ def test_vector_batch_norm_uses_running_statistics_for_a_single_image():
     assert torch.equal(ours(x), theirs(x))
     alone = ours(x[:1])
     assert torch.equal(alone, theirs.eval()(x[:1]))
+    assert torch.equal(ours.running_mean, theirs.running_mean)
+
+
+def test_map_batch_norm_uses_running_statistics_for_a_single_position():
+    ours, theirs = MapBatchNorm(3), torch.nn.BatchNorm2d(3)
+    x = torch.rand(1, 3, 2, 1)
+    assert torch.equal(ours(x), theirs(x))
+    alone = ours(x[:, :, :1])
+    assert torch.equal(alone, theirs.eval()(x[:, :, :1]))
     assert torch.equal(ours.running_mean, theirs.running_mean)

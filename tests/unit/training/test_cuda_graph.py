@@ -40,6 +40,7 @@ def assembled(runs: Path, *overrides: str):
         ("a tensor on the host", lambda x: x.index_select(0, torch.tensor([1]))),
         ("a copy from the host", lambda x: x.copy_(torch.ones(2))),
         ("a factorisation", lambda x: torch.linalg.svd(x.view(1, 2))),
+        ("a linear system", lambda x: torch.linalg.solve(torch.eye(2, device=META), x)),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
