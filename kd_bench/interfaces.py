@@ -194,6 +194,13 @@ class Loss(nn.Module):
         """
         return {}
 
+    def teacher_index(self, index: Tensor) -> Tensor:
+        """The training images that the teacher sees in place of those of a batch: [B] -> [B] int64.
+
+        Each in the view that it has in that epoch. All losses of the method get these answers.
+        """
+        return index
+
     def on_epoch_start(self, phase: str) -> None:
         """Called before every epoch, with the networks in train mode.
 

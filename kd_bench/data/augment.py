@@ -11,33 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-
-def _signed(word: int) -> int:
-    """The int64 with the same bits as an unsigned 64-bit word."""
-    return word - (1 << 64) if word >> 63 else word
-
-
-_GAMMA = _signed(0x9E3779B97F4A7C15)
-_MIX1 = _signed(0xBF58476D1CE4E5B9)
-_MIX2 = _signed(0x94D049BB133111EB)
-_NONNEGATIVE = (1 << 63) - 1
-
-
-def _xorshift(z: Tensor, bits: int) -> Tensor:
-    # >> on int64 is an arithmetic shift; the mask makes it a logical shift, as in the definition
-    return z ^ ((z >> bits) & ((1 << (64 - bits)) - 1))
-
-
-def splitmix64(state: Tensor) -> Tensor:
-    """Output of the generator splitmix64 at `state` (Steele, Lea and Flood, OOPSLA 2014).
-
-    int64 tensors represent the unsigned words bitwise, including overflow. It is a bijection of
-    64-bit words.
-    """
-    z = state + _GAMMA
-    z = _xorshift(z, 30) * _MIX1
-    z = _xorshift(z, 27) * _MIX2
-    return _xorshift(z, 31)
+from kd_bench.utils.splitmix import below, splitmix64
 
 
 def view_count(pad: int, flip: bool) -> int:
@@ -54,7 +28,7 @@ def sample_view(seed: int, epoch: int | Tensor, index: Tensor, count: int) -> Te
     # a CPU scalar can be combined with an index on any device, without a copy or a sync
     stream = splitmix64(torch.full_like(epoch, seed))
     word = splitmix64(splitmix64(stream + epoch) + index)
-    return (word & _NONNEGATIVE) % count
+    return below(word, count)
 
 
 def decode_view(view: Tensor, pad: int, flip: bool) -> tuple[Tensor, Tensor, Tensor]:

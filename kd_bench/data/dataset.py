@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from kd_bench.data import augment
-from kd_bench.data.augment import pad_images, sample_view, splitmix64
+from kd_bench.data.augment import pad_images, sample_view
 from kd_bench.data.source import Description, Source, Split
 from kd_bench.interfaces import require
+from kd_bench.utils.splitmix import splitmix64
 
 # The validation split is part of the dataset, not of a job: it is the same for every seed.
 VALIDATION_SEED = 20150309

@@ -109,7 +109,8 @@ class EpochRunner:
         index = self._order.index_select(0, position)
         # Indexing with a tensor would synchronize with the host; index_select does not.
         self.optimizer.rate.copy_(self._rates.index_select(0, self._cursor).squeeze(0))
-        terms, correct = step(self._batch(index))
+        shown = setup.method.teacher_index(index, self.phase.name)
+        terms, correct = step(self._batch(index), None if shown is None else self._batch(shown))
         self._cursor.add_(1)
         self.tally.add(self._cursor, terms, correct, size)
 

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from kd_bench.interfaces import Batch, Classifier, ForwardPass, Networks
+from kd_bench.interfaces import Batch, Classifier, ForwardPass, Networks, Output
 from kd_bench.methods.common.method import Method
 from kd_bench.models.features import forward_with_views
 from kd_bench.training.optim import SGD
@@ -40,8 +40,14 @@ class Step:
         self.networks = Networks(student, teacher, student_classifier, teacher_classifier)
         self.method, self.phase, self.optimizer = method, phase, optimizer
 
-    def __call__(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+    def __call__(
+        self, batch: Batch, shown: Batch | None = None
+    ) -> tuple[dict[str, Tensor], Tensor]:
         """Train on one batch.
+
+        Args:
+            batch: what the student sees.
+            shown: what the teacher sees instead; None: the same.
 
         Returns:
             The unweighted terms and the total, by name, as detached scalars on the device, and the
@@ -50,7 +56,7 @@ class Step:
         if self.method.needs_input_gradients:
             batch.image.requires_grad_()
         views = self.method.extra_views(batch.image, self.phase)
-        teacher_out = None if self.teacher is None else self.teacher.forward(batch, views)
+        teacher_out = None if self.teacher is None else self._teacher_output(batch, shown, views)
         student_out = forward_with_views(self.student, batch.image, views)
         terms = self.method(student_out, teacher_out, batch, self.networks, self.phase)
         total = self.method.total(terms, batch.epoch, self.phase)
@@ -59,6 +65,14 @@ class Step:
         self.optimizer.step()
         correct = (student_out.logits.detach().argmax(1) == batch.target).sum()
         return {name: term.detach() for name, term in (terms | {"total": total}).items()}, correct
+
+    def _teacher_output(
+        self, batch: Batch, shown: Batch | None, views: dict[str, Tensor]
+    ) -> Output:
+        assert self.teacher is not None
+        if shown is None:
+            return self.teacher.forward(batch, views)
+        return self.teacher.forward(shown, self.method.extra_views(shown.image, self.phase))
 
 
 class EpochMetrics:

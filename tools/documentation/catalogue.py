@@ -221,6 +221,9 @@ def _special(classes: Iterable[type[Loss]]) -> list[str]:
     texts = {
         "gradients at the input": lambda loss: loss.needs_input_gradients,
         "further views": lambda loss: loss.extra_views is not Loss.extra_views,
+        "the teacher's answers for other images": (
+            lambda loss: loss.teacher_index is not Loss.teacher_index
+        ),
         "no teacher": lambda loss: not loss.needs_teacher,
         "a teacher that learns": lambda loss: loss.teacher_learns,
         "the student's own model as teacher": lambda loss: loss.teacher_is_same_model,

@@ -72,6 +72,7 @@ class Method(nn.Module):
         super().__init__()
         for name, loss in losses.items():
             _check_class(name, loss)
+        _check_images(losses)
         self.losses = nn.ModuleDict(losses)
         self.ramp_epochs = flatten_weights(ramp_epochs or {})
         flat = {"init": flatten_weights(init_weights or {}), "main": flatten_weights(weights)}
@@ -125,6 +126,11 @@ class Method(nn.Module):
         for name in self._phases[phase].losses:
             views |= self._loss(name).extra_views(image)
         return views
+
+    def teacher_index(self, index: Tensor, phase: str = "main") -> Tensor | None:
+        """The training images [B] that the teacher sees in the phase; None: those of the batch."""
+        others = [n for n in self._phases[phase].losses if _shows_others(self._loss(n))]
+        return self._loss(others[0]).teacher_index(index) if others else None
 
     def forward(
         self,
@@ -206,6 +212,24 @@ def _check_class(name: str, loss: Loss) -> None:
         is_there and _can_be_called(loss.forward, len(takes)),
         f"{where}: {type(loss).__name__} needs a method forward(self, {', '.join(takes)})",
     )
+
+
+def _shows_others(loss: Loss) -> bool:
+    return type(loss).teacher_index is not Loss.teacher_index
+
+
+def _check_images(losses: Mapping[str, Loss]) -> None:
+    """Refuse losses that contradict each other about the images that the teacher sees."""
+    showing = [name for name, loss in losses.items() if _shows_others(loss)]
+    require(
+        len(showing) < 2, f"{' and '.join(showing)} each show the teacher other images; use one"
+    )
+    for name, loss in losses.items():
+        require(
+            not showing or not loss.needs_input_gradients,
+            f"{name} differentiates both networks at the same images, and {''.join(showing)} shows"
+            " the teacher others; use one",
+        )
 
 
 def _can_be_called(function: Callable, arguments: int) -> bool:

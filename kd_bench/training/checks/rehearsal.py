@@ -93,10 +93,13 @@ class Rehearsal:
         for phase in filter(method.weights_of, ("init", "main")):
             method.on_epoch_start(phase)
             step = Step(student, teacher, method, phase, optimizer, student.classifier)
-            step(self._batch(context, size))
+            index = torch.arange(size)
+            shown = method.teacher_index(index, phase)
+            others = None if shown is None else self._batch(context, shown)
+            step(self._batch(context, index), others)
 
-    def _batch(self, context: LossContext, size: int) -> Batch:
-        image, index = torch.randn(size, 3, *self.image_size), torch.arange(size)
+    def _batch(self, context: LossContext, index: Tensor) -> Batch:
+        image = torch.randn(len(index), 3, *self.image_size)
         first_epoch, first_view = torch.ones(()), torch.zeros_like(index)
         return Batch(image, context.labels[index], index, first_epoch, first_view)
 

@@ -37,6 +37,7 @@ def reads_logits_alone(name: str) -> bool:
 METHODS = [name for name in choices("method") if reads_logits_alone(name)]
 PER_IMAGE = [name for name in METHODS if isinstance(build(name, context(10)), PerImageLoss)]
 RELATE_IMAGES = {"ckd", "luminet"}  # one number per image, which depends on the batch by design
+DRAW_TARGETS = {"control_noise"}  # by the image's index and the class's number
 
 
 def evaluate(loss: Loss, student: Tensor, teacher: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -83,7 +84,7 @@ def test_single_precision_gives_what_double_precision_gives(name, scale):
     assert (gradient - exact_gradient).norm() <= 1e-4 * exact_gradient.norm()
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", sorted(set(METHODS) - DRAW_TARGETS))
 def test_the_order_of_the_classes_has_no_effect(name):
     student, teacher, batch = logits(12, 10, scale=3.0)
     order = torch.randperm(10, generator=torch.Generator().manual_seed(0))
@@ -95,7 +96,7 @@ def test_the_order_of_the_classes_has_no_effect(name):
     torch.testing.assert_close(other_gradient, gradient[:, order])
 
 
-@pytest.mark.parametrize("name", sorted(set(PER_IMAGE) - RELATE_IMAGES))
+@pytest.mark.parametrize("name", sorted(set(PER_IMAGE) - RELATE_IMAGES - DRAW_TARGETS))
 def test_a_loss_per_image_depends_on_that_image_alone(name):
     student, teacher, batch = logits(6, 10, scale=3.0)
     loss = build(name, context(10)).double()

@@ -1,0 +1,45 @@
+"""Random numbers as a function of integers: the same on every device, in any order."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def _signed(word: int) -> int:
+    """The int64 with the same bits as an unsigned 64-bit word."""
+    return word - (1 << 64) if word >> 63 else word
+
+
+_GAMMA = _signed(0x9E3779B97F4A7C15)
+_MIX1 = _signed(0xBF58476D1CE4E5B9)
+_MIX2 = _signed(0x94D049BB133111EB)
+_NONNEGATIVE = (1 << 63) - 1
+
+
+def _xorshift(z: Tensor, bits: int) -> Tensor:
+    # >> on int64 is an arithmetic shift; the mask makes it a logical shift, as in the definition
+    return z ^ ((z >> bits) & ((1 << (64 - bits)) - 1))
+
+
+def splitmix64(state: Tensor) -> Tensor:
+    """Output of the generator splitmix64 at `state` (Steele, Lea and Flood, OOPSLA 2014).
+
+    int64 tensors represent the unsigned words bitwise, including overflow. It is a bijection of
+    64-bit words.
+    """
+    z = state + _GAMMA
+    z = _xorshift(z, 30) * _MIX1
+    z = _xorshift(z, 27) * _MIX2
+    return _xorshift(z, 31)
+
+
+def normal(word: Tensor) -> Tensor:
+    """A standard normal number for each word, by the inverse of its distribution: double."""
+    fraction = (word >> 12) & ((1 << 52) - 1)
+    return torch.special.ndtri((fraction.double() + 0.5) * 2.0**-52)  # never of 0 or 1
+
+
+def below(word: Tensor, count: int) -> Tensor:
+    """An integer in 0..count-1 for each word: int64, uniform as far as `count` is below 2^63."""
+    return (word & _NONNEGATIVE) % count
