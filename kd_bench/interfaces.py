@@ -194,6 +194,16 @@ class Loss(nn.Module):
         """
         return {}
 
+    def prepare(self, outputs: Iterable[tuple[Output, Tensor]]) -> None:
+        """Called once, before training, if a subclass defines it: for statistics of the teacher.
+
+        What is learnt here belongs in buffers, which are saved. The teacher must be frozen.
+
+        Args:
+            outputs: the teacher's outputs for all training images, without augmentation, part by
+                part and in order, and their labels [B]; to be read once.
+        """
+
     def on_epoch_start(self, phase: str) -> None:
         """Called before every epoch, with the networks in train mode.
 

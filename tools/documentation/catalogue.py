@@ -199,6 +199,8 @@ def _seen(method: Method, student: Any, other: Any, context: LossContext) -> set
         net.classifier,
         teacher and teacher.network.classifier,
     )
+    if teacher:
+        method.prepare(lambda: [(teacher(image.detach()), batch.target)])
     for phase in ("init", "main"):
         method.on_epoch_start(phase)
         views = method.extra_views(image, phase)
@@ -221,6 +223,9 @@ def _special(classes: Iterable[type[Loss]]) -> list[str]:
     texts = {
         "gradients at the input": lambda loss: loss.needs_input_gradients,
         "further views": lambda loss: loss.extra_views is not Loss.extra_views,
+        "a pass of the teacher over the training set": lambda loss: (
+            loss.prepare is not Loss.prepare
+        ),
         "no teacher": lambda loss: not loss.needs_teacher,
         "a teacher that learns": lambda loss: loss.teacher_learns,
         "the student's own model as teacher": lambda loss: loss.teacher_is_same_model,

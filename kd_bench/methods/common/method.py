@@ -72,6 +72,7 @@ class Method(nn.Module):
         super().__init__()
         for name, loss in losses.items():
             _check_class(name, loss)
+        _check_preparation(losses)
         self.losses = nn.ModuleDict(losses)
         self.ramp_epochs = flatten_weights(ramp_epochs or {})
         flat = {"init": flatten_weights(init_weights or {}), "main": flatten_weights(weights)}
@@ -104,6 +105,16 @@ class Method(nn.Module):
     def cuda_graph_safe(self) -> bool:
         """Whether a CUDA graph can hold all losses."""
         return all(loss.cuda_graph_safe for loss in self._all_losses)
+
+    @property
+    def needs_preparation(self) -> bool:
+        """Whether any loss asks for the teacher's outputs for all training images."""
+        return any(_prepares(loss) for loss in self._all_losses)
+
+    def prepare(self, outputs: Callable[[], Iterable[tuple[Output, Tensor]]]) -> None:
+        """Pass them, each time anew, to every loss that asks for them; see `Loss.prepare`."""
+        for loss in filter(_prepares, self._all_losses):
+            loss.prepare(outputs())
 
     def on_epoch_start(self, phase: str) -> None:
         """Notify the losses that an epoch of this phase starts."""
@@ -206,6 +217,22 @@ def _check_class(name: str, loss: Loss) -> None:
         is_there and _can_be_called(loss.forward, len(takes)),
         f"{where}: {type(loss).__name__} needs a method forward(self, {', '.join(takes)})",
     )
+
+
+def _prepares(loss: Loss) -> bool:
+    return type(loss).prepare is not Loss.prepare
+
+
+def _check_preparation(losses: Mapping[str, Loss]) -> None:
+    """Refuse statistics of a teacher that there is not, or that changes."""
+    has_teacher = any(loss.needs_teacher for loss in losses.values())
+    learns = any(loss.teacher_learns for loss in losses.values())
+    for name, loss in losses.items():
+        require(
+            not _prepares(loss) or (has_teacher and not learns),
+            f"loss '{name}' needs statistics of a trained teacher, and the method has"
+            f" {'one that learns along' if learns else 'none'}",
+        )
 
 
 def _can_be_called(function: Callable, arguments: int) -> bool:

@@ -74,6 +74,14 @@ class MethodFixture:
             tapped, learns=self.learns, needs_input_gradients=self.method.needs_input_gradients
         )
 
+        self.method.prepare(self._training_outputs)
+
+    def _training_outputs(self) -> list[tuple[Output, Tensor]]:
+        """What a loss sees of the teacher before training."""
+        target = self.context.labels
+        with torch.no_grad():
+            return [(self.teacher(torch.randn(len(target), 3, *SIZE)), target)]
+
     def batch(self) -> Batch:
         index = torch.arange(B)
         image = torch.randn(B, 3, *SIZE).requires_grad_(self.method.needs_input_gradients)
