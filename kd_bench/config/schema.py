@@ -123,6 +123,7 @@ class MethodConfig:
     weights: dict[str, Any] = field(default_factory=dict)  # name -> number, or {entry: number}
     ramp_epochs: dict[str, Any] = field(default_factory=dict)  # weights rise linearly from 0
     init: InitConfig = field(default_factory=InitConfig)
+    head: dict[str, Any] = field(default_factory=dict)  # of the student: _target_ and its arguments
 
 
 @dataclass

@@ -176,10 +176,11 @@ def reads(config: MethodConfig) -> list[str]:
         epochs=1,
         teacher_net=other.net if has_teacher else None,
     )
+    student, context = instantiate.with_head(student, config, context, SIZE)
     method = instantiate.build_method(config, context)
     found = sorted(_seen(method, student, other if has_teacher else None, context))
     found += [f"`{stage}`" for stage in method.stages]
-    return [*found, *_special(classes)]
+    return [*found, *_special(classes), *["a head at inference"] * bool(config.head)]
 
 
 def _seen(method: Method, student: Any, other: Any, context: LossContext) -> set[str]:
