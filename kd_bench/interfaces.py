@@ -1,4 +1,4 @@
-"""The shared vocabulary: Batch, Output, Networks, StageShapes, LossContext, Loss, PerImageLoss."""
+"""The shared vocabulary: Batch, Output, Networks, StageShapes, LossContext, Loss, Head."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ __all__ = [
     "Batch",
     "Classifier",
     "ForwardPass",
+    "Head",
     "Loss",
     "LossContext",
     "LossValue",
@@ -201,6 +202,16 @@ class Loss(nn.Module):
         """
         return index
 
+    def prepare(self, outputs: Iterable[tuple[Output, Tensor]]) -> None:
+        """Called once, before training, if a subclass defines it: for statistics of the teacher.
+
+        What is learnt here belongs in buffers, which are saved. The teacher must be frozen.
+
+        Args:
+            outputs: the teacher's outputs for all training images, without augmentation, part by
+                part and in order, and their labels [B]; to be read once.
+        """
+
     def on_epoch_start(self, phase: str) -> None:
         """Called before every epoch, with the networks in train mode.
 
@@ -225,3 +236,22 @@ class PerImageLoss(Loss):
         if isinstance(value, Tensor):
             return value.mean()
         return {name: term.mean() for name, term in value.items()}
+
+
+class Head(nn.Module):
+    """What a method's students have in place of their classifier, in training and at inference.
+
+    It is part of the student: of its weights, its parameters, its accuracy, and what is exported. A
+    subclass takes `context` first, with the shapes of the student as its model has them, and its
+    hyperparameters by name. Its stages replace those of the student of the same names.
+
+    `forward` takes the student's features at the stage `reads`, and returns logits [B, K].
+    """
+
+    reads: str  # a stage of the student
+    stages: Mapping[str, str] = {}  # stage -> path of a module of the head, as for a model
+
+    forward: Callable[[Tensor], Tensor]
+
+    def __init__(self, context: LossContext):
+        super().__init__()

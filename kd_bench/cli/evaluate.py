@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kd_bench.cli.parser import Parser, with_data
-from kd_bench.cli.trust import check_calls
+from kd_bench.cli.trust import check_calls, student_calls
 from kd_bench.config.schema import Config, Device
 from kd_bench.results.record import Record
 from kd_bench.results.run_folder import RESULT, WEIGHTS, check_weights, is_done
@@ -56,7 +56,7 @@ def main(words: Sequence[str]) -> int:
     has_record = is_done(Path(args.checkpoint).parent)
     record = open_record(args.checkpoint)[1] if has_record else None
     if record is not None:
-        called = _recorded(record, args.choices)
+        called = _called(record, args.choices)
         check_calls(Path(args.checkpoint).with_name(RESULT), called, args.trust)
         if Path(args.checkpoint).name == WEIGHTS:
             check_weights(Path(args.checkpoint).parent, record)
@@ -84,8 +84,17 @@ def _config(record: Record | None, choices: Sequence[str], config_dir: str | Non
 
 
 def _recorded(record: Record, choices: Sequence[str]) -> dict[str, Any]:
-    """The sections that are the record's."""
-    return {name: getattr(record.config, name) for name in _not_chosen(choices)}
+    """The sections that are the record's; a student's head is made from method and teacher."""
+    names = _not_chosen(choices)
+    names += ["method", "teacher"] if "model" in names else []
+    return {name: getattr(record.config, name) for name in names}
+
+
+def _called(record: Record, choices: Sequence[str]) -> dict[str, Any]:
+    """Those of the record's sections that are called."""
+    names = _not_chosen(choices)
+    data = {"dataset": record.config.dataset} if "dataset" in names else {}
+    return data | (student_calls(record.config) if "model" in names else {})
 
 
 def _not_chosen(choices: Sequence[str]) -> list[str]:
@@ -96,7 +105,7 @@ def _not_chosen(choices: Sequence[str]) -> list[str]:
 def score(config: Config, checkpoint: str) -> tuple[float, int, str]:
     """Accuracy in percent, number of test images, and the data's fingerprint."""
     # torch takes seconds to import, which a mistake in the arguments is spared
-    from kd_bench.jobs.instantiate import build_dataset, build_network
+    from kd_bench.jobs.instantiate import build_dataset, build_student
     from kd_bench.training.device import choose_device, configure_process
     from kd_bench.training.execution import memory_format, move
     from kd_bench.training.loop import evaluate
@@ -106,7 +115,7 @@ def score(config: Config, checkpoint: str) -> tuple[float, int, str]:
     configure_process(min(config.threads, core_count()))
     device = choose_device(config.device)
     data = build_dataset(config.dataset).load(device)
-    network = build_network(config.model, data.num_classes)
+    network = build_student(config, data)
     load_weights(network.net, checkpoint, network.name)
     move(network.net, device, memory_format(config.speed))
     return evaluate(network.extractor(()), data, data.test), len(data.test.target), data.fingerprint

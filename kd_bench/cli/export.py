@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kd_bench.cli.parser import Parser, with_data
 from kd_bench.cli.table import write_file
-from kd_bench.cli.trust import check_calls
+from kd_bench.cli.trust import check_calls, student_calls
 from kd_bench.config.schema import Config
 from kd_bench.results.record import Record
 from kd_bench.results.run_folder import RESULT, WEIGHTS, check_weights
@@ -51,7 +52,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_trust()
     args = parser.parse(words)
     folder, record = open_record(args.run)
-    called = {"dataset": record.config.dataset, "model": record.config.model}
+    called = {"dataset": record.config.dataset, **student_calls(record.config)}
     check_calls(folder / RESULT, called, args.trust)
     weights = folder / WEIGHTS
     require(weights.exists(), f"{folder} has no {WEIGHTS}: it was deleted, or never copied there")
@@ -84,11 +85,11 @@ def default_name(record: Record) -> str:
 def load(config: Config, weights: Path) -> tuple[Network, Data]:
     """The network with its weights, on the CPU in eval mode, and the data it was trained on."""
     # torch takes seconds to import, which a mistake in the arguments is spared
-    from kd_bench.jobs.instantiate import build_dataset, build_network
+    from kd_bench.jobs.instantiate import build_dataset, build_student
     from kd_bench.training.teacher import load_weights
 
     data = build_dataset(config.dataset).load("cpu")
-    network = build_network(config.model, data.num_classes)
+    network = build_student(config, data)
     load_weights(network.net, weights, network.name)
     network.net.eval()
     return network, data
@@ -113,7 +114,9 @@ def program(network: Network, data: Data) -> bytes:
 
     image = data.eval_batch(data.test, 0, 8).contiguous()
     batch = {0: torch.export.Dim("batch", min=1)}
-    exported = torch.export.export(network.net, (image[:2],), dynamic_shapes=(batch,))
+    # A copy, as this leaves the features that a head reads without the hooks that store them.
+    net = copy.deepcopy(network.net)
+    exported = torch.export.export(net, (image[:2],), dynamic_shapes=(batch,))
     with torch.no_grad():
         torch.testing.assert_close(exported.module()(image), network.net(image))
     file = io.BytesIO()
@@ -128,6 +131,7 @@ def description(record: Record, data: Data, file_format: str) -> dict[str, Any]:
     return {
         "format": file_format,
         "model": {"name": config.model.name, "net": config.model.net},
+        **({"head": config.method.head} if config.method.head else {}),
         "num_classes": data.num_classes,
         "image": {
             "shape": [3, height, width],

@@ -13,11 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from kd_bench.config.convert import to_plain
+from kd_bench.config.schema import Config
 from kd_bench.utils.errors import UserError, require
 
 # Where kd-bench's own parts are, by their kind, and where in a configuration each kind belongs.
 DATA, MODELS, METHODS = "kd_bench.data", "kd_bench.models", "kd_bench.methods"
-PLACES = {"dataset.source": DATA, "model.net": MODELS, "teacher.model.net": MODELS}
+PLACES = {
+    "dataset.source": DATA,
+    "model.net": MODELS,
+    "teacher.model.net": MODELS,
+    "method.head": METHODS,
+}
 LOSSES = "method.losses."
 
 SHOWN = 60  # characters of a call's arguments
@@ -53,6 +59,17 @@ class Call:
         given = ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())
         given = given if len(given) <= SHOWN else f"{given[:SHOWN]}..."
         return f"{self.target}({given}) as {self.key}"
+
+
+def student_calls(config: Config) -> dict[str, Any]:
+    """Those parts of a configuration that make its student, for `check_calls`."""
+    calls: dict[str, Any] = {"model": config.model}
+    if config.method.head:
+        calls |= {
+            "method": {"head": config.method.head},
+            "teacher": {"model": config.teacher.model},
+        }
+    return calls
 
 
 def check_calls(record: Path, config: Any, trusted: Sequence[str]) -> None:
@@ -132,12 +149,12 @@ def _is_part(found: Any, origin: str, packages: Sequence[str]) -> bool:
     """Whether this is a class of the kind that one of these packages of kd-bench is for."""
     from torch import nn
 
-    from kd_bench.interfaces import Loss
+    from kd_bench.interfaces import Head, Loss
 
     is_kind = {
         DATA: lambda: hasattr(found, "describe") and hasattr(found, "load"),
         MODELS: lambda: issubclass(found, nn.Module),
-        METHODS: lambda: issubclass(found, Loss),
+        METHODS: lambda: issubclass(found, Head | Loss),
     }
     package = next((each for each in packages if _is_below(origin, [each])), None)
     return package is not None and isinstance(found, type) and is_kind[package]()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from kd_bench.interfaces import LossContext
-from kd_bench.jobs.instantiate import build_dataset, build_method, build_network
+from kd_bench.jobs.instantiate import build_dataset, build_method, build_network, with_head
 from kd_bench.jobs.job import Job
 from kd_bench.jobs.teacher import load_network, make_teacher
 from kd_bench.methods.common.method import Method
@@ -46,6 +46,8 @@ def assemble_setup(
         epochs=config.recipe.epochs,
         teacher_net=None if teacher is None else teacher.net,
     )
+    torch.manual_seed(derive_seed(seed, "head"))
+    student, context = with_head(student, config.method, context, data.image_size)
     torch.manual_seed(derive_seed(seed, "method"))
     method = build_method(config.method, context).to(device)
     _check_revisions(job, method)

@@ -8,7 +8,7 @@ import json
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import ModuleType
 from typing import Any
@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from kd_bench.config.convert import to_dataclass, to_plain
-from kd_bench.config.schema import DatasetConfig, MethodConfig, ModelConfig
-from kd_bench.data.dataset import Dataset
+from kd_bench.config.schema import Config, DatasetConfig, MethodConfig, ModelConfig
+from kd_bench.data.dataset import Data, Dataset
 from kd_bench.data.source import Description
-from kd_bench.interfaces import Loss, LossContext, StageShapes
+from kd_bench.interfaces import Head, Loss, LossContext, StageShapes
 from kd_bench.methods.common.method import Method, flatten_weights
 from kd_bench.models.convolutions import replace_unsafe_convolutions
 from kd_bench.models.features import FeatureExtractor, probe_shapes
+from kd_bench.models.headed import HeadedNetwork
 from kd_bench.utils.errors import UserError, message_lines, require
 from kd_bench.utils.own_modules import hidden_file, search_current_folder
 from kd_bench.utils.torchvision import declare_operators
@@ -200,6 +201,42 @@ def build_network(config: ModelConfig, num_classes: int) -> Network:
     require(is_module, f"{where}: {config.net['_target_']} made no torch.nn.Module, but {net!r}")
     replace_unsafe_convolutions(net)
     return Network(net, dict(config.stages or getattr(net, "stages", {})), config.name)
+
+
+def with_head(
+    student: Network, config: MethodConfig, context: LossContext, image_size: tuple[int, int]
+) -> tuple[Network, LossContext]:
+    """A student with the head that its method gives it, and the context of losses with that.
+
+    Both are as they were if it gives none; else the network that was passed loses its classifier.
+    """
+    if not config.head:
+        return student, context
+    where = f"method '{config.name}', head"
+    head = from_target(config.head, where, context)
+    is_head = isinstance(head, Head)
+    require(is_head, f"{where}: {config.head['_target_']} is no kd_bench.interfaces.Head")
+    net = HeadedNetwork(student.net, context.student, head)
+    replace_unsafe_convolutions(net)
+    headed = Network(net, net.stages, student.name)
+    return headed, replace(context, student=headed.shapes(image_size))
+
+
+def build_student(config: Config, data: Data) -> Network:
+    """The student of a job as it is evaluated, with its head if it has one; not trained."""
+    student = build_network(config.model, data.num_classes)
+    if not config.method.head:
+        return student
+    teacher = build_network(config.teacher.model, data.num_classes)
+    context = LossContext(
+        student=student.shapes(data.image_size),
+        teacher=teacher.shapes(data.image_size),
+        num_classes=data.num_classes,
+        labels=data.train.target,
+        epochs=config.recipe.epochs,
+        teacher_net=teacher.net,
+    )
+    return with_head(student, config.method, context, data.image_size)[0]
 
 
 class _WithoutDraws(TorchFunctionMode):

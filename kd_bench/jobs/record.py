@@ -17,6 +17,7 @@ from torch import Tensor
 
 import kd_bench
 from kd_bench.config.identity import digest
+from kd_bench.jobs.instantiate import describe_dataset, meta_network
 from kd_bench.jobs.job import Job
 from kd_bench.results.record import Accuracy, Images, Record, TeacherScore
 from kd_bench.training.device import device_name
@@ -57,7 +58,7 @@ def make_record(
             test=len(setup.data.test.target),
             validation=0 if validation is None else len(validation.target),
         ),
-        parameters=_parameters(setup),
+        parameters=_parameters(job, setup),
         images_per_second=round(median(row["images_per_second"] for row in progress.timing), 1),
         peak_memory_mb=_peak_memory_mb(setup.device),
         device=setup.device.type,
@@ -117,12 +118,21 @@ def _teacher_score(
     )
 
 
-def _parameters(setup: TrainingSetup) -> dict[str, int]:
+def _parameters(job: Job, setup: TrainingSetup) -> dict[str, int]:
     sizes = {
         name: sum(p.numel() for p in module.parameters()) for name, module in setup.learners.items()
     }
-    student = sizes["student"]
-    return {"student": student, "training": sum(sizes.values()), "inference": student}
+    return {
+        "student": _model_size(job) if job.config.method.head else sizes["student"],
+        "training": sum(sizes.values()),
+        "inference": sizes["student"],
+    }
+
+
+def _model_size(job: Job) -> int:
+    """Parameters of the student's model, with its own classifier."""
+    model, _ = meta_network(job.config.model, describe_dataset(job.config.dataset))
+    return sum(parameter.numel() for parameter in model.net.parameters())
 
 
 def _peak_memory_mb(device: torch.device) -> float:

@@ -33,6 +33,7 @@ from kd_bench.jobs.instantiate import (
     meta_network,
     on_meta,
     why_untrainable,
+    with_head,
 )
 from kd_bench.jobs.job import Job
 from kd_bench.methods.common.method import Method
@@ -97,6 +98,9 @@ def _meta_parts(job: Job) -> tuple[LossContext, Network | None, Method]:
             config.recipe.epochs,
             None if teacher is None else teacher.net,
         )
+        if config.method.head:  # of a network of its own, for the other one is shared
+            network, size = build_network(config.model, data.num_classes), (data.height, data.width)
+            _, context = with_head(network, config.method, context, size)
         return context, teacher, build_method(config.method, context)
 
 
@@ -188,6 +192,10 @@ def _check_pair(job: Job) -> None:
         f"{name} needs a trained copy of the student as its teacher, but the student is"
         f" {config.model.name} and the teacher {teacher.model.name};"
         f" add teacher={config.model.name}",
+    )
+    require(
+        not (job.traits.teacher_learns and config.method.head),
+        f"{name} trains the teacher along with the student, whose head is made from a trained one",
     )
     require(
         not (job.traits.teacher_learns and teacher.checkpoint),

@@ -149,6 +149,14 @@ def _teacher_sentence(table: Table) -> str:
     return "Each column uses one teacher (one seed): its variance is not in the ±."
 
 
+def _added_parameters(table: Table) -> str:
+    """Whose students are larger at inference than their model."""
+    done = table.runs[~table.runs["failed"]]
+    larger = done[done["added_parameters"] > 0].groupby("row", sort=False)["added_parameters"]
+    texts = [f"{row} (+{_range(sizes, 0)})" for row, sizes in larger]
+    return f"Parameters at inference beyond the model's: {_listed(texts)}." if texts else ""
+
+
 def caption_sentences(table: Table) -> list[str]:
     """The protocol of the numbers, in sentences."""
     sentences = [
@@ -158,6 +166,7 @@ def caption_sentences(table: Table) -> list[str]:
         _deltas(table),
         _boldness(table),
         _teacher_sentence(table),
+        _added_parameters(table),
         table.note,
     ]
     return [sentence for sentence in sentences if sentence]

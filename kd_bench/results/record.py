@@ -59,7 +59,7 @@ class Record:
     accuracy: Accuracy
     teacher: TeacherScore | None
     images: Images
-    parameters: dict[str, int]  # "student", "training", "inference"
+    parameters: dict[str, int]  # "student" (its model), "training", "inference" (with a head)
     images_per_second: float  # median over the epochs
     peak_memory_mb: float
     device: str  # "cpu" or "cuda"

@@ -98,6 +98,7 @@ def _line(record: Record, metric: str) -> Line:
         "images": record.images,
         "seconds": record.seconds,
         "images_per_second": record.images_per_second,
+        "added_parameters": record.parameters["inference"] - record.parameters["student"],
         "data_fingerprint": record.data_fingerprint,
         "device": record.device_name if record.device == "cuda" else record.device,
         "kd_bench": record.versions["kd_bench"],

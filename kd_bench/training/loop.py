@@ -25,6 +25,7 @@ from kd_bench.training.epoch import EpochRunner
 from kd_bench.training.execution import inference_batch_size
 from kd_bench.training.optim import SGD
 from kd_bench.training.setup import TrainingSetup, phases
+from kd_bench.training.teacher import training_outputs
 from kd_bench.utils.errors import require
 from kd_bench.utils.locked_folder import LockedFolder
 
@@ -70,6 +71,8 @@ def train(setup: TrainingSetup, folder: LockedFolder, report: Report) -> Progres
     """
     state = _load(setup, folder)
     progress = Progress(state["history"], state["timing"]) if state else Progress()
+    if state is None:
+        _prepare(setup)
     for row, timing in zip(progress.history, progress.timing, strict=True):
         report(row, timing)
     score = Evaluator(setup)
@@ -89,6 +92,16 @@ def train(setup: TrainingSetup, folder: LockedFolder, report: Report) -> Progres
     # checkpoint has not written them at all.
     _write_readable(folder, progress)
     return progress
+
+
+def _prepare(setup: TrainingSetup) -> None:
+    """Show the teacher's outputs for the training set to the losses that need its statistics.
+
+    Not in a job that resumes, which has them in its checkpoint.
+    """
+    if setup.method.needs_preparation:
+        assert setup.teacher is not None  # checked by the method
+        setup.method.prepare(partial(training_outputs, setup.teacher, setup.data))
 
 
 def _epoch(runner: EpochRunner, score: Callable[[], Row], epoch: int) -> tuple[Row, Row]:

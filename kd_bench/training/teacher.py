@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_bench.config.schema import Precision, Speed
+from kd_bench.data.dataset import Data
 from kd_bench.interfaces import Batch, Output
 from kd_bench.models.features import FeatureExtractor, forward_with_views
 from kd_bench.training import execution
@@ -68,6 +69,15 @@ class Teacher:
     def forward(self, batch: Batch, views: Mapping[str, Tensor]) -> Output:
         """Output of the teacher for a batch's images, and for further views of them."""
         return forward_with_views(self, batch.image, views)
+
+
+@torch.no_grad()
+def training_outputs(teacher: Teacher, data: Data) -> Iterator[tuple[Output, Tensor]]:
+    """Outputs for all training images, without augmentation, part by part, and their labels [B]."""
+    size = execution.inference_batch_size(data)
+    for start in range(0, data.train_size, size):
+        image = data.eval_batch(data.train, start, start + size)
+        yield teacher(image), data.train.target[start : start + size]
 
 
 def load_weights(net: nn.Module, path: str | Path, model: str) -> None:

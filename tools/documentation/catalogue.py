@@ -176,10 +176,11 @@ def reads(config: MethodConfig) -> list[str]:
         epochs=1,
         teacher_net=other.net if has_teacher else None,
     )
+    student, context = instantiate.with_head(student, config, context, SIZE)
     method = instantiate.build_method(config, context)
     found = sorted(_seen(method, student, other if has_teacher else None, context))
     found += [f"`{stage}`" for stage in method.stages]
-    return [*found, *_special(classes)]
+    return [*found, *_special(classes), *["a head at inference"] * bool(config.head)]
 
 
 def _seen(method: Method, student: Any, other: Any, context: LossContext) -> set[str]:
@@ -199,6 +200,8 @@ def _seen(method: Method, student: Any, other: Any, context: LossContext) -> set
         net.classifier,
         teacher and teacher.network.classifier,
     )
+    if teacher:
+        method.prepare(lambda: [(teacher(image.detach()), batch.target)])
     for phase in ("init", "main"):
         method.on_epoch_start(phase)
         views = method.extra_views(image, phase)
@@ -223,6 +226,9 @@ def _special(classes: Iterable[type[Loss]]) -> list[str]:
         "further views": lambda loss: loss.extra_views is not Loss.extra_views,
         "the teacher's answers for other images": (
             lambda loss: loss.teacher_index is not Loss.teacher_index
+        ),
+        "a pass of the teacher over the training set": lambda loss: (
+            loss.prepare is not Loss.prepare
         ),
         "no teacher": lambda loss: not loss.needs_teacher,
         "a teacher that learns": lambda loss: loss.teacher_learns,

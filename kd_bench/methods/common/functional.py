@@ -85,3 +85,17 @@ def correlation(x: Tensor, y: Tensor, dim: int) -> Tensor:
     Unchanged by any shift and positive scale of x and of y.
     """
     return (standardize(x, dim) * standardize(y, dim)).mean(dim)
+
+
+def class_means(parts: Iterable[tuple[Tensor, Tensor]], classes: int) -> Tensor:
+    """Mean of the vectors of each class: [K, C] in double precision; zeros for a class without any.
+
+    Args:
+        parts: vectors [B, C] and their classes [B].
+        classes: K.
+    """
+    # Products, since scattered additions on a GPU are not reproducible.
+    membership = ((F.one_hot(target, classes).double(), x.double()) for x, target in parts)
+    sums = [(member.T @ x, member.sum(0)) for member, x in membership]
+    total, count = (sum_of(each) for each in zip(*sums, strict=True))
+    return total / count.clamp(min=1)[:, None]

@@ -73,6 +73,7 @@ class Method(nn.Module):
         for name, loss in losses.items():
             _check_class(name, loss)
         _check_images(losses)
+        _check_preparation(losses)
         self.losses = nn.ModuleDict(losses)
         self.ramp_epochs = flatten_weights(ramp_epochs or {})
         flat = {"init": flatten_weights(init_weights or {}), "main": flatten_weights(weights)}
@@ -105,6 +106,16 @@ class Method(nn.Module):
     def cuda_graph_safe(self) -> bool:
         """Whether a CUDA graph can hold all losses."""
         return all(loss.cuda_graph_safe for loss in self._all_losses)
+
+    @property
+    def needs_preparation(self) -> bool:
+        """Whether any loss asks for the teacher's outputs for all training images."""
+        return any(_prepares(loss) for loss in self._all_losses)
+
+    def prepare(self, outputs: Callable[[], Iterable[tuple[Output, Tensor]]]) -> None:
+        """Pass them, each time anew, to every loss that asks for them; see `Loss.prepare`."""
+        for loss in filter(_prepares, self._all_losses):
+            loss.prepare(outputs())
 
     def on_epoch_start(self, phase: str) -> None:
         """Notify the losses that an epoch of this phase starts."""
@@ -229,6 +240,22 @@ def _check_images(losses: Mapping[str, Loss]) -> None:
             not showing or not loss.needs_input_gradients,
             f"{name} differentiates both networks at the same images, and {''.join(showing)} shows"
             " the teacher others; use one",
+        )
+
+
+def _prepares(loss: Loss) -> bool:
+    return type(loss).prepare is not Loss.prepare
+
+
+def _check_preparation(losses: Mapping[str, Loss]) -> None:
+    """Refuse statistics of a teacher that there is not, or that changes."""
+    has_teacher = any(loss.needs_teacher for loss in losses.values())
+    learns = any(loss.teacher_learns for loss in losses.values())
+    for name, loss in losses.items():
+        require(
+            not _prepares(loss) or (has_teacher and not learns),
+            f"loss '{name}' needs statistics of a trained teacher, and the method has"
+            f" {'one that learns along' if learns else 'none'}",
         )
 
 

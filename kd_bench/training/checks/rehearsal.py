@@ -9,14 +9,15 @@ process or takes long, nothing is learnt here, and its job's first step finds th
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from kd_bench.config.schema import RecipeConfig
-from kd_bench.interfaces import Batch, LossContext, StageShapes, UserError
+from kd_bench.interfaces import Batch, LossContext, Output, StageShapes, UserError
 from kd_bench.methods.common.method import Method
 from kd_bench.models.features import INPUT, FeatureExtractor
 from kd_bench.training.optim import SGD
@@ -90,6 +91,8 @@ class Rehearsal:
         learners = (student, method, *([teacher.network] if teacher and teacher.learns else []))
         parameters = [each for module in learners for each in module.parameters()]
         optimizer = SGD(parameters, self.recipe, fused=False)
+        if teacher is not None:
+            method.prepare(partial(self._outputs, context, teacher, size))
         for phase in filter(method.weights_of, ("init", "main")):
             method.on_epoch_start(phase)
             step = Step(student, teacher, method, phase, optimizer, student.classifier)
@@ -97,6 +100,13 @@ class Rehearsal:
             shown = method.teacher_index(index, phase)
             others = None if shown is None else self._batch(context, shown)
             step(self._batch(context, index), others)
+
+    def _outputs(
+        self, context: LossContext, teacher: Teacher, size: int
+    ) -> Iterator[tuple[Output, Tensor]]:
+        """As `training_outputs`, of as many images as a batch has here."""
+        batch = self._batch(context, torch.arange(size))
+        yield teacher.forward(batch, {}), batch.target
 
     def _batch(self, context: LossContext, index: Tensor) -> Batch:
         image = torch.randn(len(index), 3, *self.image_size)

@@ -67,12 +67,22 @@ class MethodFixture:
             epochs=3,
             teacher_net=teacher if self.has_teacher else None,
         )
+        student = instantiate.Network(net, net.stages, "student")
+        student, self.context = instantiate.with_head(student, self.config, self.context, SIZE)
         self.method = instantiate.build_method(self.config, self.context)
-        self.student = FeatureExtractor(net, net.stages, self.method.stages, "student")
+        self.student = student.extractor(self.method.stages)
         tapped = FeatureExtractor(teacher, teacher.stages, self.method.stages, "teacher")
         self.teacher = Teacher(
             tapped, learns=self.learns, needs_input_gradients=self.method.needs_input_gradients
         )
+
+        self.method.prepare(self._training_outputs)
+
+    def _training_outputs(self) -> list[tuple[Output, Tensor]]:
+        """What a loss sees of the teacher before training."""
+        target = self.context.labels
+        with torch.no_grad():
+            return [(self.teacher(torch.randn(len(target), 3, *SIZE)), target)]
 
     def batch(self) -> Batch:
         index = torch.arange(B)
@@ -101,6 +111,11 @@ class MethodFixture:
         self.method.on_epoch_start(phase)
         batch = self.batch()
         return self.terms_of(self.outputs(batch, phase), batch, phase)
+
+
+def first_layer(net: torch.nn.Module) -> Tensor:
+    """The weights that the images meet first."""
+    return next(net.parameters())
 
 
 @pytest.fixture(params=METHODS)
@@ -134,7 +149,7 @@ def test_gradient_reaches_student_and_every_adapter_but_not_the_teacher(meeting)
     for phase in meeting.phases:
         sum(meeting.terms(phase).values()).backward()
     adapters = [p for p in meeting.method.parameters() if p.requires_grad]
-    for parameter in [*adapters, meeting.student.net.conv1.weight]:
+    for parameter in [*adapters, first_layer(meeting.student)]:
         assert parameter.grad.isfinite().all()
         assert parameter.grad.any()
     assert meeting.learns == any(p.grad is not None for p in meeting.teacher_net.parameters())
@@ -145,7 +160,7 @@ def test_every_term_has_a_gradient_for_a_trained_parameter(meeting):
         terms = meeting.terms(phase)
         adapters = [p for p in meeting.method.parameters() if p.requires_grad]
         peers = [meeting.student.net, *([meeting.teacher_net] if meeting.learns else [])]
-        learning = [*(net.conv1.weight for net in peers), *adapters]
+        learning = [*map(first_layer, peers), *adapters]
         for term in terms.values():
             pulls = torch.autograd.grad(term, learning, retain_graph=True, allow_unused=True)
             assert any(pull is not None and pull.any() for pull in pulls)

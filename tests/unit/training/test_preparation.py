@@ -1,0 +1,102 @@
+"""The pass of the frozen teacher over the training set, for losses that ask for it."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.jobs import config, job, setup_of, train, trained
+from helpers.watching import WatchedPreparation
+
+from kd_bench.interfaces import UserError
+from kd_bench.jobs.resolve import resolve_job
+from kd_bench.jobs.runner import NullReporter, run_with_teacher
+from kd_bench.methods.common.method import Method
+from kd_bench.training import device
+from kd_bench.training.setup import TrainingSetup
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    device.configure_process(1)
+    yield
+    torch.set_num_threads(before)
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+def watched(runs: Path) -> TrainingSetup:
+    """The setup of `st` with a loss that watches, and is added to the others as zero."""
+    made = deepcopy(config(runs, "method=st"))
+    target = f"{WatchedPreparation.__module__}.{WatchedPreparation.__name__}"
+    made.method.losses["watch"] = {"_target_": target}
+    made.method.weights["watch"] = 1.0
+    return setup_of(resolve_job(made, {}))
+
+
+def test_a_loss_sees_the_teacher_on_all_training_images_as_they_are(runs, tmp_path):
+    work = watched(runs)
+    train(work, tmp_path)
+    data, watch = work.data, work.method.losses["watch"]
+    assert torch.equal(watch.labels, data.train.target)
+    with torch.no_grad():
+        expected = work.teacher.network(data.eval_batch(data.train, 0, data.train_size)).logits
+    torch.testing.assert_close(watch.logits, expected)
+
+
+def test_the_pass_changes_no_other_bits(runs, tmp_path):
+    alone = train(setup_of(job(runs, "method=st")), tmp_path)
+    beside = train(watched(runs), tmp_path)
+    for one, other in zip(alone.history, beside.history, strict=True):
+        assert one == {name: value for name, value in other.items() if name != "watch"}
+
+
+@pytest.mark.parametrize("method", ["st", "at", "baseline"])
+def test_without_such_a_loss_there_is_no_pass(runs, tmp_path, monkeypatch, method):
+    work = setup_of(job(runs, f"method={method}"))
+    monkeypatch.setattr("kd_bench.training.loop.training_outputs", None)
+    train(work, tmp_path)
+    assert not work.method.needs_preparation
+
+
+class Stop(Exception):  # noqa: N818
+    """Ends a job."""
+
+
+class StopAfterOneEpoch(NullReporter):
+    def epoch(self, row, timing):
+        raise Stop
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["gkl", "nd"])
+def test_a_job_that_resumes_makes_no_second_pass_and_has_equal_bits(tmp_path, monkeypatch, method):
+    _, whole = trained(job(tmp_path / "whole", f"method={method}"))
+    the_job = job(tmp_path / "parts", f"method={method}")
+    trained(the_job.teacher)
+    with pytest.raises(Stop):
+        run_with_teacher(the_job, StopAfterOneEpoch())
+    monkeypatch.setattr("kd_bench.training.loop._prepare", None)
+    _, parts = trained(the_job)
+    assert (parts / "history.csv").read_text() == (whole / "history.csv").read_text()
+    ours, theirs = (torch.load(f / "weights.pt", weights_only=True) for f in (parts, whole))
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+@pytest.mark.parametrize(
+    ("traits", "teacher"),
+    [({"teacher_learns": True}, "one that learns along"), ({"needs_teacher": False}, "none")],
+)
+def test_statistics_of_a_teacher_that_there_is_not_are_refused(runs, traits, teacher):
+    work = watched(runs)
+    loss = work.method.losses["watch"]
+    loss.__class__ = type("Watched", (WatchedPreparation,), traits)
+    with pytest.raises(UserError, match=f"'watch' needs statistics .* has {teacher}$"):
+        Method({"watch": loss}, {"ce": 1.0, "watch": 1.0})
