@@ -169,6 +169,7 @@ class Loss(nn.Module):
     teacher_learns: bool = False  # the teacher starts from scratch and is trained with the student
     needs_input_gradients: bool = False  # differentiates networks w.r.t. images or features
     needs_networks: bool = False  # runs the networks on further images, or their classifiers
+    extra_student_images: float = 0.0  # on which it runs the student itself, per image of the batch
     cuda_graph_safe: bool = True  # never synchronizes with the device, so CUDA graphs can hold it
     revision: int = 1  # increment whenever the computed values change
 

@@ -126,6 +126,20 @@ class Method(nn.Module):
             views |= self._loss(name).extra_views(image)
         return views
 
+    def views_per_step(self, image: Tensor) -> float:
+        """How many images the student processes in a step of the main phase, per image of a batch.
+
+        Args:
+            image: images [B, 3, H, W] of any content.
+        """
+        views = self.extra_views(image)
+        losses = [self._loss(name) for name in self._phases["main"].losses]
+        return (
+            1.0
+            + sum(len(view) for view in views.values()) / len(image)
+            + sum(loss.extra_student_images for loss in losses)
+        )
+
     def forward(
         self,
         student: Output,
