@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from kd_bench.utils.errors import UserError, require, require_positive
@@ -126,6 +127,9 @@ class LossContext:
     labels: Tensor  # [N] int64, labels of the training images, by index
     epochs: int  # length of the main phase
     teacher_net: nn.Module | None = None  # frozen; for losses that read weights or statistics
+    # Images are (pixel - mean) / std, of pixels in [0, 1]. For losses that change images.
+    mean: Tensor = field(default_factory=lambda: torch.zeros(3))  # [3], by channel
+    std: Tensor = field(default_factory=lambda: torch.ones(3))
 
     @property
     def teacher_shapes(self) -> StageShapes:
