@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from kd_bench.utils.errors import UserError, require, require_positive
@@ -127,6 +128,9 @@ class LossContext:
     labels: Tensor  # [N] int64, labels of the training images, by index
     epochs: int  # length of the main phase
     teacher_net: nn.Module | None = None  # frozen; for losses that read weights or statistics
+    # Images are (pixel - mean) / std, of pixels in [0, 1]. For losses that change images.
+    mean: Tensor = field(default_factory=lambda: torch.zeros(3))  # [3], by channel
+    std: Tensor = field(default_factory=lambda: torch.ones(3))
 
     @property
     def teacher_shapes(self) -> StageShapes:
@@ -170,6 +174,7 @@ class Loss(nn.Module):
     teacher_learns: bool = False  # the teacher starts from scratch and is trained with the student
     needs_input_gradients: bool = False  # differentiates networks w.r.t. images or features
     needs_networks: bool = False  # runs the networks on further images, or their classifiers
+    extra_student_images: float = 0.0  # on which it runs the student itself, per image of the batch
     cuda_graph_safe: bool = True  # never synchronizes with the device, so CUDA graphs can hold it
     revision: int = 1  # increment whenever the computed values change
 

@@ -45,6 +45,8 @@ def assemble_setup(
         labels=data.train.target,
         epochs=config.recipe.epochs,
         teacher_net=None if teacher is None else teacher.net,
+        mean=data.mean,
+        std=data.std,
     )
     torch.manual_seed(derive_seed(seed, "head"))
     student, context = with_head(student, config.method, context, data.image_size)

@@ -74,6 +74,7 @@ def make_record(
         speed=setup.execution.speed.value,
         execution=setup.execution.as_record(),
         weights_sha256=hashlib.sha256(weights).hexdigest(),
+        views_per_step=setup.method.views_per_step(setup.data.eval_batch(setup.data.test, 0, 2)),
     )
 
 

@@ -109,11 +109,16 @@ def _rehearsal(job: Job, context: LossContext) -> Rehearsal:
     config, data = job.config, describe_dataset(job.config.dataset)
 
     def with_values() -> LossContext:
-        labels = torch.arange(data.train_size) % data.num_classes
+        values = replace(
+            context,
+            labels=torch.arange(data.train_size) % data.num_classes,
+            mean=torch.zeros(3),
+            std=torch.ones(3),
+        )
         if context.teacher is None:
-            return replace(context, labels=labels)
+            return values
         teacher = build_network(config.teacher.model, data.num_classes)
-        return replace(context, labels=labels, teacher_net=teacher.net)
+        return replace(values, teacher_net=teacher.net)
 
     return Rehearsal(
         with_values,

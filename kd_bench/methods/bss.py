@@ -135,6 +135,7 @@ class BoundarySamples(Loss):
             context.num_classes > 1, f"BSS needs two classes or more, got {context.num_classes}"
         )
         self.temperature, self.share, self.epochs = temperature, share, context.epochs
+        self.extra_student_images = share
         self.steps, self.step_size = steps, step_size
         self.clean_end, self.boundary_end = clean_end, boundary_end
 

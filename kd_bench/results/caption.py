@@ -8,6 +8,7 @@ from statistics import median
 import pandas as pd
 
 from kd_bench.config.schema import BASELINE
+from kd_bench.results.budget import RECIPE
 from kd_bench.results.table import Cell, Column, Table
 from kd_bench.utils.text.formatting import format_duration, pluralize
 
@@ -125,14 +126,27 @@ def _boldness(table: Table) -> str:
         return (
             "No method is marked as best: the seeds show no significant differences from the best."
         )
+    among = "a column and budget" if len(set(table.budgets.values())) > 1 else "a column"
     text = (
-        "Bold: the best of a column and every method not significantly different from it"
+        f"Bold: the best of {among} and every method not significantly different from it"
         " (95 % interval of the difference, same SD, not corrected for the number of methods)."
     )
     if not plain:
         return text
     labels = _listed(plain, MANY)
     return f"{text} The seeds show no significant differences from the best in {labels}."
+
+
+def _budgets(table: Table) -> str:
+    """What it means to be below the name of another training budget than the recipe's."""
+    if set(table.budgets.values()) == {RECIPE}:
+        return ""
+    return (
+        "Below the name of another training budget are methods that show the student several views"
+        " of each image in a step, or that have an init phase, which adds epochs. They are ranked"
+        " only among themselves, and their differences from the baseline include the effect of the"
+        " budget."
+    )
 
 
 def _threads(table: Table) -> str:
@@ -165,6 +179,7 @@ def caption_sentences(table: Table) -> list[str]:
         _threads(table),
         _deltas(table),
         _boldness(table),
+        _budgets(table),
         _teacher_sentence(table),
         _added_parameters(table),
         table.note,

@@ -10,6 +10,7 @@ from typing import Any
 from kd_bench.config.convert import to_dataclass, to_plain
 from kd_bench.config.identity import check_folder, check_names
 from kd_bench.config.schema import Config
+from kd_bench.results.budget import Budget, budget_of
 from kd_bench.utils.errors import DamagedError, UserError, require
 from kd_bench.utils.files import json_hash
 
@@ -76,8 +77,14 @@ class Record:
     speed: str = "repro"
     execution: dict[str, Any] = field(default_factory=dict)  # how steps were executed
     weights_sha256: str | None = None  # of weights.pt; older records have none
+    views_per_step: float | None = None  # as in `Budget`; older records have none
     status: str = "done"
     format: int = FORMAT
+
+    @property
+    def budget(self) -> Budget:
+        """How much more the student was trained than by the recipe alone."""
+        return budget_of(self.config.method, self.views_per_step)
 
     @property
     def seed(self) -> int:
@@ -120,6 +127,7 @@ class Record:
                 known["teacher"] = TeacherScore(**values["teacher"])
             record = cls(**known)
             record._check_paths()
+            record._check_budget()
             return record
         except (AttributeError, KeyError, TypeError, UserError) as error:
             reason = f"{type(error).__name__}: {error}"
@@ -132,6 +140,12 @@ class Record:
         require(str(self.digest).isalnum(), f"digest is letters and digits, got '{self.digest}'")
         if self.teacher is not None and self.teacher.folder is not None:
             check_folder(self.teacher.folder)
+
+    def _check_budget(self) -> None:
+        """Refuse views per step by which a table cannot sort."""
+        views = self.budget.views_per_step
+        is_number = isinstance(views, int | float) and views > 0
+        require(is_number, f"views_per_step must be above 0, got {views!r}")
 
 
 _FIELDS = {field.name for field in fields(Record)}

@@ -10,6 +10,7 @@ from statistics import fmean, stdev
 
 import pandas as pd
 
+from kd_bench.results.budget import RECIPE
 from kd_bench.results.caption import METRIC_NAME, caption_sentences, caveats, short_caption
 from kd_bench.results.labels import format_value
 from kd_bench.results.options import FORMAT_NAMES, METRICS
@@ -70,13 +71,21 @@ def _average_text(average: Average | None, digits: int) -> str:
     return f"{average.mean:.{digits}f}{delta}"
 
 
-def to_rows(table: Table, bold: str = "{}", escaped: Escape = escape.printable) -> list[list[str]]:
+def to_rows(
+    table: Table,
+    bold: str = "{}",
+    escaped: Escape = escape.printable,
+    budget: str = "{}:",
+) -> list[list[str]]:
     """The heading, the teachers' line if there are any, and a line for each row, as text.
+
+    Above the rows of another training budget than the recipe's, a line has its name alone.
 
     Args:
         table: the table.
         bold: how the best scores are written, with {} for the score.
         escaped: escapes all other text for the format.
+        budget: how the name of a budget is written, with {} for the name.
     """
     kind = "" if table.metric == METRICS[0] else f", {METRIC_NAME[table.metric]}"
     columns = [["method", "teacher", *map(escaped, table.rows)]]
@@ -89,8 +98,15 @@ def to_rows(table: Table, bold: str = "{}", escaped: Escape = escape.printable) 
         cells = [_average_text(table.averages.get(row), digits) for row in table.rows]
         average = ["average" + kind, _teacher_average(table.columns, digits), *cells]
         columns.append([escaped(text) for text in average])
-    lines = [list(line) for line in zip(*columns, strict=True)]
-    return [line for line in lines if line[0] != "teacher" or any(line[1:])]
+    heading, teachers, *rows = ([*line] for line in zip(*columns, strict=True))
+    lines = [heading, *([teachers] if any(teachers[1:]) else [])]
+    above = RECIPE
+    for row, line in zip(table.rows, rows, strict=True):
+        if table.budgets[row] != above:
+            above = table.budgets[row]
+            lines.append([budget.format(escaped(str(above)))] + [""] * (len(heading) - 1))
+        lines.append(line)
+    return lines
 
 
 def _teachers(column: Column) -> str:
@@ -105,7 +121,7 @@ def _teacher_average(columns: Sequence[Column], digits: int) -> str:
 
 def markdown(table: Table) -> str:
     """A GitHub table, its caption, its warnings and the command that makes it."""
-    lines = to_rows(table, "**{}**", escape.markdown)
+    lines = to_rows(table, "**{}**", escape.markdown, "*{}:*")
     ruler = [":--"] + ["--:"] * (len(lines[0]) - 1)
     rows = [f"| {' | '.join(line)} |" for line in (lines[0], ruler, *lines[1:])]
     parts = ["\n".join(rows), " ".join(map(escape.markdown, caption_sentences(table)))]
@@ -136,7 +152,7 @@ def _wrapped(text: str, width: int) -> str:
 
 def latex(table: Table) -> str:
     """A floating table with a caption, for a paper that loads booktabs."""
-    cells = to_rows(table, r"\textbf{{{}}}", escape.latex)
+    cells = to_rows(table, r"\textbf{{{}}}", escape.latex, r"\emph{{{}:}}")
     heading, *rows = [" & ".join(line) + r" \\" for line in cells]
     caption = escape.latex(" ".join(caption_sentences(table) + caveats(table)))
     lines = [
@@ -156,7 +172,7 @@ def latex(table: Table) -> str:
 
 
 def _csv_line(table: Table, row: str, column: Column) -> dict[str, object]:
-    cell = table.cells[row, column.label]
+    cell, budget = table.cells[row, column.label], table.budgets[row]
     mean = cell.delta.mean if cell.delta else None
     width = cell.delta.half_width if cell.delta else None
     return {
@@ -164,6 +180,8 @@ def _csv_line(table: Table, row: str, column: Column) -> dict[str, object]:
         "pair": column.pair,
         "recipe": column.recipe,
         "speed": column.speed,
+        "views_per_step": budget.views_per_step,
+        "extra_epochs": budget.extra_epochs,
         "method": table.rows[row],
         "changed": "; ".join(f"{k}={format_value(v)}" for k, v in sorted(cell.changed.items())),
         "metric": METRIC_NAME[table.metric],

@@ -26,6 +26,7 @@ import pandas as pd
 from kd_bench.config.convert import to_plain
 from kd_bench.config.identity import EXECUTION_KEYS, execution_text, flatten
 from kd_bench.config.schema import BASELINE
+from kd_bench.results.budget import budget_of
 from kd_bench.results.labels import (
     differences,
     format_value,
@@ -69,6 +70,7 @@ def _describe(job: Record | Failure) -> Line:
         "config": config,
         "setting_changes": non_method_changes(config, changed, identity),
         "changed": changed,
+        "budget": budget_of(config.method, None),
         "seed": config.seed,
         "identity_key": _key(identity),
         "setting_key": _key({name: identity.get(name) for name in SETTING}),
@@ -92,6 +94,7 @@ def _line(record: Record, metric: str) -> Line:
     teacher = record.teacher if line["teacher_key"] else None
     return line | {
         "failed": False,
+        "budget": record.budget,
         "accuracy": _accuracy(record, metric),
         "teacher_folder": teacher and teacher.folder,
         "teacher_accuracy": teacher and teacher.accuracy,

@@ -1,5 +1,7 @@
 """The results table: cells of runs that differ only in their seeds, compared within columns.
 
+Rows are grouped by the training budget of their methods, and the best are marked group by group.
+
 `select.to_frame` makes a line of each record, `select.select_runs` assigns the lines to columns,
 and `table_from` averages over the seeds of each row and column.
 """
@@ -16,6 +18,7 @@ import pandas as pd
 
 from kd_bench.config.identity import EXECUTION_KEYS
 from kd_bench.config.schema import BASELINE
+from kd_bench.results.budget import Budget
 from kd_bench.results.labels import conflict, natural_key
 from kd_bench.results.options import METRICS
 from kd_bench.results.record import Failure, Images, Record
@@ -42,7 +45,7 @@ class Cell:
     values: dict[int, float]  # seed -> accuracy in percent
     failed: int = 0  # jobs that ended with an error
     delta: Delta | None = None
-    bold: bool = False  # the best of its column, or not significantly different from it
+    bold: bool = False  # the best of its column and budget, or not significantly different from it
     changed: dict[str, Any] = field(default_factory=dict)  # configuration values, by path
 
     @property
@@ -96,6 +99,7 @@ class Table:
     metric: str
     columns: list[Column]
     rows: dict[str, str]  # row label -> name of its method
+    budgets: dict[str, Budget]  # by row label; rows of one budget are next to each other
     cells: dict[tuple[str, str], Cell]  # by row label and column label; a missing cell is absent
     named: dict[str, dict[str, Any]]  # by row label, the values that it names, by path
     averages: dict[str, Average]  # by row label, only for complete rows of like columns
@@ -181,7 +185,10 @@ def _delta(cell: Cell, baseline: Cell, deviation: Pooled | None) -> Delta | None
 
 
 def _best(cells: Mapping[str, Cell], deviation: Pooled | None) -> set[str]:
-    """The best row and those not significantly different from it; none if those are all rows."""
+    """The best row and those not significantly different from it; none if those are all rows.
+
+    All rows have the same budget.
+    """
     means = {row: cell.mean for row, cell in cells.items() if cell.mean is not None}
     if deviation is None or not means:
         return set()
@@ -194,9 +201,15 @@ def _best(cells: Mapping[str, Cell], deviation: Pooled | None) -> set[str]:
     return set() if len(best) == len(means) else best
 
 
-def _compare(cells: dict[str, Cell], deviation: Pooled | None) -> dict[str, Cell]:
-    """The cells of a column with their deltas, and with the best ones marked."""
-    best, baseline = _best(cells, deviation), cells.get(BASELINE)
+def _compare(
+    cells: dict[str, Cell], budgets: Mapping[str, Budget], deviation: Pooled | None
+) -> dict[str, Cell]:
+    """The cells of a column with their deltas, and with the best ones of each budget marked."""
+    best: set[str] = set()
+    for budget in set(budgets.values()):
+        alike = {row: cell for row, cell in cells.items() if budgets[row] == budget}
+        best |= _best(alike, deviation)
+    baseline = cells.get(BASELINE)
     return {
         row: replace(
             cell,
@@ -231,10 +244,24 @@ def _rank(name: str, order: Sequence[str]) -> tuple:
     return (order.index(name) if name in order else len(order), natural_key(name))
 
 
-def _rows(runs: pd.DataFrame, order: Sequence[str]) -> dict[str, str]:
-    """Row labels with their methods: the baseline first, a method before its changed versions."""
+def _budgets(runs: pd.DataFrame) -> dict[str, Budget]:
+    """The budget of each row: the largest, because a failed job's may be underestimated."""
+    return {row: max(same["budget"]) for row, same in runs.groupby("row")}
+
+
+def _rows(
+    runs: pd.DataFrame, budgets: Mapping[str, Budget], order: Sequence[str]
+) -> dict[str, str]:
+    """Row labels with their methods, budget by budget.
+
+    The recipe's own budget is first; in each, the baseline is first, and a method comes before its
+    changed versions.
+    """
     methods = dict(zip(runs["row"], runs["method"], strict=True))
-    ranks = {r: (_rank(m, [BASELINE, *order]), natural_key(r)) for r, m in methods.items()}
+    ranks = {
+        row: (budgets[row], _rank(method, [BASELINE, *order]), natural_key(row))
+        for row, method in methods.items()
+    }
     return {row: methods[row] for row in sorted(methods, key=ranks.__getitem__)}
 
 
@@ -269,13 +296,15 @@ def table_from(
     failed = {failure.folder: failed_line(failure, lines) for failure in failures}
     runs = pd.DataFrame(lines + [line for line in failed.values() if line])
     runs = select_runs(runs.sort_values("folder"), choice)
-    rows = _rows(runs, order or choice.get("method") or ())
-    columns, cells = _fill_cells(runs)
+    budgets = _budgets(runs)
+    rows = _rows(runs, budgets, order or choice.get("method") or ())
+    columns, cells = _fill_cells(runs, budgets)
     columns.sort(key=lambda c: [_rank(getattr(c, k), choice.get(k) or ()) for k in COLUMN_ORDER])
     return Table(
         metric=metric,
         columns=columns,
         rows=rows,
+        budgets=budgets,
         cells=cells,
         named=dict(zip(runs["row"], runs["named"], strict=True)),
         averages=_averages(rows, columns, cells),
@@ -286,7 +315,9 @@ def table_from(
     )
 
 
-def _fill_cells(runs: pd.DataFrame) -> tuple[list[Column], dict[tuple[str, str], Cell]]:
+def _fill_cells(
+    runs: pd.DataFrame, budgets: Mapping[str, Budget]
+) -> tuple[list[Column], dict[tuple[str, str], Cell]]:
     """The columns and, by row and column, the cells."""
     columns: list[Column] = []
     cells: dict[tuple[str, str], Cell] = {}
@@ -298,7 +329,7 @@ def _fill_cells(runs: pd.DataFrame) -> tuple[list[Column], dict[tuple[str, str],
             by_row[row] = _cell(in_cell)
         column = _column(label, in_column, by_row.values())
         columns.append(column)
-        compared = _compare(by_row, column.deviation)
+        compared = _compare(by_row, budgets, column.deviation)
         cells |= {(row, label): cell for row, cell in compared.items()}
     return columns, cells
 

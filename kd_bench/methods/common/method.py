@@ -143,6 +143,20 @@ class Method(nn.Module):
         others = [n for n in self._phases[phase].losses if _shows_others(self._loss(n))]
         return self._loss(others[0]).teacher_index(index) if others else None
 
+    def views_per_step(self, image: Tensor) -> float:
+        """How many images the student processes in a step of the main phase, per image of a batch.
+
+        Args:
+            image: images [B, 3, H, W] of any content.
+        """
+        views = self.extra_views(image)
+        losses = [self._loss(name) for name in self._phases["main"].losses]
+        return (
+            1.0
+            + sum(len(view) for view in views.values()) / len(image)
+            + sum(loss.extra_student_images for loss in losses)
+        )
+
     def forward(
         self,
         student: Output,

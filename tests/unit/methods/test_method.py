@@ -118,6 +118,17 @@ class Evaluating(Loss):
         return networks.student(batch.image).logits.sum() - networks.teacher(2.0).logits.sum()
 
 
+def test_views_per_step_count_what_the_students_loss_of_the_main_phase_sees():
+    losses = {"views": Evaluating(), "plain": Constant(2.0)}
+    losses["views"].extra_student_images = 0.25
+    image = torch.zeros(4, 3, 2, 2)
+    weights = {"ce": 1, "views": 1, "plain": 1}
+    # the images, as many flipped ones, and a quarter that the loss runs the student on
+    assert Method(losses, weights).views_per_step(image) == 2.25
+    only_first = Method(losses, {"ce": 1, "plain": 1}, init_weights={"views": 1})
+    assert only_first.views_per_step(image) == 1
+
+
 def test_a_loss_that_needs_the_networks_gets_them_without_owning_them():
     net = torch.nn.Linear(1, 1)
     networks = Networks(

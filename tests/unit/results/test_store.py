@@ -156,6 +156,15 @@ def with_value(plain, path, value):
     return plain
 
 
+@pytest.mark.parametrize("views", ["many", -1, [2]])
+def test_a_record_with_unsortable_views_per_step_is_refused(tmp_path, views):
+    plain = record("st").to_json() | {"views_per_step": views}
+    plain.pop(CHECKSUM)
+    (tmp_path / "result.json").write_text(json.dumps(plain))
+    with pytest.raises(UserError, match=r"result.json is no record: .*views_per_step must be"):
+        read_record(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("path", "value"),
     [

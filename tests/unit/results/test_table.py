@@ -182,6 +182,85 @@ def test_a_single_run_is_compared_by_the_deviation_of_the_others():
     assert bold(90.0 + 4.8) == set()
 
 
+# Budgets
+
+
+def other_budgets():
+    """A baseline, at, st with two views per step, and dkd with an init phase of a quarter."""
+    init = seeds("dkd", 95.9, 96.0, 96.1, changed={"method.init.epochs": 0.25})
+    return [
+        *seeds("baseline", 89.9, 90.0, 90.1),
+        *seeds("at", 91.9, 92.0, 92.1),
+        *seeds("st", 93.9, 94.0, 94.1, views_per_step=2.0),
+        *(replace(each, changed={}) for each in init),
+    ]
+
+
+def test_rows_of_another_budget_are_below_its_name_in_plain_words():
+    assert list(lines(table_from(other_budgets())).items()) == [
+        ("method", [DIGITS]),
+        ("teacher", ["96.1"]),
+        ("baseline", ["90.0 ± 0.1 (3)"]),
+        ("at", ["<92.0 ± 0.1 (3)> +2.0"]),
+        ("25 % more epochs:", [""]),
+        ("dkd", ["96.0 ± 0.1 (3) +6.0"]),
+        ("2 views per step:", [""]),
+        ("st", ["94.0 ± 0.1 (3) +4.0"]),
+    ]
+
+
+def test_the_best_of_each_budget_is_marked_and_no_other():
+    # at is 2 below st and 4 below dkd, and yet the best of its budget; within 2 views per step,
+    # st is 3 above lwm
+    records = [*other_budgets(), *seeds("lwm", 90.9, 91.0, 91.1, views_per_step=2.0)]
+    table = table_from(records)
+    assert {row for (row, _), cell in table.cells.items() if cell.bold} == {"at", "st"}
+    text = " ".join(caption_sentences(table))
+    assert "the best of a column and budget" in text
+    assert "They are ranked only among themselves" in text
+
+
+def test_the_budgets_do_not_change_intervals_and_differences():
+    plain = [replace(each, views_per_step=None) for each in other_budgets()]
+    alike, unlike = table_from(plain), table_from(other_budgets())
+    assert {key: cell.delta for key, cell in alike.cells.items()} == {
+        key: cell.delta for key, cell in unlike.cells.items()
+    }
+
+
+def test_a_table_of_one_budget_does_not_mention_any():
+    text = render_records(BASELINE + SOFT, format_name="markdown")
+    assert "budget" not in text
+
+
+@pytest.mark.parametrize(
+    ("loss", "given", "words"),
+    [
+        ("sskd", {}, "4 views per step"),
+        ("bss", {"share": 0.25}, "1.25 views per step"),
+        ("st", {}, "the recipe's budget"),
+    ],
+)
+def test_the_views_per_step_of_an_older_record_follow_from_its_method(loss, given, words):
+    older = record(changed={f"method.losses.{loss}": given})
+    assert str(older.budget) == words
+    assert replace(older, views_per_step=3.0).budget.views_per_step == 3.0
+
+
+def test_every_format_has_the_budgets():
+    names = {"terminal": "2 views per step:", "markdown": "| *2 views per step:* |  |",
+             "latex": r"\emph{25 \% more epochs:} &  \\", "csv": ",2.0000,0.0000,st,"}  # fmt: skip
+    for kind, expected in names.items():
+        assert expected in render_records(other_budgets(), format_name=kind)
+
+
+def test_a_failed_seed_stays_in_the_row_and_budget_of_the_finished_ones():
+    records = other_budgets()
+    table = table_from(records, [failure(records[6], 7, is_known=True)])
+    assert table.cells["st", DIGITS].failed == 1
+    assert table.budgets["st"].views_per_step == 2.0
+
+
 # Rows and columns
 
 
@@ -637,11 +716,12 @@ are easy.
 def test_the_csv_has_a_line_per_cell_with_its_interval_and_its_runs():
     # 2 -+ 2.776445 * sqrt(2 / 3) = 2 -+ 2.266958
     assert render_records(BASELINE + SOFT, format_name="csv") == (
-        "dataset,pair,recipe,speed,method,changed,metric,n,mean,sd,delta,delta_low,delta_high,"
-        "teacher_accuracy,seeds,values,failed\n"
-        "digits,resnet20-resnet8,quickstart,repro,baseline,,last,3,90.0000,1.0000,,,,"
+        "dataset,pair,recipe,speed,views_per_step,extra_epochs,method,changed,metric,n,mean,sd,"
+        "delta,delta_low,delta_high,teacher_accuracy,seeds,values,failed\n"
+        "digits,resnet20-resnet8,quickstart,repro,1.0000,0.0000,baseline,,last,3,90.0000,1.0000,,,,"
         "96.1000,0 1 2,89.0000 90.0000 91.0000,0\n"
-        "digits,resnet20-resnet8,quickstart,repro,st,,last,3,92.0000,1.0000,2.0000,-0.2670,4.2670,"
+        "digits,resnet20-resnet8,quickstart,repro,1.0000,0.0000,st,,"
+        "last,3,92.0000,1.0000,2.0000,-0.2670,4.2670,"
         "96.1000,0 1 2,91.0000 92.0000 93.0000,0\n"
     )
 

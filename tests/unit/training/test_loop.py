@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -381,6 +382,15 @@ def test_another_number_of_threads_is_another_job_with_another_teacher(tmp_path)
     assert two.folder != one.folder
     assert two.teacher.folder != one.teacher.folder
     assert two.teacher.config.threads == two.teacher.identity["threads"] == 2
+
+
+@pytest.mark.parametrize(("method", "views"), [("st", 1.0), ("bss", 1.25), ("sskd", 4.0)])
+def test_the_record_has_the_views_per_step_and_an_older_one_without_them_means_the_same(
+    runs, method, views
+):
+    record, folder = trained(job(runs, f"method={method}"))
+    assert read_record(folder).views_per_step == views
+    assert replace(record, views_per_step=None).budget == record.budget
 
 
 def test_a_validation_split_is_scored_and_not_trained_on(runs):
