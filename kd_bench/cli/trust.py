@@ -18,7 +18,7 @@ from kd_bench.utils.errors import UserError, require
 # Where kd-bench's own parts are, by their kind, and where in a configuration each kind belongs.
 DATA, MODELS, METHODS = "kd_bench.data", "kd_bench.models", "kd_bench.methods"
 PLACES = {"dataset.source": DATA, "model.net": MODELS, "teacher.model.net": MODELS}
-LOSSES = "method.losses."
+PARTS_OF_METHODS = ("method.losses.", "method.plugins.")
 
 SHOWN = 60  # characters of a call's arguments
 
@@ -47,7 +47,7 @@ class Call:
         """The packages of kd-bench with what belongs here; all for arguments of something else."""
         if self.key in PLACES:
             return [PLACES[self.key]]
-        return [METHODS] if self.key.startswith(LOSSES) else [DATA, MODELS, METHODS]
+        return [METHODS] if self.key.startswith(PARTS_OF_METHODS) else [DATA, MODELS, METHODS]
 
     def __str__(self) -> str:
         given = ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())
@@ -132,12 +132,12 @@ def _is_part(found: Any, origin: str, packages: Sequence[str]) -> bool:
     """Whether this is a class of the kind that one of these packages of kd-bench is for."""
     from torch import nn
 
-    from kd_bench.interfaces import Loss
+    from kd_bench.interfaces import LogitPlugin, Loss
 
     is_kind = {
         DATA: lambda: hasattr(found, "describe") and hasattr(found, "load"),
         MODELS: lambda: issubclass(found, nn.Module),
-        METHODS: lambda: issubclass(found, Loss),
+        METHODS: lambda: issubclass(found, Loss | LogitPlugin),
     }
     package = next((each for each in packages if _is_below(origin, [each])), None)
     return package is not None and isinstance(found, type) and is_kind[package]()

@@ -95,7 +95,7 @@ class Table:
 
     metric: str
     columns: list[Column]
-    rows: dict[str, str]  # row label -> name of its method
+    rows: dict[str, str]  # row label -> name of its method, with its plug-ins
     cells: dict[tuple[str, str], Cell]  # by row label and column label; a missing cell is absent
     named: dict[str, dict[str, Any]]  # by row label, the values that it names, by path
     averages: dict[str, Average]  # by row label, only for complete rows of like columns
@@ -234,8 +234,9 @@ def _rank(name: str, order: Sequence[str]) -> tuple:
 def _rows(runs: pd.DataFrame, order: Sequence[str]) -> dict[str, str]:
     """Row labels with their methods: the baseline first, a method before its changed versions."""
     methods = dict(zip(runs["row"], runs["method"], strict=True))
+    variants = dict(zip(runs["row"], runs["variant"], strict=True))
     ranks = {r: (_rank(m, [BASELINE, *order]), natural_key(r)) for r, m in methods.items()}
-    return {row: methods[row] for row in sorted(methods, key=ranks.__getitem__)}
+    return {row: variants[row] for row in sorted(methods, key=ranks.__getitem__)}
 
 
 def table_from(
