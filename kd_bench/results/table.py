@@ -307,4 +307,8 @@ def _fill_cells(runs: pd.DataFrame) -> tuple[list[Column], dict[tuple[str, str],
 def _may_be_chosen(failure: Failure, choice: Mapping[str, Sequence[str]]) -> bool:
     """Whether a failure could be part of the table, as far as its folder shows."""
     names = dict(zip(("dataset", "pair", "method"), failure.folder.split("/"), strict=False))
-    return all(name in (choice.get(kind) or [name]) for kind, name in names.items())
+    chosen = {kind: choice.get(kind) or [name] for kind, name in names.items()}
+    has_plugins = any(names["method"].startswith(f"{method}+") for method in chosen["method"])
+    return all(
+        name in chosen[kind] or (kind == "method" and has_plugins) for kind, name in names.items()
+    )
