@@ -1,8 +1,8 @@
-"""The shared vocabulary: Batch, Output, Networks, StageShapes, LossContext, Loss, Head."""
+"""The shared vocabulary: Batch, Output, StageShapes, LossContext, Loss, Head, LogitPlugin."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -16,6 +16,8 @@ __all__ = [
     "Classifier",
     "ForwardPass",
     "Head",
+    "LogitPair",
+    "LogitPlugin",
     "Loss",
     "LossContext",
     "LossValue",
@@ -193,6 +195,13 @@ class Loss(nn.Module):
         for old, new in _RENAMED.items():
             require(old not in vars(cls), f"{cls.__name__}.{old} is now called {new}")
 
+    @property
+    def compares_logits_alone(self) -> bool:
+        """Whether it reads the logits of student and frozen teacher, and nothing else of them."""
+        reads_more = self.stages or self.needs_networks or self.needs_input_gradients
+        has_views = type(self).extra_views is not Loss.extra_views
+        return self.needs_teacher and not (reads_more or has_views or self.teacher_learns)
+
     def extra_views(self, image: Tensor) -> dict[str, Tensor]:
         """Further views [B', 3, H, W] of a batch's images for both networks, by name.
 
@@ -242,6 +251,13 @@ class PerImageLoss(Loss):
             return value.mean()
         return {name: term.mean() for name, term in value.items()}
 
+    def weighted(self, student: Output, teacher: Output, batch: Batch, weight: Tensor) -> LossValue:
+        """The mean over the images of a batch, each times its weight [B]."""
+        value = self.per_image(student, teacher, batch)
+        if isinstance(value, Tensor):
+            return (weight * value).mean()
+        return {name: (weight * term).mean() for name, term in value.items()}
+
 
 class Head(nn.Module):
     """What a method's students have in place of their classifier, in training and at inference.
@@ -260,3 +276,38 @@ class Head(nn.Module):
 
     def __init__(self, context: LossContext):
         super().__init__()
+
+
+@dataclass
+class LogitPair:
+    """What a loss compares if a method has plug-ins: logits of student and teacher."""
+
+    student: Tensor  # [B, K]
+    teacher: Tensor  # [B, K]
+    weight: float | Tensor = 1.0  # of the loss, a number or []; or of each image, [B]
+
+
+class LogitPlugin(nn.Module):
+    """A part of a method that changes what its losses compare, whichever losses of logits it has.
+
+    A subclass takes `context` first and its hyperparameters by name, as a `Loss` does. Its
+    parameters are trained together with the student, and its buffers are checkpointed. Plug-ins
+    act in the order in which they are listed, on losses that read the logits of both networks and
+    nothing else (`Loss.compares_logits_alone`). Cross entropy and losses of features are left as
+    they are.
+
+    `forward(pair, batch)` takes a `LogitPair` and returns one, or several, for each of which the
+    losses are computed and added up.
+    """
+
+    weights_images: bool = False  # its weights are [B], so all losses that it acts on must be means
+    cuda_graph_safe: bool = True  # never synchronizes with the device, so CUDA graphs can hold it
+    revision: int = 1  # increment whenever the computed values change
+
+    forward: Callable[[LogitPair, Batch], LogitPair | Sequence[LogitPair]]
+
+    def __init__(self, context: LossContext):
+        super().__init__()
+
+    def on_epoch_start(self, phase: str) -> None:
+        """Called before every epoch, with the networks in train mode, as `Loss.on_epoch_start`."""

@@ -12,6 +12,7 @@ from kd_bench.cli.parser import Parser, with_data
 from kd_bench.cli.table import write_file
 from kd_bench.cli.trust import check_calls, student_calls
 from kd_bench.config.schema import Config
+from kd_bench.results.labels import method_name
 from kd_bench.results.record import Record
 from kd_bench.results.run_folder import RESULT, WEIGHTS, check_weights
 from kd_bench.results.store import open_record
@@ -76,9 +77,9 @@ def main(words: Sequence[str]) -> int:
 
 
 def default_name(record: Record) -> str:
-    """resnet8-digits-st-seed0-3f9c1a2b."""
+    """resnet8-digits-st-seed0-3f9c1a2b; plug-ins as in the folder: st+standardize."""
     config = record.config
-    names = config.model.name, config.dataset.name, config.method.name
+    names = config.model.name, config.dataset.name, record.folder.split("/")[2]
     return "-".join([*names, f"seed{config.seed}", record.digest])
 
 
@@ -142,7 +143,7 @@ def description(record: Record, data: Data, file_format: str) -> dict[str, Any]:
         "accuracy": record.accuracy.last,
         "dataset": config.dataset.name,
         "data_fingerprint": record.data_fingerprint,
-        "method": config.method.name,
+        "method": method_name(config.method),
         "seed": config.seed,
         "record": {"folder": record.folder, "digest": record.digest},
         "versions": record.versions,

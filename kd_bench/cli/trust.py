@@ -24,7 +24,7 @@ PLACES = {
     "teacher.model.net": MODELS,
     "method.head": METHODS,
 }
-LOSSES = "method.losses."
+PARTS_OF_METHODS = ("method.losses.", "method.plugins.")
 
 SHOWN = 60  # characters of a call's arguments
 
@@ -53,7 +53,7 @@ class Call:
         """The packages of kd-bench with what belongs here; all for arguments of something else."""
         if self.key in PLACES:
             return [PLACES[self.key]]
-        return [METHODS] if self.key.startswith(LOSSES) else [DATA, MODELS, METHODS]
+        return [METHODS] if self.key.startswith(PARTS_OF_METHODS) else [DATA, MODELS, METHODS]
 
     def __str__(self) -> str:
         given = ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())
@@ -149,12 +149,12 @@ def _is_part(found: Any, origin: str, packages: Sequence[str]) -> bool:
     """Whether this is a class of the kind that one of these packages of kd-bench is for."""
     from torch import nn
 
-    from kd_bench.interfaces import Head, Loss
+    from kd_bench.interfaces import Head, LogitPlugin, Loss
 
     is_kind = {
         DATA: lambda: hasattr(found, "describe") and hasattr(found, "load"),
         MODELS: lambda: issubclass(found, nn.Module),
-        METHODS: lambda: issubclass(found, Head | Loss),
+        METHODS: lambda: issubclass(found, Head | LogitPlugin | Loss),
     }
     package = next((each for each in packages if _is_below(origin, [each])), None)
     return package is not None and isinstance(found, type) and is_kind[package]()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ CONFIG_DIR = str(next(d for d in (_PACKAGE / "conf", _PACKAGE.parent / "conf") i
 _IDENTITY = ("dataset", "model", "teacher", "method", "recipe", *EXECUTION_KEYS)
 
 GROUPS = {folder.name for folder in Path(CONFIG_DIR).iterdir() if folder.is_dir()}
+LISTS = {"plugin"}  # groups of which a job may have several files, or none: null
 # Keys without a dot that are values; all others are choices of files, or Hydra's to refuse.
 _SINGLE_VALUES = {each.name for each in fields(Config)} - GROUPS
 
@@ -66,7 +67,10 @@ class Overrides:
             if not key.startswith("hydra") and ("." in key or key in _SINGLE_VALUES):
                 self.values.append(override)
             else:
-                self.choices.append(str(override.input_line))
+                is_none = (
+                    key in LISTS and override.value() is None
+                )  # Hydra takes null in files alone
+                self.choices.append(f"~{key}" if is_none else str(override.input_line))
                 self.chooses_more |= key not in GROUPS and not key.startswith("hydra")
 
     @property
@@ -74,12 +78,18 @@ class Overrides:
         """Those values that others may refer to (dataset.name=birds)."""
         return [each for each in self.values if each.key_or_group.endswith(".name")]
 
+    def leave_out(self, groups: Iterable[str]) -> None:
+        """Leave out the choices from some groups."""
+        self.choices = [
+            each for each in self.choices if each.partition("=")[0].lstrip("~+") not in groups
+        ]
+
 
 def _refuse_several(override: Override) -> None:
     line, value = override.input_line, override.value()
     if override.is_sweep_override():
         raise UserError(f"{line} are several values; add -m to run a job with each")
-    if override.key_or_group in GROUPS and isinstance(value, list):
+    if override.key_or_group in GROUPS - LISTS and isinstance(value, list):
         group, each = str(line).partition("=")[0], ",".join(map(str, value))
         raise UserError(f"{line}: choose one; -m {group}={each} runs each")
 
@@ -98,10 +108,14 @@ class Composer:
     def jobs(self, sweep: Sequence[Sequence[str]]) -> list[Composed]:
         """The jobs of a sweep, each as `job` makes it of the overrides that are its own.
 
-        Those are all that were typed but values that only other methods of the sweep have:
-        `method=baseline,st method.losses.st.temperature=1,2` makes the baseline twice, without any.
+        Those are all that were typed but values that only other methods of the sweep have, and
+        plug-ins of a method without losses: `method=baseline,st method.losses.st.temperature=1,2`
+        and `method=baseline,st plugin=null,ea` make the baseline twice, without any.
         """
         jobs = [Overrides(typed) for typed in sweep]
+        for job in jobs:
+            if not self._chosen(job.choices).method.losses:
+                job.leave_out({"plugin"})
         chosen = {tuple(job.choices): self._chosen(job.choices) for job in jobs}
         for job in jobs:
             own = chosen[tuple(job.choices)]

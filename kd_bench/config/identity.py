@@ -64,6 +64,13 @@ def _dataset_identity(config: Mapping) -> dict:
     return without_defaults(dataset, DatasetConfig)
 
 
+def _method_identity(config: Mapping) -> dict:
+    method = without_defaults(config, MethodConfig)
+    if "plugins" in method:  # a list, because they act in an order, which a dict's hash ignores
+        method["plugins"] = [{name: plugin} for name, plugin in method["plugins"].items()]
+    return method
+
+
 def _teacher_identity(config: Mapping) -> dict:
     teacher: dict[str, Any] = {"model": without_defaults(config["model"], ModelConfig)}
     if config.get("checkpoint"):
@@ -87,13 +94,13 @@ def job_identity(
         config: the configuration of the job.
         needs_teacher: if False, the teacher is left out: a baseline runs once for all pairs.
         teacher_learns: the teacher is trained with the student; its recipe and seed do not count.
-        revisions: loss name -> `Loss.revision`, raised when the loss's numbers change.
+        revisions: loss or plug-in -> its `revision`, raised when its numbers change.
     """
     plain = canonical(to_plain(config))
     result = {
         "dataset": _dataset_identity(plain["dataset"]),
         "model": without_defaults(plain["model"], ModelConfig),
-        "method": without_defaults(plain["method"], MethodConfig),
+        "method": _method_identity(plain["method"]),
         "recipe": without_defaults(plain["recipe"], RecipeConfig),
     }
     if teacher_learns:
@@ -127,12 +134,16 @@ def digest(identity: Mapping) -> str:
 
 
 def folder_name(identity: Mapping, seed: int) -> str:
-    """<dataset>/<teacher>-<student>/<method>/<digest>/seed<k>, below the runs folder."""
+    """<dataset>/<teacher>-<student>/<method>/<digest>/seed<k>, below the runs folder.
+
+    A method with plug-ins is st+standardize.
+    """
     teacher = identity.get("teacher", {}).get("model", {}).get("name", "none")
+    plugins = (name for each in identity["method"].get("plugins", ()) for name in each)
     parts = (
         identity["dataset"]["name"],
         f"{teacher}-{identity['model']['name']}",
-        identity["method"]["name"],
+        "+".join((identity["method"]["name"], *plugins)),
         digest(identity),
         f"seed{seed}",
     )
@@ -148,18 +159,22 @@ def check_names(config: Config) -> None:
         UserError: with what is valid.
     """
     for section in ("dataset", "model", "teacher.model", "method", "recipe"):
-        name = attrgetter(f"{section}.name")(config)
-        if not (_is_name(name) and len(name.encode()) <= NAME_BYTES):
-            raise UserError(
-                f"{section}.name must be letters, digits, '_', '.', '+' or '-' and begin with a"
-                f" letter, a digit or '_', at most {NAME_BYTES} bytes (it names a folder),"
-                f" got '{_beginning(str(name))}'"
-            )
+        _check_name(f"{section}.name", attrgetter(f"{section}.name")(config))
+    _check_name("method.plugins", "+".join((config.method.name, *config.method.plugins)))
     for key in ("seed", "teacher.seed"):
         seed = attrgetter(key)(config)
         is_whole = isinstance(seed, int) and not isinstance(seed, bool)
         require(is_whole and seed >= 0, f"{key} must be 0 or more, got {seed!r}")
         require(seed < 2**63, f"{key} must be below 2**63, got a larger number")
+
+
+def _check_name(key: str, name: Any) -> None:
+    if not (_is_name(name) and len(name.encode()) <= NAME_BYTES):
+        raise UserError(
+            f"{key} must be letters, digits, '_', '.', '+' or '-' and begin with a"
+            f" letter, a digit or '_', at most {NAME_BYTES} bytes (it names a folder),"
+            f" got '{_beginning(str(name))}'"
+        )
 
 
 def check_folder(folder: str) -> None:

@@ -125,6 +125,7 @@ class MethodConfig:
     ramp_epochs: dict[str, Any] = field(default_factory=dict)
     init: InitConfig = field(default_factory=InitConfig)
     head: dict[str, Any] = field(default_factory=dict)  # of the student: _target_ and its arguments
+    plugins: dict[str, Any] = field(default_factory=dict)  # name -> _target_ ..., in their order
 
 
 @dataclass

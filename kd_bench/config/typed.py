@@ -9,11 +9,11 @@ from typing import Any, get_type_hints
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
-from kd_bench.config.compose import GROUPS
+from kd_bench.config.compose import GROUPS, LISTS
 from kd_bench.config.schema import Config
 from kd_bench.utils.errors import UserError, require
 
-OPTIONAL = {"pair", "sweep"}  # groups of which a job needs no file
+OPTIONAL = {"pair", "sweep", *LISTS}  # groups of which a job needs no file
 
 # Hydra's own settings that have their effect; `hydra/launcher` and `hydra.launcher` alike.
 _HONOURED = ("callbacks", "help", "hydra_help", "launcher", "mode", "searchpath", "sweeper")
@@ -70,6 +70,7 @@ def _require_name(override: Override) -> None:
     """Refuse a choice that is not a name, such as recipe=3 and pair=null."""
     key, value = _key(override), override.value()
     is_name = override.is_sweep_override() or isinstance(value, str | list | dict)
+    is_name |= value is None and key in LISTS
     none = f", or ~{key} for none" if key in OPTIONAL else ""
     require(is_name, f"{override.input_line}: choose by name, {key}=NAME{none}")
 

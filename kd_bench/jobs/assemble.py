@@ -80,9 +80,8 @@ def assemble_setup(
 
 def _check_revisions(job: Job, method: Method) -> None:
     """Refuse to record, under the identity that was frozen, what newer code of a loss computes."""
-    revisions = method.revisions
     for name, frozen in job.traits.revisions.items():
-        now = revisions[name]
+        now = method.parts[name].revision
         require(
             now == frozen,
             f"loss '{name}' was revised since this job was prepared (revision {frozen}, now {now}),"

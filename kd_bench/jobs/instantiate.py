@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from kd_bench.config.convert import to_dataclass, to_plain
 from kd_bench.config.schema import Config, DatasetConfig, MethodConfig, ModelConfig
 from kd_bench.data.dataset import Data, Dataset
 from kd_bench.data.source import Description
-from kd_bench.interfaces import Head, Loss, LossContext, StageShapes
+from kd_bench.interfaces import Head, LogitPlugin, Loss, LossContext, StageShapes
 from kd_bench.methods.common.method import Method, flatten_weights
 from kd_bench.models.convolutions import replace_unsafe_convolutions
 from kd_bench.models.features import FeatureExtractor, probe_shapes
@@ -32,6 +32,7 @@ from kd_bench.utils.torchvision import declare_operators
 from kd_bench.utils.tracebacks import summary
 
 Arguments = Mapping[str, Any]  # of a `_target_`, with it
+Kind = TypeVar("Kind", Loss, LogitPlugin)
 
 
 # From `_target_` to an object
@@ -294,16 +295,27 @@ def why_untrainable(config: ModelConfig, data: Description, images: Tensor) -> s
 
 def loss_classes(config: MethodConfig) -> dict[str, type[Loss]]:
     """The class of each loss of a method, by the loss's name."""
+    return _classes(config.losses, f"method '{config.name}', loss", Loss)
+
+
+def plugin_classes(config: MethodConfig) -> dict[str, type[LogitPlugin]]:
+    """The class of each plug-in of a method, by the plug-in's name."""
+    return _classes(config.plugins, f"method '{config.name}', plug-in", LogitPlugin)
+
+
+def _classes(parts: Mapping[str, Any], whose: str, kind: type[Kind]) -> dict[str, type[Kind]]:
     found = {}
-    for name, arguments in config.losses.items():
-        where = f"method '{config.name}', loss '{name}'"
+    for name, arguments in parts.items():
+        where = f"{whose} '{name}'"
         require(
             isinstance(arguments, Mapping) and "_target_" in arguments,
             f"{where} has no _target_ (a dotted path to a class)",
         )
         found[name] = import_target(arguments["_target_"], where)
-        is_loss = inspect.isclass(found[name]) and issubclass(found[name], Loss)
-        require(is_loss, f"{where}: {arguments['_target_']} is no kd_bench.interfaces.Loss")
+        is_kind = inspect.isclass(found[name]) and issubclass(found[name], kind)
+        require(
+            is_kind, f"{where}: {arguments['_target_']} is no kd_bench.interfaces.{kind.__name__}"
+        )
     return found
 
 
@@ -325,14 +337,17 @@ def _ramps(fractions: Mapping[str, Any], epochs: int) -> dict[str, float]:
 
 def build_method(config: MethodConfig, context: LossContext) -> Method:
     """A method with its adapters and memories, made from the shapes in `context`."""
-    losses = {
-        name: from_target(arguments, f"method '{config.name}', loss '{name}'", context)
-        for name, arguments in config.losses.items()
-    }
+    losses, plugins = (
+        {
+            name: from_target(arguments, f"method '{config.name}', {kind} '{name}'", context)
+            for name, arguments in parts.items()
+        }
+        for kind, parts in (("loss", config.losses), ("plug-in", config.plugins))
+    )
     for loss in losses.values():
         replace_unsafe_convolutions(loss)
     try:
         ramps = _ramps(config.ramp_epochs, context.epochs)
-        return Method(losses, config.weights, ramps, config.init.weights)
+        return Method(losses, config.weights, ramps, config.init.weights, plugins)
     except UserError as error:
         raise UserError(f"method '{config.name}': {error}") from None

@@ -31,7 +31,7 @@ class MethodTraits:
     teacher_learns: bool = False  # it is trained along with the student
     teacher_is_same_model: bool = False
     uncacheable: dict[str, str] = field(default_factory=dict)  # loss -> why no cache can serve it
-    revisions: dict[str, int] = field(default_factory=dict)  # loss -> `Loss.revision`
+    revisions: dict[str, int] = field(default_factory=dict)  # part -> its `revision`
 
 
 @dataclass(frozen=True)

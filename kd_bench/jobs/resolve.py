@@ -8,8 +8,8 @@ from typing import Any
 
 from kd_bench.config.identity import EXECUTION_KEYS, check_names, folder_name, job_identity
 from kd_bench.config.schema import Config, baseline_method
-from kd_bench.interfaces import Loss
-from kd_bench.jobs.instantiate import loss_classes
+from kd_bench.interfaces import LogitPlugin, Loss
+from kd_bench.jobs.instantiate import loss_classes, plugin_classes
 from kd_bench.jobs.job import Job, MethodTraits
 from kd_bench.results.labels import method_label
 from kd_bench.training.teacher_cache import why_uncacheable
@@ -27,7 +27,7 @@ def resolve_job(config: Config, changed: Mapping[str, Any]) -> Job:
             checkpoint cannot be read.
     """
     check_names(config)
-    traits = method_traits(loss_classes(config.method))
+    traits = method_traits(loss_classes(config.method), plugin_classes(config.method))
     teacher = None
     if traits.needs_teacher and not traits.teacher_learns and not config.teacher.checkpoint:
         teacher = _as_teacher(resolve_job(_teacher_config(config), _teacher_changes(changed)))
@@ -53,15 +53,18 @@ def identity_of(config: Config, traits: MethodTraits) -> dict[str, Any]:
     )
 
 
-def method_traits(classes: Mapping[str, type[Loss]]) -> MethodTraits:
-    """What the classes of a method's losses, by name, declare."""
+def method_traits(
+    classes: Mapping[str, type[Loss]], plugins: Mapping[str, type[LogitPlugin]] | None = None
+) -> MethodTraits:
+    """What the classes of a method's losses and plug-ins, by name, declare."""
     reasons = {name: why_uncacheable(loss) for name, loss in classes.items()}
     return MethodTraits(
         needs_teacher=any(loss.needs_teacher for loss in classes.values()),
         teacher_learns=any(loss.teacher_learns for loss in classes.values()),
         teacher_is_same_model=any(loss.teacher_is_same_model for loss in classes.values()),
         uncacheable={name: reason for name, reason in reasons.items() if reason is not None},
-        revisions={name: loss.revision for name, loss in classes.items()},
+        revisions={name: loss.revision for name, loss in classes.items()}
+        | {f"plugins.{name}": plugin.revision for name, plugin in (plugins or {}).items()},
     )
 
 

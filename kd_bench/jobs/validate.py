@@ -77,7 +77,7 @@ def validate_job(job: Job) -> None:
     _check_init(config.method.init, config.method.name)
     if teacher is not None and not traits.teacher_learns:
         _check_teacher(config.teacher, teacher)
-    if not all(is_ours(type(loss).__module__) for loss in method.losses.values()):
+    if not all(is_ours(type(part).__module__) for part in method.parts.values()):
         _rehearsal(job, context).check()
 
 

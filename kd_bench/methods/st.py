@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from kd_bench.interfaces import Batch, Loss, LossContext, Output, require_positive
+from kd_bench.interfaces import Batch, LossContext, Output, PerImageLoss, require_positive
 from kd_bench.methods.common.functional import soft_kl
 
 
-class SoftTarget(Loss):
+class SoftTarget(PerImageLoss):
     """T^2 KL(softmax(z_t / T) || softmax(z_s / T)), summed over classes, mean over the batch.
 
     The factor T^2 keeps the scale of the gradient independent of T (section 2 of the paper). The
@@ -22,6 +22,10 @@ class SoftTarget(Loss):
         require_positive("temperature", temperature)
         self.temperature = temperature
 
+    def per_image(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        return self.temperature**2 * soft_kl(student.logits, teacher.logits, self.temperature)
+
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        # The mean of `per_image`, but T^2 last: the rounding of older records, to the bit.
         distance = soft_kl(student.logits, teacher.logits, self.temperature)  # [B]
         return self.temperature**2 * distance.mean()

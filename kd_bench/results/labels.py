@@ -9,7 +9,7 @@ from typing import Any
 
 from kd_bench.config.convert import to_plain
 from kd_bench.config.identity import LOCATION_KEYS, flatten
-from kd_bench.config.schema import Config
+from kd_bench.config.schema import Config, MethodConfig
 
 
 def paths(tree: Mapping, above: str = "") -> list[str]:
@@ -69,10 +69,15 @@ def _assignments(section: Any, values: Mapping[str, str], shown: Iterable[str]) 
     return [f"{short_name(path, all_paths)}={values[path]}" for path in sorted(shown)]
 
 
+def method_name(method: MethodConfig) -> str:
+    """A method's name with its plug-ins, in their order: "st + standardize"."""
+    return " + ".join((method.name, *method.plugins))
+
+
 def method_label(config: Config, changed: Mapping[str, Any]) -> str:
     """The label of a row, the method and its changed values: "st (temperature=8)"."""
     values = changed_in(changed, "method")
-    return in_brackets(config.method.name, _assignments(config.method, values, values))
+    return in_brackets(method_name(config.method), _assignments(config.method, values, values))
 
 
 def non_method_changes(

@@ -32,6 +32,7 @@ from kd_bench.results.labels import (
     format_value,
     in_brackets,
     method_label,
+    method_name,
     natural_key,
     non_method_changes,
 )
@@ -67,6 +68,7 @@ def _describe(job: Record | Failure) -> Line:
         "recipe_text": f"{config.recipe.name} ({pluralize(config.recipe.epochs, 'epoch')})",
         "speed": execution_text(identity),
         "method": config.method.name,
+        "variant": method_name(config.method),  # with its plug-ins
         "config": config,
         "setting_changes": non_method_changes(config, changed, identity),
         "changed": changed,
@@ -201,14 +203,15 @@ def _column_identity(key: tuple[str, ...]) -> dict[str, Any]:
 def _with_row_labels(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs with the label of their row as "row", and the values in it, by path, as "named".
 
-    A method's rows all name the values that any of them changes. So the row of its file has a
-    label like those beside it: "st (temperature=4)" next to "st (temperature=8)".
+    Rows of a method, with the same plug-ins, all name the values that any of them changes. So the
+    row of its file has a label like those beside it: "st (temperature=4)" next to "st
+    (temperature=8)".
 
     Args:
-        runs: all runs of a table, with their "method", "config" and "changed".
+        runs: all runs of a table, with their "variant", "config" and "changed".
     """
     named: dict[Any, dict[str, Any]] = {}
-    for _, same in runs.groupby("method"):
+    for _, same in runs.groupby("variant"):
         changes = [_of_method(changed) for changed in same["changed"]]
         of_file = _values_of_file(same, sorted(set().union(*changes)))
         for index, own in zip(same.index, changes, strict=True):

@@ -98,7 +98,7 @@ class Table:
 
     metric: str
     columns: list[Column]
-    rows: dict[str, str]  # row label -> name of its method
+    rows: dict[str, str]  # row label -> name of its method, with its plug-ins
     budgets: dict[str, Budget]  # by row label; rows of one budget are next to each other
     cells: dict[tuple[str, str], Cell]  # by row label and column label; a missing cell is absent
     named: dict[str, dict[str, Any]]  # by row label, the values that it names, by path
@@ -258,11 +258,12 @@ def _rows(
     changed versions.
     """
     methods = dict(zip(runs["row"], runs["method"], strict=True))
+    variants = dict(zip(runs["row"], runs["variant"], strict=True))
     ranks = {
         row: (budgets[row], _rank(method, [BASELINE, *order]), natural_key(row))
         for row, method in methods.items()
     }
-    return {row: methods[row] for row in sorted(methods, key=ranks.__getitem__)}
+    return {row: variants[row] for row in sorted(methods, key=ranks.__getitem__)}
 
 
 def table_from(
@@ -337,4 +338,8 @@ def _fill_cells(
 def _may_be_chosen(failure: Failure, choice: Mapping[str, Sequence[str]]) -> bool:
     """Whether a failure could be part of the table, as far as its folder shows."""
     names = dict(zip(("dataset", "pair", "method"), failure.folder.split("/"), strict=False))
-    return all(name in (choice.get(kind) or [name]) for kind, name in names.items())
+    chosen = {kind: choice.get(kind) or [name] for kind, name in names.items()}
+    has_plugins = any(names["method"].startswith(f"{method}+") for method in chosen["method"])
+    return all(
+        name in chosen[kind] or (kind == "method" and has_plugins) for kind, name in names.items()
+    )

@@ -173,6 +173,19 @@ MISTAKES = {
     "the removal of a section": (["~teacher"], "~teacher: a job's values can be changed"),
     "a number for a choice": (["recipe=3"], "recipe=3: choose by name, recipe=NAME"),
     "nothing for a pair": (["-m", "pair=null"], "pair=NAME, or ~pair for none"),
+    "a misspelt plug-in": (
+        ["plugin=standardise"],
+        "unknown plugin 'standardise'; choose from ctkd,",
+    ),
+    "a plug-in without effect": (
+        ["method=sp", "plugin=swap"],
+        "method 'sp': plug-in 'swap' has no effect, as no loss compares logits alone",
+    ),
+    "weights of images for a loss that is no mean": (
+        ["method=dist", "plugin=ea"],
+        "plug-in 'ea' weights images, and loss 'dist' is no mean over images; choose a method with",
+    ),
+    "a plug-in chosen for no section": (["+plugin=ea"], "replace it with plugin=ea, without +"),
     "a range without steps": (
         ["-m", "recipe.lr=interval(0.1,0.2)"],
         "a grid needs single values; list them, as in recipe.lr=0.1,0.2",

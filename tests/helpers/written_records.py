@@ -34,6 +34,7 @@ def record(
     recipe: str = "quickstart",
     speed: str = "repro",
     changed: Mapping[str, Any] | None = None,
+    plugins: Sequence[str] = (),
     best: float | None = None,
     best_val: float | None = None,
     teacher_accuracy: float = 96.1,
@@ -44,9 +45,11 @@ def record(
 
     Args:
         changed: configuration values by path, which the record also lists as changed.
+        plugins: names of plug-ins of the method.
         fields: replace fields of the record.
     """
-    config = _config(method, seed, dataset, student, teacher, recipe, speed, changed or {})
+    names = dataset, student, teacher, recipe
+    config = _config(method, plugins, seed, *names, speed, changed or {})
     identity = job_identity(
         config,
         needs_teacher=method in LOSSES,
@@ -85,6 +88,7 @@ def record(
 
 def _config(
     method: str,
+    plugins: Sequence[str],
     seed: int,
     dataset: str,
     student: str,
@@ -101,6 +105,7 @@ def _config(
             "name": method,
             "losses": losses,
             "weights": {"ce": 1, **dict.fromkeys(losses, 1)},
+            "plugins": {name: {"noise": 0.1} for name in plugins},
         },
         "recipe": _recipe(recipe, epochs=20),
         "teacher": {

@@ -32,3 +32,31 @@ def test_a_loss_per_image_is_averaged_over_the_images():
     assert Own(None)(numbers, None, None).item() == 3.0
     terms = Own(None)({"near": numbers, "far": 2 * numbers}, None, None)
     assert {name: term.item() for name, term in terms.items()} == {"near": 3.0, "far": 6.0}
+
+
+def test_a_loss_per_image_can_be_weighted():
+    class Own(PerImageLoss):
+        def per_image(self, student, teacher, batch):
+            return student
+
+    numbers, weight = torch.tensor([1.0, 2.0, 6.0]), torch.tensor([3.0, 0.0, 1.0])
+    assert Own(None).weighted(numbers, None, None, weight).item() == 3.0
+    terms = Own(None).weighted({"near": numbers, "far": 2 * numbers}, None, None, weight)
+    assert {name: term.item() for name, term in terms.items()} == {"near": 3.0, "far": 6.0}
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [
+        {"stages": ("pooled",)},
+        {"needs_networks": True},
+        {"needs_input_gradients": True},
+        {"needs_teacher": False},
+        {"teacher_learns": True},
+        {"extra_views": lambda self, image: {}},
+    ],
+    ids=str,
+)
+def test_what_a_loss_reads_beside_the_logits_is_known(declared):
+    assert Loss(None).compares_logits_alone
+    assert not type("Own", (Loss,), declared)(None).compares_logits_alone

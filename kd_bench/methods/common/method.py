@@ -1,4 +1,4 @@
-"""A distillation method: named losses and the weights of their terms."""
+"""A distillation method: named losses, the weights of their terms, and plug-ins."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kd_bench.interfaces import Batch, Loss, Networks, Output
+from kd_bench.interfaces import Batch, LogitPair, LogitPlugin, Loss, LossValue, Networks, Output
+from kd_bench.methods.common.functional import sum_of
+from kd_bench.methods.common.plugins import Plugins, value_for
 from kd_bench.utils.errors import UserError, require
 from kd_bench.utils.text.formatting import pluralize
 from kd_bench.utils.tracebacks import place, place_of
@@ -57,9 +59,11 @@ class Method(nn.Module):
             weight is multiplied by `min(e / ramp_epochs, 1)`.
         init_weights: like `weights`, for the init phase before the main phase, if there is one.
             Terms without a weight in a phase are not computed in it.
+        plugins: what changes the logits that losses compare, by name, in the order of their acting.
 
     Raises:
-        UserError: if terms and weights have different names, or a ramp has no term.
+        UserError: if terms and weights have different names, a ramp has no term, or a plug-in
+            cannot act on the losses.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class Method(nn.Module):
         weights: Mapping[str, Any],
         ramp_epochs: Mapping[str, Any] | None = None,
         init_weights: Mapping[str, Any] | None = None,
+        plugins: Mapping[str, LogitPlugin] | None = None,
     ):
         super().__init__()
         for name, loss in losses.items():
@@ -75,6 +80,7 @@ class Method(nn.Module):
         _check_images(losses)
         _check_preparation(losses)
         self.losses = nn.ModuleDict(losses)
+        self.plugins = Plugins(plugins or {}, losses)
         self.ramp_epochs = flatten_weights(ramp_epochs or {})
         flat = {"init": flatten_weights(init_weights or {}), "main": flatten_weights(weights)}
         _check_weights([*flat["init"], *flat["main"]], self.terms)
@@ -104,8 +110,8 @@ class Method(nn.Module):
 
     @property
     def cuda_graph_safe(self) -> bool:
-        """Whether a CUDA graph can hold all losses."""
-        return all(loss.cuda_graph_safe for loss in self._all_losses)
+        """Whether a CUDA graph can hold all losses and plug-ins."""
+        return all(part.cuda_graph_safe for part in self.parts.values())
 
     @property
     def needs_preparation(self) -> bool:
@@ -118,14 +124,15 @@ class Method(nn.Module):
             loss.prepare(outputs())
 
     def on_epoch_start(self, phase: str) -> None:
-        """Notify the losses that an epoch of this phase starts."""
-        for loss in self._all_losses:
-            loss.on_epoch_start(phase)
+        """Notify the losses and plug-ins that an epoch of this phase starts."""
+        for part in self.parts.values():
+            part.on_epoch_start(phase)
 
     @property
-    def revisions(self) -> dict[str, int]:
-        """Loss name -> `Loss.revision`."""
-        return {name: self._loss(name).revision for name in self.losses}
+    def parts(self) -> dict[str, Loss | LogitPlugin]:
+        """All losses by name, and all plug-ins as "plugins.NAME"."""
+        losses = {name: self._loss(name) for name in self.losses}
+        return losses | {f"plugins.{name}": plugin for name, plugin in self.plugins}
 
     def weights_of(self, phase: str) -> Mapping[str, float]:
         """Term -> weight in a phase, before any ramp, in the order of the terms of `forward`."""
@@ -173,12 +180,19 @@ class Method(nn.Module):
             UserError: a loss reads a stage, or returns terms, that its class does not declare.
         """
         terms = {"ce": F.cross_entropy(student.logits, batch.target)}
-        for name in self._phases[phase].losses:
-            loss = self._loss(name)
+        active = {name: self._loss(name) for name in self._phases[phase].losses}
+        pairs: list[LogitPair] = []
+        if teacher is not None and any(map(self.plugins.act_on, active.values())):
+            pairs = self.plugins(student, teacher, batch)
+        for name, loss in active.items():
             inputs = (student, teacher, batch)
             try:
-                value = loss(*inputs, networks) if loss.needs_networks else loss(*inputs)
-                terms |= self._named_terms(name, value, phase)
+                if teacher is not None and self.plugins.act_on(loss):
+                    values = [value_for(loss, pair, student, teacher, batch) for pair in pairs]
+                else:
+                    value = loss(*inputs, networks) if loss.needs_networks else loss(*inputs)
+                    values = [(value, 1.0)]
+                terms |= self._summed_terms(name, values, phase)
             except UserError as error:
                 where = place(error) or place_of(type(loss).forward)
                 raise UserError(f"loss '{name}'{where}: {error}") from error
@@ -209,6 +223,17 @@ class Method(nn.Module):
             raise UserError(f"{rule}, not {_in_words(value)}")
         return {
             term: _scalar(each, f"{rule}, each a scalar tensor") for term, each in named.items()
+        }
+
+    def _summed_terms(
+        self, name: str, values: list[tuple[LossValue, float | Tensor]], phase: str
+    ) -> dict[str, Tensor]:
+        """The sum of what a loss returned, times factors, by the names of its terms."""
+        named = [(self._named_terms(name, value, phase), factor) for value, factor in values]
+        first, *_ = named
+        return {
+            term: sum_of(_times(factor, terms[term]) for terms, factor in named)
+            for term in first[0]
         }
 
     @property
@@ -285,6 +310,11 @@ def _scalar(value: object, rule: str) -> Tensor:
     if isinstance(value, Tensor) and value.dim() == 0 and value.is_floating_point():
         return value
     raise UserError(f"{rule}, not {_in_words(value)}{_remedy(value)}")
+
+
+def _times(factor: float | Tensor, term: Tensor) -> Tensor:
+    is_one = isinstance(factor, float) and factor == 1.0
+    return term if is_one else factor * term
 
 
 def _in_words(value: object) -> str:

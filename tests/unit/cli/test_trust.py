@@ -13,7 +13,13 @@ from kd_bench.results.store import read_records
 from kd_bench.utils.errors import UserError
 
 RECORD = Path("result.json")
-PLACES = ["dataset.source", "model.net", "teacher.model.net", "method.losses.st"]
+PLACES = [
+    "dataset.source",
+    "model.net",
+    "teacher.model.net",
+    "method.losses.st",
+    "method.plugins.ea",
+]
 OWN_FILE = """
 from functools import partial
 from subprocess import run

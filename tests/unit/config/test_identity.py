@@ -67,6 +67,7 @@ def digest(needs_teacher=True, teacher_learns=False, revisions=(), **changes):
         {"method__losses__st__temperature": 4},  # the same number in another spelling
         {"recipe__momentum": 0.9},  # the schema's default, spelt out
         {"method__init": {"epochs": 0, "weights": {}}},
+        {"method__plugins": {}},
     ],
     ids=str,
 )
@@ -82,6 +83,7 @@ def test_what_changes_nothing_that_is_learnt_changes_no_digest(change):
         {"method__losses__st__temperature": 8.0},
         {"method__weights__ce": 0.5},
         {"method__init": {"epochs": 0.1, "weights": {"st": 1}}},
+        {"method__plugins": {"swap": {}}},
         {"recipe__epochs": 3},
         {"teacher__seed": 1},
         {"teacher__recipe__epochs": 3},
@@ -122,6 +124,26 @@ def test_the_folder_tells_dataset_pair_method_and_seed():
     assert name == f"digits/large-small/st/{identity.digest(job)}/seed3"
     job = identity.job_identity(config(), needs_teacher=False, teacher_learns=False, revisions={})
     assert identity.folder_name(job, 0).startswith("digits/none-small/st/")
+
+
+def test_plugins_act_in_an_order():
+    both = {"ea": {"temperature": 3}, "swap": {}}
+    assert digest(method__plugins=both) != digest(method__plugins=dict(reversed(both.items())))
+
+
+def test_the_folder_of_a_method_with_plugins_names_them():
+    with_both = config(method__plugins={"ea": {"temperature": 3}, "swap": {}})
+    job = identity.job_identity(with_both, needs_teacher=True, teacher_learns=False, revisions={})
+    name = identity.folder_name(job, 0)
+    assert name == f"digits/large-small/st+ea+swap/{identity.digest(job)}/seed0"
+    identity.check_folder(name)
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", " ", "x" * 101])
+def test_a_plugin_that_cannot_name_a_folder_is_refused(name):
+    identity.check_names(config(method__plugins={"ea": {}}))
+    with pytest.raises(UserError, match=r"^method\.plugins must be letters, digits"):
+        identity.check_names(config(method__plugins={name: {}}))
 
 
 numbers = strategies.integers(-(10**6), 10**6) | strategies.floats(

@@ -47,6 +47,25 @@ def test_a_section_applies_to_the_methods_that_have_it():
     assert jobs == [("rkd", weights), ("baseline", {})]
 
 
+def test_a_plugin_is_left_out_of_the_jobs_whose_method_has_no_losses():
+    span = "method.plugins.ctkd.span"
+    grid = [
+        [*TINY, f"method={method}", f"plugin={plugin}", f"{span}=3"]
+        for method in ("baseline", "st")
+        for plugin in ("null", "ctkd", "[swap,ctkd]")
+    ]
+    jobs = [(job.method.name, [*job.method.plugins]) for job, _ in compose.compose_jobs(grid)]
+    with_losses = [("st", []), ("st", ["ctkd"]), ("st", ["swap", "ctkd"])]
+    assert jobs == [*[("baseline", [])] * 3, *with_losses]
+    spans = [changed.get(span) for _, changed in compose.compose_jobs(grid)]
+    assert spans == [None, None, None, None, 3, 3]
+
+
+def test_no_plugin_replaces_one_that_was_chosen_before():
+    (job, _), *_ = compose.compose_jobs([[*TINY, "plugin=ea", "plugin=null"]])
+    assert not job.method.plugins
+
+
 def test_a_key_that_is_added_is_no_methods_own():
     jobs = swept(["baseline", "st"], "+method.ramp_epochs.st=1")
     assert jobs == [(name, {"method.ramp_epochs.st": 1}) for name in ("baseline", "st")]

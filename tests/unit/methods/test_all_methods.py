@@ -16,6 +16,7 @@ from kd_bench.interfaces import Batch, LossContext, Networks, Output, StageShape
 from kd_bench.jobs import instantiate
 from kd_bench.jobs.resolve import method_traits
 from kd_bench.methods.at import AttentionTransfer
+from kd_bench.methods.common.functional import soft_kl
 from kd_bench.methods.feature_mse import FeatureMSE
 from kd_bench.methods.fsp import FlowOfSolution, flow_matrix
 from kd_bench.methods.logits import LogitRegression
@@ -272,6 +273,19 @@ def test_soft_target_is_sixteen_times_the_divergence_at_temperature_four():
     teacher = output_of(torch.tensor([[4 * math.log(3), 0.0], [0.0, 0.0]]))
     loss = SoftTarget(CONTEXT, temperature=4.0)(output_of(torch.zeros(2, 2)), teacher, BATCH)
     assert loss.item() == pytest.approx(1.046496, abs=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [3.0, 4.0])
+def test_soft_target_is_rounded_as_in_older_records(temperature):
+    student, teacher = rand(29, 10).float(), rand(29, 10, seed=1).float()
+    batch = Batch(
+        torch.zeros(29, 3, 4, 4), torch.zeros(29).long(), torch.arange(29), torch.ones(())
+    )
+    loss = SoftTarget(CONTEXT, temperature)
+    value = loss(output_of(student), output_of(teacher), batch)
+    assert torch.equal(value, temperature**2 * soft_kl(student, teacher, temperature).mean())
+    mean = loss.per_image(output_of(student), output_of(teacher), batch).mean()
+    torch.testing.assert_close(value, mean)
 
 
 def gradient_of(loss, student: Tensor, teacher: Tensor) -> Tensor:

@@ -294,6 +294,45 @@ def test_the_rows_of_a_method_all_name_the_values_that_any_of_them_changes():
     ]
 
 
+def test_a_method_with_a_plugin_has_rows_of_its_own():
+    hot = {"method.losses.st.temperature": 8}
+    table = table_from(
+        [
+            *BASELINE,
+            *SOFT,
+            record("st", changed=hot),
+            record("st", plugins=["swap"]),
+            record("st", plugins=["ea", "swap"]),
+            record("st", plugins=["swap", "ea"]),
+            record("st", plugins=["swap"], changed=hot),
+            record("dkd", plugins=["swap"]),
+        ]
+    )
+    assert list(table.rows.items()) == [
+        ("baseline", "baseline"),
+        ("dkd + swap", "dkd + swap"),
+        ("st (temperature=4)", "st"),
+        ("st (temperature=8)", "st"),
+        ("st + ea + swap", "st + ea + swap"),
+        ("st + swap (temperature=4)", "st + swap"),
+        ("st + swap (temperature=8)", "st + swap"),
+        ("st + swap + ea", "st + swap + ea"),
+    ]
+
+
+def test_a_changed_value_of_a_plugin_is_part_of_the_row():
+    louder = record("st", plugins=["swap"], changed={"method.plugins.swap.noise": 0.2})
+    assert "st + swap (noise=0.2)" in table_from([*BASELINE, louder]).rows
+
+
+def test_a_chosen_method_is_shown_with_its_plugins_and_after_the_choice():
+    records = [*BASELINE, *SOFT, record("st", plugins=["swap"]), record("dkd")]
+    rows = table_from(records, choice={"method": ["st"]}).rows
+    assert list(rows) == ["baseline", "st", "st + swap"]
+    rows = table_from(records, choice={"method": ["st", "dkd"]}).rows
+    assert list(rows) == ["baseline", "st", "st + swap", "dkd"]
+
+
 def test_a_value_that_each_dataset_sets_is_not_named_in_the_row_of_the_file():
     weight = "method.weights.at"
     of_file = [
@@ -580,6 +619,12 @@ def test_a_failure_whose_job_is_unknown_is_named_below_the_table():
         [record(), record(dataset="svhn")], table.unplaced, choice={"dataset": ["svhn"]}
     )
     assert not elsewhere.unplaced
+
+
+def test_a_failure_whose_job_is_unknown_belongs_to_the_chosen_method_whatever_its_plugins():
+    failures = [failure(record("st", plugins=["swap"]), 0), failure(record("dkd"), 0)]
+    unplaced = table_from(BASELINE + SOFT, failures, choice={"method": ["st"]}).unplaced
+    assert unplaced == failures[:1]
 
 
 # The protocol

@@ -63,6 +63,17 @@ def test_no_step_of_a_cuda_graph_safe_method_needs_the_host(runs, name):
                 epochs._step(size)()
 
 
+@pytest.mark.parametrize("name", shipped.choices("plugin"))
+def test_no_step_with_a_plugin_needs_the_host(runs, name):
+    meta = on_meta(assembled(runs, "method=dkd", f"plugin={name}"))
+    (phase,) = phases(meta)
+    epochs = EpochRunner(meta, phase)
+    epochs._begin(epoch=1)
+    for size in (16, 8):
+        with guarded():
+            epochs._step(size)()
+
+
 def warmed_up(function, state):
     """Like `cuda_graph.capture_graph`, without the capture."""
     cuda_graph.warm_up(function, state)
@@ -75,6 +86,14 @@ def test_warm_up_steps_before_a_capture_leave_no_trace(runs, name, monkeypatch):
     eager, captured_job = (assembled(runs, *of_method(name)) for _ in range(2))
     if not eager.method.cuda_graph_safe:
         pytest.skip("not CUDA-graph-safe")
+    captured_job.execution = replace(captured_job.execution, captured=True)
+    assert results_of(eager) == results_of(captured_job)
+
+
+@pytest.mark.parametrize("name", shipped.choices("plugin"))
+def test_warm_up_steps_with_a_plugin_leave_no_trace(runs, name, monkeypatch):
+    monkeypatch.setattr(cuda_graph, "capture_graph", warmed_up)
+    eager, captured_job = (assembled(runs, "method=dkd", f"plugin={name}") for _ in range(2))
     captured_job.execution = replace(captured_job.execution, captured=True)
     assert results_of(eager) == results_of(captured_job)
 

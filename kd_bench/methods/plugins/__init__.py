@@ -1,0 +1,1 @@
+"""Plug-ins for losses of logits, a file for each paper."""
