@@ -19,6 +19,7 @@ from torch import Tensor
 from kd_bench.utils.errors import message_lines
 
 FOLDER = ".kd_bench_cache"
+ZIP_END = 22  # bytes of the last record of a zip file, as torch.save writes it
 
 
 def folders(root: Path) -> list[Path]:
@@ -45,6 +46,10 @@ def find(root: Path, key: str) -> dict[str, Tensor] | None:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
+    with open(path, "rb") as file:
+        file.seek(-ZIP_END, os.SEEK_END)
+        if not file.read().startswith(b"PK\x05\x06"):  # torch.load would look for its end before
+            raise ValueError("something was added to it, or its end is missing")
     content = torch.load(path, weights_only=True, mmap=True)
     if not {"sha256", "tensors"} <= content.keys():
         raise ValueError("it has no hash, as those of kd-bench 0.1")

@@ -62,34 +62,45 @@ def read_records(root: str | Path) -> list[Record]:
 
     As `find_records`, but the record of another job in a job's folder is left out, too.
     """
-    return [record for folder, record in find_records(root) if _is_in_place(record, folder)]
+    records = []
+    for folder, record in find_records(root):
+        if _is_in_place(record, folder):
+            records.append(record)
+        else:
+            warn(f"left out: {folder / RESULT} is the record of {record.folder}")
+    return records
 
 
 def _is_in_place(record: Record, folder: Path) -> bool:
     """Whether a record is in its own folder, or in none that a job has."""
-    if _is_job(folder) and not record.folder.endswith("/".join(folder.absolute().parts[-2:])):
-        warn(f"left out: {folder / RESULT} is the record of {record.folder}")
-        return False
-    return True
+    return not _is_job(folder) or record.folder.endswith(_digest_and_seed(folder))
+
+
+def _is_job(folder: Path) -> bool:
+    return re.fullmatch(r"[0-9a-f]{8}/seed\d+", _digest_and_seed(folder)) is not None
+
+
+def _digest_and_seed(folder: Path) -> str:
+    return "/".join(folder.absolute().parts[-2:])
 
 
 def open_record(path: str | Path) -> tuple[Path, Record]:
     """A finished job's folder and record, from that folder or a file in it.
 
     Raises:
-        UserError: there is no record, or it is of another format.
+        UserError: there is no record, it is of another format, or another job's.
     """
     example = "the folder of a finished job: runs/<dataset>/<pair>/<method>/<digest>/seed<k>"
     require(Path(path).exists(), f"there is no {path}; give {example}")
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
     if (record := read_record(folder)) is None:
         raise UserError(f"there is no {RESULT} in {folder}; give {example}")
+    require(
+        _is_in_place(record, folder),
+        f"{folder / RESULT} is the record of another job, {record.folder}; delete it to run the job"
+        " again",
+    )
     return folder, record
-
-
-def _is_job(folder: Path) -> bool:
-    digest_and_seed = "/".join(folder.parts[-2:])
-    return re.fullmatch(r"[0-9a-f]{8}/seed\d+", digest_and_seed) is not None
 
 
 def read_failures(root: str | Path) -> list[Failure]:

@@ -25,11 +25,12 @@ from torch import Tensor
 from kd_bench.data.dataset import Data
 from kd_bench.interfaces import Batch, Loss, Output, StageShapes
 from kd_bench.models.features import FeatureExtractor
+from kd_bench.results.record import CHECKSUM
 from kd_bench.results.run_folder import wait_while_locked
 from kd_bench.training.execution import Execution, inference_batch_size
 from kd_bench.training.teacher import Teacher
 from kd_bench.utils.errors import UserError, require
-from kd_bench.utils.files import ensure_writable_dir
+from kd_bench.utils.files import ensure_writable_dir, json_hash
 from kd_bench.utils.lock import Locked
 from kd_bench.utils.locked_folder import LockedFolder
 from kd_bench.utils.text import formatting
@@ -167,13 +168,14 @@ def _read(folder: Path, shape: tuple[int, int]) -> tuple[Tensor, dict[str, Any]]
     try:
         about = json.loads((folder / ABOUT).read_bytes())
         size = (folder / ROWS).stat().st_size
-        if size == shape[0] * shape[1] * FLOAT:
+        is_whole = about.pop(CHECKSUM) == json_hash(about, 16)
+        if is_whole and size == shape[0] * shape[1] * FLOAT:
             table = torch.from_file(str(folder / ROWS), size=size // FLOAT, dtype=torch.float32)
             if hashlib.sha256(table.numpy().data).hexdigest() == about["sha256"]:
                 return table.view(shape), about
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, KeyError):  # what is recorded of it is damaged
+    except (AttributeError, ValueError, TypeError, KeyError):  # what is recorded of it is damaged
         pass
     warnings.warn(
         f"the teacher's cache in {folder} is made again: it was damaged, or made by kd-bench 0.1",
@@ -215,8 +217,14 @@ def _fill(
     folder.rename(PART, ROWS)
     seconds = round(time.perf_counter() - started, 3)
     message(f"time taken to fill the cache: {formatting.format_duration(seconds)}")
-    about = {"images": data.train_size, "views": data.view_count, "bytes": size}
-    folder.write_json(ABOUT, about | {"seconds": seconds, "sha256": content.hexdigest()})
+    about = {
+        "images": data.train_size,
+        "views": data.view_count,
+        "bytes": size,
+        "seconds": seconds,
+        "sha256": content.hexdigest(),
+    }
+    folder.write_json(ABOUT, about | {CHECKSUM: json_hash(about, 16)})
 
 
 def _resume(

@@ -22,6 +22,17 @@ def test_beside_its_record_it_scores_what_the_record_says(kd_bench, finished):
         assert printed.endswith(f"recorded: {accuracy:.2f} %, equal\n")
 
 
+@pytest.mark.parametrize("command", [["evaluate"], ["rerun"], ["export", "--to", "net.pt"]])
+def test_the_record_of_another_job_is_named(kd_bench, finished, command):
+    student, teacher = finished
+    shutil.copy(teacher / "result.json", student)
+    code, printed = kd_bench(command[0], student, *command[1:])
+    assert code == 2
+    (line,) = printed.splitlines()
+    assert f"{student / 'result.json'} is the record of another job, synthetic/none-" in line
+    assert line.endswith("; delete it to run the job again")
+
+
 def test_elsewhere_model_and_data_are_chosen(kd_bench, finished, tmp_path):
     student, _ = finished
     shutil.copy(student / "weights.pt", tmp_path / "mine.pt")

@@ -315,6 +315,7 @@ DAMAGES = {
     "truncated": lambda content: content[:-100],
     "emptied": lambda content: b"",
     "zeroed": lambda content: bytes(len(content)),
+    "4 kB too many": lambda content: content + bytes(4096),
     "text": lambda content: b"no tensors",
     "of version 0.1": of_version_0_1,
 }

@@ -209,6 +209,10 @@ DAMAGES = {
     "its record truncated": ("table.json", lambda content: content[:20]),
     "its record emptied": ("table.json", lambda content: b""),
     "its record a list": ("table.json", lambda content: b"[1]"),
+    "another number in its record": (
+        "table.json",
+        lambda content: content.replace(b'"views": 9', b'"views": 8'),
+    ),
     "its record without a hash": ("table.json", lambda content: b'{"bytes": 5760}'),
 }
 
