@@ -17,11 +17,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from kd_bench.interfaces import LossContext
+from kd_bench.interfaces import Loss, LossContext
 
 OPERATIONS_PER_IMAGE = 2
 LARGEST_HOLE = 0.5  # side, as a fraction of the image's
 LEVELS = 256
+STRONG = "strong"  # the view's name
 
 
 class StrongView(nn.Module):
@@ -54,6 +55,17 @@ class StrongView(nn.Module):
         view = (level / 255 - self.mean) / self.std
         view = view.masked_fill(random_holes(level), 0.0)  # the training set's mean
         return torch.empty_like(image).copy_(view)
+
+
+class TwoViewLoss(Loss):
+    """A loss that compares the networks on a strong view of each image, too: `Output.views`."""
+
+    def __init__(self, context: LossContext):
+        super().__init__(context)
+        self.strong_view = StrongView(context)
+
+    def extra_views(self, image: Tensor) -> dict[str, Tensor]:
+        return {STRONG: self.strong_view(image)}
 
 
 def random_operation(level: Tensor) -> Tensor:

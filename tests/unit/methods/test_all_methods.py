@@ -34,8 +34,8 @@ TEACHER_WIDTHS = [6, 6, 12, 20]
 
 
 def _favour_the_first_class(net: ResNet) -> None:
-    """Make a network correct for one image of a batch, the first."""
-    net.fc.bias.data[0] += 4.0
+    """Make a network sure of the first class: correct for one image of a batch, the first."""
+    net.fc.bias.data[0] += 6.0
 
 
 class MethodFixture:
