@@ -21,8 +21,8 @@ class ClassAttentionTransfer(Loss):
 
     With `normalize`, the maps of a class are divided by their length, as in the paper. The authors'
     configurations for CIFAR-100 do so for pairs of different architecture, with weights of 15 to
-    600 and r = 4 for ShuffleNets, and for others do not; the default is that of ResNet32x4 and
-    ResNet8x4.
+    600 and r = 4 for ShuffleNets, and for others do not, with weights that differ by a factor of
+    20: the size of the maps depends on the networks.
 
     Raises:
         UserError: if the classifier's input is not the average of `stage` over its positions, as

@@ -1,4 +1,4 @@
-"""WKD-L: transport on a line and by Sinkhorn's iterations in a loop, costs, and what is refused."""
+"""WKD: transport on a line and by Sinkhorn's iterations in a loop, and normal distributions."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers.maps import channels, without_adapter
 from helpers.outputs import (
     K,
     batch_of,
@@ -22,7 +23,13 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck
 
 from kd_bench.interfaces import LossContext, StageShapes, UserError
-from kd_bench.methods.wkd import WassersteinLogits, class_distances, transport_cost
+from kd_bench.methods.wkd import (
+    WassersteinFeatures,
+    WassersteinLogits,
+    class_distances,
+    moments,
+    transport_cost,
+)
 
 VALUES = {"temperature": 2.0, "sharpness": 1.0, "regularization": 0.05, "iterations": 10}
 
@@ -226,3 +233,74 @@ def test_a_teacher_without_a_linear_classifier_is_refused(given, message):
 def test_values_out_of_range_are_refused(name, value, message):
     with pytest.raises(UserError, match=message):
         make(**{name: value})
+
+
+# --- features ---------------------------------------------------------------------------------
+
+MAPS = context_of({"stage3": (3, 8, 8)}, {"stage3": (5, 4, 4)})
+
+
+def features(given: LossContext = MAPS, grid: int = 1) -> WassersteinFeatures:
+    torch.manual_seed(0)
+    return WassersteinFeatures(given, "stage3", grid)
+
+
+def of_maps(loss: WassersteinFeatures, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
+    both = output_of(stage3=student), output_of(stage3=teacher)
+    return loss.per_image(*both, batch_of(MAPS, len(student)))
+
+
+def test_means_and_deviations_by_hand():
+    # Channel 1: mean 2 and deviation 1 against 5 and 0; channel 2: 4 and 2 against 4 and 3
+    student, teacher = channels([1.0, 3.0], [2.0, 6.0]), channels([5.0, 5.0], [1.0, 7.0])
+    loss = without_adapter(features(), "regressor")
+    value = of_maps(loss, student, teacher)
+    assert value["mean"].item() == pytest.approx(9)
+    assert value["deviation"].item() == pytest.approx(2, abs=0.02)  # of sqrt(1e-5) instead of 0
+
+
+def test_the_terms_add_up_to_the_wasserstein_distance_of_normal_distributions():
+    # |m - n|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2), with diagonal A and B, for one cell in four
+    student, teacher = rand(2, 5, 4, 4), rand(2, 5, 4, 4, seed=1)
+    loss = without_adapter(features(grid=2), "regressor").double()
+    expected = []
+    for s, t in zip(student, teacher, strict=True):
+        total = 0.0
+        for y, x in ((0, 0), (0, 2), (2, 0), (2, 2)):
+            a, b = (z[:, y : y + 2, x : x + 2].flatten(1) for z in (s, t))
+            va, vb = (z.var(1, correction=0) + 1e-5 for z in (a, b))
+            total += (a.mean(1) - b.mean(1)).square().sum().item()
+            total += (va + vb - 2 * (va * vb).sqrt()).sum().item()
+        expected.append(total / 4)
+    value = of_maps(loss, student, teacher)
+    assert (value["mean"] + value["deviation"]).tolist() == pytest.approx(expected)
+
+
+def test_the_order_of_positions_changes_nothing():
+    x = rand(2, 5, 4, 4)
+    turned = x.flatten(2)[..., torch.randperm(16)].view_as(x)
+    for one, other in zip(moments(x, 1), moments(turned, 1), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_cells_of_one_position_have_no_deviation():
+    mean, deviation = moments(rand(2, 3, 2, 2), 2)
+    torch.testing.assert_close(mean, rand(2, 3, 2, 2))
+    torch.testing.assert_close(deviation, torch.full_like(mean, 1e-5**0.5))
+
+
+def test_features_pass_gradcheck_and_need_no_device_sync():
+    assert passes_gradcheck(features(grid=2), MAPS)
+    assert needs_no_device_sync(features, MAPS)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
+def test_features_of_any_scale_stay_finite(scale):
+    assert has_finite_value_and_gradient(features(), MAPS, scale)
+
+
+@pytest.mark.parametrize("grid", [0, 3, 8])
+def test_a_grid_that_does_not_divide_the_map_is_refused(grid):
+    message = f"grid must divide the map of 4x4 at stage3 of large, got {grid}"
+    with pytest.raises(UserError, match=message):
+        features(grid=grid)
