@@ -2,6 +2,7 @@
 
 python tools/method_cost.py                      all methods that read nothing but logits
 python tools/method_cost.py dist mrd at          these, whatever they read
+python tools/method_cost.py st+ea dkd+ea+swap    methods with plug-ins
 python tools/method_cost.py --show costs.json    print an earlier measurement as a Markdown table
 
 All of them take turns in one run, on random images of CIFAR's size. The largest share of a step is
@@ -51,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    result.add_argument("methods", nargs="*", help="names in conf/method")
+    result.add_argument("methods", nargs="*", help="names in conf/method, +plug-ins")
     result.add_argument("--pair", default="resnet20-resnet8", help="a pair in conf/pair")
     result.add_argument("--batch", type=int, default=64, help="images per step")
     result.add_argument("--rounds", type=int, default=7)
@@ -127,6 +128,7 @@ def logit_jobs(args: argparse.Namespace, scratch: Path) -> dict[str, Job]:
 def make_job(method: str, args: argparse.Namespace, scratch: Path) -> Job:
     """The job of a method, with an untrained teacher from a file."""
     checkpoint = scratch / "teacher.pt"
+    method, *plugins = method.split("+")
     config, changed = compose.compose_standalone(
         [
             "dataset=synthetic",
@@ -138,6 +140,7 @@ def make_job(method: str, args: argparse.Namespace, scratch: Path) -> Job:
             "dataset.flip=true",
             f"pair={args.pair}",
             f"method={method}",
+            f"plugin=[{','.join(plugins)}]",
             "recipe=crd240",
             f"recipe.batch_size={args.batch}",
             "tensorboard=false",

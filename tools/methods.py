@@ -1,8 +1,9 @@
-"""python tools/methods.py: the table of all methods, read from conf/method and the code.
+"""python tools/methods.py: the tables of all methods and plug-ins, read from conf/ and the code.
 
-python tools/methods.py            print it
-python tools/methods.py --write    put it into docs/methods.md
-python tools/methods.py --check    exit 1 where docs/methods.md has another one
+python tools/methods.py              print the one of methods
+python tools/methods.py --plugins    print the one of plug-ins
+python tools/methods.py --write      put both into docs/methods.md
+python tools/methods.py --check      exit 1 where docs/methods.md has others
 """
 
 from __future__ import annotations
@@ -17,33 +18,39 @@ from kd_bench.utils.errors import UserError, require
 from kd_bench.utils.files import atomic_write
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/methods.md"
-COMMAND = "python tools/methods.py"
+TABLES = {
+    "python tools/methods.py": catalogue.table,
+    "python tools/methods.py --plugins": catalogue.plugin_table,
+}
 
 
-def with_table(text: str) -> str:
-    """The page with its table of methods made anew."""
+def with_tables(text: str) -> str:
+    """The page with its tables of methods and plug-ins made anew."""
     commands = [block.command for block in blocks.find_blocks(text)]
-    require(COMMAND in commands, f"{PAGE} has no block that '{COMMAND}' makes")
-    body = f"\n{catalogue.table()}\n"
-    return blocks.regenerate(text, lambda each: body if each.command == COMMAND else each.body)
+    for command in TABLES:
+        require(command in commands, f"{PAGE} has no block that '{command}' makes")
+    return blocks.regenerate(
+        text, lambda each: f"\n{TABLES[each.command]()}\n" if each.command in TABLES else each.body
+    )
 
 
 def main(argv: list[str]) -> int:
     """Run the command line; the exit status."""
-    require(argv in ([], ["--write"], ["--check"]), __doc__)
+    require(argv in ([], ["--plugins"], ["--write"], ["--check"]), __doc__)
     torch.set_num_threads(1)  # the steps are tiny
-    if not argv:
-        print(catalogue.table(), end="")
+    command = " ".join(["python tools/methods.py", *argv])
+    if command in TABLES:
+        print(TABLES[command](), end="")
         return 0
     there = PAGE.read_text(encoding="utf-8")
-    made = with_table(there)
+    made = with_tables(there)
     if argv == ["--write"]:
         atomic_write(PAGE, made)
         return 0
     rows = [line for line in made.splitlines() if line not in there.splitlines()]
     rows += [line for line in there.splitlines() if line not in made.splitlines()]
     if made != there:
-        print(f"{PAGE.name} is stale; run {COMMAND} --write:", *rows[:6], sep="\n")
+        print(f"{PAGE.name} is stale; run python tools/methods.py --write:", *rows[:6], sep="\n")
     return int(made != there)
 
 

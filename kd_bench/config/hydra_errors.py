@@ -122,6 +122,8 @@ def _unknown_key(cause: OmegaConfBaseException, where: str) -> str:
     if section.startswith("hydra."):
         keys = [key for key in keys if not key.startswith("_")]  # those are the launcher's own
     file = f"{where.partition(':')[0]}: " if where.startswith("In ") else ""
+    if file.startswith("In 'plugin/") and cause.full_key == "plugin":  # the group's own package
+        return f"{file}the first line of the file must be '# @package method.plugins'"
     place = f" in {section}" if section else ""
     if not keys and name and section.endswith("stages"):
         return f"{file}no key '{name}'{place} yet; add it with +{cause.full_key}=VALUE"

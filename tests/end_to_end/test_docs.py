@@ -198,9 +198,9 @@ def test_the_readme_is_short():
     assert len(README.read_text().splitlines()) <= 220
 
 
-def test_extending_shows_a_method_a_model_and_data():
+def test_extending_shows_a_method_a_plugin_a_model_and_data():
     folders = {Path(name).parent.name for name in examples(EXTENDING)}
-    assert folders == {"", "method", "model", "dataset"}
+    assert folders == {"", "method", "plugin", "model", "dataset"}
 
 
 def test_the_readme_s_method_is_the_one_that_is_run():
@@ -226,12 +226,31 @@ def test_your_own_method_model_and_data_run_as_the_page_says(tmp_path):
         assert float(accuracy) > 80, "of two classes"
 
 
+@pytest.mark.slow
+def test_your_own_plugin_is_planned_as_the_page_says(tmp_path):
+    write_examples(EXTENDING, tmp_path)
+    (command,) = (c for c in commands(EXTENDING) if "plugin=clipped" in c.words)
+    done = subprocess.run(
+        [sys.executable, "-m", "kd_bench", "plan", *command.words[1:]],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "digits resnet20-resnet8 st + clipped seed 0: to do" in done.stdout
+
+
 # What commands make
 
 
-def test_every_method_has_its_row():
-    shown = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/methods.md").read_text(), re.MULTILINE)
-    assert shown == sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
+@pytest.mark.parametrize("number", [0, 1], ids=["method", "plugin"])
+def test_every_method_and_every_plugin_has_its_row(number):
+    block = blocks.find_blocks((ROOT / "docs/methods.md").read_text())[number]
+    shown = re.findall(r"^\| `(\w+)` \|", block.body, re.MULTILINE)
+    folder = CONF / ("method", "plugin")[number]
+    assert shown == sorted(path.stem for path in folder.glob("*.yaml"))
 
 
 def markdown_blocks():

@@ -117,6 +117,45 @@ def test_a_sweep_with_a_mistake_in_one_loss_trains_nothing(kd_bench, tmp_path):
     assert not list(tmp_path.glob("runs/*"))
 
 
+PLUGIN = """\
+from kd_bench.interfaces import LogitPlugin, Loss
+
+
+class Mine(LogitPlugin):
+    def forward(self, pair, batch):
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "answer"),
+    [
+        (
+            PLUGIN + "        return pair.student",
+            ".py, line 5): forward must return a LogitPair, or",
+        ),
+        (
+            PLUGIN.replace("(LogitPlugin)", "(Loss)") + "        pass",
+            "is no kd_bench.interfaces.LogitPl",
+        ),
+        (
+            PLUGIN.replace("pair,", "student, teacher,") + "        pass",
+            "missing 1 required positional",
+        ),
+        (PLUGIN.replace("forward", "fwd") + "        pass", "NotImplementedError"),
+    ],
+    ids=["no pair", "a loss", "the arguments of a loss", "no forward"],
+)
+def test_a_mistake_in_a_plugin_is_one_line(kd_bench, tmp_path, code, answer):
+    name = f"own_code_{next(NUMBER)}"
+    (tmp_path / f"{name}.py").write_text(code)
+    (tmp_path / "own/plugin").mkdir(parents=True)
+    text = f"# @package method.plugins\nmine: {{_target_: {name}.Mine}}\n"
+    (tmp_path / "own/plugin/mine.yaml").write_text(text)
+    exit_code, printed = kd_bench("plan", "--config-dir", "own", *TINY, "plugin=mine")
+    assert (exit_code, printed.count("\n")) == (2, 1), printed
+    assert answer in printed
+
+
 BUG = f"""{LOSS}\
         return scaled(student.logits, teacher).mean()
 

@@ -87,6 +87,16 @@ def test_a_mistake_in_yaml_is_one_line_with_its_place(kd_bench, tmp_path, flags,
         assert printed.startswith("kd-bench: own/method/mine.yaml, line ")
 
 
+@pytest.mark.parametrize("flags", [(), ("-m",)], ids=["one", "sweep"])
+def test_a_plugin_whose_file_lacks_its_first_line_is_told_what_it_is(kd_bench, tmp_path, flags):
+    text = "# Ours\n# @package method.plugins\nmine: {_target_: mine.Swapped}\n"
+    write(tmp_path / "own/plugin/mine.yaml", text)
+    code, printed = kd_bench(*flags, "--config-dir", "own", "plugin=mine")
+    assert code == 2
+    answer = "In 'plugin/mine': the first line of the file must be '# @package method.plugins'"
+    assert printed == f"kd-bench: {answer}\n"
+
+
 def test_a_file_of_a_group_that_no_job_chooses_is_added(kd_bench, tmp_path):
     write(tmp_path / "own/experiment/soft.yaml", SOFT)
     code, printed = kd_bench("--config-dir", "own", "experiment=soft")

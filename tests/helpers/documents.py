@@ -40,8 +40,8 @@ class Fence:
 
     @property
     def file(self) -> str | None:
-        """The file that it shows, which its first line names."""
-        match = re.match(r"# (\S+\.(?:py|yaml))\n", self.text)
+        """The file that it shows, which its first line names, or the one after Hydra's mark."""
+        match = re.match(r"(?:# @package .*\n)?# (\S+\.(?:py|yaml))\n", self.text)
         return match and match[1]
 
 

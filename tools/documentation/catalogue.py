@@ -1,4 +1,4 @@
-"""The table of all methods, read from conf/method/*.yaml and from the losses' classes."""
+"""The tables of all methods and plug-ins, read from their YAML files and classes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from kd_bench.methods.common.method import Method, flatten_weights
 from kd_bench.models.features import forward_with_views
 from kd_bench.training.teacher import Teacher
 
-METHODS = Path(CONFIG_DIR) / "method"
+METHODS, PLUGINS = Path(CONFIG_DIR) / "method", Path(CONFIG_DIR) / "plugin"
 # Images of 32x32, for which weights are published; equal networks, as some methods need.
 JOB = ("dataset=synthetic", "dataset.source.size=32", "model=resnet8", "teacher=resnet8")
 BATCH, SIZE = 4, (8, 8)
@@ -34,6 +34,7 @@ _CITATION = re.compile(
     rf"^[^.]*(?:et al\.)?[^.]*?(?:{_ARXIV}|CVPR \d{{4}}|OpenReview \w+)(?:\.\d|[^.])*?\. (?=[A-Z])"
 )
 HEAD = ("method", "paper", "loss", "reads", "weights", "source of the weights")
+PLUGIN_HEAD = ("plug-in", "paper", "what it does", "acts on losses", "source of the numbers")
 
 
 @dataclass(frozen=True)
@@ -49,26 +50,45 @@ class Entry:
 
     def row(self) -> str:
         """The row in Markdown."""
-        cells = (
-            f"`{self.name}`",
-            "<br>".join(self.papers),
-            "<br>".join(self.formulas),
-            self.reads,
-            self.weights,
-            self.source,
-        )
-        return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+        papers, formulas = "<br>".join(self.papers), "<br>".join(self.formulas)
+        return _row(f"`{self.name}`", papers, formulas, self.reads, self.weights, self.source)
 
 
-def names() -> list[str]:
-    """Every method of conf/method."""
-    return sorted(path.stem for path in METHODS.glob("*.yaml"))
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _table(head: Iterable[str], rows: Iterable[str]) -> str:
+    head = list(head)
+    lines = [f"| {' | '.join(head)} |", "|" + " :-- |" * len(head), *rows]
+    return "\n".join(lines) + "\n"
+
+
+def names(folder: Path) -> list[str]:
+    """Every choice of a group's folder."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
 def table() -> str:
     """All methods as a table in Markdown."""
-    lines = [f"| {' | '.join(HEAD)} |", "|" + " :-- |" * len(HEAD)]
-    return "\n".join([*lines, *(entry(name).row() for name in names())]) + "\n"
+    return _table(HEAD, (entry(name).row() for name in names(METHODS)))
+
+
+def plugin_table() -> str:
+    """All plug-ins as a table in Markdown."""
+    return _table(PLUGIN_HEAD, map(plugin_row, names(PLUGINS)))
+
+
+def plugin_row(name: str) -> str:
+    """What the code and the YAML file of a plug-in have to say of it."""
+    config = compose_single((*JOB, "method=st", f"plugin={name}"), None).method
+    (plugin,) = instantiate.plugin_classes(config).values()
+    note = comment((PLUGINS / f"{name}.yaml").read_text().partition("\n")[2])  # without the package
+    needs = "of logits, per image" if plugin.weights_images else "of logits"
+    source = _CITATION.sub("", note)
+    return _row(
+        f"`{name}`", paper(plugin.__module__), escaped(first_line(plugin)), needs, escaped(source)
+    )
 
 
 def entry(name: str) -> Entry:

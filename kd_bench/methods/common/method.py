@@ -59,7 +59,7 @@ class Method(nn.Module):
             weight is multiplied by `min(e / ramp_epochs, 1)`.
         init_weights: like `weights`, for the init phase before the main phase, if there is one.
             Terms without a weight in a phase are not computed in it.
-        plugins: what changes the logits that losses compare, by name, in the order of their acting.
+        plugins: they change what losses compare; by name, in the order in which they act.
 
     Raises:
         UserError: if terms and weights have different names, a ramp has no term, or a plug-in

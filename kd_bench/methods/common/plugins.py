@@ -18,6 +18,7 @@ from kd_bench.interfaces import (
     UserError,
     require,
 )
+from kd_bench.utils.tracebacks import place_of
 
 INSTEAD = "such as st or dkd"  # methods with a loss that every plug-in can act on
 
@@ -66,16 +67,17 @@ class Plugins(nn.Module):
         """The logits to compare, for the outputs of both networks."""
         pairs = [LogitPair(student.logits, teacher.logits)]
         for name, plugin in self:
-            pairs = [new for pair in pairs for new in _listed(name, plugin(pair, batch))]
+            whose = f"plug-in '{name}'{place_of(type(plugin).forward)}"
+            pairs = [new for pair in pairs for new in _listed(plugin(pair, batch), whose)]
         return pairs
 
 
-def _listed(name: str, value: object) -> list[LogitPair]:
+def _listed(value: object, whose: str) -> list[LogitPair]:
     values = list(value) if isinstance(value, list | tuple) else [value]
     pairs = [each for each in values if isinstance(each, LogitPair)]
     require(
         len(pairs) == len(values) > 0,
-        f"plug-in '{name}': forward must return a LogitPair, or a list of them",
+        f"{whose}: forward must return a LogitPair, or a list of them",
     )
     return pairs
 

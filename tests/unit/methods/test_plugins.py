@@ -186,7 +186,9 @@ def test_weights_of_images_must_be_declared():
 
 @pytest.mark.parametrize("junk", [None, [], torch.zeros(2), [None]], ids=repr)
 def test_a_plugin_that_returns_no_pair_is_refused(junk):
-    with pytest.raises(UserError, match="plug-in 'junk': forward must return a LogitPair"):
+    with pytest.raises(
+        UserError, match=r"plug-in 'junk' \(.*test_plugins.py, line \d+\): forward must"
+    ):
         value(Mean, junk=Plugin(lambda pair: junk))
 
 

@@ -47,6 +47,12 @@ def test_every_shipped_method_passes(here, tmp_path, name):
     of_job(tmp_path, *of_method(name), *SAME_WIDTHS, *model).check()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", choices("plugin"))
+def test_every_shipped_plugin_passes(here, tmp_path, name):
+    of_job(tmp_path, "method=dkd", f"plugin={name}").check()
+
+
 class Greedy(Loss):
     """Needs more images than are tried first."""
 
