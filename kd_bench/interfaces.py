@@ -1,4 +1,4 @@
-"""The shared vocabulary: Batch, Output, StageShapes, LossContext, Loss, Head, LogitPlugin."""
+"""The shared vocabulary: Batch, Output, StageShapes, LossContext, Loss, and parts of methods."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ __all__ = [
     "Batch",
     "Classifier",
     "ForwardPass",
+    "GradientRule",
     "Head",
     "LogitPair",
     "LogitPlugin",
@@ -311,3 +312,37 @@ class LogitPlugin(nn.Module):
 
     def on_epoch_start(self, phase: str) -> None:
         """Called before every epoch, with the networks in train mode, as `Loss.on_epoch_start`."""
+
+
+Tensors: TypeAlias = list[Tensor]  # one for each of some parameters
+
+
+class GradientRule:
+    """How the gradients of a method's terms become the one gradient that SGD follows.
+
+    It has the gradient of the weighted sum of all terms, and may ask for those of parts of it. It
+    changes the gradients of those parameters of the student that all its parts have a gradient for;
+    others, such as the method's own, follow the sum.
+
+    A subclass takes `terms`, the names of the method's terms beginning with "ce", and `momentum`,
+    that of the recipe, first, and its hyperparameters by name.
+    """
+
+    parts: Sequence[Sequence[str]] = ()  # the terms of each part that it needs the gradient of
+    buffers: int = 0  # how many numbers it keeps for every number of a parameter, zero at first
+
+    def __init__(self, terms: Sequence[str], momentum: float):
+        pass
+
+    def combine(
+        self, total: Tensors, parts: list[Tensors], momentum: Tensors, buffers: list[Tensors]
+    ) -> None:
+        """Change the gradients `total` in place; without waiting for the device.
+
+        Args:
+            total: gradients of the weighted sum of all terms.
+            parts: gradients of the weighted sum of the terms of each part.
+            momentum: SGD's own, before this step; to be left as it is.
+            buffers: the rule's own, kept from step to step, saved and resumed.
+        """
+        raise NotImplementedError

@@ -24,7 +24,7 @@ PLACES = {
     "teacher.model.net": MODELS,
     "method.head": METHODS,
 }
-PARTS_OF_METHODS = ("method.losses.", "method.plugins.")
+PARTS_OF_METHODS = ("method.losses.", "method.plugins.", "method.rule.")
 
 SHOWN = 60  # characters of a call's arguments
 
@@ -149,12 +149,12 @@ def _is_part(found: Any, origin: str, packages: Sequence[str]) -> bool:
     """Whether this is a class of the kind that one of these packages of kd-bench is for."""
     from torch import nn
 
-    from kd_bench.interfaces import Head, LogitPlugin, Loss
+    from kd_bench.interfaces import GradientRule, Head, LogitPlugin, Loss
 
     is_kind = {
         DATA: lambda: hasattr(found, "describe") and hasattr(found, "load"),
         MODELS: lambda: issubclass(found, nn.Module),
-        METHODS: lambda: issubclass(found, Head | LogitPlugin | Loss),
+        METHODS: lambda: issubclass(found, GradientRule | Head | LogitPlugin | Loss),
     }
     package = next((each for each in packages if _is_below(origin, [each])), None)
     return package is not None and isinstance(found, type) and is_kind[package]()

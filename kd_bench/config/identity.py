@@ -136,14 +136,16 @@ def digest(identity: Mapping) -> str:
 def folder_name(identity: Mapping, seed: int) -> str:
     """<dataset>/<teacher>-<student>/<method>/<digest>/seed<k>, below the runs folder.
 
-    A method with plug-ins is st+standardize.
+    A method with plug-ins or a rule is st+standardize+dot.
     """
     teacher = identity.get("teacher", {}).get("model", {}).get("name", "none")
-    plugins = (name for each in identity["method"].get("plugins", ()) for name in each)
+    method = identity["method"]
+    plugins = (name for each in method.get("plugins", ()) for name in each)
+    rule = (name for name in method.get("rule", ()) if name != method["name"])
     parts = (
         identity["dataset"]["name"],
         f"{teacher}-{identity['model']['name']}",
-        "+".join((identity["method"]["name"], *plugins)),
+        "+".join((method["name"], *plugins, *rule)),
         digest(identity),
         f"seed{seed}",
     )
@@ -160,7 +162,10 @@ def check_names(config: Config) -> None:
     """
     for section in ("dataset", "model", "teacher.model", "method", "recipe"):
         _check_name(f"{section}.name", attrgetter(f"{section}.name")(config))
-    _check_name("method.plugins", "+".join((config.method.name, *config.method.plugins)))
+    parts = [config.method.name]
+    for part in ("plugins", "rule"):
+        parts += attrgetter(part)(config.method)
+        _check_name(f"method.{part}", "+".join(parts))
     for key in ("seed", "teacher.seed"):
         seed = attrgetter(key)(config)
         is_whole = isinstance(seed, int) and not isinstance(seed, bool)

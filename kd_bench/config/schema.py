@@ -124,6 +124,7 @@ class MethodConfig:
     # name -> fraction of the recipe's epochs over which its weight rises linearly, from 0
     ramp_epochs: dict[str, Any] = field(default_factory=dict)
     init: InitConfig = field(default_factory=InitConfig)
+    rule: dict[str, Any] = field(default_factory=dict)  # name -> _target_ ...; none: plain SGD
     head: dict[str, Any] = field(default_factory=dict)  # of the student: _target_ and its arguments
     plugins: dict[str, Any] = field(default_factory=dict)  # name -> _target_ ..., in their order
 

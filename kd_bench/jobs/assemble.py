@@ -7,7 +7,13 @@ from collections.abc import Callable
 import torch
 
 from kd_bench.interfaces import LossContext
-from kd_bench.jobs.instantiate import build_dataset, build_method, build_network, with_head
+from kd_bench.jobs.instantiate import (
+    build_dataset,
+    build_method,
+    build_network,
+    build_rule,
+    with_head,
+)
 from kd_bench.jobs.job import Job
 from kd_bench.jobs.teacher import load_network, make_teacher
 from kd_bench.methods.common.method import Method
@@ -75,6 +81,7 @@ def assemble_setup(
         init=config.method.init,
         seed=seed,
         execution=resolved,
+        rule=build_rule(config.method, method, config.recipe),
     )
 
 

@@ -18,10 +18,23 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from kd_bench.config.convert import to_dataclass, to_plain
-from kd_bench.config.schema import Config, DatasetConfig, MethodConfig, ModelConfig
+from kd_bench.config.schema import (
+    Config,
+    DatasetConfig,
+    MethodConfig,
+    ModelConfig,
+    RecipeConfig,
+)
 from kd_bench.data.dataset import Data, Dataset
 from kd_bench.data.source import Description
-from kd_bench.interfaces import Head, LogitPlugin, Loss, LossContext, StageShapes
+from kd_bench.interfaces import (
+    GradientRule,
+    Head,
+    LogitPlugin,
+    Loss,
+    LossContext,
+    StageShapes,
+)
 from kd_bench.methods.common.method import Method, flatten_weights
 from kd_bench.models.convolutions import replace_unsafe_convolutions
 from kd_bench.models.features import FeatureExtractor, probe_shapes
@@ -351,3 +364,19 @@ def build_method(config: MethodConfig, context: LossContext) -> Method:
         return Method(losses, config.weights, ramps, config.init.weights, plugins)
     except UserError as error:
         raise UserError(f"method '{config.name}': {error}") from None
+
+
+def build_rule(config: MethodConfig, method: Method, recipe: RecipeConfig) -> GradientRule | None:
+    """The rule for the gradients of a method's terms in the main phase; None for plain SGD."""
+    names = " and ".join(config.rule)
+    require(
+        len(config.rule) < 2,
+        f"method '{config.name}': {names} are two rules; leave out one of them",
+    )
+    for name, arguments in config.rule.items():
+        where = f"method '{config.name}', rule '{name}'"
+        rule = from_target(arguments, where, list(method.weights_of("main")), recipe.momentum)
+        is_rule = isinstance(rule, GradientRule)
+        require(is_rule, f"{where}: {arguments['_target_']} is no kd_bench.interfaces.GradientRule")
+        return rule
+    return None

@@ -28,6 +28,7 @@ from kd_bench.jobs.instantiate import (
     build_dataset,
     build_method,
     build_network,
+    build_rule,
     describe_dataset,
     is_ours,
     meta_network,
@@ -67,6 +68,7 @@ def validate_job(job: Job) -> None:
     require(config.threads >= 1, f"threads must be 1 or more, got {config.threads}")
     _check_pair(job)
     context, teacher, method = _meta_parts(job)
+    build_rule(config.method, method, config.recipe)
     _check_steps(config.recipe, len(context.labels))
     _check_last_batches(job, method)
     for shapes in filter(None, (context.student, context.teacher)):

@@ -70,8 +70,12 @@ def _assignments(section: Any, values: Mapping[str, str], shown: Iterable[str]) 
 
 
 def method_name(method: MethodConfig) -> str:
-    """A method's name with its plug-ins, in their order: "st + standardize"."""
-    return " + ".join((method.name, *method.plugins))
+    """A method's name with its plug-ins, in their order, and its rule: "st + standardize + dot".
+
+    A rule that is the method's own has its name.
+    """
+    rule = (name for name in method.rule if name != method.name)
+    return " + ".join((method.name, *method.plugins, *rule))
 
 
 def method_label(config: Config, changed: Mapping[str, Any]) -> str:

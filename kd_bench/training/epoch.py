@@ -18,6 +18,7 @@ from kd_bench.interfaces import Batch
 from kd_bench.training import cuda_graph, execution
 from kd_bench.training.execution import uncompiled
 from kd_bench.training.optim import SGD
+from kd_bench.training.rules import RuledSGD
 from kd_bench.training.setup import Phase, TrainingSetup
 from kd_bench.training.step import EpochMetrics, Step
 from kd_bench.utils.seeds import derive_seed
@@ -33,9 +34,7 @@ class EpochRunner:
 
     def __init__(self, setup: TrainingSetup, phase: Phase):
         self.setup, self.phase = setup, phase
-        parameters = [p for module in setup.learners.values() for p in module.parameters()]
-        is_fused = setup.execution.speed is not Speed.reference
-        self.optimizer = SGD(parameters, setup.recipe, fused=is_fused)
+        self.optimizer = _optimizer(setup, phase)
         device, rates = setup.device, phase.rates
         self._order = torch.zeros(setup.data.train_size, dtype=torch.int64, device=device)
         self._rates = torch.zeros(rates.shape[1], device=device)  # [steps]
@@ -127,5 +126,15 @@ class EpochRunner:
         for module in self.setup.learners.values():
             yield from module.parameters()
             yield from module.buffers()
-        yield from self.optimizer.momentum_buffers
+        yield from self.optimizer.state
         yield from (self.optimizer.rate, self._cursor, *self.tally.tensors)
+
+
+def _optimizer(setup: TrainingSetup, phase: Phase) -> SGD:
+    """The optimizer of a phase; a rule is for the terms of the main phase."""
+    parameters = [p for module in setup.learners.values() for p in module.parameters()]
+    is_fused = setup.execution.speed is not Speed.reference
+    if setup.rule is None or phase.name != "main":
+        return SGD(parameters, setup.recipe, fused=is_fused)
+    shared = setup.student.parameters()
+    return RuledSGD(parameters, setup.recipe, setup.rule, shared, fused=is_fused)

@@ -87,6 +87,8 @@ def resolve_execution(
             Precision.fp32 if each is Precision.bf16 else each
             for each in (precision, teacher_precision)
         )
+    if config.compile and config.method.rule:
+        notes.append("not compiled: a rule goes back through the student for each part of the loss")
     if config.compile and needs_gradients:
         notes.append("not compiled: a loss differentiates gradients, which torch.compile cannot")
     if can_capture and not method.cuda_graph_safe:
@@ -97,7 +99,7 @@ def resolve_execution(
         speed=config.speed,
         precision=precision,
         teacher_precision=teacher_precision,
-        compiled=config.compile and not needs_gradients,
+        compiled=config.compile and not needs_gradients and not config.method.rule,
         captured=can_capture and method.cuda_graph_safe,
         notes=tuple(notes),
     )

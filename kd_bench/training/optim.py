@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -117,10 +117,30 @@ class SGD:
         """The momentum of every parameter; empty for a recipe without momentum."""
         return [momentum for momentum in self.momentum if momentum is not None]
 
+    @property
+    def state(self) -> list[Tensor]:
+        """All tensors that a step changes beside the parameters."""
+        return self.momentum_buffers
+
+    @property
+    def parts(self) -> Sequence[Sequence[str]]:
+        """Terms whose gradients are needed apart from the others', see `backward`; none here."""
+        return ()
+
     def zero_grad(self) -> None:
         """Reset the gradients."""
         for parameter in self.parameters:
             parameter.grad = None
+
+    def backward(self, total: Tensor, parts: Sequence[Tensor]) -> None:
+        """Compute the gradients that `step` follows.
+
+        Args:
+            total: the weighted sum of all terms.
+            parts: that of the terms of each of `self.parts`.
+        """
+        self.zero_grad()
+        total.backward()
 
     @torch.no_grad()
     def step(self) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from kd_bench.config.schema import InitConfig, RecipeConfig, init_epochs
 from kd_bench.data.dataset import Data
+from kd_bench.interfaces import GradientRule
 from kd_bench.methods.common.method import Method
 from kd_bench.models.features import FeatureExtractor
 from kd_bench.training.execution import Execution
@@ -30,6 +31,7 @@ class TrainingSetup:
     init: InitConfig
     seed: int
     execution: Execution
+    rule: GradientRule | None = None  # how the gradients of the main phase's terms are combined
 
     @property
     def learners(self) -> dict[str, nn.Module]:

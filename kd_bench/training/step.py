@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 import torch
@@ -59,12 +60,19 @@ class Step:
         teacher_out = None if self.teacher is None else self._teacher_output(batch, shown, views)
         student_out = forward_with_views(self.student, batch.image, views)
         terms = self.method(student_out, teacher_out, batch, self.networks, self.phase)
-        total = self.method.total(terms, batch.epoch, self.phase)
-        self.optimizer.zero_grad()
-        total.backward()
+        total = self._total(terms, batch)
+        parts = [
+            self._total({name: terms[name] for name in part}, batch)
+            for part in self.optimizer.parts
+        ]
+        self.optimizer.backward(total, parts)
         self.optimizer.step()
         correct = (student_out.logits.detach().argmax(1) == batch.target).sum()
         return {name: term.detach() for name, term in (terms | {"total": total}).items()}, correct
+
+    def _total(self, terms: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        """The weighted sum of some terms."""
+        return self.method.total(terms, batch.epoch, self.phase)
 
     def _teacher_output(
         self, batch: Batch, shown: Batch | None, views: dict[str, Tensor]

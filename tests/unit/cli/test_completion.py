@@ -27,7 +27,7 @@ def complete(kd_bench, monkeypatch):
     [
         ("kd-bench sweep=q", ["sweep=quickstart"]),
         ("kd-bench plan sweep=q", ["sweep=quickstart"]),
-        ("kd-bench plan -m seed=0,1 method=sr", ["method=srd"]),
+        ("kd-bench plan -m seed=0,1 method=srr", ["method=srrl"]),
         ("kd-bench method=at -m recipe.ba", ["recipe.batch_size="]),
         ("kd-bench evaluate x.pt model=resnet8_", ["model=resnet8_half"]),
         ("kd-bench plan teacher=resnet11", ["teacher=resnet110"]),

@@ -139,11 +139,12 @@ def test_the_folder_of_a_method_with_plugins_names_them():
     identity.check_folder(name)
 
 
+@pytest.mark.parametrize("part", ["plugins", "rule"])
 @pytest.mark.parametrize("name", ["../x", "a/b", " ", "x" * 101])
-def test_a_plugin_that_cannot_name_a_folder_is_refused(name):
-    identity.check_names(config(method__plugins={"ea": {}}))
-    with pytest.raises(UserError, match=r"^method\.plugins must be letters, digits"):
-        identity.check_names(config(method__plugins={name: {}}))
+def test_a_plugin_or_rule_that_cannot_name_a_folder_is_refused(part, name):
+    identity.check_names(config(**{f"method__{part}": {"ea": {}}}))
+    with pytest.raises(UserError, match=rf"^method\.{part} must be letters, digits"):
+        identity.check_names(config(**{f"method__{part}": {name: {}}}))
 
 
 numbers = strategies.integers(-(10**6), 10**6) | strategies.floats(
