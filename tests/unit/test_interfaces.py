@@ -55,7 +55,7 @@ def test_a_loss_per_image_can_be_weighted():
         {"teacher_learns": True},
         {"extra_views": lambda self, image: {}},
     ],
-    ids=str,
+    ids=lambda declared: next(iter(declared)),
 )
 def test_what_a_loss_reads_beside_the_logits_is_known(declared):
     assert Loss(None).compares_logits_alone
