@@ -98,6 +98,10 @@ class StageShapes(dict[str, tuple[int, ...]]):
         if self:
             known = ", ".join(self)
             raise UserError(f"unknown stage '{stage}' of {self.model}; choose from {known}")
+        if not self.modules:
+            raise UserError(
+                f"{self.model} gives logits alone, and the method reads stage '{stage}'"
+            )
         raise UserError(
             f"{self.model} has no stages, and the method reads '{stage}'; name its modules in its"
             f" YAML, as in stages: {{{stage}: PATH}}; PATH is one of {', '.join(self.modules)}, or"

@@ -46,7 +46,7 @@ MUTANTS = [
     Mutant("config/identity.py", 'teacher["seed"] = config["seed"]', "pass", IDENTITY),
     Mutant("config/identity.py", '"compile", "precision", "threads")', '"compile")', IDENTITY),
     Mutant("config/identity.py", "if number != 1", "if number > 2", IDENTITY),
-    Mutant("config/identity.py", 'f"seed{seed}",', '"seed0",', IDENTITY),
+    Mutant("config/identity.py", '/seed{seed}"', '/seed0"', IDENTITY),
     Mutant("config/identity.py", r"\w[\w.+-]*", r"[\w.+-]*", IDENTITY),
     Mutant("config/identity.py", "if not (_is_name(name) and len", "if not (len", IDENTITY),
     Mutant("utils/files.py", "sort_keys=True", "sort_keys=False", f"{IDENTITY} {FILES}"),

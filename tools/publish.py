@@ -42,12 +42,17 @@ def publish_parser() -> Parser:
 
 
 def select_folders(records: Iterable[Record], choice: Mapping[str, Sequence[str]]) -> set[str]:
-    """The folders of the runs in a table with this choice, and of their teachers."""
-    records = list(records)
+    """The folders of the runs in a table with this choice, and of all that taught them."""
+    by_folder = {record.folder: record for record in records}
     if not choice:
-        return {record.folder for record in records}
-    runs = select_runs(to_frame(records), choice)
-    return set(runs["folder"]) | set(runs["teacher_folder"].dropna())
+        return set(by_folder)
+    found: set[str] = set()
+    new = set(select_runs(to_frame(by_folder.values()), choice)["folder"])
+    while new:
+        found |= new
+        scores = [by_folder[folder].teacher for folder in new if folder in by_folder]
+        new = set().union(*(score.folders for score in scores if score)) - found
+    return found
 
 
 def objection(folder: Path, record: Record, root: Path, allow_dirty: bool) -> str:

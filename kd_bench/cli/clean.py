@@ -16,6 +16,7 @@ from pathlib import Path
 from kd_bench.cli.parser import Parser, existing_runs_dir
 from kd_bench.config.schema import BASELINE
 from kd_bench.jobs.job import read_jobs, sweep_files
+from kd_bench.results.record import Record
 from kd_bench.results.run_folder import (
     CHECKPOINTS,
     CONSOLE,
@@ -24,6 +25,7 @@ from kd_bench.results.run_folder import (
     TENSORBOARD,
     WEIGHTS,
     find_record,
+    read_record,
 )
 from kd_bench.results.store import find_jobs
 from kd_bench.utils.errors import DISK_FULL, UserError, warn
@@ -109,13 +111,23 @@ def _parser() -> Parser:
 
 
 def teachers(runs: Path) -> frozenset[str]:
-    """The folders of all jobs that are a teacher in some sweep.
+    """The folders of all jobs that are a teacher in some sweep, or were one of a finished job.
 
     Raises:
         UserError: a sweep's file cannot be read.
     """
     jobs = [job for path in sweep_files(runs).values() for job in read_jobs(path)]
-    return frozenset(job.teacher.folder for job in jobs if job.teacher is not None)
+    wanted = {teacher.folder for job in jobs for teacher in job.ancestors()}
+    scores = [record.teacher for job in find_jobs(runs) if (record := _record(job))]
+    return frozenset(wanted.union(*(score.folders for score in scores if score)))
+
+
+def _record(folder: Path) -> Record | None:
+    """A job's record; None also if it cannot be read, which is said where it is cleaned."""
+    try:
+        return read_record(folder)
+    except UserError:
+        return None
 
 
 def clean(runs: Path, options: CleanOptions, *, delete: bool) -> tuple[list[Removable], list[Path]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from itertools import chain, pairwise
@@ -74,7 +73,9 @@ def _of_hydra(words: Sequence[str], last: str) -> list[str]:
     values = [word for word in arguments if "=" in word and not word.startswith("-")]
     own = [pair for pair in pairwise([*arguments, ""]) if pair[0] in hydra_app.CONFIG_DIR_FLAGS]
     # Hydra completes the name of a group, not that of the section for which a file is chosen.
-    asked = re.sub(r"^(?:teacher|(\w+)@[\w.]+)=", lambda match: f"{match[1] or 'model'}=", last)
+    key, equals, begun = last.partition("=")
+    group = hydra_app.ALIASES.get(key, key).partition("@")[0]
+    asked = f"{group}={begun}" if equals else last
     os.environ["COMP_LINE"] = " ".join(["kd-bench", *values, asked])
     output = io.StringIO()
     try:
@@ -84,5 +85,4 @@ def _of_hydra(words: Sequence[str], last: str) -> list[str]:
         return []
     if asked == last:
         return output.getvalue().split()
-    key = last.partition("=")[0]
     return [f"{key}={answer.partition('=')[2]}" for answer in output.getvalue().split()]

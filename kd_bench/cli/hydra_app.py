@@ -26,6 +26,7 @@ from kd_bench.utils.errors import UserError, exit_on_error, failure_reason, requ
 from kd_bench.utils.tracebacks import raised_by_hydra
 
 CONFIG_DIR_FLAGS = ("--config-dir", "-cd")
+ALIASES = {"teacher": "model@teacher.model", "assistant": "model@assistant"}
 
 
 def main(typed: Sequence[str], *, plan: bool = False) -> int:
@@ -52,8 +53,8 @@ def main(typed: Sequence[str], *, plan: bool = False) -> int:
 def hydra_arguments(typed: Sequence[str]) -> list[str]:
     """The words as Hydra takes them.
 
-    `teacher=NAME`, the one alias, becomes `model@teacher.model=NAME`; flags move to the front,
-    because Hydra refuses values on both sides of them.
+    `teacher=NAME` becomes `model@teacher.model=NAME`, and `assistant=NAME` `model@assistant=NAME`;
+    flags move to the front, because Hydra refuses values on both sides of them.
     """
     known = get_args_parser()._option_string_actions
     flags: list[str] = []
@@ -62,7 +63,8 @@ def hydra_arguments(typed: Sequence[str]) -> list[str]:
     while words:
         word = words.pop(0)
         if (flag := known.get(word.partition("=")[0])) is None:
-            rest.append(re.sub(r"^teacher=", "model@teacher.model=", word))
+            key, equals, value = word.partition("=")
+            rest.append(f"{ALIASES.get(key, key)}={value}" if equals else word)
         elif "=" not in word and (
             flag.nargs is None or (words[:1] and words[0] in (flag.choices or ()))
         ):

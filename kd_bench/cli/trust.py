@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kd_bench.config.chain import teaching_model
 from kd_bench.config.convert import to_plain
 from kd_bench.config.schema import Config
 from kd_bench.utils.errors import UserError, require
@@ -67,7 +68,7 @@ def student_calls(config: Config) -> dict[str, Any]:
     if config.method.head:
         calls |= {
             "method": {"head": config.method.head},
-            "teacher": {"model": config.teacher.model},
+            "teacher": {"model": teaching_model(config)},
         }
     return calls
 

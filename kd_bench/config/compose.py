@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from kd_bench.config.convert import to_dataclass
 from kd_bench.config.identity import EXECUTION_KEYS, flatten
 from kd_bench.config.own_values import own_values
-from kd_bench.config.schema import Config
+from kd_bench.config.schema import Config, ModelConfig
 from kd_bench.utils.errors import UserError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -33,6 +33,8 @@ GROUPS = {folder.name for folder in Path(CONFIG_DIR).iterdir() if folder.is_dir(
 LISTS = {"plugin"}  # groups of which a job may have several files, or none: null
 # Keys without a dot that are values; all others are choices of files, or Hydra's to refuse.
 _SINGLE_VALUES = {each.name for each in fields(Config)} - GROUPS
+
+ASSISTANT = "model@assistant="  # how the choice of an assistant begins
 
 Composed = tuple[Config, dict[str, Any]]  # a job, and its values that differ from its choices'
 
@@ -72,6 +74,7 @@ class Overrides:
                 )  # Hydra takes null in files alone
                 self.choices.append(f"~{key}" if is_none else str(override.input_line))
                 self.chooses_more |= key not in GROUPS and not key.startswith("hydra")
+        self.chooses_assistant = any(each.startswith(ASSISTANT) for each in self.choices)
 
     @property
     def names(self) -> list[Override]:
@@ -125,7 +128,7 @@ class Composer:
     def _job(self, overrides: Overrides) -> Composed:
         values = resolved_values(self._with(overrides.choices, overrides.values))
         changed = {}
-        if overrides.values or overrides.chooses_more:
+        if overrides.values or overrides.chooses_more or overrides.chooses_assistant:
             changed = _differences(values, self._unchanged(overrides))
         return to_dataclass(Config, values), changed
 
@@ -146,6 +149,8 @@ class Composer:
         choices = overrides.choices
         if overrides.chooses_more:
             choices = _own_choices(choices)
+        # A part of the method, unlike the other choices: it has no column of its own in a table.
+        choices = [each for each in choices if not each.startswith(ASSISTANT)]
         # A choice that leaves a name open (dataset.name=birds) cannot be resolved without it.
         key = (*choices, *(str(each.input_line) for each in overrides.names))
         if key not in self._plain:
@@ -190,6 +195,13 @@ def compose_standalone(typed: Sequence[str], config_dir: str | None) -> Composed
         more = [f"hydra.searchpath=['file://{folder}']"]  # quoted: it may have any character
     with initialized():
         return compose_job([*typed, *more])
+
+
+def shipped_models() -> list[ModelConfig]:
+    """The models of conf/model."""
+    files = sorted(Path(CONFIG_DIR, "model").glob("*.yaml"))
+    values: list[Any] = [OmegaConf.to_container(OmegaConf.load(file)) for file in files]
+    return [to_dataclass(ModelConfig, each) for each in values if isinstance(each, dict)]
 
 
 def resolved_values(config: DictConfig) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from operator import attrgetter
 from typing import Any
@@ -65,7 +65,7 @@ def _dataset_identity(config: Mapping) -> dict:
 
 
 def _method_identity(config: Mapping) -> dict:
-    method = without_defaults(config, MethodConfig)
+    method = without_defaults({**config, "chain": {}}, MethodConfig)  # see `taught_by`
     if "plugins" in method:  # a list, because they act in an order, which a dict's hash ignores
         method["plugins"] = [{name: plugin} for name, plugin in method["plugins"].items()]
     return method
@@ -86,7 +86,12 @@ def _teacher_identity(config: Mapping) -> dict:
 
 
 def job_identity(
-    config: Config, *, needs_teacher: bool, teacher_learns: bool, revisions: Mapping[str, int]
+    config: Config,
+    *,
+    needs_teacher: bool,
+    teacher_learns: bool,
+    revisions: Mapping[str, int],
+    taught_by: Sequence[str] = (),
 ) -> dict:
     """Everything that determines a job's numbers, except its seed, as a plain dict.
 
@@ -95,9 +100,10 @@ def job_identity(
         needs_teacher: if False, the teacher is left out: a baseline runs once for all pairs.
         teacher_learns: the teacher is trained with the student; its recipe and seed do not count.
         revisions: loss or plug-in -> its `revision`, raised when its numbers change.
+        taught_by: the `short_name`s of the jobs that teach, if that is not the teacher alone.
     """
     plain = canonical(to_plain(config))
-    result = {
+    result: dict[str, Any] = {
         "dataset": _dataset_identity(plain["dataset"]),
         "model": without_defaults(plain["model"], ModelConfig),
         "method": _method_identity(plain["method"]),
@@ -108,6 +114,8 @@ def job_identity(
         result["teacher"] = {"model": model}
     elif needs_teacher:
         result["teacher"] = _teacher_identity(plain["teacher"])
+        if taught_by:  # these have all that a chain is made of
+            result["taught_by"] = list(taught_by)
     for name in EXECUTION_KEYS:
         if plain[name] != to_plain(getattr(Config, name)):
             result[name] = plain[name]
@@ -133,6 +141,11 @@ def digest(identity: Mapping) -> str:
     return json_hash(identity, 8)
 
 
+def short_name(identity: Mapping, seed: int) -> str:
+    """<digest>/seed<k>: the end of a job's folder, which no other job has."""
+    return f"{digest(identity)}/seed{seed}"
+
+
 def folder_name(identity: Mapping, seed: int) -> str:
     """<dataset>/<teacher>-<student>/<method>/<digest>/seed<k>, below the runs folder.
 
@@ -146,8 +159,7 @@ def folder_name(identity: Mapping, seed: int) -> str:
         identity["dataset"]["name"],
         f"{teacher}-{identity['model']['name']}",
         "+".join((method["name"], *plugins, *rule)),
-        digest(identity),
-        f"seed{seed}",
+        short_name(identity, seed),
     )
     return "/".join(parts)
 

@@ -55,6 +55,20 @@ class TeacherSource(Enum):
     table = "table"  # a cache of its outputs for every view of every image, filled once
 
 
+class Mean(Enum):
+    """What an ensemble averages; its answer is the logits of the mean."""
+
+    probabilities = "probabilities"
+    logits = "logits"
+
+
+class Side(Enum):
+    """One of the two ends of a chain."""
+
+    teacher = "teacher"
+    student = "student"
+
+
 @dataclass
 class DatasetConfig:
     """Images: their source, normalisation and augmentation."""
@@ -115,8 +129,16 @@ def init_epochs(fraction: float, epochs: int) -> int:
 
 
 @dataclass
+class EnsembleConfig:
+    """Several teachers that answer as one."""
+
+    size: int = 1  # of the seeds teacher.seed, teacher.seed + 1, ...
+    mean: Mean = Mean.probabilities
+
+
+@dataclass
 class MethodConfig:
-    """A method: named losses, and the weights of their terms."""
+    """A method: named losses, the weights of their terms, and who teaches."""
 
     name: str = MISSING
     losses: dict[str, Any] = field(default_factory=dict)  # name -> _target_ and hyperparameters
@@ -127,6 +149,18 @@ class MethodConfig:
     rule: dict[str, Any] = field(default_factory=dict)  # name -> _target_ ...; none: plain SGD
     head: dict[str, Any] = field(default_factory=dict)  # of the student: _target_ and its arguments
     plugins: dict[str, Any] = field(default_factory=dict)  # name -> _target_ ..., in their order
+    ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
+    chain: dict[str, Any] = field(default_factory=dict)  # name -> LinkConfig, from the teacher on
+
+
+@dataclass
+class LinkConfig:
+    """A job between teacher and student: taught by the one before it, it teaches the next."""
+
+    model: ModelConfig | None = None  # None: the student's
+    recipe: Side = Side.teacher  # whose recipe it is trained by
+    repeat: int = 1  # so many of it in a row
+    method: MethodConfig = field(default_factory=MethodConfig)
 
 
 @dataclass
@@ -148,6 +182,7 @@ class Config:
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    assistant: ModelConfig = field(default_factory=ModelConfig)  # for methods that have one
     method: MethodConfig = field(default_factory=MethodConfig)
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     seed: int = 0

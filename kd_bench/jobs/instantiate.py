@@ -6,7 +6,7 @@ import importlib
 import inspect
 import json
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -17,10 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from kd_bench.config.chain import teaching_model
 from kd_bench.config.convert import to_dataclass, to_plain
 from kd_bench.config.schema import (
     Config,
     DatasetConfig,
+    Mean,
     MethodConfig,
     ModelConfig,
     RecipeConfig,
@@ -37,6 +39,7 @@ from kd_bench.interfaces import (
 )
 from kd_bench.methods.common.method import Method, flatten_weights
 from kd_bench.models.convolutions import replace_unsafe_convolutions
+from kd_bench.models.ensemble import Ensemble
 from kd_bench.models.features import FeatureExtractor, probe_shapes
 from kd_bench.models.headed import HeadedNetwork
 from kd_bench.utils.errors import UserError, message_lines, require
@@ -197,6 +200,8 @@ class Network:
 
     def shapes(self, image_size: tuple[int, int]) -> StageShapes:
         """Shapes of all its stages for images of this height and width."""
+        if isinstance(self.net, Ensemble):
+            return StageShapes(self.name, {}, {})
         return probe_shapes(self.net, self.stages, image_size, self.name)
 
     def extractor(self, stages: Iterable[str]) -> FeatureExtractor:
@@ -241,7 +246,7 @@ def build_student(config: Config, data: Data) -> Network:
     student = build_network(config.model, data.num_classes)
     if not config.method.head:
         return student
-    teacher = build_network(config.teacher.model, data.num_classes)
+    teacher = build_network(teaching_model(config), data.num_classes)
     context = LossContext(
         student=student.shapes(data.image_size),
         teacher=teacher.shapes(data.image_size),
@@ -251,6 +256,20 @@ def build_student(config: Config, data: Data) -> Network:
         teacher_net=teacher.net,
     )
     return with_head(student, config.method, context, data.image_size)[0]
+
+
+def build_ensemble(networks: Sequence[Network], mean: Mean) -> Network:
+    """One network of several, which has no stages; a single one is returned as it is."""
+    if len(networks) == 1:
+        return networks[0]
+    nets = [network.net for network in networks]
+    ensemble = Ensemble(nets, of_logits=mean is Mean.logits)
+    return Network(ensemble, {}, ensemble_name(len(nets), networks[0].name))
+
+
+def ensemble_name(size: int, model: str) -> str:
+    """The name of an ensemble for messages."""
+    return f"the ensemble of {size} {model}"
 
 
 class _WithoutDraws(TorchFunctionMode):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -48,13 +48,24 @@ class Job:
     folder: str  # below runs_dir
     label: str
     traits: MethodTraits
-    teacher: Job | None = None  # the job that makes its teacher
+    teachers: tuple[Job, ...] = ()  # the jobs that make its teacher, or an ensemble of them
     is_requested: bool = True  # False for a teacher added as a dependency
 
     @property
     def path(self) -> Path:
         """The job's folder."""
         return Path(self.config.runs_dir) / self.folder
+
+    @property
+    def teacher(self) -> Job | None:
+        """The job that makes its teacher; the first of several."""
+        return next(iter(self.teachers), None)
+
+    def ancestors(self) -> Iterator[Job]:
+        """All jobs that it depends on, teachers before their students."""
+        for teacher in self.teachers:
+            yield from teacher.ancestors()
+            yield teacher
 
     def read_record(self) -> Record | None:
         """Its record; None if it is not finished.
@@ -104,7 +115,7 @@ class Job:
         """
         if values.keys() != _FIELDS:
             raise KeyError(f"a job has {', '.join(sorted(_FIELDS))}")
-        teacher, config = values["teacher"], to_dataclass(Config, values["config"])
+        config = to_dataclass(Config, values["config"])
         check_names(config)
         check_folder(values["folder"])
         return cls(
@@ -112,7 +123,7 @@ class Job:
                 **values,
                 "config": config,
                 "traits": MethodTraits(**values["traits"]),
-                "teacher": None if teacher is None else cls.from_json(teacher),
+                "teachers": tuple(map(cls.from_json, values["teachers"])),
             }
         )
 

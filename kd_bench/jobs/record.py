@@ -111,7 +111,8 @@ def _teacher_score(
         teacher_out = predictions(setup.teacher.network, setup.data, test)
     student_out = predictions(setup.student, setup.data, test)
     return TeacherScore(
-        folder=None if job.teacher is None else job.teacher.folder,
+        folder=job.teachers[0].folder if len(job.teachers) == 1 else None,
+        members=[each.folder for each in job.teachers] if len(job.teachers) > 1 else None,
         accuracy=accuracy(teacher_out, test.target),
         source=job.config.teacher.source.value,
         agreement=accuracy(teacher_out, student_out),

@@ -1,4 +1,4 @@
-"""Makes a `Job` from its configuration: identity, folder, label, and the job of its teacher."""
+"""Makes a `Job` from its configuration: identity, folder, label, and the jobs that teach it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from kd_bench.config.identity import EXECUTION_KEYS, check_names, folder_name, job_identity
-from kd_bench.config.schema import Config, baseline_method
+from kd_bench.config.chain import chain_text, links, teacher_configs
+from kd_bench.config.identity import (
+    EXECUTION_KEYS,
+    check_names,
+    folder_name,
+    job_identity,
+    short_name,
+)
+from kd_bench.config.schema import Config, Side
 from kd_bench.interfaces import LogitPlugin, Loss
 from kd_bench.jobs.instantiate import loss_classes, plugin_classes
 from kd_bench.jobs.job import Job, MethodTraits
@@ -16,7 +23,7 @@ from kd_bench.training.teacher_cache import why_uncacheable
 
 
 def resolve_job(config: Config, changed: Mapping[str, Any]) -> Job:
-    """The job of a configuration, with the job that makes its teacher.
+    """The job of a configuration, with the jobs that teach it, and those that teach these.
 
     Args:
         config: of the whole job.
@@ -24,14 +31,20 @@ def resolve_job(config: Config, changed: Mapping[str, Any]) -> Job:
 
     Raises:
         UserError: a name cannot be part of a path, a loss's `_target_` is no loss, or the teacher's
-            checkpoint cannot be read.
+            checkpoint cannot be read; a chain's link, or a number, is wrong.
     """
     check_names(config)
     traits = method_traits(loss_classes(config.method), plugin_classes(config.method))
-    teacher = None
-    if traits.needs_teacher and not traits.teacher_learns and not config.teacher.checkpoint:
-        teacher = _as_teacher(resolve_job(_teacher_config(config), _teacher_changes(changed)))
-    identity = identity_of(config, traits)
+    teachers = _teachers(config, changed, traits)
+    identity = job_identity(
+        config,
+        needs_teacher=traits.needs_teacher,
+        teacher_learns=traits.teacher_learns,
+        revisions=traits.revisions,
+        taught_by=[short_name(each.identity, each.config.seed) for each in teachers]
+        if config.method.chain or len(teachers) > 1
+        else [],
+    )
     return Job(
         config=config,
         changed=dict(changed),
@@ -39,17 +52,7 @@ def resolve_job(config: Config, changed: Mapping[str, Any]) -> Job:
         folder=folder_name(identity, config.seed),
         label=_label(config, changed, identity),
         traits=traits,
-        teacher=teacher,
-    )
-
-
-def identity_of(config: Config, traits: MethodTraits) -> dict[str, Any]:
-    """The identity of a job whose losses have these traits."""
-    return job_identity(
-        config,
-        needs_teacher=traits.needs_teacher,
-        teacher_learns=traits.teacher_learns,
-        revisions=traits.revisions,
+        teachers=teachers,
     )
 
 
@@ -82,20 +85,48 @@ def _as_teacher(job: Job) -> Job:
     return replace(job, is_requested=False, label=label)
 
 
-def _teacher_config(config: Config) -> Config:
-    """The configuration of the job that makes a job's teacher."""
-    teacher = config.teacher
-    return replace(
-        config,
-        model=teacher.model,
-        recipe=teacher.recipe,
-        seed=teacher.seed,
-        method=baseline_method(),
-    )
+def _teachers(config: Config, changed: Mapping[str, Any], traits: MethodTraits) -> tuple[Job, ...]:
+    """The jobs that teach a job; none for one whose teacher is a file, or is trained along."""
+    is_file = config.teacher.checkpoint and not config.method.chain
+    if is_file or traits.teacher_learns or not traits.needs_teacher:
+        return ()
+    configs = teacher_configs(config)
+    if config.method.chain:
+        own = _link_changes(config, configs[0], changed)
+    else:
+        own = _teacher_changes(changed)
+    return tuple(_as_teacher(resolve_job(each, own)) for each in configs)
 
 
 def _teacher_changes(changed: Mapping[str, Any]) -> dict[str, Any]:
     """What was changed in a job's teacher, as changes of the teacher's own job."""
-    parts = ("teacher.model.", "teacher.recipe.")
-    own = {k.removeprefix("teacher."): v for k, v in changed.items() if k.startswith(parts)}
-    return own | {k: v for k, v in changed.items() if k.startswith(("dataset.", *EXECUTION_KEYS))}
+    return _of_execution(changed) | _moved(changed, "teacher.model.", "teacher.recipe.")
+
+
+def _link_changes(config: Config, made: Config, changed: Mapping[str, Any]) -> dict[str, Any]:
+    """What was changed in the last job of a chain, as changes of its own job, which was `made`."""
+    name, link = list(links(config.method).items())[-1]
+    here = f"method.chain.{name}."
+    own = _of_execution(changed) | _kept(changed, "teacher.")
+    own |= _moved(changed, f"{here}model.", f"{here}method.", above=here)
+    if link.recipe is Side.teacher:
+        own |= _moved(changed, "teacher.recipe.")
+    else:
+        own |= _kept(changed, "recipe.")
+    if link.model is None:
+        own |= _kept(changed, "model.")
+    if made.method.chain:  # which the file of its method does not have
+        own["method.chain"] = chain_text(made.method)
+    return own
+
+
+def _of_execution(changed: Mapping[str, Any]) -> dict[str, Any]:
+    return _kept(changed, "dataset.", *EXECUTION_KEYS)
+
+
+def _kept(changed: Mapping[str, Any], *sections: str) -> dict[str, Any]:
+    return {key: value for key, value in changed.items() if key.startswith(sections)}
+
+
+def _moved(changed: Mapping[str, Any], *sections: str, above: str = "teacher.") -> dict[str, Any]:
+    return {key.removeprefix(above): value for key, value in _kept(changed, *sections).items()}

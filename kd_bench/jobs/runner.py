@@ -113,20 +113,26 @@ def _run_locked(job: Job, reporter: Reporter) -> tuple[Record, bool]:
 
 
 def run_with_teacher(job: Job, reporter: Reporter) -> tuple[Record, bool]:
-    """A sweep of at most two jobs in this process: the teacher's, then `job`; see `run`.
+    """A small sweep in this process: the jobs that teach `job`, then `job` itself; see `run`.
 
-    Where another process trains the teacher, this waits for it. A job that is done needs none.
+    Where another process trains a teacher, this waits for it. A job that is done needs none.
     """
     if record := _record_of(job):
         return record, False
-    while job.teacher is not None:
-        try:
-            run(job.teacher, reporter)
-            break
-        except Locked as owner:
-            reporter.message(f"waiting for {job.teacher.label}, trained by {owner}")
-            wait_while_locked(job.teacher.path, RESULT)
+    for teacher in job.teachers:
+        while not _is_taught(teacher, reporter):
+            wait_while_locked(teacher.path, RESULT)
     return run(job, reporter)
+
+
+def _is_taught(teacher: Job, reporter: Reporter) -> bool:
+    """Run a teacher's job; False where another process runs it."""
+    try:
+        run_with_teacher(teacher, reporter)
+    except Locked as owner:
+        reporter.message(f"waiting for {teacher.label}, trained by {owner}")
+        return False
+    return True
 
 
 def _record_of(job: Job) -> Record | None:

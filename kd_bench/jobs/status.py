@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -73,15 +73,16 @@ def job_statuses(jobs: Sequence[Job]) -> dict[str, JobStatus]:
     found: dict[str, JobStatus] = {}
     for job in jobs:  # teachers come first
         found[job.folder] = job_status(job)
-        teacher = job.teacher and found.get(job.teacher.folder)
-        if teacher and teacher.kind == FAILED and found[job.folder].kind == PENDING:
-            found[job.folder] = JobStatus(FAILED, reason=teacher_failed(job))
+        failed = [folder for folder, status in found.items() if status.kind == FAILED]
+        if found[job.folder].kind == PENDING and (reason := teacher_failed(job, failed)):
+            found[job.folder] = JobStatus(FAILED, reason=reason)
     return found
 
 
-def teacher_failed(job: Job) -> str:
-    """The reason of a job that cannot run because its teacher failed."""
-    return f"its teacher failed: {job.teacher.folder}" if job.teacher else ""
+def teacher_failed(job: Job, failed: Collection[str]) -> str | None:
+    """The reason of a job that cannot run because a teacher is among the folders that failed."""
+    folders = [teacher.folder for teacher in job.teachers if teacher.folder in failed]
+    return f"its teacher failed: {folders[0]}" if folders else None
 
 
 def read_progress(folder: Path) -> JobProgress | None:

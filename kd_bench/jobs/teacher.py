@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from kd_bench.config.chain import teaching_model
 from kd_bench.config.schema import TeacherSource
 from kd_bench.data.dataset import Data
 from kd_bench.interfaces import StageShapes
-from kd_bench.jobs.instantiate import Network, build_network
+from kd_bench.jobs.instantiate import Network, build_ensemble, build_network
 from kd_bench.jobs.job import Job
 from kd_bench.jobs.record import versions
 from kd_bench.methods.common.method import Method
+from kd_bench.models.ensemble import Ensemble
+from kd_bench.models.features import FeatureExtractor
 from kd_bench.results.record import Record
 from kd_bench.results.run_folder import TEACHER_CACHES, WEIGHTS, check_weights, read_record
 from kd_bench.training import teacher_cache
@@ -31,24 +35,28 @@ TOLERANCE = 0.005  # of the test images: other machines round otherwise
 
 
 def load_network(job: Job, data: Data) -> Network:
-    """The teacher, with its weights unless it is trained along.
+    """The teacher, or an ensemble of several, with its weights unless it is trained along.
 
     Raises:
         UserError: its weights are not those that its record, or the job, vouches for.
     """
-    network = build_network(job.config.teacher.model, data.num_classes)
+    model = teaching_model(job.config)
     if job.traits.teacher_learns:
-        return network
-    if job.teacher is not None:
-        record = _record(job.teacher)
+        return build_network(model, data.num_classes)
+    for teacher in job.teachers:
+        record = _record(teacher)
         require(
             record.data_fingerprint == data.fingerprint,
-            f"the teacher in {job.teacher.path} was trained on other images; remove that folder",
+            f"the teacher in {teacher.path} was trained on other images; remove that folder",
         )
-        check_weights(job.teacher.path, record)
-    else:
+        check_weights(teacher.path, record)
+    if not job.teachers:
         _check_given(job)
-    load_weights(network.net, _weights(job), network.name)
+    networks = []
+    for weights in _weights(job):
+        networks.append(build_network(model, data.num_classes))
+        load_weights(networks[-1].net, weights, networks[-1].name)
+    network = build_ensemble(networks, job.config.method.ensemble.mean)
     network.net.requires_grad_(False)
     return network
 
@@ -60,18 +68,19 @@ def _record(teacher: Job) -> Record:
     return record
 
 
-def _weights(job: Job) -> Path:
-    """The file of the teacher's weights: the given one, or that of its own job."""
-    if job.teacher is not None:
-        return job.teacher.path / WEIGHTS
-    return Path(str(job.config.teacher.checkpoint))
+def _weights(job: Job) -> list[Path]:
+    """The files of the teachers' weights: the given one, or those of their own jobs."""
+    if job.teachers:
+        return [teacher.path / WEIGHTS for teacher in job.teachers]
+    return [Path(str(job.config.teacher.checkpoint))]
 
 
 def _check_given(job: Job) -> None:
     """Refuse to record, under the identity that was frozen, what other weights teach."""
+    (given,) = _weights(job)
     require(
-        file_hash(_weights(job), 16) == job.identity["teacher"]["checkpoint"],
-        f"{_weights(job)} was changed since this job was prepared, so what it teaches belongs to"
+        file_hash(given, 16) == job.identity["teacher"]["checkpoint"],
+        f"{given} was changed since this job was prepared, so what it teaches belongs to"
         " another job; start again",
     )
 
@@ -96,7 +105,7 @@ def make_teacher(
     key = teacher_cache.cache_key(
         job.identity["dataset"],
         data.fingerprint,
-        file_hash(_weights(job), 16),
+        _answers_key(job),
         teacher.network.stages,
         [resolved.speed.value, resolved.as_record()],
         [device_name(data.train.target.device), torch.get_num_threads(), torch.__version__],
@@ -105,6 +114,12 @@ def make_teacher(
     return teacher_cache.load_cached_teacher(
         folder, teacher.with_execution(resolved), shapes, data, message
     )
+
+
+def _answers_key(job: Job) -> Any:
+    """What the teacher's answers depend on, as a plain value: a file's hash, or several."""
+    hashes = [file_hash(path, 16) for path in _weights(job)]
+    return hashes[0] if len(hashes) == 1 else [*hashes, job.config.method.ensemble.mean.value]
 
 
 def predict_test_images(job: Job, setup: TrainingSetup) -> Tensor | None:
@@ -117,10 +132,22 @@ def predict_test_images(job: Job, setup: TrainingSetup) -> Tensor | None:
         return None
     test = setup.data.test
     predicted = predictions(setup.teacher.network, setup.data, test)
-    if job.teacher is not None:
-        correct = accuracy(predicted, test.target)
-        _check_accuracy(job.teacher.path, _record(job.teacher), correct, setup.device)
+    for teacher, answers in zip(job.teachers, _each(predicted, setup), strict=False):
+        correct = accuracy(answers, test.target)
+        _check_accuracy(teacher.path, _record(teacher), correct, setup.device)
     return predicted
+
+
+def _each(predicted: Tensor, setup: TrainingSetup) -> Iterator[Tensor]:
+    """What each teacher predicts of the test images; `predicted` is what all do together."""
+    assert setup.teacher is not None
+    net = setup.teacher.network.net
+    if not isinstance(net, Ensemble):
+        yield predicted
+        return
+    for one in net.nets:
+        network = FeatureExtractor(one, {}, (), "").eval()  # the mode that it is left in
+        yield predictions(network, setup.data, setup.data.test)
 
 
 def _check_accuracy(folder: Path, record: Record, now: float, device: torch.device) -> None:

@@ -87,8 +87,8 @@ def _column(job: Job) -> str:
     """What a job has in common with those of other methods and seeds that it is compared with."""
     config, pair = job.config, job.folder.split("/")[1].removeprefix("none-")
     details = [config.recipe.name]
-    if job.teacher is not None and job.teacher.config.recipe.name != config.recipe.name:
-        details.append(f"teacher.recipe={job.teacher.config.recipe.name}")
+    if job.teachers and config.teacher.recipe.name != config.recipe.name:
+        details.append(f"teacher.recipe={config.teacher.recipe.name}")
     if (execution := execution_text(job.identity)) != Speed.repro.value:
         details.append(execution)
     details += non_method_changes(config, job.changed, job.identity)

@@ -12,6 +12,8 @@ from operator import attrgetter
 import torch
 from torch import Tensor
 
+from kd_bench.config.chain import links, teaching_model
+from kd_bench.config.compose import shipped_models
 from kd_bench.config.convert import to_plain
 from kd_bench.config.identity import canonical
 from kd_bench.config.schema import (
@@ -22,7 +24,7 @@ from kd_bench.config.schema import (
     TeacherSource,
 )
 from kd_bench.data.augment import view_count
-from kd_bench.interfaces import LossContext
+from kd_bench.interfaces import LossContext, StageShapes
 from kd_bench.jobs.instantiate import (
     Network,
     build_dataset,
@@ -30,6 +32,7 @@ from kd_bench.jobs.instantiate import (
     build_network,
     build_rule,
     describe_dataset,
+    ensemble_name,
     is_ours,
     meta_network,
     on_meta,
@@ -66,6 +69,7 @@ def validate_job(job: Job) -> None:
     check_recipe(config.recipe)
     execution.check_execution(config)
     require(config.threads >= 1, f"threads must be 1 or more, got {config.threads}")
+    _check_teachers(job)
     _check_pair(job)
     context, teacher, method = _meta_parts(job)
     build_rule(config.method, method, config.recipe)
@@ -77,10 +81,12 @@ def validate_job(job: Job) -> None:
     if teacher is not None and config.teacher.source is TeacherSource.table:
         teacher_cache.check_cacheable(traits.uncacheable, method.stages)
     _check_init(config.method.init, config.method.name)
-    if teacher is not None and not traits.teacher_learns:
+    if teacher is not None and not traits.teacher_learns and not config.method.chain:
         _check_teacher(config.teacher, teacher)
     if not all(is_ours(type(part).__module__) for part in method.parts.values()):
         _rehearsal(job, context).check()
+    if config.method.chain:
+        _check_chain(job)
 
 
 def _meta_parts(job: Job) -> tuple[LossContext, Network | None, Method]:
@@ -90,7 +96,9 @@ def _meta_parts(job: Job) -> tuple[LossContext, Network | None, Method]:
     _, student = meta_network(config.model, data)
     teacher = shapes = None
     if job.traits.needs_teacher:
-        teacher, shapes = meta_network(config.teacher.model, data)
+        teacher, shapes = meta_network(teaching_model(config), data)
+        if (number := config.method.ensemble.size) > 1:
+            shapes = StageShapes(ensemble_name(number, teacher.name), {}, {})
     with on_meta():
         context = LossContext(
             student,
@@ -119,7 +127,7 @@ def _rehearsal(job: Job, context: LossContext) -> Rehearsal:
         )
         if context.teacher is None:
             return values
-        teacher = build_network(config.teacher.model, data.num_classes)
+        teacher = build_network(teaching_model(config), data.num_classes)
         return replace(values, teacher_net=teacher.net)
 
     return Rehearsal(
@@ -165,7 +173,8 @@ def _check_last_batches(job: Job, method: Method) -> None:
         _check_trainable(config.model, images, "recipe", job)
         if traits.needs_teacher and traits.teacher_learns:
             _check_trainable(teacher.model, images, "recipe", job)
-    if job.teacher is not None and _ends_with_one_image(teacher.recipe, job):
+    is_trained = job.teachers and not teacher.checkpoint
+    if is_trained and _ends_with_one_image(teacher.recipe, job):
         _check_trainable(teacher.model, _black_image(job), "teacher.recipe", job)
 
 
@@ -189,15 +198,69 @@ def _check_trainable(model: ModelConfig, images: Tensor, key: str, job: Job) -> 
         )
 
 
+def _check_teachers(job: Job) -> None:
+    """Refuse an ensemble or a chain where there cannot be one."""
+    method, traits = job.config.method, job.traits
+    size = method.ensemble.size
+    own = {f"method.ensemble.size={size}": size > 1, "method.chain": bool(method.chain)}
+    asked = " and ".join(key for key, is_there in own.items() if is_there)
+    name = f"method '{method.name}'"
+    require(
+        not asked or traits.needs_teacher,
+        f"{name} has no teacher, so {asked} would have no effect; leave it out",
+    )
+    require(
+        not asked or not traits.teacher_learns,
+        f"{name} trains one teacher along with the student; leave out {asked}",
+    )
+    require(
+        size == 1 or bool(method.chain) or not job.config.teacher.checkpoint,
+        f"method.ensemble.size={size} takes the teachers of as many seeds, and teacher.checkpoint"
+        " is one file; leave out either",
+    )
+
+
+def _check_chain(job: Job) -> None:
+    """Check the links of a chain, and their jobs, unless they are done."""
+    for name, link in links(job.config.method).items():
+        where = f"method.chain.{name}"
+        require(not link.method.head, f"{where}: a student with another head cannot teach")
+        if link.model is not None:
+            _check_size(job, name, link.model)
+    for teacher in job.teachers[:1]:  # the others have other seeds
+        if not teacher.is_done:
+            validate_job(teacher)
+
+
+def _check_size(job: Job, name: str, model: ModelConfig) -> None:
+    """Refuse a model in a chain that is smaller than the student or larger than the teacher."""
+    student, teacher = job.config.model, job.config.teacher.model
+
+    def size(of: ModelConfig) -> int:
+        network, _ = meta_network(of, describe_dataset(job.config.dataset))
+        return sum(parameter.numel() for parameter in network.net.parameters())
+
+    least, most = size(student), size(teacher)
+    if not least <= size(model) <= most:
+        shipped = sorted(shipped_models(), key=size)
+        between = [each.name for each in shipped if least <= size(each) <= most]
+        is_assistant = model == job.config.assistant
+        mend = f"; assistant=NAME takes {', '.join(between)}" if between and is_assistant else ""
+        raise UserError(
+            f"method.chain.{name}.model has to be of a size from the student's to the teacher's:"
+            f" {model.name} has {size(model):,} parameters, {student.name} {least:,} and"
+            f" {teacher.name} {most:,}{mend}"
+        )
+
+
 def _check_pair(job: Job) -> None:
     """Refuse a teacher that is not of the kind that the method is made for."""
     config, teacher = job.config, job.config.teacher
-    name = f"method '{config.method.name}'"
+    name, model = f"method '{config.method.name}'", teaching_model(config)
     require(
-        not job.traits.teacher_is_same_model
-        or canonical(config.model.net) == canonical(teacher.model.net),
+        not job.traits.teacher_is_same_model or canonical(config.model.net) == canonical(model.net),
         f"{name} needs a trained copy of the student as its teacher, but the student is"
-        f" {config.model.name} and the teacher {teacher.model.name};"
+        f" {config.model.name} and the teacher {model.name};"
         f" add teacher={config.model.name}",
     )
     require(

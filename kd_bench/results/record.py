@@ -37,6 +37,12 @@ class TeacherScore:
     source: str  # "online" or "table"
     agreement: float  # percent of the images that student and teacher classify equally
     table: dict[str, Any] | None = None  # size and cost of the cache of its outputs
+    members: list[str] | None = None  # of an ensemble: the folders of the teachers' jobs
+
+    @property
+    def folders(self) -> list[str]:
+        """The folders of the jobs that taught."""
+        return self.members or ([] if self.folder is None else [self.folder])
 
 
 @dataclass(frozen=True)
@@ -94,8 +100,10 @@ class Record:
     def to_json(self) -> dict[str, Any]:
         """Plain values for `result.json`."""
         plain = to_plain(self)
-        if self.teacher is not None and self.teacher.table is None:
-            del plain["teacher"]["table"]
+        if self.teacher is not None:
+            for name in ("table", "members"):
+                if plain["teacher"][name] is None:
+                    del plain["teacher"][name]
         return {**plain, CHECKSUM: json_hash(plain, 16)}
 
     @classmethod
@@ -138,8 +146,8 @@ class Record:
         check_names(self.config)
         check_folder(self.folder)
         require(str(self.digest).isalnum(), f"digest is letters and digits, got '{self.digest}'")
-        if self.teacher is not None and self.teacher.folder is not None:
-            check_folder(self.teacher.folder)
+        for folder in [] if self.teacher is None else self.teacher.folders:
+            check_folder(folder)
 
     def _check_budget(self) -> None:
         """Refuse views per step by which a table cannot sort."""

@@ -93,11 +93,13 @@ def _accuracy(record: Record, metric: str) -> float:
 
 def _line(record: Record, metric: str) -> Line:
     line = _describe(record)
-    teacher = record.teacher if line["teacher_key"] else None
+    has_own_teachers = "taught_by" in record.identity  # not the teacher of its column alone
+    teacher = record.teacher if line["teacher_key"] and not has_own_teachers else None
     return line | {
         "failed": False,
         "budget": record.budget,
         "accuracy": _accuracy(record, metric),
+        "taught_by": record.teacher.folders if record.teacher else [],
         "teacher_folder": teacher and teacher.folder,
         "teacher_accuracy": teacher and teacher.accuracy,
         "images": record.images,
@@ -150,7 +152,7 @@ def assign_columns(runs: pd.DataFrame, teachers: Iterable[str] = ()) -> pd.DataF
     """
     has_teacher = runs["teacher_model_key"] != ""
     is_pretrained = runs["teacher_key"] != ""
-    columns = runs[is_pretrained]
+    columns = runs[is_pretrained & ~_only_taught(runs, set(teachers))]
     columns = _add_to_columns(
         columns, runs[has_teacher & ~is_pretrained], ["setting_key", "teacher_model_key"]
     )
@@ -159,6 +161,12 @@ def assign_columns(runs: pd.DataFrame, teachers: Iterable[str] = ()) -> pd.DataF
     is_wanted = is_alone & ~assigned["folder"].isin(set(teachers))
     wanted_settings = assigned.loc[is_wanted, "setting_key"]
     return assigned[~is_alone | assigned["setting_key"].isin(wanted_settings)]
+
+
+def _only_taught(runs: pd.DataFrame, teachers: set[str]) -> pd.Series:
+    """Whether all runs of a run's setting and teacher were only needed as teachers."""
+    is_teacher = runs["folder"].isin(teachers)
+    return is_teacher.groupby([runs["setting_key"], runs["teacher_key"]]).transform("all")
 
 
 def _add_to_columns(assigned: pd.DataFrame, runs: pd.DataFrame, key: list[str]) -> pd.DataFrame:
@@ -259,7 +267,7 @@ def select_runs(runs: pd.DataFrame, choice: Mapping[str, Sequence[str]]) -> pd.D
     """
     choice = {kind: list(names) for kind, names in choice.items() if names}
     shows_teachers = "pair" in choice or "student" in choice
-    teachers = set() if shows_teachers else set(runs["teacher_folder"])
+    teachers = set() if shows_teachers else set().union(*runs["taught_by"].dropna())
     for kind in [kind for kind in choice if kind != "pair"]:
         names = _check_names(kind, choice[kind], runs)
         runs = runs[runs[kind].isin([*names, BASELINE] if kind == "method" else names)]

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kd_bench.config.identity import folder_name
 from kd_bench.config.schema import Device, Speed
 from kd_bench.jobs.instantiate import describe_dataset, meta_network
 from kd_bench.jobs.job import Job
-from kd_bench.jobs.resolve import identity_of
+from kd_bench.jobs.resolve import resolve_job
 from kd_bench.jobs.status import (
     DONE,
     FAILED,
@@ -166,9 +165,8 @@ class History:
             return None
         both = []
         for is_compiled in (True, False):
-            twin = identity_of(replace(job.config, compile=is_compiled), job.traits)
-            folder = folder_name(twin, job.config.seed)
-            throughput = self.throughputs.expected(folder, twin)
+            twin = resolve_job(replace(job.config, compile=is_compiled), job.changed)
+            throughput = self.throughputs.expected(twin.folder, twin.identity)
             if throughput is None or throughput.is_rough:
                 return None
             both.append(throughput.seconds(job.epochs))

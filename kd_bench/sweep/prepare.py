@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from kd_bench.config.compose import Composed
@@ -28,21 +28,29 @@ def prepare_jobs(composed: Sequence[Composed]) -> list[Job]:
     resolved = [resolve_job(config, changed) for config, changed in composed]
     done = {job.folder for job in resolved if job.is_done}
     validate_jobs(job for job in resolved if job.folder not in done)
-    teachers = [
-        job.teacher
-        for job in resolved
-        if job.teacher is not None and (job.folder not in done or job.teacher.is_done)
-    ]
-    jobs = {teacher.folder: teacher for teacher in teachers}
+    teachers = {teacher.folder: teacher for job in resolved for teacher in _needed(job)}
+    jobs = dict(teachers)
     for job in resolved:
         if job.folder not in jobs or not jobs[job.folder].is_requested:
             jobs[job.folder] = job
-    labels, teacher_folders = _labels(list(jobs.values())), {each.folder for each in teachers}
-    jobs = {folder: replace(job, label=labels[folder]) for folder, job in jobs.items()}
-    return [
-        replace(job, teacher=jobs.get(job.teacher.folder, job.teacher)) if job.teacher else job
-        for job in sorted(jobs.values(), key=lambda job: job.folder not in teacher_folders)
-    ]
+    labels = _labels(list(jobs.values()))
+    prepared: dict[str, Job] = {}
+    for job in sorted(jobs.values(), key=lambda job: job.folder not in teachers):
+        same = tuple(prepared.get(teacher.folder, teacher) for teacher in job.teachers)
+        prepared[job.folder] = replace(job, label=labels[job.folder], teachers=same)
+    return list(prepared.values())
+
+
+def _needed(job: Job) -> Iterator[Job]:
+    """The jobs that teach a job, directly or not, teachers before their students.
+
+    A job that is done needs none; those that are done, too, are listed all the same.
+    """
+    is_done = job.is_done
+    for teacher in job.teachers:
+        if teacher.is_done or not is_done:
+            yield from _needed(teacher)
+            yield teacher
 
 
 def _labels(jobs: Sequence[Job]) -> dict[str, str]:

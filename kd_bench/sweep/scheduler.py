@@ -106,17 +106,17 @@ class Sweep:
                 self.pending.remove(job)
                 self.records[job.folder] = record
                 self.display.done_already(job, record)
-            elif job.teacher is not None and job.teacher.folder in self.failed:
+            elif reason := teacher_failed(job, self.failed):
                 self.pending.remove(job)
-                self.failed[job.folder] = teacher_failed(job)
+                self.failed[job.folder] = reason
             elif self.free and self._is_ready(job):
                 self.pending.remove(job)
                 self._start(job)
 
     def _is_ready(self, job: Job) -> bool:
         # A teacher whose files have disappeared since counts as done: the job says so, and fails.
-        teacher = job.teacher and job.teacher.folder
-        waits = teacher in self.numbers and teacher not in self.records
+        teachers = {teacher.folder for teacher in job.teachers}
+        waits = (teachers & self.numbers.keys()) - self.records.keys()
         return not (waits or self._is_elsewhere(job))
 
     def _is_elsewhere(self, job: Job) -> bool:
@@ -194,7 +194,7 @@ class Sweep:
         waiting = [
             other.label
             for other in self.pending
-            if other.teacher is not None and other.teacher.folder == job.folder
+            if any(ancestor.folder == job.folder for ancestor in other.ancestors())
         ]
         self.display.failed(job, reason, waiting)
 

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
+from kd_bench.config.chain import teaching_model
 from kd_bench.config.identity import EXECUTION_KEYS
 from kd_bench.config.schema import TeacherSource
 from kd_bench.jobs.instantiate import describe_dataset
@@ -58,14 +59,16 @@ def teacher_costs(jobs: Sequence[Job]) -> list[TeacherCost]:
     for sharing in shared.values():
         rows, columns = shapes[sharing[0].folder_without_seed] or (0, 0)
         config = sharing[0].config
+        size = config.method.ensemble.size  # so many networks see each image
         found.append(
             TeacherCost(
-                teacher=config.teacher.model.name,
+                teacher=teaching_model(config).name,
                 methods=tuple(dict.fromkeys(job.config.method.name for job in sharing)),
                 jobs=len(sharing),
                 online=sum(job.epochs for job in sharing)
-                * describe_dataset(config.dataset).train_size,
-                cache=rows,
+                * describe_dataset(config.dataset).train_size
+                * size,
+                cache=rows * size,
                 size=rows * columns * FLOAT,
                 is_cached=config.teacher.source is TeacherSource.table,
             )
@@ -75,6 +78,7 @@ def teacher_costs(jobs: Sequence[Job]) -> list[TeacherCost]:
 
 def _sharing_key(job: Job, shape: tuple[int, int]) -> Hashable:
     teacher = job.config.teacher
-    which = job.teacher.folder if job.teacher else teacher.checkpoint
+    which = tuple(each.folder for each in job.teachers) or teacher.checkpoint
+    mean = job.config.method.ensemble.mean
     execution = tuple(getattr(job.config, name) for name in EXECUTION_KEYS)
-    return job.config.dataset.name, which, shape, teacher.source, teacher.precision, execution
+    return job.config.dataset.name, which, mean, shape, teacher.source, teacher.precision, execution

@@ -80,9 +80,9 @@ def trained(job: Job) -> tuple[Record, Path]:
 
 
 def setup_of(job: Job) -> TrainingSetup:
-    """What a job trains with, on the CPU; its teacher is trained first."""
-    if job.teacher is not None:
-        trained(job.teacher)
+    """What a job trains with, on the CPU; its teachers are trained first."""
+    for teacher in job.teachers:
+        trained(teacher)
     return assemble_setup(job, torch.device("cpu"))
 
 

@@ -25,6 +25,7 @@ def choices(group: str) -> list[str]:
 def load(group: str, name: str) -> Any:
     """One choice with its own defaults; names that it looks up in other groups are made up."""
     elsewhere = {"dataset": "digits", "model": "student", "teacher.model": "teacher"}
+    elsewhere["assistant"] = "assistant"
     names = [f"{node}.name={answer}" for node, answer in elsewhere.items() if node != group]
     typed = OmegaConf.merge(
         {group: OmegaConf.structured(SCHEMAS[group])}, _read(group, name, names)

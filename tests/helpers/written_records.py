@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kd_bench.config.convert import to_dataclass, to_plain
-from kd_bench.config.identity import digest, flatten, folder_name, job_identity
+from kd_bench.config.identity import digest, flatten, folder_name, job_identity, short_name
 from kd_bench.config.schema import Config
 from kd_bench.results.record import Accuracy, Failure, Images, Record, TeacherScore
 from kd_bench.results.run_folder import HISTORY, RESULT
@@ -142,6 +142,24 @@ def teacher_record(student: Record, accuracy: float = 96.1) -> Record:
         changed=changed,
     )
     return replace(made, changed={})
+
+
+def taught_by(*teachers: Record, method: str = "st", accuracy: float = 90.0) -> Record:
+    """The record of a student of resnet20 that these taught: a link of a chain, or an ensemble."""
+    student = record(method, accuracy=accuracy)
+    assert student.teacher is not None
+    names = [short_name(teacher.identity, teacher.seed) for teacher in teachers]
+    folders = [teacher.folder for teacher in teachers]
+    alone = folders[0] if len(folders) == 1 else None
+    score = replace(student.teacher, folder=alone, accuracy=50.0, members=folders)
+    identity = student.identity | {"taught_by": names}
+    return replace(
+        student,
+        identity=identity,
+        digest=digest(identity),
+        folder=folder_name(identity, student.seed),
+        teacher=score if alone is None else replace(score, members=None),
+    )
 
 
 def seeds(method: str, *accuracies: float, **settings: Any) -> list[Record]:

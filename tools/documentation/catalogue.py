@@ -100,15 +100,22 @@ def entry(name: str) -> Entry:
     formulas = [escaped(first_line(loss)) for loss in classes.values()]
     if len(formulas) > 1:
         formulas = [f"`{key}`: {text}" for key, text in zip(classes, formulas, strict=True)]
-    source = _CITATION.sub("", note)
+    others = _teachers(config)  # of a paper of its own, which is not the losses'
+    source = note if others else _CITATION.sub("", note)
     return Entry(
         name,
         [paper(module) for module in modules],
         formulas or [escaped(note)],
-        ", ".join(reads(config)) or "labels",
+        ", ".join([*reads(config), *others]) or "labels",
         weights_text(config),
         escaped(source) if classes else "",
     )
+
+
+def _teachers(config: MethodConfig) -> list[str]:
+    """Who teaches, if it is not the teacher alone."""
+    texts = [f"{config.ensemble.size} teachers"] * (config.ensemble.size > 1)
+    return [*texts, *(f"a chain of jobs: {name}" for name in config.chain)]
 
 
 def first_line(what: Any) -> str:

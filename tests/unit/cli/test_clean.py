@@ -104,7 +104,7 @@ def test_weights_of_whatever_a_sweep_names_as_a_teacher_stay(kd_bench, finished,
     student, _ = finished
     one = job(tmp_path / "runs", "method=baseline", "seed=5")
     teacher = replace(one, folder=student.relative_to(tmp_path / "runs").as_posix())
-    write_jobs([replace(one, teacher=teacher)], "mine")
+    write_jobs([replace(one, teachers=(teacher,))], "mine")
     kd_bench("clean", "--yes", "--weights")
     assert (student / "weights.pt").exists()
 

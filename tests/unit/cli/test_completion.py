@@ -31,6 +31,7 @@ def complete(kd_bench, monkeypatch):
         ("kd-bench method=at -m recipe.ba", ["recipe.batch_size="]),
         ("kd-bench evaluate x.pt model=resnet8_", ["model=resnet8_half"]),
         ("kd-bench plan teacher=resnet11", ["teacher=resnet110"]),
+        ("kd-bench plan assistant=resnet14x", ["assistant=resnet14x4"]),
         ("kd-bench recipe@teacher.recipe=sh", ["recipe@teacher.recipe=short"]),
         ("kd-bench plan hydra/launcher=sl", ["hydra/launcher=slurm"]),
         ("kd-bench table --fo", ["--format"]),

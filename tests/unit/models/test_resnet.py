@@ -30,6 +30,7 @@ PARAMETERS = {
     "resnet110": (1_730_714, 1_736_564),
     "resnet8_half": (19_954, 22_924),
     "resnet8x4": (1_210_410, 1_233_540),
+    "resnet14x4": (2_760_490, 2_783_620),  # resnet8x4 and a quarter of the rest of resnet32x4
     "resnet32x4": (7_410_730, 7_433_860),
 }
 
@@ -174,10 +175,11 @@ def test_widths_that_are_not_four_whole_numbers_are_refused(widths):
 @pytest.mark.parametrize("name", choices("pair"))
 def test_a_pair_is_named_teacher_student_and_uses_shipped_models(name, tmp_path):
     (tmp_path / "config.yaml").write_text(
-        "defaults:\n- model: resnet20\n- model@teacher.model: resnet20\n- pair: ???\n- _self_\n"
+        "defaults:\n- model: resnet20\n- model@teacher.model: resnet20\n"
+        "- model@assistant: resnet20\n- pair: ???\n- _self_\n"
         f"hydra: {{searchpath: ['file://{CONF}']}}\n"
     )
     with initialize_config_dir(str(tmp_path), version_base="1.3"):
         config = compose("config", [f"pair={name}"])
     assert f"{config.teacher.model.name}-{config.model.name}" == name
-    assert set(config) == {"model", "teacher"}
+    assert set(config) == {"model", "teacher", "assistant"}

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from helpers.written_records import failure, record, seeds, teacher_record
+from helpers.written_records import failure, record, seeds, taught_by, teacher_record
 from hypothesis import given, settings, strategies
 
 from kd_bench.results import render
@@ -452,6 +452,28 @@ def test_a_run_that_is_only_a_teacher_has_no_column_unless_chosen():
 def test_baselines_without_students_have_columns():
     records = [record(), record(student="resnet20")]
     assert [c.label for c in table_from(records).columns] == ["digits resnet8", "digits resnet20"]
+
+
+def test_jobs_of_a_chain_have_no_column_and_the_columns_teacher_is_that_at_its_beginning():
+    student = record("at")
+    teacher = teacher_record(student)
+    assistant = record("st", student="resnet14")
+    chained = taught_by(assistant, method="dkd")
+    other = record(student="resnet20", seed=1)
+    together = taught_by(teacher, other)
+    table = table_from([*BASELINE, student, teacher, other, assistant, chained, together])
+    (column,) = table.columns
+    assert column.label == DIGITS
+    assert column.teachers == (96.1,)  # not the 50 % of the assistant and the ensemble
+    assert set(table.rows) == {"baseline", "at", "dkd", "st"}
+    chosen = table_from([*BASELINE, assistant, chained], choice={"student": ["resnet14"]})
+    assert [each.label for each in chosen.columns] == ["digits resnet20-resnet14"]
+
+
+def test_a_job_of_a_chain_stays_in_a_column_that_others_are_in():
+    first = record("st")
+    table = table_from([*BASELINE, first, taught_by(first, method="dkd")])
+    assert set(table.rows) == {"baseline", "st", "dkd"}
 
 
 def test_a_single_teacher_is_shown_without_a_deviation():

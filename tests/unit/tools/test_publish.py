@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from helpers.paths import TOOLS
-from helpers.written_records import record, teacher_record, write
+from helpers.written_records import record, taught_by, teacher_record, write
 
 from kd_bench.utils.errors import UserError
 
@@ -129,6 +129,16 @@ def test_a_filter_publishes_the_runs_of_its_table_and_their_teachers(publish):
         soft.folder,
         teacher_record(soft).folder,
     }
+
+
+def test_a_filter_publishes_the_whole_chain_of_its_runs(publish):
+    assistant = record("st", student="resnet14")
+    teacher, chained = teacher_record(assistant), taught_by(assistant, method="dkd")
+    other = record("st", student="resnet56", dataset="cifar10")
+    write(Path("runs"), [assistant, teacher, chained, other])
+    code, _ = publish("--method", "dkd")
+    assert code == 0
+    assert published() == {assistant.folder, teacher.folder, chained.folder}
 
 
 def test_an_unknown_filter_lists_the_existing_values(publish):
