@@ -104,9 +104,16 @@ def write_error(folder: Path, reason: str) -> None:
 
 
 def write_sweep_file(path: Path, lines: Iterable[str]) -> None:
-    """Write a sweep's file, whole or not at all."""
+    """Write a sweep's file, whole or not at all.
+
+    Raises:
+        UserError: its folder is not there, or not any more.
+    """
     text = "".join(f"{line}\n" for line in lines)
-    atomic_write(path, text + _last_line(path, text))
+    try:
+        atomic_write(path, text + _last_line(path, text))
+    except FileNotFoundError:
+        raise UserError(f"{path.parent} disappeared; start the same command again") from None
 
 
 def read_sweep_file(path: Path) -> list[str]:

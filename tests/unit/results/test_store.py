@@ -116,6 +116,11 @@ def test_a_damaged_sweep_file_is_refused_in_one_line(data):
         assert "\n" not in str(refused.value)
 
 
+def test_a_sweep_whose_folder_disappeared_is_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"/\.sweeps disappeared; start the same command again"):
+        write_sweep_file(tmp_path / ".sweeps" / "mine.jsonl", ["{}"])
+
+
 @settings(deadline=None)
 @given(st.binary(max_size=80))
 def test_the_reason_in_any_error_file_is_one_readable_line(content):
