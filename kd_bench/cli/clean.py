@@ -18,6 +18,7 @@ from kd_bench.config.schema import BASELINE
 from kd_bench.jobs.job import read_jobs, sweep_files
 from kd_bench.results.record import Record
 from kd_bench.results.run_folder import (
+    CACHE_RECORD,
     CHECKPOINTS,
     CONSOLE,
     SWEEPS,
@@ -146,7 +147,7 @@ def clean(runs: Path, options: CleanOptions, *, delete: bool) -> tuple[list[Remo
     for cache in sorted(_inside(runs / TEACHER_CACHES)):
         if not cache.is_symlink() and cache.is_dir():
             whole = _files("caches of teachers' outputs", cache.iterdir())
-            _clean_folder(cache, whole if is_whole else _half_written(cache), found, busy, delete)
+            _clean_folder(cache, whole if is_whole else _half_filled(cache), found, busy, delete)
     if options.tensorboard:
         _clean_links(runs, found, delete)
     return found, busy
@@ -247,6 +248,13 @@ def _half_written(folder: Path) -> Iterator[Removable]:
         with suppress(FileNotFoundError):  # its process has just renamed it
             if time.time() - each.path.lstat().st_mtime > STALE_SECONDS:
                 yield each
+
+
+def _half_filled(cache: Path) -> Iterator[Removable]:
+    """Half-written files of a cache; of its rows only if it is whole, because others resume."""
+    yield from _half_written(cache)
+    if (cache / CACHE_RECORD).exists():
+        yield from _files("files left half written", cache.glob("rows.*.part"))
 
 
 def _inside(folder: Path) -> list[Path]:

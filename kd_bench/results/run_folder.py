@@ -24,6 +24,8 @@ CONSOLE = "console.log"  # output of a sweep's job
 TENSORBOARD = "tensorboard"  # folder of event files
 # Below the runs folder:
 TEACHER_CACHES = ".tables"  # a folder per cache of a teacher's outputs
+CACHED_ROWS = "rows.f32"  # in such a folder: its numbers,
+CACHE_RECORD = "table.json"  # and what they are; written last, so its presence means it is whole
 SWEEPS = ".sweeps"  # the jobs of each sweep
 
 

@@ -26,7 +26,7 @@ from kd_bench.data.dataset import Data
 from kd_bench.interfaces import Batch, Loss, Output, StageShapes
 from kd_bench.models.features import FeatureExtractor
 from kd_bench.results.record import CHECKSUM
-from kd_bench.results.run_folder import wait_while_locked
+from kd_bench.results.run_folder import CACHE_RECORD, CACHED_ROWS, wait_while_locked
 from kd_bench.training.execution import Execution, inference_batch_size
 from kd_bench.training.teacher import Teacher
 from kd_bench.utils.errors import UserError, require
@@ -36,7 +36,7 @@ from kd_bench.utils.locked_folder import LockedFolder
 from kd_bench.utils.text import formatting
 
 STAGES = ("pooled",)  # small enough to store for every view
-ROWS, ABOUT = "rows.f32", "table.json"  # the second is written last, and has the first one's hash
+ROWS, ABOUT = CACHED_ROWS, CACHE_RECORD  # the second has the first one's hash
 # While it is filled: its rows, and after each batch a line with the hash of all rows up to there.
 PART, HASHES = f"{ROWS}.part", "rows.sha256.part"
 FLOAT = 4  # bytes

@@ -152,6 +152,10 @@ def test_what_was_left_half_written_in_a_cache_goes(kd_bench, finished, tmp_path
         os.utime(cache / name, (0, 0))
     kd_bench("clean", "--yes")
     assert files(cache) == {"rows.f32.part"}
+    for name in ("rows.f32", "table.json"):
+        (cache / name).write_bytes(bytes(10))  # another process filled it
+    kd_bench("clean", "--yes")
+    assert files(cache) == {"rows.f32", "table.json"}
 
 
 def test_view_tables_go_where_that_is_asked_for_and_are_made_anew(kd_bench, finished, tmp_path):
