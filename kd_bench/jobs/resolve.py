@@ -35,6 +35,15 @@ def resolve_job(config: Config, changed: Mapping[str, Any]) -> Job:
     """
     check_names(config)
     traits = method_traits(loss_classes(config.method), plugin_classes(config.method))
+    return _job(config, changed, traits)
+
+
+def variant(job: Job, **values: Any) -> Job:
+    """A job that differs from another in values of its configuration, but not in its method."""
+    return _job(replace(job.config, **values), job.changed, job.traits)
+
+
+def _job(config: Config, changed: Mapping[str, Any], traits: MethodTraits) -> Job:
     teachers = _teachers(config, changed, traits)
     identity = job_identity(
         config,

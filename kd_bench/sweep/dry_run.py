@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from kd_bench.config.schema import Device, Speed
 from kd_bench.jobs.instantiate import describe_dataset, meta_network
 from kd_bench.jobs.job import Job
-from kd_bench.jobs.resolve import resolve_job
+from kd_bench.jobs.resolve import variant
 from kd_bench.jobs.status import (
     DONE,
     FAILED,
@@ -165,7 +165,7 @@ class History:
             return None
         both = []
         for is_compiled in (True, False):
-            twin = resolve_job(replace(job.config, compile=is_compiled), job.changed)
+            twin = variant(job, compile=is_compiled)
             throughput = self.throughputs.expected(twin.folder, twin.identity)
             if throughput is None or throughput.is_rough:
                 return None

@@ -151,7 +151,8 @@ def test_a_page_is_stale_without_a_row(tmp_path, monkeypatch, capsys):
     methods = script("methods")
     monkeypatch.setattr(methods.catalogue, "names", lambda: ["baseline", "st"])
     monkeypatch.setattr(methods, "PAGE", tmp_path / "methods.md")
-    methods.PAGE.write_text(f"<!-- output: {methods.COMMAND} -->\n<!-- /output -->\n")
+    blocks = [f"<!-- output: {command} -->\n<!-- /output -->\n" for command in methods.TABLES]
+    methods.PAGE.write_text("\n".join(blocks))
     assert methods.main(["--check"]) == 1
     assert methods.main(["--write"]) == 0
     assert methods.main(["--check"]) == 0
