@@ -97,7 +97,10 @@ class Lock:
             if self._take_over(owner):
                 break
         for path in leftovers(self.directory.parent):
-            _remove(path)
+            with suppress(
+                OSError
+            ):  # what cannot be removed, as somebody else's, is in nobody's way
+                _remove(path)
         threading.Thread(target=self._beat, daemon=True).start()
         return self
 
@@ -241,20 +244,24 @@ def lock_owner_text(folder: Path) -> str | None:
     """
     lock = Lock(folder)
     owner = lock._owner()
-    if owner is None or _seems_dead(owner, lock.directory / owner):
+    try:
+        if owner is None or _seems_dead(owner, lock.directory / owner):
+            return None
+    except FileNotFoundError:  # released meanwhile
         return None
     return _named(owner)
 
 
 def _seems_dead(owner: str, file: Path) -> bool:
-    """Whether the process that made a file is gone, as far as reading tells."""
+    """Whether the process that made a file is gone, as far as reading tells.
+
+    Raises:
+        FileNotFoundError: the file is gone.
+    """
     host, pid, started = owner.split(",")
     if host == _host():
         return not _is_alive(int(pid), started)
-    try:
-        return time.time() - file.stat().st_mtime > STALE_SECONDS
-    except FileNotFoundError:
-        return True
+    return time.time() - file.stat().st_mtime > STALE_SECONDS
 
 
 def leftovers(folder: Path) -> list[Path]:
@@ -263,8 +270,9 @@ def leftovers(folder: Path) -> list[Path]:
     for path in sorted(folder.glob(".*")):
         owner = path.name.removeprefix(PREPARED).removeprefix(CLOCK)
         is_ours = owner != path.name and OWNER.fullmatch(owner)
-        if is_ours and _seems_dead(owner, path):
-            found.append(path)
+        with suppress(FileNotFoundError):  # its process, which lives, has just renamed it
+            if is_ours and _seems_dead(owner, path):
+                found.append(path)
     if lock_owner_text(folder) is None and (lock := Lock(folder))._is_folder():
         found.append(lock.directory)
     return found

@@ -39,6 +39,7 @@ def test_a_value_that_an_experiment_sets_is_a_change(kd_bench, tmp_path, flags):
     assert changed["method.losses.st.temperature"] == 8
 
 
+@pytest.mark.slow
 def test_a_file_that_an_experiment_chooses_is_a_choice(kd_bench, tmp_path):
     write(tmp_path / "own/experiment/attention.yaml", ATTENTION)
     code, printed = kd_bench("--config-dir", "own", "+experiment=attention", *TINY)
@@ -66,6 +67,7 @@ def test_the_folder_may_have_any_name(kd_bench, tmp_path, name):
     assert hydra_app.compose_single(["method=mine"], name).method.name == "own"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "answer"),
     [

@@ -47,6 +47,7 @@ def test_a_section_applies_to_the_methods_that_have_it():
     assert jobs == [("rkd", weights), ("baseline", {})]
 
 
+@pytest.mark.slow
 def test_a_plugin_is_left_out_of_the_jobs_whose_method_has_no_losses():
     span = "method.plugins.ctkd.span"
     grid = [

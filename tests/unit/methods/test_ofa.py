@@ -113,6 +113,7 @@ def test_a_batch_of_one_is_finite():
     assert has_finite_value_and_gradient(make(context), context, 1.0, size=1)
 
 
+@pytest.mark.slow
 def test_it_passes_gradcheck():
     assert passes_gradcheck(make(), CONTEXT)
 

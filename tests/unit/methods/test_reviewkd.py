@@ -144,6 +144,7 @@ def test_a_batch_of_one_is_finite():
     assert value.isfinite()
 
 
+@pytest.mark.slow
 def test_it_passes_gradcheck():
     assert passes_gradcheck(make(), CONTEXT)
 

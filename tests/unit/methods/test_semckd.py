@@ -114,6 +114,7 @@ def test_the_batch_size_is_the_recipes(tmp_path):
         assert work.config.method.losses["semckd"]["batch_size"] == size
 
 
+@pytest.mark.slow
 def test_it_passes_gradcheck():
     assert passes_gradcheck(make(), CONTEXT)
 

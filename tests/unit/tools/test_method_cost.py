@@ -26,6 +26,7 @@ def test_the_cheapest_method_comes_first(tmp_path, capsys):
     ]
 
 
+@pytest.mark.slow
 def test_a_mistake_is_one_line(tmp_path, capsys):
     assert method_cost.main(["kd", "--out", str(tmp_path / "costs.json")]) == 2
     (line,) = capsys.readouterr().err.splitlines()

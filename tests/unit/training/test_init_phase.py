@@ -36,6 +36,7 @@ def history(folder: Path) -> list[dict[str, str]]:
     return list(csv.DictReader((folder / "history.csv").read_text().splitlines()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_the_history_has_both_phases_with_their_own_terms(tmp_path, name):
     job = two_and_two(tmp_path, name, *ALIKE)

@@ -145,6 +145,7 @@ def bits(work: TrainingSetup) -> list[Tensor]:
     return list(work.student.net.state_dict().values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["st", "at", "dkd", "crd"])
 def test_dot_with_equal_momenta_is_sgd_bit_for_bit(runs, tmp_path, method):
     plain, equal = (
@@ -155,6 +156,7 @@ def test_dot_with_equal_momenta_is_sgd_bit_for_bit(runs, tmp_path, method):
     assert all(map(torch.equal, bits(plain), bits(equal)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "rule"), RULES)
 def test_a_rule_changes_what_is_learnt(runs, tmp_path, method, rule):
     work = ruled(runs, method, rule)

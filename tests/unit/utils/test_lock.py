@@ -276,6 +276,13 @@ def test_whoever_takes_a_lock_removes_what_killed_processes_left_of_theirs(tmp_p
     assert (outside / "file").exists()
 
 
+def test_what_a_living_process_has_just_renamed_is_no_leftover(tmp_path, monkeypatch):
+    # Else it would be removed as its process makes it anew, which ends one of both.
+    listed = tmp_path / ".lock.elsewhere~1~2,42,7"
+    monkeypatch.setattr(locks.Path, "glob", lambda self, pattern: iter([listed]))
+    assert locks.leftovers(tmp_path) == []
+
+
 def test_the_lock_of_a_dead_process_is_a_leftover(tmp_path):
     (tmp_path / "lock").mkdir()
     (tmp_path / "lock" / f"{locks._host()},4194304,1").touch()
