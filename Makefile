@@ -16,7 +16,7 @@ test:  ## run the fast tests (about a minute on two cores)
 test-all:  ## run all tests (about four minutes on two cores)
 	$(PYTHON) -m pytest
 
-faults:  ## kill, starve and damage jobs in all ways (about an hour), into docs/reliability.md
+faults:  ## kill, starve and damage jobs in all ways (about two hours), into docs/reliability.md
 	$(PYTHON) tools/reliability.py --out docs/reliability.json
 	$(PYTHON) tools/docs.py --write --quick docs/reliability.md
 

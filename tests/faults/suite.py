@@ -21,7 +21,7 @@ QUICK_DEFAULT = 2  # cases of any other row
 
 
 def all_cases(states: States) -> list[Case]:
-    """Everything: about an hour on two cores."""
+    """Everything: about two hours on two cores."""
     return [
         *kills.cases(states, kills.ACTIONS),
         *kills.random_cases(states, 200, SEED),
