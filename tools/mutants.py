@@ -118,7 +118,7 @@ def survives(mutant: Mutant, copy: Path) -> bool:
     path.write_text(source.replace(mutant.right, mutant.wrong, 1), encoding="utf-8")
     try:
         tests = [f"tests/{each}" for each in mutant.tests.split()]
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "-n0", "-m", "not slow", *tests]
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-n0", *tests]
         environment = os.environ | {"PYTHONPATH": str(copy)}
         done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, check=False)
         return done.returncode == 0
