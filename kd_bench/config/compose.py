@@ -69,9 +69,8 @@ class Overrides:
             if not key.startswith("hydra") and ("." in key or key in _SINGLE_VALUES):
                 self.values.append(override)
             else:
-                is_none = (
-                    key in LISTS and override.value() is None
-                )  # Hydra takes null in files alone
+                # Hydra takes null in files alone.
+                is_none = key in LISTS and override.value() is None
                 self.choices.append(f"~{key}" if is_none else str(override.input_line))
                 self.chooses_more |= key not in GROUPS and not key.startswith("hydra")
         self.chooses_assistant = any(each.startswith(ASSISTANT) for each in self.choices)
