@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,8 +16,9 @@ from kd_bench.interfaces import Output
 from kd_bench.methods.common.method import Method
 from kd_bench.models.convolutions import SubsampledConv2d
 from kd_bench.models.features import FeatureExtractor
+from kd_bench.models.frozen import FusedNetwork, can_fuse_on, fold_batchnorm
 from kd_bench.training.device import tf32_switches
-from kd_bench.utils.errors import message_lines, require
+from kd_bench.utils.errors import require
 
 
 @dataclass(frozen=True)
@@ -120,11 +120,11 @@ def build_forward(
         execution: gives the memory format, and whether to compile.
         precision: of the computation; `tf32` allows TF32.
         fixed: the network is frozen, in eval mode and never differentiated. Where no stages are
-            read, its batch norm is then folded into the convolutions before it.
+            read, it is then rewritten (`kd_bench.models.frozen`).
     """
     run: Callable[[Tensor], Output] = net
     if fixed and not net.stages:
-        run = fold_batchnorm(net, execution.layout)
+        run = _rewritten(net, execution, precision)
     if execution.compiled:
         # Frozen weights are laid out for a CPU's convolutions once instead of at every step.
         is_on_cpu = next(net.parameters()).device.type == "cpu"
@@ -148,7 +148,7 @@ class _Autocast:
         return Output(out.logits.float(), features)
 
 
-class _Folded(nn.Module):
+class _LogitsOnly(nn.Module):
     """A rewritten network of which no stages are read."""
 
     def __init__(self, net: nn.Module):
@@ -165,23 +165,17 @@ def move(net: nn.Module, device: torch.device, layout: torch.memory_format) -> N
     net.to(device, memory_format=layout)  # type: ignore[call-overload]  # missing in torch's stubs
 
 
-def fold_batchnorm(net: FeatureExtractor, layout: torch.memory_format) -> nn.Module:
-    """A copy of a network in eval mode with batch norm folded into convolutions.
-
-    Logits change by rounding alone. Where torch.fx cannot trace the network, a warning says why
-    and `net` itself is returned.
-    """
-    from torch.fx.experimental.optimization import fuse
-
-    try:
-        rewritten = fuse(net.net)  # a copy
-    except Exception as error:  # noqa: BLE001  # a network's own code, traced, may raise anything
-        reason = f"{type(error).__name__}: {message_lines(error)[0]}"
-        warnings.warn(f"batch norm is not folded, which is slower: {reason}", stacklevel=2)
+def _rewritten(net: FeatureExtractor, execution: Execution, precision: Precision) -> nn.Module:
+    """A frozen network that computes the same logits faster, or itself if it cannot be traced."""
+    folded = fold_batchnorm(net.net)
+    if folded is None:
         return net
-    folded = _Folded(rewritten)
-    move(folded, next(net.parameters()).device, layout)
-    return folded.eval().requires_grad_(False)
+    device = next(net.parameters()).device
+    move(folded, device, execution.layout)
+    is_single = precision is not Precision.bf16
+    if can_fuse_on(device) and is_single and not execution.compiled:  # the compiler fuses, too
+        return _LogitsOnly(FusedNetwork(folded))
+    return _LogitsOnly(folded)
 
 
 def inference_batch_size(data: Data) -> int:

@@ -5,9 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from kd_bench.models.ensemble import Ensemble
-from kd_bench.models.features import FeatureExtractor
+from kd_bench.models.frozen import fold_batchnorm
 from kd_bench.models.resnet import ResNet
-from kd_bench.training.execution import fold_batchnorm
 
 IMAGE = torch.zeros(1, 3, 8, 8)
 
@@ -56,8 +55,7 @@ def test_batch_norm_is_folded_in_every_network():
     for net in nets:
         net(torch.randn(16, 3, 8, 8))  # batch statistics
     ensemble = Ensemble(nets, of_logits=False).eval()
-    extractor = FeatureExtractor(ensemble, {}, (), "an ensemble").eval()
-    folded = fold_batchnorm(extractor, torch.channels_last)
+    folded = fold_batchnorm(ensemble)
     assert not [m for m in folded.modules() if isinstance(m, nn.BatchNorm2d)]
     image = torch.randn(5, 3, 8, 8)
-    torch.testing.assert_close(folded(image).logits, extractor(image).logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(folded(image), ensemble(image), rtol=1e-4, atol=1e-5)
