@@ -114,6 +114,8 @@ def logit_jobs(args: argparse.Namespace, scratch: Path) -> dict[str, Job]:
     jobs = {}
     for name in sorted(path.stem for path in METHODS.glob("*.yaml")):
         job = make_job(name, args, scratch)
+        if job.config.method.chain:  # another teacher, with the step of st
+            continue
         # What a cache of the teacher's outputs would hold is what the method reads of the teacher.
         shape = cache_shape(job)
         if shape is not None and shape[1] == CLASSES:
