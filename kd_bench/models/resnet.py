@@ -12,13 +12,16 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from kd_bench.interfaces import require
+from kd_bench.models.initialization import initialize_convolutions
 
 
-def _conv3x3(channels_in: int, channels: int, stride: int = 1) -> nn.Conv2d:
+def conv3x3(channels_in: int, channels: int, stride: int = 1) -> nn.Conv2d:
+    """A 3x3 convolution that keeps the size but for its stride."""
     return nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=False)
 
 
-def _shortcut(channels_in: int, channels: int, stride: int) -> nn.Module:
+def projection_shortcut(channels_in: int, channels: int, stride: int) -> nn.Module:
+    """The identity, or where the shape changes, a 1x1 convolution and batch norm."""
     if stride == 1 and channels_in == channels:
         return nn.Identity()
     projection = nn.Conv2d(channels_in, channels, 1, stride, bias=False)
@@ -33,12 +36,12 @@ class BasicBlock(nn.Module):
 
     def __init__(self, channels_in: int, channels: int, stride: int):
         super().__init__()
-        self.conv1 = _conv3x3(channels_in, channels, stride)
+        self.conv1 = conv3x3(channels_in, channels, stride)
         self.bn1 = nn.BatchNorm2d(channels)
         self.relu1 = nn.ReLU()
-        self.conv2 = _conv3x3(channels, channels)
+        self.conv2 = conv3x3(channels, channels)
         self.bn2 = nn.BatchNorm2d(channels)
-        self.downsample = _shortcut(channels_in, channels, stride)
+        self.downsample = projection_shortcut(channels_in, channels, stride)
         self.relu2 = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -69,7 +72,7 @@ class ResNet(nn.Module):
         _check(depth, widths)
         blocks = (depth - 2) // 6
         stem, *layers = widths
-        self.conv1 = _conv3x3(3, stem)
+        self.conv1 = conv3x3(3, stem)
         self.bn1 = nn.BatchNorm2d(stem)
         self.relu = nn.ReLU()
         self.layer1 = _layer(blocks, stem, layers[0], stride=1)
@@ -78,13 +81,7 @@ class ResNet(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(layers[2], num_classes)
         self.stages = _stages(blocks)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        """Initialize the convolutions; batch norm (1, 0) and classifier keep PyTorch's defaults."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialize_convolutions(self)  # batch norm (1, 0) and classifier have PyTorch's defaults
 
     def forward(self, image: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(image)))  # [B, stem, H, W]

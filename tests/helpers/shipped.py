@@ -5,13 +5,16 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from helpers.paths import CONF
 from kd_bench.config.convert import to_dataclass
 from kd_bench.config.schema import MethodConfig, ModelConfig, RecipeConfig
 from kd_bench.interfaces import StageShapes
+from kd_bench.jobs.instantiate import build_network
 
 SCHEMAS = {"method": MethodConfig, "model": ModelConfig, "recipe": RecipeConfig}
 
@@ -41,6 +44,12 @@ def _read(group: str, name: str, more: list[str]) -> DictConfig:
         return OmegaConf.merge({group: alone}, OmegaConf.from_dotlist(more))
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(f"{group}/{name}", [f"+{each}" for each in more])
+
+
+def network(name: str, num_classes: int = 10, device: str = "meta") -> nn.Module:
+    """A model of conf/model; on the meta device it has no weights and costs nothing."""
+    with torch.device(device):
+        return build_network(load("model", name), num_classes).net
 
 
 def shapes(model: str, **stages: tuple[int, ...]) -> StageShapes:

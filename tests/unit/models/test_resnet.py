@@ -1,4 +1,4 @@
-"""The networks match the literature: shapes, parameters, names, initialization."""
+"""The residual networks for small images match the literature: layers, names, initialization."""
 
 from __future__ import annotations
 
@@ -7,79 +7,13 @@ import math
 import pytest
 import torch
 from helpers.jobs import composed
-from helpers.shipped import CONF, choices, load
-from hydra import compose, initialize_config_dir
+from helpers.shipped import network
 from torch import nn
 
 from kd_bench.jobs import instantiate
-from kd_bench.models.features import FeatureExtractor, probe_shapes
+from kd_bench.models.features import FeatureExtractor
 from kd_bench.models.resnet import BasicBlock, ResNet
 from kd_bench.utils.errors import UserError
-
-# For 10 and for 100 classes. As counted in RepDistiller's networks; resnet8_half on paper:
-# stem 3·8·9 + 16 = 232; stage1 2·8·8·9 + 32 = 1,184;
-# stage2 8·16·9 + 16·16·9 + 64 + (8·16 + 32) = 3,680; stage3 likewise, 14,528;
-# together 19,624, and the classifier 33 per class.
-PARAMETERS = {
-    "resnet8": (78_042, 83_892),
-    "resnet14": (175_258, 181_108),
-    "resnet20": (272_474, 278_324),
-    "resnet32": (466_906, 472_756),
-    "resnet44": (661_338, 667_188),
-    "resnet56": (855_770, 861_620),
-    "resnet110": (1_730_714, 1_736_564),
-    "resnet8_half": (19_954, 22_924),
-    "resnet8x4": (1_210_410, 1_233_540),
-    "resnet14x4": (2_760_490, 2_783_620),  # resnet8x4 and a quarter of the rest of resnet32x4
-    "resnet32x4": (7_410_730, 7_433_860),
-}
-
-
-def shipped(name: str, num_classes: int = 10, device: str = "meta") -> nn.Module:
-    with torch.device(device):
-        return instantiate.build_network(load("model", name), num_classes).net
-
-
-@pytest.mark.parametrize("name", choices("model"))
-def test_parameter_counts_match_the_literature(name):
-    counts = [sum(p.numel() for p in shipped(name, k).parameters()) for k in (10, 100)]
-    assert tuple(counts) == PARAMETERS[name]
-
-
-@pytest.mark.parametrize("name", choices("model"))
-def test_a_model_is_named_after_its_file(name):
-    assert load("model", name).name == name
-
-
-@pytest.mark.parametrize("name", choices("model"))
-def test_no_shipped_model_modifies_its_stages_in_place(name):
-    assert not [path for path, module in shipped(name).named_modules() if _in_place(module)]
-
-
-def _in_place(module: nn.Module) -> bool:
-    return getattr(module, "inplace", False)
-
-
-@pytest.mark.parametrize("name", choices("model"))
-def test_every_stage_of_a_shipped_model_is_found_on_the_smallest_images(name):
-    net = shipped(name)
-    shapes = probe_shapes(net, net.stages, (8, 8), name)
-    assert {"stem", "stage1", "stage2", "stage3", "pooled"} <= set(shapes)
-    assert len(shapes["pooled"]) == 1
-
-
-def test_stages_have_the_published_shapes():
-    net = shipped("resnet32x4")
-    shapes = probe_shapes(net, net.stages, (32, 32), "resnet32x4")
-    maps = {
-        "stem": (32, 32, 32),
-        "stage1": (64, 32, 32),
-        "stage2": (128, 16, 16),
-        "stage3": (256, 8, 8),
-    }
-    before = {f"{stage}_pre": shape for stage, shape in maps.items()}
-    norms = {f"{stage}_norm": shape for stage, shape in maps.items()}
-    assert shapes == {**maps, **before, **norms, "pooled": (256,)}
 
 
 @pytest.mark.parametrize("depth", [8, 14, 20, 32, 44, 56, 110])
@@ -92,7 +26,7 @@ def test_depth_counts_the_convolutions_on_the_way_and_the_classifier(depth):
 
 def test_shortcuts_are_projections_only_if_the_shape_changes():
     projected = {
-        name: [path for path, module in shipped(name).named_modules() if _is_projection(module)]
+        name: [path for path, module in network(name).named_modules() if _is_projection(module)]
         for name in ("resnet14", "resnet8x4")
     }
     assert projected == {
@@ -114,7 +48,7 @@ def test_a_block_without_its_branch_is_the_rectified_shortcut():
 
 def test_weights_are_initialized_as_in_the_literature():
     torch.manual_seed(0)
-    net = shipped("resnet8x4", device="cpu")
+    net = network("resnet8x4", device="cpu")
     weight = net.layer3[0].conv1.weight  # [256, 128, 3, 3]
     # Kaiming, fan_out: variance 2 / (256 · 9), that of 294,912 samples is within 1 %.
     assert weight.std().item() == pytest.approx(math.sqrt(2 / (256 * 9)), rel=0.01)
@@ -126,7 +60,7 @@ def test_weights_are_initialized_as_in_the_literature():
 
 
 def test_tensors_have_the_names_of_published_checkpoints():
-    names = list(shipped("resnet8").state_dict())
+    names = list(network("resnet8").state_dict())
     assert names[:2] == ["conv1.weight", "bn1.weight"]
     assert names[-2:] == ["fc.weight", "fc.bias"]
     assert {"layer1.0.conv1.weight", "layer2.0.downsample.1.running_var"} <= set(names)
@@ -170,16 +104,3 @@ def test_a_depth_that_is_not_6n_plus_2_is_refused_with_those_that_are(depth):
 def test_widths_that_are_not_four_whole_numbers_are_refused(widths):
     with pytest.raises(UserError, match="widths of a ResNet must be four"):
         ResNet(10, 8, widths)
-
-
-@pytest.mark.parametrize("name", choices("pair"))
-def test_a_pair_is_named_teacher_student_and_uses_shipped_models(name, tmp_path):
-    (tmp_path / "config.yaml").write_text(
-        "defaults:\n- model: resnet20\n- model@teacher.model: resnet20\n"
-        "- model@assistant: resnet20\n- pair: ???\n- _self_\n"
-        f"hydra: {{searchpath: ['file://{CONF}']}}\n"
-    )
-    with initialize_config_dir(str(tmp_path), version_base="1.3"):
-        config = compose("config", [f"pair={name}"])
-    assert f"{config.teacher.model.name}-{config.model.name}" == name
-    assert set(config) == {"model", "teacher", "assistant"}

@@ -1,0 +1,38 @@
+"""ResNet-18, 34 and 50 for small images: layers, strides, and the depths there are."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from kd_bench.models.resnet_imagenet import Bottleneck, ImageNetResNet
+from kd_bench.utils.errors import UserError
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50])
+def test_depth_counts_the_convolutions_on_the_way_and_the_classifier(depth):
+    with torch.device("meta"):
+        net = ImageNetResNet(10, depth)
+    layers = [path for path, module in net.named_modules() if isinstance(module, nn.Conv2d)]
+    assert len([path for path in layers if "downsample" not in path]) + 1 == depth
+
+
+def test_a_bottleneck_has_its_stride_in_the_3x3_convolution():
+    block = Bottleneck(8, 32, 2)
+    strided = [path for path, m in block.named_modules() if getattr(m, "stride", (1, 1)) == (2, 2)]
+    assert strided == ["conv2", "downsample.0"]
+    assert block(torch.randn(2, 8, 6, 6)).shape == (2, 32, 3, 3)
+
+
+def test_a_bottleneck_without_its_branch_is_the_rectified_shortcut():
+    block = Bottleneck(8, 8, 1).eval()
+    nn.init.zeros_(block.bn3.weight)
+    x = torch.randn(2, 8, 4, 4)
+    torch.testing.assert_close(block(x), x.clamp(min=0), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("depth", [20, 101, "18"])
+def test_another_depth_is_refused_with_those_there_are(depth):
+    with pytest.raises(UserError, match=r"^depth of this ResNet must be 18, 34, 50; got '?\d+"):
+        ImageNetResNet(10, depth)

@@ -1,0 +1,38 @@
+"""VGG: its convolutions, and the depths there are."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from kd_bench.models.features import FeatureExtractor
+from kd_bench.models.vgg import VGG
+from kd_bench.utils.errors import UserError
+
+
+@pytest.mark.parametrize("depth", [8, 11, 13, 16, 19])
+def test_depth_counts_the_convolutions_and_the_three_linear_layers_of_the_paper(depth):
+    with torch.device("meta"):
+        net = VGG(10, depth)
+    assert len([m for m in net.modules() if isinstance(m, nn.Conv2d)]) == depth - 3
+
+
+def test_a_block_reads_the_maxima_of_the_one_before():
+    torch.manual_seed(0)
+    net = VGG(10, 8).eval()
+    out = FeatureExtractor(net, net.stages, net.stages, "vgg8")(torch.randn(2, 3, 8, 8)).features
+    blocks = ("stem", "stage1", "stage2", "stage3")
+    for i, (stage, following) in enumerate(pairwise(blocks), start=1):
+        cells = out[stage].unflatten(3, (-1, 2)).unflatten(2, (-1, 2))  # [B, C, H/2, 2, W/2, 2]
+        expected = net.get_submodule(f"block{i}")(cells.amax((3, 5)))
+        torch.testing.assert_close(out[following], expected)
+    torch.testing.assert_close(out["stage4"], net.block4(out["stage3"]))
+
+
+@pytest.mark.parametrize("depth", [9, 12, "13"])
+def test_another_depth_is_refused_with_those_there_are(depth):
+    with pytest.raises(UserError, match=r"^depth of a VGG must be 8, 11, 13, 16, 19; got '?\d+"):
+        VGG(10, depth)
