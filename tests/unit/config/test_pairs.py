@@ -1,10 +1,15 @@
-"""Rules for every pair in conf/pair."""
+"""Rules for every pair in conf/pair, and the pairs of CRD's tables."""
 
 from __future__ import annotations
 
+import re
+
 import pytest
-from helpers.shipped import CONF, choices
+from helpers.jobs import composed
+from helpers.shipped import CONF, choices, load, network
 from hydra import compose, initialize_config_dir
+
+SMALL_STEPS = ("mobilenet_v2", "shufflenet_v1", "shufflenet_v2")
 
 
 @pytest.mark.parametrize("name", choices("pair"))
@@ -17,4 +22,34 @@ def test_a_pair_is_named_teacher_student_and_uses_shipped_models(name, tmp_path)
     with initialize_config_dir(str(tmp_path), version_base="1.3"):
         config = compose("config", [f"pair={name}"])
     assert f"{config.teacher.model.name}-{config.model.name}" == name
-    assert set(config) == {"model", "teacher", "assistant"}
+    assert set(config) - {"recipe"} == {"model", "teacher", "assistant"}
+    has_small_steps = config.model.name in SMALL_STEPS
+    assert config.get("recipe") == ({"lr": 0.01} if has_small_steps else None)
+    sizes = [
+        sum(parameter.numel() for parameter in network(each.name).parameters())
+        for each in (config.model, config.assistant, config.teacher.model)
+    ]
+    assert sizes == sorted(sizes)
+
+
+def test_the_rate_of_a_pair_is_its_students_and_not_its_teachers():
+    pair = ("pair=vgg13-mobilenet_v2", "recipe=crd240")
+    config, _ = composed(*pair)
+    assert (config.recipe.lr, config.teacher.recipe.lr) == (0.01, 0.05)
+    assert composed(*pair, "recipe.lr=0.02")[0].recipe.lr == 0.02
+
+
+def values_of(sweep: str) -> dict[str, list[str]]:
+    """The values that a sweep in conf/sweep lists for each key."""
+    text = (CONF / "sweep" / f"{sweep}.yaml").read_text()
+    return {key: value.split(",") for key, value in re.findall(r"^    (\S+): (.*)$", text, re.M)}
+
+
+@pytest.mark.parametrize(("name", "pairs"), [("crd_same", 7), ("crd_cross", 6)])
+def test_the_sweeps_of_crd_have_its_pairs_and_its_recipe(name, pairs):
+    sweep = values_of(name)
+    assert len(sweep["pair"]) == pairs
+    assert set(sweep["pair"]) <= set(choices("pair"))
+    assert set(sweep["method"]) <= set(choices("method"))
+    recipe = load("recipe", sweep["recipe"][0])
+    assert (recipe.epochs, recipe.batch_size, recipe.lr) == (240, 64, 0.05)

@@ -39,6 +39,8 @@ PARAMETERS = {
     "wrn_16_2": (691_674, 703_284),
     "wrn_40_1": (563_930, 569_780),
     "wrn_40_2": (2_243_546, 2_255_156),
+    # wrn_16_2 and half of the rest of wrn_40_2: two of its four further blocks a stage
+    "wrn_28_2": (1_467_610, 1_479_220),
     "vgg8": (3_918_858, 3_965_028),
     "vgg11": (9_231_114, 9_277_284),
     "vgg13": (9_416_010, 9_462_180),
@@ -62,7 +64,7 @@ SHAPES = {
     **{f"resnet{depth}": BASIC for depth in (18, 34)},
     "resnet50": ("64@32 256@32 512@16 1024@8 2048@4", 2048),
     **{f"wrn_{depth}_1": RESNET for depth in (16, 40)},
-    **{f"wrn_{depth}_2": ("16@32 32@32 64@16 128@8", 128) for depth in (16, 40)},
+    **{f"wrn_{depth}_2": ("16@32 32@32 64@16 128@8", 128) for depth in (16, 28, 40)},
     **{f"vgg{depth}": VGG for depth in (8, 11, 13, 16, 19)},
     "mobilenet_v2": ("16@16 12@16 16@8 48@4 160@2", 1280),
     "shufflenet_v1": ("24@32 240@16 480@8 960@4", 960),
