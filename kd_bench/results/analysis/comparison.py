@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import combinations
+
+import numpy as np
 
 from kd_bench.config.schema import BASELINE
 from kd_bench.results.analysis.groups import Group, Kind
-from kd_bench.results.analysis.statistics import Pooled, holm, p_value
+from kd_bench.results.analysis.statistics import Pooled, holm, p_values
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,18 @@ def compare(
 
 def _effects(deltas: Mapping[str, Mean], deviation: Pooled) -> dict[str, int]:
     """The rows that differ from the baseline: 1 above it, -1 below."""
-    tests = {row: p_value(deviation, d.value, d.n, d.n) for row, d in deltas.items()}
-    return {row: 1 if deltas[row].value > 0 else -1 for row in holm(tests)}
+    values, n = _arrays(deltas)
+    clear = holm(p_values(deviation, values, n, n))
+    return {
+        row: 1 if delta.value > 0 else -1
+        for (row, delta), is_clear in zip(deltas.items(), clear, strict=True)
+        if is_clear
+    }
+
+
+def _arrays(means: Mapping[str, Mean]) -> tuple[np.ndarray, np.ndarray]:
+    """Their values and numbers of runs."""
+    return np.array([m.value for m in means.values()]), np.array([m.n for m in means.values()])
 
 
 def _best(
@@ -75,19 +86,20 @@ def _best(
         return set()
     top = max(means, key=lambda row: means[row].value)
     rivals = {row: mean for row, mean in means.items() if row != BASELINE}
-    told_apart = holm(
-        {
-            frozenset(pair): _difference_p(rivals[pair[0]], rivals[pair[1]], deviation)
-            for pair in combinations(rivals, 2)
-        }
-    )
-    best = {row for row in rivals if frozenset((top, row)) not in told_apart}
+    best = _as_good_as(top, rivals, deviation) if top in rivals else set()
     is_told = effects.get(top) == 1 if has_baseline else len(best) < len(means)
     return best if is_told else set()
 
 
-def _difference_p(a: Mean, b: Mean, deviation: Pooled) -> float:
-    return p_value(deviation, a.value - b.value, a.n, b.n)
+def _as_good_as(top: str, means: Mapping[str, Mean], deviation: Pooled) -> set[str]:
+    """The rows that do not differ from `top`, and itself, if all pairs of rows are tested."""
+    rows = list(means)
+    values, n = _arrays(means)
+    first, second = np.triu_indices(len(rows), k=1)
+    differ = holm(p_values(deviation, values[first] - values[second], n[first], n[second]))
+    place = rows.index(top)
+    worse = {*first[differ & (second == place)], *second[differ & (first == place)]}
+    return {row for k, row in enumerate(rows) if k not in worse}
 
 
 def _unproven(
@@ -103,6 +115,7 @@ def _unproven(
         for row, mean in means.items()
         if groups[row].kind is not Kind.CONTROL and row != BASELINE
     }
-    tests = {row: _difference_p(mean, control, deviation) for row, mean in methods.items()}
-    above = {row for row in holm(tests) if methods[row].value > control.value}
-    return methods.keys() - above
+    values, n = _arrays(methods)
+    differ = holm(p_values(deviation, values - control.value, n, np.full_like(n, control.n)))
+    above = differ & (values > control.value)
+    return {row for row, is_above in zip(methods, above, strict=True) if not is_above}

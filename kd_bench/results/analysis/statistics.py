@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TypeVar
 
+import numpy as np
 from scipy.special import nctdtrinc, stdtr, stdtrit
 
 CONFIDENCE = 0.95  # two-sided
 POWER = 0.8  # the probability with which a detectable difference is found significant
 MOST_SEEDS = 1_000_000  # that a plan counts to
-
-Name = TypeVar("Name", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -50,26 +48,41 @@ def half_width(deviation: Pooled, n: int, m: int) -> float:
     return quantile * deviation.sd * math.sqrt(1 / n + 1 / m)
 
 
-def p_value(deviation: Pooled, difference: float, n: int, m: int) -> float:
-    """Two-sided p-value of a difference between means of `n` and `m` runs; as `half_width`."""
-    error = deviation.sd * math.sqrt(1 / n + 1 / m)
-    if error == 0:  # all seeds of each cell are equal
-        return float(difference == 0)
-    return 2 * float(stdtr(deviation.df, -abs(difference) / error))
+def p_values(
+    deviation: Pooled, differences: np.ndarray, n: np.ndarray, m: np.ndarray
+) -> np.ndarray:
+    """Two-sided p-values of differences between means of `n` and `m` runs; as `half_width`.
+
+    Args:
+        deviation: of the runs; if it is 0, all seeds of each cell are equal.
+        differences: in points, shape (k,).
+        n: runs of the one mean, shape (k,).
+        m: runs of the other, shape (k,).
+    """
+    if deviation.sd == 0:
+        return (differences == 0).astype(float)
+    errors = deviation.sd * np.sqrt(1 / n + 1 / m)
+    return 2 * stdtr(deviation.df, -np.abs(differences) / errors)
 
 
-def holm(p_values: Mapping[Name, float]) -> set[Name]:
+def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
     """Which hypotheses are rejected, so that any false rejection has a probability of 5 % at most.
 
     From the smallest p-value on, the k-th of m is rejected if p <= 0.05 / (m - k + 1), up to the
     first that is not. Holm, Scandinavian Journal of Statistics 6 (1979). It holds whether or not
     the tests are independent.
+
+    Args:
+        p_values: shape (m,).
+
+    Returns:
+        Booleans, shape (m,).
     """
-    rejected: set[Name] = set()
-    for name in sorted(p_values, key=lambda name: p_values[name]):
-        if p_values[name] > (1 - CONFIDENCE) / (len(p_values) - len(rejected)):
-            break
-        rejected.add(name)
+    values = np.asarray(p_values, dtype=float)
+    order = np.argsort(values, kind="stable")
+    levels = (1 - CONFIDENCE) / np.arange(len(values), 0, -1)
+    rejected = np.zeros(len(values), dtype=bool)
+    rejected[order] = np.logical_and.accumulate(values[order] <= levels)
     return rejected
 
 

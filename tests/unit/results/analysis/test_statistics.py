@@ -14,7 +14,7 @@ from kd_bench.results.analysis.statistics import (
     detectable,
     half_width,
     holm,
-    p_value,
+    p_values,
     pooled,
     seeds_to_detect,
 )
@@ -25,7 +25,8 @@ A, B = [89.1, 90.4, 90.9, 91.7], [91.0, 92.2, 91.9]
 def test_two_cells_are_compared_as_by_students_t_test():
     difference = np.mean(A) - np.mean(B)
     expected = stats.ttest_ind(A, B)  # equal variances
-    assert p_value(pooled([A, B]), difference, 4, 3) == pytest.approx(expected.pvalue)
+    (found,) = p_values(pooled([A, B]), np.array([difference]), np.array([4]), np.array([3]))
+    assert found == pytest.approx(expected.pvalue)
     interval = expected.confidence_interval()
     width = half_width(pooled([A, B]), 4, 3)
     assert (difference - width, difference + width) == pytest.approx((interval.low, interval.high))
@@ -33,16 +34,16 @@ def test_two_cells_are_compared_as_by_students_t_test():
 
 def test_equal_seeds_leave_no_doubt():
     exact = Pooled(0.0, 4)
-    assert p_value(exact, 0.0, 3, 3) == 1.0
-    assert p_value(exact, 0.1, 3, 3) == 0.0
+    three = np.array([3, 3])
+    assert p_values(exact, np.array([0.0, 0.1]), three, three).tolist() == [1.0, 0.0]
 
 
 def test_holm_divides_the_level_by_the_number_of_hypotheses_left():
     # 0.05 / 3 = 0.0167, 0.05 / 2 = 0.025, 0.05 / 1
-    assert holm({"a": 0.016, "b": 0.024, "c": 0.049}) == {"a", "b", "c"}
-    assert holm({"a": 0.016, "b": 0.026, "c": 0.026}) == {"a"}
-    assert holm({"a": 0.017, "b": 0.018, "c": 0.019}) == set()
-    assert holm({}) == set()
+    assert holm([0.049, 0.016, 0.024]).tolist() == [True, True, True]
+    assert holm([0.026, 0.016, 0.026]).tolist() == [False, True, False]
+    assert holm([0.017, 0.018, 0.019]).tolist() == [False, False, False]
+    assert holm([]).tolist() == []
 
 
 @pytest.mark.parametrize(("df", "n", "m", "comparisons"), [(4, 3, 3, 1), (22, 3, 2, 10)])
