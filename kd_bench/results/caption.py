@@ -318,12 +318,12 @@ def short_caption(table: Table, mark: str) -> str:
 
 def _mixed(runs: pd.DataFrame, key: str) -> list[str]:
     """The cells whose runs differ in a key: "st in digits a-b (abc1234, def5678)"."""
-    texts = []
-    for (row, column), cell in runs.groupby(["row", "column"]):
-        values = sorted(set(cell[key]))
-        if len(values) > 1:
-            texts.append(f"{row} in {column} ({', '.join(value[:12] for value in values)})")
-    return texts
+    by_cell = runs.groupby(["row", "column"])[key].unique()
+    return [
+        f"{row} in {column} ({', '.join(value[:12] for value in sorted(values))})"
+        for (row, column), values in by_cell.items()
+        if len(values) > 1
+    ]
 
 
 def _without_baseline(table: Table) -> list[str]:

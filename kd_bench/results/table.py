@@ -129,9 +129,10 @@ def _check_cell(runs: pd.DataFrame, row: str, column: str) -> None:
             f"{row} in {column} has runs that differ in more than the seed:"
             f" {conflict(identities)}; move the runs that should not count to another folder"
         )
-    for seed, same in runs.groupby("seed"):
+    repeated = runs[runs["seed"].duplicated(keep=False)]
+    for seed, same in repeated.groupby("seed"):
         names = ", ".join(sorted(same["folder"]))
-        require(len(same) == 1, f"{row} in {column} has seed {seed} more than once: {names}")
+        raise UserError(f"{row} in {column} has seed {seed} more than once: {names}")
 
 
 def _check_images(runs: pd.DataFrame, column: str) -> None:
