@@ -31,7 +31,7 @@ from kd_bench.utils.files import write_json
 
 SCRIPT = "tools/simulated_tables.py"
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-PATTERN = "cifar10_jpg/resnet20-resnet8/st"  # whose record the simulated ones are made of
+PATTERN = "cifar10_jpg/resnet20-resnet8/st"  # whose records the simulated ones are made of
 TABLES, SEEDS, METHODS = 1000, 3, 34
 SD, MEAN = 0.31, 75.0  # of the README's table
 EFFECT = 0.5  # points, whose seeds `kd-bench plan --detect` tells
@@ -69,7 +69,7 @@ def worlds() -> list[World]:
 
 def pattern() -> Record:
     """A published record of the setting that is simulated."""
-    return next(each for each in read_records(RESULTS) if each.folder.startswith(PATTERN))
+    return read_records(RESULTS / PATTERN)[0]
 
 
 def named(of: Record, method: str, seed: int) -> Record:
