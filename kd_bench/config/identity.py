@@ -65,7 +65,8 @@ def _dataset_identity(config: Mapping) -> dict:
 
 
 def _method_identity(config: Mapping) -> dict:
-    method = without_defaults({**config, "chain": {}}, MethodConfig)  # see `taught_by`
+    learnt = {key: value for key, value in config.items() if key != "role"}
+    method = without_defaults({**learnt, "chain": {}}, MethodConfig)  # see `taught_by`
     if "plugins" in method:  # a list, because they act in an order, which a dict's hash ignores
         method["plugins"] = [{name: plugin} for name, plugin in method["plugins"].items()]
     return method

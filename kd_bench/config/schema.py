@@ -62,6 +62,14 @@ class Mean(Enum):
     logits = "logits"
 
 
+class Role(Enum):
+    """What the rows of a method are in a table."""
+
+    method = "method"
+    label_free = "label_free"  # a method that learns from the teacher alone
+    control = "control"  # not a method: what others have to beat
+
+
 class Side(Enum):
     """One of the two ends of a chain."""
 
@@ -151,6 +159,7 @@ class MethodConfig:
     plugins: dict[str, Any] = field(default_factory=dict)  # name -> _target_ ..., in their order
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
     chain: dict[str, Any] = field(default_factory=dict)  # name -> LinkConfig, from the teacher on
+    role: Role = Role.method  # in a table; not part of a job's identity
 
 
 @dataclass

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from statistics import median
+from statistics import median, median_low
 
 import pandas as pd
 
 from kd_bench.config.schema import BASELINE
+from kd_bench.results.analysis.crossed import Crossed
+from kd_bench.results.analysis.groups import HEADINGS, Kind
+from kd_bench.results.analysis.statistics import detectable
 from kd_bench.results.budget import RECIPE
 from kd_bench.results.table import Cell, Column, Table
 from kd_bench.utils.text.formatting import format_duration, pluralize
@@ -23,6 +26,8 @@ SHORT_EPOCH = {
     "best-val": "best validation epoch",
 }
 METRIC_NAME = {"last": "last", "best": "best (test-selected)", "best-val": "best-val"}
+EFFECT_MARKS = {1: "↑", -1: "↓", 0: ""}  # of significant differences from the baseline
+UNPROVEN_MARK = "†"
 MANY = 3  # entries of a list that a caption shows; the rest is counted
 
 
@@ -116,30 +121,72 @@ def _half_widths(cells: Iterable[Cell]) -> list[float]:
     return [delta.half_width for delta in deltas if delta.half_width is not None]
 
 
+def _effects(table: Table) -> str:
+    """What an arrow means, and which true differences get one."""
+    if not _interval(table):
+        return ""
+    count = max(map(len, _compared(table).values()))
+    of_column = " of a column" if len(table.columns) > 1 else ""
+    together = f"all {count} methods{of_column}"
+    corrected = f" (5 % for {together} together, Holm)" if count > 1 else " (5 %)"
+    return (
+        f"{EFFECT_MARKS[1]} and {EFFECT_MARKS[-1]} mark significant differences{corrected}; a true"
+        f" difference is found with a probability of 80 % if it is {_detectable(table, count)}"
+        " (noncentral t)."
+    )
+
+
+def _compared(table: Table) -> dict[str, list[Cell]]:
+    """By column, the cells that are compared with its baseline."""
+    return {
+        column.label: [cell for cell in table.under(column).values() if cell.delta]
+        for column in table.columns
+    }
+
+
+def _detectable(table: Table, count: int) -> str:
+    """The smallest differences: "0.75 points in one method chosen beforehand, 1.05 in any"."""
+    alone, among = [], []
+    for column in table.columns:
+        cells = _compared(table)[column.label]
+        if cells and column.deviation:
+            pairs = median_low(cell.delta.pairs for cell in cells if cell.delta)
+            alone.append(detectable(column.deviation, pairs, pairs))
+            among.append(detectable(column.deviation, pairs, pairs, len(cells)))
+    digits = min(column.digits for column in table.columns)
+    if count == 1:
+        return f"{_range(alone, digits)} points"
+    return (
+        f"{_range(alone, digits)} points in one method chosen beforehand, and"
+        f" {_range(among, digits)} in any of them"
+    )
+
+
 def _boldness(table: Table) -> str:
     """What bold means, and which columns have none."""
     compared = [column for column in table.columns if len(table.under(column)) > 1]
     plain = [c.label for c in compared if not any(cell.bold for cell in table.under(c).values())]
-    if not compared:
+    if not compared or not _has_deviation(table):
         return ""
     if len(plain) == len(compared):
-        return (
-            "No method is marked as best: the seeds show no significant differences from the best."
-        )
-    among = "a column and budget" if len(set(table.budgets.values())) > 1 else "a column"
+        return "No method is marked as best: none is significantly better than the baseline."
+    ranked = {group for group in table.groups.values() if group.kind is not Kind.CONTROL}
+    among = "a column and group" if len(ranked) > 1 else "a column"
     text = (
-        f"Bold: the best of {among} and every method not significantly different from it"
-        " (95 % interval of the difference, same SD, not corrected for the number of methods)."
+        f"Bold: the best of {among}, if it is significantly better than the baseline, and every"
+        " method that is not significantly different from it (5 % for all their pairs together,"
+        " Holm)."
     )
-    if not plain:
-        return text
-    labels = _listed(plain, MANY)
-    return f"{text} The seeds show no significant differences from the best in {labels}."
+    return f"{text} Nothing is bold in {_listed(plain, MANY)}." if plain else text
+
+
+def _has_deviation(table: Table) -> bool:
+    return any(column.deviation for column in table.columns)
 
 
 def _budgets(table: Table) -> str:
     """What it means to be below the name of another training budget than the recipe's."""
-    if set(table.budgets.values()) == {RECIPE}:
+    if {group.budget for group in table.groups.values()} == {RECIPE}:
         return ""
     return (
         "Below the name of another training budget are methods that show the student several views"
@@ -147,6 +194,25 @@ def _budgets(table: Table) -> str:
         " only among themselves, and their differences from the baseline include the effect of the"
         " budget."
     )
+
+
+def _kinds(table: Table) -> str:
+    """What it means to be below "no labels", "no teacher" or "controls"."""
+    kinds = {group.kind for group in table.groups.values()}
+    apart = [f"'{HEADINGS[kind]}'" for kind in sorted(kinds - {Kind.METHOD, Kind.CONTROL})]
+    sentences = []
+    if apart:
+        sentences.append(
+            f"Methods below {_listed(apart)} do without, and are ranked only among themselves."
+        )
+    if Kind.CONTROL in kinds:
+        sentences.append("Controls are no methods, but what a method has to beat.")
+    if any(cell.unproven for cell in table.cells.values()):
+        sentences.append(
+            f"{UNPROVEN_MARK}: not significantly better than the best control of the column (5 %"
+            " for all methods together, Holm)."
+        )
+    return " ".join(sentences)
 
 
 def _threads(table: Table) -> str:
@@ -158,9 +224,48 @@ def _threads(table: Table) -> str:
 
 
 def _teacher_sentence(table: Table) -> str:
+    """How many teachers stand behind a column, and behind the rows with teachers of their own."""
     if not any(column.teachers for column in table.columns):
         return ""
-    return "Each column uses one teacher (one seed): its variance is not in the ±."
+    done = table.runs[~table.runs["failed"]]
+    own = done[done["has_own_teachers"].astype(bool)].groupby("row", sort=False)["taught_by"]
+    rows = [f"{row} ({pluralize(max(map(len, taught)), 'teacher')})" for row, taught in own]
+    if not rows:
+        return "Each column uses one teacher (one seed): its variance is not in the ±."
+    return (
+        "Each column uses one teacher (one seed), except for rows with teachers of their own:"
+        f" {_listed(rows)}, the same ones for all seeds. Their variance is not in the ±."
+    )
+
+
+def _crossed(table: Table) -> str:
+    """The variances of columns whose seeds of student and teacher are crossed."""
+    digits = min(column.digits for column in table.columns)
+    texts = [_crossed_text(crossed, digits) for crossed in table.crossed]
+    if not texts:
+        return ""
+    negative = [v for c in table.crossed for v in (c.variances.student, c.variances.teacher)]
+    note = "; an estimated variance below 0 is set to 0" if min(negative) < 0 else ""
+    return (
+        "Seeds of student and teacher are crossed in"
+        f" {_listed(texts)} (two-way analysis of variance with random effects{note})."
+    )
+
+
+def _crossed_text(crossed: Crossed, digits: int) -> str:
+    sizes = _listed(sorted({f"{students} × {teachers}" for students, teachers in crossed.sizes}))
+    student, teacher, both = (
+        f"{max(0.0, variance) ** 0.5:.{digits}f}"
+        for variance in (
+            crossed.variances.student,
+            crossed.variances.teacher,
+            crossed.variances.both,
+        )
+    )
+    return (
+        f"{crossed.label} ({sizes} seeds of {_listed(crossed.rows, MANY)}): SD {student} between"
+        f" seeds of the student, {teacher} between seeds of the teacher, {both} of the combination"
+    )
 
 
 def _added_parameters(table: Table) -> str:
@@ -178,9 +283,12 @@ def caption_sentences(table: Table) -> list[str]:
         _cost(table),
         _threads(table),
         _deltas(table),
+        _effects(table),
         _boldness(table),
         _budgets(table),
+        _kinds(table),
         _teacher_sentence(table),
+        _crossed(table),
         _added_parameters(table),
         table.note,
     ]
@@ -194,24 +302,28 @@ def short_caption(table: Table, mark: str) -> str:
         table: the table.
         mark: of the best scores.
     """
-    text = f"Test accuracy in % ({SHORT_EPOCH[table.metric]}), mean ± SD (runs)"
+    text = f"Accuracy in % ({SHORT_EPOCH[table.metric]}), mean ± SD (runs)"
     if _has_deltas(table):
         interval = _interval(table)
-        uncertainty = f" (95 %: ± {interval})" if interval else ""
-        text += f", points over the baseline{uncertainty}"
+        marks = "".join(EFFECT_MARKS.values())
+        marked = f"; {marks} significant" if any(c.effect for c in table.cells.values()) else ""
+        uncertainty = f" (95 %: ± {interval}{marked})" if interval else ""
+        text += f", points over baseline{uncertainty}"
     if any(cell.bold for cell in table.cells.values()):
-        text += f", best or close: {mark}"
+        text += f", best: {mark}"
+    if any(cell.unproven for cell in table.cells.values()):
+        text += f", not above controls: {UNPROVEN_MARK}"
     return f"{text}. More: kd-bench table --format markdown"
 
 
 def _mixed(runs: pd.DataFrame, key: str) -> list[str]:
     """The cells whose runs differ in a key: "st in digits a-b (abc1234, def5678)"."""
-    texts = []
-    for (row, column), cell in runs.groupby(["row", "column"]):
-        values = sorted(set(cell[key]))
-        if len(values) > 1:
-            texts.append(f"{row} in {column} ({', '.join(value[:12] for value in values)})")
-    return texts
+    by_cell = runs.groupby(["row", "column"])[key].unique()
+    return [
+        f"{row} in {column} ({', '.join(value[:12] for value in sorted(values))})"
+        for (row, column), values in by_cell.items()
+        if len(values) > 1
+    ]
 
 
 def _without_baseline(table: Table) -> list[str]:

@@ -65,8 +65,9 @@ def changed_in(changed: Mapping[str, Any], section: str) -> dict[str, str]:
 
 def _assignments(section: Any, values: Mapping[str, str], shown: Iterable[str]) -> list[str]:
     """Changed values as "temperature=8", with as much of the path as is needed to be unique."""
-    all_paths = paths(to_plain(section))
-    return [f"{short_name(path, all_paths)}={values[path]}" for path in sorted(shown)]
+    shown = sorted(shown)
+    all_paths = paths(to_plain(section)) if shown else []
+    return [f"{short_name(path, all_paths)}={values[path]}" for path in shown]
 
 
 def method_name(method: MethodConfig) -> str:

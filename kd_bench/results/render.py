@@ -10,8 +10,15 @@ from statistics import fmean, stdev
 
 import pandas as pd
 
-from kd_bench.results.budget import RECIPE
-from kd_bench.results.caption import METRIC_NAME, caption_sentences, caveats, short_caption
+from kd_bench.results.analysis.groups import FIRST
+from kd_bench.results.caption import (
+    EFFECT_MARKS,
+    METRIC_NAME,
+    UNPROVEN_MARK,
+    caption_sentences,
+    caveats,
+    short_caption,
+)
 from kd_bench.results.labels import format_value
 from kd_bench.results.options import FORMAT_NAMES, METRICS
 from kd_bench.results.record import Failure, Record
@@ -21,6 +28,8 @@ from kd_bench.utils.text import escape
 from kd_bench.utils.text.grid import UNLIMITED, side_by_side
 
 Escape = Callable[[str], str]
+
+EFFECT_WORDS = {1: "above", -1: "below", 0: ""}  # the baseline, significantly
 
 
 def _signed(value: float, digits: int) -> str:
@@ -43,24 +52,25 @@ def cell_score(cell: Cell, digits: int) -> str:
 
 
 def difference(cell: Cell, digits: int) -> str:
-    """`+1.1`, or `+1.1 (2 paired)` if it uses fewer seeds than the score."""
+    """`+1.1`, significant `+2.1↑`, or `+1.1 (2 paired)` if it uses fewer seeds than the score."""
     if not cell.delta:
         return ""
     pairs = f" ({cell.delta.pairs} paired)" if cell.delta.pairs != cell.n else ""
-    return _signed(cell.delta.mean, digits) + pairs
+    return _signed(cell.delta.mean, digits) + EFFECT_MARKS[cell.effect] + pairs
 
 
 def cell_text(
     cell: Cell | None, digits: int, bold: str = "{}", escaped: Escape = escape.printable
 ) -> str:
-    """`93.9 ± 0.8 (3) +1.1`, `93.9 ± 0.1 (2), 1 failed`, `failed`; empty for a missing cell."""
+    """`93.9 ± 0.8 (3) +1.1†`, `93.9 ± 0.1 (2), 1 failed`, `failed`; empty for a missing cell."""
     if cell is None:
         return ""
     if not cell.n:
         return "failed"
     score = escaped(cell_score(cell, digits))
     failed = f", {cell.failed} failed" if cell.failed else ""
-    rest = f" {difference(cell, digits)}".rstrip() + failed
+    unproven = UNPROVEN_MARK if cell.unproven else ""
+    rest = f" {difference(cell, digits)}".rstrip() + unproven + failed
     return (bold.format(score) if cell.bold else score) + escaped(rest)
 
 
@@ -75,17 +85,17 @@ def to_rows(
     table: Table,
     bold: str = "{}",
     escaped: Escape = escape.printable,
-    budget: str = "{}:",
+    group: str = "{}:",
 ) -> list[list[str]]:
     """The heading, the teachers' line if there are any, and a line for each row, as text.
 
-    Above the rows of another training budget than the recipe's, a line has its name alone.
+    Above the rows of each group but the first, a line has its name alone.
 
     Args:
         table: the table.
         bold: how the best scores are written, with {} for the score.
         escaped: escapes all other text for the format.
-        budget: how the name of a budget is written, with {} for the name.
+        group: how the name of a group is written, with {} for the name.
     """
     kind = "" if table.metric == METRICS[0] else f", {METRIC_NAME[table.metric]}"
     columns = [["method", "teacher", *map(escaped, table.rows)]]
@@ -100,11 +110,11 @@ def to_rows(
         columns.append([escaped(text) for text in average])
     heading, teachers, *rows = ([*line] for line in zip(*columns, strict=True))
     lines = [heading, *([teachers] if any(teachers[1:]) else [])]
-    above = RECIPE
+    above = FIRST
     for row, line in zip(table.rows, rows, strict=True):
-        if table.budgets[row] != above:
-            above = table.budgets[row]
-            lines.append([budget.format(escaped(str(above)))] + [""] * (len(heading) - 1))
+        if table.groups[row] != above:
+            above = table.groups[row]
+            lines.append([group.format(escaped(str(above)))] + [""] * (len(heading) - 1))
         lines.append(line)
     return lines
 
@@ -172,7 +182,7 @@ def latex(table: Table) -> str:
 
 
 def _csv_line(table: Table, row: str, column: Column) -> dict[str, object]:
-    cell, budget = table.cells[row, column.label], table.budgets[row]
+    cell, group = table.cells[row, column.label], table.groups[row]
     mean = cell.delta.mean if cell.delta else None
     width = cell.delta.half_width if cell.delta else None
     return {
@@ -180,8 +190,9 @@ def _csv_line(table: Table, row: str, column: Column) -> dict[str, object]:
         "pair": column.pair,
         "recipe": column.recipe,
         "speed": column.speed,
-        "views_per_step": budget.views_per_step,
-        "extra_epochs": budget.extra_epochs,
+        "kind": group.kind.name.lower(),
+        "views_per_step": group.budget.views_per_step,
+        "extra_epochs": group.budget.extra_epochs,
         "method": table.rows[row],
         "changed": "; ".join(f"{k}={format_value(v)}" for k, v in sorted(cell.changed.items())),
         "metric": METRIC_NAME[table.metric],
@@ -191,6 +202,7 @@ def _csv_line(table: Table, row: str, column: Column) -> dict[str, object]:
         "delta": mean,
         "delta_low": mean - width if mean is not None and width is not None else None,
         "delta_high": mean + width if mean is not None and width is not None else None,
+        "significantly": EFFECT_WORDS[cell.effect],
         "teacher_accuracy": fmean(column.teachers) if column.teachers else None,
         "seeds": " ".join(map(str, cell.values)),
         "values": " ".join(f"{value:.4f}" for value in cell.values.values()),

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -26,6 +27,7 @@ import pandas as pd
 from kd_bench.config.convert import to_plain
 from kd_bench.config.identity import EXECUTION_KEYS, execution_text, flatten
 from kd_bench.config.schema import BASELINE
+from kd_bench.results.analysis.groups import Group, kind_of
 from kd_bench.results.budget import budget_of
 from kd_bench.results.labels import (
     differences,
@@ -72,7 +74,7 @@ def _describe(job: Record | Failure) -> Line:
         "config": config,
         "setting_changes": non_method_changes(config, changed, identity),
         "changed": changed,
-        "budget": budget_of(config.method, None),
+        "group": Group(kind_of(config.method, identity), budget_of(config.method, None)),
         "seed": config.seed,
         "identity_key": _key(identity),
         "setting_key": _key({name: identity.get(name) for name in SETTING}),
@@ -97,9 +99,10 @@ def _line(record: Record, metric: str) -> Line:
     teacher = record.teacher if line["teacher_key"] and not has_own_teachers else None
     return line | {
         "failed": False,
-        "budget": record.budget,
+        "group": replace(line["group"], budget=record.budget),
         "accuracy": _accuracy(record, metric),
         "taught_by": record.teacher.folders if record.teacher else [],
+        "has_own_teachers": has_own_teachers,
         "teacher_folder": teacher and teacher.folder,
         "teacher_accuracy": teacher and teacher.accuracy,
         "images": record.images,

@@ -1,6 +1,7 @@
 """The results table: cells of runs that differ only in their seeds, compared within columns.
 
-Rows are grouped by the training budget of their methods, and the best are marked group by group.
+Rows are grouped by what their methods learn from and by their training budget, and the best are
+marked group by group.
 
 `select.to_frame` makes a line of each record, `select.select_runs` assigns the lines to columns,
 and `table_from` averages over the seeds of each row and column.
@@ -18,12 +19,14 @@ import pandas as pd
 
 from kd_bench.config.identity import EXECUTION_KEYS
 from kd_bench.config.schema import BASELINE
-from kd_bench.results.budget import Budget
+from kd_bench.results.analysis.comparison import Mean, compare
+from kd_bench.results.analysis.crossed import Crossed, crossed_columns
+from kd_bench.results.analysis.groups import Group
+from kd_bench.results.analysis.statistics import Pooled, half_width, pooled
 from kd_bench.results.labels import conflict, natural_key
 from kd_bench.results.options import METRICS
 from kd_bench.results.record import Failure, Images, Record
 from kd_bench.results.select import Line, failed_line, select_runs, to_frame
-from kd_bench.results.statistics import Pooled, half_width, pooled
 from kd_bench.utils.errors import UserError, require
 
 COLUMN_ORDER = ("dataset", "pair", "label")
@@ -45,7 +48,9 @@ class Cell:
     values: dict[int, float]  # seed -> accuracy in percent
     failed: int = 0  # jobs that ended with an error
     delta: Delta | None = None
-    bold: bool = False  # the best of its column and budget, or not significantly different from it
+    bold: bool = False  # the best of its column and group, or not significantly different from it
+    effect: int = 0  # 1: significantly above the baseline, -1: below
+    unproven: bool = False  # a method that is not significantly above the best control
     changed: dict[str, Any] = field(default_factory=dict)  # configuration values, by path
 
     @property
@@ -99,11 +104,12 @@ class Table:
     metric: str
     columns: list[Column]
     rows: dict[str, str]  # row label -> name of its method, with its plug-ins
-    budgets: dict[str, Budget]  # by row label; rows of one budget are next to each other
+    groups: dict[str, Group]  # by row label; rows of one group are next to each other
     cells: dict[tuple[str, str], Cell]  # by row label and column label; a missing cell is absent
     named: dict[str, dict[str, Any]]  # by row label, the values that it names, by path
     averages: dict[str, Average]  # by row label, only for complete rows of like columns
     runs: pd.DataFrame  # as from `select_runs`
+    crossed: list[Crossed]  # variances of columns whose seeds of student and teacher are crossed
     unplaced: list[Failure]  # failures whose row and column are unknown
     note: str = ""  # a sentence for the caption
     command: str = ""  # the command line that makes the table
@@ -123,9 +129,10 @@ def _check_cell(runs: pd.DataFrame, row: str, column: str) -> None:
             f"{row} in {column} has runs that differ in more than the seed:"
             f" {conflict(identities)}; move the runs that should not count to another folder"
         )
-    for seed, same in runs.groupby("seed"):
+    repeated = runs[runs["seed"].duplicated(keep=False)]
+    for seed, same in repeated.groupby("seed"):
         names = ", ".join(sorted(same["folder"]))
-        require(len(same) == 1, f"{row} in {column} has seed {seed} more than once: {names}")
+        raise UserError(f"{row} in {column} has seed {seed} more than once: {names}")
 
 
 def _check_images(runs: pd.DataFrame, column: str) -> None:
@@ -184,37 +191,29 @@ def _delta(cell: Cell, baseline: Cell, deviation: Pooled | None) -> Delta | None
     return Delta(mean, len(seeds), width)
 
 
-def _best(cells: Mapping[str, Cell], deviation: Pooled | None) -> set[str]:
-    """The best row and those not significantly different from it; none if those are all rows.
-
-    All rows have the same budget.
-    """
-    means = {row: cell.mean for row, cell in cells.items() if cell.mean is not None}
-    if deviation is None or not means:
-        return set()
-    top = max(means, key=lambda row: means[row])
-    best = {
-        row
-        for row, mean in means.items()
-        if means[top] - mean <= half_width(deviation, cells[top].n, cells[row].n)
-    }
-    return set() if len(best) == len(means) else best
-
-
-def _compare(
-    cells: dict[str, Cell], budgets: Mapping[str, Budget], deviation: Pooled | None
+def _compared(
+    cells: dict[str, Cell], groups: Mapping[str, Group], deviation: Pooled | None
 ) -> dict[str, Cell]:
-    """The cells of a column with their deltas, and with the best ones of each budget marked."""
-    best: set[str] = set()
-    for budget in set(budgets.values()):
-        alike = {row: cell for row, cell in cells.items() if budgets[row] == budget}
-        best |= _best(alike, deviation)
+    """The cells of a column with their deltas, and with what the seeds show about them."""
     baseline = cells.get(BASELINE)
+    deltas = {
+        row: _delta(cell, baseline, deviation)
+        for row, cell in cells.items()
+        if baseline and row != BASELINE
+    }
+    verdicts = compare(
+        {row: Mean(cell.mean, cell.n) for row, cell in cells.items() if cell.mean is not None},
+        {row: Mean(delta.mean, delta.pairs) for row, delta in deltas.items() if delta},
+        {row: groups[row] for row in cells},
+        deviation,
+    )
     return {
         row: replace(
             cell,
-            bold=row in best,
-            delta=_delta(cell, baseline, deviation) if baseline and row != BASELINE else None,
+            delta=deltas.get(row),
+            bold=row in verdicts.best,
+            effect=verdicts.effects.get(row, 0),
+            unproven=row in verdicts.unproven,
         )
         for row, cell in cells.items()
     }
@@ -244,23 +243,21 @@ def _rank(name: str, order: Sequence[str]) -> tuple:
     return (order.index(name) if name in order else len(order), natural_key(name))
 
 
-def _budgets(runs: pd.DataFrame) -> dict[str, Budget]:
-    """The budget of each row: the largest, because a failed job's may be underestimated."""
-    return {row: max(same["budget"]) for row, same in runs.groupby("row")}
+def _groups(runs: pd.DataFrame) -> dict[str, Group]:
+    """The group of each row: the last, because a failed job's budget may be underestimated."""
+    return {row: max(same["group"]) for row, same in runs.groupby("row")}
 
 
-def _rows(
-    runs: pd.DataFrame, budgets: Mapping[str, Budget], order: Sequence[str]
-) -> dict[str, str]:
-    """Row labels with their methods, budget by budget.
+def _rows(runs: pd.DataFrame, groups: Mapping[str, Group], order: Sequence[str]) -> dict[str, str]:
+    """Row labels with their methods, group by group.
 
-    The recipe's own budget is first; in each, the baseline is first, and a method comes before its
-    changed versions.
+    Methods by the recipe's own budget are first; in each group, the baseline is first, and a method
+    comes before its changed versions.
     """
     methods = dict(zip(runs["row"], runs["method"], strict=True))
     variants = dict(zip(runs["row"], runs["variant"], strict=True))
     ranks = {
-        row: (budgets[row], _rank(method, [BASELINE, *order]), natural_key(row))
+        row: (groups[row], _rank(method, [BASELINE, *order]), natural_key(row))
         for row, method in methods.items()
     }
     return {row: variants[row] for row in sorted(methods, key=ranks.__getitem__)}
@@ -297,19 +294,20 @@ def table_from(
     failed = {failure.folder: failed_line(failure, lines) for failure in failures}
     runs = pd.DataFrame(lines + [line for line in failed.values() if line])
     runs = select_runs(runs.sort_values("folder"), choice)
-    budgets = _budgets(runs)
-    rows = _rows(runs, budgets, order or choice.get("method") or ())
-    columns, cells = _fill_cells(runs, budgets)
+    groups = _groups(runs)
+    rows = _rows(runs, groups, order or choice.get("method") or ())
+    columns, cells = _fill_cells(runs, groups)
     columns.sort(key=lambda c: [_rank(getattr(c, k), choice.get(k) or ()) for k in COLUMN_ORDER])
     return Table(
         metric=metric,
         columns=columns,
         rows=rows,
-        budgets=budgets,
+        groups=groups,
         cells=cells,
         named=dict(zip(runs["row"], runs["named"], strict=True)),
         averages=_averages(rows, columns, cells),
         runs=runs,
+        crossed=crossed_columns(runs),
         unplaced=[f for f in failures if not failed[f.folder] and _may_be_chosen(f, choice)],
         note=note,
         command=command,
@@ -317,7 +315,7 @@ def table_from(
 
 
 def _fill_cells(
-    runs: pd.DataFrame, budgets: Mapping[str, Budget]
+    runs: pd.DataFrame, groups: Mapping[str, Group]
 ) -> tuple[list[Column], dict[tuple[str, str], Cell]]:
     """The columns and, by row and column, the cells."""
     columns: list[Column] = []
@@ -330,7 +328,7 @@ def _fill_cells(
             by_row[row] = _cell(in_cell)
         column = _column(label, in_column, by_row.values())
         columns.append(column)
-        compared = _compare(by_row, budgets, column.deviation)
+        compared = _compared(by_row, groups, column.deviation)
         cells |= {(row, label): cell for row, cell in compared.items()}
     return columns, cells
 

@@ -19,7 +19,9 @@ LOSSES = {
     "at": {"power": 2},
     "dkd": {"beta": 8, "alpha": 1},
     "dml": {"temperature": 1},
+    "control_shuffled": {"temperature": 4},
 }
+ROLES = {"control_shuffled": "control", "label_smoothing": "control", "simkd": "label_free"}
 TEACHER_LEARNS = {"dml"}
 
 
@@ -106,6 +108,7 @@ def _config(
             "losses": losses,
             "weights": {"ce": 1, **dict.fromkeys(losses, 1)},
             "plugins": {name: {"noise": 0.1} for name in plugins},
+            "role": ROLES.get(method, "method"),
         },
         "recipe": _recipe(recipe, epochs=20),
         "teacher": {

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 from helpers.jobs import TINY, config, job, rewrite_record
+from helpers.written_records import record, seeds, write
 
 from kd_bench.jobs import instantiate
 from kd_bench.jobs.status import PENDING, JobStatus
@@ -207,3 +208,46 @@ def test_a_table_that_was_chosen_is_told_from_one_that_might_be(kd_bench):
     assert (
         ", and 11.5 kB of teacher caches unless they exist; of 2 jobs only the weights" in printed
     )
+
+
+# Seeds
+
+
+def test_the_seeds_that_a_difference_takes_follow_from_the_deviation_of_each_column(
+    kd_bench, tmp_path
+):
+    # SD 0.25 and 0.5 in two cells each; 12 seeds at 0.25 (tests of statistics, by scipy.stats.nct),
+    # and as many for twice the difference at twice the deviation
+    steps = [-0.25, 0.0, 0.25]
+    records = [
+        *seeds("baseline", *(90 + step for step in steps)),
+        *seeds("st", *(91 + step for step in steps)),
+        *seeds("baseline", *(80 + 2 * step for step in steps), dataset="svhn"),
+        *seeds("st", *(81 + 2 * step for step in steps), dataset="svhn"),
+    ]
+    write(tmp_path / "runs", records)
+    code, printed = kd_bench("plan", "--detect", "0.3")
+    heading, digits, svhn = printed.splitlines()
+    assert code == 0
+    assert "0.3 points with 80 % power (two-sided 95 %, noncentral t)" in heading
+    assert digits == "digits resnet20-resnet8: 12 seeds (SD 0.25, 4 degrees of freedom)"
+    assert svhn.startswith("svhn resnet20-resnet8: 45 seeds (SD 0.50")
+    _, printed = kd_bench("plan", "--detect=0.6", "--dataset", "svhn")
+    assert printed.splitlines()[1:] == [
+        "svhn resnet20-resnet8: 12 seeds (SD 0.50, 4 degrees of freedom)"
+    ]
+    assert "corrected for 10 methods" in kd_bench("plan", "--detect", "0.3", "--methods", "10")[1]
+
+
+def test_without_two_seeds_of_a_job_no_number_of_seeds_is_known(kd_bench, tmp_path):
+    write(tmp_path / "runs", [record(), record("st")])
+    code, printed = kd_bench("plan", "--detect", "0.3")
+    assert code == 2
+    assert "no method in runs has two seeds" in printed
+
+
+@pytest.mark.parametrize("words", [["--detect", "0"], ["--detect", "1", "--methods", "0"]])
+def test_a_difference_and_a_number_of_methods_are_above_zero(kd_bench, words):
+    code, printed = kd_bench("plan", *words)
+    assert code == 2
+    assert "must be" in printed

@@ -68,6 +68,7 @@ def digest(needs_teacher=True, teacher_learns=False, revisions=(), **changes):
         {"recipe__momentum": 0.9},  # the schema's default, spelt out
         {"method__init": {"epochs": 0, "weights": {}}},
         {"method__plugins": {}},
+        {"method__role": "control"},  # it moves the row of a table, not a number
     ],
     ids=str,
 )

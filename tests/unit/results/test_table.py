@@ -16,11 +16,11 @@ from helpers.written_records import failure, record, seeds, taught_by, teacher_r
 from hypothesis import given, settings, strategies
 
 from kd_bench.results import render
+from kd_bench.results.analysis.statistics import Pooled, half_width, pooled
 from kd_bench.results.caption import caption_sentences, caveats
 from kd_bench.results.labels import natural_key, short_name
 from kd_bench.results.options import FORMAT_NAMES, METRICS
 from kd_bench.results.render import cell_text, render_records, render_table, to_rows
-from kd_bench.results.statistics import Pooled, half_width, pooled
 from kd_bench.results.table import Cell, Delta, table_from
 from kd_bench.utils.errors import UserError
 
@@ -201,22 +201,22 @@ def test_rows_of_another_budget_are_below_its_name_in_plain_words():
         ("method", [DIGITS]),
         ("teacher", ["96.1"]),
         ("baseline", ["90.0 ± 0.1 (3)"]),
-        ("at", ["<92.0 ± 0.1 (3)> +2.0"]),
+        ("at", ["<92.0 ± 0.1 (3)> +2.0↑"]),
         ("25 % more epochs:", [""]),
-        ("dkd", ["96.0 ± 0.1 (3) +6.0"]),
+        ("dkd", ["96.0 ± 0.1 (3) +6.0↑"]),
         ("2 views per step:", [""]),
-        ("st", ["94.0 ± 0.1 (3) +4.0"]),
+        ("st", ["94.0 ± 0.1 (3) +4.0↑"]),
     ]
 
 
 def test_the_best_of_each_budget_is_marked_and_no_other():
     # at is 2 below st and 4 below dkd, and yet the best of its budget; within 2 views per step,
-    # st is 3 above lwm
-    records = [*other_budgets(), *seeds("lwm", 90.9, 91.0, 91.1, views_per_step=2.0)]
+    # st is 3 above dml
+    records = [*other_budgets(), *seeds("dml", 90.9, 91.0, 91.1, views_per_step=2.0)]
     table = table_from(records)
     assert {row for (row, _), cell in table.cells.items() if cell.bold} == {"at", "st"}
     text = " ".join(caption_sentences(table))
-    assert "the best of a column and budget" in text
+    assert "the best of a column and group" in text
     assert "They are ranked only among themselves" in text
 
 
@@ -258,7 +258,7 @@ def test_a_failed_seed_stays_in_the_row_and_budget_of_the_finished_ones():
     records = other_budgets()
     table = table_from(records, [failure(records[6], 7, is_known=True)])
     assert table.cells["st", DIGITS].failed == 1
-    assert table.budgets["st"].views_per_step == 2.0
+    assert table.groups["st"].budget.views_per_step == 2.0
 
 
 # Rows and columns
@@ -743,9 +743,11 @@ def test_another_seed_changes_only_the_mean_of_its_own_cell(a, b, accuracy):
 
 def test_a_markdown_table_with_its_caption_and_command():
     # st: (94.9 + 95.5 + 96.1) / 3 = 95.5, SD 0.6, deltas 1.9, 1.5, 1.7. at: 93.8 of two, SD 0.14,
-    # deltas 0.7, -0.1. baseline 93.8, SD 0.7. Squares 0.98 + 0.72 + 0.02, df 2 + 2 + 1: pooled SD
-    # sqrt(1.72 / 5) = 0.587; t = 2.571. Half widths of deltas 2.571 * 0.587 * sqrt(2/3) = 1.23 and
-    # * sqrt(1) = 1.51, median 1.37. From the best: at 1.7 > 2.571 * 0.587 * sqrt(1/3 + 1/2) = 1.38.
+    # deltas 0.7, -0.1. baseline 93.8, SD 0.7. Squares 1.04 + 0.72 + 0.02, df 2 + 2 + 1: pooled SD
+    # sqrt(1.78 / 5) = 0.597; t = 2.571. Half widths of deltas 2.571 * 0.597 * sqrt(2/3) = 1.25 and
+    # * sqrt(1) = 1.53, median 1.39. From the best: at 1.7 > 2.571 * 0.597 * sqrt(1/3 + 1/2) = 1.40.
+    # st: t = 1.7 / (0.597 * sqrt(2/3)) = 3.49, p = 0.018 <= 0.05 / 2. Noncentralities of 80 % power
+    # at 5 df (scipy.stats.nct): 3.514, and 4.177 at level 0.025; times 0.597 * sqrt(2/2), 2 seeds.
     records = [
         *seeds("baseline", 93.0, 94.0, 94.4),
         *seeds("st", 94.9, 95.5, 96.1),
@@ -757,17 +759,19 @@ def test_a_markdown_table_with_its_caption_and_command():
 | teacher | 96.1 |
 | baseline | 93.8 ± 0.7 (3) |
 | at | 93.8 ± 0.1 (2) +0.3, 1 failed |
-| st | **95.5 ± 0.6 (3)** +1.7 |
+| st | **95.5 ± 0.6 (3)** +1.7↑ |
 
 Accuracy in percent of all test images at the last epoch, mean ± sample SD (n runs; seeds 0, 1, \
 2). Data digits (1,297 test images, 500 for training); recipe quickstart (20 epochs); speed mode \
 repro; device cpu; kd_bench 0.1.0, torch 2.13.0. Total training time of these runs: 8 min 00 s, \
 at 500 images/s per run. A signed number is the mean difference from the baseline in points, \
 paired by seed; its 95 % interval is about ± 1.4 (SD of runs pooled over a column: 0.6, 5 degrees \
-of freedom; runs treated as independent). Bold: the best of a column and every method not \
-significantly different from it (95 % interval of the difference, same SD, not corrected for the \
-number of methods). Each column uses one teacher (one seed): its variance is not in the ±. Digits \
-are easy.
+of freedom; runs treated as independent). ↑ and ↓ mark significant differences (5 % for all 2 \
+methods together, Holm); a true difference is found with a probability of 80 % if it is 2.1 \
+points in one method chosen beforehand, and 2.5 in any of them (noncentral t). Bold: the best of \
+a column, if it is significantly better than the baseline, and every method that is not \
+significantly different from it (5 % for all their pairs together, Holm). Each column uses one \
+teacher (one seed): its variance is not in the ±. Digits are easy.
 
 `python tools/table.py --dataset digits`
 """
@@ -783,12 +787,13 @@ are easy.
 def test_the_csv_has_a_line_per_cell_with_its_interval_and_its_runs():
     # 2 -+ 2.776445 * sqrt(2 / 3) = 2 -+ 2.266958
     assert render_records(BASELINE + SOFT, format_name="csv") == (
-        "dataset,pair,recipe,speed,views_per_step,extra_epochs,method,changed,metric,n,mean,sd,"
-        "delta,delta_low,delta_high,teacher_accuracy,seeds,values,failed\n"
-        "digits,resnet20-resnet8,quickstart,repro,1.0000,0.0000,baseline,,last,3,90.0000,1.0000,,,,"
+        "dataset,pair,recipe,speed,kind,views_per_step,extra_epochs,method,changed,metric,n,mean,"
+        "sd,delta,delta_low,delta_high,significantly,teacher_accuracy,seeds,values,failed\n"
+        "digits,resnet20-resnet8,quickstart,repro,method,1.0000,0.0000,baseline,,last,3,90.0000,"
+        "1.0000,,,,,"
         "96.1000,0 1 2,89.0000 90.0000 91.0000,0\n"
-        "digits,resnet20-resnet8,quickstart,repro,1.0000,0.0000,st,,"
-        "last,3,92.0000,1.0000,2.0000,-0.2670,4.2670,"
+        "digits,resnet20-resnet8,quickstart,repro,method,1.0000,0.0000,st,,"
+        "last,3,92.0000,1.0000,2.0000,-0.2670,4.2670,,"
         "96.1000,0 1 2,91.0000 92.0000 93.0000,0\n"
     )
 
@@ -806,8 +811,8 @@ def test_latex_escapes_special_characters_and_marks_the_best_in_bold():
     records += seeds("at", 88.9, 89.0, 89.1, student="wrn_16_2", teacher="wrn_40_2")
     text = render_records(records, format_name="latex")
     assert r"method & digits wrn\_40\_2-wrn\_16\_2 \\" in text
-    assert r"st & \textbf{92.0 $\pm$ 0.1 (3)} +2.0 \\" in text
-    assert r"at & 89.0 $\pm$ 0.1 (3) $-$1.0 \\" in text
+    assert r"st & \textbf{92.0 $\pm$ 0.1 (3)} +2.0$\uparrow$ \\" in text
+    assert r"at & 89.0 $\pm$ 0.1 (3) $-$1.0$\downarrow$ \\" in text
     assert r"95 \% interval" in text
 
 
@@ -815,8 +820,8 @@ def test_the_terminal_shows_the_table_and_its_protocol():
     records = seeds("baseline", 89.9, 90.0) + seeds("st", 91.9, 92.0)
     shown = render_records(records, format_name="terminal")
     rows = {line.split()[0]: line.split(maxsplit=1)[1] for line in shown.splitlines()[2:5]}
-    assert rows == {"teacher": "96.1", "baseline": "90.0 ± 0.1 (2)", "st": "92.0 ± 0.1 (2)* +2.0"}
-    assert "Test accuracy in % (last epoch), mean ± SD (runs), points over" in shown
+    assert rows == {"teacher": "96.1", "baseline": "90.0 ± 0.1 (2)", "st": "92.0 ± 0.1 (2)* +2.0↑"}
+    assert "Accuracy in % (last epoch), mean ± SD (runs), points over" in shown
 
 
 def wide():
@@ -848,7 +853,7 @@ def test_a_table_is_no_wider_than_the_terminal_and_lacks_nothing(terminal, width
     shown = render_records(wide(), format_name="terminal")
     assert max(map(len, shown.splitlines())) <= width
     if width > 30:  # no score is broken into lines
-        assert shown.count("92.0 ± 0.1 (2)* +2.0") == 4
+        assert shown.count("92.0 ± 0.1 (2)* +2.0↑") == 4
     cells = "".join(text for row in to_rows(table_from(wide()), bold="{}*") for text in row)
     assert not Counter("".join(cells.split())) - Counter(shown)
 

@@ -1,0 +1,107 @@
+"""Tests, corrections, power and variances against numbers worked by hand and scipy.stats."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from kd_bench.results.analysis.statistics import (
+    Pooled,
+    crossed_variances,
+    detectable,
+    half_width,
+    holm,
+    p_values,
+    pooled,
+    seeds_to_detect,
+)
+
+A, B = [89.1, 90.4, 90.9, 91.7], [91.0, 92.2, 91.9]
+
+
+def test_two_cells_are_compared_as_by_students_t_test():
+    difference = np.mean(A) - np.mean(B)
+    expected = stats.ttest_ind(A, B)  # equal variances
+    (found,) = p_values(pooled([A, B]), np.array([difference]), np.array([4]), np.array([3]))
+    assert found == pytest.approx(expected.pvalue)
+    interval = expected.confidence_interval()
+    width = half_width(pooled([A, B]), 4, 3)
+    assert (difference - width, difference + width) == pytest.approx((interval.low, interval.high))
+
+
+def test_equal_seeds_leave_no_doubt():
+    exact = Pooled(0.0, 4)
+    three = np.array([3, 3])
+    assert p_values(exact, np.array([0.0, 0.1]), three, three).tolist() == [1.0, 0.0]
+
+
+def test_holm_divides_the_level_by_the_number_of_hypotheses_left():
+    # 0.05 / 3 = 0.0167, 0.05 / 2 = 0.025, 0.05 / 1
+    assert holm([0.049, 0.016, 0.024]).tolist() == [True, True, True]
+    assert holm([0.026, 0.016, 0.026]).tolist() == [False, True, False]
+    assert holm([0.017, 0.018, 0.019]).tolist() == [False, False, False]
+    assert holm([]).tolist() == []
+
+
+@pytest.mark.parametrize(("df", "n", "m", "comparisons"), [(4, 3, 3, 1), (22, 3, 2, 10)])
+def test_a_detectable_difference_is_found_with_a_power_of_80_percent(df, n, m, comparisons):
+    error = 0.31 * math.sqrt(1 / n + 1 / m)
+    noncentrality = detectable(Pooled(0.31, df), n, m, comparisons) / error
+    quantile = stats.t.ppf(1 - 0.025 / comparisons, df)
+    assert stats.nct.sf(quantile, df, noncentrality) == pytest.approx(0.8, abs=1e-6)
+
+
+def test_with_many_seeds_the_detectable_difference_is_that_of_the_normal_distribution():
+    expected = (1.959964 + 0.841621) * math.sqrt(2 / 3)  # quantiles from a printed table
+    assert detectable(Pooled(1.0, 10**7), 3, 3) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("sd", "difference", "seeds"), [(0.31, 0.3, 18), (0.31, 0.2, 39), (0.25, 0.3, 12)]
+)
+def test_the_seeds_of_a_plan_are_the_fewest_with_a_power_of_80_percent(sd, difference, seeds):
+    def power(n: int) -> float:
+        df = 2 * (n - 1)
+        return stats.nct.sf(stats.t.ppf(0.975, df), df, difference / (sd * math.sqrt(2 / n)))
+
+    assert seeds_to_detect(sd, difference) == seeds
+    assert power(seeds) >= 0.8 > power(seeds - 1)
+
+
+def test_more_methods_need_more_seeds_each_and_tiny_differences_too_many():
+    assert seeds_to_detect(0.31, 0.3, methods=10) > seeds_to_detect(0.31, 0.3)
+    assert seeds_to_detect(0.31, 10.0) == 2
+    assert seeds_to_detect(0.31, 1e-6) is None
+
+
+def test_variances_of_crossed_seeds_by_hand():
+    # Means of rows 2 and 4, of columns 1, 3 and 5, overall 3. Residuals: (0, 1, -1) and (0, -1, 1):
+    # MS = 4 / 2 = 2. Students: 3 * (1 + 1) / 1 = 6; (6 - 2) / 3. Teachers: 2 * (4 + 0 + 4) / 2 = 8;
+    # (8 - 2) / 2.
+    found = crossed_variances([[[0, 3, 3], [2, 3, 7]]])
+    assert (found.student, found.teacher, found.both) == pytest.approx((4 / 3, 3.0, 2.0))
+
+
+def test_variances_of_several_methods_are_averaged_and_may_be_below_zero():
+    # Pure interaction: MS of both means 0, of residuals 4: (0 - 4) / 2 each.
+    checkers = [[1, -1], [-1, 1]]
+    found = crossed_variances([checkers, checkers])
+    assert (found.student, found.teacher, found.both) == pytest.approx((-2.0, -2.0, 4.0))
+    flat = [[0, 0], [0, 0]]
+    assert crossed_variances([checkers, flat]).both == pytest.approx(2.0)
+    assert crossed_variances([]) is None
+
+
+def test_variances_are_recovered_from_a_simulation():
+    generator = np.random.default_rng(0)
+    tables = [
+        3 * generator.normal(size=(4, 1))
+        + 2 * generator.normal(size=(1, 5))
+        + generator.normal(size=(4, 5))
+        for _ in range(2000)
+    ]
+    found = crossed_variances([table.tolist() for table in tables])
+    assert (found.student, found.teacher, found.both) == pytest.approx((9, 4, 1), rel=0.06)
