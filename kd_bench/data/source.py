@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+import numpy as np
 from torch import Tensor
 
 
@@ -36,4 +37,28 @@ class Source(Protocol):
 
     def load(self) -> tuple[Split, Split]:
         """All training and all test images, in a fixed order."""
+        ...
+
+
+class Reader(Protocol):
+    """The images of one split, decoded one at a time, in any process."""
+
+    target: Tensor  # [N] int64, classes counted from 0
+    fingerprint: str  # hash of what identifies the images, and of their labels
+
+    def read(self, position: int) -> np.ndarray:
+        """One image, uint8 [H, W, 3]; raises UserError if it cannot be decoded, naming it."""
+        ...
+
+    def name(self, position: int) -> str:
+        """What messages call an image."""
+        ...
+
+
+@runtime_checkable
+class StreamedSource(Source, Protocol):
+    """A source whose images can be decoded batch by batch, so that memory need not hold them."""
+
+    def open(self) -> tuple[Reader, Reader]:
+        """The training and the test images, in the order of `load`."""
         ...

@@ -10,7 +10,7 @@ import torch
 from helpers.images import augmented
 from PIL import Image
 
-from kd_bench.data import cache, image_folder
+from kd_bench.data import cache, files
 from kd_bench.data.dataset import Dataset
 from kd_bench.data.image_folder import ImageFolder
 from kd_bench.interfaces import UserError
@@ -226,15 +226,15 @@ def test_a_size_must_be_positive(size):
 @pytest.fixture
 def decoded(monkeypatch):
     """The decoded files, in order."""
-    files = []
-    decode = image_folder._decode_image
+    seen = []
+    decode = files.decode
 
-    def watched(path, size):
-        files.append(path)
-        return decode(path, size)
+    def watched(path):
+        seen.append(path)
+        return decode(path)
 
-    monkeypatch.setattr(image_folder, "_decode_image", watched)
-    return files
+    monkeypatch.setattr(files, "decode", watched)
+    return seen
 
 
 def cached(root):
