@@ -24,9 +24,9 @@ from kd_bench.utils.files import file_hash, json_hash
 # How steps are executed, as far as it is part of what a job is.
 EXECUTION_KEYS = ("speed", "compile", "precision", "threads")
 
-# Not part of the identity: where the images are, and a dataset's `weights`, which a method's YAML
-# copies into its own weights.
-LOCATION_KEYS = {"root", "download", "weights"}
+# Not part of the identity: where the images are, how many processes decode them, and a dataset's
+# `weights`, which a method's YAML copies into its own weights.
+LOCATION_KEYS = {"root", "download", "weights", "workers"}
 
 NAME_BYTES = 100  # of one name; a file system allows 255, and a folder is named by two models
 

@@ -1,98 +1,30 @@
-"""Datasets on the training device: uint8 images, turned into normalized batches on demand."""
+"""Datasets: a source of images with its preprocessing, loaded into memory or streamed."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from kd_bench.data import augment
-from kd_bench.data.augment import pad_images, sample_view
-from kd_bench.data.source import Description, Source, Split
+from kd_bench.data.augment import pad_images
+from kd_bench.data.data import Data
+from kd_bench.data.resident import ResidentData
+from kd_bench.data.source import Description, Reader, Source, Split, StreamedSource
+from kd_bench.data.streaming.streamed import StreamedData, StreamedSplit
+from kd_bench.data.streaming.views import PaddedCrop, ResizedCrop, Views
 from kd_bench.interfaces import require
+from kd_bench.utils.files import json_hash
+from kd_bench.utils.process import available_memory, core_count
 from kd_bench.utils.splitmix import splitmix64
+from kd_bench.utils.text.formatting import format_bytes
 
 # The validation split is part of the dataset, not of a job: it is the same for every seed.
 VALIDATION_SEED = 20150309
 
-
-@dataclass(frozen=True, eq=False)
-class Data:
-    """A dataset on a device; only the current batch is converted from uint8 to float."""
-
-    train: Split  # image [N, H+2p, W+2p, 3], padded for cropping
-    test: Split
-    validation: Split | None
-    num_classes: int
-    pad: int
-    flip: bool
-    mean: Tensor  # [3] float, of pixels in [0, 1]
-    std: Tensor  # [3]
-    fingerprint: str  # hash of the source's training and test images and labels
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """Height and width of an image, without padding."""
-        _, height, width, _ = self.test.image.shape
-        return height, width
-
-    @property
-    def train_size(self) -> int:
-        """Number of training images, without the validation images."""
-        return len(self.train.target)
-
-    @property
-    def view_count(self) -> int:
-        """Number of different augmented views of a training image."""
-        return augment.view_count(self.pad, self.flip)
-
-    def sample_views(self, index: Tensor, epoch: int | Tensor, seed: int) -> Tensor:
-        """View number of each training image `index` [B] in an epoch: [B] int64.
-
-        It depends on (seed, epoch, index) alone: neither on the batch nor on the device.
-        """
-        return sample_view(seed, epoch, index, self.view_count)
-
-    def augmented_batch(self, index: Tensor, view: Tensor) -> Tensor:
-        """The given views [B] of training images `index` [B], normalized: float [B, 3, H, W].
-
-        In the memory format channels_last.
-        """
-        image = augment.crop_and_flip(self.train.image, index, view, self.pad, self.flip)
-        return self._normalise(image)
-
-    def eval_batch(self, split: Split, start: int, stop: int) -> Tensor:
-        """Images start..stop-1 of a split, normalized, without augmentation: float [B, 3, H, W].
-
-        For `train`, whose images are padded, this is the center crop, i.e. the original image.
-        """
-        height, width = self.image_size
-        margin = (split.image.shape[1] - height) // 2
-        middle = slice(margin, margin + height), slice(margin, margin + width)
-        return self._normalise(split.image[start:stop, middle[0], middle[1]])
-
-    def _normalise(self, image: Tensor) -> Tensor:
-        """(image / 255 - mean) / std of uint8 [B, H, W, 3], as float [B, 3, H, W] channels_last."""
-        # Multiply and add are separate, so that rounding is the same on all devices: a fused
-        # operator (addcmul) leaves it to the device whether the product is rounded.
-        scale, shift = self._scale_and_shift
-        return image.float().mul_(scale).add_(shift).permute(0, 3, 1, 2)
-
-    @cached_property
-    def _scale_and_shift(self) -> tuple[Tensor, Tensor]:
-        """(x / 255 - mean) / std as x * scale + shift, each [H, W, 3].
-
-        One value per pixel instead of three in total: five times faster on a CPU, whose inner loop
-        would otherwise have length three.
-        """
-        mean, std = self.mean.double(), self.std.double()
-        scale, shift = 1 / (255 * std), -mean / std
-        scale, shift = (x.float().expand(*self.image_size, 3).contiguous() for x in (scale, shift))
-        return scale, shift
+PART = 256  # images that are counted at a time
 
 
 class Dataset:
@@ -108,12 +40,18 @@ class Dataset:
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         validation: int = 0,
+        resized_crop: ResizedCrop | None = None,
+        streamed: bool = False,
+        workers: int | None = None,
     ):
         """Augmentation is a random crop after padding by `pad` pixels, and a random flip.
 
         `padding` is "zero" or "reflect". `mean` and `std` are per channel, of pixels in [0, 1];
         None means those of the training images. `validation` is the number of images split from the
-        training set, the same ones in every job.
+        training set, the same ones in every job. `resized_crop` replaces padding, crop and flip.
+
+        With `streamed`, images are decoded while they are trained on, by that many `workers`; None
+        means one for each core, and 0 none but this process.
         """
         require(pad >= 0, f"dataset.pad must be at least 0, got {pad}")
         require(
@@ -126,6 +64,21 @@ class Dataset:
                 f"dataset.{name} must be three numbers (red, green, blue) or null, got {values}",
             )
         require(std is None or min(std) > 0, f"dataset.std must be above 0, got {std}")
+        require(
+            resized_crop is None or streamed,
+            "dataset.resized_crop is for streamed images alone; add dataset.streamed=true",
+        )
+        require(
+            resized_crop is None or pad == 0,
+            f"dataset.resized_crop takes the place of padding; add dataset.pad=0, got {pad}",
+        )
+        require(
+            not streamed or isinstance(source, StreamedSource),
+            f"{type(source).__name__} has its images in memory; leave out dataset.streamed",
+        )
+        require(
+            workers is None or workers >= 0, f"dataset.workers must be 0 or more, got {workers}"
+        )
         self.source = source
         self.pad = pad
         self.padding = padding
@@ -133,10 +86,16 @@ class Dataset:
         self.mean = mean
         self.std = std
         self.validation = validation
+        self.resized_crop = resized_crop
+        self.streamed = streamed
+        self.workers = workers
 
     def describe(self) -> Description:
         """Sizes without decoding any image; raises UserError if the settings do not fit them."""
         described = self.source.describe()
+        if self.resized_crop is not None:
+            size = self.resized_crop.size
+            described = replace(described, height=size, width=size)
         smaller = min(described.height, described.width)
         require(
             self.pad < smaller,
@@ -150,17 +109,26 @@ class Dataset:
         return replace(described, train_size=described.train_size - self.validation)
 
     def load(self, device: str | torch.device = "cpu") -> Data:
+        """The images on a device, or, if they are streamed, what brings them there.
+
+        Raises:
+            UserError: they do not fit the source's description, or not into the memory.
+        """
+        return self._open(device) if self.streamed else self._load(device)
+
+    def _load(self, device: str | torch.device) -> ResidentData:
         """Decode, check, split off validation images, normalize, pad and move to the device."""
         described = self.describe()
+        self._check_memory(described)
         train, test = self.source.load()
         _check_split(train, described.train_size + self.validation, described, "training set")
         _check_split(test, described.test_size, described, "test set")
         fingerprint = fingerprint_of(train, test)
         train, validation = split_validation(train, self.validation)
-        _check_classes(train, described, "training set without its validation images")
-        mean, std = self._statistics(train)
+        _check_classes(train.target, described, "training set without its validation images")
+        mean, std = self._statistics(lambda: channel_counts(train.image))
         padded = Split(pad_images(train.image, self.pad, self.padding), train.target)
-        return Data(
+        return ResidentData(
             train=_move(padded, device),
             test=_move(test, device),
             validation=_move(validation, device) if validation else None,
@@ -172,14 +140,69 @@ class Dataset:
             fingerprint=fingerprint,
         )
 
-    def _statistics(self, train: Split) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation per channel, float [3]: as configured, else of the images."""
+    def _open(self, device: str | torch.device) -> StreamedData:
+        """Check labels, split off validation images, and measure what normalizes the images."""
+        described = self.describe()
+        assert isinstance(self.source, StreamedSource)  # checked by the constructor
+        train, test = self.source.open()
+        _check_labels(
+            train.target, described.train_size + self.validation, described, "training set"
+        )
+        _check_labels(test.target, described.test_size, described, "test set")
+        kept, held = validation_positions(len(train.target), self.validation)
+        name = "training set without its validation images"
+        _check_classes(train.target[kept], described, name)
+
+        def split(reader: Reader, position: Tensor) -> StreamedSplit:
+            return StreamedSplit(reader, position, reader.target[position].to(device))
+
+        data = StreamedData(
+            train=split(train, kept),
+            test=split(test, torch.arange(len(test.target))),
+            validation=split(train, held) if self.validation else None,
+            num_classes=described.num_classes,
+            mean=torch.zeros(3, device=device),
+            std=torch.ones(3, device=device),
+            fingerprint=json_hash(["streamed", train.fingerprint, test.fingerprint], 16),
+            size=(described.height, described.width),
+            views=self._views(),
+            workers=core_count() if self.workers is None else self.workers,
+        )
+        mean, std = self._statistics(lambda: _count_all(data))
+        return replace(data, mean=mean.to(device), std=std.to(device))
+
+    def _views(self) -> Views:
+        if self.resized_crop is not None:
+            return self.resized_crop
+        return PaddedCrop(self.pad, self.padding, self.flip)
+
+    def _check_memory(self, described: Description) -> None:
+        """Refuse images that do not fit into the memory, before any of them is decoded."""
+        train = described.train_size + self.validation
+        pixels = described.height * described.width
+        padded = (described.height + 2 * self.pad) * (described.width + 2 * self.pad)
+        needed = 3 * (pixels * (train + described.test_size) + padded * train)
+        available = available_memory()
+        advice = "; add dataset.streamed=true" if isinstance(self.source, StreamedSource) else ""
+        require(
+            available is None or needed <= available,
+            f"{train + described.test_size:,} images of {described.width}x{described.height} pixels"
+            f" need {format_bytes(needed)} of memory while they are loaded, and"
+            f" {format_bytes(available or 0)} are free{advice}",
+        )
+
+    def _statistics(self, count: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation per channel, float [3]: as configured, else of the images.
+
+        Args:
+            count: returns what `channel_counts` returns for all training images.
+        """
         mean, std = (
             None if given is None else torch.as_tensor(given, dtype=torch.float32)
             for given in (self.mean, self.std)
         )
         if mean is None or std is None:
-            measured = channel_statistics(train.image)
+            measured = channel_statistics(count())
             mean = measured[0].float() if mean is None else mean
             std = measured[1].float() if std is None else std
         require(
@@ -190,14 +213,24 @@ class Dataset:
         return mean, std
 
 
-def channel_statistics(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and population standard deviation per channel of uint8 [N, H, W, 3]: double [3].
+def _count_all(data: StreamedData) -> Tensor:
+    total = torch.zeros(3, 256, dtype=torch.int64)
+    for image in data.plain_images(data.train, PART):
+        total += channel_counts(image)
+    return total
 
-    Of pixels in [0, 1]. Computed from counts of the 256 levels, which are exact for any number of
-    images and threads.
-    """
+
+def channel_counts(image: Tensor) -> Tensor:
+    """How often each of the 256 levels occurs in each channel of uint8 [N, H, W, 3]: [3, 256]."""
     channels = (image[..., c].flatten() for c in range(3))
-    count = torch.stack([channel.bincount(minlength=256) for channel in channels])  # [3, 256]
+    return torch.stack([channel.bincount(minlength=256) for channel in channels])
+
+
+def channel_statistics(count: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and population standard deviation per channel from `channel_counts`: double [3].
+
+    Of pixels in [0, 1]. From counts, which are exact for any number of images and threads.
+    """
     share = count / count.sum(1, keepdim=True).double()
     level = torch.arange(256, dtype=torch.float64) / 255
     mean = (share * level).sum(1)
@@ -214,10 +247,15 @@ def split_validation(train: Split, size: int) -> tuple[Split, Split | None]:
     """
     if size == 0:
         return train, None
-    position = torch.arange(len(train.target))
-    rank = splitmix64(position + VALIDATION_SEED).argsort()
-    held, kept = (chosen.sort().values for chosen in (rank[:size], rank[size:]))
+    kept, held = validation_positions(len(train.target), size)
     return _select(train, kept), _select(train, held)
+
+
+def validation_positions(count: int, size: int) -> tuple[Tensor, Tensor]:
+    """Positions of the images that are kept of `count` training images, and of `size` others."""
+    rank = splitmix64(torch.arange(count) + VALIDATION_SEED).argsort()
+    held, kept = (chosen.sort().values for chosen in (rank[:size], rank[size:]))
+    return kept, held
 
 
 def fingerprint_of(train: Split, test: Split) -> str:
@@ -246,21 +284,27 @@ def _check_split(split: Split, size: int, described: Description, name: str) -> 
         shape == expected and dtype == torch.uint8,
         f"the {name} should be uint8 images {list(expected)}, got {dtype} {list(shape)}",
     )
-    shape, dtype = tuple(split.target.shape), split.target.dtype
+    _check_labels(split.target, size, described, name)
+
+
+def _check_labels(target: Tensor, size: int, described: Description, name: str) -> None:
+    """Check that the labels of a source match its description."""
+    require(size > 0, f"the {name} has no images")
+    shape, dtype = tuple(target.shape), target.dtype
     require(
         shape == (size,) and dtype == torch.int64,
         f"the {name} should have int64 classes [{size}], got {dtype} {list(shape)}",
     )
-    low, high = int(split.target.min()), int(split.target.max())
+    low, high = int(target.min()), int(target.max())
     require(
         low >= 0 and high < described.num_classes,
         f"classes of the {name} should be 0..{described.num_classes - 1}, got {low}..{high}",
     )
-    _check_classes(split, described, name)
+    _check_classes(target, described, name)
 
 
-def _check_classes(split: Split, described: Description, name: str) -> None:
-    count = split.target.bincount(minlength=described.num_classes)
+def _check_classes(target: Tensor, described: Description, name: str) -> None:
+    count = target.bincount(minlength=described.num_classes)
     empty = (count == 0).nonzero().flatten().tolist()
     have = "has" if len(empty) == 1 else "have"
     require(

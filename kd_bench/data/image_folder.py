@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from kd_bench.data.files import ImageFiles, Listing
+from kd_bench.data.files.image_files import ImageFiles, Listing, visible
 from kd_bench.interfaces import require
 
 
@@ -50,10 +50,3 @@ def _list_split(folder: Path, test: str) -> Listing:
         classes.append(entry.name)
     require(bool(classes), f"{folder} is empty; it must contain one folder per class")
     return Listing(classes, files, target)
-
-
-def visible(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
-    """The entries of a folder that are not hidden, sorted by name."""
-    with os.scandir(folder) as entries:
-        seen = [entry for entry in entries if not entry.name.startswith(".")]
-    return sorted(seen, key=lambda entry: entry.name)

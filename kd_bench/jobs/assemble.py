@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+from kd_bench.data.balance import imbalance
 from kd_bench.interfaces import LossContext
 from kd_bench.jobs.instantiate import (
     build_dataset,
@@ -40,6 +41,8 @@ def assemble_setup(
     """
     config, seed = job.config, job.config.seed
     data = build_dataset(config.dataset).load(device)
+    if line := imbalance(data.train.target, data.num_classes):
+        message(f"dataset '{config.dataset.name}': {line}")
     torch.manual_seed(derive_seed(seed, "student"))
     student = build_network(config.model, data.num_classes)
     torch.manual_seed(derive_seed(seed, "teacher"))  # for one that is trained along

@@ -29,6 +29,7 @@ from kd_bench.config.schema import (
 )
 from kd_bench.data.dataset import Data, Dataset
 from kd_bench.data.source import Description
+from kd_bench.data.streaming.views import ResizedCrop
 from kd_bench.interfaces import (
     GradientRule,
     Head,
@@ -169,6 +170,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 def build_dataset(config: DatasetConfig) -> Dataset:
     """The dataset of a job, not loaded yet."""
+    crop = config.resized_crop
     return Dataset(
         from_target(config.source, f"dataset '{config.name}'"),
         pad=config.pad,
@@ -177,6 +179,9 @@ def build_dataset(config: DatasetConfig) -> Dataset:
         mean=config.mean,
         std=config.std,
         validation=config.validation,
+        resized_crop=None if crop is None else ResizedCrop(flip=config.flip, **vars(crop)),
+        streamed=config.streamed,
+        workers=config.workers,
     )
 
 

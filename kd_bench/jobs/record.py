@@ -64,7 +64,7 @@ def make_record(
         device=setup.device.type,
         device_name=device_name(setup.device),
         threads=torch.get_num_threads(),
-        versions=versions(),
+        versions=versions() | setup.data.versions,
         **code_version(),
         data_fingerprint=setup.data.fingerprint,
         finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -13,6 +13,7 @@ from torch import Tensor
 from kd_bench.config.chain import teaching_model
 from kd_bench.config.schema import TeacherSource
 from kd_bench.data.dataset import Data
+from kd_bench.data.resident import ResidentData
 from kd_bench.interfaces import StageShapes
 from kd_bench.jobs.instantiate import Network, build_ensemble, build_network
 from kd_bench.jobs.job import Job
@@ -102,6 +103,7 @@ def make_teacher(
     )
     if job.config.teacher.source is not TeacherSource.table:
         return teacher
+    assert isinstance(data, ResidentData)  # checked by `validate_job`
     key = teacher_cache.cache_key(
         job.identity["dataset"],
         data.fingerprint,

@@ -17,6 +17,7 @@ from kd_bench.config.compose import shipped_models
 from kd_bench.config.convert import to_plain
 from kd_bench.config.identity import canonical
 from kd_bench.config.schema import (
+    Config,
     InitConfig,
     ModelConfig,
     RecipeConfig,
@@ -80,6 +81,7 @@ def validate_job(job: Job) -> None:
             shapes[stage]  # refused where there is none
     if teacher is not None and config.teacher.source is TeacherSource.table:
         teacher_cache.check_cacheable(traits.uncacheable, method.stages)
+    _check_streamed(config, method)
     _check_init(config.method.init, config.method.name)
     if teacher is not None and not traits.teacher_learns and not config.method.chain:
         _check_teacher(config.teacher, teacher)
@@ -143,12 +145,15 @@ def cache_shape(job: Job) -> tuple[int, int] | None:
     """Rows and columns that a cache of the teacher's outputs has, or would have.
 
     Returns:
-        None for a job without a teacher, or whose method needs more than a cache holds.
+        None for a job without a teacher, whose images are streamed, or whose method needs more
+            than a cache holds.
     """
     if not job.traits.needs_teacher:
         return None
     context, _, method = _meta_parts(job)
     if context.teacher is None or job.traits.uncacheable or teacher_cache.maps_read(method.stages):
+        return None
+    if job.config.dataset.streamed:
         return None
     dataset = build_dataset(job.config.dataset)
     rows = len(context.labels) * view_count(dataset.pad, dataset.flip)
@@ -271,6 +276,22 @@ def _check_pair(job: Job) -> None:
         not (job.traits.teacher_learns and teacher.checkpoint),
         f"{name} trains the teacher from scratch, along with the student;"
         " leave out teacher.checkpoint",
+    )
+
+
+def _check_streamed(config: Config, method: Method) -> None:
+    """Refuse what needs all images in memory."""
+    if not config.dataset.streamed:
+        return
+    require(
+        config.teacher.source is not TeacherSource.table,
+        "teacher.source=table computes all views of all images, which takes them in memory: use"
+        " teacher.source=online, or dataset.streamed=false",
+    )
+    require(
+        not method.shows_other_images,
+        f"method '{config.method.name}' shows the teacher other images than the student, which"
+        " takes them in memory: use dataset.streamed=false",
     )
 
 

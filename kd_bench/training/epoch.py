@@ -2,7 +2,8 @@
 
 Everything that changes from step to step is on the device: the order of the images, the position in
 it, learning rates, epoch, sums. So no step exchanges a value with the host, and the whole step,
-from image indices to sums, can be captured as a CUDA graph and replayed.
+from image indices to sums, can be captured as a CUDA graph and replayed. Streamed images are copied
+to the same place on the device before each step.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class EpochRunner:
         self._cursor = torch.zeros(1, dtype=torch.int64, device=device)  # number of completed steps
         self._within = torch.arange(setup.recipe.batch_size, device=device)
         self._views_seed = derive_seed(setup.seed, phase.name, "views")
+        self._feed = setup.data.feed(self._views_seed, setup.step_sizes)
         self.tally = EpochMetrics([*setup.method.weights_of(phase.name), "total"], device)
         self._steps: dict[int, Callable[[], None]] = {}  # by batch size
 
@@ -60,6 +62,7 @@ class EpochRunner:
         self._begin(epoch)
         with execution.tf32(self.setup.execution.precision is Precision.tf32):
             for size in self.setup.step_sizes:
+                self._feed.advance()
                 self._step(size)()
                 yield size
 
@@ -70,7 +73,9 @@ class EpochRunner:
         for module in self.setup.learners.values():
             module.train()
         self.setup.method.on_epoch_start(self.phase.name)
-        self._order.copy_(self.setup.order(self.phase.name, epoch))
+        order = self.setup.order(self.phase.name, epoch)
+        self._order.copy_(order)
+        self._feed.start(order, epoch)
         self._rates.copy_(self.phase.rates[epoch - 1])
         self._epoch.fill_(epoch)
         self._cursor.zero_()
@@ -116,7 +121,7 @@ class EpochRunner:
     def _batch(self, index: Tensor) -> Batch:
         data = self.setup.data
         view = data.sample_views(index, self._epoch, self._views_seed)
-        image = data.augmented_batch(index, view)
+        image = self._feed.images(index, view)
         image = image.contiguous(memory_format=self.setup.execution.layout)
         target = data.train.target.index_select(0, index)
         return Batch(image, target, index, self._epoch, view)

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kd_bench.data.data import Labelled
 from kd_bench.data.dataset import Data
-from kd_bench.data.source import Split
 from kd_bench.models.features import FeatureExtractor
 from kd_bench.results.run_folder import HISTORY, TIMING
 from kd_bench.training import checkpoint, cuda_graph
@@ -137,13 +137,12 @@ class Evaluator:
         if name not in self._predict:
             setup = self.setup
             predict = partial(predictions, setup.student, setup.data, self._splits[name])
-            self._predict[name] = (
-                cuda_graph.capture_graph(predict, ()) if setup.execution.captured else predict
-            )
+            is_captured = setup.execution.captured and not setup.data.is_streamed
+            self._predict[name] = cuda_graph.capture_graph(predict, ()) if is_captured else predict
         return self._predict[name]()
 
 
-def evaluate(net: FeatureExtractor, data: Data, split: Split) -> float:
+def evaluate(net: FeatureExtractor, data: Data, split: Labelled) -> float:
     """Percent of a split's images that `net` classifies correctly; every image counts."""
     return accuracy(predictions(net, data, split), split.target)
 
@@ -154,14 +153,12 @@ def accuracy(one: Tensor, other: Tensor) -> float:
 
 
 @torch.no_grad()
-def predictions(net: FeatureExtractor, data: Data, split: Split) -> Tensor:
+def predictions(net: FeatureExtractor, data: Data, split: Labelled) -> Tensor:
     """The class that `net` predicts, in eval mode, for each image of a split: [N] int64."""
     was_training = net.training
     net.eval()
-    size = inference_batch_size(data)
-    starts = range(0, len(split.target), size)
-    logits = (net(data.eval_batch(split, at, at + size)).logits for at in starts)
-    classes = torch.cat([batch.argmax(1) for batch in logits])
+    images = data.eval_batches(split, inference_batch_size(data))
+    classes = torch.cat([net(image).logits.argmax(1) for image in images])
     net.train(was_training)
     return classes
 

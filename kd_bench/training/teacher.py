@@ -75,9 +75,9 @@ class Teacher:
 def training_outputs(teacher: Teacher, data: Data) -> Iterator[tuple[Output, Tensor]]:
     """Outputs for all training images, without augmentation, part by part, and their labels [B]."""
     size = execution.inference_batch_size(data)
-    for start in range(0, data.train_size, size):
-        image = data.eval_batch(data.train, start, start + size)
-        yield teacher(image), data.train.target[start : start + size]
+    targets = data.train.target.split(size)
+    for image, target in zip(data.eval_batches(data.train, size), targets, strict=True):
+        yield teacher(image), target
 
 
 def load_weights(net: nn.Module, path: str | Path, model: str) -> None:

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from kd_bench.data.dataset import Data
+from kd_bench.data.resident import ResidentData
 from kd_bench.interfaces import Batch, Loss, Output, StageShapes
 from kd_bench.models.features import FeatureExtractor
 from kd_bench.results.record import CHECKSUM
@@ -133,7 +133,11 @@ def row_width(shapes: StageShapes, stages: Iterable[str], num_classes: int) -> i
 
 
 def load_cached_teacher(
-    folder: Path, teacher: Teacher, shapes: StageShapes, data: Data, message: Callable[[str], None]
+    folder: Path,
+    teacher: Teacher,
+    shapes: StageShapes,
+    data: ResidentData,
+    message: Callable[[str], None],
 ) -> CachedTeacher:
     """A teacher's table, computed if it does not exist yet, by one process at a time.
 
@@ -187,7 +191,7 @@ def _read(folder: Path, shape: tuple[int, int]) -> tuple[Tensor, dict[str, Any]]
 def _fill(
     folder: LockedFolder,
     teacher: Teacher,
-    data: Data,
+    data: ResidentData,
     shape: tuple[int, int],
     message: Callable[[str], None],
 ) -> None:
@@ -262,7 +266,7 @@ def _line(content: hashlib._Hash) -> bytes:
 
 
 @torch.no_grad()
-def _rows(teacher: Teacher, data: Data, start: int, stop: int, batch: int) -> Tensor:
+def _rows(teacher: Teacher, data: ResidentData, start: int, stop: int, batch: int) -> Tensor:
     """Rows start .. start+batch-1, at most up to stop-1: logits and features, [B, columns]."""
     row = torch.arange(start, start + batch, device=data.train.target.device)
     row = row.clamp(max=stop - 1)  # always a full batch, to avoid a second compilation

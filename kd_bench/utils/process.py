@@ -1,9 +1,10 @@
-"""Settings of a job's process around PyTorch: threads, and memory that is kept."""
+"""A job's process around PyTorch: cores, threads, memory that is free, and memory that is kept."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+from pathlib import Path
 
 from kd_bench.utils.errors import require
 from kd_bench.utils.text.formatting import pluralize
@@ -16,6 +17,8 @@ MEMORY = {
     "M_MMAP_THRESHOLD": (-3, 2**25),
     "M_TRIM_THRESHOLD": (-1, -1),  # never
 }
+
+CGROUP = Path("/sys/fs/cgroup")  # version 2, as a container sees its own
 
 
 def core_count() -> int:
@@ -56,3 +59,36 @@ def keep_memory() -> bool:
     except AttributeError:
         return False
     return all(mallopt(number, value) == 1 for number, value in MEMORY.values())
+
+
+def available_memory() -> int | None:
+    """Bytes that can be used without swapping, in this container if it has a limit.
+
+    None where the system does not say.
+    """
+    found = [each for each in (_of_system(), _of_container()) if each is not None]
+    return min(found, default=None)
+
+
+def _of_system() -> int | None:
+    return _value(Path("/proc/meminfo"), "MemAvailable:", unit=1024)
+
+
+def _of_container() -> int | None:
+    """The limit, less what is in use and cannot be dropped; None without a limit."""
+    try:
+        limit = int((CGROUP / "memory.max").read_text())
+        used = int((CGROUP / "memory.current").read_text())
+    except (OSError, ValueError):  # "max" is no limit
+        return None
+    return limit - used + (_value(CGROUP / "memory.stat", "inactive_file") or 0)
+
+
+def _value(path: Path, name: str, unit: int = 1) -> int | None:
+    """The number behind a name in a file of such lines."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return None
+    words = (line.split() for line in lines)
+    return next((int(each[1]) * unit for each in words if each[:1] == [name]), None)

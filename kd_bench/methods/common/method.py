@@ -150,6 +150,13 @@ class Method(nn.Module):
         others = [n for n in self._phases[phase].losses if _shows_others(self._loss(n))]
         return self._loss(others[0]).teacher_index(index) if others else None
 
+    @property
+    def shows_other_images(self) -> bool:
+        """Whether, in some phase, the teacher sees other training images than the student."""
+        return any(
+            _shows_others(self._loss(n)) for each in self._phases.values() for n in each.losses
+        )
+
     def views_per_step(self, image: Tensor) -> float:
         """How many images the student processes in a step of the main phase, per image of a batch.
 

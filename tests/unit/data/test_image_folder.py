@@ -10,8 +10,9 @@ import torch
 from helpers.images import augmented
 from PIL import Image
 
-from kd_bench.data import cache, files
+from kd_bench.data import cache
 from kd_bench.data.dataset import Dataset
+from kd_bench.data.files import image_files
 from kd_bench.data.image_folder import ImageFolder
 from kd_bench.interfaces import UserError
 
@@ -227,13 +228,13 @@ def test_a_size_must_be_positive(size):
 def decoded(monkeypatch):
     """The decoded files, in order."""
     seen = []
-    decode = files.decode
+    decode = image_files.decode
 
     def watched(path):
         seen.append(path)
         return decode(path)
 
-    monkeypatch.setattr(files, "decode", watched)
+    monkeypatch.setattr(image_files, "decode", watched)
     return seen
 
 

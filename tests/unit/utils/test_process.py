@@ -8,8 +8,9 @@ import sys
 import pytest
 
 from kd_bench.training.device import configure_process
+from kd_bench.utils import process
 from kd_bench.utils.errors import UserError
-from kd_bench.utils.process import check_threads
+from kd_bench.utils.process import available_memory, check_threads
 
 # A process that asks for 80 MiB, writes to them and frees them, several times.
 PAGES = """
@@ -70,3 +71,30 @@ def test_more_threads_than_this_process_has_cores_are_refused():
             configure_process(2)
     finally:
         os.sched_setaffinity(0, cores)
+
+
+# Available memory
+
+
+def container(folder, monkeypatch, limit, used, inactive):
+    (folder / "memory.max").write_text(f"{limit}\n")
+    (folder / "memory.current").write_text(f"{used}\n")
+    (folder / "memory.stat").write_text(f"anon 5\ninactive_file {inactive}\nactive_file 7\n")
+    monkeypatch.setattr(process, "CGROUP", folder)
+
+
+def test_a_machine_has_some_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(process, "CGROUP", tmp_path)
+    with open("/proc/meminfo") as file:
+        [total] = [int(line.split()[1]) for line in file if line.startswith("MemTotal:")]
+    assert 0 < available_memory() <= 1024 * total
+
+
+def test_a_container_has_its_limit_less_what_cannot_be_dropped(tmp_path, monkeypatch):
+    container(tmp_path, monkeypatch, limit=5000, used=3000, inactive=700)
+    assert available_memory() == 5000 - 3000 + 700
+
+
+def test_a_container_without_a_limit_has_the_memory_of_the_system(tmp_path, monkeypatch):
+    container(tmp_path, monkeypatch, limit="max", used=3000, inactive=700)
+    assert available_memory() > 5000

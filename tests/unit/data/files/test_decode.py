@@ -8,8 +8,8 @@ import PIL
 import pytest
 from PIL import Image
 
-from kd_bench.data import decode as decoding
-from kd_bench.data.decode import decode, decode_with_pillow, versions
+from kd_bench.data.files import decode as decoding
+from kd_bench.data.files.decode import decode, decode_with_pillow, versions
 from kd_bench.interfaces import UserError
 
 CHANNELS = {"RGB": 3, "L": 1, "CMYK": 4}

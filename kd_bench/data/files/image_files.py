@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from kd_bench.data import cache
-from kd_bench.data.decode import decode, naming, size_of
+from kd_bench.data.files.decode import decode, naming, size_of
 from kd_bench.data.source import Description, Split
 from kd_bench.interfaces import require
 from kd_bench.utils.files import json_hash
@@ -160,6 +160,13 @@ def decode_sized(path: str, size: int | None) -> np.ndarray:
         return image
     fitted = ImageOps.fit(Image.fromarray(image), (size, size), Image.Resampling.BILINEAR)
     return np.asarray(fitted)
+
+
+def visible(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
+    """The entries of a folder that are not hidden, sorted by name."""
+    with os.scandir(folder) as entries:
+        seen = [entry for entry in entries if not entry.name.startswith(".")]
+    return sorted(seen, key=lambda entry: entry.name)
 
 
 def check_same_classes(root: Path, train: Sequence[str], test: Sequence[str]) -> None:

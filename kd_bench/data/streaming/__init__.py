@@ -1,0 +1,1 @@
+"""Images that are decoded while they are trained on."""

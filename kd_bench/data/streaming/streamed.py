@@ -1,0 +1,182 @@
+"""A dataset that is decoded while it is trained on, by the workers of torch's DataLoader.
+
+What a batch shows is a function of (seed, epoch, index), given to the workers as numbers of images
+and of views. So a job resumes without any state of theirs, and sees, bit for bit, the batches that
+it would see of images in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from kd_bench.data.data import Data
+from kd_bench.data.files import decode
+from kd_bench.data.files.image_files import size_message
+from kd_bench.data.source import Reader
+from kd_bench.data.streaming.views import Views
+from kd_bench.interfaces import UserError, require
+
+Item = tuple[int, int]  # numbers of an image and of its view
+AS_EVALUATED = -1  # in place of a view's number
+
+
+@dataclass(frozen=True, eq=False)
+class StreamedSplit:
+    """The images of one split, each decoded when it is needed."""
+
+    reader: Reader
+    position: Tensor  # [N] int64, on the CPU: the images of the reader that belong to the split
+    target: Tensor  # [N] int64
+
+
+@dataclass(frozen=True, eq=False)
+class StreamedData(Data):
+    """Images that workers decode; a batch of uint8 goes to the device.
+
+    A pass over images starts workers of its own, which end with it: they share the memory of this
+    process, and none is left behind.
+    """
+
+    train: StreamedSplit
+    test: StreamedSplit
+    validation: StreamedSplit | None
+    size: tuple[int, int]  # height and width
+    views: Views
+    workers: int  # processes; 0: decode in this one
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of an image as networks see it."""
+        return self.size
+
+    @property
+    def view_count(self) -> int:
+        """Number of different augmented views of a training image."""
+        return self.views.count
+
+    @property
+    def is_streamed(self) -> bool:
+        """True."""
+        return True
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """The versions of the libraries that decode."""
+        return decode.versions()
+
+    def feed(self, seed: int, sizes: Sequence[int]) -> StreamedFeed:
+        """Copies each step's images to the device."""
+        return StreamedFeed(self, seed, sizes)
+
+    def augmented_images(
+        self, index: Tensor, view: Tensor, sizes: Sequence[int]
+    ) -> Iterator[Tensor]:
+        """The given views [N] of training images `index` [N], in batches: uint8 [B, H, W, 3]."""
+        pairs = torch.stack([self.train.position[index], view], 1)
+        return self._pass(self.train.reader, pairs, sizes)
+
+    def plain_images(self, split: StreamedSplit, size: int) -> Iterator[Tensor]:
+        """All images of a split as they are evaluated, in batches: uint8 [B, H, W, 3]."""
+        pairs = torch.stack([split.position, torch.full_like(split.position, AS_EVALUATED)], 1)
+        full, rest = divmod(len(pairs), size)
+        return self._pass(split.reader, pairs, [size] * full + [rest] * (rest > 0))
+
+    def eval_batch(self, split: StreamedSplit, start: int, stop: int) -> Tensor:
+        """Images start..stop-1 of a split, decoded in this process: float [B, 3, H, W]."""
+        items = [(position, AS_EVALUATED) for position in split.position[start:stop].tolist()]
+        return self.normalise(_Images(split.reader, self.views, self.size).batch(items))
+
+    def eval_batches(self, split: StreamedSplit, size: int) -> Iterator[Tensor]:
+        """All images of a split in order, without augmentation, `size` at a time."""
+        return map(self.normalise, self.plain_images(split, size))
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """Images uint8 [B, H, W, 3] on the device, normalized: float [B, 3, H, W]."""
+        return self._normalise(image.to(self.mean.device, non_blocking=True))
+
+    def _pass(self, reader: Reader, pairs: Tensor, sizes: Sequence[int]) -> Iterator[Tensor]:
+        loader: Iterable[Tensor | UserError] = DataLoader(
+            _Images(reader, self.views, self.size),
+            batch_sampler=_batches(pairs, sizes),
+            num_workers=self.workers,
+            collate_fn=_as_it_is,  # type: ignore[arg-type]  # a batch, not a list
+            pin_memory=self.mean.device.type == "cuda",
+            # DataLoader draws a seed for its workers, which must not shift what methods draw.
+            generator=torch.Generator(),
+        )
+        for answer in loader:
+            if isinstance(answer, UserError):
+                raise answer
+            yield answer
+
+
+class StreamedFeed:
+    """Puts the images of each step where the step, maybe a captured one, reads them."""
+
+    def __init__(self, data: StreamedData, seed: int, sizes: Sequence[int]):
+        self._data, self._seed, self._sizes = data, seed, sizes
+        shape = (max(sizes), *data.image_size, 3)
+        self._ready = torch.zeros(shape, dtype=torch.uint8, device=data.mean.device)
+        self._coming: Iterator[Tensor] = iter(())
+
+    def start(self, order: Tensor, epoch: int) -> None:
+        """Start to decode the images of an epoch."""
+        order = order[: sum(self._sizes)]
+        view = self._data.sample_views(order, epoch, self._seed)
+        self._coming = self._data.augmented_images(order, view, self._sizes)
+
+    def advance(self) -> None:
+        """Wait for the next step's images, and copy them to the device."""
+        image = next(self._coming)
+        self._ready[: len(image)].copy_(image, non_blocking=True)
+
+    def images(self, index: Tensor, view: Tensor) -> Tensor:
+        """The images that are ready: those of the step, which `index` and `view` number."""
+        return self._data.normalise(self._ready[: len(index)])
+
+
+class _Images(TorchDataset):
+    """Batches of a split's images by the numbers of images and views."""
+
+    def __init__(self, reader: Reader, views: Views, size: tuple[int, int]):
+        self.reader, self.views, self.size = reader, views, size
+
+    def __getitems__(self, items: Sequence[Item]) -> Tensor | UserError:
+        """As `batch`, with the mistake of the user that keeps a worker from making one.
+
+        If a worker raised it, it would arrive as another error, its traceback in the message.
+        """
+        try:
+            return self.batch(items)
+        except UserError as error:
+            return error
+
+    def batch(self, items: Sequence[Item]) -> Tensor:
+        """Images uint8 [B, H, W, 3]: all in views of their own, or all as they are evaluated."""
+        images = [self.reader.read(position) for position, _ in items]
+        if self.views.common_size:
+            for (position, _), image in zip(items, images, strict=True):
+                require(image.shape[:2] == self.size, self._size_message(position, image))
+        numbers = torch.tensor([view for _, view in items])
+        if numbers[0] == AS_EVALUATED:
+            return self.views.plain(images)
+        return self.views.augmented(images, numbers)
+
+    def _size_message(self, position: int, image: np.ndarray) -> str:
+        return size_message(self.reader.name(0), self.size, self.reader.name(position), image)
+
+
+def _batches(pairs: Tensor, sizes: Sequence[int]) -> Iterator[list[Item]]:
+    for part in pairs.split(list(sizes)):
+        yield part.tolist()
+
+
+def _as_it_is(batch: Tensor | UserError) -> Tensor | UserError:
+    return batch

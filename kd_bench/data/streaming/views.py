@@ -1,0 +1,170 @@
+"""What streamed images are made into before they form a batch: uint8, of one size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from kd_bench.data import augment
+from kd_bench.data.augment import pad_images
+from kd_bench.interfaces import require
+from kd_bench.utils.splitmix import below, splitmix64
+
+
+class Views(Protocol):
+    """The augmented views of a training image, by number, and the one that is evaluated."""
+
+    @property
+    def count(self) -> int:
+        """Number of views of an image."""
+        ...
+
+    @property
+    def common_size(self) -> bool:
+        """Whether all images must have the same size."""
+        ...
+
+    def augmented(self, images: Sequence[np.ndarray], view: Tensor) -> Tensor:
+        """The given views [B] of images uint8 [H', W', 3]: uint8 [B, H, W, 3]."""
+        ...
+
+    def plain(self, images: Sequence[np.ndarray]) -> Tensor:
+        """Images uint8 [H', W', 3] as they are evaluated: uint8 [B, H, W, 3]."""
+        ...
+
+
+@dataclass(frozen=True)
+class PaddedCrop:
+    """Images of one size: crops after padding, and flips; as those of images in memory."""
+
+    pad: int
+    padding: str
+    flip: bool
+    common_size = True
+
+    @property
+    def count(self) -> int:
+        """(2 pad + 1)^2 crops, twice that with flips."""
+        return augment.view_count(self.pad, self.flip)
+
+    def augmented(self, images: Sequence[np.ndarray], view: Tensor) -> Tensor:
+        """The given views [B] of images uint8 [H, W, 3]: uint8 [B, H, W, 3]."""
+        padded = pad_images(self.plain(images), self.pad, self.padding)
+        position = torch.arange(len(images))
+        return augment.crop_and_flip(padded, position, view, self.pad, self.flip)
+
+    def plain(self, images: Sequence[np.ndarray]) -> Tensor:
+        """The images [B, H, W, 3]."""
+        return torch.from_numpy(np.stack(images))
+
+
+TRIES = 10  # at a box that fits into the image, as in torchvision
+GOLDEN = -7046029254386353131  # odd; the views of one image are this far apart in splitmix64
+
+
+@dataclass(frozen=True)
+class ResizedCrop:
+    """Images of any size: a box of random area and aspect ratio, resized to a square.
+
+    Szegedy et al., Going Deeper with Convolutions (arXiv:1409.4842), section 6; the drawing of the
+    box is that of torchvision's RandomResizedCrop. A view's number is 62 random bits, from which
+    all of its integers follow. The evaluated view is the center of the resized image.
+
+    Args:
+        size: height and width of the result.
+        resize: the shorter side of an evaluated image before its center is cropped.
+        area: least and largest area of the box, as a fraction of the image's.
+        ratio: least and largest width of the box over its height.
+        flip: half of the views are mirrored.
+    """
+
+    size: int
+    resize: int
+    area: Sequence[float]
+    ratio: Sequence[float]
+    flip: bool
+    common_size = False
+    count = 2**62
+
+    def __post_init__(self) -> None:
+        name = "dataset.resized_crop"
+        require(self.size > 0, f"{name}.size must be above 0, got {self.size}")
+        require(
+            self.resize >= self.size,
+            f"{name}.resize must be at least {name}.size ({self.size}), got {self.resize}",
+        )
+        for key, values, most in (("area", self.area, 1.0), ("ratio", self.ratio, math.inf)):
+            require(
+                len(values) == 2 and 0 < values[0] <= values[1] <= most,
+                f"{name}.{key} must be the least and the largest, both above 0"
+                f"{' and at most 1' if most == 1 else ''}, got {list(values)}",
+            )
+
+    def augmented(self, images: Sequence[np.ndarray], view: Tensor) -> Tensor:
+        """The given views [B] of images uint8 [H', W', 3]: uint8 [B, size, size, 3]."""
+        made = []
+        for image, words in zip(images, self._words(view), strict=True):
+            left, top, width, height = self.box(image.shape[0], image.shape[1], words)
+            part = image[top : top + height, left : left + width]
+            square = _resize(part, self.size, self.size)
+            is_flipped = self.flip and words[-1] % 2 == 1
+            made.append(square[:, ::-1] if is_flipped else square)
+        return torch.from_numpy(np.stack(made))
+
+    def box(self, height: int, width: int, words: Sequence[int]) -> tuple[int, int, int, int]:
+        """Left, top, width and height of a view's box in an image.
+
+        Args:
+            height: of the image.
+            width: of the image.
+            words: four random integers in 0..2^63-1 for each try.
+        """
+        logs = [math.log(each) for each in self.ratio]
+        for at in range(0, 4 * TRIES, 4):
+            area = height * width * _between(words[at], *self.area)
+            ratio = math.exp(_between(words[at + 1], *logs))
+            w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < w <= width and 0 < h <= height:
+                return words[at + 2] % (width - w + 1), words[at + 3] % (height - h + 1), w, h
+        w = min(width, max(1, round(height * self.ratio[1])))  # the largest center box that fits
+        h = min(height, max(1, round(width / self.ratio[0])))
+        return (width - w) // 2, (height - h) // 2, w, h
+
+    def plain(self, images: Sequence[np.ndarray]) -> Tensor:
+        """The centers of the images, resized so that `resize` is their shorter side."""
+        return torch.from_numpy(np.stack([self._center(image) for image in images]))
+
+    def _center(self, image: np.ndarray) -> np.ndarray:
+        height, width = image.shape[:2]
+        shorter = min(height, width)
+        height, width = (
+            max(self.resize, side * self.resize // shorter) for side in (height, width)
+        )
+        resized = _resize(image, height, width)
+        top, left = (height - self.size) // 2, (width - self.size) // 2
+        return resized[top : top + self.size, left : left + self.size]
+
+    @staticmethod
+    def _words(view: Tensor) -> Iterator[list[int]]:
+        """Random integers in 0..2^63-1 for each view: four for each try, and one for the flip."""
+        step = torch.arange(4 * TRIES + 1) * GOLDEN
+        words = below(splitmix64(splitmix64(view)[:, None] + step), 2**63 - 1)
+        return iter(words.tolist())
+
+
+def _between(word: int, low: float, high: float) -> float:
+    """A number from `low` to `high`, uniform for uniform words in 0..2^63-1."""
+    return low + (high - low) * ((word >> 10) * 2.0**-53)
+
+
+def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """An image uint8 [H', W', 3] as [height, width, 3]: bilinear, antialiased."""
+    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(resized)
