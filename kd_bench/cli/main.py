@@ -6,12 +6,13 @@ import os
 import sys
 
 import kd_bench
-from kd_bench.cli import clean, completion, evaluate, export, plan, rerun, status, table
+from kd_bench.cli import clean, completion, evaluate, export, plan, prepare, rerun, status, table
 from kd_bench.utils.errors import UserError, exit_on_error
 from kd_bench.utils.text.output import print_lines, replace_closed_streams
 
 COMMANDS = {
     "plan": plan.main,
+    "prepare": prepare.main,
     "status": status.main,
     "table": table.main,
     "rerun": rerun.main,

@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import IO
 
 import numpy as np
 import PIL
@@ -20,6 +21,8 @@ except ImportError:  # the extra `jpeg`; Pillow gives the same pixels in twice t
 
 DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")  # more than 8 bits: PIL would clip them
 JPEG = b"\xff\xd8\xff"
+ORIENTATION = 0x0112  # the entry of EXIF
+EXIF, EXIF_WITHIN = b"Exif", 2**16  # where it begins, if there is one
 # Of JPEG; those of print (CMYK, YCCK) are converted by Pillow.
 PLAIN_COLORS = ("YCbCr", "Gray")
 
@@ -82,9 +85,17 @@ def decode_with_pillow(content: bytes, name: str) -> np.ndarray:
         return np.asarray(file.convert("RGB"))
 
 
-def size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Width and height of an image, without decoding it."""
-    with naming(os.fspath(path)), Image.open(path) as image:
+def orientation(content: bytes, name: str) -> int:
+    """How EXIF says to turn an image, 1 to 8; 1: it is upright."""
+    if EXIF not in content[:EXIF_WITHIN]:
+        return 1
+    with naming(name), Image.open(io.BytesIO(content)) as image:
+        return image.getexif().get(ORIENTATION, 1)
+
+
+def size_of(file: str | os.PathLike[str] | IO[bytes], name: str = "") -> tuple[int, int]:
+    """Width and height of an image, from a path or an open file, without decoding it."""
+    with naming(name or str(file)), Image.open(file) as image:
         return image.size
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from kd_bench.data import cache
 from kd_bench.data.files.decode import decode, naming, size_of
 from kd_bench.data.source import Description, Split
-from kd_bench.interfaces import require
+from kd_bench.interfaces import UserError, require
 from kd_bench.utils.files import json_hash
 from kd_bench.utils.text.formatting import pluralize
 
@@ -204,7 +204,8 @@ def _decode_all(files: list[str], out: np.ndarray, size: int | None, first: str)
         for position, path in enumerate(files[start : start + CHUNK], start):
             image = decode_sized(path, size)
             common = out.shape[1:3]
-            require(image.shape[:2] == common, size_message(first, common, path, image))
+            if image.shape[:2] != common:
+                raise UserError(size_message(first, common, path, image))
             out[position] = image
 
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:

@@ -21,7 +21,7 @@ from kd_bench.data.files import decode
 from kd_bench.data.files.image_files import size_message
 from kd_bench.data.source import Reader
 from kd_bench.data.streaming.views import Views
-from kd_bench.interfaces import UserError, require
+from kd_bench.interfaces import UserError
 
 Item = tuple[int, int]  # numbers of an image and of its view
 AS_EVALUATED = -1  # in place of a view's number
@@ -163,7 +163,8 @@ class _Images(TorchDataset):
         images = [self.reader.read(position) for position, _ in items]
         if self.views.common_size:
             for (position, _), image in zip(items, images, strict=True):
-                require(image.shape[:2] == self.size, self._size_message(position, image))
+                if image.shape[:2] != self.size:
+                    raise UserError(self._size_message(position, image))
         numbers = torch.tensor([view for _, view in items])
         if numbers[0] == AS_EVALUATED:
             return self.views.plain(images)

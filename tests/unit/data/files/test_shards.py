@@ -1,0 +1,213 @@
+"""Packed images: what is copied, what is made smaller, and damage, which is named."""
+
+import io
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from helpers.image_files import write_folder
+from PIL import Image
+
+from kd_bench.data.dataset import Dataset
+from kd_bench.data.files import packing
+from kd_bench.data.files.decode import decode
+from kd_bench.data.files.packing import make_copy, pack
+from kd_bench.data.files.shards import Shards
+from kd_bench.data.image_folder import ImageFolder
+from kd_bench.interfaces import UserError
+from kd_bench.utils.errors import DamagedError
+
+
+def packed(root, to, bad=lambda line: None, **changed):
+    settings = {"short_side": 256, "upright": False, **changed}
+    source = ImageFolder(str(root), None)
+    return pack(source, to, bad=bad, progress=lambda *about: None, **settings)
+
+
+@pytest.fixture(scope="module")
+def _made(tmp_path_factory):
+    root = write_folder(tmp_path_factory.mktemp("pets"))
+    packed(root, root / "packed")
+    return root
+
+
+@pytest.fixture
+def root(_made, tmp_path):
+    """A folder of images and its packed copies, in `packed`; of the test's own."""
+    return shutil.copytree(_made, tmp_path / "pets")
+
+
+def refused(message, kind=UserError):
+    return pytest.raises(kind, match=re.escape(message))
+
+
+def test_packed_images_are_those_of_the_folder(root):
+    shards, folder = Shards(str(root / "packed")), ImageFolder(str(root), None)
+    assert shards.describe() == folder.describe()
+    for mine, theirs in zip(shards.load(), folder.load(), strict=True):
+        assert torch.equal(mine.image, theirs.image)
+        assert torch.equal(mine.target, theirs.target)
+
+
+def test_packed_images_stream_like_those_in_memory(root):
+    settings = {"pad": 1, "padding": "zero", "flip": True, "workers": 0}
+    held = Dataset(ImageFolder(str(root), None), **settings).load()
+    streamed = Dataset(Shards(str(root / "packed")), streamed=True, **settings).load()
+    order = torch.arange(12)
+    feeds = [data.feed(3, [12]) for data in (held, streamed)]
+    for feed in feeds:
+        feed.start(order, 1)
+        feed.advance()
+    view = held.sample_views(order, 1, 3)
+    assert torch.equal(*[feed.images(order, view) for feed in feeds])
+
+
+def test_small_images_are_copied_byte_by_byte(root):
+    train, _ = Shards(str(root / "packed")).open()
+    assert train.content(0) == (root / "train/ant/000.jpg").read_bytes()
+    assert train.name(0) == f"{root}/packed/train-00000.shard: train/ant/000.jpg"
+
+
+def test_a_new_shard_begins_when_one_is_full(root, monkeypatch):
+    monkeypatch.setattr(packing, "SHARD", 1)
+    packed(root, root / "many")
+    assert len(list((root / "many").glob("train-*.shard"))) == 12
+    many, one = (Shards(str(root / name)) for name in ("many", "packed"))
+    assert torch.equal(many.load()[0].image, one.load()[0].image)
+
+
+def test_a_second_packing_gives_the_same_fingerprint(root):
+    packed(root, root / "again")
+    of_both = [Shards(str(root / name)).open()[0].fingerprint for name in ("packed", "again")]
+    assert of_both[0] == of_both[1]
+
+
+def photo(path, width, height, **options):
+    y, x = np.mgrid[:height, :width]
+    pixels = np.stack([255 * y // height, 255 * x // width, 0 * x], -1).astype(np.uint8)
+    Image.fromarray(pixels).save(path, **options)
+
+
+def test_a_large_image_becomes_a_jpeg_whose_shorter_side_is_that_asked_for(tmp_path):
+    path = tmp_path / "wide.png"
+    photo(path, 900, 512)
+    made = make_copy(str(path), 256, upright=False)
+    assert made.is_new
+    assert Image.open(io.BytesIO(made.content)).format == "JPEG"
+    pixels = decode(made.content)
+    assert pixels.shape == (256, 450, 3)
+    assert pixels[:8].mean((0, 1)) == pytest.approx([255 * 4 / 256, 127, 0], abs=3)
+
+
+@pytest.mark.parametrize("upright", [False, True])
+def test_a_rotation_in_exif_is_reported_and_turned_if_asked_for(tmp_path, upright):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    path = tmp_path / "turned.jpg"
+    photo(path, 40, 20, exif=exif, quality=95)
+    made = make_copy(str(path), 256, upright=upright)
+    assert made.is_rotated
+    assert made.is_new == upright
+    red = decode(made.content)[..., 0].astype(int)  # grows from the top of the file's pixels
+    if upright:  # its top is now to the right
+        assert red.shape == (40, 20)
+        assert (red[:, :5].mean(), red[:, -5:].mean()) == pytest.approx((222, 25), abs=8)
+    else:
+        assert red.shape == (20, 40)
+
+
+def test_all_images_that_cannot_be_decoded_are_named_and_nothing_is_left(root):
+    (root / "train/bee/001.jpg").write_bytes(b"no image")
+    whole = (root / "test/ant/000.jpg").read_bytes()
+    (root / "test/ant/000.jpg").write_bytes(whole[:-30])
+    lines = []
+    with refused("2 images cannot be decoded, named above; mend or remove them"):
+        packed(root, root / "new", bad=lines.append)
+    assert lines == [
+        f"{root}/train/bee/001.jpg is not an image that PIL can read",
+        f"{root}/test/ant/000.jpg is not an image that PIL can read",
+    ]
+    assert not list(root.glob("new*"))
+
+
+def test_what_a_killed_preparation_left_is_made_again(root):
+    (root / "new.part").mkdir()
+    (root / "new.part/train-00000.shard").write_bytes(b"half")
+    packed(root, root / "new")
+    assert torch.equal(
+        Shards(str(root / "new")).load()[0].image, Shards(str(root / "packed")).load()[0].image
+    )
+    assert not (root / "new.part").exists()
+
+
+def test_an_existing_folder_is_not_written_to(root):
+    with refused(f"{root}/packed exists already"):
+        packed(root, root / "packed")
+
+
+# Damage
+
+
+def change_byte(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_damaged_image_is_named(root):
+    shard = root / "packed/train-00000.shard"
+    first = len((root / "train/ant/000.jpg").read_bytes())
+    change_byte(shard, first + 5)  # in the second image
+    train, _ = Shards(str(root / "packed")).open()
+    train.read(0)
+    with refused(f"{shard}: train/ant/002.jpg is damaged; prepare the images", DamagedError):
+        train.read(1)
+
+
+def test_a_truncated_shard_is_named_before_anything_is_read(root):
+    shard = root / "packed/test-00000.shard"
+    length = shard.stat().st_size
+    shard.write_bytes(shard.read_bytes()[:-7])
+    with refused(f"{shard} is damaged: it has {length - 7:,} bytes of {length:,}", DamagedError):
+        Shards(str(root / "packed")).describe()
+
+
+def test_a_missing_shard_is_named(root):
+    (root / "packed/test-00000.shard").unlink()
+    with refused(f"cannot read {root}/packed/test-00000.shard: No such file", DamagedError):
+        Shards(str(root / "packed")).describe()
+
+
+def test_a_damaged_table_is_named(root):
+    change_byte(root / "packed/train.npz", 300)
+    with refused(f"{root}/packed/train.npz is damaged: its content is not what", DamagedError):
+        Shards(str(root / "packed")).describe()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 1'])
+def test_a_damaged_index_is_named(root, text):
+    (root / "packed/index.json").write_text(text)
+    with refused(f"{root}/packed/index.json is damaged", DamagedError):
+        Shards(str(root / "packed")).describe()
+
+
+def test_an_index_of_another_version_is_refused(root):
+    path = root / "packed/index.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 2}))
+    with refused(f"{path} is of another version of kd-bench"):
+        Shards(str(root / "packed")).describe()
+
+
+def test_a_folder_that_was_not_prepared_is_named(tmp_path):
+    with refused(f"no file {tmp_path}/index.json: make packed images with kd-bench prepare"):
+        Shards(str(tmp_path)).describe()
+
+
+def test_images_of_two_sizes_are_refused_in_memory(tmp_path):
+    root = write_folder(tmp_path, sizes=((8, 8), (9, 8)))
+    packed(root, root / "packed")
+    with refused("images differ in size"):
+        Shards(str(root / "packed")).load()

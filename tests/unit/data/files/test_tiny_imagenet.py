@@ -1,0 +1,48 @@
+"""Tiny ImageNet, as its archive unpacks."""
+
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kd_bench.data.files.tiny_imagenet import TinyImageNet
+from kd_bench.interfaces import UserError
+
+
+def save(path, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((4, 4), value, np.uint8)).save(path)  # some of its images are grey
+
+
+@pytest.fixture
+def root(tmp_path):
+    for number, name in enumerate(("n01", "n02")):
+        for image in range(2):
+            save(tmp_path / f"train/{name}/images/{name}_{image}.png", 10 * number + image)
+        (tmp_path / f"train/{name}/{name}_boxes.txt").write_text("")
+    for number, name in enumerate(("n02", "n01", "n02")):
+        save(tmp_path / f"val/images/val_{number}.png", 50 + number)
+        with open(tmp_path / "val/val_annotations.txt", "a") as file:
+            file.write(f"val_{number}.png\t{name}\t0\t0\t3\t3\n")
+    return tmp_path
+
+
+def test_images_have_their_classes(root):
+    train, test = TinyImageNet(str(root)).load()
+    assert train.target.tolist() == [0, 0, 1, 1]
+    assert train.image[:, 0, 0, 0].tolist() == [0, 1, 10, 11]
+    assert test.target.tolist() == [1, 0, 1]
+    assert torch.equal(
+        test.image[:, 0, 0], torch.tensor([50, 51, 52]).view(3, 1).expand(3, 3).byte()
+    )
+
+
+def test_missing_files_are_named(root, tmp_path):
+    (root / "val/val_annotations.txt").unlink()
+    for folder, message in (
+        (root, f"cannot read {root}/val/val_annotations.txt: No such file or directory"),
+        (tmp_path / "none", f"no folder {tmp_path}/none/train: Tiny ImageNet is not in"),
+    ):
+        with pytest.raises(UserError, match=re.escape(message)):
+            TinyImageNet(str(folder)).describe()
