@@ -81,7 +81,7 @@ class Side(Enum):
 class ResizedCropConfig:
     """A box of random area and aspect ratio, resized to a square; to evaluate, the center."""
 
-    size: int = 224  # height and width that networks see
+    size: int | None = None  # height and width that networks see; None: padding and crop instead
     resize: int = 256  # shorter side of an image before its center is cropped
     area: list[float] = field(default_factory=lambda: [0.08, 1.0])  # fraction of the image's
     ratio: list[float] = field(default_factory=lambda: [0.75, 4 / 3])  # width over height
@@ -100,7 +100,7 @@ class DatasetConfig:
     pad: int = 4  # pixels on each side before the crop
     padding: Padding = Padding.zero
     flip: bool = True
-    resized_crop: ResizedCropConfig | None = None  # instead of padding and crop
+    resized_crop: ResizedCropConfig = field(default_factory=ResizedCropConfig)
     streamed: bool = False  # decode images while training; otherwise all are in memory
     workers: int | None = None  # processes that decode streamed images; None: one for each core
     validation: int = 0  # images split from the training set, by a seed of its own

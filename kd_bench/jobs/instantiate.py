@@ -179,7 +179,7 @@ def build_dataset(config: DatasetConfig) -> Dataset:
         mean=config.mean,
         std=config.std,
         validation=config.validation,
-        resized_crop=None if crop is None else ResizedCrop(flip=config.flip, **vars(crop)),
+        resized_crop=None if crop.size is None else ResizedCrop(flip=config.flip, **vars(crop)),
         streamed=config.streamed,
         workers=config.workers,
     )

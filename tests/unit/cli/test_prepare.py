@@ -1,0 +1,67 @@
+"""kd-bench prepare: from a folder of images to a dataset that trains."""
+
+import pytest
+from helpers.image_files import write_folder
+from helpers.jobs import NETS
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write_folder(tmp_path / "pets", train=21)
+
+
+def choices(root):
+    return "dataset=image_folder", "dataset.name=pets", f"dataset.root={root}"
+
+
+def test_packed_images_train(kd_bench, root, tmp_path):
+    code, printed = kd_bench("prepare", *choices(root), "--to", "packed")
+    assert code == 0
+    lines = printed.splitlines()
+    assert lines[0].startswith("train: 21 images, ")
+    assert lines[1].startswith("test: 6 images, ")
+    assert lines[2] == (
+        "wrote packed; train on it with dataset=shards dataset.name=NAME dataset.root=packed"
+    )
+    data = ("dataset=shards", "dataset.name=pets", "dataset.root=packed", "dataset.workers=0")
+    code, printed = kd_bench(*data, "dataset.pad=1", *NETS, "method=baseline")
+    assert code == 0, printed
+
+
+def test_an_imbalance_is_reported(kd_bench, root):
+    for path in sorted((root / "train/bee").iterdir())[1:]:
+        path.unlink()
+    _, printed = kd_bench("prepare", *choices(root), "--to", "packed")
+    assert "class 0 has 11 training images, class 1 has 1, 11.0 times fewer" in printed
+
+
+def test_all_undecodable_images_are_listed(kd_bench, root):
+    for name in ("train/ant/000.jpg", "test/bee/001.jpg"):
+        (root / name).write_bytes(b"no image")
+    code, printed = kd_bench("prepare", *choices(root), "--to", "packed")
+    assert code == 2
+    assert printed.splitlines() == [
+        f"{root}/train/ant/000.jpg is not an image that PIL can read",
+        f"{root}/test/bee/001.jpg is not an image that PIL can read",
+        "kd-bench: 2 images cannot be decoded, named above; mend or remove them, and start again",
+    ]
+    assert not (root.parent / "packed").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["dataset=digits"], "dataset 'digits' has no image files; choose dataset=image_folder"),
+        (["dataset=digits", "--short-side", "64"], "--short-side must be 256 to 400, got 64"),
+        ([], "the following arguments are required"),
+    ],
+)
+def test_what_cannot_be_packed_is_refused(kd_bench, words, message):
+    code, printed = kd_bench("prepare", *words, "--to", "packed")
+    assert code == 2
+    assert message in printed
+
+
+def test_resized_images_cannot_be_packed(kd_bench, root):
+    _, printed = kd_bench("prepare", *choices(root), "dataset.source.size=4", "--to", "packed")
+    assert "packed images keep their shape; leave out dataset.source.size" in printed
