@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,9 @@ from kd_bench.utils.torchvision import import_torchvision
 
 # Raised by torchvision for missing or damaged files, depending on whether it has checksums
 DAMAGED = (RuntimeError, ValueError, AssertionError)
+
+# Where the files are that a package of Debian installs.
+DEBIAN, DEBIAN_PACKAGE = Path("/usr/share/datasets/fashion-mnist"), "dataset-fashion-mnist"
 
 
 class TorchvisionSource:
@@ -37,14 +42,22 @@ class TorchvisionSource:
 
     def describe(self) -> Description:
         """Sizes; raises UserError if files are missing and downloading is disabled."""
-        found = all((self.root / file).exists() for file in self.files)
-        require(found or self.download, f"{self.title} is not in {self.root}: {self._remedy()}")
+        require(
+            self.is_there() or self.download,
+            f"{self.title} is not in {self.root}: {self._remedy()}",
+        )
         return Description(self.num_classes, self.size, self.size, self.train_size, self.test_size)
+
+    def is_there(self) -> bool:
+        """Whether its files are in `root`."""
+        return all((self.root / file).exists() for file in self.files)
 
     def load(self) -> tuple[Split, Split]:
         """Both splits in their published order, downloaded first if enabled."""
         try:
             return self._load(download=False)
+        except UserError:  # about a file that no download replaces
+            raise
         except DAMAGED as error:
             if not self.download:
                 raise UserError(
@@ -131,7 +144,11 @@ class SVHN(TorchvisionSource):
 
 
 class FashionMNIST(TorchvisionSource):
-    """Fashion-MNIST (Xiao, Rasul and Vollgraf, arXiv:1708.07747): gray, as 3 equal channels."""
+    """Fashion-MNIST (Xiao, Rasul and Vollgraf, arXiv:1708.07747): gray, as 3 equal channels.
+
+    From `root`, or from Debian's package dataset-fashion-mnist if it is installed and `root` has
+    none.
+    """
 
     title = "Fashion-MNIST"
     files = ("FashionMNIST/raw",)
@@ -140,10 +157,30 @@ class FashionMNIST(TorchvisionSource):
     train_size = 60_000
     test_size = 10_000
 
+    def is_there(self) -> bool:
+        """Whether it is in `root`, or installed."""
+        return super().is_there() or DEBIAN.is_dir()
+
     def read(self, train: bool, download: bool) -> tuple[np.ndarray, np.ndarray]:
         """Images and classes of one split."""
-        read = _datasets().FashionMNIST(self.root, train=train, download=download)
-        return np.repeat(read.data.numpy()[..., None], 3, axis=3), read.targets.numpy()
+        if super().is_there() or not DEBIAN.is_dir():
+            read = _datasets().FashionMNIST(self.root, train=train, download=download)
+            image, target = read.data.numpy(), read.targets.numpy()
+        else:
+            name = "train" if train else "t10k"
+            image = _read_idx(DEBIAN / f"{name}-images-idx3-ubyte.gz")
+            target = _read_idx(DEBIAN / f"{name}-labels-idx1-ubyte.gz")
+        return np.repeat(image[..., None], 3, axis=3), target
+
+
+def _read_idx(path: Path) -> np.ndarray:
+    """The bytes in a compressed file of MNIST's format: shape, then content, big-endian."""
+    try:
+        content = gzip.decompress(path.read_bytes())
+        shape = np.frombuffer(content, ">i4", count=content[3], offset=4)
+        return np.frombuffer(content, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
+    except (OSError, EOFError, IndexError, ValueError, zlib.error) as error:
+        raise UserError(f"{path} is damaged; install {DEBIAN_PACKAGE} again") from error
 
 
 def _datasets() -> ModuleType:

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from sklearn.datasets import load_digits
 
 from kd_bench.config.schema import Config
-from kd_bench.data import augment
+from kd_bench.data import augment, vision
 from kd_bench.data.dataset import Dataset, split_validation
 from kd_bench.data.digits import Digits
 from kd_bench.data.source import Description, Split
@@ -334,6 +334,12 @@ def test_a_constant_channel_needs_a_configured_std():
 
 
 # --- conf/dataset -------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def nothing_installed(tmp_path, monkeypatch):
+    """As on a machine without Debian's package of Fashion-MNIST."""
+    monkeypatch.setattr(vision, "DEBIAN", tmp_path / "installed")
 
 
 def composed(path, **changed):

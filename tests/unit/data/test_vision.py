@@ -1,5 +1,6 @@
 """Torchvision datasets: tiny files in the real formats, read by torchvision's own classes."""
 
+import gzip
 import pickle
 import re
 import threading
@@ -24,6 +25,12 @@ IMAGES = {
     for size in (32, 28)
 }
 LABELS = [k % 10 for k in range(TRAIN + TEST)]
+
+
+@pytest.fixture(autouse=True)
+def nothing_installed(tmp_path, monkeypatch):
+    """As on a machine without Debian's package of Fashion-MNIST."""
+    monkeypatch.setattr(vision, "DEBIAN", tmp_path / "installed")
 
 
 def write_pickle(path, content):
@@ -157,6 +164,47 @@ def test_a_cut_off_file_without_checksum_is_refused(tmp_path):
     path = tmp_path / "FashionMNIST" / "raw" / "t10k-images-idx3-ubyte"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UserError, match="is incomplete or damaged"):
+        vision.FashionMNIST(str(tmp_path), download=False).load()
+
+
+def write_installed(folder):
+    folder.mkdir()
+    for name, part in (("train", slice(None, TRAIN)), ("t10k", slice(TRAIN, None))):
+        for kind, array in (
+            ("images-idx3", IMAGES[28][part, :, :, 0]),
+            ("labels-idx1", np.array(LABELS[part])),
+        ):
+            path = folder / f"{name}-{kind}-ubyte"
+            write_idx(path, array)
+            (folder / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+            path.unlink()
+
+
+def test_fashion_mnist_is_read_from_debians_package(tmp_path):
+    write_installed(tmp_path / "installed")
+    installed = vision.FashionMNIST(str(tmp_path / "none"), download=False)
+    assert installed.describe().train_size == 60_000
+    write_fashion_mnist(tmp_path)
+    own = vision.FashionMNIST(str(tmp_path), download=False)
+    for mine, theirs in zip(installed.load(), own.load(), strict=True):
+        assert torch.equal(mine.image, theirs.image)
+        assert torch.equal(mine.target, theirs.target)
+
+
+def test_files_in_the_root_come_before_installed_ones(tmp_path):
+    write_installed(tmp_path / "installed")
+    write_fashion_mnist(tmp_path)
+    write_idx(tmp_path / "FashionMNIST/raw/train-labels-idx1-ubyte", np.full(TRAIN, 3))
+    train, _ = vision.FashionMNIST(str(tmp_path), download=False).load()
+    assert train.target.tolist() == [3] * TRAIN
+
+
+@pytest.mark.parametrize("damage", [lambda c: c[:-9], lambda c: b"", lambda c: b"text"])
+def test_a_damaged_installed_file_is_named(tmp_path, damage):
+    write_installed(tmp_path / "installed")
+    path = tmp_path / "installed/t10k-images-idx3-ubyte.gz"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UserError, match=f"{path} is damaged; install dataset-fashion-mnist again"):
         vision.FashionMNIST(str(tmp_path), download=False).load()
 
 
