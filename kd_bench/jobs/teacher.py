@@ -25,7 +25,7 @@ from kd_bench.results.run_folder import TEACHER_CACHES, WEIGHTS, check_weights, 
 from kd_bench.training import teacher_cache
 from kd_bench.training.device import device_name
 from kd_bench.training.execution import Execution
-from kd_bench.training.loop import accuracy, predictions
+from kd_bench.training.loop import accuracy, all_logits, predictions
 from kd_bench.training.setup import TrainingSetup
 from kd_bench.training.teacher import Teacher, load_weights
 from kd_bench.utils.errors import UserError, require
@@ -122,8 +122,8 @@ def _answers_key(job: Job) -> Any:
     return hashes[0] if len(hashes) == 1 else [*hashes, job.config.method.ensemble.mean.value]
 
 
-def predict_test_images(job: Job, setup: TrainingSetup) -> Tensor | None:
-    """The class [N] of each test image according to a frozen teacher; None without one.
+def answer_test_images(job: Job, setup: TrainingSetup) -> Tensor | None:
+    """A frozen teacher's logits [N, K] for all test images, on the CPU; None without one.
 
     Raises:
         UserError: they are less accurate, or more, than the teacher's record says.
@@ -131,11 +131,11 @@ def predict_test_images(job: Job, setup: TrainingSetup) -> Tensor | None:
     if setup.teacher is None or setup.teacher.learns:
         return None
     test = setup.data.test
-    predicted = predictions(setup.teacher.network, setup.data, test)
-    for teacher, answers in zip(job.teachers, _each(predicted, setup), strict=False):
-        correct = accuracy(answers, test.target)
+    logits = all_logits(setup.teacher.network, setup.data, test)
+    for teacher, answers in zip(job.teachers, _each(logits.argmax(1), setup), strict=False):
+        correct = accuracy(answers, test.target.cpu())
         _check_accuracy(teacher.path, _record(teacher), correct, setup.device)
-    return predicted
+    return logits
 
 
 def _each(predicted: Tensor, setup: TrainingSetup) -> Iterator[Tensor]:
@@ -147,7 +147,7 @@ def _each(predicted: Tensor, setup: TrainingSetup) -> Iterator[Tensor]:
         return
     for one in net.nets:
         network = FeatureExtractor(one, {}, (), "").eval()  # the mode that it is left in
-        yield predictions(network, setup.data, setup.data.test)
+        yield predictions(network, setup.data, setup.data.test).cpu()
 
 
 def _check_accuracy(folder: Path, record: Record, now: float, device: torch.device) -> None:

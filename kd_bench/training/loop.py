@@ -153,17 +153,29 @@ def accuracy(one: Tensor, other: Tensor) -> float:
     return 100.0 * (one == other).sum().item() / len(one)
 
 
-@torch.no_grad()
 def predictions(net: FeatureExtractor, data: Data, split: Split) -> Tensor:
     """The class that `net` predicts, in eval mode, for each image of a split: [N] int64."""
+    return _answers(net, data, split, lambda logits: logits.argmax(1))
+
+
+def all_logits(net: FeatureExtractor, data: Data, split: Split) -> Tensor:
+    """The logits of `net`, in eval mode, for all images of a split, on the CPU: [N, K]."""
+    return _answers(net, data, split, lambda logits: logits.cpu())
+
+
+@torch.no_grad()
+def _answers(
+    net: FeatureExtractor, data: Data, split: Split, read: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """What is read from the logits [B, K] of each batch, for all images of a split."""
     was_training = net.training
     net.eval()
     size = inference_batch_size(data)
     starts = range(0, len(split.target), size)
     logits = (net(data.eval_batch(split, at, at + size)).logits for at in starts)
-    classes = torch.cat([batch.argmax(1) for batch in logits])
+    answers = torch.cat([read(batch) for batch in logits])
     net.train(was_training)
-    return classes
+    return answers
 
 
 def _saved(setup: TrainingSetup, optimizer: SGD, progress: Progress) -> tuple[dict[str, Any], dict]:
