@@ -1,8 +1,9 @@
-"""Makes the record of a job that has just been trained."""
+"""Makes the record of a job that has just been trained; adds to one what it lacks."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 import resource
 import subprocess
@@ -16,15 +17,26 @@ import torch
 from torch import Tensor
 
 import kd_bench
+from kd_bench.config.convert import to_plain
 from kd_bench.config.identity import digest
 from kd_bench.jobs.instantiate import describe_dataset, meta_network
 from kd_bench.jobs.job import Job
 from kd_bench.jobs.scoring import StudentLogits, measure
 from kd_bench.models.ensemble import Ensemble
-from kd_bench.results.record import Accuracy, Images, Record, TeacherScore
+from kd_bench.results.record import (
+    CHECKSUM,
+    Accuracy,
+    Images,
+    Metrics,
+    Record,
+    TeacherScore,
+    with_checksum,
+)
+from kd_bench.results.run_folder import RESULT, TEST_LOGITS
 from kd_bench.training.device import device_name
 from kd_bench.training.loop import Progress, Row, accuracy
 from kd_bench.training.setup import TrainingSetup, phases
+from kd_bench.utils.locked_folder import LockedFolder
 
 
 def make_record(
@@ -79,16 +91,40 @@ def make_record(
         seconds_of_warm_up=round(progress.warm_up, 3),
         speed=setup.execution.speed.value,
         execution=setup.execution.as_record(),
-        weights_sha256=hashlib.sha256(weights).hexdigest(),
+        weights_sha256=_hash(weights),
         views_per_step=setup.method.views_per_step(_some_images(setup)),
         teacher_images=_teacher_images(setup),
         metrics=measure(student_logits, teacher_logits, setup.data),
-        test_logits_sha256=hashlib.sha256(stored_logits).hexdigest(),
+        test_logits_sha256=_hash(stored_logits),
     )
 
 
 def _some_images(setup: TrainingSetup) -> Tensor:
     return setup.data.eval_batch(setup.data.test, 0, 2)
+
+
+def add_to_record(folder: Path, metrics: Metrics, stored_logits: bytes) -> Record:
+    """Add metrics and test_logits.pt to a finished job's folder; all else in it stays.
+
+    Returns:
+        The record as it is now.
+
+    Raises:
+        Locked: another process works in the folder.
+        DamagedError: the record was damaged meanwhile.
+    """
+    with LockedFolder(folder) as locked:
+        plain = json.loads((folder / RESULT).read_bytes())
+        Record.from_json(plain, folder / RESULT)
+        plain.pop(CHECKSUM, None)
+        plain |= {"metrics": to_plain(metrics), "test_logits_sha256": _hash(stored_logits)}
+        locked.write(TEST_LOGITS, stored_logits)
+        locked.write_json(RESULT, with_checksum(plain))
+    return Record.from_json(plain, folder / RESULT)
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def versions() -> dict[str, str]:
