@@ -131,7 +131,7 @@ METRIC = {
         unit="nats",
         digits=3,
     ),
-    "seconds": _cost("seconds", "Seconds of training", lambda r: r.seconds, "s"),
+    "seconds": _cost("seconds", "Seconds of training", lambda r: r.seconds, "s", digits=1),
     "teacher-images": _cost(
         "teacher's images",
         "Images that training asked of the teacher (of a cache, those that fill it)",
@@ -139,13 +139,13 @@ METRIC = {
         "images",
     ),
     "training-parameters": _cost(
-        "training",
+        "parameters in training",
         "Parameters that are trained beyond the student's model",
         _parameters("training"),
         "parameters",
     ),
     "inference-parameters": _cost(
-        "inference",
+        "parameters at inference",
         "Parameters that the student has at inference beyond its model",
         _parameters("inference"),
         "parameters",

@@ -174,7 +174,7 @@ def measured(of, **values):
         ("agreement", "95.0 (1)"),
         ("teacher-errors", "40.0 (1)"),
         ("kl", "0.250 (1)"),
-        ("seconds", "60 (1)"),
+        ("seconds", "60.0 (1)"),
         ("teacher-images", "500 (1)"),
         ("training-parameters", "30 (1)"),
         ("inference-parameters", "20 (1)"),
@@ -226,8 +226,8 @@ def test_costs_are_neither_bold_nor_compared():
     )
     assert lines(table) == {
         "method": [f"{DIGITS}, seconds"],
-        "baseline": ["61 ± 1 (3)"],
-        "st": ["81 ± 1 (3) +20"],
+        "baseline": ["61.0 ± 1.0 (3)"],
+        "st": ["81.0 ± 1.0 (3) +20.0"],
     }
     caption = " ".join(caption_sentences(table))
     assert "from the baseline in s, paired by seed. " in f"{caption} "
