@@ -24,6 +24,7 @@ from kd_bench.results.run_folder import (
     SWEEPS,
     TEACHER_CACHES,
     TENSORBOARD,
+    TEST_LOGITS,
     WEIGHTS,
     find_record,
     read_record,
@@ -37,9 +38,9 @@ from kd_bench.utils.text.output import print_lines
 DESCRIPTION = """\
 Shows what finished jobs no longer need and how much disk it takes, and with --yes deletes it:
 checkpoints and console output of finished jobs, files set aside as damaged, and what killed
-processes left: files half written, and locks. Records, histories, weights and the event files of
-TensorBoard stay, and so does all that unfinished jobs resume from. Folders of running jobs are not
-touched, and links are not followed.
+processes left: files half written, and locks. Records, histories, weights, logits and the event
+files of TensorBoard stay, and so does all that unfinished jobs resume from. Folders of running jobs
+are not touched, and links are not followed.
 """
 
 
@@ -57,6 +58,7 @@ class CleanOptions:
     """What to delete beyond the files that nobody needs."""
 
     weights: bool
+    logits: bool
     tensorboard: bool
     caches: bool
     teachers: frozenset[str]  # folders of jobs, below the runs folder, that keep their weights
@@ -73,7 +75,7 @@ def main(arguments: Sequence[str]) -> int:
         except UserError as error:  # whose weights may be teachers' is not known
             warn(f"--weights is left out: {error}")
             args.weights = False
-    options = CleanOptions(args.weights, args.tensorboard, args.tables, known)
+    options = CleanOptions(args.weights, args.logits, args.tensorboard, args.tables, known)
     found, busy = clean(runs, options, delete=args.yes)
     print_lines(*summary(found, args.list))
     if busy:
@@ -95,6 +97,11 @@ def _parser() -> Parser:
         action="store_true",
         help="also the trained weights of students; baselines keep theirs, since each may become"
         " a teacher",
+    )
+    parser.add_argument(
+        "--logits",
+        action="store_true",
+        help="also the logits for all test images; the metrics made of them are in the records",
     )
     parser.add_argument(
         "--tensorboard",
@@ -232,6 +239,8 @@ def _removable(runs: Path, folder: Path, options: CleanOptions) -> Iterator[Remo
         return
     yield from _files("checkpoints of finished jobs", [folder / name for name in CHECKPOINTS])
     yield from _files("console output of finished jobs", [folder / CONSOLE])
+    if options.logits:
+        yield from _files("logits for test images", [folder / TEST_LOGITS])
     if options.tensorboard:
         yield from _files("event files of TensorBoard", _inside(folder / TENSORBOARD))
     # A finished job is not trained again, so a teacher without weights would be of no use.

@@ -1,28 +1,39 @@
-"""kd-bench evaluate: the accuracy of a file of weights on a dataset."""
+"""kd-bench evaluate: the accuracy of a file of weights on a dataset, and what its record lacks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kd_bench.cli.parser import Parser, with_data
 from kd_bench.cli.trust import check_calls, student_calls
+from kd_bench.config.chain import teaching_model
 from kd_bench.config.schema import Config, Device
 from kd_bench.results.record import Record
-from kd_bench.results.run_folder import RESULT, WEIGHTS, check_weights, is_done
+from kd_bench.results.run_folder import RESULT, TEST_LOGITS, WEIGHTS, check_weights, is_done
 from kd_bench.results.store import open_record
-from kd_bench.utils.errors import require
+from kd_bench.utils.errors import UserError, require
+from kd_bench.utils.files import file_hash
+from kd_bench.utils.lock import Locked
 from kd_bench.utils.text.formatting import pluralize
 from kd_bench.utils.text.output import print_lines
 
+if TYPE_CHECKING:  # torch takes seconds to import
+    from torch import Tensor
+
+    from kd_bench.data.dataset import Data
+    from kd_bench.jobs.scoring import StudentLogits
+    from kd_bench.models.features import FeatureExtractor
+
 DESCRIPTION = """\
 Evaluates a file of weights on all test images of a dataset. Beside a record, model and dataset are
-those of the record, and the accuracy is compared with the recorded one. For other weights, or
+those of the record, and the accuracy is compared with the recorded one. What the record of an older
+version lacks, metrics and the logits for all test images, is added to it. For other weights, or
 another dataset, name them:
 
-  kd-bench evaluate runs/digits/none-resnet8/baseline/3f9c1a2b/seed0/weights.pt
+  kd-bench evaluate runs/digits/none-resnet8/baseline/3f9c1a2b/seed0
   kd-bench evaluate teacher.pt model=resnet20 dataset=cifar10
 
 A record that calls other code than kd-bench's own is refused, unless you --trust its package.
@@ -62,11 +73,17 @@ def main(words: Sequence[str]) -> int:
             check_weights(Path(args.checkpoint).parent, record)
     config = with_data(_config(record, args.choices, args.config_dir), args.data)
     config = replace(config, device=Device(args.device or "auto"))
-    accuracy, images, fingerprint = score(config, args.checkpoint)
+    student = load_student(config, args.checkpoint)
     names = f"{config.model.name} on {config.dataset.name}"
-    print_lines(f"{names}: {accuracy:.2f} % of {pluralize(images, 'test image')}")
+    images = pluralize(len(student.logits), "test image")
+    print_lines(f"{names}: {student.accuracy:.2f} % of {images}")
     if record is not None and not args.choices:
-        print_lines(_comparison(record, accuracy, fingerprint))
+        fingerprint = student.data.fingerprint
+        print_lines(_comparison(record, student.accuracy, fingerprint))
+        if Path(args.checkpoint).name == WEIGHTS and fingerprint == record.data_fingerprint:
+            finished = Finished(Path(args.checkpoint).parent, record, config, args.trust)
+            for line in add_what_is_lacking(finished, student):
+                print_lines(line)
     return 0
 
 
@@ -102,13 +119,29 @@ def _not_chosen(choices: Sequence[str]) -> list[str]:
     return [name for name in SECTIONS if name not in chosen]
 
 
-def score(config: Config, checkpoint: str) -> tuple[float, int, str]:
-    """Accuracy in percent, number of test images, and the data's fingerprint."""
+@dataclass(frozen=True)
+class Student:
+    """A network with its weights, and its logits [N, K] for all test images, on the CPU."""
+
+    net: FeatureExtractor
+    data: Data
+    logits: Tensor
+
+    @property
+    def accuracy(self) -> float:
+        """Percent of all test images."""
+        from kd_bench.training.loop import accuracy
+
+        return accuracy(self.logits.argmax(1), self.data.test.target.cpu())
+
+
+def load_student(config: Config, checkpoint: str) -> Student:
+    """The student of a configuration with the weights of a file, and what it answers."""
     # torch takes seconds to import, which a mistake in the arguments is spared
     from kd_bench.jobs.instantiate import build_dataset, build_student
     from kd_bench.training.device import choose_device, configure_process
     from kd_bench.training.execution import memory_format, move
-    from kd_bench.training.loop import evaluate
+    from kd_bench.training.loop import all_logits
     from kd_bench.training.teacher import load_weights
     from kd_bench.utils.process import core_count
 
@@ -118,7 +151,8 @@ def score(config: Config, checkpoint: str) -> tuple[float, int, str]:
     network = build_student(config, data)
     load_weights(network.net, checkpoint, network.name)
     move(network.net, device, memory_format(config.speed))
-    return evaluate(network.extractor(()), data, data.test), len(data.test.target), data.fingerprint
+    net = network.extractor(())
+    return Student(net, data, all_logits(net, data, data.test))
 
 
 def _comparison(record: Record, accuracy: float, fingerprint: str) -> str:
@@ -130,3 +164,78 @@ def _comparison(record: Record, accuracy: float, fingerprint: str) -> str:
         return f"{text}, equal"
     difference = f"{accuracy - recorded:+.2f} points now"
     return f"{text}, {difference}; it was computed on {record.device}"
+
+
+# What records of older versions lack
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished job."""
+
+    folder: Path
+    record: Record
+    config: Config  # of the record, with the images and the device of today
+    trusted: Sequence[str]
+
+    @property
+    def has_logits(self) -> bool:
+        """Whether the stored logits are those that the record vouches for."""
+        path, known = self.folder / TEST_LOGITS, self.record.test_logits_sha256
+        return known is not None and path.exists() and file_hash(path) == known
+
+    @property
+    def lacks_comparison(self) -> bool:
+        """Whether the record does not compare the student with its teacher."""
+        is_compared = self.record.metrics is not None and self.record.metrics.kl is not None
+        return self.record.teacher is not None and not is_compared
+
+
+def add_what_is_lacking(finished: Finished, student: Student) -> list[str]:
+    """Add metrics and logits to a finished job that lacks them: in lines, what was added."""
+    from kd_bench.jobs.record import add_to_record
+    from kd_bench.jobs.scoring import measure, to_half
+    from kd_bench.jobs.teacher import is_close
+    from kd_bench.training.checkpoint import to_bytes
+
+    record, data = finished.record, student.data
+    if record.metrics is not None and finished.has_logits and not finished.lacks_comparison:
+        return []
+    if not is_close(student.accuracy, record.accuracy.last, record):
+        return ["nothing is added to the record: these are other numbers than it has"]
+    metrics, teacher, lines = record.metrics, None, []
+    if finished.lacks_comparison:
+        try:
+            teacher = _teacher_logits(finished, data)
+        except UserError as error:
+            lines.append(f"not compared with the teacher: {error}")
+    if metrics is None or teacher is not None:
+        metrics = measure(_with_validation(student), teacher, data)
+    elif finished.has_logits:
+        return lines
+    again = " (damaged or deleted)" if record.test_logits_sha256 else ""
+    what = [TEST_LOGITS + again] * (not finished.has_logits)
+    what += ["metrics"] * (metrics != record.metrics)
+    try:
+        add_to_record(finished.folder, metrics, to_bytes(to_half(student.logits)))
+    except (Locked, OSError) as error:
+        return [*lines, f"nothing is added to the record: {error}"]
+    return [*lines, f"added to {finished.folder}: {' and '.join(what)}"]
+
+
+def _with_validation(student: Student) -> StudentLogits:
+    from kd_bench.jobs.scoring import StudentLogits
+    from kd_bench.training.loop import all_logits
+
+    held, data = student.data.validation, student.data
+    logits = None if held is None else all_logits(student.net, data, held)
+    return StudentLogits(student.logits, logits)
+
+
+def _teacher_logits(finished: Finished, data: Data) -> Tensor:
+    from kd_bench.jobs.teacher import answer_again
+
+    called = {"teacher": {"model": teaching_model(finished.config)}}
+    check_calls(finished.folder / RESULT, called, finished.trusted)
+    runs = Path(finished.folder.absolute(), *[".."] * len(finished.record.folder.split("/")))
+    return answer_again(finished.record, finished.config, runs.resolve(), data)

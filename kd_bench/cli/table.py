@@ -28,6 +28,7 @@ mean accuracy over the seeds, its standard deviation and the difference from the
 
   kd-bench table                                     the runs in runs/
   kd-bench table --dataset digits --method st,at     some of them
+  kd-bench table --metric nll                        not accuracy, but likelihood
   kd-bench table --format latex --note "Our runs."   for a paper
   kd-bench table --csv cells.csv --figure cells.svg  also as files
   kd-bench table --method st --plot temperature.svg  accuracy against the values that were swept
@@ -56,7 +57,11 @@ def add_table_options(parser: Parser, source: str) -> None:
     )
     add_filters(parser)
     parser.add_argument(
-        "--metric", choices=METRICS, default=METRICS[0], help="which epoch counts (default: last)"
+        "--metric",
+        choices=METRICS,
+        metavar="METRIC",
+        default=METRICS[0],
+        help=f"what is shown: {', '.join(METRICS)} (default: {METRICS[0]})",
     )
     parser.add_argument("--note", default="", metavar="TEXT", help="a sentence for the caption")
     parser.add_argument(

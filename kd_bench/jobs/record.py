@@ -1,8 +1,9 @@
-"""Makes the record of a job that has just been trained."""
+"""Makes the record of a job that has just been trained; adds to one what it lacks."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 import resource
 import subprocess
@@ -16,13 +17,26 @@ import torch
 from torch import Tensor
 
 import kd_bench
+from kd_bench.config.convert import to_plain
 from kd_bench.config.identity import digest
 from kd_bench.jobs.instantiate import describe_dataset, meta_network
 from kd_bench.jobs.job import Job
-from kd_bench.results.record import Accuracy, Images, Record, TeacherScore
+from kd_bench.jobs.scoring import StudentLogits, measure
+from kd_bench.models.ensemble import Ensemble
+from kd_bench.results.record import (
+    CHECKSUM,
+    Accuracy,
+    Images,
+    Metrics,
+    Record,
+    TeacherScore,
+    with_checksum,
+)
+from kd_bench.results.run_folder import RESULT, TEST_LOGITS
 from kd_bench.training.device import device_name
-from kd_bench.training.loop import Progress, Row, accuracy, predictions
-from kd_bench.training.setup import TrainingSetup
+from kd_bench.training.loop import Progress, Row, accuracy
+from kd_bench.training.setup import TrainingSetup, phases
+from kd_bench.utils.locked_folder import LockedFolder
 
 
 def make_record(
@@ -30,8 +44,10 @@ def make_record(
     setup: TrainingSetup,
     progress: Progress,
     *,
-    teacher_predictions: Tensor | None,
+    student_logits: StudentLogits,
+    teacher_logits: Tensor | None,
     weights: bytes,
+    stored_logits: bytes,
     seconds_of_process: float,
 ) -> Record:
     """The record of a job from what it trained with and how that went.
@@ -40,8 +56,10 @@ def make_record(
         job: the job.
         setup: what it trained with.
         progress: how that went.
-        teacher_predictions: as from `predict_test_images`.
+        student_logits: of the trained student.
+        teacher_logits: of its teacher for the test images; None without one.
         weights: the content of weights.pt.
+        stored_logits: the content of test_logits.pt.
         seconds_of_process: with set-up.
     """
     validation = setup.data.validation
@@ -52,7 +70,7 @@ def make_record(
         config=job.config,
         changed=job.changed,
         accuracy=_accuracy(progress.history),
-        teacher=_teacher_score(job, setup, teacher_predictions),
+        teacher=_teacher_score(job, setup, teacher_logits, student_logits.test),
         images=Images(
             train=setup.data.train_size,
             test=len(setup.data.test.target),
@@ -73,9 +91,40 @@ def make_record(
         seconds_of_warm_up=round(progress.warm_up, 3),
         speed=setup.execution.speed.value,
         execution=setup.execution.as_record(),
-        weights_sha256=hashlib.sha256(weights).hexdigest(),
-        views_per_step=setup.method.views_per_step(setup.data.eval_batch(setup.data.test, 0, 2)),
+        weights_sha256=_hash(weights),
+        views_per_step=setup.method.views_per_step(_some_images(setup)),
+        teacher_images=_teacher_images(setup),
+        metrics=measure(student_logits, teacher_logits, setup.data),
+        test_logits_sha256=_hash(stored_logits),
     )
+
+
+def _some_images(setup: TrainingSetup) -> Tensor:
+    return setup.data.eval_batch(setup.data.test, 0, 2)
+
+
+def add_to_record(folder: Path, metrics: Metrics, stored_logits: bytes) -> Record:
+    """Add metrics and test_logits.pt to a finished job's folder; all else in it stays.
+
+    Returns:
+        The record as it is now.
+
+    Raises:
+        Locked: another process works in the folder.
+        DamagedError: the record was damaged meanwhile.
+    """
+    with LockedFolder(folder) as locked:
+        plain = json.loads((folder / RESULT).read_bytes())
+        Record.from_json(plain, folder / RESULT)
+        plain.pop(CHECKSUM, None)
+        plain |= {"metrics": to_plain(metrics), "test_logits_sha256": _hash(stored_logits)}
+        locked.write(TEST_LOGITS, stored_logits)
+        locked.write_json(RESULT, with_checksum(plain))
+    return Record.from_json(plain, folder / RESULT)
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def versions() -> dict[str, str]:
@@ -102,22 +151,42 @@ def _accuracy(history: list[Row]) -> Accuracy:
 
 
 def _teacher_score(
-    job: Job, setup: TrainingSetup, teacher_out: Tensor | None
+    job: Job, setup: TrainingSetup, teacher_logits: Tensor | None, student_logits: Tensor
 ) -> TeacherScore | None:
-    if setup.teacher is None:
+    if setup.teacher is None or teacher_logits is None:
         return None
-    test = setup.data.test
-    if teacher_out is None:  # it was trained along
-        teacher_out = predictions(setup.teacher.network, setup.data, test)
-    student_out = predictions(setup.student, setup.data, test)
+    answers = teacher_logits.argmax(1)
     return TeacherScore(
         folder=job.teachers[0].folder if len(job.teachers) == 1 else None,
         members=[each.folder for each in job.teachers] if len(job.teachers) > 1 else None,
-        accuracy=accuracy(teacher_out, test.target),
+        accuracy=accuracy(answers, setup.data.test.target.cpu()),
         source=job.config.teacher.source.value,
-        agreement=accuracy(teacher_out, student_out),
+        agreement=accuracy(answers, student_logits.argmax(1)),
         **setup.teacher.record_fields,
     )
+
+
+def _teacher_images(setup: TrainingSetup) -> int:
+    """Images that training asks of the teacher's networks; of a cache, those that fill it.
+
+    Without those that a loss of its own accord runs it on.
+    """
+    if setup.teacher is None:
+        return 0
+    if table := setup.teacher.record_fields.get("table"):
+        asked = table["images"] * table["views"]
+    else:
+        asked = sum(_images_of_epoch(setup, phase.name) * phase.epochs for phase in phases(setup))
+    asked += setup.method.preparations * setup.data.train_size
+    net = setup.teacher.network.net
+    return asked * (len(net.nets) if isinstance(net, Ensemble) else 1)
+
+
+def _images_of_epoch(setup: TrainingSetup, phase: str) -> int:
+    """Images of an epoch, with all further views of them."""
+    image = _some_images(setup)
+    views = setup.method.extra_views(image, phase).values()
+    return sum(setup.step_sizes) * (1 + sum(map(len, views)) // len(image))
 
 
 def _parameters(job: Job, setup: TrainingSetup) -> dict[str, int]:

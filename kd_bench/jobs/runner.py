@@ -19,18 +19,20 @@ from kd_bench.config.identity import flatten
 from kd_bench.jobs.assemble import assemble_setup
 from kd_bench.jobs.job import Job
 from kd_bench.jobs.record import code_version, make_record
-from kd_bench.jobs.teacher import predict_test_images
+from kd_bench.jobs.scoring import student_logits, to_half
+from kd_bench.jobs.teacher import answer_test_images
 from kd_bench.results.record import Record
 from kd_bench.results.run_folder import (
     ERROR,
     RESULT,
     TENSORBOARD,
+    TEST_LOGITS,
     WEIGHTS,
     wait_while_locked,
 )
 from kd_bench.training import checkpoint
 from kd_bench.training.device import choose_device, configure_process
-from kd_bench.training.loop import Row, train
+from kd_bench.training.loop import Row, all_logits, train
 from kd_bench.training.setup import phases
 from kd_bench.utils.errors import DamagedError, UserError, error_text, warn
 from kd_bench.utils.files import ensure_writable_dir
@@ -164,7 +166,7 @@ def _train_and_record(job: Job, reporter: Reporter, folder: LockedFolder) -> Rec
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)  # this process may have trained the teacher
     setup = assemble_setup(job, device, reporter.message)
-    teacher_predictions = predict_test_images(job, setup)
+    teacher_logits = answer_test_images(job, setup)
     add_events, close_events = _event_writer(job, folder, reporter)
 
     def report(row: Row, timing: Row) -> None:
@@ -177,18 +179,25 @@ def _train_and_record(job: Job, reporter: Reporter, folder: LockedFolder) -> Rec
         progress = train(setup, folder, report)
     finally:
         reporter.finish()
+    logits = student_logits(setup.student, setup.data)
+    if setup.teacher is not None and setup.teacher.learns:
+        teacher_logits = all_logits(setup.teacher.network, setup.data, setup.data.test)
+    stored_logits = checkpoint.to_bytes(to_half(logits.test))
     # On the CPU, so that they can be loaded where there is no GPU.
     weights = checkpoint.to_bytes(checkpoint.on_cpu(setup.student.net.state_dict()))
     record = make_record(
         job,
         setup,
         progress,
-        teacher_predictions=teacher_predictions,
+        student_logits=logits,
+        teacher_logits=teacher_logits,
         weights=weights,
+        stored_logits=stored_logits,
         seconds_of_process=time.perf_counter() - started,
     )
     close_events(record, len(progress.history))
     folder.write(WEIGHTS, weights)
+    folder.write(TEST_LOGITS, stored_logits)
     folder.write_json(RESULT, record.to_json())  # last: its presence means that all else is there
     checkpoint.remove(folder)
     return record

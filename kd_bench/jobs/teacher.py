@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kd_bench.config.chain import teaching_model
-from kd_bench.config.schema import TeacherSource
+from kd_bench.config.schema import Config, TeacherSource
 from kd_bench.data.dataset import Data
 from kd_bench.data.resident import ResidentData
 from kd_bench.interfaces import StageShapes
@@ -25,8 +25,8 @@ from kd_bench.results.record import Record
 from kd_bench.results.run_folder import TEACHER_CACHES, WEIGHTS, check_weights, read_record
 from kd_bench.training import teacher_cache
 from kd_bench.training.device import device_name
-from kd_bench.training.execution import Execution
-from kd_bench.training.loop import accuracy, predictions
+from kd_bench.training.execution import Execution, memory_format, move
+from kd_bench.training.loop import accuracy, all_logits, predictions
 from kd_bench.training.setup import TrainingSetup
 from kd_bench.training.teacher import Teacher, load_weights
 from kd_bench.utils.errors import UserError, require
@@ -41,9 +41,8 @@ def load_network(job: Job, data: Data) -> Network:
     Raises:
         UserError: its weights are not those that its record, or the job, vouches for.
     """
-    model = teaching_model(job.config)
     if job.traits.teacher_learns:
-        return build_network(model, data.num_classes)
+        return build_network(teaching_model(job.config), data.num_classes)
     for teacher in job.teachers:
         record = _record(teacher)
         require(
@@ -53,11 +52,16 @@ def load_network(job: Job, data: Data) -> Network:
         check_weights(teacher.path, record)
     if not job.teachers:
         _check_given(job)
+    return _load(job.config, _weights(job), data)
+
+
+def _load(config: Config, files: Iterable[Path], data: Data) -> Network:
+    """The teaching model with the weights of a file, or an ensemble with those of several."""
     networks = []
-    for weights in _weights(job):
-        networks.append(build_network(model, data.num_classes))
+    for weights in files:
+        networks.append(build_network(teaching_model(config), data.num_classes))
         load_weights(networks[-1].net, weights, networks[-1].name)
-    network = build_ensemble(networks, job.config.method.ensemble.mean)
+    network = build_ensemble(networks, config.method.ensemble.mean)
     network.net.requires_grad_(False)
     return network
 
@@ -84,6 +88,57 @@ def _check_given(job: Job) -> None:
         f"{given} was changed since this job was prepared, so what it teaches belongs to"
         " another job; start again",
     )
+
+
+def answer_again(record: Record, config: Config, runs: Path, data: Data) -> Tensor:
+    """The logits [N, K] for all test images of a finished job's teacher, on the CPU.
+
+    Args:
+        record: of the job.
+        config: its configuration, with the images and the device of today.
+        runs: the folder with the runs, in which its teachers are.
+        data: the images.
+
+    Raises:
+        UserError: its weights are not kept, or not there, or are others.
+    """
+    score = record.teacher
+    assert score is not None
+    for folder in score.folders:
+        taught = read_record(runs / folder)
+        if taught is None:
+            raise UserError(f"there is no finished job in {runs / folder}")
+        check_weights(runs / folder, taught)
+    files = [runs / folder / WEIGHTS for folder in score.folders] or [_given(record)]
+    network = _load(config, files, data)
+    move(network.net, data.test.target.device, memory_format(config.speed))
+    logits = all_logits(network.extractor(()), data, data.test)
+    now = accuracy(logits.argmax(1), data.test.target.cpu())
+    require(
+        is_close(now, score.accuracy, record),
+        f"it classifies {now:.2f} % of the test images correctly, and the record says"
+        f" {score.accuracy:.2f} %",
+    )
+    return logits
+
+
+def _given(record: Record) -> Path:
+    """The file of weights that taught a finished job."""
+    file, known = record.config.teacher.checkpoint, record.identity["teacher"].get("checkpoint")
+    if file is None:
+        raise UserError("it was trained along with the student, and its weights were not kept")
+    require(file_hash(file, 16) == known, f"{file} was changed since")
+    return Path(file)
+
+
+def is_close(accuracy: float, recorded: float, record: Record) -> bool:
+    """Whether two accuracies in percent of a record's test images differ by rounding alone."""
+    return _difference(accuracy, recorded, record) <= max(1, TOLERANCE * record.images.test)
+
+
+def _difference(accuracy: float, other: float, record: Record) -> int:
+    """The number of test images that two accuracies in percent differ by."""
+    return round(abs(accuracy - other) / 100 * record.images.test)
 
 
 def make_teacher(
@@ -124,8 +179,8 @@ def _answers_key(job: Job) -> Any:
     return hashes[0] if len(hashes) == 1 else [*hashes, job.config.method.ensemble.mean.value]
 
 
-def predict_test_images(job: Job, setup: TrainingSetup) -> Tensor | None:
-    """The class [N] of each test image according to a frozen teacher; None without one.
+def answer_test_images(job: Job, setup: TrainingSetup) -> Tensor | None:
+    """A frozen teacher's logits [N, K] for all test images, on the CPU; None without one.
 
     Raises:
         UserError: they are less accurate, or more, than the teacher's record says.
@@ -133,11 +188,11 @@ def predict_test_images(job: Job, setup: TrainingSetup) -> Tensor | None:
     if setup.teacher is None or setup.teacher.learns:
         return None
     test = setup.data.test
-    predicted = predictions(setup.teacher.network, setup.data, test)
-    for teacher, answers in zip(job.teachers, _each(predicted, setup), strict=False):
-        correct = accuracy(answers, test.target)
+    logits = all_logits(setup.teacher.network, setup.data, test)
+    for teacher, answers in zip(job.teachers, _each(logits.argmax(1), setup), strict=False):
+        correct = accuracy(answers, test.target.cpu())
         _check_accuracy(teacher.path, _record(teacher), correct, setup.device)
-    return predicted
+    return logits
 
 
 def _each(predicted: Tensor, setup: TrainingSetup) -> Iterator[Tensor]:
@@ -149,7 +204,7 @@ def _each(predicted: Tensor, setup: TrainingSetup) -> Iterator[Tensor]:
         return
     for one in net.nets:
         network = FeatureExtractor(one, {}, (), "").eval()  # the mode that it is left in
-        yield predictions(network, setup.data, setup.data.test)
+        yield predictions(network, setup.data, setup.data.test).cpu()
 
 
 def _check_accuracy(folder: Path, record: Record, now: float, device: torch.device) -> None:
@@ -159,10 +214,10 @@ def _check_accuracy(folder: Path, record: Record, now: float, device: torch.devi
     of older records, a single image is evidence, where the rounding is the same.
     """
     name, recorded = device_name(device), record.accuracy.last
-    off = round(abs(now - recorded) / 100 * record.images.test)  # images
     is_exact = record.weights_sha256 is None and _is_computed_alike(record, device)
+    is_same = _difference(now, recorded, record) == 0
     require(
-        off <= (0 if is_exact else max(1, TOLERANCE * record.images.test)),
+        is_same if is_exact else is_close(now, recorded, record),
         f"the teacher in {folder} classifies {now:.2f} % of the test images correctly, and its"
         f" record says {recorded:.2f} %: its weights were replaced, or {name} computes otherwise"
         f" than {record.device_name}; delete the folder to train it again:"

@@ -12,20 +12,10 @@ from kd_bench.results.analysis.crossed import Crossed
 from kd_bench.results.analysis.groups import HEADINGS, Kind
 from kd_bench.results.analysis.statistics import detectable
 from kd_bench.results.budget import RECIPE
+from kd_bench.results.options import METRIC
 from kd_bench.results.table import Cell, Column, Table
 from kd_bench.utils.text.formatting import format_duration, pluralize
 
-EPOCH = {
-    "last": "at the last epoch",
-    "best": "at the best test epoch (test-selected, hence biased upwards)",
-    "best-val": "at the best epoch on the validation images",
-}
-SHORT_EPOCH = {
-    "last": "last epoch",
-    "best": "best test epoch",
-    "best-val": "best validation epoch",
-}
-METRIC_NAME = {"last": "last", "best": "best (test-selected)", "best-val": "best-val"}
 EFFECT_MARKS = {1: "↑", -1: "↓", 0: ""}  # of significant differences from the baseline
 UNPROVEN_MARK = "†"
 MANY = 3  # entries of a list that a caption shows; the rest is counted
@@ -66,7 +56,7 @@ def _protocol(table: Table) -> str:
     seeds = [str(seed) for seed in sorted(set(done["seed"]))]
     modes = " and ".join(sorted(set(done["speed"])))
     return (
-        f"Accuracy in percent of all test images {EPOCH[table.metric]}, mean ± sample SD (n runs;"
+        f"{METRIC[table.metric].text}, mean ± sample SD (n runs;"
         f" seed{'s' * (len(seeds) > 1)} {_listed(seeds)}). Data {_images(table.columns)};"
         f" recipe {_distinct(done, 'recipe_text')};"
         f" speed mode {modes}; device {_distinct(done, 'device')};"
@@ -99,7 +89,11 @@ def _deltas(table: Table) -> str:
     """What a signed number means, and its uncertainty."""
     if not _has_deltas(table):
         return ""
-    text = "A signed number is the mean difference from the baseline in points, paired by seed"
+    metric = METRIC[table.metric]
+    text = f"A signed number is the mean difference from the baseline in {metric.unit}"
+    text += ", paired by seed"
+    if not metric.better:
+        return f"{text}."
     if not (interval := _interval(table)):
         return f"{text}; with one seed per cell, its uncertainty is unknown."
     digits = min(column.digits for column in table.columns)
@@ -153,11 +147,12 @@ def _detectable(table: Table, count: int) -> str:
             pairs = median_low(cell.delta.pairs for cell in cells if cell.delta)
             alone.append(detectable(column.deviation, pairs, pairs))
             among.append(detectable(column.deviation, pairs, pairs, len(cells)))
+    unit = METRIC[table.metric].unit
     digits = min(column.digits for column in table.columns)
     if count == 1:
-        return f"{_range(alone, digits)} points"
+        return f"{_range(alone, digits)} {unit}"
     return (
-        f"{_range(alone, digits)} points in one method chosen beforehand, and"
+        f"{_range(alone, digits)} {unit} in one method chosen beforehand, and"
         f" {_range(among, digits)} in any of them"
     )
 
@@ -302,13 +297,14 @@ def short_caption(table: Table, mark: str) -> str:
         table: the table.
         mark: of the best scores.
     """
-    text = f"Accuracy in % ({SHORT_EPOCH[table.metric]}), mean ± SD (runs)"
+    metric = METRIC[table.metric]
+    text = f"{metric.short}, mean ± SD (runs)"
     if _has_deltas(table):
         interval = _interval(table)
         marks = "".join(EFFECT_MARKS.values())
         marked = f"; {marks} significant" if any(c.effect for c in table.cells.values()) else ""
         uncertainty = f" (95 %: ± {interval}{marked})" if interval else ""
-        text += f", points over baseline{uncertainty}"
+        text += f", {metric.unit} over baseline{uncertainty}"
     if any(cell.bold for cell in table.cells.values()):
         text += f", best: {mark}"
     if any(cell.unproven for cell in table.cells.values()):
@@ -327,6 +323,8 @@ def _mixed(runs: pd.DataFrame, key: str) -> list[str]:
 
 
 def _without_baseline(table: Table) -> list[str]:
+    if METRIC[table.metric].needs_teacher:
+        return []
     cells = {column.label: table.under(column) for column in table.columns}
     return [
         label
@@ -349,6 +347,7 @@ def caveats(table: Table) -> list[str]:
         "runs of several numbers of threads in one cell": _mixed(done, "threads"),
         "runs with uncommitted changes of the code": list(dirty),
         "several teachers in one column": several,
+        f"left out, for lack of {table.metric} ({METRIC[table.metric].why_none})": table.lacking,
         "no finished baseline, hence no differences from it": _without_baseline(table),
         "failed, and in no cell": failed,
     }

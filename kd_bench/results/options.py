@@ -2,11 +2,157 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-METRICS = ("last", "best", "best-val")  # which epoch counts
+from kd_bench.results.record import Record
+
+EVALUATE = "`kd-bench evaluate RUN` adds it"
+NEEDS_VALIDATION = "it needs validation images: dataset.validation=N"
+SINCE = "only jobs of this version of kd-bench record it"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number of a run that a table can show."""
+
+    heading: str  # of its columns
+    text: str  # what it is, as the begin of a caption
+    short: str  # the same for the two lines of a terminal
+    value: Callable[[Record], float | None]  # None for a run that does not have it
+    why_none: str = EVALUATE  # how a run gets it
+    better: int = 1  # 1: the higher, -1: the lower; 0: a cost, of which nothing is bold
+    unit: str = "points"  # of a difference
+    digits: int | None = None  # decimal places; None: as the number of test images allows
+    is_accuracy: bool = False  # the teacher's is shown above it
+    needs_teacher: bool = False
+
+
+def _accuracy(heading: str, epoch: str, short: str, name: str, why_none: str = "") -> Metric:
+    return Metric(
+        heading,
+        f"Accuracy in percent of all test images {epoch}",
+        f"Accuracy in % ({short})",
+        lambda record: getattr(record.accuracy, name),
+        why_none,
+        is_accuracy=True,
+    )
+
+
+def _of_logits(name: str) -> Callable[[Record], float | None]:
+    return lambda record: None if record.metrics is None else getattr(record.metrics, name)
+
+
+def _cost(
+    heading: str, text: str, value: Callable[[Record], float | None], unit: str, digits: int = 0
+) -> Metric:
+    return Metric(heading, text, text, value, SINCE, better=0, unit=unit, digits=digits)
+
+
+def _parameters(where: str) -> Callable[[Record], float]:
+    return lambda record: record.parameters[where] - record.parameters["student"]
+
+
+def _teacher_images(record: Record) -> float | None:
+    return record.teacher_images if record.teacher else 0
+
+
+METRIC = {
+    "last": _accuracy("last", "at the last epoch", "last epoch", "last"),
+    "best": _accuracy(
+        "best (test-selected)",
+        "at the best test epoch (test-selected, hence biased upwards)",
+        "best test epoch",
+        "best",
+    ),
+    "best-val": _accuracy(
+        "best-val",
+        "at the best epoch on the validation images",
+        "best validation epoch",
+        "best_val",
+        f"{NEEDS_VALIDATION}; or choose last",
+    ),
+    "top5": Metric(
+        "top-5",
+        "Percent of all test images at the last epoch whose class is among the five most probable",
+        "Top-5 test accuracy in %",
+        _of_logits("top5"),
+        f"{EVALUATE} if there are more than five classes",
+    ),
+    "nll": Metric(
+        "NLL",
+        "Negative log-likelihood in nats, mean over all test images at the last epoch",
+        "Negative log-likelihood in nats",
+        _of_logits("nll"),
+        better=-1,
+        unit="nats",
+        digits=3,
+    ),
+    "ece": Metric(
+        "ECE",
+        "Expected calibration error in percent (15 bins) of all test images at the last epoch",
+        "Expected calibration error in %",
+        _of_logits("ece"),
+        better=-1,
+    ),
+    "ece-scaled": Metric(
+        "ECE, scaled",
+        "Expected calibration error in percent (15 bins) of all test images at the last epoch, with"
+        " the temperature that fits the validation images",
+        "Expected calibration error in %, temperature-scaled",
+        _of_logits("ece_scaled"),
+        f"{NEEDS_VALIDATION}; then {EVALUATE}",
+        better=-1,
+    ),
+    "agreement": Metric(
+        "agreement",
+        "Percent of all test images that the student puts in the class that its teacher does, at"
+        " the last epoch",
+        "Agreement with the teacher in %",
+        lambda record: None if record.teacher is None else record.teacher.agreement,
+        needs_teacher=True,
+    ),
+    "teacher-errors": Metric(
+        "teacher's errors",
+        "Percent of the test images that the teacher misclassifies which the student puts in the"
+        " same wrong class, at the last epoch",
+        "Agreement with the teacher in % where it errs",
+        _of_logits("teacher_errors"),
+        needs_teacher=True,
+    ),
+    "kl": Metric(
+        "KL",
+        "KL(teacher || student) in nats, mean over all test images at the last epoch",
+        "KL(teacher || student) in nats",
+        _of_logits("kl"),
+        needs_teacher=True,
+        better=-1,
+        unit="nats",
+        digits=3,
+    ),
+    "seconds": _cost("seconds", "Seconds of training", lambda r: r.seconds, "s", digits=1),
+    "teacher-images": _cost(
+        "teacher's images",
+        "Images that training asked of the teacher (of a cache, those that fill it)",
+        _teacher_images,
+        "images",
+    ),
+    "training-parameters": _cost(
+        "parameters in training",
+        "Parameters that are trained beyond the student's model",
+        _parameters("training"),
+        "parameters",
+    ),
+    "inference-parameters": _cost(
+        "parameters at inference",
+        "Parameters that the student has at inference beyond its model",
+        _parameters("inference"),
+        "parameters",
+    ),
+    "memory": _cost("memory", "Peak memory in MB", lambda record: record.peak_memory_mb, "MB"),
+}
+METRICS = tuple(METRIC)
 FILTERS = ("dataset", "pair", "method", "recipe", "student")
 FORMAT_NAMES = ("terminal", "markdown", "latex", "csv")
 

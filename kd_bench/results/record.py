@@ -46,6 +46,23 @@ class TeacherScore:
 
 
 @dataclass(frozen=True)
+class Metrics:
+    """What a student's logits for all test images at the last epoch tell, beyond its accuracy.
+
+    `jobs.scoring` computes them.
+    """
+
+    top5: float | None  # percent; None with five classes or fewer
+    nll: float  # negative log-likelihood in nats
+    ece: float  # expected calibration error in percent, 15 bins
+    temperature: float | None  # fitted on the validation images, if there are any
+    ece_scaled: float | None  # of logits divided by that temperature
+    kl: float | None  # KL(teacher || student) in nats; None without the teacher's logits
+    teacher_errors: float | None  # agreement in percent where the teacher errs; None as kl
+    per_class: list[float | None]  # accuracy in percent; None for a class without test images
+
+
+@dataclass(frozen=True)
 class Images:
     """Numbers of images."""
 
@@ -84,6 +101,9 @@ class Record:
     execution: dict[str, Any] = field(default_factory=dict)  # how steps were executed
     weights_sha256: str | None = None  # of weights.pt; older records have none
     views_per_step: float | None = None  # as in `Budget`; older records have none
+    teacher_images: int | None = None  # that training asked of it; older records have none
+    metrics: Metrics | None = None  # older records have none, until they are evaluated
+    test_logits_sha256: str | None = None  # of test_logits.pt; None as `metrics`
     status: str = "done"
     format: int = FORMAT
 
@@ -104,7 +124,7 @@ class Record:
             for name in ("table", "members"):
                 if plain["teacher"][name] is None:
                     del plain["teacher"][name]
-        return {**plain, CHECKSUM: json_hash(plain, 16)}
+        return with_checksum(plain)
 
     @classmethod
     def from_json(cls, values: Any, path: Path | str = "the record") -> Record:
@@ -133,6 +153,8 @@ class Record:
             known["images"] = Images(**values["images"])
             if values["teacher"] is not None:
                 known["teacher"] = TeacherScore(**values["teacher"])
+            if values.get("metrics") is not None:
+                known["metrics"] = Metrics(**values["metrics"])
             record = cls(**known)
             record._check_paths()
             record._check_budget()
@@ -157,6 +179,12 @@ class Record:
 
 
 _FIELDS = {field.name for field in fields(Record)}
+
+
+def with_checksum(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain values of a record with their checksum, in place of an older one."""
+    rest = {name: value for name, value in plain.items() if name != CHECKSUM}
+    return {**rest, CHECKSUM: json_hash(rest, 16)}
 
 
 @dataclass(frozen=True)

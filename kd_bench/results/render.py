@@ -13,14 +13,13 @@ import pandas as pd
 from kd_bench.results.analysis.groups import FIRST
 from kd_bench.results.caption import (
     EFFECT_MARKS,
-    METRIC_NAME,
     UNPROVEN_MARK,
     caption_sentences,
     caveats,
     short_caption,
 )
 from kd_bench.results.labels import format_value
-from kd_bench.results.options import FORMAT_NAMES, METRICS
+from kd_bench.results.options import FORMAT_NAMES, METRIC, METRICS
 from kd_bench.results.record import Failure, Record
 from kd_bench.results.table import Average, Cell, Column, Table, table_from
 from kd_bench.utils.errors import require
@@ -97,7 +96,7 @@ def to_rows(
         escaped: escapes all other text for the format.
         group: how the name of a group is written, with {} for the name.
     """
-    kind = "" if table.metric == METRICS[0] else f", {METRIC_NAME[table.metric]}"
+    kind = "" if table.metric == METRICS[0] else f", {METRIC[table.metric].heading}"
     columns = [["method", "teacher", *map(escaped, table.rows)]]
     for column in table.columns:
         under = table.under(column)
@@ -109,7 +108,8 @@ def to_rows(
         average = ["average" + kind, _teacher_average(table.columns, digits), *cells]
         columns.append([escaped(text) for text in average])
     heading, teachers, *rows = ([*line] for line in zip(*columns, strict=True))
-    lines = [heading, *([teachers] if any(teachers[1:]) else [])]
+    has_teachers = METRIC[table.metric].is_accuracy and any(teachers[1:])
+    lines = [heading, *([teachers] if has_teachers else [])]
     above = FIRST
     for row, line in zip(table.rows, rows, strict=True):
         if table.groups[row] != above:
@@ -195,7 +195,7 @@ def _csv_line(table: Table, row: str, column: Column) -> dict[str, object]:
         "extra_epochs": group.budget.extra_epochs,
         "method": table.rows[row],
         "changed": "; ".join(f"{k}={format_value(v)}" for k, v in sorted(cell.changed.items())),
-        "metric": METRIC_NAME[table.metric],
+        "metric": METRIC[table.metric].heading,
         "n": cell.n,
         "mean": cell.mean,
         "sd": cell.sd,

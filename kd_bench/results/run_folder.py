@@ -19,6 +19,7 @@ ERROR = "error.txt"  # why the last attempt failed; the first line is the reason
 HISTORY = "history.csv"  # a row per epoch; bitwise equal between equal runs
 TIMING = "timing.csv"  # seconds and images/s of each epoch
 WEIGHTS = "weights.pt"  # the student's, of a finished job
+TEST_LOGITS = "test_logits.pt"  # its logits for all test images, in half precision [N, K]
 CHECKPOINTS = ("checkpoint.pt", "checkpoint_before.pt")  # of an unfinished job, newest first
 CONSOLE = "console.log"  # output of a sweep's job
 TENSORBOARD = "tensorboard"  # folder of event files

@@ -38,7 +38,7 @@ from kd_bench.results.labels import (
     natural_key,
     non_method_changes,
 )
-from kd_bench.results.options import METRICS
+from kd_bench.results.options import METRIC, METRICS
 from kd_bench.results.record import Failure, Record
 from kd_bench.utils.errors import require
 from kd_bench.utils.text.formatting import pluralize
@@ -83,16 +83,6 @@ def _describe(job: Record | Failure) -> Line:
     }
 
 
-def _accuracy(record: Record, metric: str) -> float:
-    value = getattr(record.accuracy, metric.replace("-", "_"))
-    require(
-        value is not None,
-        f"{record.folder} has no {metric}, because it held out no validation images;"
-        " choose last, or train with dataset.validation=N",
-    )
-    return value
-
-
 def _line(record: Record, metric: str) -> Line:
     line = _describe(record)
     has_own_teachers = "taught_by" in record.identity  # not the teacher of its column alone
@@ -100,7 +90,7 @@ def _line(record: Record, metric: str) -> Line:
     return line | {
         "failed": False,
         "group": replace(line["group"], budget=record.budget),
-        "accuracy": _accuracy(record, metric),
+        "accuracy": METRIC[metric].value(record),
         "taught_by": record.teacher.folders if record.teacher else [],
         "has_own_teachers": has_own_teachers,
         "teacher_folder": teacher and teacher.folder,
@@ -119,17 +109,34 @@ def _line(record: Record, metric: str) -> Line:
     }
 
 
-def to_frame(records: Iterable[Record], metric: str = METRICS[0]) -> pd.DataFrame:
-    """One line per run: its keys and labels, and its accuracy by the metric.
+def with_metric(
+    records: Iterable[Record], metric: str
+) -> tuple[Sequence[Record], Sequence[Record]]:
+    """The records that have a metric, and those that lack it although they could have it.
 
     Args:
         records: as from `store.read_records`.
-        metric: "last", "best" (over test epochs) or "best-val".
+        metric: one of `options.METRICS`.
 
     Raises:
-        UserError: an unknown metric, or "best-val" for a run without validation images.
+        UserError: an unknown metric, or no record has it.
     """
     require(metric in METRICS, f"unknown metric '{metric}'; choose from {', '.join(METRICS)}")
+    chosen = METRIC[metric]
+    records = [each for each in records if each.teacher or not chosen.needs_teacher]
+    require(len(records) > 0, f"no run has a teacher, which {metric} needs")
+    having = [record for record in records if chosen.value(record) is not None]
+    require(len(having) > 0, f"no run has {metric}; {chosen.why_none}")
+    return having, [record for record in records if chosen.value(record) is None]
+
+
+def to_frame(records: Iterable[Record], metric: str = METRICS[0]) -> pd.DataFrame:
+    """One line per run: its keys and labels, and its value of the metric as "accuracy".
+
+    Args:
+        records: as from `with_metric`.
+        metric: one of `options.METRICS`.
+    """
     return pd.DataFrame([_line(record, metric) for record in records])
 
 

@@ -24,9 +24,9 @@ from kd_bench.results.analysis.crossed import Crossed, crossed_columns
 from kd_bench.results.analysis.groups import Group
 from kd_bench.results.analysis.statistics import Pooled, half_width, pooled
 from kd_bench.results.labels import conflict, natural_key
-from kd_bench.results.options import METRICS
+from kd_bench.results.options import METRIC, METRICS, Metric
 from kd_bench.results.record import Failure, Images, Record
-from kd_bench.results.select import Line, failed_line, select_runs, to_frame
+from kd_bench.results.select import Line, failed_line, select_runs, to_frame, with_metric
 from kd_bench.utils.errors import UserError, require
 
 COLUMN_ORDER = ("dataset", "pair", "label")
@@ -89,12 +89,8 @@ class Column:
     conditions: str  # recipes, execution and what was changed in them, in one comparable text
     images: Images | None  # None if all runs failed
     teachers: tuple[float, ...]  # accuracy of each teacher; usually one, or none
-    deviation: Pooled | None  # over the cells of the column
-
-    @property
-    def digits(self) -> int:
-        """Decimal places: one image out of fewer than 2,000 is more than 0.05 points."""
-        return 1 if self.images is None or self.images.test < 2000 else 2
+    digits: int  # decimal places
+    deviation: Pooled | None  # over the cells of the column; None also for what is not compared
 
 
 @dataclass(frozen=True)
@@ -111,6 +107,7 @@ class Table:
     runs: pd.DataFrame  # as from `select_runs`
     crossed: list[Crossed]  # variances of columns whose seeds of student and teacher are crossed
     unplaced: list[Failure]  # failures whose row and column are unknown
+    lacking: list[str]  # folders of runs that are left out, as they do not have the metric
     note: str = ""  # a sentence for the caption
     command: str = ""  # the command line that makes the table
 
@@ -149,10 +146,20 @@ def _cell(runs: pd.DataFrame) -> Cell:
     return Cell(values, failed=len(failed), changed=runs.iloc[0]["changed"])
 
 
-def _column(label: str, runs: pd.DataFrame, cells: Iterable[Cell]) -> Column:
+def _turned(cell: Cell, metric: Metric) -> Cell:
+    """A cell with the opposite sign of its values, if the lower are the better."""
+    if metric.better >= 0:
+        return cell
+    values = {seed: -value for seed, value in cell.values.items()}
+    delta = cell.delta and replace(cell.delta, mean=-cell.delta.mean)
+    return replace(cell, values=values, delta=delta, effect=-cell.effect)
+
+
+def _column(label: str, runs: pd.DataFrame, cells: Iterable[Cell], metric: Metric) -> Column:
     done = runs[~runs["failed"]]
     teachers = done[["teacher_folder", "teacher_accuracy"]].dropna(subset="teacher_accuracy")
     first = runs.iloc[0]
+    images = done.iloc[0]["images"] if len(done) else None
     return Column(
         label=label,
         dataset=first["dataset"],
@@ -160,10 +167,16 @@ def _column(label: str, runs: pd.DataFrame, cells: Iterable[Cell]) -> Column:
         recipe=first["recipe"],
         speed=first["speed"],
         conditions=_conditions(runs),
-        images=done.iloc[0]["images"] if len(done) else None,
+        images=images,
+        digits=_digits(images) if metric.digits is None else metric.digits,
         teachers=tuple(sorted(teachers.drop_duplicates()["teacher_accuracy"])),
-        deviation=pooled(list(cell.values.values()) for cell in cells),
+        deviation=pooled(list(cell.values.values()) for cell in cells) if metric.better else None,
     )
+
+
+def _digits(images: Images | None) -> int:
+    """Decimal places: one image out of fewer than 2,000 is more than 0.05 points."""
+    return 1 if images is None or images.test < 2000 else 2
 
 
 def _conditions(runs: pd.DataFrame) -> str:
@@ -278,7 +291,7 @@ def table_from(
     Args:
         records: as from `store.read_records`, in any order.
         failures: as from `store.read_failures`.
-        metric: "last", "best" (over test epochs) or "best-val".
+        metric: one of `options.METRICS`; runs without it are left out.
         order: names of methods, the order of the rows; others follow by name.
         choice: what to show, see `select_runs`; names are shown in the order given.
         note: a sentence for the caption.
@@ -290,13 +303,14 @@ def table_from(
     """
     require(len(records) > 0, "there are no records to make a table of")
     choice = choice or {}
-    lines: list[Line] = to_frame(records, metric).to_dict("records")
+    having, lacking = with_metric(records, metric)
+    lines: list[Line] = to_frame(having, metric).to_dict("records")
     failed = {failure.folder: failed_line(failure, lines) for failure in failures}
     runs = pd.DataFrame(lines + [line for line in failed.values() if line])
     runs = select_runs(runs.sort_values("folder"), choice)
     groups = _groups(runs)
     rows = _rows(runs, groups, order or choice.get("method") or ())
-    columns, cells = _fill_cells(runs, groups)
+    columns, cells = _fill_cells(runs, groups, METRIC[metric])
     columns.sort(key=lambda c: [_rank(getattr(c, k), choice.get(k) or ()) for k in COLUMN_ORDER])
     return Table(
         metric=metric,
@@ -308,6 +322,7 @@ def table_from(
         averages=_averages(rows, columns, cells),
         runs=runs,
         crossed=crossed_columns(runs),
+        lacking=[record.folder for record in lacking if _may_be_chosen(record, choice)],
         unplaced=[f for f in failures if not failed[f.folder] and _may_be_chosen(f, choice)],
         note=note,
         command=command,
@@ -315,7 +330,7 @@ def table_from(
 
 
 def _fill_cells(
-    runs: pd.DataFrame, groups: Mapping[str, Group]
+    runs: pd.DataFrame, groups: Mapping[str, Group], metric: Metric
 ) -> tuple[list[Column], dict[tuple[str, str], Cell]]:
     """The columns and, by row and column, the cells."""
     columns: list[Column] = []
@@ -326,16 +341,18 @@ def _fill_cells(
         for row, in_cell in in_column.groupby("row"):
             _check_cell(in_cell[~in_cell["failed"]], row, label)
             by_row[row] = _cell(in_cell)
-        column = _column(label, in_column, by_row.values())
+        column = _column(label, in_column, by_row.values(), metric)
         columns.append(column)
-        compared = _compared(by_row, groups, column.deviation)
-        cells |= {(row, label): cell for row, cell in compared.items()}
+        # Compared as if the higher were the better, and then turned back
+        turned = {row: _turned(cell, metric) for row, cell in by_row.items()}
+        compared = _compared(turned, groups, column.deviation)
+        cells |= {(row, label): _turned(cell, metric) for row, cell in compared.items()}
     return columns, cells
 
 
-def _may_be_chosen(failure: Failure, choice: Mapping[str, Sequence[str]]) -> bool:
-    """Whether a failure could be part of the table, as far as its folder shows."""
-    names = dict(zip(("dataset", "pair", "method"), failure.folder.split("/"), strict=False))
+def _may_be_chosen(job: Failure | Record, choice: Mapping[str, Sequence[str]]) -> bool:
+    """Whether a job could be part of the table, as far as its folder shows."""
+    names = dict(zip(("dataset", "pair", "method"), job.folder.split("/"), strict=False))
     chosen = {kind: choice.get(kind) or [name] for kind, name in names.items()}
     has_plugins = any(names["method"].startswith(f"{method}+") for method in chosen["method"])
     return all(

@@ -152,15 +152,27 @@ def accuracy(one: Tensor, other: Tensor) -> float:
     return 100.0 * (one == other).sum().item() / len(one)
 
 
-@torch.no_grad()
 def predictions(net: FeatureExtractor, data: Data, split: Labelled) -> Tensor:
     """The class that `net` predicts, in eval mode, for each image of a split: [N] int64."""
+    return _answers(net, data, split, lambda logits: logits.argmax(1))
+
+
+def all_logits(net: FeatureExtractor, data: Data, split: Labelled) -> Tensor:
+    """The logits of `net`, in eval mode, for all images of a split, on the CPU: [N, K]."""
+    return _answers(net, data, split, lambda logits: logits.cpu())
+
+
+@torch.no_grad()
+def _answers(
+    net: FeatureExtractor, data: Data, split: Labelled, read: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """What is read from the logits [B, K] of each batch, for all images of a split."""
     was_training = net.training
     net.eval()
     images = data.eval_batches(split, inference_batch_size(data))
-    classes = torch.cat([net(image).logits.argmax(1) for image in images])
+    answers = torch.cat([read(net(image).logits) for image in images])
     net.train(was_training)
-    return classes
+    return answers
 
 
 def _saved(setup: TrainingSetup, optimizer: SGD, progress: Progress) -> tuple[dict[str, Any], dict]:

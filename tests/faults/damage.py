@@ -138,6 +138,7 @@ TARGETS = (
     Target("record", "sweep", States.done, f"{STUDENT}/result.json",
            (AGAIN, *ALL, EVALUATE, EXPORT, RERUN)),
     Target("weights", "job", States.done, f"{STUDENT}/weights.pt", (EVALUATE, EXPORT)),
+    Target("stored logits", "job", States.done, f"{STUDENT}/test_logits.pt", (EVALUATE,)),
     Target("history", "job", States.done, f"{STUDENT}/history.csv", (RERUN,)),
     Target("list of a sweep's jobs", "sweep", States.done, f"{SWEEP}/*.jsonl", (AGAIN, *ALL)),
 )  # fmt: skip

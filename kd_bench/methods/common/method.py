@@ -116,7 +116,12 @@ class Method(nn.Module):
     @property
     def needs_preparation(self) -> bool:
         """Whether any loss asks for the teacher's outputs for all training images."""
-        return any(_prepares(loss) for loss in self._all_losses)
+        return self.preparations > 0
+
+    @property
+    def preparations(self) -> int:
+        """How many losses do, each of which gets them anew."""
+        return sum(map(_prepares, self._all_losses))
 
     def prepare(self, outputs: Callable[[], Iterable[tuple[Output, Tensor]]]) -> None:
         """Pass them, each time anew, to every loss that asks for them; see `Loss.prepare`."""

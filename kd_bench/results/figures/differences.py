@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from kd_bench.config.schema import BASELINE
 from kd_bench.results.figures.svg import picture
+from kd_bench.results.options import METRIC
 from kd_bench.results.table import Column, Delta, Table
 from kd_bench.utils.errors import require
 from kd_bench.utils.text.escape import printable
@@ -58,7 +59,8 @@ def svg(table: Table) -> str:
     for panel, (label, rows) in zip(panels, shown.items(), strict=True):
         _draw(panel, rows)
         panel.set_title(printable(label), fontsize=10, loc="left", parse_math=False)
-    panels[-1].set_xlabel("difference from the baseline in points: seeds, mean, 95 % interval")
+    unit = METRIC[table.metric].unit
+    panels[-1].set_xlabel(f"difference from the baseline in {unit}: seeds, mean, 95 % interval")
     return picture(figure, "differences", _numbers(shown))
 
 

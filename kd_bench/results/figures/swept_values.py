@@ -1,4 +1,4 @@
-"""A plot of accuracy against each value of a method that was swept, with single seeds."""
+"""A plot of a metric against each value of a method that was swept, with single seeds."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kd_bench.config.schema import BASELINE
 from kd_bench.results.figures.svg import picture
 from kd_bench.results.labels import format_value, natural_key
+from kd_bench.results.options import METRIC, Metric
 from kd_bench.results.table import Cell, Table
 from kd_bench.utils.errors import require
 from kd_bench.utils.text.escape import printable
@@ -101,11 +102,11 @@ def svg(table: Table) -> str:
     figure = Figure(figsize=(WIDTH, HEIGHT * len(found)), layout="constrained")
     axes = figure.subplots(len(found), squeeze=False)[:, 0]
     for axis, panel in zip(axes, found, strict=True):
-        _draw(axis, panel)
+        _draw(axis, panel, METRIC[table.metric])
     return picture(figure, "values", [_numbers(panel) for panel in found])
 
 
-def _draw(axis: Axes, panel: Panel) -> None:
+def _draw(axis: Axes, panel: Panel, metric: Metric) -> None:
     for curve in panel.curves:
         means = [fmean(seeds.values()) for seeds in curve.points.values()]
         (line,) = axis.plot(
@@ -117,7 +118,8 @@ def _draw(axis: Axes, panel: Panel) -> None:
         axis.axhline(panel.baseline, color="black", linewidth=0.8, linestyle="--", label=BASELINE)
     _scale(axis, sorted({value for curve in panel.curves for value in curve.points}))
     axis.set_xlabel(printable(_short(panel.value)), parse_math=False)
-    axis.set_ylabel("accuracy in %: seeds and mean")
+    name = "accuracy in %" if metric.is_accuracy else metric.heading
+    axis.set_ylabel(f"{name}: seeds and mean")
     axis.set_title(printable(panel.title), fontsize=10, loc="left", parse_math=False)
     axis.grid(axis="y", linewidth=0.3)
     axis.spines[["top", "right"]].set_visible(False)

@@ -8,6 +8,7 @@ import pytest
 from helpers.jobs import TINY, job
 
 from kd_bench.jobs.job import write_jobs
+from kd_bench.results.run_folder import read_record
 from kd_bench.utils import lock
 from kd_bench.utils.lock import Lock
 
@@ -28,7 +29,14 @@ def litter(folder):
     (folder / "tensorboard" / "events.out").write_bytes(bytes(100))
 
 
-KEPT = {"result.json", "history.csv", "timing.csv", "weights.pt", "tensorboard/events.out"}
+KEPT = {
+    "result.json",
+    "history.csv",
+    "timing.csv",
+    "weights.pt",
+    "test_logits.pt",
+    "tensorboard/events.out",
+}
 
 
 def test_nothing_is_deleted_before_it_was_agreed_to(kd_bench, finished, tmp_path):
@@ -98,6 +106,13 @@ def test_weights_go_where_that_is_asked_for_but_never_those_of_a_teacher(kd_benc
     assert not (student / "weights.pt").exists()
     assert (teacher / "weights.pt").exists()
     assert (student / "result.json").exists()
+
+
+def test_logits_go_where_that_is_asked_for_and_their_metrics_stay(kd_bench, finished):
+    _, printed = kd_bench("clean", "--yes", "--logits")
+    assert "logits for test images (2 files)" in printed
+    assert not any((folder / "test_logits.pt").exists() for folder in finished)
+    assert read_record(finished[0]).metrics is not None
 
 
 def test_weights_of_whatever_a_sweep_names_as_a_teacher_stay(kd_bench, finished, tmp_path):

@@ -1,13 +1,17 @@
-"""kd-bench evaluate: the accuracy of a file of weights, beside its record or without one."""
+"""kd-bench evaluate: the accuracy of a file of weights, and what the record beside it lacks."""
 
+import json
+import os
 import shutil
 
 import pytest
 import torch
-from helpers.jobs import IMAGES, rewrite_record
+from helpers.jobs import IMAGES, job, rewrite_record, trained
 
 from kd_bench.config.convert import to_plain
-from kd_bench.results.run_folder import read_record
+from kd_bench.results.record import CHECKSUM
+from kd_bench.results.run_folder import RESULT, TEST_LOGITS, read_record
+from kd_bench.utils.lock import Lock
 
 MODEL = ("model=resnet8_half", "model.net.widths=[8,8,16,16]")
 
@@ -110,3 +114,167 @@ def test_a_mistake_is_answered_in_one_line(kd_bench, finished, tmp_path, typed, 
     code, printed = kd_bench("evaluate", *words)
     assert (code, printed.count("\n")) == (2, 1), printed
     assert answer in printed
+
+
+# What the records of older versions lack
+
+
+def make_older(folder):
+    """Take away what a record of version 0.1 has not: its plain values as they were."""
+    plain = json.loads((folder / RESULT).read_text())
+    older = {k: v for k, v in plain.items() if k not in ("metrics", "test_logits_sha256", CHECKSUM)}
+    (folder / RESULT).write_text(json.dumps(older))
+    (folder / TEST_LOGITS).unlink()
+    return plain
+
+
+def values(folder):
+    return json.loads((folder / RESULT).read_text())
+
+
+def test_an_older_record_gets_what_its_job_would_have_stored_today(kd_bench, finished):
+    for folder in finished:
+        logits = (folder / TEST_LOGITS).read_bytes()
+        before = make_older(folder)
+        _, printed = kd_bench("evaluate", folder)
+        first, second, added = printed.splitlines()
+        assert (first.endswith("of 24 test images"), second.endswith("equal")) == (True, True)
+        assert added == f"added to {folder}: test_logits.pt and metrics"
+        assert values(folder) == before  # all else, too, and the checksum
+        assert (folder / TEST_LOGITS).read_bytes() == logits
+
+
+def test_a_record_that_lacks_nothing_is_not_written(kd_bench, finished):
+    student, _ = finished
+    os.utime(student / RESULT, (0, 0))
+    assert "added" not in kd_bench("evaluate", student)[1]
+    assert (student / RESULT).stat().st_mtime == 0
+
+
+def test_values_that_this_version_does_not_know_stay(kd_bench, finished):
+    student, _ = finished
+    make_older(student)
+    rewrite_record(student, of_the_future=[1, 2])
+    kd_bench("evaluate", student)
+    assert values(student)["of_the_future"] == [1, 2]
+    assert read_record(student).metrics is not None
+
+
+@pytest.mark.parametrize("content", [b"", b"no logits", None])
+def test_damaged_or_deleted_logits_are_made_again(kd_bench, finished, content):
+    student, _ = finished
+    whole, before = (student / TEST_LOGITS).read_bytes(), values(student)
+    (student / TEST_LOGITS).unlink()
+    if content is not None:
+        (student / TEST_LOGITS).write_bytes(content)
+    _, printed = kd_bench("evaluate", student)
+    assert printed.endswith(f"added to {student}: test_logits.pt (damaged or deleted)\n")
+    assert (student / TEST_LOGITS).read_bytes() == whole
+    assert values(student) == before
+
+
+def test_without_its_teacher_a_student_is_compared_later(kd_bench, finished, tmp_path):
+    student, teacher = finished
+    before = make_older(student)
+    teacher.rename(tmp_path / "elsewhere")
+    _, printed = kd_bench("evaluate", student)
+    assert f"not compared with the teacher: there is no finished job in {teacher}\n" in printed
+    assert read_record(student).metrics.kl is None
+    assert values(student)["metrics"]["nll"] == before["metrics"]["nll"]
+    assert kd_bench("evaluate", student)[1].endswith(f"finished job in {teacher}\n")
+    (tmp_path / "elsewhere").rename(teacher)
+    assert kd_bench("evaluate", student)[1].endswith(f"added to {student}: metrics\n")
+    assert values(student) == before
+
+
+def test_the_weights_of_another_teacher_are_told(kd_bench, finished):
+    student, teacher = finished
+    make_older(student)
+    content = torch.load(teacher / "weights.pt", weights_only=True)
+    torch.save({name: torch.zeros_like(each) for name, each in content.items()}, teacher / "w.pt")
+    (teacher / "w.pt").rename(teacher / "weights.pt")
+    _, printed = kd_bench("evaluate", student)
+    assert "not compared with the teacher: " in printed
+    assert "is not the file that its record vouches for" in printed
+    rewrite_record(teacher, weights_sha256=None)  # of version 0.1
+    rewrite_record(student, teacher=values(student)["teacher"] | {"accuracy": 90.0})
+    assert "% of the test images correctly, and the record says" in kd_bench("evaluate", student)[1]
+
+
+def test_a_given_checkpoint_is_compared_unless_it_was_changed(kd_bench, finished, tmp_path):
+    _, teacher = finished
+    shutil.copy(teacher / "weights.pt", tmp_path / "given.pt")
+    given = job(tmp_path / "runs", "method=st", f"teacher.checkpoint={tmp_path / 'given.pt'}")
+    _, folder = trained(given)
+    before = make_older(folder)
+    (tmp_path / "given.pt").rename(tmp_path / "moved.pt")
+    assert "not compared with the teacher: cannot read" in kd_bench("evaluate", folder)[1]
+    (tmp_path / "moved.pt").rename(tmp_path / "given.pt")
+    kd_bench("evaluate", folder)
+    assert values(folder) == before
+
+
+def test_a_teacher_that_was_trained_along_is_not_kept(kd_bench, tmp_path):
+    _, folder = trained(job(tmp_path / "runs", "method=dml"))
+    make_older(folder)
+    _, printed = kd_bench("evaluate", folder)
+    assert "trained along with the student, and its weights were not kept" in printed
+    assert printed.endswith(f"added to {folder}: test_logits.pt and metrics\n")
+
+
+def test_a_teacher_of_other_code_needs_trust(kd_bench, finished):
+    student, _ = finished
+    make_older(student)
+    config = values(student)["config"]
+    config["teacher"]["model"]["net"]["_target_"] = "other.Net"
+    rewrite_record(student, config=config)
+    code, printed = kd_bench("evaluate", student)
+    assert code == 0
+    assert "not compared with the teacher: " in printed
+    assert "add --trust other\n" in printed
+
+
+def test_other_numbers_than_the_records_are_not_added_to_it(kd_bench, finished):
+    student, _ = finished
+    make_older(student)
+    rewrite_record(student, accuracy=to_plain(read_record(student).accuracy) | {"last": 20.0})
+    assert "nothing is added to the record: these are other" in kd_bench("evaluate", student)[1]
+    rewrite_record(student, data_fingerprint="other")
+    assert "added" not in kd_bench("evaluate", student)[1]
+    assert "metrics" not in values(student)
+
+
+class Killed(BaseException):
+    """Ends a command as SIGKILL would."""
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_command_that_is_killed_before_a_rename_adds_all_the_next_time(
+    kd_bench, finished, monkeypatch, number
+):
+    student, _ = finished
+    before, replace, renames = make_older(student), os.replace, []
+
+    def rename(old, new):
+        renames.append(new)
+        if len(renames) > number:
+            raise Killed
+        replace(old, new)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", rename)
+        with pytest.raises(Killed):
+            kd_bench("evaluate", student)
+    assert "metrics" not in values(student)
+    kd_bench("evaluate", student)
+    assert values(student) == before
+
+
+def test_a_folder_that_another_process_works_in_is_left_alone(kd_bench, finished):
+    student, _ = finished
+    make_older(student)
+    with Lock(student):
+        code, printed = kd_bench("evaluate", student)
+    assert code == 0
+    assert "nothing is added to the record: " in printed
+    assert "metrics" not in values(student)

@@ -13,7 +13,7 @@ from helpers.written_records import failure, record, seeds, write
 
 from kd_bench.results.options import FILTERS, FORMAT_NAMES, METRICS
 from kd_bench.results.record import Failure
-from kd_bench.results.run_folder import ERROR
+from kd_bench.results.run_folder import ERROR, read_record
 
 RECORDS = [*seeds("baseline", 89.0, 90.0, 91.0), *seeds("st", 91.0, 92.0, 93.0)]
 
@@ -115,6 +115,25 @@ def test_the_metric_and_a_note(kd_bench, tmp_path):
     _, printed = kd_bench("table", "--metric", "best", "--note", "A smoke test.")
     assert "91.5 (1)" in printed
     assert "A smoke test." in printed
+
+
+def test_metrics_of_a_job_that_was_run(kd_bench, finished):
+    metrics = read_record(finished[0]).metrics
+    for name, value in {"nll": metrics.nll, "kl": metrics.kl}.items():
+        code, printed = kd_bench("table", "--metric", name)
+        assert code == 0
+        assert f"{value:.3f} (1)" in printed
+        assert "nats" in printed
+    _, printed = kd_bench("table", "--metric", "ece-scaled")
+    assert printed.startswith("kd-bench: no run has ece-scaled; it needs validation images")
+
+
+def test_pictures_of_another_metric_name_it(kd_bench, runs):
+    write(runs, seeds("st", 90.0, changed={"method.losses.st.temperature": 8}))
+    words = ("--metric", "seconds", "--figure", "cost.svg", "--plot", "values.svg")
+    assert kd_bench("table", *words)[0] == 0
+    assert "difference from the baseline in s:" in Path("cost.svg").read_text()
+    assert "seconds: seeds and mean" in Path("values.svg").read_text()
 
 
 @pytest.mark.parametrize(

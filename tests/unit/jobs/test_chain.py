@@ -9,7 +9,7 @@ from helpers.jobs import TINY, composed, job, setup_of, train, trained
 from kd_bench.cli.clean import teachers
 from kd_bench.jobs.job import Job, write_jobs
 from kd_bench.jobs.status import FAILED, PENDING, job_statuses
-from kd_bench.jobs.teacher import predict_test_images
+from kd_bench.jobs.teacher import answer_test_images
 from kd_bench.jobs.validate import validate_job
 from kd_bench.results.record import Record
 from kd_bench.results.run_folder import CHECKPOINTS, RESULT, WEIGHTS, read_record, write_error
@@ -86,7 +86,7 @@ def test_the_networks_of_an_ensemble_stay_frozen_and_in_eval_mode(runs, tmp_path
     setup = setup_of(the_job)
     net = setup.teacher.network.net
     before = [tensor.clone() for tensor in net.state_dict().values()]
-    predict_test_images(the_job, setup)
+    answer_test_images(the_job, setup)
     train(setup, tmp_path)
     assert all(map(torch.equal, before, net.state_dict().values()))
     assert not any(module.training for module in net.modules())

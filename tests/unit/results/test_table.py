@@ -19,7 +19,8 @@ from kd_bench.results import render
 from kd_bench.results.analysis.statistics import Pooled, half_width, pooled
 from kd_bench.results.caption import caption_sentences, caveats
 from kd_bench.results.labels import natural_key, short_name
-from kd_bench.results.options import FORMAT_NAMES, METRICS
+from kd_bench.results.options import FORMAT_NAMES, METRIC, METRICS
+from kd_bench.results.record import Metrics
 from kd_bench.results.render import cell_text, render_records, render_table, to_rows
 from kd_bench.results.table import Cell, Delta, table_from
 from kd_bench.utils.errors import UserError
@@ -141,6 +142,135 @@ def test_best_by_validation_is_refused_without_validation_images():
 def test_an_unknown_metric_lists_the_known_ones():
     with pytest.raises(UserError, match=f"'first'.*{', '.join(METRICS)}"):
         table_from(BASELINE, metric="first")
+
+
+# Metrics other than accuracy
+
+
+def measured(of, **values):
+    """A record with metrics: some, unless they are given."""
+    some = Metrics(
+        top5=99.0,
+        nll=0.5,
+        ece=2.0,
+        temperature=1.5,
+        ece_scaled=1.0,
+        kl=None if of.teacher is None else 0.25,
+        teacher_errors=None if of.teacher is None else 40.0,
+        per_class=[],
+    )
+    return replace(of, metrics=replace(some, **values))
+
+
+@pytest.mark.parametrize(
+    ("metric", "cell"),
+    [
+        ("last", "91.0 (1)"),
+        ("best", "92.5 (1)"),
+        ("top5", "99.0 (1)"),
+        ("nll", "0.500 (1)"),
+        ("ece", "2.0 (1)"),
+        ("ece-scaled", "1.0 (1)"),
+        ("agreement", "95.0 (1)"),
+        ("teacher-errors", "40.0 (1)"),
+        ("kl", "0.250 (1)"),
+        ("seconds", "60.0 (1)"),
+        ("teacher-images", "500 (1)"),
+        ("training-parameters", "30 (1)"),
+        ("inference-parameters", "20 (1)"),
+        ("memory", "300 (1)"),
+    ],
+)
+def test_each_metric_shows_its_number_of_the_record(metric, cell):
+    sizes = {"student": 1000, "training": 1030, "inference": 1020}
+    of = record("st", accuracy=91.0, best=92.5, parameters=sizes, teacher_images=500)
+    assert lines(table_from([measured(of)], metric=metric))["st"] == [cell]
+
+
+def test_headings_of_metrics_tell_them_apart():
+    assert len({metric.heading for metric in METRIC.values()}) == len(METRICS)
+
+
+def of_likelihood(method, *values):
+    """Records of one job with these likelihoods, and equal accuracies."""
+    return [measured(record(method, seed), nll=nll) for seed, nll in enumerate(values)]
+
+
+def test_the_lowest_is_the_best_where_lower_is_better():
+    # Every SD is 0.1, pooled 0.1 with 8 degrees of freedom: half width 2.306 * 0.1 * sqrt(2 / 3)
+    # = 0.188. at is 0.1 above dkd, st is 0.3 above, the baseline 2.0.
+    records = [
+        *of_likelihood("baseline", 2.9, 3.0, 3.1),
+        *of_likelihood("st", 1.2, 1.3, 1.4),
+        *of_likelihood("at", 1.0, 1.1, 1.2),
+        *of_likelihood("dkd", 0.9, 1.0, 1.1),
+    ]
+    table = table_from(records, metric="nll")
+    assert {row for (row, _), cell in table.cells.items() if cell.bold} == {"at", "dkd"}
+    assert table.cells["dkd", DIGITS].delta.mean == pytest.approx(-2.0)
+    assert lines(table)["dkd"] == ["<1.000 ± 0.100 (3)> -2.000↓"]
+    caption = " ".join(caption_sentences(table))
+    assert caption.startswith("Negative log-likelihood in nats, mean over all test images")
+    assert "mean difference from the baseline in nats" in caption
+    assert "its 95 % interval is about ± 0.188" in caption
+    assert "nats in one method chosen beforehand" in caption
+
+
+def test_costs_are_neither_bold_nor_compared():
+    table = table_from(
+        [
+            *(replace(each, seconds=60.0 + i) for i, each in enumerate(BASELINE)),
+            *(replace(each, seconds=80.0 + i) for i, each in enumerate(SOFT)),
+        ],
+        metric="seconds",
+    )
+    assert lines(table) == {
+        "method": [f"{DIGITS}, seconds"],
+        "baseline": ["61.0 ± 1.0 (3)"],
+        "st": ["81.0 ± 1.0 (3) +20.0"],
+    }
+    caption = " ".join(caption_sentences(table))
+    assert "from the baseline in s, paired by seed. " in f"{caption} "
+    assert "interval" not in caption
+    assert "best" not in caption
+
+
+def test_the_teachers_accuracy_is_shown_above_accuracies_alone():
+    records = [measured(each) for each in BASELINE + SOFT]
+    assert "teacher" in lines(table_from(records))
+    assert "teacher" not in lines(table_from(records, metric="nll"))
+
+
+def test_a_baseline_asks_no_teacher_whatever_its_version():
+    table = table_from([*BASELINE, replace(SOFT[0], teacher_images=800)], metric="teacher-images")
+    assert lines(table)["baseline"] == ["0 ± 0 (3)"]
+
+
+def test_runs_that_lack_a_metric_are_named_with_the_command_that_adds_it():
+    table = table_from([*map(measured, BASELINE), measured(SOFT[0]), *SOFT[1:]], metric="nll")
+    assert table.cells["st", DIGITS].n == 1
+    assert caveats(table) == [
+        "left out, for lack of nll (`kd-bench evaluate RUN` adds it):"
+        f" {SOFT[1].folder}, {SOFT[2].folder}."
+    ]
+
+
+def test_what_is_not_chosen_is_not_named_as_lacking():
+    records = [*map(measured, BASELINE + SOFT), record("at")]
+    assert not caveats(table_from(records, metric="nll", choice={"method": ["st"]}))
+
+
+def test_a_metric_that_no_run_has_is_refused_with_the_command_that_adds_it():
+    with pytest.raises(UserError, match=r"^no run has nll; `kd-bench evaluate RUN` adds it$"):
+        table_from(BASELINE, metric="nll")
+    with pytest.raises(UserError, match=r"^no run has a teacher, which kl needs$"):
+        table_from([measured(each) for each in BASELINE], metric="kl")
+
+
+def test_what_compares_with_the_teacher_is_not_missed_in_a_baseline():
+    table = table_from([measured(each) for each in BASELINE + SOFT], metric="kl")
+    assert list(table.rows) == ["st"]
+    assert not caveats(table)
 
 
 # Bold
@@ -869,7 +999,8 @@ def test_columns_that_do_not_fit_side_by_side_follow_below(terminal):
 @pytest.mark.parametrize("metric", METRICS)
 def test_the_caption_in_the_terminal_is_two_lines_and_names_the_whole_one(terminal, metric):
     terminal(80)
-    records = [replace(r, accuracy=replace(r.accuracy, best_val=r.accuracy.last)) for r in wide()]
+    accuracy = replace(record().accuracy, best_val=90.0)
+    records = [measured(replace(r, accuracy=accuracy, teacher_images=500)) for r in wide()]
     shown = render_records(records, metric=metric, format_name="terminal")
     *_, caption = shown.strip().split("\n\n")
     assert len(caption.splitlines()) == 2

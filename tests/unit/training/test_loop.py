@@ -234,7 +234,7 @@ def test_a_job_killed_in_the_middle_and_started_again_ends_as_if_it_had_not_been
 @pytest.mark.slow
 def test_a_job_killed_before_any_rename_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
     _, whole = trained(job(tmp_path / "whole", "method=baseline"))
-    for number in range(11):  # 3 and 4 of two epochs, history and timing, weights and result
+    for number in range(12):  # 3 and 4 of two epochs, history, timing, weights, logits, result
         the_job = job(tmp_path / f"killed{number}", "method=baseline")
         with monkeypatch.context() as patched:
             kill_before_rename(patched, number)
@@ -292,7 +292,7 @@ def test_a_job_does_not_resume_from_the_checkpoint_of_another(tmp_path, change):
 def test_a_finished_job_keeps_the_weights_and_frees_the_optimizer(runs):
     _, folder = trained(job(runs, "method=st"))
     names = {path.name for path in folder.iterdir()}
-    assert names == {"weights.pt", "result.json", "history.csv", "timing.csv"}
+    assert names == {"weights.pt", "test_logits.pt", "result.json", "history.csv", "timing.csv"}
 
 
 def test_a_finished_job_is_not_trained_again(runs):
