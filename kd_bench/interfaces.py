@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ __all__ = [
     "Networks",
     "Output",
     "PerImageLoss",
+    "Rest",
     "Spec",
     "StageShapes",
     "UserError",
@@ -60,18 +61,29 @@ Classifier: TypeAlias = Callable[
 LossValue: TypeAlias = Tensor | dict[str, Tensor]
 
 
+class Rest(Protocol):
+    """The layers of a network after a stage, on other features than its own."""
+
+    def __call__(self, start: str, feature: Tensor, then: Sequence[str] = ()) -> Output:
+        """Logits, and features of the later stages `then`, of features [B, C, ...] at `start`."""
+
+
 @dataclass(frozen=True)
 class Networks:
     """Both networks as the training step runs them, for losses that evaluate something else.
 
     The classifiers, always in single precision, are for losses that classify other features than
     those at `pooled`: None where `pooled` is not the classifier's input (`StageShapes.classifier`).
+    The rests, in single precision as well, are for losses that run the layers after a stage, which
+    they name in `Loss.cuts`. Batch norm does not record the statistics of what runs there.
     """
 
     student: ForwardPass
     teacher: ForwardPass | None  # None for a method without a teacher
     student_classifier: Classifier | None = None
     teacher_classifier: Classifier | None = None
+    student_rest: Rest | None = None
+    teacher_rest: Rest | None = None  # None for a method without a teacher
 
 
 class StageShapes(dict[str, tuple[int, ...]]):
@@ -180,7 +192,8 @@ class Loss(nn.Module):
     teacher_is_same_model: bool = False  # the teacher must be a trained copy of the student's model
     teacher_learns: bool = False  # the teacher starts from scratch and is trained with the student
     needs_input_gradients: bool = False  # differentiates networks w.r.t. images or features
-    needs_networks: bool = False  # runs the networks on further images, or their classifiers
+    needs_networks: bool = False  # runs the networks on further images, or parts of them
+    cuts: tuple[str, ...] = ()  # stages after which it runs both networks' layers (`Networks`)
     extra_student_images: float = 0.0  # on which it runs the student itself, per image of the batch
     cuda_graph_safe: bool = True  # never synchronizes with the device, so CUDA graphs can hold it
     revision: int = 1  # increment whenever the computed values change

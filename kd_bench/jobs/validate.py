@@ -42,6 +42,7 @@ from kd_bench.jobs.instantiate import (
 )
 from kd_bench.jobs.job import Job
 from kd_bench.methods.common.method import Method
+from kd_bench.models.cut import rest_after
 from kd_bench.training import execution, teacher_cache
 from kd_bench.training.checks.rehearsal import Rehearsal
 from kd_bench.training.optim import check_recipe
@@ -79,13 +80,15 @@ def validate_job(job: Job) -> None:
     for shapes in filter(None, (context.student, context.teacher)):
         for stage in method.stages:
             shapes[stage]  # refused where there is none
+    _check_cuts(job, teacher, method)
     if teacher is not None and config.teacher.source is TeacherSource.table:
         teacher_cache.check_cacheable(traits.uncacheable, method.stages)
     _check_streamed(config, method)
     _check_init(config.method.init, config.method.name)
     if teacher is not None and not traits.teacher_learns and not config.method.chain:
         _check_teacher(config.teacher, teacher)
-    if not all(is_ours(type(part).__module__) for part in method.parts.values()):
+    # A rehearsal's stand-ins have no layers after a stage.
+    if not method.cuts and not all(is_ours(type(p).__module__) for p in method.parts.values()):
         _rehearsal(job, context).check()
     if config.method.chain:
         _check_chain(job)
@@ -114,6 +117,14 @@ def _meta_parts(job: Job) -> tuple[LossContext, Network | None, Method]:
             network, size = build_network(config.model, data.num_classes), (data.height, data.width)
             _, context = with_head(network, config.method, context, size)
         return context, teacher, build_method(config.method, context)
+
+
+def _check_cuts(job: Job, teacher: Network | None, method: Method) -> None:
+    """Refuse networks whose layers after a stage cannot run on their own, where losses need it."""
+    student, _ = meta_network(job.config.model, describe_dataset(job.config.dataset))
+    for network in filter(None, (student, teacher)):
+        for stage in method.cuts:
+            rest_after(network.net, network.stages, stage, (), network.name)
 
 
 def _rehearsal(job: Job, context: LossContext) -> Rehearsal:

@@ -8,19 +8,19 @@ counts.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 from torch.utils.hooks import RemovableHandle
 
 from kd_bench.interfaces import Output, StageShapes, UserError, require
+from kd_bench.models.cut import INPUT, rest_after, unrecorded_statistics
 from kd_bench.utils.errors import message_lines
 from kd_bench.utils.tracebacks import place
-
-INPUT = ":input"
 
 
 class FeatureExtractor(nn.Module):
@@ -45,6 +45,8 @@ class FeatureExtractor(nn.Module):
         super().__init__()
         self.net = net
         self.stages = tuple(stages)
+        self._paths, self._model = dict(stage_paths), model_name
+        self._rests: dict[tuple[str, ...], GraphModule] = {}  # made of the modules of `net`
         self._pooled = stage_paths.get("pooled", "")
         self._features: dict[str, Tensor] = {}  # of the current forward pass
         for stage in dict.fromkeys(self.stages):
@@ -65,6 +67,22 @@ class FeatureExtractor(nn.Module):
         """The module whose input is the stage `pooled`; None where that is not a module's input."""
         path = self._pooled.removesuffix(INPUT)
         return None if path == self._pooled else self.net.get_submodule(path)
+
+    def rest(self, start: str, feature: Tensor, then: Sequence[str] = ()) -> Output:
+        """Logits, and features of the stages `then`, of other features [B, C, ...] at `start`.
+
+        Only later layers run, and batch norm records nothing of it.
+
+        Raises:
+            UserError: the network cannot be cut there.
+        """
+        key = (start, *then)
+        if key not in self._rests:
+            self._rests[key] = rest_after(self.net, self._paths, start, then, self._model)
+        with unrecorded_statistics(self.net):
+            logits, features = self._rests[key](feature)
+        self._features.clear()  # which the hooks have filled
+        return Output(logits, features)
 
 
 class _Declared(dict[str, Tensor]):

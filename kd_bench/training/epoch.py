@@ -103,8 +103,7 @@ class EpochRunner:
             settings = setup.execution
         student = execution.build_forward(setup.student, settings, settings.precision)
         teacher = setup.teacher and setup.teacher.with_execution(settings)
-        classifier = setup.student.classifier
-        return Step(student, teacher, setup.method, self.phase.name, self.optimizer, classifier)
+        return Step(student, teacher, setup.method, self.phase.name, self.optimizer, setup.student)
 
     def _train_on_next(self, step: Step, size: int) -> None:
         """Train on the next `size` images of the epoch's order."""

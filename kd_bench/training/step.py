@@ -8,9 +8,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from kd_bench.interfaces import Batch, Classifier, ForwardPass, Networks, Output
+from kd_bench.interfaces import Batch, ForwardPass, Networks, Output
 from kd_bench.methods.common.method import Method
-from kd_bench.models.features import forward_with_views
+from kd_bench.models.features import FeatureExtractor, forward_with_views
 from kd_bench.training.optim import SGD
 from kd_bench.training.teacher import Teacher
 
@@ -24,7 +24,7 @@ class Step:
         method: losses and weights.
         phase: "init" or "main", the phase of training that this step belongs to.
         optimizer: updates the parameters of student and method.
-        student_classifier: the student's classifier alone, for losses that need it.
+        student_net: the student's network, for losses that run parts of it.
     """
 
     def __init__(
@@ -34,11 +34,11 @@ class Step:
         method: Method,
         phase: str,
         optimizer: SGD,
-        student_classifier: Classifier | None = None,
+        student_net: FeatureExtractor | None = None,
     ):
         self.student, self.teacher = student, teacher
-        teacher_classifier = None if teacher is None else teacher.network.classifier
-        self.networks = Networks(student, teacher, student_classifier, teacher_classifier)
+        teacher_net = None if teacher is None else teacher.network
+        self.networks = networks_of(student, student_net, teacher, teacher_net)
         self.method, self.phase, self.optimizer = method, phase, optimizer
 
     def __call__(
@@ -81,6 +81,23 @@ class Step:
         if shown is None:
             return self.teacher.forward(batch, views)
         return self.teacher.forward(shown, self.method.extra_views(shown.image, self.phase))
+
+
+def networks_of(
+    student: ForwardPass,
+    student_net: FeatureExtractor | None,
+    teacher: ForwardPass | None,
+    teacher_net: FeatureExtractor | None,
+) -> Networks:
+    """Both networks for losses: their forward passes, and parts of them."""
+    return Networks(
+        student,
+        teacher,
+        student_net and student_net.classifier,
+        teacher_net and teacher_net.classifier,
+        student_net and student_net.rest,
+        teacher_net and teacher_net.rest,
+    )
 
 
 class EpochMetrics:

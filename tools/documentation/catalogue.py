@@ -18,10 +18,11 @@ from torch import Tensor
 from kd_bench.cli.hydra_app import compose_single
 from kd_bench.config.compose import CONFIG_DIR
 from kd_bench.config.schema import Config, MethodConfig
-from kd_bench.interfaces import Batch, Loss, LossContext, Networks, Output
+from kd_bench.interfaces import Batch, Loss, LossContext, Output
 from kd_bench.jobs import instantiate
 from kd_bench.methods.common.method import Method, flatten_weights
 from kd_bench.models.features import forward_with_views
+from kd_bench.training.step import networks_of
 from kd_bench.training.teacher import Teacher
 
 METHODS, PLUGINS = Path(CONFIG_DIR) / "method", Path(CONFIG_DIR) / "plugin"
@@ -221,11 +222,11 @@ def _seen(method: Method, student: Any, other: Any, context: LossContext) -> set
         teacher = Teacher(
             other.extractor(method.stages), needs_input_gradients=method.needs_input_gradients
         )
-    networks = Networks(
+    networks = networks_of(
         _recorder(net, seen),
+        net,
         teacher and _recorder(teacher, seen),
-        net.classifier,
-        teacher and teacher.network.classifier,
+        teacher and teacher.network,
     )
     if teacher:
         method.prepare(lambda: [(teacher(image.detach()), batch.target)])
@@ -258,6 +259,7 @@ def _special(classes: Iterable[type[Loss]]) -> list[str]:
             loss.prepare is not Loss.prepare
         ),
         "no teacher": lambda loss: not loss.needs_teacher,
+        "the networks' later layers": lambda loss: bool(loss.cuts),
         "a teacher that learns": lambda loss: loss.teacher_learns,
         "the student's own model as teacher": lambda loss: loss.teacher_is_same_model,
     }

@@ -22,12 +22,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from kd_bench.data.dataset import Data
-from kd_bench.interfaces import Batch, Networks, StageShapes
+from kd_bench.interfaces import Batch, StageShapes
 from kd_bench.jobs.assemble import assemble_setup
 from kd_bench.jobs.job import Job
 from kd_bench.training.device import choose_device, configure_process
 from kd_bench.training.epoch import EpochRunner
 from kd_bench.training.setup import TrainingSetup, phases
+from kd_bench.training.step import networks_of
 from kd_bench.training.teacher_cache import CachedTeacher, row_width
 from kd_bench.utils.torchvision import import_torchvision
 
@@ -193,13 +194,7 @@ class PlainStep:
                 with torch.no_grad():
                     teacher_out = self._teacher(image)
             student_out = setup.student(image)
-            teacher = setup.teacher and setup.teacher.network
-            networks = Networks(
-                setup.student,
-                self._teacher,
-                setup.student.classifier,
-                teacher and teacher.classifier,
-            )
+            networks = networks_of(setup.student, setup.student, self._teacher, self._teacher)
             terms = setup.method(student_out, teacher_out, batch, networks)
             loss = setup.method.total(terms, batch.epoch)
         value = loss.item()

@@ -104,6 +104,11 @@ class Method(nn.Module):
         return tuple(dict.fromkeys(stage for loss in self._all_losses for stage in loss.stages))
 
     @property
+    def cuts(self) -> tuple[str, ...]:
+        """All stages after which losses run the rest of a network, without duplicates."""
+        return tuple(dict.fromkeys(stage for loss in self._all_losses for stage in loss.cuts))
+
+    @property
     def needs_input_gradients(self) -> bool:
         """Whether any loss differentiates the networks with respect to images or features."""
         return any(loss.needs_input_gradients for loss in self._all_losses)

@@ -95,7 +95,7 @@ class Rehearsal:
             method.prepare(partial(self._outputs, context, teacher, size))
         for phase in filter(method.weights_of, ("init", "main")):
             method.on_epoch_start(phase)
-            step = Step(student, teacher, method, phase, optimizer, student.classifier)
+            step = Step(student, teacher, method, phase, optimizer, student)
             index = torch.arange(size)
             shown = method.teacher_index(index, phase)
             others = None if shown is None else self._batch(context, shown)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 import re
@@ -12,7 +13,7 @@ from helpers.shipped import CONF, choices, load, shapes
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from kd_bench.interfaces import Batch, LossContext, Networks, Output, StageShapes, UserError
+from kd_bench.interfaces import Batch, LossContext, Output, StageShapes, UserError
 from kd_bench.jobs import instantiate
 from kd_bench.jobs.resolve import method_traits
 from kd_bench.methods.at import AttentionTransfer
@@ -23,6 +24,7 @@ from kd_bench.methods.logits import LogitRegression
 from kd_bench.methods.st import SoftTarget
 from kd_bench.models.features import FeatureExtractor, forward_with_views, probe_shapes
 from kd_bench.models.resnet import ResNet
+from kd_bench.training.step import networks_of
 from kd_bench.training.teacher import Teacher
 
 METHODS = choices("method")
@@ -43,7 +45,9 @@ class MethodFixture:
 
     def __init__(self, name: str):
         torch.manual_seed(0)
-        self.config = load("method", name)
+        self.config = copy.deepcopy(load("method", name))
+        if name == "fcfd":  # whose steps have some of its paths: here, all of them
+            self.config.losses["fcfd"]["paths"] = 4
         traits = method_traits(instantiate.loss_classes(self.config))
         self.has_teacher, self.learns = traits.needs_teacher, traits.teacher_learns
         self.phases = ["init", "main"] if self.config.init.weights else ["main"]
@@ -99,12 +103,8 @@ class MethodFixture:
     def terms_of(
         self, outputs: list[Output | None], batch: Batch, phase: str = "main"
     ) -> dict[str, Tensor]:
-        networks = Networks(
-            self.student,
-            self.teacher if self.has_teacher else None,
-            self.student.classifier,
-            self.teacher.network.classifier,
-        )
+        teacher = (self.teacher, self.teacher.network) if self.has_teacher else (None, None)
+        networks = networks_of(self.student, self.student, *teacher)
         return self.method(*outputs, batch, networks, phase)
 
     def terms(self, phase: str) -> dict[str, Tensor]:

@@ -1,0 +1,96 @@
+"""The layers of a network after a stage, as a network of their own that shares its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+from torch import nn
+from torch.fx import Graph, GraphModule, Node, Tracer
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from kd_bench.utils.errors import UserError, message_lines
+
+INPUT = ":input"
+
+
+def rest_after(
+    net: nn.Module, paths: Mapping[str, str], start: str, then: Iterable[str], model: str
+) -> GraphModule:
+    """The layers after the stage `start`: feature [B, C, ...] -> (logits, features of `then`).
+
+    Its modules are those of `net`, in the mode in which they are when it runs. torch.fx traces the
+    code between the modules of the stages, not that in them.
+
+    Args:
+        net: the network.
+        paths: module path of each stage.
+        start: the stage whose features it takes.
+        then: later stages.
+        model: name of the network, for error messages.
+
+    Raises:
+        UserError: later layers read more than that stage, or torch.fx cannot trace the network.
+    """
+    whose = f"{model} cannot be cut at stage '{start}'"
+    wanted = {stage: paths[stage] for stage in (start, *then)}
+    graph = _trace(net, [path.removesuffix(INPUT) for path in wanted.values()], whose)
+    nodes = {stage: _node(graph, path, whose) for stage, path in wanted.items()}
+    (image,) = (node for node in graph.nodes if node.op == "placeholder")
+    with graph.inserting_after(image):
+        feature = graph.placeholder("feature")
+    end = next(node for node in graph.nodes if node.op == "output")
+    end.args = ((end.args[0], {stage: nodes[stage] for stage in then}),)
+    nodes[start].replace_all_uses_with(feature)
+    rest = GraphModule(net, graph)
+    rest.graph.eliminate_dead_code()
+    if image.users:
+        raise UserError(f"{whose}: its later layers read more than that stage")
+    rest.graph.erase_node(image)
+    rest.recompile()
+    return rest
+
+
+class _Leaves(Tracer):
+    """Traces a network without looking into some of its modules."""
+
+    def __init__(self, paths: Iterable[str]):
+        super().__init__()
+        self.paths = set(paths)
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether a module becomes one node."""
+        return module_qualified_name in self.paths or super().is_leaf_module(
+            m, module_qualified_name
+        )
+
+
+def _trace(net: nn.Module, leaves: Iterable[str], whose: str) -> Graph:
+    try:
+        return _Leaves(leaves).trace(net)
+    except Exception as error:  # a network's own code, traced, may raise anything
+        reason = f"{type(error).__name__}: {message_lines(error)[0]}"
+        raise UserError(f"{whose}: torch.fx cannot trace it, {reason}") from error
+
+
+def _node(graph: Graph, path: str, whose: str) -> Node:
+    """Where a stage's features are in a graph; for a module called twice, the last call counts."""
+    module = path.removesuffix(INPUT)
+    calls = [node for node in graph.nodes if (node.op, node.target) == ("call_module", module)]
+    if not calls:
+        raise UserError(f"{whose}: '{module}' is part of another stage that is needed, or unused")
+    (first, *_) = calls[-1].args
+    return first if path.endswith(INPUT) else calls[-1]
+
+
+@contextmanager
+def unrecorded_statistics(net: nn.Module) -> Iterator[None]:
+    """Batch norm normalises as its mode says, but does not record a batch's statistics."""
+    recording = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    try:
+        for norm in recording:
+            norm.track_running_stats = False
+        yield
+    finally:
+        for norm in recording:
+            norm.track_running_stats = True
