@@ -289,6 +289,7 @@ class Head(nn.Module):
 
     reads: str  # a stage of the student
     stages: Mapping[str, str] = {}  # stage -> path of a module of the head, as for a model
+    revision: int = 1  # increment whenever the computed values change
 
     forward: Callable[[Tensor], Tensor]
 
@@ -347,6 +348,7 @@ class GradientRule:
 
     parts: Sequence[Sequence[str]] = ()  # the terms of each part that it needs the gradient of
     buffers: int = 0  # how many numbers it keeps for every number of a parameter, zero at first
+    revision: int = 1  # increment whenever the computed values change
 
     def __init__(self, terms: Sequence[str], momentum: float):
         pass

@@ -100,7 +100,7 @@ def job_identity(
         config: the configuration of the job.
         needs_teacher: if False, the teacher is left out: a baseline runs once for all pairs.
         teacher_learns: the teacher is trained with the student; its recipe and seed do not count.
-        revisions: loss or plug-in -> its `revision`, raised when its numbers change.
+        revisions: part of the method -> its `revision`, raised when its numbers change.
         taught_by: the `short_name`s of the jobs that teach, if that is not the teacher alone.
     """
     plain = canonical(to_plain(config))

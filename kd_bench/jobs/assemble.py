@@ -13,11 +13,11 @@ from kd_bench.jobs.instantiate import (
     build_method,
     build_network,
     build_rule,
+    revisions,
     with_head,
 )
 from kd_bench.jobs.job import Job
 from kd_bench.jobs.teacher import load_network, make_teacher
-from kd_bench.methods.common.method import Method
 from kd_bench.training import execution
 from kd_bench.training.checks.gradients import check_gradients
 from kd_bench.training.setup import TrainingSetup
@@ -36,10 +36,11 @@ def assemble_setup(
         message: prints what takes a while, such as filling a cache.
 
     Raises:
-        UserError: a loss was revised since the job was frozen, or the teacher's weights are not
-            those that are recorded.
+        UserError: a part of the method was revised since the job was frozen, or the teacher's
+            weights are not those that are recorded.
     """
     config, seed = job.config, job.config.seed
+    _check_revisions(job)
     data = build_dataset(config.dataset).load(device)
     if line := imbalance(data.train.target, data.num_classes):
         message(f"dataset '{config.dataset.name}': {line}")
@@ -61,7 +62,6 @@ def assemble_setup(
     student, context = with_head(student, config.method, context, data.image_size)
     torch.manual_seed(derive_seed(seed, "method"))
     method = build_method(config.method, context).to(device)
-    _check_revisions(job, method)
     networks = [network for network in (student, teacher) if network is not None]
     resolved = execution.resolve_execution(
         config, method, device, [network.net for network in networks]
@@ -88,12 +88,12 @@ def assemble_setup(
     )
 
 
-def _check_revisions(job: Job, method: Method) -> None:
-    """Refuse to record, under the identity that was frozen, what newer code of a loss computes."""
-    for name, frozen in job.traits.revisions.items():
-        now = method.parts[name].revision
+def _check_revisions(job: Job) -> None:
+    """Refuse to record, under the identity that was frozen, what newer code of a part computes."""
+    for name, now in revisions(job.config.method).items():
+        frozen = job.traits.revisions.get(name, 1)  # a file may be older than rules and heads in it
         require(
             now == frozen,
-            f"loss '{name}' was revised since this job was prepared (revision {frozen}, now {now}),"
+            f"'{name}' was revised since this job was prepared (revision {frozen}, now {now}),"
             " so its numbers belong to another job; start the sweep again",
         )

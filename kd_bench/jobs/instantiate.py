@@ -49,7 +49,7 @@ from kd_bench.utils.torchvision import declare_operators
 from kd_bench.utils.tracebacks import summary
 
 Arguments = Mapping[str, Any]  # of a `_target_`, with it
-Kind = TypeVar("Kind", Loss, LogitPlugin)
+Kind = TypeVar("Kind", Loss, LogitPlugin, GradientRule, Head)
 
 
 # From `_target_` to an object
@@ -236,10 +236,7 @@ def with_head(
     """
     if not config.head:
         return student, context
-    where = f"method '{config.name}', head"
-    head = from_target(config.head, where, context)
-    is_head = isinstance(head, Head)
-    require(is_head, f"{where}: {config.head['_target_']} is no kd_bench.interfaces.Head")
+    head = from_target(config.head, f"method '{config.name}', head", context)
     net = HeadedNetwork(student.net, context.student, head)
     replace_unsafe_convolutions(net)
     headed = Network(net, net.stages, student.name)
@@ -340,19 +337,31 @@ def plugin_classes(config: MethodConfig) -> dict[str, type[LogitPlugin]]:
     return _classes(config.plugins, f"method '{config.name}', plug-in", LogitPlugin)
 
 
+def revisions(config: MethodConfig) -> dict[str, int]:
+    """The revision of each part of a method: loss, plug-in, rule and head."""
+    rules = _classes(config.rule, f"method '{config.name}', rule", GradientRule)
+    parts: dict[str, type[Loss | LogitPlugin | GradientRule | Head]] = {
+        **loss_classes(config),
+        **{f"plugins.{name}": plugin for name, plugin in plugin_classes(config).items()},
+        **{f"rule.{name}": rule for name, rule in rules.items()},
+    }
+    if config.head:
+        parts["method.head"] = _class(config.head, f"method '{config.name}', head", Head)
+    return {name: part.revision for name, part in parts.items()}
+
+
 def _classes(parts: Mapping[str, Any], whose: str, kind: type[Kind]) -> dict[str, type[Kind]]:
-    found = {}
-    for name, arguments in parts.items():
-        where = f"{whose} '{name}'"
-        require(
-            isinstance(arguments, Mapping) and "_target_" in arguments,
-            f"{where} has no _target_ (a dotted path to a class)",
-        )
-        found[name] = import_target(arguments["_target_"], where)
-        is_kind = inspect.isclass(found[name]) and issubclass(found[name], kind)
-        require(
-            is_kind, f"{where}: {arguments['_target_']} is no kd_bench.interfaces.{kind.__name__}"
-        )
+    return {name: _class(part, f"{whose} '{name}'", kind) for name, part in parts.items()}
+
+
+def _class(arguments: Any, where: str, kind: type[Kind]) -> type[Kind]:
+    require(
+        isinstance(arguments, Mapping) and "_target_" in arguments,
+        f"{where} has no _target_ (a dotted path to a class)",
+    )
+    found = import_target(arguments["_target_"], where)
+    is_kind = inspect.isclass(found) and issubclass(found, kind)
+    require(is_kind, f"{where}: {arguments['_target_']} is no kd_bench.interfaces.{kind.__name__}")
     return found
 
 
@@ -399,8 +408,5 @@ def build_rule(config: MethodConfig, method: Method, recipe: RecipeConfig) -> Gr
     )
     for name, arguments in config.rule.items():
         where = f"method '{config.name}', rule '{name}'"
-        rule = from_target(arguments, where, list(method.weights_of("main")), recipe.momentum)
-        is_rule = isinstance(rule, GradientRule)
-        require(is_rule, f"{where}: {arguments['_target_']} is no kd_bench.interfaces.GradientRule")
-        return rule
+        return from_target(arguments, where, list(method.weights_of("main")), recipe.momentum)
     return None

@@ -14,9 +14,8 @@ from kd_bench.config.identity import (
     job_identity,
     short_name,
 )
-from kd_bench.config.schema import Config, Side
-from kd_bench.interfaces import LogitPlugin, Loss
-from kd_bench.jobs.instantiate import loss_classes, plugin_classes
+from kd_bench.config.schema import Config, MethodConfig, Side
+from kd_bench.jobs.instantiate import loss_classes, revisions
 from kd_bench.jobs.job import Job, MethodTraits
 from kd_bench.results.labels import method_label
 from kd_bench.training.teacher_cache import why_uncacheable
@@ -34,7 +33,7 @@ def resolve_job(config: Config, changed: Mapping[str, Any]) -> Job:
             checkpoint cannot be read; a chain's link, or a number, is wrong.
     """
     check_names(config)
-    traits = method_traits(loss_classes(config.method), plugin_classes(config.method))
+    traits = method_traits(config.method)
     return _job(config, changed, traits)
 
 
@@ -65,18 +64,16 @@ def _job(config: Config, changed: Mapping[str, Any], traits: MethodTraits) -> Jo
     )
 
 
-def method_traits(
-    classes: Mapping[str, type[Loss]], plugins: Mapping[str, type[LogitPlugin]] | None = None
-) -> MethodTraits:
-    """What the classes of a method's losses and plug-ins, by name, declare."""
+def method_traits(config: MethodConfig) -> MethodTraits:
+    """What the classes of a method's parts declare."""
+    classes = loss_classes(config)
     reasons = {name: why_uncacheable(loss) for name, loss in classes.items()}
     return MethodTraits(
         needs_teacher=any(loss.needs_teacher for loss in classes.values()),
         teacher_learns=any(loss.teacher_learns for loss in classes.values()),
         teacher_is_same_model=any(loss.teacher_is_same_model for loss in classes.values()),
         uncacheable={name: reason for name, reason in reasons.items() if reason is not None},
-        revisions={name: loss.revision for name, loss in classes.items()}
-        | {f"plugins.{name}": plugin.revision for name, plugin in (plugins or {}).items()},
+        revisions=revisions(config),
     )
 
 

@@ -17,6 +17,7 @@ from kd_bench.sweep.prepare import prepare_jobs
 from kd_bench.utils.errors import UserError
 
 ENSEMBLE = ("method=ensemble_teacher", "method.ensemble.size=2")
+HEAD = "{_target_: kd_bench.methods.simkd.ReusedClassifier}"
 LINKS = "model@assistant=resnet8"
 
 
@@ -228,7 +229,7 @@ REFUSED = {
         r" takes resnet8_half, resnet8$",
     ),
     "a link with a head of its own": (
-        ("method=assistant", LINKS, "+method.chain.assistant.method.head={_target_: a.B}"),
+        ("method=assistant", LINKS, f"+method.chain.assistant.method.head={HEAD}"),
         r"^method\.chain\.assistant: a student with another head cannot teach$",
     ),
     "a link's own mistake": (

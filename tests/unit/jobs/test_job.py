@@ -9,13 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from helpers.jobs import TINY, job, rewrite_record, trained
 from helpers.shell import run
 
 from kd_bench.config import identity
 from kd_bench.config.schema import RecipeConfig
+from kd_bench.jobs.assemble import assemble_setup
 from kd_bench.jobs.job import Job, read_job, read_jobs, write_jobs
 from kd_bench.jobs.worker import run_job
+from kd_bench.methods.dot import DistillationOriented
+from kd_bench.methods.plugins.sort import SortedTeacher
+from kd_bench.methods.simkd import ReusedClassifier
 from kd_bench.methods.st import SoftTarget
 from kd_bench.results.run_folder import read_record
 from kd_bench.utils.errors import DamagedError, UserError
@@ -59,11 +64,31 @@ def test_a_worker_works_in_the_frozen_folder_when_defaults_have_changed(
     assert f"/{record.digest}/" in record.folder
 
 
+@pytest.mark.parametrize(
+    ("choices", "part", "name"),
+    [
+        (["method=st", "rule=dot"], DistillationOriented, "rule.dot"),
+        (["method=simkd"], ReusedClassifier, "method.head"),
+        (["method=st", "plugin=sort"], SortedTeacher, "plugins.sort"),
+    ],
+)
+def test_a_revised_part_of_a_method_makes_another_job(tmp_path, monkeypatch, choices, part, name):
+    before = job(tmp_path, *choices)
+    assert before.traits.revisions[name] == 1
+    assert "revisions" not in before.identity
+    monkeypatch.setattr(part, "revision", 2)
+    after = job(tmp_path, *choices)
+    assert after.identity == {**before.identity, "revisions": {name: 2}}
+    assert after.folder != before.folder
+    with pytest.raises(UserError, match=f"'{name}' was revised since this job was prepared"):
+        assemble_setup(before, torch.device("cpu"))
+
+
 def test_a_worker_records_nothing_when_a_loss_was_revised(frozen, tmp_path, monkeypatch):
     the_job, file = frozen
     monkeypatch.setattr(SoftTarget, "revision", SoftTarget.revision + 1)
     assert job(tmp_path, "method=st").folder != the_job.folder
-    with pytest.raises(UserError, match="loss 'st' was revised since this job was prepared"):
+    with pytest.raises(UserError, match="'st' was revised since this job was prepared"):
         run_job(file, 0)
     assert students(tmp_path) == [the_job.path]
     assert {path.name for path in the_job.path.iterdir()} == {"error.txt"}

@@ -85,8 +85,8 @@ def test_what_changes_nothing_in_a_chain_changes_no_digest(tmp_path, change):
 def test_a_revised_loss_of_a_link_makes_other_jobs_down_to_the_student(tmp_path, monkeypatch):
     before = job(tmp_path, "method=assistant", "method.losses.st.temperature=2", *LINKS)
 
-    def revised(*classes):
-        found = method_traits(*classes)
+    def revised(config):
+        found = method_traits(config)
         return replace(found, revisions=dict.fromkeys(found.revisions, 2))
 
     monkeypatch.setattr(resolve, "method_traits", revised)

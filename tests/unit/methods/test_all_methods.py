@@ -48,7 +48,7 @@ class MethodFixture:
         self.config = copy.deepcopy(load("method", name))
         if name == "fcfd":  # whose steps have some of its paths: here, all of them
             self.config.losses["fcfd"]["paths"] = 4
-        traits = method_traits(instantiate.loss_classes(self.config))
+        traits = method_traits(self.config)
         self.has_teacher, self.learns = traits.needs_teacher, traits.teacher_learns
         self.phases = ["init", "main"] if self.config.init.weights else ["main"]
         self.teacher_net = ResNet(K, 14, TEACHER_WIDTHS)
