@@ -5,10 +5,14 @@ arXiv:2505.15133.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-from kd_bench.interfaces import require
+from torch import Tensor
+
+from kd_bench.interfaces import LossContext, require
 from kd_bench.methods.common.momenta import SeparateMomenta
+from kd_bench.methods.dkd import DecoupledDistillation
 
 PARTS = ("target", "ce", "rest")
 
@@ -21,7 +25,7 @@ class DeeplyDecoupled(SeparateMomenta):
     them a larger momentum. The authors' code (haiduo/DeepKD) computes otherwise: there cross
     entropy has the momentum of "target", by an order of conditions. "target" has the weight decay,
     as there. Deltas of +-0.075 are theirs for CIFAR-100 at mu = 0.9, without Nesterov's momentum.
-    The paper's mask of unlikely classes, which grows while training, is not part of the rule.
+    The paper's mask of unlikely classes is a part of the loss: `GrowingMask`.
     """
 
     def __init__(
@@ -35,3 +39,40 @@ class DeeplyDecoupled(SeparateMomenta):
             f" {', '.join(terms)}",
         )
         super().__init__(list(found.values()), [target, ce, rest], momentum)
+
+
+class GrowingMask(DecoupledDistillation):
+    """As `dkd`, but "rest" is of the teacher's K likeliest classes alone; K grows by the epoch.
+
+    The classes of the teacher's K largest logits, without the label, are kept on both sides, as in
+    the authors' code (haiduo/DeepKD). There K is constant, and off in the configurations for
+    CIFAR-100. In the paper it grows from a small value, since unlikely classes are noise to a young
+    student. We could not read by which schedule, so ours is a straight line: from `first_share` of
+    the classes, but at least two, in the first epoch to all of them in the last.
+
+    Args:
+        context: of the networks.
+        temperature: T.
+        first_share: share of the classes in the first epoch.
+
+    Raises:
+        UserError: if the temperature is not above 0, or the share is not in (0, 1].
+    """
+
+    def __init__(self, context: LossContext, temperature: float, first_share: float):
+        super().__init__(context, temperature)
+        require(
+            0 < first_share <= 1, f"first_share must be above 0 and at most 1, got {first_share}"
+        )
+        self.classes, self.epochs = context.num_classes, context.epochs
+        self.first = max(2, math.ceil(first_share * self.classes))
+
+    def others(self, teacher: Tensor, label: Tensor, epoch: Tensor) -> Tensor:
+        order = teacher.argsort(dim=1, descending=True, stable=True)
+        place = order.argsort(dim=1)  # 0 is the likeliest class
+        return (place < self.kept(epoch)) & ~label
+
+    def kept(self, epoch: Tensor) -> Tensor:
+        """K in an epoch, from 1: [] -> []."""
+        done = (epoch - 1) / max(self.epochs - 1, 1)
+        return (self.first + done * (self.classes - self.first)).round()

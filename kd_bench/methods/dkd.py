@@ -32,5 +32,10 @@ class DecoupledDistillation(PerImageLoss):
     def per_image(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         s, t = student.logits / self.temperature, teacher.logits / self.temperature  # [B, K]
         label = is_class(batch.target, s)
+        others = self.others(t, label, batch.epoch)
         scale = self.temperature**2
-        return {"target": scale * kl_between(s, t, label), "rest": scale * kl_within(s, t, ~label)}
+        return {"target": scale * kl_between(s, t, label), "rest": scale * kl_within(s, t, others)}
+
+    def others(self, teacher: Tensor, label: Tensor, epoch: Tensor) -> Tensor:
+        """The classes of "rest": logits [B, K], mask of the label [B, K], epoch [] -> [B, K]."""
+        return ~label
