@@ -1,13 +1,15 @@
-"""python tools/methods.py: the tables of all methods and plug-ins, read from conf/ and the code.
+"""python tools/methods.py: the tables of methods, plug-ins and rules, read from conf/ and the code.
 
 python tools/methods.py              print the one of methods
 python tools/methods.py --plugins    print the one of plug-ins
-python tools/methods.py --write      put both into docs/methods.md
+python tools/methods.py --rules      print the one of rules
+python tools/methods.py --write      put all into docs/methods.md
 python tools/methods.py --check      exit 1 where docs/methods.md has others
 """
 
 from __future__ import annotations
 
+import difflib
 import sys
 from pathlib import Path
 
@@ -21,11 +23,12 @@ PAGE = Path(__file__).resolve().parents[1] / "docs/methods.md"
 TABLES = {
     "python tools/methods.py": catalogue.table,
     "python tools/methods.py --plugins": catalogue.plugin_table,
+    "python tools/methods.py --rules": catalogue.rule_table,
 }
 
 
 def with_tables(text: str) -> str:
-    """The page with its tables of methods and plug-ins made anew."""
+    """The page with its tables made anew."""
     commands = [block.command for block in blocks.find_blocks(text)]
     for command in TABLES:
         require(command in commands, f"{PAGE} has no block that '{command}' makes")
@@ -36,7 +39,7 @@ def with_tables(text: str) -> str:
 
 def main(argv: list[str]) -> int:
     """Run the command line; the exit status."""
-    require(argv in ([], ["--plugins"], ["--write"], ["--check"]), __doc__)
+    require(argv in ([], ["--plugins"], ["--rules"], ["--write"], ["--check"]), __doc__)
     torch.set_num_threads(1)  # the steps are tiny
     command = " ".join(["python tools/methods.py", *argv])
     if command in TABLES:
@@ -47,10 +50,10 @@ def main(argv: list[str]) -> int:
     if argv == ["--write"]:
         atomic_write(PAGE, made)
         return 0
-    rows = [line for line in made.splitlines() if line not in there.splitlines()]
-    rows += [line for line in there.splitlines() if line not in made.splitlines()]
     if made != there:
-        print(f"{PAGE.name} is stale; run python tools/methods.py --write:", *rows[:6], sep="\n")
+        print(f"{PAGE.name} is stale; run python tools/methods.py --write:")
+        changes = difflib.unified_diff(there.splitlines(), made.splitlines(), lineterm="", n=0)
+        print(*(line for line in changes if line.startswith(("+|", "-|"))), sep="\n")
     return int(made != there)
 
 

@@ -1,4 +1,4 @@
-"""The tables of all methods and plug-ins, read from their YAML files and classes."""
+"""The tables of all methods, plug-ins and rules, read from their YAML files and classes."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ from kd_bench.methods.common.method import Method, flatten_weights
 from kd_bench.models.features import forward_with_views
 from kd_bench.training.step import networks_of
 from kd_bench.training.teacher import Teacher
+from kd_bench.utils.text.formatting import pluralize
 
-METHODS, PLUGINS = Path(CONFIG_DIR) / "method", Path(CONFIG_DIR) / "plugin"
+METHODS, PLUGINS, RULES = (Path(CONFIG_DIR) / group for group in ("method", "plugin", "rule"))
 # Images of 32x32, for which weights are published; equal networks, as some methods need.
 JOB = ("dataset=synthetic", "dataset.source.size=32", "model=resnet8", "teacher=resnet8")
 BATCH, SIZE = 4, (8, 8)
@@ -36,6 +37,7 @@ _CITATION = re.compile(
 )
 HEAD = ("method", "paper", "loss", "reads", "weights", "source of the weights")
 PLUGIN_HEAD = ("plug-in", "paper", "what it does", "acts on losses", "source of the numbers")
+RULE_HEAD = ("rule", "paper", "what it does", "costs", "source of the numbers")
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,29 @@ def table() -> str:
 def plugin_table() -> str:
     """All plug-ins as a table in Markdown."""
     return _table(PLUGIN_HEAD, map(plugin_row, names(PLUGINS)))
+
+
+def rule_table() -> str:
+    """All rules as a table in Markdown."""
+    return _table(RULE_HEAD, map(rule_row, names(RULES)))
+
+
+def rule_row(name: str) -> str:
+    """What the code and the YAML file of a rule have to say of it."""
+    # dkd has the terms that every rule needs.
+    config = compose_single((*JOB, "method=dkd", f"rule={name}"), None)
+    note = comment((RULES / f"{name}.yaml").read_text().partition("\n")[2])  # without the package
+    method, _ = _built(config.method)
+    rule = instantiate.build_rule(config.method, method, config.recipe)
+    if rule is None:
+        return _row(f"`{name}`", "", escaped(note), "", "")
+    passes, buffers = (
+        pluralize(number, what)
+        for number, what in ((len(rule.parts), "pass"), (rule.buffers, "buffer"))
+    )
+    costs = f"{passes} more back through the student, {buffers} per parameter"
+    cells = paper(type(rule).__module__), escaped(first_line(type(rule))), costs
+    return _row(f"`{name}`", *cells, escaped(_CITATION.sub("", note)))
 
 
 def plugin_row(name: str) -> str:
@@ -191,6 +216,16 @@ def reads(config: MethodConfig) -> list[str]:
     Stages are those that the losses name; whether they read logits is seen in one step.
     """
     torch.manual_seed(0)
+    method, (student, other, context) = _built(config)
+    classes = instantiate.loss_classes(config).values()
+    has_teacher = context.teacher is not None
+    found = sorted(_seen(method, student, other if has_teacher else None, context))
+    found += [f"`{stage}`" for stage in method.stages]
+    return [*found, *_special(classes), *["a head at inference"] * bool(config.head)]
+
+
+def _built(config: MethodConfig) -> tuple[Method, tuple[Any, Any, LossContext]]:
+    """A method, and what it is made from: student, teacher and context."""
     job = _job()
     data, model = instantiate.describe_dataset(job.dataset), job.model
     student, other = (instantiate.build_network(model, data.num_classes) for _ in range(2))
@@ -205,10 +240,7 @@ def reads(config: MethodConfig) -> list[str]:
         teacher_net=other.net if has_teacher else None,
     )
     student, context = instantiate.with_head(student, config, context, SIZE)
-    method = instantiate.build_method(config, context)
-    found = sorted(_seen(method, student, other if has_teacher else None, context))
-    found += [f"`{stage}`" for stage in method.stages]
-    return [*found, *_special(classes), *["a head at inference"] * bool(config.head)]
+    return instantiate.build_method(config, context), (student, other, context)
 
 
 def _seen(method: Method, student: Any, other: Any, context: LossContext) -> set[str]:

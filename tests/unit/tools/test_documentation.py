@@ -149,7 +149,8 @@ def test_a_weight_s_source_is_the_comment_without_its_citation():
 @pytest.mark.slow
 def test_a_page_is_stale_without_a_row(tmp_path, monkeypatch, capsys):
     methods = script("methods")
-    some = {methods.catalogue.METHODS: ["baseline", "st"], methods.catalogue.PLUGINS: ["ea"]}
+    folders = methods.catalogue.METHODS, methods.catalogue.PLUGINS, methods.catalogue.RULES
+    some = dict(zip(folders, (["baseline", "st"], ["ea"], ["dot", "sgd"]), strict=True))
     monkeypatch.setattr(methods.catalogue, "names", some.__getitem__)
     monkeypatch.setattr(methods, "PAGE", tmp_path / "methods.md")
     blocks = [f"<!-- output: {command} -->\n<!-- /output -->\n" for command in methods.TABLES]
@@ -158,10 +159,22 @@ def test_a_page_is_stale_without_a_row(tmp_path, monkeypatch, capsys):
     assert methods.main(["--write"]) == 0
     assert methods.main(["--check"]) == 0
     lines = methods.PAGE.read_text().splitlines(keepends=True)
-    methods.PAGE.write_text("".join(line for line in lines if not line.startswith("| `st`")))
+    kept = [line for line in lines if not line.startswith("| `st`")]
+    methods.PAGE.write_text("".join(kept).replace("| `dot` |", "| `dots` |"))
     capsys.readouterr()
     assert methods.main(["--check"]) == 1
-    assert "| `st` |" in capsys.readouterr().out
+    said, *rows = capsys.readouterr().out.splitlines()
+    assert said == "methods.md is stale; run python tools/methods.py --write:"
+    assert [row[:9] for row in rows] == ["+| `st` |", "-| `dots`", "+| `dot` "]
+
+
+def test_a_rule_s_row_says_what_it_costs():
+    # DOT needs the gradient of one part beside that of the sum, and keeps a momentum for it
+    row = catalogue.rule_row("dot").split(" | ")
+    assert row[0] == "| `dot`"
+    assert row[1].startswith("DOT: A Distillation-Oriented Trainer")
+    assert row[3] == "1 pass more back through the student, 1 buffer per parameter"
+    assert row[4] == "Delta: the authors' code for CIFAR-100, momentum 0.9 |"
 
 
 def test_docs_checks_every_page_unless_some_are_given(tmp_path, monkeypatch):
