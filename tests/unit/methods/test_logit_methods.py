@@ -56,8 +56,12 @@ def logits(size: int, classes: int, scale: float) -> tuple[Tensor, Tensor, Batch
     return student, teacher, batch
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", METHODS)
-def test_large_logits_few_classes_and_single_images_give_finite_values_and_gradients(name):
+def test_large_logits_few_classes_and_single_images_give_finite_values_and_gradients(
+    name, precision
+):
+    # Losses get logits in single precision, of networks that may have computed them in bfloat16.
     for classes in (2, 10, 100):
         try:
             loss = build(name, context(classes))
@@ -67,7 +71,8 @@ def test_large_logits_few_classes_and_single_images_give_finite_values_and_gradi
             continue
         for size in (1, 6):
             student, teacher, batch = logits(size, classes, scale=50.0)
-            value, gradient = evaluate(loss, student.float(), teacher.float(), batch)
+            student, teacher = (x.to(precision).float() for x in (student, teacher))
+            value, gradient = evaluate(loss, student, teacher, batch)
             assert value.isfinite()
             assert gradient.isfinite().all()
 
