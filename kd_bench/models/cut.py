@@ -47,6 +47,7 @@ def rest_after(
     if image.users:
         raise UserError(f"{whose}: its later layers read more than that stage")
     rest.graph.erase_node(image)
+    rest.delete_all_unused_submodules()
     rest.recompile()
     return rest
 

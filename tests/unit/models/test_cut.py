@@ -6,9 +6,12 @@ import copy
 
 import pytest
 import torch
+from helpers.shipped import choices, load
 from torch import Tensor, nn
 
+from kd_bench.data.source import Description
 from kd_bench.interfaces import UserError
+from kd_bench.jobs.instantiate import meta_network
 from kd_bench.models.cut import rest_after
 from kd_bench.models.features import FeatureExtractor
 from kd_bench.models.resnet import ResNet
@@ -98,6 +101,20 @@ def test_a_deep_copy_has_a_rest_of_its_own():
         twin.net.fc.bias += 1
     assert torch.equal(net.rest("stage1", feature).logits, before)
     torch.testing.assert_close(twin.rest("stage1", feature).logits, before + 1)
+
+
+@pytest.mark.parametrize("model", choices("model"))
+def test_every_model_can_be_cut_after_its_first_stages(model):
+    network, _ = meta_network(load("model", model), Description(10, 32, 32, 1, 1))
+    sizes = [
+        sum(parameter.numel() for parameter in net.parameters())
+        for net in (
+            network.net,
+            rest_after(network.net, network.stages, "stage1", ("stage2", "stage3"), model),
+            rest_after(network.net, network.stages, "stage2", ("stage3",), model),
+        )
+    ]
+    assert sizes == sorted(set(sizes), reverse=True)
 
 
 class Skips(nn.Module):
