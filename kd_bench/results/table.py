@@ -117,19 +117,26 @@ class Table:
         return {key[0]: self.cells[key] for key in keys if key in self.cells}
 
 
-def _check_cell(runs: pd.DataFrame, row: str, column: str) -> None:
+def _check_cell(runs: Sequence[Line], row: str, column: str) -> None:
     """Refuse a cell whose runs differ in more than their seeds, or that has a seed twice."""
-    folders = dict(zip(runs["identity_key"], runs["folder"], strict=True))
+    folders = {run["identity_key"]: run["folder"] for run in runs}
     if len(folders) > 1:
         identities = {folder: json.loads(key) for key, folder in sorted(folders.items())}
         raise UserError(
             f"{row} in {column} has runs that differ in more than the seed:"
             f" {conflict(identities)}; move the runs that should not count to another folder"
         )
-    repeated = runs[runs["seed"].duplicated(keep=False)]
-    for seed, same in repeated.groupby("seed"):
-        names = ", ".join(sorted(same["folder"]))
-        raise UserError(f"{row} in {column} has seed {seed} more than once: {names}")
+    for seed, same in _grouped(runs, "seed").items():
+        names = ", ".join(sorted(run["folder"] for run in same))
+        require(len(same) == 1, f"{row} in {column} has seed {seed} more than once: {names}")
+
+
+def _grouped(runs: Iterable[Line], key: str) -> dict[Any, list[Line]]:
+    """The runs by one of their values; pandas takes milliseconds for each group of a wide frame."""
+    groups: dict[Any, list[Line]] = {}
+    for run in runs:
+        groups.setdefault(run[key], []).append(run)
+    return groups
 
 
 def _check_images(runs: pd.DataFrame, column: str) -> None:
@@ -139,11 +146,12 @@ def _check_images(runs: pd.DataFrame, column: str) -> None:
     require(len(folders) <= 1, f"the runs of {column} saw different images: {different}")
 
 
-def _cell(runs: pd.DataFrame) -> Cell:
-    done = runs[~runs["failed"]]
-    values = dict(sorted(zip(done["seed"], done["accuracy"], strict=True)))
-    failed = set(runs.loc[runs["failed"], "seed"]) - set(values)
-    return Cell(values, failed=len(failed), changed=runs.iloc[0]["changed"])
+def _cell(runs: Sequence[Line], row: str, column: str) -> Cell:
+    done = [run for run in runs if not run["failed"]]
+    _check_cell(done, row, column)
+    values = dict(sorted((run["seed"], run["accuracy"]) for run in done))
+    failed = {run["seed"] for run in runs if run["failed"]} - values.keys()
+    return Cell(values, failed=len(failed), changed=runs[0]["changed"])
 
 
 def _turned(cell: Cell, metric: Metric) -> Cell:
@@ -258,7 +266,10 @@ def _rank(name: str, order: Sequence[str]) -> tuple:
 
 def _groups(runs: pd.DataFrame) -> dict[str, Group]:
     """The group of each row: the last, because a failed job's budget may be underestimated."""
-    return {row: max(same["group"]) for row, same in runs.groupby("row")}
+    groups: dict[str, Group] = {}
+    for row, group in zip(runs["row"], runs["group"], strict=True):
+        groups[row] = max(groups.get(row, group), group)
+    return groups
 
 
 def _rows(runs: pd.DataFrame, groups: Mapping[str, Group], order: Sequence[str]) -> dict[str, str]:
@@ -337,10 +348,8 @@ def _fill_cells(
     cells: dict[tuple[str, str], Cell] = {}
     for label, in_column in runs.groupby("column"):
         _check_images(in_column[~in_column["failed"]], label)
-        by_row = {}
-        for row, in_cell in in_column.groupby("row"):
-            _check_cell(in_cell[~in_cell["failed"]], row, label)
-            by_row[row] = _cell(in_cell)
+        lines: list[Line] = in_column.to_dict("records")
+        by_row = {row: _cell(of, row, label) for row, of in sorted(_grouped(lines, "row").items())}
         column = _column(label, in_column, by_row.values(), metric)
         columns.append(column)
         # Compared as if the higher were the better, and then turned back
