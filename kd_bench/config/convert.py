@@ -31,12 +31,15 @@ def to_dataclass(kind: type[Section], values: Mapping[str, Any], where: str = ""
     types = _field_types(kind)
     if unknown := [name for name in values if name not in types]:
         raise UserError(f"unknown key '{where}{unknown[0]}'; choose from {', '.join(types)}")
-    return kind(**{name: _convert(types[name], v, where + name) for name, v in values.items()})
+    converted = {
+        name: _convert(to, values[name], where + name)
+        for name, to in types.items()
+        if to is not None and values.get(name) is not None
+    }
+    return kind(**{**values, **converted})
 
 
-def _convert(kind: type | None, value: Any, where: str) -> Any:
-    if kind is None or value is None:
-        return value
+def _convert(kind: type, value: Any, where: str) -> Any:
     if issubclass(kind, Enum):
         try:
             return kind(value)

@@ -314,6 +314,8 @@ def short_caption(table: Table, mark: str) -> str:
 
 def _mixed(runs: pd.DataFrame, key: str) -> list[str]:
     """The cells whose runs differ in a key: "st in digits a-b (abc1234, def5678)"."""
+    if runs[key].nunique() < 2:  # as usual; to group the runs of a large table is slow
+        return []
     by_cell = runs.groupby(["row", "column"])[key].unique()
     return [
         f"{row} in {column} ({', '.join(value[:12] for value in sorted(values))})"
