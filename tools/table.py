@@ -11,6 +11,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from kd_bench.cli.table import (
     print_table,
     read_runs,
     table_options,
+    table_text,
     write_file,
 )
 from kd_bench.results.markdown import (
@@ -32,7 +34,6 @@ from kd_bench.results.markdown import (
     regenerated_files,
     stale_parts,
 )
-from kd_bench.results.render import render_table
 from kd_bench.utils.errors import UserError, require
 
 SCRIPT = "tools/table.py"
@@ -59,7 +60,8 @@ def block_maker() -> Make:
         options = table_options(table_parser().parse(arguments(command, SCRIPT)))
         require(options.format in (None, "markdown"), f"a block is Markdown, got '{command}'")
         table = make_table(options, command, read)
-        return render_table(table, "markdown"), extra_files(options, table)
+        text = table_text(replace(options, format="markdown"), table)
+        return text, extra_files(options, table)
 
     return make
 

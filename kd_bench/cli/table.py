@@ -32,6 +32,7 @@ mean accuracy over the seeds, its standard deviation and the difference from the
   kd-bench table --format latex --note "Our runs."   for a paper
   kd-bench table --csv cells.csv --figure cells.svg  also as files
   kd-bench table --method st --plot temperature.svg  accuracy against the values that were swept
+  kd-bench table --summary --profile profile.svg     methods over all pairs
   kd-bench table --from results                      published records
 """
 
@@ -82,6 +83,17 @@ def add_table_options(parser: Parser, source: str) -> None:
         metavar="FILE",
         help="also plot accuracy against the swept values of each method into an SVG file",
     )
+    parser.add_argument(
+        "--profile",
+        type=Path,
+        metavar="FILE",
+        help="also draw on how many pairs a method is how close to the best into an SVG file",
+    )
+    parser.add_argument(
+        "--summary",
+        action="store_true",
+        help="also rank the methods over all pairs, with the mean difference from the baseline",
+    )
 
 
 def add_filters(parser: Parser) -> None:
@@ -106,7 +118,7 @@ def table_options(args: Namespace) -> TableOptions:
     Raises:
         UserError: for a figure or plot of another kind than SVG.
     """
-    for name in ("figure", "plot"):
+    for name in ("figure", "plot", "profile"):
         file = getattr(args, name)
         require(
             file is None or file.suffix == ".svg",
@@ -121,6 +133,8 @@ def table_options(args: Namespace) -> TableOptions:
         csv=args.csv,
         figure=args.figure,
         plot=args.plot,
+        profile=args.profile,
+        summary=args.summary,
     )
 
 
@@ -164,7 +178,7 @@ def make_table(
 
 def extra_files(options: TableOptions, table: Table) -> dict[Path, str]:
     """The contents of the files that the options ask for besides the table itself."""
-    from kd_bench.results.figures import differences, swept_values
+    from kd_bench.results.figures import differences, profile, swept_values
     from kd_bench.results.render import render_table
 
     files = {}
@@ -174,6 +188,8 @@ def extra_files(options: TableOptions, table: Table) -> dict[Path, str]:
         files[options.figure] = differences.svg(table)
     if options.plot is not None:
         files[options.plot] = swept_values.svg(table)
+    if options.profile is not None:
+        files[options.profile] = profile.svg(table)
     return files
 
 
@@ -186,13 +202,23 @@ def write_file(path: Path, content: str | bytes) -> None:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
+def table_text(options: TableOptions, table: Table) -> str:
+    """The table, and the summary below it, in the format that the options ask for."""
+    from kd_bench.results.render import render_table
+    from kd_bench.results.render_pairs import render_summary
+
+    format_name = options.format or FORMAT_NAMES[0]
+    texts = [render_table(table, format_name)]
+    if options.summary:
+        texts.append(render_summary(table, format_name))
+    return "\n".join(texts)
+
+
 def print_table(options: TableOptions, command: str) -> None:
     """Print a table, and write the files that the options ask for."""
-    from kd_bench.results.render import render_table
-
     table = make_table(options, command)
-    files = extra_files(options, table)
-    print_lines(*render_table(table, options.format or FORMAT_NAMES[0]).splitlines())
-    for path, text in files.items():
-        write_file(path, text)
+    text, files = table_text(options, table), extra_files(options, table)
+    print_lines(*text.splitlines())
+    for path, content in files.items():
+        write_file(path, content)
         print_lines(f"wrote {path}", file=sys.stderr)

@@ -21,7 +21,8 @@ UNPROVEN_MARK = "†"
 MANY = 3  # entries of a list that a caption shows; the rest is counted
 
 
-def _listed(names: Iterable[str], most: int | None = None) -> str:
+def listed(names: Iterable[str], most: int | None = None) -> str:
+    """The names, and how many more there are than `most`."""
     names = list(names)
     shown = names[:most]
     more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
@@ -29,7 +30,7 @@ def _listed(names: Iterable[str], most: int | None = None) -> str:
 
 
 def _distinct(runs: pd.DataFrame, key: str) -> str:
-    return _listed(sorted({str(value) for value in runs[key].dropna()}))
+    return listed(sorted({str(value) for value in runs[key].dropna()}))
 
 
 def _range(values: Sequence[float], digits: int) -> str:
@@ -57,7 +58,7 @@ def _protocol(table: Table) -> str:
     modes = " and ".join(sorted(set(done["speed"])))
     return (
         f"{METRIC[table.metric].text}, mean ± sample SD (n runs;"
-        f" seed{'s' * (len(seeds) > 1)} {_listed(seeds)}). Data {_images(table.columns)};"
+        f" seed{'s' * (len(seeds) > 1)} {listed(seeds)}). Data {_images(table.columns)};"
         f" recipe {_distinct(done, 'recipe_text')};"
         f" speed mode {modes}; device {_distinct(done, 'device')};"
         f" kd_bench {_distinct(done, 'kd_bench')}, torch {_distinct(done, 'torch')}."
@@ -172,7 +173,7 @@ def _boldness(table: Table) -> str:
         " method that is not significantly different from it (5 % for all their pairs together,"
         " Holm)."
     )
-    return f"{text} Nothing is bold in {_listed(plain, MANY)}." if plain else text
+    return f"{text} Nothing is bold in {listed(plain, MANY)}." if plain else text
 
 
 def _has_deviation(table: Table) -> bool:
@@ -198,7 +199,7 @@ def _kinds(table: Table) -> str:
     sentences = []
     if apart:
         sentences.append(
-            f"Methods below {_listed(apart)} do without, and are ranked only among themselves."
+            f"Methods below {listed(apart)} do without, and are ranked only among themselves."
         )
     if Kind.CONTROL in kinds:
         sentences.append("Controls are no methods, but what a method has to beat.")
@@ -229,7 +230,7 @@ def _teacher_sentence(table: Table) -> str:
         return "Each column uses one teacher (one seed): its variance is not in the ±."
     return (
         "Each column uses one teacher (one seed), except for rows with teachers of their own:"
-        f" {_listed(rows)}, the same ones for all seeds. Their variance is not in the ±."
+        f" {listed(rows)}, the same ones for all seeds. Their variance is not in the ±."
     )
 
 
@@ -243,12 +244,12 @@ def _crossed(table: Table) -> str:
     note = "; an estimated variance below 0 is set to 0" if min(negative) < 0 else ""
     return (
         "Seeds of student and teacher are crossed in"
-        f" {_listed(texts)} (two-way analysis of variance with random effects{note})."
+        f" {listed(texts)} (two-way analysis of variance with random effects{note})."
     )
 
 
 def _crossed_text(crossed: Crossed, digits: int) -> str:
-    sizes = _listed(sorted({f"{students} × {teachers}" for students, teachers in crossed.sizes}))
+    sizes = listed(sorted({f"{students} × {teachers}" for students, teachers in crossed.sizes}))
     student, teacher, both = (
         f"{max(0.0, variance) ** 0.5:.{digits}f}"
         for variance in (
@@ -258,7 +259,7 @@ def _crossed_text(crossed: Crossed, digits: int) -> str:
         )
     )
     return (
-        f"{crossed.label} ({sizes} seeds of {_listed(crossed.rows, MANY)}): SD {student} between"
+        f"{crossed.label} ({sizes} seeds of {listed(crossed.rows, MANY)}): SD {student} between"
         f" seeds of the student, {teacher} between seeds of the teacher, {both} of the combination"
     )
 
@@ -268,7 +269,7 @@ def _added_parameters(table: Table) -> str:
     done = table.runs[~table.runs["failed"]]
     larger = done[done["added_parameters"] > 0].groupby("row", sort=False)["added_parameters"]
     texts = [f"{row} (+{_range(sizes, 0)})" for row, sizes in larger]
-    return f"Parameters at inference beyond the model's: {_listed(texts)}." if texts else ""
+    return f"Parameters at inference beyond the model's: {listed(texts)}." if texts else ""
 
 
 def caption_sentences(table: Table) -> list[str]:
@@ -353,4 +354,4 @@ def caveats(table: Table) -> list[str]:
         "no finished baseline, hence no differences from it": _without_baseline(table),
         "failed, and in no cell": failed,
     }
-    return [f"{text}: {_listed(names, MANY)}." for text, names in warnings.items() if names]
+    return [f"{text}: {listed(names, MANY)}." for text, names in warnings.items() if names]

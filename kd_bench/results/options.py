@@ -169,3 +169,5 @@ class TableOptions:
     csv: Path | None = None  # file for the cells
     figure: Path | None = None  # SVG file for the differences from the baseline
     plot: Path | None = None  # SVG file for accuracy against swept values
+    profile: Path | None = None  # SVG file for performance profiles over pairs
+    summary: bool = False  # a second table, of the methods over all pairs

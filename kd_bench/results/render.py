@@ -10,7 +10,7 @@ from statistics import fmean, stdev
 
 import pandas as pd
 
-from kd_bench.results.analysis.groups import FIRST
+from kd_bench.results.analysis.groups import FIRST, Group
 from kd_bench.results.caption import (
     EFFECT_MARKS,
     UNPROVEN_MARK,
@@ -31,7 +31,8 @@ Escape = Callable[[str], str]
 EFFECT_WORDS = {1: "above", -1: "below", 0: ""}  # the baseline, significantly
 
 
-def _signed(value: float, digits: int) -> str:
+def signed(value: float, digits: int) -> str:
+    """`+1.1`, `-0.3`, and `0.0` without a sign."""
     text = f"{value:+.{digits}f}"
     return text[1:] if float(text) == 0 else text  # neither +0.0 nor -0.0
 
@@ -55,7 +56,7 @@ def difference(cell: Cell, digits: int) -> str:
     if not cell.delta:
         return ""
     pairs = f" ({cell.delta.pairs} paired)" if cell.delta.pairs != cell.n else ""
-    return _signed(cell.delta.mean, digits) + EFFECT_MARKS[cell.effect] + pairs
+    return signed(cell.delta.mean, digits) + EFFECT_MARKS[cell.effect] + pairs
 
 
 def cell_text(
@@ -76,7 +77,7 @@ def cell_text(
 def _average_text(average: Average | None, digits: int) -> str:
     if average is None:
         return ""
-    delta = "" if average.delta is None else f" {_signed(average.delta, digits)}"
+    delta = "" if average.delta is None else f" {signed(average.delta, digits)}"
     return f"{average.mean:.{digits}f}{delta}"
 
 
@@ -110,11 +111,26 @@ def to_rows(
     heading, teachers, *rows = ([*line] for line in zip(*columns, strict=True))
     has_teachers = METRIC[table.metric].is_accuracy and any(teachers[1:])
     lines = [heading, *([teachers] if has_teachers else [])]
+    named = dict(zip(table.rows, rows, strict=True))
+    return lines + below_groups(named, table.groups, lambda name: group.format(escaped(name)))
+
+
+def below_groups(
+    rows: Mapping[str, list[str]], groups: Mapping[str, Group], heading: Escape
+) -> list[list[str]]:
+    """The lines of the rows, and above those of each group but the first a line with its name.
+
+    Args:
+        rows: by label, the cells of their lines.
+        groups: by label.
+        heading: how the name of a group is written.
+    """
+    lines = []
     above = FIRST
-    for row, line in zip(table.rows, rows, strict=True):
-        if table.groups[row] != above:
-            above = table.groups[row]
-            lines.append([group.format(escaped(str(above)))] + [""] * (len(heading) - 1))
+    for row, line in rows.items():
+        if groups[row] != above:
+            above = groups[row]
+            lines.append([heading(str(above))] + [""] * (len(line) - 1))
         lines.append(line)
     return lines
 
@@ -131,13 +147,17 @@ def _teacher_average(columns: Sequence[Column], digits: int) -> str:
 
 def markdown(table: Table) -> str:
     """A GitHub table, its caption, its warnings and the command that makes it."""
-    lines = to_rows(table, "**{}**", escape.markdown, "*{}:*")
-    ruler = [":--"] + ["--:"] * (len(lines[0]) - 1)
-    rows = [f"| {' | '.join(line)} |" for line in (lines[0], ruler, *lines[1:])]
-    parts = ["\n".join(rows), " ".join(map(escape.markdown, caption_sentences(table)))]
+    rows = to_rows(table, "**{}**", escape.markdown, "*{}:*")
+    parts = [markdown_grid(rows), " ".join(map(escape.markdown, caption_sentences(table)))]
     parts += [f"**Warning**: {escape.markdown(warning)}" for warning in caveats(table)]
     parts += [f"`{table.command}`"] if table.command else []
     return "\n\n".join(parts) + "\n"
+
+
+def markdown_grid(rows: Sequence[Sequence[str]]) -> str:
+    """The heading and the rows as a GitHub table; numbers are on the right."""
+    ruler = [":--"] + ["--:"] * (len(rows[0]) - 1)
+    return "\n".join(f"| {' | '.join(line)} |" for line in (rows[0], ruler, *rows[1:]))
 
 
 def terminal(table: Table) -> str:
@@ -146,13 +166,16 @@ def terminal(table: Table) -> str:
     Columns that do not fit side by side follow below each other. The best are marked with a star,
     which survives a log file.
     """
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else UNLIMITED
     notes = [table.note] * bool(table.note) + [f"Warning: {text}" for text in caveats(table)]
-    lines = [
-        _wrapped(escape.printable(text), width) for text in (short_caption(table, mark="*"), *notes)
-    ]
-    pictures = side_by_side(to_rows(table, "{}*", escape.printable), width)
-    return "\n\n".join([*pictures, "\n".join(lines)]) + "\n"
+    rows = to_rows(table, "{}*", escape.printable)
+    return terminal_grid(rows, [short_caption(table, mark="*"), *notes])
+
+
+def terminal_grid(rows: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
+    """The heading and the rows as a table that fits the terminal, and notes of whole lines."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else UNLIMITED
+    lines = [_wrapped(escape.printable(text), width) for text in notes]
+    return "\n\n".join([*side_by_side(rows, width), "\n".join(lines)]) + "\n"
 
 
 def _wrapped(text: str, width: int) -> str:
@@ -162,9 +185,13 @@ def _wrapped(text: str, width: int) -> str:
 
 def latex(table: Table) -> str:
     """A floating table with a caption, for a paper that loads booktabs."""
-    cells = to_rows(table, r"\textbf{{{}}}", escape.latex, r"\emph{{{}:}}")
+    rows = to_rows(table, r"\textbf{{{}}}", escape.latex, r"\emph{{{}:}}")
+    return latex_float(rows, caption_sentences(table) + caveats(table))
+
+
+def latex_float(cells: Sequence[Sequence[str]], sentences: Sequence[str]) -> str:
+    """The heading and the rows as a floating table; the sentences are its caption."""
     heading, *rows = [" & ".join(line) + r" \\" for line in cells]
-    caption = escape.latex(" ".join(caption_sentences(table) + caveats(table)))
     lines = [
         r"\begin{table}",
         r"\centering",
@@ -175,7 +202,7 @@ def latex(table: Table) -> str:
         *rows,
         r"\bottomrule",
         r"\end{tabular}",
-        rf"\caption{{{caption}}}",
+        rf"\caption{{{escape.latex(' '.join(sentences))}}}",
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"

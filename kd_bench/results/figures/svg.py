@@ -11,7 +11,7 @@ from kd_bench.utils.files import json_hash
 if TYPE_CHECKING:  # matplotlib takes a second to import
     from matplotlib.figure import Figure
 
-_DATA_HASH = re.compile(r"\b(differences|values) [0-9a-f]{64}\b")
+_DATA_HASH = re.compile(r"\b(differences|values|profile) [0-9a-f]{64}\b")
 
 
 def picture(figure: Figure, kind: str, numbers: object) -> str:
@@ -19,7 +19,7 @@ def picture(figure: Figure, kind: str, numbers: object) -> str:
 
     Args:
         figure: of matplotlib.
-        kind: of numbers: "differences" or "values".
+        kind: of numbers: "differences", "values" or "profile".
         numbers: plain values, those that the figure shows; their hash becomes part of the picture.
     """
     import matplotlib as mpl

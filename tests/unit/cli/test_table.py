@@ -83,7 +83,22 @@ def test_the_plot_of_a_swept_value_is_written(kd_bench, runs):
     assert "losses.st.temperature" in Path("temperature.svg").read_text()
 
 
-@pytest.mark.parametrize("option", ["--figure", "--plot"])
+def test_the_summary_over_pairs_follows_the_table(kd_bench, runs):
+    student = "resnet14"
+    write(runs, [record(student=student), record("st", accuracy=92.0, student=student)])
+    code, printed = kd_bench("table", "--summary", "--profile", "profile.svg")
+    assert code == 0
+    assert "over 2 pairs: rank" in printed.partition("kd-bench table --format markdown")[2]
+    assert "share of 2 pairs" in Path("profile.svg").read_text()
+
+
+def test_a_summary_of_one_pair_is_a_one_line_error(kd_bench, runs):
+    code, printed = kd_bench("table", "--summary")
+    assert (code, printed.count("\n")) == (2, 1)
+    assert "at least two pairs" in printed
+
+
+@pytest.mark.parametrize("option", ["--figure", "--plot", "--profile"])
 def test_a_picture_of_another_kind_than_svg_is_refused(kd_bench, runs, option):
     code, printed = kd_bench("table", option, "cells.png")
     assert (code, printed.count("\n")) == (2, 1)

@@ -1,0 +1,123 @@
+"""A summary over pairs as text: for a terminal, Markdown and LaTeX, with its caption."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from kd_bench.results.analysis.summary import RESAMPLES, Tally
+from kd_bench.results.caption import MANY, listed
+from kd_bench.results.options import FORMAT_NAMES
+from kd_bench.results.pairs import RIVAL, MeanDelta, Standing, Summary, summarize
+from kd_bench.results.render import (
+    Escape,
+    below_groups,
+    latex_float,
+    markdown_grid,
+    signed,
+    terminal_grid,
+)
+from kd_bench.results.table import Table
+from kd_bench.utils.errors import require
+from kd_bench.utils.text import escape
+
+FEW = 10  # pairs, of which a percentile bootstrap draws intervals that are clearly too short
+
+
+def to_rows(table: Table, summary: Summary, escaped: Escape, group: str = "{}:") -> list[list[str]]:
+    """The heading and a line for each row, as text; columns without any number are left out.
+
+    Args:
+        table: that is summarized.
+        summary: of it.
+        escaped: escapes all text for the format.
+        group: how the name of a group is written, with {} for the name.
+    """
+    standings = summary.standings
+    columns: dict[str, Callable[[Standing], str]] = {
+        f"over {summary.pairs} pairs: rank": lambda standing: f"{standing.rank:.1f}",
+        "points over baseline": lambda standing: _delta_text(standing.delta, summary.digits),
+        f"against {RIVAL}": lambda standing: _tally_text(standing.against),
+    }
+    shown = {
+        heading: text
+        for heading, text in columns.items()
+        if any(text(standing) for standing in standings.values())
+    }
+    lines = {
+        row: [escaped(row), *(escaped(text(standing)) for text in shown.values())]
+        for row, standing in standings.items()
+    }
+    heading = ["method", *map(escaped, shown)]
+    named = below_groups(lines, table.groups, lambda name: group.format(escaped(name)))
+    return [heading, *named]
+
+
+def _delta_text(delta: MeanDelta | None, digits: int) -> str:
+    """`+0.85 (-0.10 to +1.90)`."""
+    if delta is None:
+        return ""
+    mean, low, high = (signed(value, digits) for value in (delta.mean, delta.low, delta.high))
+    return f"{mean} ({low} to {high})"
+
+
+def _tally_text(tally: Tally | None) -> str:
+    """`5 / 0 / 2`."""
+    return "" if tally is None else f"{tally.wins} / {tally.ties} / {tally.losses}"
+
+
+def caption_sentences(summary: Summary) -> list[str]:
+    """What the numbers of a summary mean."""
+    standings = summary.standings.values()
+    sentences = [
+        f"The {len(standings)} methods that all {summary.pairs} pairs have: average rank on a pair"
+        " by mean (1 is the best; equal means share their ranks; only methods that stand together"
+        " are ranked with each other)."
+    ]
+    if any(standing.delta for standing in standings):
+        few = "; of so few pairs, it is rather too short" if summary.pairs < FEW else ""
+        sentences.append(
+            "In points, the mean over pairs of the difference from the baseline, with its 95 %"
+            " interval for pairs and seeds like these (percentile bootstrap over both,"
+            f" {RESAMPLES:,} resamples{few})."
+        )
+    if any(standing.against for standing in standings):
+        sentences.append(
+            f"Against {RIVAL}: the pairs on which the mean is above / equal to / below that of"
+            f" {RIVAL}, as shown."
+        )
+    if summary.left_out:
+        sentences.append(f"Not on all pairs: {listed(summary.left_out, MANY)}.")
+    return sentences
+
+
+def short_caption(summary: Summary) -> str:
+    """The same for two lines of a terminal."""
+    text = f"Average rank of the methods that all {summary.pairs} pairs have"
+    standings = summary.standings.values()
+    if any(standing.delta for standing in standings):
+        text += ", mean points over baseline (95 % of a bootstrap over pairs and seeds)"
+    if any(standing.against for standing in standings):
+        text += f", pairs above / equal to / below {RIVAL}"
+    return f"{text}."
+
+
+def render_summary(table: Table, format_name: str) -> str:
+    """The summary of a table over its pairs, as text.
+
+    Args:
+        table: with at least two pairs.
+        format_name: one of `options.FORMAT_NAMES` but csv, which has a line per cell.
+
+    Raises:
+        UserError: another format, or see `pairs.shared_scores`.
+    """
+    require(format_name != "csv", f"--summary is for {', '.join(FORMAT_NAMES[:-1])}, not for csv")
+    summary = summarize(table)
+    if format_name == "markdown":
+        rows = to_rows(table, summary, escape.markdown, "*{}:*")
+        caption = " ".join(map(escape.markdown, caption_sentences(summary)))
+        return f"{markdown_grid(rows)}\n\n{caption}\n"
+    if format_name == "latex":
+        rows = to_rows(table, summary, escape.latex, r"\emph{{{}:}}")
+        return latex_float(rows, caption_sentences(summary))
+    return terminal_grid(to_rows(table, summary, escape.printable), [short_caption(summary)])
