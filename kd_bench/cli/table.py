@@ -6,11 +6,13 @@ import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kd_bench.cli.parser import Parser
 from kd_bench.results.options import FILTERS, FORMAT_NAMES, METRICS, TableOptions
+from kd_bench.results.published.values import read_published
 from kd_bench.results.record import Failure, Record
 from kd_bench.results.store import read_failures, read_records
 from kd_bench.utils.errors import UserError, require
@@ -33,6 +35,7 @@ mean accuracy over the seeds, its standard deviation and the difference from the
   kd-bench table --csv cells.csv --figure cells.svg  also as files
   kd-bench table --method st --plot temperature.svg  accuracy against the values that were swept
   kd-bench table --summary --profile profile.svg     methods over all pairs
+  kd-bench table --published                         beside what papers report
   kd-bench table --from results                      published records
 """
 
@@ -94,6 +97,11 @@ def add_table_options(parser: Parser, source: str) -> None:
         action="store_true",
         help="also rank the methods over all pairs, with the mean difference from the baseline",
     )
+    parser.add_argument(
+        "--published",
+        action="store_true",
+        help="set what papers report for the same pairs beside the columns",
+    )
 
 
 def add_filters(parser: Parser) -> None:
@@ -135,6 +143,7 @@ def table_options(args: Namespace) -> TableOptions:
         plot=args.plot,
         profile=args.profile,
         summary=args.summary,
+        published=args.published,
     )
 
 
@@ -163,10 +172,11 @@ def make_table(
         command: the command line, shown below the table.
         read: from the folder to its records and failures.
     """
+    from kd_bench.results.beside import published_for
     from kd_bench.results.table import table_from
 
     records, failures = read(options.source)
-    return table_from(
+    table = table_from(
         records,
         failures,
         metric=options.metric,
@@ -174,6 +184,10 @@ def make_table(
         note=options.note,
         command=command,
     )
+    if not options.published:
+        return table
+    values = published_for(table, read_published(), options.choice.get("method", ()))
+    return replace(table, published=values)
 
 
 def extra_files(options: TableOptions, table: Table) -> dict[Path, str]:

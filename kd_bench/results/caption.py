@@ -8,6 +8,7 @@ from statistics import median, median_low
 import pandas as pd
 
 from kd_bench.config.schema import BASELINE
+from kd_bench.results import beside
 from kd_bench.results.analysis.crossed import Crossed
 from kd_bench.results.analysis.groups import HEADINGS, Kind
 from kd_bench.results.analysis.statistics import detectable
@@ -286,6 +287,7 @@ def caption_sentences(table: Table) -> list[str]:
         _teacher_sentence(table),
         _crossed(table),
         _added_parameters(table),
+        beside.sentence(table),
         table.note,
     ]
     return [sentence for sentence in sentences if sentence]
@@ -310,6 +312,8 @@ def short_caption(table: Table, mark: str) -> str:
         text += f", best: {mark}"
     if any(cell.unproven for cell in table.cells.values()):
         text += f", not above controls: {UNPROVEN_MARK}"
+    if table.published:
+        text += ", [n]: source of a published value"
     return f"{text}. More: kd-bench table --format markdown"
 
 

@@ -171,3 +171,4 @@ class TableOptions:
     plot: Path | None = None  # SVG file for accuracy against swept values
     profile: Path | None = None  # SVG file for performance profiles over pairs
     summary: bool = False  # a second table, of the methods over all pairs
+    published: bool = False  # values of papers beside one's own

@@ -10,6 +10,7 @@ from statistics import fmean, stdev
 
 import pandas as pd
 
+from kd_bench.results import beside
 from kd_bench.results.analysis.groups import FIRST, Group
 from kd_bench.results.caption import (
     EFFECT_MARKS,
@@ -85,7 +86,7 @@ def to_rows(
     table: Table,
     bold: str = "{}",
     escaped: Escape = escape.printable,
-    group: str = "{}:",
+    apart: str = "{}",
 ) -> list[list[str]]:
     """The heading, the teachers' line if there are any, and a line for each row, as text.
 
@@ -95,24 +96,44 @@ def to_rows(
         table: the table.
         bold: how the best scores are written, with {} for the score.
         escaped: escapes all other text for the format.
-        group: how the name of a group is written, with {} for the name.
+        apart: how names of groups and published values are written, with {} for the text.
     """
+    own = beside.rows_of_their_own(table)
     kind = "" if table.metric == METRICS[0] else f", {METRIC[table.metric].heading}"
-    columns = [["method", "teacher", *map(escaped, table.rows)]]
+    columns = [["method", "teacher", *map(escaped, [*table.rows, *own])]]
     for column in table.columns:
         under = table.under(column)
         cells = [cell_text(under.get(row), column.digits, bold, escaped) for row in table.rows]
+        cells += [""] * len(own)
         columns.append([escaped(column.label + kind), escaped(_teachers(column)), *cells])
+        if beside.has_published(table, column):
+            columns.append(_published(table, column, own, escaped, apart))
     if table.averages:
         digits = min(column.digits for column in table.columns)
         cells = [_average_text(table.averages.get(row), digits) for row in table.rows]
+        cells += [""] * len(own)
         average = ["average" + kind, _teacher_average(table.columns, digits), *cells]
         columns.append([escaped(text) for text in average])
     heading, teachers, *rows = ([*line] for line in zip(*columns, strict=True))
     has_teachers = METRIC[table.metric].is_accuracy and any(teachers[1:])
     lines = [heading, *([teachers] if has_teachers else [])]
-    named = dict(zip(table.rows, rows, strict=True))
-    return lines + below_groups(named, table.groups, lambda name: group.format(escaped(name)))
+    named = dict(zip(table.rows, rows, strict=False))
+    lines += below_groups(named, table.groups, lambda name: apart.format(escaped(f"{name}:")))
+    if own:
+        heading_of_own = apart.format(f"{beside.HEADING} only:")
+        lines += [[heading_of_own] + [""] * (len(heading) - 1), *rows[len(named) :]]
+    return lines
+
+
+def _published(
+    table: Table, column: Column, own: Sequence[str], escaped: Escape, apart: str
+) -> list[str]:
+    """The heading, no teacher, and the published values of the rows and of those with none."""
+    texts = beside.published_texts(table, column)
+    by_row = {beside.row_of(table, method): text for method, text in texts.items()}
+    found = [*(by_row.get(row, "") for row in table.rows), *(texts.get(name, "") for name in own)]
+    cells = [apart.format(escaped(text)) if text else "" for text in found]
+    return [escaped(f"{column.dataset} {column.pair}, {beside.HEADING}"), "", *cells]
 
 
 def below_groups(
@@ -147,7 +168,7 @@ def _teacher_average(columns: Sequence[Column], digits: int) -> str:
 
 def markdown(table: Table) -> str:
     """A GitHub table, its caption, its warnings and the command that makes it."""
-    rows = to_rows(table, "**{}**", escape.markdown, "*{}:*")
+    rows = to_rows(table, "**{}**", escape.markdown, "*{}*")
     parts = [markdown_grid(rows), " ".join(map(escape.markdown, caption_sentences(table)))]
     parts += [f"**Warning**: {escape.markdown(warning)}" for warning in caveats(table)]
     parts += [f"`{table.command}`"] if table.command else []
@@ -185,7 +206,7 @@ def _wrapped(text: str, width: int) -> str:
 
 def latex(table: Table) -> str:
     """A floating table with a caption, for a paper that loads booktabs."""
-    rows = to_rows(table, r"\textbf{{{}}}", escape.latex, r"\emph{{{}:}}")
+    rows = to_rows(table, r"\textbf{{{}}}", escape.latex, r"\emph{{{}}}")
     return latex_float(rows, caption_sentences(table) + caveats(table))
 
 

@@ -23,14 +23,14 @@ from kd_bench.utils.text import escape
 FEW = 10  # pairs, of which a percentile bootstrap draws intervals that are clearly too short
 
 
-def to_rows(table: Table, summary: Summary, escaped: Escape, group: str = "{}:") -> list[list[str]]:
+def to_rows(table: Table, summary: Summary, escaped: Escape, apart: str = "{}") -> list[list[str]]:
     """The heading and a line for each row, as text; columns without any number are left out.
 
     Args:
         table: that is summarized.
         summary: of it.
         escaped: escapes all text for the format.
-        group: how the name of a group is written, with {} for the name.
+        apart: how names of groups are written, with {} for the name.
     """
     standings = summary.standings
     columns: dict[str, Callable[[Standing], str]] = {
@@ -48,7 +48,7 @@ def to_rows(table: Table, summary: Summary, escaped: Escape, group: str = "{}:")
         for row, standing in standings.items()
     }
     heading = ["method", *map(escaped, shown)]
-    named = below_groups(lines, table.groups, lambda name: group.format(escaped(name)))
+    named = below_groups(lines, table.groups, lambda name: apart.format(escaped(f"{name}:")))
     return [heading, *named]
 
 
@@ -114,10 +114,10 @@ def render_summary(table: Table, format_name: str) -> str:
     require(format_name != "csv", f"--summary is for {', '.join(FORMAT_NAMES[:-1])}, not for csv")
     summary = summarize(table)
     if format_name == "markdown":
-        rows = to_rows(table, summary, escape.markdown, "*{}:*")
+        rows = to_rows(table, summary, escape.markdown, "*{}*")
         caption = " ".join(map(escape.markdown, caption_sentences(summary)))
         return f"{markdown_grid(rows)}\n\n{caption}\n"
     if format_name == "latex":
-        rows = to_rows(table, summary, escape.latex, r"\emph{{{}:}}")
+        rows = to_rows(table, summary, escape.latex, r"\emph{{{}}}")
         return latex_float(rows, caption_sentences(summary))
     return terminal_grid(to_rows(table, summary, escape.printable), [short_caption(summary)])

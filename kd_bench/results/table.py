@@ -25,6 +25,7 @@ from kd_bench.results.analysis.groups import Group
 from kd_bench.results.analysis.statistics import Pooled, half_width, pooled
 from kd_bench.results.labels import conflict, natural_key
 from kd_bench.results.options import METRIC, METRICS, Metric
+from kd_bench.results.published.values import Published
 from kd_bench.results.record import Failure, Images, Record
 from kd_bench.results.select import Line, failed_line, select_runs, to_frame, with_metric
 from kd_bench.utils.errors import UserError, require
@@ -110,6 +111,7 @@ class Table:
     lacking: list[str]  # folders of runs that are left out, as they do not have the metric
     note: str = ""  # a sentence for the caption
     command: str = ""  # the command line that makes the table
+    published: list[Published] = field(default_factory=list)  # of its pairs, set beside columns
 
     def under(self, column: Column) -> dict[str, Cell]:
         """The cells of a column by row, in the order of the rows."""

@@ -98,6 +98,15 @@ def test_a_summary_of_one_pair_is_a_one_line_error(kd_bench, runs):
     assert "at least two pairs" in printed
 
 
+def test_published_values_stand_beside_the_own_runs(kd_bench, tmp_path):
+    pair = {"dataset": "cifar100", "teacher": "resnet32x4", "student": "resnet8x4"}
+    write(tmp_path / "runs", [record(accuracy=72.0, **pair), record("st", accuracy=73.0, **pair)])
+    code, printed = kd_bench("table", "--published", "--format", "markdown")
+    assert code == 0
+    assert r"| st | 73.0 (1) +1.0 | *73.33 \[1\]* |" in printed
+    assert "https://arxiv.org/abs/1910.10699" in printed
+
+
 @pytest.mark.parametrize("option", ["--figure", "--plot", "--profile"])
 def test_a_picture_of_another_kind_than_svg_is_refused(kd_bench, runs, option):
     code, printed = kd_bench("table", option, "cells.png")

@@ -1,0 +1,1 @@
+"""Accuracies that papers and other code report, one file per source."""
