@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kd_bench.cli.parser import Parser
-from kd_bench.results.options import FILTERS, FORMAT_NAMES, METRICS, TableOptions
+from kd_bench.results.options import FILTERS, FORMAT_NAMES, METRIC, METRICS, TableOptions
 from kd_bench.results.published.values import read_published
 from kd_bench.results.record import Failure, Record
 from kd_bench.results.store import read_failures, read_records
@@ -186,6 +186,11 @@ def make_table(
     )
     if not options.published:
         return table
+    require(
+        METRIC[options.metric].is_accuracy,
+        f"published values are accuracies, which do not compare with {options.metric};"
+        " leave out --published or --metric",
+    )
     values = published_for(table, read_published(), options.choice.get("method", ()))
     return replace(table, published=values)
 

@@ -16,6 +16,7 @@ import numpy as np
 from kd_bench.config.schema import BASELINE
 from kd_bench.results.analysis.groups import Group
 from kd_bench.results.analysis.summary import Tally, average_ranks, bootstrap_interval, tally
+from kd_bench.results.options import METRIC
 from kd_bench.results.table import Cell, Table
 from kd_bench.utils.errors import require
 
@@ -24,7 +25,7 @@ RIVAL = "st"  # the oldest method, which any other has to beat
 
 @dataclass(frozen=True)
 class MeanDelta:
-    """The mean over pairs of a row's differences from the baseline, in points."""
+    """The mean over pairs of a row's differences from the baseline, in the metric's unit."""
 
     mean: float
     low: float  # of the 95 % interval
@@ -81,10 +82,14 @@ def summarize(table: Table) -> Summary:
 def shared_scores(table: Table) -> dict[str, np.ndarray]:
     """Means on all pairs, as they are shown, of each row that all of them have: shape (pairs,).
 
+    Where the lower are the better, they have the opposite sign.
+
     Raises:
-        UserError: there is only one pair, a pair has several columns, or the pairs share no two
-            rows.
+        UserError: the metric is a cost, there is only one pair, a pair has several columns, or the
+            pairs share no two rows.
     """
+    better = METRIC[table.metric].better
+    require(better != 0, f"a summary ranks methods, and {table.metric} is a cost without a best")
     names = Counter(f"{column.dataset} {column.pair}" for column in table.columns)
     require(
         len(names) > 1,
@@ -100,7 +105,7 @@ def shared_scores(table: Table) -> dict[str, np.ndarray]:
     for row in table.rows:
         means = [_mean(table, row, column.label, column.digits) for column in table.columns]
         if None not in means:
-            scores[row] = np.array(means, dtype=float)
+            scores[row] = better * np.array(means, dtype=float)
     require(
         len(scores) > 1,
         "no two methods are on all pairs; choose pairs that share some with --pair",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from kd_bench.results.analysis.summary import RESAMPLES, Tally
 from kd_bench.results.caption import MANY, listed
-from kd_bench.results.options import FORMAT_NAMES
+from kd_bench.results.options import FORMAT_NAMES, METRIC, Metric
 from kd_bench.results.pairs import RIVAL, MeanDelta, Standing, Summary, summarize
 from kd_bench.results.render import (
     Escape,
@@ -33,9 +33,10 @@ def to_rows(table: Table, summary: Summary, escaped: Escape, apart: str = "{}") 
         apart: how names of groups are written, with {} for the name.
     """
     standings = summary.standings
+    unit = METRIC[table.metric].unit
     columns: dict[str, Callable[[Standing], str]] = {
         f"over {summary.pairs} pairs: rank": lambda standing: f"{standing.rank:.1f}",
-        "points over baseline": lambda standing: _delta_text(standing.delta, summary.digits),
+        f"{unit} over baseline": lambda standing: _delta_text(standing.delta, summary.digits),
         f"against {RIVAL}": lambda standing: _tally_text(standing.against),
     }
     shown = {
@@ -65,7 +66,7 @@ def _tally_text(tally: Tally | None) -> str:
     return "" if tally is None else f"{tally.wins} / {tally.ties} / {tally.losses}"
 
 
-def caption_sentences(summary: Summary) -> list[str]:
+def caption_sentences(summary: Summary, metric: Metric) -> list[str]:
     """What the numbers of a summary mean."""
     standings = summary.standings.values()
     sentences = [
@@ -76,28 +77,28 @@ def caption_sentences(summary: Summary) -> list[str]:
     if any(standing.delta for standing in standings):
         few = "; of so few pairs, it is rather too short" if summary.pairs < FEW else ""
         sentences.append(
-            "In points, the mean over pairs of the difference from the baseline, with its 95 %"
-            " interval for pairs and seeds like these (percentile bootstrap over both,"
+            f"In {metric.unit}, the mean over pairs of the difference from the baseline, with its"
+            " 95 % interval for pairs and seeds like these (percentile bootstrap over both,"
             f" {RESAMPLES:,} resamples{few})."
         )
     if any(standing.against for standing in standings):
         sentences.append(
-            f"Against {RIVAL}: the pairs on which the mean is above / equal to / below that of"
-            f" {RIVAL}, as shown."
+            f"Against {RIVAL}: the pairs on which the mean is better than / equal to / worse than"
+            f" that of {RIVAL}, as shown."
         )
     if summary.left_out:
         sentences.append(f"Not on all pairs: {listed(summary.left_out, MANY)}.")
     return sentences
 
 
-def short_caption(summary: Summary) -> str:
+def short_caption(summary: Summary, metric: Metric) -> str:
     """The same for two lines of a terminal."""
     text = f"Average rank of the methods that all {summary.pairs} pairs have"
     standings = summary.standings.values()
     if any(standing.delta for standing in standings):
-        text += ", mean points over baseline (95 % of a bootstrap over pairs and seeds)"
+        text += f", mean {metric.unit} over baseline (95 % of a bootstrap over pairs and seeds)"
     if any(standing.against for standing in standings):
-        text += f", pairs above / equal to / below {RIVAL}"
+        text += f", pairs better than / equal to / worse than {RIVAL}"
     return f"{text}."
 
 
@@ -112,12 +113,14 @@ def render_summary(table: Table, format_name: str) -> str:
         UserError: another format, or see `pairs.shared_scores`.
     """
     require(format_name != "csv", f"--summary is for {', '.join(FORMAT_NAMES[:-1])}, not for csv")
-    summary = summarize(table)
+    summary, metric = summarize(table), METRIC[table.metric]
     if format_name == "markdown":
         rows = to_rows(table, summary, escape.markdown, "*{}*")
-        caption = " ".join(map(escape.markdown, caption_sentences(summary)))
+        caption = " ".join(map(escape.markdown, caption_sentences(summary, metric)))
         return f"{markdown_grid(rows)}\n\n{caption}\n"
     if format_name == "latex":
         rows = to_rows(table, summary, escape.latex, r"\emph{{{}}}")
-        return latex_float(rows, caption_sentences(summary))
-    return terminal_grid(to_rows(table, summary, escape.printable), [short_caption(summary)])
+        return latex_float(rows, caption_sentences(summary, metric))
+    return terminal_grid(
+        to_rows(table, summary, escape.printable), [short_caption(summary, metric)]
+    )

@@ -8,6 +8,7 @@ import numpy as np
 
 from kd_bench.results.analysis.summary import gaps
 from kd_bench.results.figures.svg import picture
+from kd_bench.results.options import METRIC
 from kd_bench.results.pairs import by_group, shared_scores
 from kd_bench.results.table import Table
 from kd_bench.utils.errors import require
@@ -21,7 +22,7 @@ LINE_STYLES = ("-", "--", ":", "-.")  # one after the other, when the ten colour
 COLOURS = 10
 IN_LEGEND = 17  # methods in a column of the legend
 
-Profiles = dict[str, list[float]]  # by row label, points below the best of each pair, ascending
+Profiles = dict[str, list[float]]  # by row label, distances from the best of each pair, ascending
 
 
 def profiles(table: Table) -> dict[str, Profiles]:
@@ -41,7 +42,7 @@ def profiles(table: Table) -> dict[str, Profiles]:
 
 
 def svg(table: Table) -> str:
-    """One panel per group of methods: the share of pairs within x points of the group's best.
+    """One panel per group of methods: the share of pairs within x of the group's best.
 
     Raises:
         UserError: see `pairs.shared_scores`, or no two rows stand together.
@@ -56,7 +57,8 @@ def svg(table: Table) -> str:
         _draw(panel, of_rows)
         panel.set_title(printable(name), fontsize=10, loc="left", parse_math=False)
         panel.set_ylabel(f"share of {len(table.columns)} pairs")
-    panels[-1].set_xlabel("at most so many points below the best of the pair")
+    unit = METRIC[table.metric].unit
+    panels[-1].set_xlabel(f"at most so many {unit} behind the best of the pair")
     return picture(figure, "profile", [[name, list(rows.items())] for name, rows in found.items()])
 
 

@@ -107,6 +107,12 @@ def test_published_values_stand_beside_the_own_runs(kd_bench, tmp_path):
     assert "https://arxiv.org/abs/1910.10699" in printed
 
 
+def test_published_accuracies_do_not_stand_beside_other_metrics(kd_bench, runs):
+    code, printed = kd_bench("table", "--published", "--metric", "seconds")
+    assert (code, printed.count("\n")) == (2, 1)
+    assert "published values are accuracies" in printed
+
+
 @pytest.mark.parametrize("option", ["--figure", "--plot", "--profile"])
 def test_a_picture_of_another_kind_than_svg_is_refused(kd_bench, runs, option):
     code, printed = kd_bench("table", option, "cells.png")

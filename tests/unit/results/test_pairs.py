@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from helpers.written_records import record, seeds
 
 from kd_bench.results.analysis.summary import Tally
 from kd_bench.results.pairs import summarize
+from kd_bench.results.record import Metrics
 from kd_bench.results.table import table_from
 from kd_bench.utils.errors import UserError
+
+METRICS = Metrics(
+    top5=99.0,
+    nll=0.5,
+    ece=2.0,
+    temperature=1.5,
+    ece_scaled=1.0,
+    kl=None,
+    teacher_errors=None,
+    per_class=[],
+)
 
 
 def on_pair(student, **accuracies):
@@ -90,6 +104,25 @@ def test_several_versions_of_st_are_no_rival():
         for student in ("resnet8", "resnet14", "resnet32")
     ]
     assert all(standing.against is None for standing in standings(records).values())
+
+
+def with_likelihood(records):
+    """Records of which the likelihood has the numbers of the accuracy."""
+    return [replace(r, metrics=replace(METRICS, nll=r.accuracy.last)) for r in records]
+
+
+def test_where_lower_is_better_the_lowest_has_the_first_rank():
+    table = table_from(with_likelihood(THREE), metric="nll")
+    found = summarize(table).standings
+    assert found["baseline"].rank == pytest.approx((1 + 1 + 2) / 3)
+    assert found["at"].rank == pytest.approx((4 + 2 + 1) / 3)
+    assert found["at"].against == Tally(wins=2, ties=0, losses=1)
+    assert found["at"].delta.mean == pytest.approx((2 + 1 - 1) / 3)  # as the table shows it
+
+
+def test_a_cost_has_no_ranks():
+    with pytest.raises(UserError, match="seconds is a cost"):
+        summarize(table_from(THREE, metric="seconds"))
 
 
 @pytest.mark.parametrize(

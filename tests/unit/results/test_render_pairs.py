@@ -37,8 +37,8 @@ The 4 methods that all 2 pairs have: average rank on a pair by mean (1 is the be
 means share their ranks; only methods that stand together are ranked with each other). In \
 points, the mean over pairs of the difference from the baseline, with its 95 % interval for \
 pairs and seeds like these (percentile bootstrap over both, 10,000 resamples; of so few \
-pairs, it is rather too short). Against st: the pairs on which the mean is above / equal to \
-/ below that of st, as shown. Not on all pairs: dml.
+pairs, it is rather too short). Against st: the pairs on which the mean is better than / \
+equal to / worse than that of st, as shown. Not on all pairs: dml.
 """
     )
 
