@@ -19,6 +19,7 @@ LOSSES = {
     "at": {"power": 2},
     "dkd": {"beta": 8, "alpha": 1},
     "dml": {"temperature": 1},
+    "simkd": {},
     "control_shuffled": {"temperature": 4},
 }
 ROLES = {"control_shuffled": "control", "label_smoothing": "control", "simkd": "label_free"}

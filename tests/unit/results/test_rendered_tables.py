@@ -124,6 +124,24 @@ controls:
 control_shuffled | 90.5 ± 0.1 (3) +0.5↑
 label_smoothing | 91.0 ± 0.1 (3) +1.0↑""",
     ),
+    "a row without labels": (
+        [
+            *BASELINE,
+            *seeds("st", 92.9, 93.0, 93.1),
+            *seeds("simkd", 94.9, 95.0, 95.1),
+            *seeds("label_smoothing", 90.9, 91.0, 91.1),
+        ],
+        [],
+        """\
+method | digits resnet20-resnet8
+teacher | 96.1
+baseline | 90.0 ± 0.1 (3)
+st | <93.0 ± 0.1 (3)> +3.0↑
+no labels:
+simkd | 95.0 ± 0.1 (3) +5.0↑
+controls:
+label_smoothing | 91.0 ± 0.1 (3) +1.0↑""",
+    ),
     "crossed seeds of student and teacher": (
         [
             *TWO,
@@ -153,6 +171,11 @@ def test_the_caption_explains_controls_and_their_mark():
     assert "Controls are no methods" in text
     assert "†: not significantly better than the best control" in text
     assert "†" not in caption(BASELINE + seeds("st", 91.0, 91.1))
+
+
+def test_the_caption_explains_rows_without_labels():
+    text = caption(TABLES["a row without labels"][0])
+    assert "Methods below 'no labels' do without, and are ranked only among themselves." in text
 
 
 def test_the_caption_has_the_deviation_between_seeds_of_student_and_teacher():

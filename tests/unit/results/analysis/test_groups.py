@@ -1,0 +1,58 @@
+"""Which rows of a table stand together, in which order, and below which heading."""
+
+from __future__ import annotations
+
+import pytest
+from helpers.written_records import record
+
+from kd_bench.results.analysis.groups import FIRST, Group, Kind, kind_of
+from kd_bench.results.budget import Budget
+
+
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [
+        ("st", Kind.METHOD),
+        ("simkd", Kind.LABEL_FREE),
+        ("dml", Kind.METHOD),  # its teacher learns along
+        ("baseline", Kind.METHOD),  # without a teacher, and still what methods are compared with
+        ("lwm", Kind.TEACHER_FREE),
+        ("control_shuffled", Kind.CONTROL),
+        ("label_smoothing", Kind.CONTROL),  # without a teacher
+    ],
+)
+def test_a_row_is_of_the_kind_that_its_role_and_teacher_say(method, kind):
+    of = record(method)
+    assert kind_of(of.config.method, of.identity) is kind
+
+
+def test_without_a_teacher_a_method_stands_among_those_that_have_none():
+    of = record("simkd")
+    without = {name: part for name, part in of.identity.items() if name != "teacher"}
+    assert kind_of(of.config.method, without) is Kind.TEACHER_FREE
+
+
+def test_methods_come_first_and_controls_last_and_budgets_within_a_kind():
+    more = Budget(views_per_step=2.0)
+    groups = [
+        Group(Kind.CONTROL),
+        Group(Kind.TEACHER_FREE),
+        Group(Kind.LABEL_FREE, more),
+        Group(Kind.LABEL_FREE),
+        Group(budget=more),
+        FIRST,
+    ]
+    assert sorted(groups) == groups[::-1]
+
+
+@pytest.mark.parametrize(
+    ("group", "heading"),
+    [
+        (FIRST, ""),
+        (Group(Kind.CONTROL), "controls"),
+        (Group(budget=Budget(extra_epochs=0.125)), "12.5 % more epochs"),
+        (Group(Kind.LABEL_FREE, Budget(views_per_step=2.0)), "no labels, 2 views per step"),
+    ],
+)
+def test_a_heading_names_what_differs_from_the_first_group(group, heading):
+    assert str(group) == heading
