@@ -24,7 +24,7 @@ import numpy as np
 from kd_bench.config.schema import BASELINE
 from kd_bench.results.analysis.statistics import seeds_to_detect
 from kd_bench.results.record import Accuracy, Record
-from kd_bench.results.render import render_table
+from kd_bench.results.rendering.tables import render_table
 from kd_bench.results.run_folder import RESULT
 from kd_bench.results.store import read_records
 from kd_bench.results.table import Table, table_from

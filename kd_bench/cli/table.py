@@ -172,7 +172,7 @@ def make_table(
         command: the command line, shown below the table.
         read: from the folder to its records and failures.
     """
-    from kd_bench.results.beside import published_for
+    from kd_bench.results.rendering.beside import published_for
     from kd_bench.results.table import table_from
 
     records, failures = read(options.source)
@@ -198,7 +198,7 @@ def make_table(
 def extra_files(options: TableOptions, table: Table) -> dict[Path, str]:
     """The contents of the files that the options ask for besides the table itself."""
     from kd_bench.results.figures import differences, profile, swept_values
-    from kd_bench.results.render import render_table
+    from kd_bench.results.rendering.tables import render_table
 
     files = {}
     if options.csv is not None:
@@ -223,8 +223,8 @@ def write_file(path: Path, content: str | bytes) -> None:
 
 def table_text(options: TableOptions, table: Table) -> str:
     """The table, and the summary below it, in the format that the options ask for."""
-    from kd_bench.results.render import render_table
-    from kd_bench.results.render_pairs import render_summary
+    from kd_bench.results.rendering.summaries import render_summary
+    from kd_bench.results.rendering.tables import render_table
 
     format_name = options.format or FORMAT_NAMES[0]
     texts = [render_table(table, format_name)]

@@ -116,7 +116,7 @@ class SweepDisplay:
     ) -> None:
         """Print the results of jobs; `records` and the reasons why jobs `failed` are by folder."""
         # pandas and scipy take a second to import
-        from kd_bench.results.render import render_records
+        from kd_bench.results.rendering.tables import render_records
 
         if done := [records[job.folder] for job in jobs if job.folder in records]:
             failures = [

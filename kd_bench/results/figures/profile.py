@@ -9,7 +9,7 @@ import numpy as np
 from kd_bench.results.analysis.summary import gaps
 from kd_bench.results.figures.svg import picture
 from kd_bench.results.options import METRIC
-from kd_bench.results.pairs import by_group, shared_scores
+from kd_bench.results.rendering.pairs import by_group, shared_scores
 from kd_bench.results.table import Table
 from kd_bench.utils.errors import require
 from kd_bench.utils.text.escape import printable

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from helpers.written_records import failure, record, seeds, taught_by
 
-from kd_bench.results.caption import caption_sentences
-from kd_bench.results.render import to_rows
+from kd_bench.results.rendering.caption import caption_sentences
+from kd_bench.results.rendering.tables import to_rows
 from kd_bench.results.table import table_from
 
 BASELINE = seeds("baseline", 89.9, 90.0, 90.1)

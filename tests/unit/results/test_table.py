@@ -15,13 +15,13 @@ import pytest
 from helpers.written_records import failure, record, seeds, taught_by, teacher_record
 from hypothesis import given, settings, strategies
 
-from kd_bench.results import render
 from kd_bench.results.analysis.statistics import Pooled, half_width, pooled
-from kd_bench.results.caption import caption_sentences, caveats
 from kd_bench.results.labels import natural_key, short_name
 from kd_bench.results.options import FORMAT_NAMES, METRIC, METRICS
 from kd_bench.results.record import Metrics
-from kd_bench.results.render import cell_text, render_records, render_table, to_rows
+from kd_bench.results.rendering import tables as render
+from kd_bench.results.rendering.caption import caption_sentences, caveats
+from kd_bench.results.rendering.tables import cell_text, render_records, render_table, to_rows
 from kd_bench.results.table import Cell, Delta, table_from
 from kd_bench.utils.errors import UserError
 
@@ -1037,7 +1037,7 @@ def test_each_format_has_the_function_of_its_name():
 @pytest.mark.slow
 def test_a_table_is_made_without_torch():
     code = (
-        "import sys, kd_bench.results.markdown, kd_bench.results.render;"
+        "import sys, kd_bench.results.markdown, kd_bench.results.rendering.tables;"
         " print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

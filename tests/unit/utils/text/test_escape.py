@@ -12,7 +12,7 @@ from hypothesis import given, strategies
 from rich.console import Console
 
 from kd_bench.results.figures.differences import svg
-from kd_bench.results.render import render_records
+from kd_bench.results.rendering.tables import render_records
 from kd_bench.results.table import table_from
 from kd_bench.sweep import display
 from kd_bench.utils.text import escape

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from kd_bench.results.analysis.summary import RESAMPLES, Tally
-from kd_bench.results.caption import MANY, listed
 from kd_bench.results.options import FORMAT_NAMES, METRIC, Metric
-from kd_bench.results.pairs import RIVAL, MeanDelta, Standing, Summary, summarize
-from kd_bench.results.render import (
+from kd_bench.results.rendering.caption import MANY, listed
+from kd_bench.results.rendering.pairs import RIVAL, MeanDelta, Standing, Summary, summarize
+from kd_bench.results.rendering.tables import (
     Escape,
     below_groups,
     latex_float,

@@ -8,12 +8,12 @@ from statistics import median, median_low
 import pandas as pd
 
 from kd_bench.config.schema import BASELINE
-from kd_bench.results import beside
 from kd_bench.results.analysis.crossed import Crossed
 from kd_bench.results.analysis.groups import HEADINGS, Kind
 from kd_bench.results.analysis.statistics import detectable
 from kd_bench.results.budget import RECIPE
 from kd_bench.results.options import METRIC
+from kd_bench.results.rendering import beside
 from kd_bench.results.table import Cell, Column, Table
 from kd_bench.utils.text.formatting import format_duration, pluralize
 

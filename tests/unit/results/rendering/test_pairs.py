@@ -8,8 +8,8 @@ import pytest
 from helpers.written_records import record, seeds
 
 from kd_bench.results.analysis.summary import Tally
-from kd_bench.results.pairs import summarize
 from kd_bench.results.record import Metrics
+from kd_bench.results.rendering.pairs import summarize
 from kd_bench.results.table import table_from
 from kd_bench.utils.errors import UserError
 

@@ -10,18 +10,18 @@ from statistics import fmean, stdev
 
 import pandas as pd
 
-from kd_bench.results import beside
 from kd_bench.results.analysis.groups import FIRST, Group
-from kd_bench.results.caption import (
+from kd_bench.results.labels import format_value
+from kd_bench.results.options import FORMAT_NAMES, METRIC, METRICS
+from kd_bench.results.record import Failure, Record
+from kd_bench.results.rendering import beside
+from kd_bench.results.rendering.caption import (
     EFFECT_MARKS,
     UNPROVEN_MARK,
     caption_sentences,
     caveats,
     short_caption,
 )
-from kd_bench.results.labels import format_value
-from kd_bench.results.options import FORMAT_NAMES, METRIC, METRICS
-from kd_bench.results.record import Failure, Record
 from kd_bench.results.table import Average, Cell, Column, Table, table_from
 from kd_bench.utils.errors import require
 from kd_bench.utils.text import escape

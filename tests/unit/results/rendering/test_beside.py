@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from helpers.written_records import record, seeds
 
-from kd_bench.results.beside import published_for
-from kd_bench.results.caption import caption_sentences
 from kd_bench.results.published.values import Published, Source
-from kd_bench.results.render import render_table, to_rows
+from kd_bench.results.rendering.beside import published_for
+from kd_bench.results.rendering.caption import caption_sentences
+from kd_bench.results.rendering.tables import render_table, to_rows
 from kd_bench.results.table import table_from
 
 PAPER = Source("A paper (2020)", "table 1", "https://a.b/c", "last", 5)

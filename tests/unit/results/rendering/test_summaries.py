@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from helpers.written_records import seeds
 
-from kd_bench.results.render_pairs import render_summary
+from kd_bench.results.rendering.summaries import render_summary
 from kd_bench.results.table import table_from
 from kd_bench.utils.errors import UserError
 

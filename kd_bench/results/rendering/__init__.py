@@ -1,0 +1,1 @@
+"""Tables for readers: as text with captions, over several pairs, and beside published values."""
