@@ -87,7 +87,7 @@ def load(config: Config, weights: Path) -> tuple[Network, Data]:
     """The network with its weights, on the CPU in eval mode, and the data it was trained on."""
     # torch takes seconds to import, which a mistake in the arguments is spared
     from kd_bench.jobs.instantiate import build_dataset, build_student
-    from kd_bench.training.teacher import load_weights
+    from kd_bench.models.weights import load_weights
 
     data = build_dataset(config.dataset).load("cpu")
     network = build_student(config, data)

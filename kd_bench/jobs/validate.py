@@ -42,10 +42,10 @@ from kd_bench.jobs.instantiate import (
 )
 from kd_bench.jobs.job import Job
 from kd_bench.methods.common.method import Method
+from kd_bench.models.weights import read_weights
 from kd_bench.training import execution, teacher_cache
 from kd_bench.training.checks.rehearsal import Rehearsal
 from kd_bench.training.optim import check_recipe
-from kd_bench.training.teacher import read_weights
 from kd_bench.utils.errors import UserError, require
 
 
@@ -310,6 +310,10 @@ def _check_init(init: InitConfig, method: str) -> None:
 
 def _check_teacher(config: TeacherConfig, teacher: Network) -> None:
     if path := config.checkpoint:
-        read_weights(teacher.net, path, teacher.name)
-    else:
-        check_recipe(config.recipe)
+        read_weights(teacher.net, path, teacher.name, config.checkpoint_key)
+        return
+    require(
+        config.checkpoint_key is None,
+        "teacher.checkpoint_key is a place in the file of teacher.checkpoint, which is not given",
+    )
+    check_recipe(config.recipe)

@@ -46,6 +46,18 @@ def test_elsewhere_model_and_data_are_chosen(kd_bench, finished, tmp_path):
     assert printed == f"resnet8_half on synthetic: {accuracy:.2f} % of 24 test images\n"
 
 
+def test_the_place_in_the_file_may_be_named(kd_bench, finished, tmp_path):
+    student, _ = finished
+    state = torch.load(student / "weights.pt", weights_only=True)
+    changed = state | {"fc.bias": state["fc.bias"] + torch.tensor([1e9, 0.0, 0.0, 0.0])}
+    torch.save({"model": changed, "model_ema": state}, tmp_path / "both.pt")
+    code, printed = kd_bench("evaluate", "--key", "model_ema", "both.pt", *MODEL, *IMAGES)
+    accuracy = read_record(student).accuracy.last
+    assert (code, f"{accuracy:.2f} % of 24 test images" in printed) == (0, True), printed
+    _, printed = kd_bench("evaluate", "both.pt", *MODEL, *IMAGES)
+    assert "25.00 % of 24 test images" in printed  # all of the first class
+
+
 def test_beside_a_record_another_data_set_may_be_chosen(kd_bench, finished):
     student, _ = finished
     more = [choice.replace("test=24", "test=48") for choice in IMAGES]

@@ -7,8 +7,8 @@ import torch
 from helpers.jobs import config, rewrite_record
 
 from kd_bench.jobs import instantiate
+from kd_bench.models.weights import load_weights
 from kd_bench.results.run_folder import read_record
-from kd_bench.training.teacher import load_weights
 
 
 @pytest.fixture

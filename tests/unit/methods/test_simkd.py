@@ -19,10 +19,10 @@ from kd_bench.jobs.validate import validate_job
 from kd_bench.methods.simkd import ProjectedFeatures, ReusedClassifier
 from kd_bench.models.features import probe_shapes
 from kd_bench.models.resnet import ResNet
+from kd_bench.models.weights import load_weights
 from kd_bench.results.render import render_records
 from kd_bench.training import device
 from kd_bench.training.loop import evaluate
-from kd_bench.training.teacher import load_weights
 
 ALIKE = (
     "model.net.depth=8",
