@@ -25,6 +25,7 @@ from kd_bench.models.weights import load_weights
 from kd_bench.results.record import Record
 from kd_bench.results.run_folder import TEACHER_CACHES, WEIGHTS, check_weights, read_record
 from kd_bench.training import teacher_cache
+from kd_bench.training.checks.teacher_accuracy import check_teacher_accuracy
 from kd_bench.training.device import device_name
 from kd_bench.training.execution import Execution, memory_format, move
 from kd_bench.training.loop import accuracy, all_logits, predictions
@@ -193,7 +194,8 @@ def answer_test_images(job: Job, setup: TrainingSetup) -> Tensor | None:
     """A frozen teacher's logits [N, K] for all test images, on the CPU; None without one.
 
     Raises:
-        UserError: they are less accurate, or more, than the teacher's record says.
+        UserError: they are less accurate, or more, than the teacher's record says; those of given
+            weights are near chance, or not as accurate as expected.
     """
     if setup.teacher is None or setup.teacher.learns:
         return None
@@ -202,6 +204,13 @@ def answer_test_images(job: Job, setup: TrainingSetup) -> Tensor | None:
     for teacher, answers in zip(job.teachers, _each(logits.argmax(1), setup), strict=False):
         correct = accuracy(answers, test.target.cpu())
         _check_accuracy(teacher.path, _record(teacher), correct, setup.device)
+    if not job.teachers:
+        (path,) = _weights(job)
+        expected, predicted = job.config.teacher.expected_accuracy, logits.argmax(1)
+        network = setup.teacher.network
+        check_teacher_accuracy(
+            path, network, setup.data, predicted.to(test.target.device), expected
+        )
     return logits
 
 

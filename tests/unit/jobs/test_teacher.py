@@ -116,6 +116,21 @@ def test_averaged_weights_teach_when_they_are_named(finished, tmp_path):
     assert teacher_module._answers_key(jobs[0]) != teacher_module._answers_key(jobs[1])
 
 
+def test_a_given_teacher_off_its_expected_accuracy_is_refused_before_it_trains(finished, tmp_path):
+    _, teacher = finished
+    accuracy = read_record(teacher).accuracy.last
+    given = f"teacher.checkpoint={teacher / WEIGHTS}"
+    jobs = [
+        job(tmp_path / "runs", "method=st", given, f"teacher.expected_accuracy={accuracy + off}")
+        for off in (2.5, 1.5)
+    ]
+    with pytest.raises(UserError, match=rf"{accuracy:.2f} % of the test .* {accuracy + 2.5:.2f} %"):
+        trained(jobs[0])
+    assert not (jobs[0].path / "history.csv").exists()
+    assert jobs[0].folder == jobs[1].folder  # what is expected is no part of the identity
+    trained(jobs[1])
+
+
 def test_a_place_in_no_file_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"teacher.checkpoint_key is a place in the file of"):
         validate_job(job(tmp_path, "method=st", "teacher.checkpoint_key=ema"))
