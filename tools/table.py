@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from kd_bench.cli.parser import Parser
+from kd_bench.cli.common.parser import Parser
 from kd_bench.cli.table import (
     add_table_options,
     extra_files,

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kd_bench.cli.parser import Parser, with_data
-from kd_bench.cli.trust import check_calls, student_calls
+from kd_bench.cli.common.parser import Parser, with_data
+from kd_bench.cli.common.trust import check_calls, student_calls
 from kd_bench.config.chain import teaching_model
 from kd_bench.config.schema import Config, Device
 from kd_bench.results.record import Record

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kd_bench.cli.parser import Parser, with_data
+from kd_bench.cli.common.parser import Parser, with_data
+from kd_bench.cli.common.trust import check_calls, student_calls
 from kd_bench.cli.table import write_file
-from kd_bench.cli.trust import check_calls, student_calls
 from kd_bench.config.schema import Config
 from kd_bench.results.labels import method_name
 from kd_bench.results.record import Record

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kd_bench.cli.parser import Parser
+from kd_bench.cli.common.parser import Parser
 from kd_bench.results.options import FILTERS, FORMAT_NAMES, METRICS, TableOptions
 from kd_bench.results.record import Failure, Record
 from kd_bench.results.store import read_failures, read_records

@@ -9,7 +9,7 @@ from pathlib import Path
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from kd_bench.data.dataset import Data
+from kd_bench.data.data import Data
 from kd_bench.models.features import FeatureExtractor
 from kd_bench.training.loop import accuracy, predictions
 from kd_bench.utils.errors import UserError, require

@@ -216,8 +216,11 @@ def test_the_weights_of_another_teacher_are_told(kd_bench, finished):
 def test_a_given_checkpoint_is_compared_unless_it_was_changed(kd_bench, finished, tmp_path):
     _, teacher = finished
     shutil.copy(teacher / "weights.pt", tmp_path / "given.pt")
-    given = job(tmp_path / "runs", "method=st", f"teacher.checkpoint={tmp_path / 'given.pt'}")
-    _, folder = trained(given)
+    words = (
+        f"teacher.checkpoint={tmp_path / 'given.pt'}",
+        f"teacher.expected_accuracy={read_record(teacher).accuracy.last}",  # near chance
+    )
+    _, folder = trained(job(tmp_path / "runs", "method=st", *words))
     before = make_older(folder)
     (tmp_path / "given.pt").rename(tmp_path / "moved.pt")
     assert "not compared with the teacher: cannot read" in kd_bench("evaluate", folder)[1]

@@ -144,7 +144,7 @@ def test_its_program_classifies_like_the_student(kd_bench, done):
 
 def test_a_head_of_ones_own_needs_trust(kd_bench, done, monkeypatch):
     _, folder = done
-    from kd_bench.cli import trust
+    from kd_bench.cli.common import trust
 
     monkeypatch.setitem(trust.PLACES, "method.head", "kd_bench.models")
     for command in ("evaluate", "export"):

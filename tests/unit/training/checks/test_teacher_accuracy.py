@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from kd_bench.data.dataset import Data
+from kd_bench.data.resident import ResidentData
 from kd_bench.data.source import Split
 from kd_bench.models.features import FeatureExtractor
 from kd_bench.training.checks.teacher_accuracy import check_expected, check_teacher_accuracy
@@ -35,7 +35,7 @@ def data(mean=0.3, std=0.1, swapped=0):
     grey = (40 + 40 * target).to(torch.uint8).view(-1, 1, 1, 1)
     target = torch.where(torch.arange(100) < K * swapped, (target + 1) % K, target)
     split = Split(grey.expand(100, 2, 2, 3).contiguous(), target)
-    return Data(
+    return ResidentData(
         train=split,
         test=split,
         validation=None,
