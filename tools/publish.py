@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from kd_bench.cli.parser import Parser
+from kd_bench.cli.common.parser import Parser
 from kd_bench.cli.table import add_filters, chosen_filters
 from kd_bench.config.identity import folder_name
 from kd_bench.results.record import Record

@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from kd_bench.cli.parser import Parser
+from kd_bench.cli.common.parser import Parser
 from kd_bench.cli.table import (
     add_table_options,
     extra_files,

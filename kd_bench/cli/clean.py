@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from kd_bench.cli.parser import Parser, existing_runs_dir
+from kd_bench.cli.common.parser import Parser, existing_runs_dir
 from kd_bench.config.schema import BASELINE
 from kd_bench.jobs.job import read_jobs, sweep_files
 from kd_bench.results.record import Record

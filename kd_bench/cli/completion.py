@@ -13,7 +13,7 @@ from contextlib import redirect_stdout, suppress
 from itertools import chain, pairwise
 from pathlib import Path
 
-from kd_bench.cli.parser import LIST_OPTIONS
+from kd_bench.cli.common.parser import LIST_OPTIONS
 from kd_bench.utils.errors import UserError
 from kd_bench.utils.text.output import print_lines
 

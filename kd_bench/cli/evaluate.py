@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kd_bench.cli.parser import Parser, with_data
-from kd_bench.cli.trust import check_calls, student_calls
+from kd_bench.cli.common.parser import Parser, with_data
+from kd_bench.cli.common.trust import check_calls, student_calls
 from kd_bench.config.chain import teaching_model
 from kd_bench.config.schema import Config, Device
 from kd_bench.results.record import Record
@@ -50,6 +50,9 @@ def main(words: Sequence[str]) -> int:
         help="a state dict, such as weights.pt, or the folder of a finished job",
     )
     parser.add_argument(
+        "--key", help="where in the file the state dict is, such as model_ema (default: as usual)"
+    )
+    parser.add_argument(
         "choices",
         metavar="GROUP=CHOICE",
         nargs="*",
@@ -73,7 +76,7 @@ def main(words: Sequence[str]) -> int:
             check_weights(Path(args.checkpoint).parent, record)
     config = with_data(_config(record, args.choices, args.config_dir), args.data)
     config = replace(config, device=Device(args.device or "auto"))
-    student = load_student(config, args.checkpoint)
+    student = load_student(config, args.checkpoint, args.key)
     names = f"{config.model.name} on {config.dataset.name}"
     images = pluralize(len(student.logits), "test image")
     print_lines(f"{names}: {student.accuracy:.2f} % of {images}")
@@ -135,21 +138,21 @@ class Student:
         return accuracy(self.logits.argmax(1), self.data.test.target.cpu())
 
 
-def load_student(config: Config, checkpoint: str) -> Student:
+def load_student(config: Config, checkpoint: str, key: str | None = None) -> Student:
     """The student of a configuration with the weights of a file, and what it answers."""
     # torch takes seconds to import, which a mistake in the arguments is spared
     from kd_bench.jobs.instantiate import build_dataset, build_student
+    from kd_bench.models.weights import load_weights
     from kd_bench.training.device import choose_device, configure_process
     from kd_bench.training.execution import memory_format, move
     from kd_bench.training.loop import all_logits
-    from kd_bench.training.teacher import load_weights
     from kd_bench.utils.process import core_count
 
     configure_process(min(config.threads, core_count()))
     device = choose_device(config.device)
     data = build_dataset(config.dataset).load(device)
     network = build_student(config, data)
-    load_weights(network.net, checkpoint, network.name)
+    load_weights(network.net, checkpoint, network.name, key)
     move(network.net, device, memory_format(config.speed))
     net = network.extractor(())
     return Student(net, data, all_logits(net, data, data.test))

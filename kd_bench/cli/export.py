@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kd_bench.cli.parser import Parser, with_data
+from kd_bench.cli.common.parser import Parser, with_data
+from kd_bench.cli.common.trust import check_calls, student_calls
 from kd_bench.cli.table import write_file
-from kd_bench.cli.trust import check_calls, student_calls
 from kd_bench.config.schema import Config
 from kd_bench.results.labels import method_name
 from kd_bench.results.record import Record
 from kd_bench.results.run_folder import RESULT, WEIGHTS, check_weights
 from kd_bench.results.store import open_record
-from kd_bench.utils.errors import require
+from kd_bench.utils.errors import require, require_installed
 from kd_bench.utils.files import write_json
 from kd_bench.utils.text.output import print_lines
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from kd_bench.data.dataset import Data
     from kd_bench.jobs.instantiate import Network
+
+    Written = tuple[bytes, Tensor]  # a file, and the logits of what was read from it for images
 
 DESCRIPTION = """\
 Writes the network that a finished job trained to a file, and beside it FILE.json with what you need
@@ -33,10 +37,26 @@ to use it: model, classes, image size, normalisation, accuracy and the digest of
 state_dict    the weights by name: net.load_state_dict(torch.load("resnet8.pt"))
 program       the network as torch.export writes it, which no longer needs its Python code:
               torch.export.load("resnet8.pt2").module()(image), for any number of images
+safetensors   the weights by name: safetensors.torch.load_file("resnet8.safetensors")
+onnx          the network for other runtimes; input "image", output "logits":
+              onnxruntime.InferenceSession("resnet8.onnx").run(None, {"image": image.numpy()})
+
+What is written is read again: it has to give the network's logits, to 1e-5 of the largest, on test
+images and on random ones.
 
 A record that calls other code than kd-bench's own is refused, unless you --trust its package.
 """
-ENDINGS = {"state_dict": ".pt", "program": ".pt2"}
+ENDINGS = {
+    "state_dict": ".pt",
+    "program": ".pt2",
+    "safetensors": ".safetensors",
+    "onnx": ".onnx",
+}
+LIBRARIES = {  # optional; each format has an extra of its name
+    "safetensors": ("safetensors",),
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+}
+TOLERANCE = 1e-5  # of logits, relative to the largest
 
 
 def main(words: Sequence[str]) -> int:
@@ -52,6 +72,8 @@ def main(words: Sequence[str]) -> int:
     parser.add_data()
     parser.add_trust()
     args = parser.parse(words)
+    for library in LIBRARIES.get(args.format, ()):
+        require_installed(library, f"--format {args.format}", extra=args.format)
     folder, record = open_record(args.run)
     called = {"dataset": record.config.dataset, **student_calls(record.config)}
     check_calls(folder / RESULT, called, args.trust)
@@ -69,8 +91,7 @@ def main(words: Sequence[str]) -> int:
         f"the images of dataset '{config.dataset.name}' are not those that {folder} was trained on,"
         " so their normalisation may differ; give the folder of those with --data DIR",
     )
-    content = program(network, data) if args.format == "program" else state_dict(network)
-    write_file(to, content)
+    write_file(to, _content(args.format, network, data))
     write_json(beside, description(record, data, args.format))
     print_lines(f"wrote {to} and {beside}")
     return 0
@@ -87,7 +108,7 @@ def load(config: Config, weights: Path) -> tuple[Network, Data]:
     """The network with its weights, on the CPU in eval mode, and the data it was trained on."""
     # torch takes seconds to import, which a mistake in the arguments is spared
     from kd_bench.jobs.instantiate import build_dataset, build_student
-    from kd_bench.training.teacher import load_weights
+    from kd_bench.models.weights import load_weights
 
     data = build_dataset(config.dataset).load("cpu")
     network = build_student(config, data)
@@ -96,33 +117,89 @@ def load(config: Config, weights: Path) -> tuple[Network, Data]:
     return network, data
 
 
-def state_dict(network: Network) -> bytes:
+def _content(file_format: str, network: Network, data: Data) -> bytes:
+    """A network as a file of a format, which was read again and gives the network's logits.
+
+    Raises:
+        AssertionError: it does not.
+    """
+    import torch
+
+    test = data.eval_batch(data.test, 0, 8).contiguous()
+    image = torch.cat([test, torch.randn_like(test)])
+    # A copy, as this leaves the features that a head reads without the hooks that store them.
+    net = copy.deepcopy(network.net)
+    write = {"state_dict": state_dict, "program": program, "safetensors": safetensors, "onnx": onnx}
+    content, answer = write[file_format](net, image)
+    with torch.no_grad():
+        expected = network.net(image)
+    tolerance = TOLERANCE * max(1.0, expected.abs().max().item())
+    torch.testing.assert_close(answer, expected, rtol=0, atol=tolerance)
+    return content
+
+
+def state_dict(net: nn.Module, image: Tensor) -> Written:
     """The weights by name, as a file that `torch.load(weights_only=True)` reads."""
     import torch
 
     file = io.BytesIO()
-    torch.save(network.net.state_dict(), file)
-    return file.getvalue()
+    torch.save(net.state_dict(), file)
+    file.seek(0)
+    return file.getvalue(), _with(net, torch.load(file, weights_only=True), image)
 
 
-def program(network: Network, data: Data) -> bytes:
-    """The network as a program of its own, for any number of images.
+def safetensors(net: nn.Module, image: Tensor) -> Written:
+    """The weights by name, as a file of safetensors."""
+    from safetensors.torch import load, save  # an optional dependency
 
-    Raises:
-        AssertionError: the program's logits differ from the network's.
-    """
+    weights = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
+    content = save(weights)
+    return content, _with(net, load(content), image)
+
+
+def _with(net: nn.Module, weights: Mapping[str, Tensor], image: Tensor) -> Tensor:
+    """The logits of a network with the weights that were read again."""
     import torch
 
-    image = data.eval_batch(data.test, 0, 8).contiguous()
-    batch = {0: torch.export.Dim("batch", min=1)}
-    # A copy, as this leaves the features that a head reads without the hooks that store them.
-    net = copy.deepcopy(network.net)
-    exported = torch.export.export(net, (image[:2],), dynamic_shapes=(batch,))
     with torch.no_grad():
-        torch.testing.assert_close(exported.module()(image), network.net(image))
+        for tensor in net.state_dict().values():
+            tensor.zero_()
+        net.load_state_dict(weights)
+        return net(image)
+
+
+def program(net: nn.Module, image: Tensor) -> Written:
+    """The network as a program of its own, for any number of images."""
+    import torch
+
+    batch = {0: torch.export.Dim("batch", min=1)}
+    exported = torch.export.export(net, (image[:2],), dynamic_shapes=(batch,))
     file = io.BytesIO()
     torch.export.save(exported, file)
-    return file.getvalue()
+    file.seek(0)
+    with torch.no_grad():
+        return file.getvalue(), torch.export.load(file).module()(image)
+
+
+def onnx(net: nn.Module, image: Tensor) -> Written:
+    """The network as an ONNX model, for any number of images, as ONNX Runtime runs it."""
+    import onnxruntime  # an optional dependency, as are those of torch's exporter
+    import torch
+
+    exported = torch.onnx.export(
+        net,
+        (image[:2],),
+        input_names=["image"],
+        output_names=["logits"],
+        dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+        dynamo=True,
+        verbose=False,
+    )
+    assert exported is not None  # which it is where it writes a file itself
+    content = exported.model_proto.SerializeToString()
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    (logits,) = session.run(["logits"], {"image": image.numpy()})
+    return content, torch.from_numpy(logits)
 
 
 def description(record: Record, data: Data, file_format: str) -> dict[str, Any]:

@@ -189,7 +189,7 @@ def _plan(composed: Composed) -> int:
 
 
 def _run(composed: Composed) -> int:
-    from kd_bench.cli.progress import JobDisplay
+    from kd_bench.cli.common.progress import JobDisplay
     from kd_bench.jobs.resolve import resolve_job
     from kd_bench.jobs.runner import run_with_teacher
     from kd_bench.jobs.validate import validate_job

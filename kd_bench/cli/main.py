@@ -7,6 +7,7 @@ import sys
 
 import kd_bench
 from kd_bench.cli import clean, completion, evaluate, export, plan, prepare, rerun, status, table
+from kd_bench.cli.new import command as new
 from kd_bench.utils.errors import UserError, exit_on_error
 from kd_bench.utils.text.output import print_lines, replace_closed_streams
 
@@ -19,6 +20,7 @@ COMMANDS = {
     "evaluate": evaluate.main,
     "export": export.main,
     "clean": clean.main,
+    "new": new.main,
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from kd_bench.cli.parser import Parser
+from kd_bench.cli.common.parser import Parser
 from kd_bench.cli.table import add_filters, chosen_filters, read_runs
 from kd_bench.utils.errors import require
 from kd_bench.utils.text.formatting import pluralize

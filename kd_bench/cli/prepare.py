@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from kd_bench.cli.parser import Parser
+from kd_bench.cli.common.parser import Parser
 from kd_bench.utils.errors import require
 from kd_bench.utils.text.formatting import format_bytes, pluralize
 from kd_bench.utils.text.output import print_lines

@@ -10,8 +10,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from kd_bench.cli.parser import Parser, with_data
-from kd_bench.cli.trust import check_calls
+from kd_bench.cli.common.parser import Parser, with_data
+from kd_bench.cli.common.trust import check_calls
 from kd_bench.config.convert import to_plain
 from kd_bench.config.identity import flatten
 from kd_bench.config.schema import Config, Device
@@ -58,7 +58,7 @@ def main(words: Sequence[str]) -> int:
 def _run(config: Config, changed: Mapping[str, Any], runs_dir: str | None) -> tuple[Path, Record]:
     """Run a job in a new folder, or in `runs_dir`: that folder, and the record."""
     # torch takes seconds to import, which a mistake in the arguments is spared
-    from kd_bench.cli.progress import JobDisplay
+    from kd_bench.cli.common.progress import JobDisplay
     from kd_bench.jobs.resolve import resolve_job
     from kd_bench.jobs.runner import run_with_teacher
     from kd_bench.jobs.validate import validate_job

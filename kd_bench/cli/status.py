@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from kd_bench.cli.parser import Parser, existing_runs_dir
+from kd_bench.cli.common.parser import Parser, existing_runs_dir
 from kd_bench.jobs.job import Job, read_jobs, sweep_files
 from kd_bench.jobs.status import (
     DONE,

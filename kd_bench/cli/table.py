@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kd_bench.cli.parser import Parser
+from kd_bench.cli.common.parser import Parser
 from kd_bench.results.options import FILTERS, FORMAT_NAMES, METRIC, METRICS, TableOptions
 from kd_bench.results.published.values import read_published
 from kd_bench.results.record import Failure, Record

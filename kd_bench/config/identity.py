@@ -76,6 +76,8 @@ def _teacher_identity(config: Mapping) -> dict:
     teacher: dict[str, Any] = {"model": without_defaults(config["model"], ModelConfig)}
     if config.get("checkpoint"):
         teacher["checkpoint"] = file_hash(config["checkpoint"], 16)
+        if config.get("checkpoint_key"):
+            teacher["checkpoint_key"] = config["checkpoint_key"]
     else:
         teacher["recipe"] = without_defaults(config["recipe"], RecipeConfig)
         teacher["seed"] = config["seed"]

@@ -193,6 +193,8 @@ class TeacherConfig:
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     seed: int = 0
     checkpoint: str | None = None  # a file with a state dict, instead of training one
+    checkpoint_key: str | None = None  # where in the file it is, such as model_ema; None: as usual
+    expected_accuracy: float | None = None  # of the checkpoint, in percent; not part of identity
     source: TeacherSource = TeacherSource.online
     precision: Precision | None = None  # None: the student's
 

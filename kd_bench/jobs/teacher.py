@@ -21,14 +21,16 @@ from kd_bench.jobs.record import versions
 from kd_bench.methods.common.method import Method
 from kd_bench.models.ensemble import Ensemble
 from kd_bench.models.features import FeatureExtractor
+from kd_bench.models.weights import load_weights
 from kd_bench.results.record import Record
 from kd_bench.results.run_folder import TEACHER_CACHES, WEIGHTS, check_weights, read_record
 from kd_bench.training import teacher_cache
+from kd_bench.training.checks.teacher_accuracy import check_teacher_accuracy
 from kd_bench.training.device import device_name
 from kd_bench.training.execution import Execution, memory_format, move
 from kd_bench.training.loop import accuracy, all_logits, predictions
 from kd_bench.training.setup import TrainingSetup
-from kd_bench.training.teacher import Teacher, load_weights
+from kd_bench.training.teacher import Teacher
 from kd_bench.utils.errors import UserError, require
 from kd_bench.utils.files import file_hash
 
@@ -52,15 +54,15 @@ def load_network(job: Job, data: Data) -> Network:
         check_weights(teacher.path, record)
     if not job.teachers:
         _check_given(job)
-    return _load(job.config, _weights(job), data)
+    return _load(job.config, _weights(job), data, _key(job))
 
 
-def _load(config: Config, files: Iterable[Path], data: Data) -> Network:
+def _load(config: Config, files: Iterable[Path], data: Data, key: str | None) -> Network:
     """The teaching model with the weights of a file, or an ensemble with those of several."""
     networks = []
     for weights in files:
         networks.append(build_network(teaching_model(config), data.num_classes))
-        load_weights(networks[-1].net, weights, networks[-1].name)
+        load_weights(networks[-1].net, weights, networks[-1].name, key)
     network = build_ensemble(networks, config.method.ensemble.mean)
     network.net.requires_grad_(False)
     return network
@@ -78,6 +80,11 @@ def _weights(job: Job) -> list[Path]:
     if job.teachers:
         return [teacher.path / WEIGHTS for teacher in job.teachers]
     return [Path(str(job.config.teacher.checkpoint))]
+
+
+def _key(job: Job) -> str | None:
+    """Where in the given file the teacher's weights are."""
+    return None if job.teachers else job.config.teacher.checkpoint_key
 
 
 def _check_given(job: Job) -> None:
@@ -110,7 +117,8 @@ def answer_again(record: Record, config: Config, runs: Path, data: Data) -> Tens
             raise UserError(f"there is no finished job in {runs / folder}")
         check_weights(runs / folder, taught)
     files = [runs / folder / WEIGHTS for folder in score.folders] or [_given(record)]
-    network = _load(config, files, data)
+    key = None if score.folders else record.config.teacher.checkpoint_key
+    network = _load(config, files, data, key)
     move(network.net, data.test.target.device, memory_format(config.speed))
     logits = all_logits(network.extractor(()), data, data.test)
     now = accuracy(logits.argmax(1), data.test.target.cpu())
@@ -176,14 +184,18 @@ def make_teacher(
 def _answers_key(job: Job) -> Any:
     """What the teacher's answers depend on, as a plain value: a file's hash, or several."""
     hashes = [file_hash(path, 16) for path in _weights(job)]
-    return hashes[0] if len(hashes) == 1 else [*hashes, job.config.method.ensemble.mean.value]
+    if len(hashes) > 1:
+        return [*hashes, job.config.method.ensemble.mean.value]
+    key = _key(job)
+    return hashes[0] if key is None else [hashes[0], key]
 
 
 def answer_test_images(job: Job, setup: TrainingSetup) -> Tensor | None:
     """A frozen teacher's logits [N, K] for all test images, on the CPU; None without one.
 
     Raises:
-        UserError: they are less accurate, or more, than the teacher's record says.
+        UserError: they are less accurate, or more, than the teacher's record says; those of given
+            weights are near chance, or not as accurate as expected.
     """
     if setup.teacher is None or setup.teacher.learns:
         return None
@@ -192,6 +204,13 @@ def answer_test_images(job: Job, setup: TrainingSetup) -> Tensor | None:
     for teacher, answers in zip(job.teachers, _each(logits.argmax(1), setup), strict=False):
         correct = accuracy(answers, test.target.cpu())
         _check_accuracy(teacher.path, _record(teacher), correct, setup.device)
+    if not job.teachers:
+        (path,) = _weights(job)
+        expected, predicted = job.config.teacher.expected_accuracy, logits.argmax(1)
+        network = setup.teacher.network
+        check_teacher_accuracy(
+            path, network, setup.data, predicted.to(test.target.device), expected
+        )
     return logits
 
 

@@ -43,10 +43,11 @@ from kd_bench.jobs.instantiate import (
 from kd_bench.jobs.job import Job
 from kd_bench.methods.common.method import Method
 from kd_bench.models.cut import rest_after
+from kd_bench.models.weights import read_weights
 from kd_bench.training import execution, teacher_cache
 from kd_bench.training.checks.rehearsal import Rehearsal
+from kd_bench.training.checks.teacher_accuracy import check_expected
 from kd_bench.training.optim import check_recipe
-from kd_bench.training.teacher import read_weights
 from kd_bench.utils.errors import UserError, require
 
 
@@ -320,7 +321,12 @@ def _check_init(init: InitConfig, method: str) -> None:
 
 
 def _check_teacher(config: TeacherConfig, teacher: Network) -> None:
+    check_expected(config.expected_accuracy, config.checkpoint)
     if path := config.checkpoint:
-        read_weights(teacher.net, path, teacher.name)
-    else:
-        check_recipe(config.recipe)
+        read_weights(teacher.net, path, teacher.name, config.checkpoint_key)
+        return
+    require(
+        config.checkpoint_key is None,
+        "teacher.checkpoint_key is a place in the file of teacher.checkpoint, which is not given",
+    )
+    check_recipe(config.recipe)

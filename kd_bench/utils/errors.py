@@ -6,6 +6,7 @@ An error in a user's own code (a loss's `forward`) is shown with the frames of t
 from __future__ import annotations
 
 import errno
+import importlib.util
 import math
 import sys
 from collections.abc import Iterator
@@ -41,6 +42,20 @@ def require_positive(name: str, value: float) -> None:
     """Raise a `UserError` unless `value`, called `name` in YAML, is a finite number above 0."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     require(number and 0 < value < math.inf, f"{name} must be a number above 0, got {value!r}")
+
+
+def require_installed(library: str, what: str, *, extra: str) -> None:
+    """Raise a `UserError` with the command that installs an optional library, unless it is there.
+
+    Args:
+        library: the module that is imported.
+        what: what needs it, the beginning of the message.
+        extra: the extra of kd-bench that installs it.
+    """
+    require(
+        importlib.util.find_spec(library) is not None,
+        f'{what} needs {library}, which is not installed: pip install "kd-bench[{extra}]"',
+    )
 
 
 def failure_reason(error: BaseException) -> str:

@@ -15,7 +15,8 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hypothesis import given, settings, strategies
 
 import kd_bench as package
-from kd_bench.cli import hydra_app, progress
+from kd_bench.cli import hydra_app
+from kd_bench.cli.common import progress
 from kd_bench.config import compose
 from kd_bench.jobs import resolve, runner
 from kd_bench.jobs.job import write_jobs

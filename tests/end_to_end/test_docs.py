@@ -21,7 +21,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from kd_bench.cli import hydra_app
-from kd_bench.cli import parser as cli_parser
+from kd_bench.cli.common import parser as cli_parser
 from kd_bench.cli.main import COMMANDS
 from kd_bench.config import compose
 from kd_bench.jobs import validate

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from kd_bench.config.schema import MISSING, Config
 from kd_bench.jobs.job import Job
 from kd_bench.sweep.executors.base import Slot
 from kd_bench.sweep.retry import DEFAULT, OnError, RetryPolicy
-from kd_bench.utils.errors import require
+from kd_bench.utils.errors import require, require_installed
 from kd_bench.utils.files import json_hash
 
 
@@ -60,11 +59,8 @@ class SweepLauncher(Launcher):
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         """Keep the sweep's configuration; Hydra calls this before `launch`."""
-        require(
-            self.library is None or importlib.util.find_spec(self.library) is not None,
-            f"hydra/launcher={self.extra} needs {self.library}, which is not installed:"
-            f' pip install "kd-bench[{self.extra}]"',
-        )
+        if self.library and self.extra:
+            require_installed(self.library, f"hydra/launcher={self.extra}", extra=self.extra)
         self.config = config
 
     def launch(

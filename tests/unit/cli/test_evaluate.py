@@ -46,6 +46,18 @@ def test_elsewhere_model_and_data_are_chosen(kd_bench, finished, tmp_path):
     assert printed == f"resnet8_half on synthetic: {accuracy:.2f} % of 24 test images\n"
 
 
+def test_the_place_in_the_file_may_be_named(kd_bench, finished, tmp_path):
+    student, _ = finished
+    state = torch.load(student / "weights.pt", weights_only=True)
+    changed = state | {"fc.bias": state["fc.bias"] + torch.tensor([1e9, 0.0, 0.0, 0.0])}
+    torch.save({"model": changed, "model_ema": state}, tmp_path / "both.pt")
+    code, printed = kd_bench("evaluate", "--key", "model_ema", "both.pt", *MODEL, *IMAGES)
+    accuracy = read_record(student).accuracy.last
+    assert (code, f"{accuracy:.2f} % of 24 test images" in printed) == (0, True), printed
+    _, printed = kd_bench("evaluate", "both.pt", *MODEL, *IMAGES)
+    assert "25.00 % of 24 test images" in printed  # all of the first class
+
+
 def test_beside_a_record_another_data_set_may_be_chosen(kd_bench, finished):
     student, _ = finished
     more = [choice.replace("test=24", "test=48") for choice in IMAGES]
@@ -204,8 +216,11 @@ def test_the_weights_of_another_teacher_are_told(kd_bench, finished):
 def test_a_given_checkpoint_is_compared_unless_it_was_changed(kd_bench, finished, tmp_path):
     _, teacher = finished
     shutil.copy(teacher / "weights.pt", tmp_path / "given.pt")
-    given = job(tmp_path / "runs", "method=st", f"teacher.checkpoint={tmp_path / 'given.pt'}")
-    _, folder = trained(given)
+    words = (
+        f"teacher.checkpoint={tmp_path / 'given.pt'}",
+        f"teacher.expected_accuracy={read_record(teacher).accuracy.last}",  # near chance
+    )
+    _, folder = trained(job(tmp_path / "runs", "method=st", *words))
     before = make_older(folder)
     (tmp_path / "given.pt").rename(tmp_path / "moved.pt")
     assert "not compared with the teacher: cannot read" in kd_bench("evaluate", folder)[1]

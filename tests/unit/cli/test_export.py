@@ -5,10 +5,12 @@ import json
 import pytest
 import torch
 from helpers.jobs import config, rewrite_record
+from safetensors.torch import load_file
 
+from kd_bench.cli import export
 from kd_bench.jobs import instantiate
+from kd_bench.models.weights import load_weights
 from kd_bench.results.run_folder import read_record
-from kd_bench.training.teacher import load_weights
 
 
 @pytest.fixture
@@ -66,11 +68,66 @@ def test_a_program_says_what_the_network_says_for_any_number_of_images(
             torch.testing.assert_close(program(image), net(image))
 
 
+def test_safetensors_are_the_weights_as_they_are(kd_bench, finished, tmp_path):
+    student, _ = finished
+    code, printed = kd_bench("export", student, "--format", "safetensors", "--to", "n.safetensors")
+    assert (code, printed) == (0, "wrote n.safetensors and n.safetensors.json\n")
+    was = torch.load(student / "weights.pt", weights_only=True)
+    now = load_file(tmp_path / "n.safetensors")
+    assert was.keys() == now.keys()
+    assert all(torch.equal(was[name], now[name]) for name in was)
+
+
+@pytest.mark.slow
+def test_onnx_says_what_the_network_says_for_any_number_of_images(
+    kd_bench, finished, tmp_path, network
+):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    student, _ = finished
+    code, printed = kd_bench("export", student, "--format", "onnx", "--to", "net.onnx")
+    assert (code, printed) == (0, "wrote net.onnx and net.onnx.json\n")
+    session = onnxruntime.InferenceSession(tmp_path / "net.onnx")
+    net, data = network
+    for images in (1, 5):
+        image = data.eval_batch(data.test, 0, images).contiguous()
+        (logits,) = session.run(None, {"image": image.numpy()})
+        with torch.no_grad():
+            torch.testing.assert_close(torch.from_numpy(logits), net(image), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("file_format", ["safetensors", "onnx"])
+def test_a_library_that_is_missing_is_named_with_the_command_that_installs_it(
+    kd_bench, finished, tmp_path, monkeypatch, file_format
+):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    code, printed = kd_bench("export", finished[0], "--format", file_format)
+    assert (code, printed) == (
+        2,
+        f"kd-bench: --format {file_format} needs {file_format}, which is not installed:"
+        f' pip install "kd-bench[{file_format}]"\n',
+    )
+
+
+@pytest.mark.parametrize("file_format", export.ENDINGS)
+def test_a_file_that_gives_other_logits_is_not_written(
+    kd_bench, finished, tmp_path, monkeypatch, file_format
+):
+    def wrong(net, image):
+        return b"", torch.zeros(len(image), 4)
+
+    monkeypatch.setattr(export, file_format, wrong)
+    monkeypatch.setattr(export, "LIBRARIES", {})
+    code, printed = kd_bench("export", finished[0], "--format", file_format, "--to", "net")
+    assert code == 1
+    assert "AssertionError" in printed
+    assert not (tmp_path / "net").exists()
+
+
 @pytest.mark.parametrize(
     ("prepare", "typed", "answer"),
     [
         (None, ["nowhere"], "there is no nowhere; give the folder of a finished job"),
-        (None, ["RUN", "--format", "onnx"], "--format: unknown 'onnx'; choose from"),
+        (None, ["RUN", "--format", "tflite"], "--format: unknown 'tflite'; choose from"),
         ("there", ["RUN", "--to", "there.pt"], "there.pt exists already; choose another name"),
         ("no weights", ["RUN"], "has no weights.pt"),
         ("other images", ["RUN"], "are not those that "),

@@ -119,6 +119,13 @@ def test_a_given_checkpoint_counts_by_its_content(tmp_path):
     assert digests[0] == digests[1] != digests[2]
 
 
+def test_the_place_in_a_given_checkpoint_counts_where_it_is_named(tmp_path):
+    (tmp_path / "a").write_text("x")
+    given = {"teacher__checkpoint": str(tmp_path / "a")}
+    assert digest(**given) == digest(**given, teacher__checkpoint_key=None)
+    assert digest(**given) != digest(**given, teacher__checkpoint_key="model_ema")
+
+
 def test_the_folder_tells_dataset_pair_method_and_seed():
     job = identity.job_identity(config(), needs_teacher=True, teacher_learns=False, revisions={})
     name = identity.folder_name(job, 3)

@@ -8,7 +8,11 @@ import torch
 from helpers.jobs import job, rewrite_record, trained
 
 from kd_bench.config.convert import to_plain
+from kd_bench.jobs import teacher as teacher_module
+from kd_bench.jobs.instantiate import build_dataset
 from kd_bench.jobs.job import Job
+from kd_bench.jobs.teacher import load_network
+from kd_bench.jobs.validate import validate_job
 from kd_bench.results.run_folder import WEIGHTS, read_record
 from kd_bench.utils.errors import UserError
 
@@ -93,6 +97,43 @@ def test_a_teacher_is_as_accurate_as_its_record_says(student, images, conditions
     with pytest.raises(UserError, match=r"correctly, and its record says .*: rm -r "):
         trained(student)
     assert not (student.path / "history.csv").exists()  # refused before it trains
+
+
+def test_averaged_weights_teach_when_they_are_named(finished, tmp_path):
+    _, teacher = finished
+    given = tmp_path / "given.pt"
+    state = torch.load(teacher / WEIGHTS, weights_only=True)
+    averaged = {name: tensor + 1 for name, tensor in state.items()}
+    torch.save({"model": state, "model_ema": averaged}, given)
+    jobs = [
+        job(tmp_path / "runs", "method=st", f"teacher.checkpoint={given}", *named)
+        for named in ([], ["teacher.checkpoint_key=model_ema"])
+    ]
+    for one, expected in zip(jobs, (state, averaged), strict=True):
+        net = load_network(one, build_dataset(one.config.dataset).load()).net
+        assert torch.equal(net.state_dict()["fc.bias"], expected["fc.bias"])
+    assert jobs[0].folder != jobs[1].folder
+    assert teacher_module._answers_key(jobs[0]) != teacher_module._answers_key(jobs[1])
+
+
+def test_a_given_teacher_off_its_expected_accuracy_is_refused_before_it_trains(finished, tmp_path):
+    _, teacher = finished
+    accuracy = read_record(teacher).accuracy.last
+    given = f"teacher.checkpoint={teacher / WEIGHTS}"
+    jobs = [
+        job(tmp_path / "runs", "method=st", given, f"teacher.expected_accuracy={accuracy + off}")
+        for off in (2.5, 1.5)
+    ]
+    with pytest.raises(UserError, match=rf"{accuracy:.2f} % of the test .* {accuracy + 2.5:.2f} %"):
+        trained(jobs[0])
+    assert not (jobs[0].path / "history.csv").exists()
+    assert jobs[0].folder == jobs[1].folder  # what is expected is no part of the identity
+    trained(jobs[1])
+
+
+def test_a_place_in_no_file_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"teacher.checkpoint_key is a place in the file of"):
+        validate_job(job(tmp_path, "method=st", "teacher.checkpoint_key=ema"))
 
 
 def test_a_given_teacher_that_changes_after_the_job_was_prepared_is_refused(finished, tmp_path):

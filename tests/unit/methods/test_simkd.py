@@ -19,10 +19,10 @@ from kd_bench.jobs.validate import validate_job
 from kd_bench.methods.simkd import ProjectedFeatures, ReusedClassifier
 from kd_bench.models.features import probe_shapes
 from kd_bench.models.resnet import ResNet
+from kd_bench.models.weights import load_weights
 from kd_bench.results.rendering.tables import render_records
 from kd_bench.training import device
 from kd_bench.training.loop import evaluate
-from kd_bench.training.teacher import load_weights
 
 ALIKE = (
     "model.net.depth=8",
@@ -144,7 +144,7 @@ def test_its_program_classifies_like_the_student(kd_bench, done):
 
 def test_a_head_of_ones_own_needs_trust(kd_bench, done, monkeypatch):
     _, folder = done
-    from kd_bench.cli import trust
+    from kd_bench.cli.common import trust
 
     monkeypatch.setitem(trust.PLACES, "method.head", "kd_bench.models")
     for command in ("evaluate", "export"):

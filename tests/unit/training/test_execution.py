@@ -23,7 +23,7 @@ from kd_bench.jobs import instantiate, validate
 from kd_bench.jobs.job import Job, write_jobs
 from kd_bench.models.features import FeatureExtractor
 from kd_bench.models.resnet import ResNet
-from kd_bench.results.run_folder import HISTORY, WEIGHTS
+from kd_bench.results.run_folder import HISTORY, WEIGHTS, read_record
 from kd_bench.training import cuda_graph, execution, loop
 from kd_bench.training import device as device_module
 from kd_bench.training.epoch import EpochRunner
@@ -223,7 +223,7 @@ def test_all_speeds_begin_with_the_same_loss(tmp_path):
     changes = (
         "method=st",
         "recipe.batch_size=40",
-        f"teacher.checkpoint={teacher_weights(the_job)}",
+        *given_teacher(the_job),
     )
     first = {
         speed: losses(trained(job(tmp_path / speed, *changes, f"speed={speed}"))[1])[0]
@@ -349,8 +349,8 @@ def test_unchanged_undoes_in_place():
 def test_jobs_that_run_at_once_get_the_bits_that_they_get_alone(runs, tmp_path):
     one = job(runs, "method=st")
     _, alone = trained(one)
-    checkpoint = f"teacher.checkpoint={teacher_weights(one)}"
-    others = [job(tmp_path / name, "method=st", checkpoint) for name in ("one", "two")]
+    given = given_teacher(one)
+    others = [job(tmp_path / name, "method=st", *given) for name in ("one", "two")]
     file = write_jobs(others, "at-once")
     command = [sys.executable, "-m", "kd_bench.jobs.worker", str(file)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -360,8 +360,13 @@ def test_jobs_that_run_at_once_get_the_bits_that_they_get_alone(runs, tmp_path):
         assert (other.path / HISTORY).read_text() == (alone / HISTORY).read_text()
 
 
-def teacher_weights(job: Job) -> Path:
-    return job.teacher.path / WEIGHTS
+def given_teacher(job: Job) -> tuple[str, str]:
+    """The choice of a job's teacher as a file; it may be near chance, after one epoch."""
+    expected = read_record(job.teacher.path).accuracy.last
+    return (
+        f"teacher.checkpoint={job.teacher.path / WEIGHTS}",
+        f"teacher.expected_accuracy={expected}",
+    )
 
 
 # On a GPU
@@ -388,9 +393,9 @@ def test_a_gpu_and_a_cpu_begin_with_about_the_same_loss(tmp_path, precision):
     the_job = job(tmp_path, "method=st")
     trained(the_job.teacher)
     changes = ("method=st", f"precision={precision}", "recipe.batch_size=40")  # one step an epoch
-    given = f"teacher.checkpoint={teacher_weights(the_job)}"
+    given = given_teacher(the_job)
     cpu, gpu = (
-        losses(trained(job(tmp_path / device, *changes, given, f"device={device}"))[1])[0]
+        losses(trained(job(tmp_path / device, *changes, *given, f"device={device}"))[1])[0]
         for device in ("cpu", "cuda")
     )
     assert cpu == pytest.approx(gpu, rel={"fp32": 1e-4, "tf32": 1e-2, "bf16": 5e-2}[precision])

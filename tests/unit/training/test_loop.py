@@ -144,7 +144,8 @@ def test_the_teacher_is_trained_once_whoever_asks(runs):
 def test_a_given_checkpoint_is_the_teacher_and_none_is_trained(runs, tmp_path):
     record, _ = trained(job(runs, "method=st"))
     file = runs / record.teacher.folder / "weights.pt"
-    again, _ = trained(job(tmp_path, "method=st", f"teacher.checkpoint={file}"))
+    expected = f"teacher.expected_accuracy={record.teacher.accuracy}"
+    again, _ = trained(job(tmp_path, "method=st", f"teacher.checkpoint={file}", expected))
     assert again.accuracy == record.accuracy
     assert again.teacher.folder is None
     assert not list(tmp_path.glob("*/none-*"))

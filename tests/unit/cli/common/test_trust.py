@@ -7,7 +7,7 @@ import pytest
 from helpers.jobs import composed
 from helpers.paths import ROOT
 
-from kd_bench.cli.trust import check_calls
+from kd_bench.cli.common.trust import check_calls
 from kd_bench.config.convert import to_plain
 from kd_bench.results.store import read_records
 from kd_bench.utils.errors import UserError

@@ -1,0 +1,78 @@
+"""kd-bench new: the files of a method, model or dataset of one's own, to start from."""
+
+from __future__ import annotations
+
+import importlib.util
+import keyword
+from collections.abc import Sequence
+from pathlib import Path
+from string import Template
+
+from kd_bench.cli.common.parser import Parser
+from kd_bench.cli.table import write_file
+from kd_bench.utils.errors import require
+from kd_bench.utils.own_modules import search_current_folder
+from kd_bench.utils.text.output import print_lines
+
+DESCRIPTION = """\
+Writes a method, model or dataset to start from into the current folder: NAME.py, its YAML file in
+my_conf/, and test_NAME.py. It works as it is; change the formula, the layers or the images.
+
+  kd-bench new method cosine
+"""
+OWN_CONFIG_DIR = "my_conf"
+TRY = {  # what is typed to train with it
+    "method": "method={} recipe=quickstart",
+    "model": "model={} method=baseline recipe=quickstart",
+    "dataset": "dataset={} method=baseline recipe=quickstart",
+}
+
+
+def main(words: Sequence[str]) -> int:
+    """Write the files."""
+    parser = Parser("new", DESCRIPTION)
+    parser.add_argument("kind", choices=list(TRY), help="what to write")
+    parser.add_argument("name", metavar="NAME", help="its name, as in method=NAME")
+    args = parser.parse(words)
+    _check_name(args.kind, args.name)
+    paths = {
+        "py": Path(f"{args.name}.py"),
+        "yaml": Path(OWN_CONFIG_DIR, args.kind, f"{args.name}.yaml"),
+        "test.py": Path(f"test_{args.name}.py"),
+    }
+    for path in paths.values():
+        require(not path.exists(), f"{path} exists already; choose another name")
+    for ending, path in paths.items():
+        write_file(path, _filled(f"{args.kind}.{ending}.txt", args.name))
+    print_lines(
+        f"wrote {', '.join(map(str, paths.values()))}; try it:",
+        f"  pytest {paths['test.py']}",
+        f"  kd-bench --config-dir {OWN_CONFIG_DIR} {TRY[args.kind].format(args.name)}",
+    )
+    return 0
+
+
+def _filled(template: str, name: str) -> str:
+    text = Path(__file__).with_name(template).read_text()
+    return Template(text).substitute(name=name, Name=_class_name(name))
+
+
+def _class_name(name: str) -> str:
+    """MyLoss for my_loss."""
+    return "".join(part[:1].upper() + part[1:] for part in name.split("_"))
+
+
+def _check_name(kind: str, name: str) -> None:
+    """Refuse a name that is no module's, or that something else has already."""
+    require(
+        name.isascii() and name.isidentifier() and not keyword.iskeyword(name) and name[0] != "_",
+        f"NAME becomes a module's, a letter and then letters, digits and '_'; got '{name}'",
+    )
+    from kd_bench.config.compose import CONFIG_DIR  # with Hydra, which takes half a second
+
+    is_shipped = Path(CONFIG_DIR, kind, f"{name}.yaml").exists()
+    require(not is_shipped, f"kd-bench has a {kind} '{name}' already; choose another name")
+    search_current_folder()
+    found = importlib.util.find_spec(name)
+    is_own = found is None or Path(found.origin or "").parent == Path.cwd()
+    require(is_own, f"an installed module is called '{name}', and hides yours; choose another name")

@@ -1,0 +1,69 @@
+"""kd-bench new: what it writes passes its own test and trains; nothing is overwritten."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from helpers.jobs import TINY
+from helpers.paths import ROOT
+
+KINDS = ("method", "model", "dataset")
+NAMES = ["my_thing.py", "my_conf/{}/my_thing.yaml", "test_my_thing.py"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_it_writes_passes_its_own_test_and_trains(kd_bench, tmp_path, kind):
+    code, printed = kd_bench("new", kind, "my_thing")
+    paths = [name.format(kind) for name in NAMES]
+    choice = f"{kind}=my_thing" + (" method=baseline" if kind != "method" else "")
+    assert (code, printed.splitlines()) == (
+        0,
+        [
+            f"wrote {', '.join(paths)}; try it:",
+            "  pytest test_my_thing.py",
+            f"  kd-bench --config-dir my_conf {choice} recipe=quickstart",
+        ],
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_my_thing.py"]
+    tested = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+    images = [word for word in TINY if kind != "dataset" or not word.startswith("dataset")]
+    nets = [word for word in images if kind != "model" or not word.startswith(("model", "pair"))]
+    words = ["--config-dir", "my_conf", *nets, *choice.split()]
+    command = [sys.executable, "-m", "kd_bench", *words]
+    trained = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert trained.returncode == 0, trained.stdout + trained.stderr
+    assert " seed 0: done: " in trained.stdout
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_nothing_is_overwritten(kd_bench, tmp_path, number):
+    path = NAMES[number].format("method")
+    (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / path).write_text("mine")
+    code, printed = kd_bench("new", "method", "my_thing")
+    assert (code, printed) == (2, f"kd-bench: {path} exists already; choose another name\n")
+    assert [file.read_text() for file in tmp_path.rglob("*.*") if file.is_file()] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "answer"),
+    [
+        (["plugin", "mine"], "kind: unknown 'plugin'; choose from method, model, dataset"),
+        (["method", "my-loss"], "letters, digits and '_'; got 'my-loss'"),
+        (["method", "class"], "got 'class'"),
+        (["method", "../mine"], "got '../mine'"),
+        (["method", "rkd"], "kd-bench has a method 'rkd' already; choose another name"),
+        (["model", "torch"], "an installed module is called 'torch', and hides yours"),
+        (["method"], "the following arguments are required: NAME"),
+    ],
+    ids=str,
+)
+def test_a_mistake_is_answered_in_one_line(kd_bench, tmp_path, typed, answer):
+    code, printed = kd_bench("new", *typed)
+    assert (code, printed.count("\n")) == (2, 1), printed
+    assert answer in printed
+    assert not list(tmp_path.iterdir())

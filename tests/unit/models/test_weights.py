@@ -1,0 +1,177 @@
+"""Weights from a file: where other programs save them, their names, and files of other networks."""
+
+import re
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from kd_bench.models import weights
+from kd_bench.models.weights import load_weights, read_weights
+from kd_bench.utils.errors import UserError
+
+
+def net(**children):
+    return nn.ModuleDict(children or {"one": nn.Linear(2, 3), "two": nn.BatchNorm1d(3)})
+
+
+def saved(tmp_path, state):
+    path = tmp_path / "net.pt"
+    torch.save(state, path)
+    return path
+
+
+def prefixed(prefix, module):
+    return {f"{prefix}{name}": tensor for name, tensor in module.state_dict().items()}
+
+
+def is_loaded(was, now):
+    return all(torch.equal(was.state_dict()[name], t) for name, t in now.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "prefix", ["module.", "model.", "_orig_mod.", "module._orig_mod.", "module.student."]
+)
+@pytest.mark.parametrize("inside", [None, "state_dict", "model"])
+def test_a_prefix_that_all_names_share_is_taken_off_and_said_once(tmp_path, capsys, prefix, inside):
+    was, now = net(), net()
+    state = prefixed(prefix, was)
+    path = saved(tmp_path, state if inside is None else {inside: state, "epoch": 3})
+    for _ in range(2):
+        load_weights(now, path, "mine")
+    assert is_loaded(was, now)
+    taken, left = (
+        ("7 tensors", "") if inside is None else (f"'{inside}' (7 tensors)", "; left 'epoch'")
+    )
+    told = f"kd-bench: {path}: took {taken}, '{prefix}' taken off their names{left}\n"
+    assert capsys.readouterr().err == told
+
+
+def test_weights_as_they_are_are_taken_without_a_word(tmp_path, capsys):
+    was, now = net(), net()
+    load_weights(now, saved(tmp_path, was.state_dict()), "mine")
+    assert is_loaded(was, now)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_prefix_that_the_network_has_stays(tmp_path, capsys):
+    whole = net(model=net())
+    load_weights(whole, saved(tmp_path, whole.state_dict()), "mine")
+    assert capsys.readouterr().err == ""
+
+
+def test_what_stands_beside_the_prefixed_network_is_left_and_said(tmp_path, capsys):
+    was, now = net(), net()
+    beside = {
+        "loss.weight": torch.zeros(1),
+        "loss.bias": torch.zeros(1),
+        "n_averaged": torch.ones(()),
+    }
+    path = saved(tmp_path, prefixed("module.", was) | beside)
+    load_weights(now, path, "mine")
+    assert is_loaded(was, now)
+    assert "took 7 tensors, 'module.' taken off their names; left 'loss.*', 'n_averaged'" in (
+        capsys.readouterr().err
+    )
+
+
+def test_no_more_is_taken_off_than_is_needed():
+    inner = prefixed("module.", net())
+    state, taken, left = weights._without_prefix(
+        {f"module.{name}": tensor for name, tensor in inner.items()}, inner
+    )
+    assert (list(state), taken, left) == (list(inner), "module.", [])
+
+
+# Averaged weights
+
+
+@pytest.mark.parametrize("plain", ["state_dict", "model"])
+@pytest.mark.parametrize("averaged", ["state_dict_ema", "model_ema", "ema"])
+def test_averaged_weights_are_taken_when_named_or_alone(tmp_path, capsys, plain, averaged):
+    last, mean = net(), net()
+    both = saved(tmp_path, {averaged: mean.state_dict(), plain: last.state_dict(), "epoch": 3})
+    for key, expected, left in ((None, last, averaged), (averaged, mean, plain)):
+        now = net()
+        load_weights(now, both, "mine", key)
+        assert is_loaded(expected, now)
+        taken = plain if key is None else averaged
+        assert f"took '{taken}' (7 tensors); left '{left}', 'epoch'" in capsys.readouterr().err
+    alone, now = tmp_path / "alone.pt", net()
+    torch.save({averaged: mean.state_dict()}, alone)
+    load_weights(now, alone, "mine")
+    assert is_loaded(mean, now)
+    assert capsys.readouterr().err.endswith(f"took '{averaged}' (7 tensors)\n")
+
+
+def test_torch_s_own_averaged_model_is_taken_without_its_count(tmp_path, capsys):
+    averaged = torch.optim.swa_utils.AveragedModel(net())
+    now = net()
+    load_weights(now, saved(tmp_path, {"model_ema": averaged.state_dict()}), "mine")
+    assert is_loaded(averaged.module, now)
+    assert "; left 'n_averaged'" in capsys.readouterr().err
+
+
+def test_a_place_that_the_file_lacks_is_answered_with_those_that_it_has(tmp_path):
+    path = saved(tmp_path, {"model": net().state_dict(), "swa": net().state_dict(), "epoch": 3})
+    message = (
+        f"{path} has no state dict (name -> tensor), not even under 'ema'; it has 'model', 'swa'"
+    )
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        read_weights(net(), path, "mine", "ema")
+
+
+# Formats and refusals
+
+
+def test_safetensors_are_read(tmp_path, capsys):
+    was, now = net(), net()
+    path = tmp_path / "net.safetensors"
+    save_file(was.state_dict(), path)
+    load_weights(now, path, "mine")
+    assert is_loaded(was, now)
+    assert capsys.readouterr().err == ""
+
+
+def test_safetensors_without_the_library_are_answered_with_the_command_that_installs_it(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r'not installed: pip install "kd-bench\[safetensors\]"$'):
+        load_weights(net(), tmp_path / "net.safetensors", "mine")
+
+
+@pytest.mark.parametrize("ending", ["pt", "safetensors"])
+def test_a_file_that_is_cut_off_is_refused(tmp_path, ending):
+    path = tmp_path / f"net.{ending}"
+    torch.save(net().state_dict(), path)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"is no checkpoint of tensors alone$"):
+        load_weights(net(), path, "mine")
+
+
+def test_another_architecture_is_refused_with_its_first_tensor(tmp_path):
+    state = prefixed("first.", net())
+    with pytest.raises(
+        UserError,
+        match=r"is not one of mine, but of another architecture: 14 of 14 tensors differ;"
+        r" one.weight is missing in the file and \(3, 2\) in the model",
+    ):
+        load_weights(net(), saved(tmp_path, state), "mine")
+
+
+def test_another_width_is_refused_as_another_size(tmp_path):
+    wide = net(one=nn.Linear(2, 5), two=nn.BatchNorm1d(5))
+    with pytest.raises(UserError, match=r"of another size: 6 of 7 tensors differ"):
+        load_weights(net(), saved(tmp_path, wide.state_dict()), "mine")
+
+
+def test_another_number_of_classes_is_refused_with_both_numbers(tmp_path):
+    ten, seven = (net(one=nn.Linear(2, 3), head=nn.Linear(3, k)) for k in (10, 7))
+    with pytest.raises(
+        UserError,
+        match=r"is of 7 classes, and the dataset has 10: head.weight is \(7, 3\) in the file and"
+        r" \(10, 3\) in the model",
+    ):
+        load_weights(ten, saved(tmp_path, seven.state_dict()), "mine")
