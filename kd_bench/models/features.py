@@ -21,11 +21,9 @@ from torch.fx import GraphModule
 from torch.utils.hooks import RemovableHandle
 
 from kd_bench.interfaces import Output, StageShapes, UserError, require
-from kd_bench.models.cut import INPUT, rest_after, unrecorded_statistics
+from kd_bench.models.cut import INPUT, MAP, rest_after, unrecorded_statistics
 from kd_bench.utils import tracebacks
 from kd_bench.utils.errors import message_lines
-
-MAP = ":map"
 
 
 class FeatureExtractor(nn.Module):
