@@ -12,7 +12,7 @@ from torch import nn
 
 from helpers.paths import CONF
 from kd_bench.config.convert import to_dataclass
-from kd_bench.config.schema import MISSING, MethodConfig, ModelConfig, RecipeConfig
+from kd_bench.config.schema import MethodConfig, ModelConfig, RecipeConfig
 from kd_bench.data.source import Description
 from kd_bench.interfaces import StageShapes
 from kd_bench.jobs.instantiate import build_network
@@ -27,7 +27,11 @@ def choices(group: str) -> list[str]:
 
 def models() -> list[str]:
     """Names of the models of conf/model, without the files for libraries, which need a name."""
-    return [name for name in choices("model") if _read("model", name, []).model.name != MISSING]
+    return [
+        name
+        for name in choices("model")
+        if not OmegaConf.is_missing(_read("model", name, []).model, "name")
+    ]
 
 
 @cache
