@@ -14,6 +14,7 @@ import torch
 from kd_bench.cli.hydra_app import compose_single
 from kd_bench.config.compose import CONFIG_DIR, shipped_models
 from kd_bench.config.schema import ModelConfig
+from kd_bench.data.source import Description
 from kd_bench.jobs.instantiate import build_network
 from kd_bench.utils.errors import UserError, require
 
@@ -29,7 +30,7 @@ def model_table() -> str:
 
 def _model_row(model: ModelConfig) -> str:
     with torch.device("meta"):
-        networks = [build_network(model, classes) for classes in (10, 100)]
+        networks = [build_network(model, Description(k, *SIZE, 1, 1)) for k in (10, 100)]
     counts = (sum(p.numel() for p in each.net.parameters()) for each in networks)
     shapes = networks[0].shapes(SIZE)
     maps = (f"{shape[0]}@{shape[1]}" for stage, shape in shapes.items() if "_" not in stage

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from kd_bench.config.convert import to_dataclass
 from kd_bench.config.identity import EXECUTION_KEYS, flatten
 from kd_bench.config.own_values import own_values
-from kd_bench.config.schema import Config, ModelConfig
+from kd_bench.config.schema import MISSING, Config, ModelConfig
 from kd_bench.utils.errors import UserError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -197,10 +197,11 @@ def compose_standalone(typed: Sequence[str], config_dir: str | None) -> Composed
 
 
 def shipped_models() -> list[ModelConfig]:
-    """The models of conf/model."""
+    """The models of conf/model, without the files for libraries, which need a name."""
     files = sorted(Path(CONFIG_DIR, "model").glob("*.yaml"))
     values: list[Any] = [OmegaConf.to_container(OmegaConf.load(file)) for file in files]
-    return [to_dataclass(ModelConfig, each) for each in values if isinstance(each, dict)]
+    named = [each for each in values if isinstance(each, dict) and each["name"] != MISSING]
+    return [to_dataclass(ModelConfig, each) for each in named]
 
 
 def resolved_values(config: DictConfig) -> dict[str, Any]:

@@ -109,12 +109,17 @@ class DatasetConfig:
 
 @dataclass
 class ModelConfig:
-    """A network's constructor, and the paths of its stages."""
+    """A network's constructor, the paths of its stages, and the images that it expects."""
 
     name: str = MISSING
     net: dict[str, Any] = field(default_factory=dict)  # _target_ and its arguments
     # Stage -> module path; empty or null: the attribute `stages` of the network.
     stages: dict[str, str] | None = field(default_factory=dict)
+    weights: str | None = None  # pretrained ones to start from, for libraries that have such
+    # What it is fed instead of the dataset's images; None: those, or what `weights` were made for.
+    mean: list[float] | None = None  # per channel, of pixels in [0, 1]
+    std: list[float] | None = None
+    input_size: list[int] | None = None  # height and width in pixels
 
 
 @dataclass

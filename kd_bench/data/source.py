@@ -27,6 +27,11 @@ class Description:
     train_size: int  # images
     test_size: int
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of an image."""
+        return self.height, self.width
+
 
 class Source(Protocol):
     """A kind of dataset; its constructor takes the arguments of `dataset.source` in the YAML."""

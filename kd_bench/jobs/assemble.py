@@ -13,6 +13,7 @@ from kd_bench.jobs.instantiate import (
     build_method,
     build_network,
     build_rule,
+    load_pretrained,
     revisions,
     with_head,
 )
@@ -45,7 +46,8 @@ def assemble_setup(
     if line := imbalance(data.train.target, data.num_classes):
         message(f"dataset '{config.dataset.name}': {line}")
     torch.manual_seed(derive_seed(seed, "student"))
-    student = build_network(config.model, data.num_classes)
+    student = build_network(config.model, data)
+    load_pretrained(student, config.model)
     torch.manual_seed(derive_seed(seed, "teacher"))  # for one that is trained along
     teacher = load_network(job, data) if job.traits.needs_teacher else None
     context = LossContext(

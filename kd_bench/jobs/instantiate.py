@@ -39,10 +39,12 @@ from kd_bench.interfaces import (
     StageShapes,
 )
 from kd_bench.methods.common.method import Method, flatten_weights
+from kd_bench.models.adapted_input import AdaptedInput, ExpectedImages, GivenImages
 from kd_bench.models.convolutions import replace_unsafe_convolutions
 from kd_bench.models.ensemble import Ensemble
 from kd_bench.models.features import FeatureExtractor, probe_shapes
 from kd_bench.models.headed import HeadedNetwork
+from kd_bench.models.library import PretrainedNetwork
 from kd_bench.utils.errors import UserError, message_lines, require
 from kd_bench.utils.own_modules import hidden_file, search_current_folder
 from kd_bench.utils.torchvision import declare_operators
@@ -214,17 +216,69 @@ class Network:
         return FeatureExtractor(self.net, self.stages, tuple(stages), self.name)
 
 
-def build_network(config: ModelConfig, num_classes: int) -> Network:
+def build_network(config: ModelConfig, data: Data | Description) -> Network:
     """A network, freshly initialised from PyTorch's current random state.
 
-    It may have no stages, for methods that read none.
+    It may have no stages, for methods that read none. One that takes an `image_size` gets height
+    and width of what it is fed. A description of a dataset has no mean and deviation, with which
+    what a network is fed may be computed: enough for shapes, not for logits.
     """
     where = f"model '{config.name}'"
-    net = from_target(config.net, where, num_classes=num_classes)
+    expected = _expected_images(config)
+    size = expected.size or data.image_size
+    given: dict[str, Any] = {"num_classes": data.num_classes}
+    if "image_size" in inspect.signature(_target(config)).parameters:
+        given["image_size"] = size
+    net = from_target(config.net, where, **given)
     is_module = isinstance(net, nn.Module)
     require(is_module, f"{where}: {config.net['_target_']} made no torch.nn.Module, but {net!r}")
     replace_unsafe_convolutions(net)
-    return Network(net, dict(config.stages or getattr(net, "stages", {})), config.name)
+    stages = dict(config.stages or getattr(net, "stages", {}))
+    if expected == ExpectedImages():
+        return Network(net, stages, config.name)
+    given_images = GivenImages(data.image_size, *_normalisation(data))
+    adapted = AdaptedInput(net, given_images, expected)
+    return Network(adapted, adapted.paths(stages), config.name)
+
+
+def _target(config: ModelConfig) -> Any:
+    where = f"model '{config.name}'"
+    require("_target_" in config.net, f"{where} has no _target_ (a dotted path to a class)")
+    return import_target(config.net["_target_"], where)
+
+
+def _normalisation(data: Data | Description) -> tuple[Tensor, Tensor]:
+    """Mean and deviation [3] by which images are normalised; 0 and 1 where they are not known."""
+    if isinstance(data, Data):
+        return data.mean.cpu(), data.std.cpu()
+    return torch.zeros(3), torch.ones(3)
+
+
+def _expected_images(config: ModelConfig) -> ExpectedImages:
+    """What a model is fed: as configured, else what its pretrained weights were made for."""
+    where, weights = f"model '{config.name}'", ExpectedImages()
+    if config.weights is not None:
+        target = _target(config)
+        require(
+            inspect.isclass(target) and issubclass(target, PretrainedNetwork),
+            f"{where} has no pretrained weights, so leave out model.weights={config.weights}; only"
+            " model=timm and model=torchvision have; teacher.checkpoint=FILE reads a file",
+        )
+        weights = target.expected_images(str(config.net.get("name")), config.weights)
+    own = ExpectedImages.of(where, config.mean, config.std, config.input_size)
+    return own.or_else(weights)
+
+
+def load_pretrained(network: Network, config: ModelConfig) -> None:
+    """Start from the pretrained weights that a model names, if it names some.
+
+    Raises:
+        UserError: they cannot be downloaded, or do not fit.
+    """
+    if config.weights is not None:
+        net = network.net.net if isinstance(network.net, AdaptedInput) else network.net
+        assert isinstance(net, PretrainedNetwork)  # or it would not have been built
+        net.load_pretrained(config.weights)
 
 
 def with_head(
@@ -245,10 +299,10 @@ def with_head(
 
 def build_student(config: Config, data: Data) -> Network:
     """The student of a job as it is evaluated, with its head if it has one; not trained."""
-    student = build_network(config.model, data.num_classes)
+    student = build_network(config.model, data)
     if not config.method.head:
         return student
-    teacher = build_network(teaching_model(config), data.num_classes)
+    teacher = build_network(teaching_model(config), data)
     context = LossContext(
         student=student.shapes(data.image_size),
         teacher=teacher.shapes(data.image_size),
@@ -306,8 +360,8 @@ def _meta_network(config: str, data: Description) -> tuple[Network, StageShapes]
     # Probed on the CPU: on the meta device PyTorch runs code of its compiler, and importing that
     # takes longer than the forward pass.
     with _WithoutDraws():
-        network = build_network(to_dataclass(ModelConfig, json.loads(config)), data.num_classes)
-    shapes = network.shapes((data.height, data.width))
+        network = build_network(to_dataclass(ModelConfig, json.loads(config)), data)
+    shapes = network.shapes(data.image_size)
     network.net.to("meta")
     return network, shapes
 
@@ -318,7 +372,7 @@ def why_untrainable(config: ModelConfig, data: Description, images: Tensor) -> s
     Its weights are not drawn, so that it may have any values.
     """
     with _WithoutDraws():
-        net = build_network(config, data.num_classes).net.train()
+        net = build_network(config, data).net.train()
     try:
         with torch.no_grad():
             net(images)

@@ -15,7 +15,12 @@ from kd_bench.config.schema import Config, TeacherSource
 from kd_bench.data.dataset import Data
 from kd_bench.data.resident import ResidentData
 from kd_bench.interfaces import StageShapes
-from kd_bench.jobs.instantiate import Network, build_ensemble, build_network
+from kd_bench.jobs.instantiate import (
+    Network,
+    build_ensemble,
+    build_network,
+    load_pretrained,
+)
 from kd_bench.jobs.job import Job
 from kd_bench.jobs.record import versions
 from kd_bench.methods.common.method import Method
@@ -44,7 +49,9 @@ def load_network(job: Job, data: Data) -> Network:
         UserError: its weights are not those that its record, or the job, vouches for.
     """
     if job.traits.teacher_learns:
-        return build_network(teaching_model(job.config), data.num_classes)
+        network = build_network(teaching_model(job.config), data)
+        load_pretrained(network, teaching_model(job.config))
+        return network
     for teacher in job.teachers:
         record = _record(teacher)
         require(
@@ -61,7 +68,7 @@ def _load(config: Config, files: Iterable[Path], data: Data, key: str | None) ->
     """The teaching model with the weights of a file, or an ensemble with those of several."""
     networks = []
     for weights in files:
-        networks.append(build_network(teaching_model(config), data.num_classes))
+        networks.append(build_network(teaching_model(config), data))
         load_weights(networks[-1].net, weights, networks[-1].name, key)
     network = build_ensemble(networks, config.method.ensemble.mean)
     network.net.requires_grad_(False)
@@ -184,10 +191,11 @@ def make_teacher(
 def _answers_key(job: Job) -> Any:
     """What the teacher's answers depend on, as a plain value: a file's hash, or several."""
     hashes = [file_hash(path, 16) for path in _weights(job)]
-    if len(hashes) > 1:
-        return [*hashes, job.config.method.ensemble.mean.value]
-    key = _key(job)
-    return hashes[0] if key is None else [hashes[0], key]
+    how = job.config.method.ensemble.mean.value if len(hashes) > 1 else _key(job)
+    key = hashes[0] if len(hashes) == 1 and how is None else [*hashes, how]
+    model = teaching_model(job.config)
+    fed = [model.weights, model.mean, model.std, model.input_size]
+    return key if fed == [None] * 4 else [key, fed]
 
 
 def answer_test_images(job: Job, setup: TrainingSetup) -> Tensor | None:

@@ -115,8 +115,8 @@ def _meta_parts(job: Job) -> tuple[LossContext, Network | None, Method]:
             None if teacher is None else teacher.net,
         )
         if config.method.head:  # of a network of its own, for the other one is shared
-            network, size = build_network(config.model, data.num_classes), (data.height, data.width)
-            _, context = with_head(network, config.method, context, size)
+            network = build_network(config.model, data)
+            _, context = with_head(network, config.method, context, data.image_size)
         return context, teacher, build_method(config.method, context)
 
 
@@ -141,13 +141,13 @@ def _rehearsal(job: Job, context: LossContext) -> Rehearsal:
         )
         if context.teacher is None:
             return values
-        teacher = build_network(teaching_model(config), data.num_classes)
+        teacher = build_network(teaching_model(config), data)
         return replace(values, teacher_net=teacher.net)
 
     return Rehearsal(
         with_values,
         partial(build_method, config.method),
-        (data.height, data.width),
+        data.image_size,
         config.recipe,
         job.traits.teacher_learns,
     )

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from kd_bench.utils.errors import UserError, message_lines
 
 INPUT = ":input"
+MAP = ":map"  # see features.py
 
 
 def rest_after(
@@ -34,6 +35,8 @@ def rest_after(
     """
     whose = f"{model} cannot be cut at stage '{start}'"
     wanted = {stage: paths[stage] for stage in (start, *then)}
+    if any(MAP in path for path in wanted.values()):
+        raise UserError(f"{whose}: its features there are tokens or maps [H, W, C], read as maps")
     graph = _trace(net, [path.removesuffix(INPUT) for path in wanted.values()], whose)
     nodes = {stage: _node(graph, path, whose) for stage, path in wanted.items()}
     (image,) = (node for node in graph.nodes if node.op == "placeholder")

@@ -2,14 +2,17 @@
 
 A stage is a name for a place in a network: `path` means the output of the module at that path,
 `path:input` its first input. For a module called more than once in a forward pass, the last call
-counts.
+counts. `:map` at the end turns channels-last maps [B, H, W, C] into maps [B, C, H, W], and
+`:map=2x3` tokens [B, N, C] of 2 rows of 3 patches; class tokens, which come first, are dropped.
 """
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -18,9 +21,9 @@ from torch.fx import GraphModule
 from torch.utils.hooks import RemovableHandle
 
 from kd_bench.interfaces import Output, StageShapes, UserError, require
-from kd_bench.models.cut import INPUT, rest_after, unrecorded_statistics
+from kd_bench.models.cut import INPUT, MAP, rest_after, unrecorded_statistics
+from kd_bench.utils import tracebacks
 from kd_bench.utils.errors import message_lines
-from kd_bench.utils.tracebacks import place
 
 
 class FeatureExtractor(nn.Module):
@@ -85,6 +88,60 @@ class FeatureExtractor(nn.Module):
         return Output(logits, features)
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a stage is read, and how it is turned into a map."""
+
+    module: str
+    is_input: bool
+    is_map: bool
+    grid: tuple[int, int] | None  # rows and columns of patches, for tokens
+
+    @classmethod
+    def at(cls, path: str) -> _Place:
+        """The place that a path names."""
+        place, is_map, end = path.partition(MAP)
+        grid = re.fullmatch(r"=(\d+)x(\d+)", end)
+        require(
+            bool(grid or not end),
+            f"'{path}' should end in {MAP} for maps [H, W, C], or in {MAP}=2x3 for tokens of 2 rows"
+            " of 3 patches",
+        )
+        return cls(
+            place.removesuffix(INPUT),
+            place.endswith(INPUT),
+            bool(is_map),
+            (int(grid[1]), int(grid[2])) if grid else None,
+        )
+
+    def read(self, feature: object) -> object:
+        """A feature [B, ...] as it is, or as a map [B, C, H, W].
+
+        Raises:
+            UserError: it cannot be one.
+        """
+        if not self.is_map or not isinstance(feature, Tensor):
+            return feature
+        if self.grid is None:
+            shape = list(feature.shape[1:])
+            require(
+                len(shape) == 3, f"'{self.module}{MAP}' reads maps [H, W, C], but they are {shape}"
+            )
+            return feature.permute(0, 3, 1, 2)
+        rows, columns = self.grid
+        require(
+            feature.dim() == 3 and feature.shape[1] >= rows * columns,
+            f"'{self.module}{MAP}={rows}x{columns}' reads tokens [N, C] of at least"
+            f" {rows * columns} patches, but they are {list(feature.shape[1:])}",
+        )
+        return feature[:, -rows * columns :].mT.unflatten(2, self.grid)
+
+
+def map_path(path: str, grid: tuple[int, int] | None = None) -> str:
+    """The path of a stage as a map, of channels-last maps or of tokens in rows and columns."""
+    return path + MAP + ("" if grid is None else f"={grid[0]}x{grid[1]}")
+
+
 class _Declared(dict[str, Tensor]):
     """Features of the stages that losses declare; says what to do where one reads another."""
 
@@ -138,7 +195,10 @@ def probe_shapes(
         with eval_mode(net), torch.no_grad():
             net(_black(net, image_size))
     except RuntimeError as error:
-        size, why = "x".join(map(str, (3, *image_size))), message_lines(error)[0] + place(error)
+        size, why = (
+            "x".join(map(str, (3, *image_size))),
+            message_lines(error)[0] + tracebacks.place(error),
+        )
         raise UserError(f"{model_name} does not accept images of size {size}: {why}") from error
     finally:
         for handle in handles:
@@ -218,22 +278,25 @@ def _hook(
     net: nn.Module, stage: str, path: str, features: dict[str, Tensor], model_name: str
 ) -> RemovableHandle:
     """Register a hook that stores `features[stage]` whenever `net` runs."""
-    module = _module(net, stage, path.removesuffix(INPUT), model_name)
+    place = _Place.at(path)
+    module = _module(net, stage, place.module, model_name)
     # partial, not a closure, so that a deep copy of the network writes to its own features.
-    if path.endswith(INPUT):
+    if place.is_input:
         # A pre-hook, as the module may modify its input in place.
-        return module.register_forward_pre_hook(partial(_keep_input, features, stage))
-    return module.register_forward_hook(partial(_keep_output, features, stage))
+        return module.register_forward_pre_hook(partial(_keep_input, features, stage, place))
+    return module.register_forward_hook(partial(_keep_output, features, stage, place))
 
 
-def _keep_input(features: dict, stage: str, module: nn.Module, inputs: tuple) -> None:
-    features[stage] = inputs[0] if inputs else None
+def _keep_input(
+    features: dict, stage: str, place: _Place, module: nn.Module, inputs: tuple
+) -> None:
+    features[stage] = place.read(inputs[0]) if inputs else None
 
 
 def _keep_output(
-    features: dict, stage: str, module: nn.Module, inputs: tuple, output: object
+    features: dict, stage: str, place: _Place, module: nn.Module, inputs: tuple, output: object
 ) -> None:
-    features[stage] = output
+    features[stage] = place.read(output)
 
 
 def _module(net: nn.Module, stage: str, path: str, model_name: str) -> nn.Module:

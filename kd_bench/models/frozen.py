@@ -24,7 +24,8 @@ _SUMS = (operator.add, operator.iadd, torch.add, "add", "add_")
 def fold_batchnorm(net: nn.Module) -> GraphModule | None:
     """A copy of a network in eval mode with batch norm folded into convolutions.
 
-    Logits change by rounding alone. Where torch.fx cannot trace the network, a warning says why.
+    Logits change by rounding alone. Where torch.fx cannot trace the network, a warning says why,
+    unless there is no batch norm in it.
 
     Returns:
         The copy; None where the network cannot be traced.
@@ -32,8 +33,9 @@ def fold_batchnorm(net: nn.Module) -> GraphModule | None:
     try:
         folded = cast("GraphModule", fuse(net))
     except Exception as error:  # noqa: BLE001  # a network's own code, traced, may raise anything
-        reason = f"{type(error).__name__}: {message_lines(error)[0]}"
-        warnings.warn(f"batch norm is not folded, which is slower: {reason}", stacklevel=2)
+        if any(isinstance(module, nn.BatchNorm2d) for module in net.modules()):
+            reason = f"{type(error).__name__}: {message_lines(error)[0]}"
+            warnings.warn(f"batch norm is not folded, which is slower: {reason}", stacklevel=2)
         return None
     return folded.eval().requires_grad_(False)
 

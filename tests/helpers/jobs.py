@@ -13,6 +13,7 @@ import torch
 from kd_bench.config import compose
 from kd_bench.config.compose import Composed
 from kd_bench.config.schema import Config
+from kd_bench.data.source import Description
 from kd_bench.jobs.assemble import assemble_setup
 from kd_bench.jobs.job import Job
 from kd_bench.jobs.resolve import resolve_job
@@ -44,6 +45,7 @@ NETS = (
     "device=cpu",  # on a machine with a GPU, too
 )
 TINY = (*IMAGES, *NETS)
+FOUR_CLASSES = Description(4, 8, 8, 40, 24)  # those images
 FOR_FOUR_CLASSES = {"gdkd": ("method.losses.gdkd.k=2",)}
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from helpers.paths import CONF
 from kd_bench.config.convert import to_dataclass
 from kd_bench.config.schema import MethodConfig, ModelConfig, RecipeConfig
+from kd_bench.data.source import Description
 from kd_bench.interfaces import StageShapes
 from kd_bench.jobs.instantiate import build_network
 
@@ -22,6 +23,15 @@ SCHEMAS = {"method": MethodConfig, "model": ModelConfig, "recipe": RecipeConfig}
 def choices(group: str) -> list[str]:
     """Names of a group's files."""
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def models() -> list[str]:
+    """Names of the models of conf/model, without the files for libraries, which need a name."""
+    return [
+        name
+        for name in choices("model")
+        if not OmegaConf.is_missing(_read("model", name, []).model, "name")
+    ]
 
 
 @cache
@@ -49,7 +59,7 @@ def _read(group: str, name: str, more: list[str]) -> DictConfig:
 def network(name: str, num_classes: int = 10, device: str = "meta") -> nn.Module:
     """A model of conf/model; on the meta device it has no weights and costs nothing."""
     with torch.device(device):
-        return build_network(load("model", name), num_classes).net
+        return build_network(load("model", name), Description(num_classes, 32, 32, 1, 1)).net
 
 
 def shapes(model: str, **stages: tuple[int, ...]) -> StageShapes:

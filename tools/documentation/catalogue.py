@@ -228,7 +228,7 @@ def _built(config: MethodConfig) -> tuple[Method, tuple[Any, Any, LossContext]]:
     """A method, and what it is made from: student, teacher and context."""
     job = _job()
     data, model = instantiate.describe_dataset(job.dataset), job.model
-    student, other = (instantiate.build_network(model, data.num_classes) for _ in range(2))
+    student, other = (instantiate.build_network(model, data) for _ in range(2))
     classes = instantiate.loss_classes(config).values()
     has_teacher = any(loss.needs_teacher for loss in classes)
     context = LossContext(

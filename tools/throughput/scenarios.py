@@ -96,7 +96,7 @@ def with_config(job: Job, **values: Any) -> Job:
 def write_teacher(config: Config, data: Data, path: Path) -> None:
     """Write an untrained teacher with real batch-norm statistics: as fast as a trained one."""
     torch.manual_seed(0)
-    net = build_network(config.teacher.model, data.num_classes).net
+    net = build_network(config.teacher.model, data).net
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # average over all batches

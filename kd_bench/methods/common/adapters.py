@@ -41,8 +41,8 @@ def _how_to_get_maps(context: LossContext) -> str:
     both = sorted(student & teacher)
     choice = f"choose from {', '.join(both)}" if both else "no stage is a map in both networks"
     return (
-        f"{choice}. Tokens [N, C] become a map in a module of the network that returns"
-        " tokens[:, -H * W:].mT.unflatten(2, (H, W)), with H * W patches"
+        f"{choice}. Tokens [N, C] of H rows of W patches become a map by PATH:map=HxW as the path"
+        " of a stage, and maps [H, W, C] by PATH:map"
     )
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from helpers.jobs import config, rewrite_record
+from helpers.jobs import FOUR_CLASSES, config, rewrite_record
 from safetensors.torch import load_file
 
 from kd_bench.cli import export
@@ -17,7 +17,7 @@ from kd_bench.results.run_folder import read_record
 def network(finished, tmp_path):
     """The student of `finished` in eval mode, and its data."""
     one = config(tmp_path)
-    net = instantiate.build_network(one.model, 4).net
+    net = instantiate.build_network(one.model, FOUR_CLASSES).net
     load_weights(net, finished[0] / "weights.pt", "the student")
     return net.eval(), instantiate.build_dataset(one.dataset).load()
 

@@ -4,7 +4,7 @@ import os
 import shutil
 
 import pytest
-from helpers.jobs import TINY, config, job, rewrite_record
+from helpers.jobs import FOUR_CLASSES, TINY, config, job, rewrite_record
 from helpers.written_records import record, seeds, write
 
 from kd_bench.jobs import instantiate
@@ -142,7 +142,7 @@ def test_places_of_this_machine_share_the_work(tmp_path):
 
 def test_without_a_like_job_the_weights_alone_are_counted(tmp_path):
     (one,) = prepare.prepare_jobs([(config(tmp_path, "method=baseline"), {})])
-    net = instantiate.build_network(one.config.model, 4).net
+    net = instantiate.build_network(one.config.model, FOUR_CLASSES).net
     # four bytes for each parameter; batch norm: two more numbers a channel, and a counter of eight
     norms = [m for m in net.modules() if hasattr(m, "running_mean")]
     numbers = sum(p.numel() for p in net.parameters()) + sum(2 * m.num_features for m in norms)

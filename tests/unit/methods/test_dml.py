@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from helpers.jobs import job, train, trained
+from helpers.jobs import FOUR_CLASSES, job, train, trained
 from helpers.small_nets import batch, context, rand
 from torch.autograd import gradcheck
 
@@ -93,7 +93,7 @@ def test_the_record_has_the_peers_accuracy_but_no_teacher_folder(done):
 
 def test_the_peer_counts_only_as_training_parameters(done):
     parameters = done[0].parameters
-    net = instantiate.build_network(done[0].config.teacher.model, 4).net
+    net = instantiate.build_network(done[0].config.teacher.model, FOUR_CLASSES).net
     peer = sum(p.numel() for p in net.parameters())
     assert parameters["training"] == parameters["student"] + peer
     assert parameters["inference"] == parameters["student"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.jobs import config, job, setup_of, train, trained
+from helpers.jobs import FOUR_CLASSES, config, job, setup_of, train, trained
 from helpers.outputs import batch_of, context_of, output_of, passes_gradcheck
 from torch import nn
 
@@ -100,7 +100,8 @@ def test_projector_and_classifier_count_at_inference(done):
     (width, teacher), classes = (16, 64), 4
     between = teacher // 2
     model = sum(
-        p.numel() for p in instantiate.build_network(record.config.model, 4).net.parameters()
+        p.numel()
+        for p in instantiate.build_network(record.config.model, FOUR_CLASSES).net.parameters()
     )
     projector = width * between + 9 * between**2 + between * teacher + 2 * (2 * between + teacher)
     added = projector + (teacher + 1) * classes - (width + 1) * classes

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from helpers.shipped import choices, load, network
+from helpers.shipped import load, models, network
 from torch import Tensor, nn
 
 from kd_bench.interfaces import Output
 from kd_bench.models.features import FeatureExtractor, probe_shapes
 
-MODELS = choices("model")
+MODELS = models()
 
 # For 10 and for 100 classes. As counted in RepDistiller's networks; resnet8_half on paper:
 # stem 3·8·9 + 16 = 232; stage1 2·8·8·9 + 32 = 1,184;

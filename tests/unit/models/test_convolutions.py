@@ -15,15 +15,15 @@ from kd_bench.models.resnet import ResNet
 # makes oneDNN take any CPU for one with AVX2 alone.
 TRAINED = """
 import sys, torch
-from helpers.jobs import config
+from helpers.jobs import FOUR_CLASSES, config
 from kd_bench.jobs.instantiate import build_network
 
 torch.manual_seed(0)  # with one in fifty, gradients are almost zero, and rounding shows
 torch.set_num_threads(int(sys.argv[1]))
 widths = f"model.net.widths={sys.argv[2]}"
 settings = config("unused", "method=baseline", widths).model
-net = build_network(settings, 4).net.to(memory_format=torch.channels_last)
-exact = build_network(settings, 4).net.double()
+net = build_network(settings, FOUR_CLASSES).net.to(memory_format=torch.channels_last)
+exact = build_network(settings, FOUR_CLASSES).net.double()
 exact.load_state_dict(net.state_dict())
 image = torch.randn(15, 3, 32, 32)
 net(image.contiguous(memory_format=torch.channels_last)).square().sum().backward()

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from helpers.shipped import choices, load
+from helpers.shipped import load, models
 from torch import Tensor, nn
 
 from kd_bench.data.source import Description
@@ -103,7 +103,7 @@ def test_a_deep_copy_has_a_rest_of_its_own():
     torch.testing.assert_close(twin.rest("stage1", feature).logits, before + 1)
 
 
-@pytest.mark.parametrize("model", choices("model"))
+@pytest.mark.parametrize("model", models())
 def test_every_model_can_be_cut_after_its_first_stages(model):
     network, _ = meta_network(load("model", model), Description(10, 32, 32, 1, 1))
     sizes = [

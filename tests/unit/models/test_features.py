@@ -240,3 +240,44 @@ def test_a_feature_extractor_compiles_to_one_graph(net, image):
         assert torch.equal(out.logits, expected.logits)
         assert set(out.features) == {"stage1_pre", "pooled"}
         assert all(torch.equal(x, expected.features[stage]) for stage, x in out.features.items())
+
+
+class Transformer(nn.Module):
+    """A class token and 2 rows of 3 patches, of the images' own 3 channels; and maps [H, W, C]."""
+
+    def __init__(self):
+        super().__init__()
+        self.tokens, self.last = nn.Identity(), nn.Identity()
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        patches = image[:, :, :2, :3].flatten(2).mT
+        tokens = self.tokens(torch.cat([patches[:, :1] + 9, patches], dim=1))
+        self.last(image.permute(0, 2, 3, 1))
+        return tokens[:, 0]
+
+
+def test_tokens_and_channels_last_maps_become_maps(image):
+    stages = {"one": "tokens:map=2x3", "two": "last:map", "three": "tokens:input:map=2x3"}
+    assert probe_shapes(Transformer(), stages, (8, 8), "vit") == {
+        "one": (3, 2, 3),
+        "two": (3, 8, 8),
+        "three": (3, 2, 3),
+    }
+    out = FeatureExtractor(Transformer(), stages, stages, "vit")(image)
+    assert torch.equal(out.features["one"], image[:, :, :2, :3])
+    assert torch.equal(out.features["two"], image)
+    assert torch.equal(out.features["three"], image[:, :, :2, :3])
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("tokens:map=3x3", "at least 9 patches, but they are [7, 3]"),
+        ("tokens:map", "reads maps [H, W, C], but they are [7, 3]"),
+        ("tokens:map=2", "':map=2x3'"),
+    ],
+)
+def test_what_is_no_map_is_refused(path, told):
+    with pytest.raises(UserError) as error:
+        probe_shapes(Transformer(), {"one": path}, (8, 8), "vit")
+    assert told.strip("'") in str(error.value)

@@ -10,6 +10,7 @@ from helpers.jobs import composed
 from helpers.shipped import network
 from torch import nn
 
+from kd_bench.data.source import Description
 from kd_bench.jobs import instantiate
 from kd_bench.models.features import FeatureExtractor
 from kd_bench.models.resnet import BasicBlock, ResNet
@@ -90,7 +91,7 @@ def _input_of(stage: int, features: dict[str, torch.Tensor]) -> torch.Tensor:
 
 def test_stages_may_be_named_on_the_command_line():
     config, _ = composed("dataset=synthetic", "model=resnet8", "+model.stages.one=layer1")
-    network = instantiate.build_network(config.model, 10)
+    network = instantiate.build_network(config.model, Description(10, 32, 32, 1, 1))
     assert network.shapes((32, 32)) == {"one": (16, 32, 32)}
 
 

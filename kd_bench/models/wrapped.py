@@ -1,0 +1,45 @@
+"""A network inside another one, whose weights keep their names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+INNER = "net."
+
+
+class WrappedNetwork(nn.Module):
+    """A network, called `net`, and what a subclass does around it; image -> logits [B, K].
+
+    Its state dict is that of the network, so checkpoints fit with and without the wrapper. Tensors
+    of a subclass are buffers with `persistent=False`.
+    """
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+        self.register_state_dict_post_hook(_take_prefix_off)
+        self.register_load_state_dict_pre_hook(_put_prefix_on)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.net(image)
+
+    @staticmethod
+    def paths(stages: Mapping[str, str]) -> dict[str, str]:
+        """The paths of a network's stages, from the wrapper."""
+        return {stage: INNER + path for stage, path in stages.items()}
+
+
+def _take_prefix_off(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    _rename(state, prefix + INNER, prefix)
+
+
+def _put_prefix_on(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    _rename(state, prefix, prefix + INNER)
+
+
+def _rename(state: dict[str, Any], before: str, after: str) -> None:
+    for name in [name for name in state if name.startswith(before)]:
+        state[after + name.removeprefix(before)] = state.pop(name)
