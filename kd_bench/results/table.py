@@ -22,7 +22,7 @@ from kd_bench.config.schema import BASELINE
 from kd_bench.results.analysis.comparison import Mean, compare
 from kd_bench.results.analysis.crossed import Crossed, crossed_columns
 from kd_bench.results.analysis.groups import Group
-from kd_bench.results.analysis.statistics import Pooled, half_width, pooled
+from kd_bench.results.analysis.statistics import Pooled, half_width, pooled, unlike
 from kd_bench.results.labels import conflict, natural_key
 from kd_bench.results.options import METRIC, METRICS, Metric
 from kd_bench.results.published.values import Published
@@ -92,6 +92,7 @@ class Column:
     teachers: tuple[float, ...]  # accuracy of each teacher; usually one, or none
     digits: int  # decimal places
     deviation: Pooled | None  # over the cells of the column; None also for what is not compared
+    unlike: frozenset[str] = frozenset()  # rows that vary more than that, and so are not tested
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,10 @@ def _turned(cell: Cell, metric: Metric) -> Cell:
     return replace(cell, values=values, delta=delta, effect=-cell.effect)
 
 
-def _column(label: str, runs: pd.DataFrame, cells: Iterable[Cell], metric: Metric) -> Column:
+def _column(label: str, runs: pd.DataFrame, cells: Mapping[str, Cell], metric: Metric) -> Column:
+    samples = {row: list(cell.values.values()) for row, cell in cells.items()}
+    apart = frozenset(unlike(samples, keep=BASELINE)) if metric.better else frozenset()
+    alike = [values for row, values in samples.items() if row not in apart]
     done = runs[~runs["failed"]]
     teachers = done[["teacher_folder", "teacher_accuracy"]].dropna(subset="teacher_accuracy")
     first = runs.iloc[0]
@@ -180,7 +184,8 @@ def _column(label: str, runs: pd.DataFrame, cells: Iterable[Cell], metric: Metri
         images=images,
         digits=_digits(images) if metric.digits is None else metric.digits,
         teachers=tuple(sorted(teachers.drop_duplicates()["teacher_accuracy"])),
-        deviation=pooled(list(cell.values.values()) for cell in cells) if metric.better else None,
+        deviation=pooled(alike) if metric.better else None,
+        unlike=apart,
     )
 
 
@@ -215,20 +220,21 @@ def _delta(cell: Cell, baseline: Cell, deviation: Pooled | None) -> Delta | None
 
 
 def _compared(
-    cells: dict[str, Cell], groups: Mapping[str, Group], deviation: Pooled | None
+    cells: dict[str, Cell], groups: Mapping[str, Group], column: Column
 ) -> dict[str, Cell]:
     """The cells of a column with their deltas, and with what the seeds show about them."""
     baseline = cells.get(BASELINE)
     deltas = {
-        row: _delta(cell, baseline, deviation)
+        row: _delta(cell, baseline, None if row in column.unlike else column.deviation)
         for row, cell in cells.items()
         if baseline and row != BASELINE
     }
+    tested = {row: cell for row, cell in cells.items() if row not in column.unlike}
     verdicts = compare(
-        {row: Mean(cell.mean, cell.n) for row, cell in cells.items() if cell.mean is not None},
-        {row: Mean(delta.mean, delta.pairs) for row, delta in deltas.items() if delta},
-        {row: groups[row] for row in cells},
-        deviation,
+        {row: Mean(cell.mean, cell.n) for row, cell in tested.items() if cell.mean is not None},
+        {row: Mean(d.mean, d.pairs) for row, d in deltas.items() if d and row in tested},
+        {row: groups[row] for row in tested},
+        column.deviation,
     )
     return {
         row: replace(
@@ -352,11 +358,11 @@ def _fill_cells(
         _check_images(in_column[~in_column["failed"]], label)
         lines: list[Line] = in_column.to_dict("records")
         by_row = {row: _cell(of, row, label) for row, of in sorted(_grouped(lines, "row").items())}
-        column = _column(label, in_column, by_row.values(), metric)
+        column = _column(label, in_column, by_row, metric)
         columns.append(column)
         # Compared as if the higher were the better, and then turned back
         turned = {row: _turned(cell, metric) for row, cell in by_row.items()}
-        compared = _compared(turned, groups, column.deviation)
+        compared = _compared(turned, groups, column)
         cells |= {(row, label): _turned(cell, metric) for row, cell in compared.items()}
     return columns, cells
 

@@ -27,13 +27,24 @@ HEADINGS = {
 }
 
 
+# The roles of kd-bench's own methods in records of versions that had none.
+OF_OLDER = {
+    "ab": Role.label_free,
+    "simkd": Role.label_free,
+    "control_noise": Role.control,
+    "control_shuffled": Role.control,
+    "label_smoothing": Role.control,
+}
+
+
 def kind_of(method: MethodConfig, identity: Mapping[str, Any]) -> Kind:
     """The kind of a job's row, by its method and whether it has a teacher."""
-    if method.role is Role.control:
+    role = method.role if method.role is not Role.method else OF_OLDER.get(method.name, Role.method)
+    if role is Role.control:
         return Kind.CONTROL
     if "teacher" not in identity and method.name != BASELINE:
         return Kind.TEACHER_FREE
-    return Kind.LABEL_FREE if method.role is Role.label_free else Kind.METHOD
+    return Kind.LABEL_FREE if role is Role.label_free else Kind.METHOD
 
 
 @dataclass(frozen=True, order=True)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, variance
 
 import numpy as np
-from scipy.special import nctdtrinc, stdtr, stdtrit
+from scipy.special import fdtrc, nctdtrinc, stdtr, stdtrit
 
 CONFIDENCE = 0.95  # two-sided
 POWER = 0.8  # the probability with which a detectable difference is found significant
+OUTLIER = 0.01  # level of the test for a variance that is not that of the others
 MOST_SEEDS = 1_000_000  # that a plan counts to
 
 
@@ -35,6 +36,36 @@ def pooled(samples: Iterable[Sequence[float]]) -> Pooled | None:
     df = sum(len(sample) - 1 for sample in samples)
     squares = sum((x - fmean(sample)) ** 2 for sample in samples for x in sample)
     return Pooled(math.sqrt(squares / df), df)
+
+
+def unlike(samples: Mapping[str, Sequence[float]], keep: str) -> set[str]:
+    """The samples whose values vary so much more than the others' that no SD is common to them.
+
+    One by one, the sample of the largest variance is left out if an F test against the pooled
+    variance of the remaining ones rejects equality at 1 %, divided by the number of samples: the
+    test of Cochran for the largest variance, for any sizes ('t Lam, Analytica Chimica Acta 659
+    (2010)).
+
+    Args:
+        samples: by name.
+        keep: a name that is never left out, since all others are compared with it.
+    """
+    left = {name: values for name, values in samples.items() if len(values) > 1}
+    found: set[str] = set()
+    while len(left) > 2:
+        name = max(left, key=lambda name: variance(left[name]))
+        others = pooled(values for other, values in left.items() if other != name)
+        df = len(left[name]) - 1
+        assert others is not None  # there are two at least
+        is_like = variance(left[name]) <= 0 or (
+            others.sd > 0
+            and fdtrc(df, others.df, variance(left[name]) / others.sd**2) > OUTLIER / len(left)
+        )
+        if name == keep or is_like:
+            break
+        found.add(name)
+        del left[name]
+    return found
 
 
 def half_width(deviation: Pooled, n: int, m: int) -> float:

@@ -135,7 +135,11 @@ def _effects(table: Table) -> str:
 def _compared(table: Table) -> dict[str, list[Cell]]:
     """By column, the cells that are compared with its baseline."""
     return {
-        column.label: [cell for cell in table.under(column).values() if cell.delta]
+        column.label: [
+            cell
+            for row, cell in table.under(column).items()
+            if cell.delta and row not in column.unlike
+        ]
         for column in table.columns
     }
 
@@ -156,6 +160,18 @@ def _detectable(table: Table, count: int) -> str:
     return (
         f"{_range(alone, digits)} {unit} in one method chosen beforehand, and"
         f" {_range(among, digits)} in any of them"
+    )
+
+
+def _unlike(table: Table) -> str:
+    """The rows that are neither pooled nor tested."""
+    rows = list(dict.fromkeys(row for c in table.columns for row in table.rows if row in c.unlike))
+    if not rows:
+        return ""
+    it, vary = ("it is", "varies") if len(rows) == 1 else ("they are", "vary")
+    return (
+        f"{listed(rows)} {vary} more over the seeds than the other rows (largest variance, F test,"
+        f" 1 %), so {it} neither pooled nor tested."
     )
 
 
@@ -281,6 +297,7 @@ def caption_sentences(table: Table) -> list[str]:
         _threads(table),
         _deltas(table),
         _effects(table),
+        _unlike(table),
         _boldness(table),
         _budgets(table),
         _kinds(table),

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from helpers.paths import CONF
+from helpers.shipped import choices
 from helpers.written_records import record
+from omegaconf import OmegaConf
 
-from kd_bench.results.analysis.groups import FIRST, Group, Kind, kind_of
+from kd_bench.config.schema import MethodConfig, Role
+from kd_bench.results.analysis.groups import FIRST, OF_OLDER, Group, Kind, kind_of
 from kd_bench.results.budget import Budget
 
 
@@ -56,3 +60,14 @@ def test_methods_come_first_and_controls_last_and_budgets_within_a_kind():
 )
 def test_a_heading_names_what_differs_from_the_first_group(group, heading):
     assert str(group) == heading
+
+
+def test_roles_of_older_records_are_those_of_the_shipped_methods():
+    roles = {name: role_of(name) for name in choices("method")}
+    assert {name: role for name, role in roles.items() if role is not Role.method} == OF_OLDER
+    older = MethodConfig(name="control_noise")  # as if its file had no role
+    assert kind_of(older, {"teacher": {}}) is Kind.CONTROL
+
+
+def role_of(name: str) -> Role:
+    return Role(OmegaConf.load(CONF / "method" / f"{name}.yaml").get("role", "method"))

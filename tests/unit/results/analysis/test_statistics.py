@@ -17,6 +17,7 @@ from kd_bench.results.analysis.statistics import (
     p_values,
     pooled,
     seeds_to_detect,
+    unlike,
 )
 
 A, B = [89.1, 90.4, 90.9, 91.7], [91.0, 92.2, 91.9]
@@ -105,3 +106,19 @@ def test_variances_are_recovered_from_a_simulation():
     ]
     found = crossed_variances([table.tolist() for table in tables])
     assert (found.student, found.teacher, found.both) == pytest.approx((9, 4, 1), rel=0.06)
+
+
+def test_a_sample_that_varies_more_than_all_others_is_unlike_them():
+    # Variances 1, 1, 1 and 100, two degrees of freedom each: F = 100 with 2 and 6 degrees, whose
+    # upper quantile at 0.01 / 4 is 19.1; without that sample F = 1
+    like = {name: [0.0, 1.0, 2.0] for name in ("a", "b", "c")}
+    assert stats.f.ppf(1 - 0.01 / 4, 2, 6) < 100
+    assert unlike({**like, "d": [0.0, 10.0, 20.0]}, keep="a") == {"d"}
+    assert unlike({**like, "d": [0.0, 10.0, 20.0]}, keep="d") == set()
+    assert unlike({**like, "d": [0.0, 4.0, 8.0]}, keep="a") == set()  # F = 16
+    assert unlike({**like, "d": [50.0]}, keep="a") == set()
+
+
+def test_no_sample_is_unlike_two_or_equal_ones():
+    assert unlike({"a": [0.0, 1.0], "b": [0.0, 100.0]}, keep="a") == set()
+    assert unlike({name: [1.0, 1.0] for name in "abc"}, keep="a") == set()
