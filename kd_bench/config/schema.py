@@ -132,6 +132,9 @@ class RecipeConfig:
     milestones: list[float] = field(default_factory=list)  # fractions of the epochs, in (0, 1)
     gamma: float = 0.1  # factor at each milestone
     warmup: float = 0.0  # onecycle: the fraction of the epochs in which the rate rises
+    # Other schedules: the fraction of the epochs in which the rate rises linearly to theirs.
+    linear_warmup: float = 0.0
+    min_lr: float = 0.0  # cosine: the rate that it falls to
     drop_last: bool = False  # drop the last batch of an epoch if it is smaller
 
 

@@ -1,92 +1,14 @@
-"""The optimizer, and the learning rates of the main phase (`setup.phases` has the init phase's)."""
+"""The optimizer."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.optim.sgd import sgd
 
-from kd_bench.config.schema import RecipeConfig, Schedule
-from kd_bench.utils.errors import require
-
-
-def check_recipe(recipe: RecipeConfig) -> None:
-    """Check that a recipe's values are in range.
-
-    Raises:
-        UserError: naming the value and its range.
-    """
-    name = f"recipe '{recipe.name}'"
-    require(recipe.epochs >= 1, f"{name}: epochs must be 1 or more, got {recipe.epochs}")
-    require(
-        recipe.batch_size >= 1, f"{name}: batch_size must be 1 or more, got {recipe.batch_size}"
-    )
-    for value in ("lr", "gamma"):
-        number = getattr(recipe, value)
-        require(0 < number < math.inf, f"{name}: {value} must be above 0 and finite, got {number}")
-    require(0 <= recipe.momentum < 1, f"{name}: momentum must be in [0, 1), got {recipe.momentum}")
-    require(
-        not recipe.nesterov or recipe.momentum > 0, f"{name}: nesterov needs a momentum above 0"
-    )
-    require(
-        recipe.weight_decay >= 0,
-        f"{name}: weight_decay must be 0 or more, got {recipe.weight_decay}",
-    )
-    require(
-        all(0 < fraction < 1 for fraction in recipe.milestones),
-        f"{name}: milestones are fractions of the epochs, above 0 and below 1,"
-        f" got {list(recipe.milestones)}",
-    )
-    require(
-        0 < recipe.warmup < 1 or recipe.schedule is not Schedule.onecycle,
-        f"{name}: onecycle needs a warmup above 0 and below 1, got {recipe.warmup}",
-    )
-
-
-def milestone_epochs(recipe: RecipeConfig) -> list[int]:
-    """The epochs after which the learning rate drops: 0.5 of 200 epochs is after epoch 100.
-
-    Milestones are fractions, so the schedule scales with `recipe.epochs=30`.
-    """
-    return [round(fraction * recipe.epochs) for fraction in recipe.milestones]
-
-
-def learning_rates(recipe: RecipeConfig, steps_per_epoch: int) -> Tensor:
-    """The learning rate of every step of a run, equal to PyTorch's schedulers of these names.
-
-    In closed form, because those need an optimizer of `torch.optim`; see `SGD`.
-
-    Returns:
-        [epochs * steps_per_epoch] float64.
-    """
-    if recipe.schedule is Schedule.onecycle:
-        return _one_cycle(recipe, recipe.epochs * steps_per_epoch)
-    epoch = torch.arange(recipe.epochs, dtype=torch.float64)
-    if recipe.schedule is Schedule.step:
-        drops = (epoch[:, None] >= torch.tensor(milestone_epochs(recipe))).sum(1)
-        rates = recipe.lr * recipe.gamma ** drops.double()
-    elif recipe.schedule is Schedule.cosine:
-        rates = _cosine(recipe.lr, 0.0, epoch / recipe.epochs)
-    else:
-        rates = torch.full_like(epoch, recipe.lr)
-    return rates.repeat_interleave(steps_per_epoch)
-
-
-def _one_cycle(recipe: RecipeConfig, steps: int) -> Tensor:
-    """Warms up from a 25th of the rate to the rate, then anneals to a 10,000th of the start."""
-    start, peak = recipe.lr / 25, recipe.warmup * steps - 1
-    step = torch.arange(steps, dtype=torch.float64)
-    rising = _cosine(start, recipe.lr, step / peak)
-    falling = _cosine(recipe.lr, start / 1e4, (step - peak) / (steps - 1 - peak))
-    return torch.where(step < peak, rising, falling)
-
-
-def _cosine(start: float, end: float, part: Tensor) -> Tensor:
-    """Half a cosine from `start`, at part 0, to `end`, at part 1."""
-    return end + (start - end) / 2 * (1 + torch.cos(torch.pi * part))
+from kd_bench.config.schema import RecipeConfig
 
 
 class SGD:
