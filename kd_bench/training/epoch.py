@@ -18,7 +18,7 @@ from kd_bench.config.schema import Precision, Speed
 from kd_bench.interfaces import Batch
 from kd_bench.training import cuda_graph, execution
 from kd_bench.training.execution import uncompiled
-from kd_bench.training.optim import SGD
+from kd_bench.training.optim import Optimizer, make_optimizer
 from kd_bench.training.rules import RuledSGD
 from kd_bench.training.setup import Phase, TrainingSetup
 from kd_bench.training.step import EpochMetrics, Step
@@ -134,11 +134,11 @@ class EpochRunner:
         yield from (self.optimizer.rate, self._cursor, *self.tally.tensors)
 
 
-def _optimizer(setup: TrainingSetup, phase: Phase) -> SGD:
+def _optimizer(setup: TrainingSetup, phase: Phase) -> Optimizer:
     """The optimizer of a phase; a rule is for the terms of the main phase."""
     parameters = [p for module in setup.learners.values() for p in module.parameters()]
     is_fused = setup.execution.speed is not Speed.reference
     if setup.rule is None or phase.name != "main":
-        return SGD(parameters, setup.recipe, fused=is_fused)
+        return make_optimizer(parameters, setup.recipe, fused=is_fused)
     shared = setup.student.parameters()
     return RuledSGD(parameters, setup.recipe, setup.rule, shared, fused=is_fused)

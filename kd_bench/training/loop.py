@@ -23,7 +23,7 @@ from kd_bench.training import checkpoint, cuda_graph
 from kd_bench.training.checkpoint import AsyncCheckpointer
 from kd_bench.training.epoch import EpochRunner
 from kd_bench.training.execution import inference_batch_size
-from kd_bench.training.optim import SGD
+from kd_bench.training.optim import Optimizer
 from kd_bench.training.setup import TrainingSetup, phases
 from kd_bench.training.teacher import training_outputs
 from kd_bench.utils.errors import require
@@ -175,7 +175,9 @@ def _answers(
     return answers
 
 
-def _saved(setup: TrainingSetup, optimizer: SGD, progress: Progress) -> tuple[dict[str, Any], dict]:
+def _saved(
+    setup: TrainingSetup, optimizer: Optimizer, progress: Progress
+) -> tuple[dict[str, Any], dict]:
     """The state that training resumes from, and the files that people read, by name."""
     state = {
         "learners": {name: module.state_dict() for name, module in setup.learners.items()},

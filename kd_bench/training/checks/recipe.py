@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from kd_bench.config.schema import RecipeConfig, Schedule
+from kd_bench.config.schema import OptimizerName, RecipeConfig, Schedule
 from kd_bench.utils.errors import require
 
 
@@ -25,6 +25,10 @@ def check_recipe(recipe: RecipeConfig) -> None:
     require(0 <= recipe.momentum < 1, f"{name}: momentum must be in [0, 1), got {recipe.momentum}")
     require(
         not recipe.nesterov or recipe.momentum > 0, f"{name}: nesterov needs a momentum above 0"
+    )
+    require(
+        not recipe.nesterov or recipe.optimizer is OptimizerName.sgd,
+        f"{name}: nesterov is for optimizer=sgd, and this is {recipe.optimizer.value}",
     )
     require(
         recipe.weight_decay >= 0,

@@ -1,9 +1,9 @@
-"""SGD: by hand, against PyTorch's, and resumed."""
+"""SGD and AdamW: by hand, against PyTorch's, without decay of vectors, and resumed."""
 
 import pytest
 import torch
 
-from kd_bench.config.schema import RecipeConfig
+from kd_bench.config.schema import OptimizerName, RecipeConfig
 from kd_bench.training import optim
 
 
@@ -67,3 +67,81 @@ def test_sgd_resumes_and_skips_parameters_without_gradient():
     assert torch.equal(other.momentum[0], sgd.momentum[0])
     sgd.zero_grad()
     assert moved.grad is None
+
+
+def adamw(**changes):
+    return recipe(optimizer=OptimizerName.adamw, **changes)
+
+
+def test_adamw_matches_the_textbook():
+    # theta = 1, gradient 2, rate 0.1, decay 0.5, beta1 0.9, beta2 0.999; theta decays by 0.1 * 0.5:
+    #   m = 0.2, v = 0.004; unbiased 2 and 4;  theta = 0.95 - 0.1 * 2 / 2 = 0.85
+    # gradient 0, rate 0.01:
+    #   m = 0.18, v = 0.003996; unbiased 0.18 / 0.19 and 0.003996 / 0.001999
+    #   theta = 0.85 * 0.995 - 0.01 * 0.947368 / 1.413859 = 0.8390494
+    for fused in (True, False):
+        theta = torch.nn.Parameter(torch.ones(1))
+        optimizer = optim.make_optimizer([theta], adamw(weight_decay=0.5), fused=fused)
+        for rate, gradient, expected in ((0.1, 2.0, 0.85), (0.01, 0.0, 0.8390494)):
+            optimizer.rate.fill_(rate)
+            theta.grad = torch.tensor([gradient])
+            optimizer.step()
+            assert theta.item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("changes", [{}, {"momentum": 0.8}, {"weight_decay": 0.1}], ids=str)
+def test_adamw_equals_pytorch_bitwise(changes, fused):
+    torch.manual_seed(0)
+    start, rule = torch.randn(5, 7), adamw(**changes)
+    ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    mine = optim.AdamW([ours], rule, fused=fused)
+    reference = torch.optim.AdamW(
+        [theirs],
+        lr=torch.tensor(rule.lr),
+        betas=(rule.momentum, 0.999),
+        weight_decay=rule.weight_decay,
+        fused=fused,
+        foreach=False,
+    )
+    for _ in range(4):
+        ours.grad = torch.randn(5, 7)
+        theirs.grad = ours.grad.clone()
+        mine.step()
+        reference.step()
+        assert torch.equal(ours, theirs)
+
+
+def test_adamw_resumes_to_equal_bits_and_skips_parameters_without_gradient():
+    torch.manual_seed(0)
+    moved, still = (torch.nn.Parameter(torch.randn(3)) for _ in range(2))
+    before = still.detach().clone()
+    one = optim.AdamW([moved, still], adamw(weight_decay=0.1), fused=True)
+    moved.grad = torch.randn(3)
+    one.step()
+    assert torch.equal(still, before)
+    twin = torch.nn.Parameter(moved.detach().clone())
+    other = optim.AdamW([twin, still], adamw(weight_decay=0.1), fused=True)
+    other.load_state_dict(one.state_dict())
+    twin.grad = moved.grad
+    one.step(), other.step()
+    assert torch.equal(moved, twin)
+    # Its first step now would be that of a new optimizer: steps are counted for each parameter.
+    still.grad = torch.ones(3)
+    one.step()
+    torch.testing.assert_close(still.detach(), before * 0.99 - 0.1)
+
+
+@pytest.mark.parametrize("name", OptimizerName)
+def test_vectors_do_not_decay_unless_the_recipe_says_so(name):
+    # Without a gradient to follow, all that a step does is to decay: by rate * decay = 0.1 * 0.5.
+    layer = torch.nn.Linear(2, 3)
+    for decay_vectors, factor in ((True, 0.95), (False, 1.0)):
+        values = recipe(optimizer=name, weight_decay=0.5, decay_vectors=decay_vectors, momentum=0.0)
+        optimizer = optim.make_optimizer(layer.parameters(), values, fused=True)
+        weight, bias = layer.weight.detach().clone(), layer.bias.detach().clone()
+        for parameter in layer.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        torch.testing.assert_close(layer.weight.detach(), 0.95 * weight)
+        torch.testing.assert_close(layer.bias.detach(), factor * bias)

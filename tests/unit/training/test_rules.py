@@ -24,6 +24,7 @@ from kd_bench.training.epoch import EpochRunner
 from kd_bench.training.rules import RuledSGD
 from kd_bench.training.setup import TrainingSetup, phases
 
+ADAMW = ("recipe.optimizer=adamw", "recipe.nesterov=false")
 RULES = [("st", "dot"), ("dkd", "dot"), ("dkd", "deepkd"), ("dhkd", "sgd")]
 
 
@@ -256,6 +257,7 @@ def test_plain_sgd_is_no_part_of_a_jobs_identity(runs):
         (("method=dhkd", "rule=dot"), "dot and dhkd are two rules|dhkd and dot are two rules"),
         (("method=st", "rule=dot", "recipe.momentum=0", "recipe.nesterov=false"), "above 0"),
         (("method=st", "rule=dot", "method.rule.dot.delta=0.1"), "below 1"),
+        (("method=st", "rule=dot", *ADAMW), "has optimizer=adamw; leave out either"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

@@ -5,7 +5,7 @@ import math
 import pytest
 from helpers import shipped
 
-from kd_bench.config.schema import RecipeConfig, Schedule
+from kd_bench.config.schema import OptimizerName, RecipeConfig, Schedule
 from kd_bench.training.checks.recipe import check_recipe
 from kd_bench.training.schedule import learning_rates
 from kd_bench.utils.errors import UserError
@@ -33,6 +33,10 @@ def test_every_shipped_recipe_can_train(name):
         ({"lr": math.inf}, "lr must be above 0 and finite, got inf"),
         ({"momentum": 1.0}, r"momentum must be in \[0, 1\)"),
         ({"momentum": 0.0, "nesterov": True}, "nesterov needs a momentum"),
+        (
+            {"optimizer": OptimizerName.adamw, "nesterov": True},
+            "nesterov is for optimizer=sgd, and this is adamw",
+        ),
         ({"weight_decay": -1.0}, "weight_decay must be 0 or more"),
         ({"milestones": [100, 150]}, "milestones are fractions"),
         ({"schedule": Schedule.onecycle}, "onecycle needs a warmup"),
