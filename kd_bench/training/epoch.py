@@ -17,6 +17,7 @@ from torch import Tensor
 from kd_bench.config.schema import Precision, Speed
 from kd_bench.interfaces import Batch
 from kd_bench.training import cuda_graph, execution
+from kd_bench.training.average import WeightAverage
 from kd_bench.training.execution import uncompiled
 from kd_bench.training.optim import Optimizer, make_optimizer
 from kd_bench.training.rules import RuledSGD
@@ -36,6 +37,7 @@ class EpochRunner:
     def __init__(self, setup: TrainingSetup, phase: Phase):
         self.setup, self.phase = setup, phase
         self.optimizer = _optimizer(setup, phase)
+        self.average = _average(setup, phase)
         device, rates = setup.device, phase.rates
         self._order = torch.zeros(setup.data.train_size, dtype=torch.int64, device=device)
         self._rates = torch.zeros(rates.shape[1], device=device)  # [steps]
@@ -114,6 +116,8 @@ class EpochRunner:
         self.optimizer.rate.copy_(self._rates.index_select(0, self._cursor).squeeze(0))
         shown = setup.method.teacher_index(index, self.phase.name)
         terms, correct = step(self._batch(index), None if shown is None else self._batch(shown))
+        if self.average is not None:
+            self.average.update()
         self._cursor.add_(1)
         self.tally.add(self._cursor, terms, correct, size)
 
@@ -131,6 +135,7 @@ class EpochRunner:
             yield from module.parameters()
             yield from module.buffers()
         yield from self.optimizer.state
+        yield from self.average.state if self.average is not None else ()
         yield from (self.optimizer.rate, self._cursor, *self.tally.tensors)
 
 
@@ -142,3 +147,9 @@ def _optimizer(setup: TrainingSetup, phase: Phase) -> Optimizer:
         return make_optimizer(parameters, setup.recipe, fused=is_fused)
     shared = setup.student.parameters()
     return RuledSGD(parameters, setup.recipe, setup.rule, shared, fused=is_fused)
+
+
+def _average(setup: TrainingSetup, phase: Phase) -> WeightAverage | None:
+    """The average of the student's weights; over the main phase, if the recipe has one."""
+    is_averaged = setup.recipe.ema > 0 and phase.name == "main"
+    return WeightAverage(setup.student, setup.recipe.ema) if is_averaged else None

@@ -15,9 +15,10 @@ from kd_bench.config.schema import OptimizerName, RecipeConfig
 class Optimizer:
     """What follows the gradient of the loss, with the learning rate as a tensor on the device.
 
-    The arithmetic is that of PyTorch's functions. The classes of `torch.optim` import the compiler on
-    first use, which costs every job a second (and so does the function `adamw`). The state is initialized with zeros, so that all
-    steps are alike and can be captured. Parameters without a gradient are not updated.
+    The arithmetic is that of PyTorch's functions. The classes of `torch.optim` import the compiler
+    on first use, which costs every job a second (and so does the function `adamw`). The state is
+    initialized with zeros, so that all steps are alike and can be captured. Parameters without a
+    gradient are not updated.
 
     Args:
         parameters: all trained parameters.

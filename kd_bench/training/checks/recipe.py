@@ -34,6 +34,7 @@ def check_recipe(recipe: RecipeConfig) -> None:
         recipe.weight_decay >= 0,
         f"{name}: weight_decay must be 0 or more, got {recipe.weight_decay}",
     )
+    require(0 <= recipe.ema < 1, f"{name}: ema must be in [0, 1), got {recipe.ema}")
     require(
         all(0 < fraction < 1 for fraction in recipe.milestones),
         f"{name}: milestones are fractions of the epochs, above 0 and below 1,"

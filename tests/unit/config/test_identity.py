@@ -69,6 +69,7 @@ def digest(needs_teacher=True, teacher_learns=False, revisions=(), **changes):
         {"recipe__optimizer": "sgd"},
         {"recipe__decay_vectors": True},
         {"recipe__linear_warmup": 0},
+        {"recipe__ema": 0.0},
         {"method__init": {"epochs": 0, "weights": {}}},
         {"method__plugins": {}},
         {"method__role": "control"},  # it moves the row of a table, not a number
@@ -93,6 +94,7 @@ def test_what_changes_nothing_that_is_learnt_changes_no_digest(change):
         {"recipe__decay_vectors": False},
         {"recipe__linear_warmup": 0.1},
         {"recipe__min_lr": 0.01},
+        {"recipe__ema": 0.9},
         {"teacher__seed": 1},
         {"teacher__recipe__epochs": 3},
         {"teacher__model__net__depth": 32},

@@ -1,4 +1,4 @@
-"""Jobs by recipes of other optimizers: resumed, captured, and without waiting for the device."""
+"""Jobs by recipes with more than SGD: resumed, captured, and without waiting for the device."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kd_bench.training.epoch import EpochRunner
 from kd_bench.training.setup import TrainingSetup, phases
 
 ADAMW = ("recipe.optimizer=adamw", "recipe.nesterov=false", "recipe.lr=0.001")
-RECIPES = {"adamw": (*ADAMW, "recipe.decay_vectors=false")}
+RECIPES = {"adamw": (*ADAMW, "recipe.decay_vectors=false"), "ema": ("recipe.ema=0.5",)}
 each_recipe = pytest.mark.parametrize("chosen", RECIPES.values(), ids=RECIPES)
 
 
@@ -54,6 +54,7 @@ class StopAfterOneEpoch(NullReporter):
         raise Stop
 
 
+@pytest.mark.slow
 @each_recipe
 def test_a_job_resumes_to_equal_bits(tmp_path, chosen):
     _, whole = trained(student_job(tmp_path / "whole", *chosen))

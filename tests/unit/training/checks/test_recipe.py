@@ -38,6 +38,7 @@ def test_every_shipped_recipe_can_train(name):
             "nesterov is for optimizer=sgd, and this is adamw",
         ),
         ({"weight_decay": -1.0}, "weight_decay must be 0 or more"),
+        ({"ema": 1.0}, r"ema must be in \[0, 1\), got 1.0"),
         ({"milestones": [100, 150]}, "milestones are fractions"),
         ({"schedule": Schedule.onecycle}, "onecycle needs a warmup"),
         ({"linear_warmup": 5}, "linear_warmup is a fraction of the epochs.* got 5"),
