@@ -144,6 +144,7 @@ class RecipeConfig:
     # Other schedules: the fraction of the epochs in which the rate rises linearly to theirs.
     linear_warmup: float = 0.0
     min_lr: float = 0.0  # cosine: the rate that it falls to
+    accumulate: int = 1  # batches per update, which follows the mean of their gradients
     ema: float = 0.0  # decay of the average of the student's weights, if above 0
     drop_last: bool = False  # drop the last batch of an epoch if it is smaller
 

@@ -412,6 +412,11 @@ def build_rule(config: MethodConfig, method: Method, recipe: RecipeConfig) -> Gr
         len(config.rule) < 2,
         f"method '{config.name}': {names} are two rules; leave out one of them",
     )
+    require(
+        not config.rule or recipe.accumulate == 1,
+        f"method '{config.name}': rule {names} combines the gradients of one batch, and recipe"
+        f" '{recipe.name}' has accumulate={recipe.accumulate}; leave out either",
+    )
     for name, arguments in config.rule.items():
         where = f"method '{config.name}', rule '{name}'"
         return from_target(arguments, where, list(method.weights_of("main")), recipe.momentum)

@@ -32,6 +32,10 @@ class Optimizer:
         self.rate = torch.tensor(recipe.lr, device=self.parameters[0].device)
         self._recipe, self._fused = recipe, fused
         self._groups = _groups(self.parameters, recipe)
+        # The gradients of the batches since the last update; zero after every update.
+        self.accumulated = (
+            [torch.zeros_like(p) for p in self.parameters] if recipe.accumulate > 1 else []
+        )
 
     @property
     def state(self) -> list[Tensor]:
@@ -57,6 +61,21 @@ class Optimizer:
         """
         self.zero_grad()
         total.backward()
+
+    @torch.no_grad()
+    def accumulate(self, batches: int, *, is_last: bool) -> None:
+        """Add the gradients of one of several batches to those before it.
+
+        Args:
+            batches: how many there are until the next update, which follows their mean.
+            is_last: this is the last one: the mean becomes the gradient that `step` follows.
+        """
+        for parameter, accumulated in zip(self.parameters, self.accumulated, strict=True):
+            if parameter.grad is not None:
+                accumulated.add_(parameter.grad, alpha=1 / batches)
+                if is_last:
+                    parameter.grad.copy_(accumulated)
+                    accumulated.zero_()
 
     @torch.no_grad()
     def step(self) -> None:

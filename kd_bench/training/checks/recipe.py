@@ -19,6 +19,9 @@ def check_recipe(recipe: RecipeConfig) -> None:
     require(
         recipe.batch_size >= 1, f"{name}: batch_size must be 1 or more, got {recipe.batch_size}"
     )
+    require(
+        recipe.accumulate >= 1, f"{name}: accumulate must be 1 or more, got {recipe.accumulate}"
+    )
     for value in ("lr", "gamma"):
         number = getattr(recipe, value)
         require(0 < number < math.inf, f"{name}: {value} must be above 0 and finite, got {number}")

@@ -70,6 +70,7 @@ def digest(needs_teacher=True, teacher_learns=False, revisions=(), **changes):
         {"recipe__decay_vectors": True},
         {"recipe__linear_warmup": 0},
         {"recipe__ema": 0.0},
+        {"recipe__accumulate": 1},
         {"method__init": {"epochs": 0, "weights": {}}},
         {"method__plugins": {}},
         {"method__role": "control"},  # it moves the row of a table, not a number
@@ -95,6 +96,7 @@ def test_what_changes_nothing_that_is_learnt_changes_no_digest(change):
         {"recipe__linear_warmup": 0.1},
         {"recipe__min_lr": 0.01},
         {"recipe__ema": 0.9},
+        {"recipe__accumulate": 2},
         {"teacher__seed": 1},
         {"teacher__recipe__epochs": 3},
         {"teacher__model__net__depth": 32},

@@ -145,3 +145,20 @@ def test_vectors_do_not_decay_unless_the_recipe_says_so(name):
         optimizer.step()
         torch.testing.assert_close(layer.weight.detach(), 0.95 * weight)
         torch.testing.assert_close(layer.bias.detach(), factor * bias)
+
+
+def test_an_update_follows_the_mean_of_the_accumulated_gradients():
+    # Gradients 2 and 4, mean 3, rate 0.1: theta = 1 - 0.3 = 0.7; then 1 alone: 0.7 - 0.1 = 0.6.
+    theta, still = (torch.nn.Parameter(torch.ones(1)) for _ in range(2))
+    sgd = optim.SGD([theta, still], recipe(accumulate=2, momentum=0.0), fused=True)
+    for gradient, batches, is_last, expected in (
+        (2.0, 2, False, None),
+        (4.0, 2, True, 0.7),
+        (1.0, 1, True, 0.6),
+    ):
+        sgd.backward(gradient * theta.sum(), [])
+        sgd.accumulate(batches, is_last=is_last)
+        if is_last:
+            sgd.step()
+            assert theta.item() == pytest.approx(expected)
+    assert still.item() == 1.0

@@ -17,7 +17,11 @@ from kd_bench.training.epoch import EpochRunner
 from kd_bench.training.setup import TrainingSetup, phases
 
 ADAMW = ("recipe.optimizer=adamw", "recipe.nesterov=false", "recipe.lr=0.001")
-RECIPES = {"adamw": (*ADAMW, "recipe.decay_vectors=false"), "ema": ("recipe.ema=0.5",)}
+RECIPES = {
+    "adamw": (*ADAMW, "recipe.decay_vectors=false"),
+    "ema": ("recipe.ema=0.5",),
+    "accumulate": ("recipe.accumulate=2", "recipe.ema=0.5"),
+}
 each_recipe = pytest.mark.parametrize("chosen", RECIPES.values(), ids=RECIPES)
 
 
@@ -72,9 +76,9 @@ def test_a_job_resumes_to_equal_bits(tmp_path, chosen):
 def test_no_step_needs_the_host(runs, chosen):
     runner = main_runner(on_meta(setup_of(student_job(runs, *chosen))))
     runner._begin(epoch=1)
-    for size in (16, 8):  # a full batch, and the epoch's last one
+    for kind in runner.step_kinds:
         with guarded():
-            runner._step(size)()
+            runner._step(kind)()
 
 
 @each_recipe
@@ -87,3 +91,15 @@ def test_warm_up_steps_before_a_capture_leave_no_trace(runs, monkeypatch, chosen
     assert rows[0] == rows[1]
     one, other = (work.student.state_dict() for work in (eager, captured))
     assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_batches_that_are_accumulated_make_one_update_and_the_epochs_last_ones_another(runs):
+    work = setup_of(student_job(runs, "recipe.accumulate=2"))
+    runner, weight = main_runner(work), work.student.net.fc.weight
+    before, changes, sizes = weight.detach().clone(), [], []
+    for size in runner.steps(1):
+        sizes.append(size)
+        changes.append(not torch.equal(weight, before))
+        before = weight.detach().clone()
+    assert sizes == [16, 16, 8]
+    assert changes == [False, True, True]

@@ -29,6 +29,7 @@ def test_every_shipped_recipe_can_train(name):
     [
         ({"epochs": 0}, "epochs must be 1 or more, got 0"),
         ({"batch_size": 0}, "batch_size must be 1 or more"),
+        ({"accumulate": 0}, "accumulate must be 1 or more, got 0"),
         ({"lr": 0.0}, "lr must be above 0"),
         ({"lr": math.inf}, "lr must be above 0 and finite, got inf"),
         ({"momentum": 1.0}, r"momentum must be in \[0, 1\)"),
