@@ -50,6 +50,13 @@ def test_a_warm_up_of_less_than_a_step_changes_nothing():
     assert torch.equal(plain, short)
 
 
+def test_deit_warms_up_for_five_epochs():
+    rates = schedule.learning_rates(shipped.load("recipe", "deit300"), 100)
+    assert rates[499] == pytest.approx(rates[:500].max().item(), rel=1e-4)
+    assert rates[249] == pytest.approx(0.5e-3, rel=1e-3)
+    assert rates[-1] == pytest.approx(1e-5, rel=1e-2)
+
+
 def test_one_cycle_warms_up_to_the_peak_and_anneals_to_almost_zero():
     rates = schedule.learning_rates(recipe(schedule=Schedule.onecycle, warmup=0.25, epochs=10), 8)
     peak = int(rates.argmax())
@@ -79,12 +86,13 @@ def test_milestones_scale_with_the_number_of_epochs(epochs, fractions):
 def test_the_published_recipes_drop_where_their_papers_do():
     drops = {
         name: schedule.milestone_epochs(shipped.load("recipe", name))
-        for name in ("zoo200", "predecessor200", "crd240")
+        for name in ("zoo200", "predecessor200", "crd240", "imagenet100")
     }
     assert drops == {
         "zoo200": [100, 150],
         "predecessor200": [100, 150],
         "crd240": [150, 180, 210],
+        "imagenet100": [30, 60, 90],
     }
 
 
