@@ -48,7 +48,6 @@ from kd_bench.training import execution, teacher_cache
 from kd_bench.training.checks.recipe import check_recipe
 from kd_bench.training.checks.rehearsal import Rehearsal
 from kd_bench.training.checks.teacher_accuracy import check_expected
-from kd_bench.training.teacher import read_weights
 from kd_bench.utils.errors import UserError, require
 
 
