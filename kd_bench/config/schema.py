@@ -25,6 +25,13 @@ class Schedule(Enum):
     onecycle = "onecycle"
 
 
+class OptimizerName(Enum):
+    """What follows the gradient."""
+
+    sgd = "sgd"
+    adamw = "adamw"
+
+
 class Speed(Enum):
     """The implementation of a training step; part of a job's identity."""
 
@@ -124,19 +131,26 @@ class ModelConfig:
 
 @dataclass
 class RecipeConfig:
-    """How a network is trained: SGD and its schedule."""
+    """How a network is trained: the optimizer and its schedule."""
 
     name: str = MISSING
     epochs: int = MISSING
     batch_size: int = MISSING
     lr: float = MISSING
-    momentum: float = 0.9
+    optimizer: OptimizerName = OptimizerName.sgd
+    momentum: float = 0.9  # for adamw: its beta1
     nesterov: bool = False
     weight_decay: float = 0.0
+    decay_vectors: bool = True  # False: no weight decay of biases, norms and other vectors
     schedule: Schedule = Schedule.step
     milestones: list[float] = field(default_factory=list)  # fractions of the epochs, in (0, 1)
     gamma: float = 0.1  # factor at each milestone
     warmup: float = 0.0  # onecycle: the fraction of the epochs in which the rate rises
+    # Other schedules: the fraction of the epochs in which the rate rises linearly to theirs.
+    linear_warmup: float = 0.0
+    min_lr: float = 0.0  # cosine: the rate that it falls to
+    accumulate: int = 1  # batches per update, which follows the mean of their gradients
+    ema: float = 0.0  # decay of the average of the student's weights, if above 0
     drop_last: bool = False  # drop the last batch of an epoch if it is smaller
 
 
@@ -172,7 +186,7 @@ class MethodConfig:
     # name -> fraction of the recipe's epochs over which its weight rises linearly, from 0
     ramp_epochs: dict[str, Any] = field(default_factory=dict)
     init: InitConfig = field(default_factory=InitConfig)
-    rule: dict[str, Any] = field(default_factory=dict)  # name -> _target_ ...; none: plain SGD
+    rule: dict[str, Any] = field(default_factory=dict)  # name -> _target_ ...; none: the plain sum
     head: dict[str, Any] = field(default_factory=dict)  # of the student: _target_ and its arguments
     plugins: dict[str, Any] = field(default_factory=dict)  # name -> _target_ ..., in their order
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)

@@ -25,6 +25,7 @@ from kd_bench.config.schema import (
     Mean,
     MethodConfig,
     ModelConfig,
+    OptimizerName,
     RecipeConfig,
 )
 from kd_bench.data.dataset import Data, Dataset
@@ -454,11 +455,21 @@ def build_method(config: MethodConfig, context: LossContext) -> Method:
 
 
 def build_rule(config: MethodConfig, method: Method, recipe: RecipeConfig) -> GradientRule | None:
-    """The rule for the gradients of a method's terms in the main phase; None for plain SGD."""
+    """The rule for the gradients of a method's terms in the main phase; None for the plain sum."""
     names = " and ".join(config.rule)
+    require(
+        not config.rule or recipe.optimizer is OptimizerName.sgd,
+        f"method '{config.name}': rule {names} is made for the momentum of SGD, and recipe"
+        f" '{recipe.name}' has optimizer={recipe.optimizer.value}; leave out either",
+    )
     require(
         len(config.rule) < 2,
         f"method '{config.name}': {names} are two rules; leave out one of them",
+    )
+    require(
+        not config.rule or recipe.accumulate == 1,
+        f"method '{config.name}': rule {names} combines the gradients of one batch, and recipe"
+        f" '{recipe.name}' has accumulate={recipe.accumulate}; leave out either",
     )
     for name, arguments in config.rule.items():
         where = f"method '{config.name}', rule '{name}'"

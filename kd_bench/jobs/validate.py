@@ -45,9 +45,9 @@ from kd_bench.methods.common.method import Method
 from kd_bench.models.cut import rest_after
 from kd_bench.models.weights import read_weights
 from kd_bench.training import execution, teacher_cache
+from kd_bench.training.checks.recipe import check_recipe
 from kd_bench.training.checks.rehearsal import Rehearsal
 from kd_bench.training.checks.teacher_accuracy import check_expected
-from kd_bench.training.optim import check_recipe
 from kd_bench.utils.errors import UserError, require
 
 

@@ -1,6 +1,7 @@
-"""ResNet-18, 34 and 50 (He et al., 2016), arXiv:1512.03385, table 1, for small images.
+"""ResNet-18, 34 and 50 (He et al., 2016), arXiv:1512.03385, table 1.
 
-The stem is a 3x3 convolution of stride 1 without max pooling, as is usual for images of 32x32.
+For small images, the stem is a 3x3 convolution of stride 1 without max pooling, as is usual for
+32x32; for those of ImageNet it is the paper's, a 7x7 convolution of stride 2 and max pooling.
 """
 
 from __future__ import annotations
@@ -63,6 +64,11 @@ def _layer(block: Block, number: int, channels_in: int, channels: int, stride: i
 class ImageNetResNet(nn.Module):
     """A ResNet of four stages of 64 to 512 channels (ResNet-50: 256 to 2048): image -> [B, K].
 
+    Args:
+        num_classes: K.
+        depth: 18, 34 or 50.
+        stem: "small", or "imagenet" with a stride of 4, after whose ReLU `stem` is read.
+
     Stages (32x32 image, ResNet-50): stem [64, 32, 32], stage1 [256, 32, 32], stage2 [512, 16, 16],
     stage3 [1024, 8, 8], stage4 [2048, 4, 4], each after its ReLU, and before it under the same name
     with `_pre`; pooled [2048], the input of the classifier. `stage1_norm` etc. is the batch norm
@@ -70,18 +76,24 @@ class ImageNetResNet(nn.Module):
     `initialize_convolutions`, batch norm (1, 0), the classifier by PyTorch's default.
     """
 
-    def __init__(self, num_classes: int, depth: int):
+    def __init__(self, num_classes: int, depth: int, stem: str = "small"):
         super().__init__()
         require(
             depth in LAYOUTS,
             f"depth of this ResNet must be {', '.join(map(str, LAYOUTS))}; got {depth!r}",
         )
+        require(
+            stem in ("small", "imagenet"),
+            f"stem of this ResNet must be small, imagenet; got {stem!r}",
+        )
         blocks, block = LAYOUTS[depth]
         factor = EXPANSION if block is Bottleneck else 1
         widths = [64, *(factor * width for width in WIDTHS)]
-        self.conv1 = conv3x3(3, widths[0])
+        is_small = stem == "small"
+        self.conv1 = conv3x3(3, 64) if is_small else nn.Conv2d(3, 64, 7, 2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
         self.relu = nn.ReLU()
+        self.maxpool = nn.Identity() if is_small else nn.MaxPool2d(3, stride=2, padding=1)
         self.layer1 = _layer(block, blocks[0], widths[0], widths[1], stride=1)
         self.layer2 = _layer(block, blocks[1], widths[1], widths[2], stride=2)
         self.layer3 = _layer(block, blocks[2], widths[2], widths[3], stride=2)
@@ -93,7 +105,8 @@ class ImageNetResNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(image)))  # [B, 64, H, W]
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))  # [B, stage4, H/8, W/8]
+        x = self.layer1(self.maxpool(x))
+        x = self.layer4(self.layer3(self.layer2(x)))  # [B, stage4, H/8, W/8], or H/32
         return self.fc(self.avgpool(x).flatten(1))
 
 

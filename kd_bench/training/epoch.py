@@ -9,6 +9,7 @@ to the same place on the device before each step.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -17,12 +18,22 @@ from torch import Tensor
 from kd_bench.config.schema import Precision, Speed
 from kd_bench.interfaces import Batch
 from kd_bench.training import cuda_graph, execution
+from kd_bench.training.average import WeightAverage
 from kd_bench.training.execution import uncompiled
-from kd_bench.training.optim import SGD
+from kd_bench.training.optim import Optimizer, make_optimizer
 from kd_bench.training.rules import RuledSGD
 from kd_bench.training.setup import Phase, TrainingSetup
 from kd_bench.training.step import EpochMetrics, Step
 from kd_bench.utils.seeds import derive_seed
+
+
+@dataclass(frozen=True)
+class StepKind:
+    """What is fixed in a step, so that steps of one kind are one CUDA graph."""
+
+    size: int  # number of images
+    batches: int = 1  # how many an update follows
+    updates: bool = True  # whether an update follows this one
 
 
 class EpochRunner:
@@ -36,6 +47,7 @@ class EpochRunner:
     def __init__(self, setup: TrainingSetup, phase: Phase):
         self.setup, self.phase = setup, phase
         self.optimizer = _optimizer(setup, phase)
+        self.average = _average(setup, phase)
         device, rates = setup.device, phase.rates
         self._order = torch.zeros(setup.data.train_size, dtype=torch.int64, device=device)
         self._rates = torch.zeros(rates.shape[1], device=device)  # [steps]
@@ -45,7 +57,7 @@ class EpochRunner:
         self._views_seed = derive_seed(setup.seed, phase.name, "views")
         self._feed = setup.data.feed(self._views_seed, setup.step_sizes)
         self.tally = EpochMetrics([*setup.method.weights_of(phase.name), "total"], device)
-        self._steps: dict[int, Callable[[], None]] = {}  # by batch size
+        self._steps: dict[StepKind, Callable[[], None]] = {}
 
     def run(self, epoch: int) -> dict[str, float]:
         """Train for one epoch (from 1): its first learning rate, mean of each term, accuracy.
@@ -61,10 +73,23 @@ class EpochRunner:
         """Train for one epoch step by step; yields the number of images of each step."""
         self._begin(epoch)
         with execution.tf32(self.setup.execution.precision is Precision.tf32):
-            for size in self.setup.step_sizes:
+            for kind in self.step_kinds:
                 self._feed.advance()
-                self._step(size)()
-                yield size
+                self._step(kind)()
+                yield kind.size
+
+    @property
+    def step_kinds(self) -> list[StepKind]:
+        """The kind of each step of an epoch, which ends with an update."""
+        sizes, most = self.setup.step_sizes, self.setup.recipe.accumulate
+        return [
+            StepKind(
+                size,
+                batches=min(most, len(sizes) - place // most * most),
+                updates=place % most == most - 1 or place == len(sizes) - 1,
+            )
+            for place, size in enumerate(sizes)
+        ]
 
     def _begin(self, epoch: int) -> None:
         # Random numbers drawn by a method depend only on seed and epoch, so a resumed job draws
@@ -81,41 +106,52 @@ class EpochRunner:
         self._cursor.zero_()
         self.tally.reset()
 
-    def _step(self, size: int) -> Callable[[], None]:
-        """The step for a batch of `size` images, built (and captured) on first use."""
-        if size not in self._steps:
-            step: Callable[[], None] = partial(self._train_on_next, self._build_step(size), size)
+    def _step(self, kind: StepKind) -> Callable[[], None]:
+        """The step of a kind, built (and captured) on first use."""
+        if kind not in self._steps:
+            step: Callable[[], None] = partial(self._train_on_next, self._build_step(kind), kind)
             if self.setup.execution.captured:
                 step = cuda_graph.capture_graph(step, self._state())
-            self._steps[size] = step
-        return self._steps[size]
+            self._steps[kind] = step
+        return self._steps[kind]
 
-    def _build_step(self, size: int) -> Step:
+    def _build_step(self, kind: StepKind) -> Step:
         """The step from a batch on. Compiled only for full batches of the main phase.
 
         Another batch size would need another compilation. In the init phase, the last layers of a
         network may not be trained, and would get gradients of zero instead of none.
         """
         setup = self.setup
-        if size != setup.recipe.batch_size or self.phase.name != "main":
+        if kind.size != setup.recipe.batch_size or self.phase.name != "main":
             settings = uncompiled(setup.execution)
         else:
             settings = setup.execution
         student = execution.build_forward(setup.student, settings, settings.precision)
         teacher = setup.teacher and setup.teacher.with_execution(settings)
-        return Step(student, teacher, setup.method, self.phase.name, self.optimizer, setup.student)
+        return Step(
+            student,
+            teacher,
+            setup.method,
+            self.phase.name,
+            self.optimizer,
+            setup.student,
+            batches=kind.batches,
+            updates=kind.updates,
+        )
 
-    def _train_on_next(self, step: Step, size: int) -> None:
-        """Train on the next `size` images of the epoch's order."""
+    def _train_on_next(self, step: Step, kind: StepKind) -> None:
+        """Train on the next images of the epoch's order."""
         setup = self.setup
-        position = self._cursor * setup.recipe.batch_size + self._within[:size]
+        position = self._cursor * setup.recipe.batch_size + self._within[: kind.size]
         index = self._order.index_select(0, position)
         # Indexing with a tensor would synchronize with the host; index_select does not.
         self.optimizer.rate.copy_(self._rates.index_select(0, self._cursor).squeeze(0))
         shown = setup.method.teacher_index(index, self.phase.name)
         terms, correct = step(self._batch(index), None if shown is None else self._batch(shown))
+        if self.average is not None and kind.updates:
+            self.average.update()
         self._cursor.add_(1)
-        self.tally.add(self._cursor, terms, correct, size)
+        self.tally.add(self._cursor, terms, correct, kind.size)
 
     def _batch(self, index: Tensor) -> Batch:
         data = self.setup.data
@@ -131,14 +167,22 @@ class EpochRunner:
             yield from module.parameters()
             yield from module.buffers()
         yield from self.optimizer.state
+        yield from self.optimizer.accumulated
+        yield from self.average.state if self.average is not None else ()
         yield from (self.optimizer.rate, self._cursor, *self.tally.tensors)
 
 
-def _optimizer(setup: TrainingSetup, phase: Phase) -> SGD:
+def _optimizer(setup: TrainingSetup, phase: Phase) -> Optimizer:
     """The optimizer of a phase; a rule is for the terms of the main phase."""
     parameters = [p for module in setup.learners.values() for p in module.parameters()]
     is_fused = setup.execution.speed is not Speed.reference
     if setup.rule is None or phase.name != "main":
-        return SGD(parameters, setup.recipe, fused=is_fused)
+        return make_optimizer(parameters, setup.recipe, fused=is_fused)
     shared = setup.student.parameters()
     return RuledSGD(parameters, setup.recipe, setup.rule, shared, fused=is_fused)
+
+
+def _average(setup: TrainingSetup, phase: Phase) -> WeightAverage | None:
+    """The average of the student's weights; over the main phase, if the recipe has one."""
+    is_averaged = setup.recipe.ema > 0 and phase.name == "main"
+    return WeightAverage(setup.student, setup.recipe.ema) if is_averaged else None

@@ -7,6 +7,7 @@ import io
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import median
@@ -23,7 +24,6 @@ from kd_bench.training import checkpoint, cuda_graph
 from kd_bench.training.checkpoint import AsyncCheckpointer
 from kd_bench.training.epoch import EpochRunner
 from kd_bench.training.execution import inference_batch_size
-from kd_bench.training.optim import SGD
 from kd_bench.training.setup import TrainingSetup, phases
 from kd_bench.training.teacher import training_outputs
 from kd_bench.utils.errors import require
@@ -62,7 +62,7 @@ def train(setup: TrainingSetup, folder: LockedFolder, report: Report) -> Progres
     """Train the student, from the last finished epoch in `folder` on.
 
     Returns:
-        The whole history; the trained weights are in `setup.student`.
+        The whole history; the trained weights, or their average, are in `setup.student`.
 
     Raises:
         FloatingPointError: at the end of an epoch in which a term was not finite.
@@ -81,13 +81,17 @@ def train(setup: TrainingSetup, folder: LockedFolder, report: Report) -> Progres
             done, runner = progress.epochs(phase.name), EpochRunner(setup, phase)
             if state is not None and 0 < done < phase.epochs:
                 runner.optimizer.load_state_dict(state["optimizer"])
+            if state is not None and done and runner.average is not None:
+                runner.average.load_state(state["average"])
             for epoch in range(done + 1, phase.epochs + 1):
                 row, timing = _epoch(runner, score, epoch)
                 number = {"epoch": len(progress.history) + 1}
                 progress.history.append(number | row)
                 progress.timing.append(number | timing)
-                saver.save(*_saved(setup, runner.optimizer, progress))
+                saver.save(*_saved(runner, progress))
                 report(progress.history[-1], progress.timing[-1])
+            if runner.average is not None:
+                runner.average.apply()
     # Flushed, before a record vouches for them. A process that was killed right after its last
     # checkpoint has not written them at all.
     _write_readable(folder, progress)
@@ -109,7 +113,8 @@ def _epoch(runner: EpochRunner, score: Callable[[], Row], epoch: int) -> tuple[R
     started = time.perf_counter()
     row = {"stage": runner.phase.name, **runner.run(epoch)}
     trained = time.perf_counter()
-    row |= score()
+    with runner.average.in_place_of_weights() if runner.average is not None else nullcontext():
+        row |= score()
     seconds = {"train": trained - started, "evaluation": time.perf_counter() - trained}
     return row, {**seconds, "images_per_second": sum(runner.setup.step_sizes) / seconds["train"]}
 
@@ -175,15 +180,18 @@ def _answers(
     return answers
 
 
-def _saved(setup: TrainingSetup, optimizer: SGD, progress: Progress) -> tuple[dict[str, Any], dict]:
+def _saved(runner: EpochRunner, progress: Progress) -> tuple[dict[str, Any], dict]:
     """The state that training resumes from, and the files that people read, by name."""
+    setup = runner.setup
     state = {
         "learners": {name: module.state_dict() for name, module in setup.learners.items()},
-        "optimizer": optimizer.state_dict(),
+        "optimizer": runner.optimizer.state_dict(),
         "history": progress.history,
         "timing": progress.timing,
         "data": setup.data.fingerprint,
     }
+    if runner.average is not None:
+        state["average"] = runner.average.state
     return state, _readable(progress)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from kd_bench.interfaces import Batch, ForwardPass, Networks, Output
 from kd_bench.methods.common.method import Method
 from kd_bench.models.features import FeatureExtractor, forward_with_views
-from kd_bench.training.optim import SGD
+from kd_bench.training.optim import Optimizer
 from kd_bench.training.teacher import Teacher
 
 
@@ -25,6 +25,8 @@ class Step:
         phase: "init" or "main", the phase of training that this step belongs to.
         optimizer: updates the parameters of student and method.
         student_net: the student's network, for losses that run parts of it.
+        batches: how many batches an update follows.
+        updates: whether an update follows this one.
     """
 
     def __init__(
@@ -33,13 +35,17 @@ class Step:
         teacher: Teacher | None,
         method: Method,
         phase: str,
-        optimizer: SGD,
+        optimizer: Optimizer,
         student_net: FeatureExtractor | None = None,
+        *,
+        batches: int = 1,
+        updates: bool = True,
     ):
         self.student, self.teacher = student, teacher
         teacher_net = None if teacher is None else teacher.network
         self.networks = networks_of(student, student_net, teacher, teacher_net)
         self.method, self.phase, self.optimizer = method, phase, optimizer
+        self.batches, self.updates = batches, updates
 
     def __call__(
         self, batch: Batch, shown: Batch | None = None
@@ -66,7 +72,10 @@ class Step:
             for part in self.optimizer.parts
         ]
         self.optimizer.backward(total, parts)
-        self.optimizer.step()
+        if self.batches > 1:
+            self.optimizer.accumulate(self.batches, is_last=self.updates)
+        if self.updates:
+            self.optimizer.step()
         correct = (student_out.logits.detach().argmax(1) == batch.target).sum()
         return {name: term.detach() for name, term in (terms | {"total": total}).items()}, correct
 

@@ -55,7 +55,8 @@ class _OneDevice(TorchDispatchMode):
         if any(word in name for word in SYNCHRONIZING):
             raise NotCapturable(f"{name} synchronizes with the device")
         # In place, graph-safe, and not implemented on the meta device.
-        result = None if name == "aten::_fused_sgd_" else operator(*args, **(kwargs or {}))
+        is_fused = name in ("aten::_fused_sgd_", "aten::_fused_adamw_")
+        result = None if is_fused else operator(*args, **(kwargs or {}))
         tensors = [x for x in tree_leaves((args, kwargs, result)) if isinstance(x, torch.Tensor)]
         devices = {x.device for x in tensors if x.device == META or x.dim() > 0 or "copy" in name}
         if len(devices) > 1:

@@ -20,7 +20,7 @@ from kd_bench.config.schema import RecipeConfig
 from kd_bench.interfaces import Batch, LossContext, Output, StageShapes, UserError
 from kd_bench.methods.common.method import Method
 from kd_bench.models.features import INPUT, FeatureExtractor
-from kd_bench.training.optim import SGD
+from kd_bench.training.optim import make_optimizer
 from kd_bench.training.step import Step
 from kd_bench.training.teacher import Teacher
 from kd_bench.utils.errors import OwnCodeError, error_text
@@ -90,7 +90,7 @@ class Rehearsal:
             )
         learners = (student, method, *([teacher.network] if teacher and teacher.learns else []))
         parameters = [each for module in learners for each in module.parameters()]
-        optimizer = SGD(parameters, self.recipe, fused=False)
+        optimizer = make_optimizer(parameters, self.recipe, fused=False)
         if teacher is not None:
             method.prepare(partial(self._outputs, context, teacher, size))
         for phase in filter(method.weights_of, ("init", "main")):

@@ -66,6 +66,11 @@ def digest(needs_teacher=True, teacher_learns=False, revisions=(), **changes):
         {"dataset__source__root": "/somewhere"},
         {"method__losses__st__temperature": 4},  # the same number in another spelling
         {"recipe__momentum": 0.9},  # the schema's default, spelt out
+        {"recipe__optimizer": "sgd"},
+        {"recipe__decay_vectors": True},
+        {"recipe__linear_warmup": 0},
+        {"recipe__ema": 0.0},
+        {"recipe__accumulate": 1},
         {"method__init": {"epochs": 0, "weights": {}}},
         {"method__plugins": {}},
         {"method__role": "control"},  # it moves the row of a table, not a number
@@ -86,6 +91,12 @@ def test_what_changes_nothing_that_is_learnt_changes_no_digest(change):
         {"method__init": {"epochs": 0.1, "weights": {"st": 1}}},
         {"method__plugins": {"swap": {}}},
         {"recipe__epochs": 3},
+        {"recipe__optimizer": "adamw"},
+        {"recipe__decay_vectors": False},
+        {"recipe__linear_warmup": 0.1},
+        {"recipe__min_lr": 0.01},
+        {"recipe__ema": 0.9},
+        {"recipe__accumulate": 2},
         {"teacher__seed": 1},
         {"teacher__recipe__epochs": 3},
         {"teacher__model__net__depth": 32},

@@ -53,3 +53,10 @@ def test_the_sweeps_of_crd_have_its_pairs_and_its_recipe(name, pairs):
     assert set(sweep["method"]) <= set(choices("method"))
     recipe = load("recipe", sweep["recipe"][0])
     assert (recipe.epochs, recipe.batch_size, recipe.lr) == (240, 64, 0.05)
+
+
+def test_the_sweep_of_imagenet_has_shipped_parts_and_images_of_imagenet():
+    sweep = values_of("imagenet")
+    for group in ("dataset", "pair", "recipe", "method"):
+        assert set(sweep[group]) <= set(choices(group))
+    assert all("_imagenet" in half for pair in sweep["pair"] for half in pair.split("-"))

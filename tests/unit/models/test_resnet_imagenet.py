@@ -1,4 +1,4 @@
-"""ResNet-18, 34 and 50 for small images: layers, strides, and the depths there are."""
+"""ResNet-18, 34 and 50: layers, strides, stems, and the depths there are."""
 
 from __future__ import annotations
 
@@ -36,3 +36,22 @@ def test_a_bottleneck_without_its_branch_is_the_rectified_shortcut():
 def test_another_depth_is_refused_with_those_there_are(depth):
     with pytest.raises(UserError, match=r"^depth of this ResNet must be 18, 34, 50; got '?\d+"):
         ImageNetResNet(10, depth)
+
+
+def test_the_stem_for_imagenet_is_the_papers():
+    # Table 1 for 224x224: 112 after the convolution, 56 after max pooling, and 7 in the end.
+    with torch.device("meta"):
+        net = ImageNetResNet(1000, 18, stem="imagenet")
+        image = torch.zeros(1, 3, 224, 224)
+        first = net.relu(net.bn1(net.conv1(image)))
+        assert first.shape == (1, 64, 112, 112)
+        pooled = net.maxpool(first)
+        assert pooled.shape == (1, 64, 56, 56)
+        last = net.layer4(net.layer3(net.layer2(net.layer1(pooled))))
+        assert last.shape == (1, 512, 7, 7)
+    assert sum(parameter.numel() for parameter in net.parameters()) == 11_689_512
+
+
+def test_another_stem_is_refused_with_those_there_are():
+    with pytest.raises(UserError, match=r"^stem of this ResNet must be small, imagenet; got 'big'"):
+        ImageNetResNet(10, 18, stem="big")

@@ -10,7 +10,7 @@ from helpers.graph_guard import META, NotCapturable, guarded, on_meta
 from helpers.jobs import job, of_method, setup_of
 
 from kd_bench.training import cuda_graph
-from kd_bench.training.epoch import EpochRunner
+from kd_bench.training.epoch import EpochRunner, StepKind
 from kd_bench.training.setup import phases
 
 pytestmark = pytest.mark.slow  # a training set up for each method
@@ -60,7 +60,7 @@ def test_no_step_of_a_cuda_graph_safe_method_needs_the_host(runs, name):
         epochs._begin(epoch=1)
         for size in (16, 8):  # a full batch, and the epoch's last one
             with guarded():
-                epochs._step(size)()
+                epochs._step(StepKind(size))()
 
 
 @pytest.mark.parametrize("name", shipped.choices("plugin"))
@@ -71,7 +71,7 @@ def test_no_step_with_a_plugin_needs_the_host(runs, name):
     epochs._begin(epoch=1)
     for size in (16, 8):
         with guarded():
-            epochs._step(size)()
+            epochs._step(StepKind(size))()
 
 
 def warmed_up(function, state):

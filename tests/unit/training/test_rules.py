@@ -20,10 +20,11 @@ from kd_bench.methods.deepkd import DeeplyDecoupled
 from kd_bench.methods.dhkd import AlignedGradients
 from kd_bench.methods.dot import DistillationOriented
 from kd_bench.training import cuda_graph, device, execution
-from kd_bench.training.epoch import EpochRunner
+from kd_bench.training.epoch import EpochRunner, StepKind
 from kd_bench.training.rules import RuledSGD
 from kd_bench.training.setup import TrainingSetup, phases
 
+ADAMW = ("recipe.optimizer=adamw", "recipe.nesterov=false")
 RULES = [("st", "dot"), ("dkd", "dot"), ("dkd", "deepkd"), ("dhkd", "sgd")]
 
 
@@ -214,7 +215,7 @@ def test_a_step_with_a_rule_can_be_captured(runs, monkeypatch, method, rule):
     runner = EpochRunner(meta, phases(meta)[-1])
     runner._begin(epoch=1)
     with guarded():
-        runner._step(16)()
+        runner._step(StepKind(16))()
     warmed_up = lambda function, state: (cuda_graph.warm_up(function, state), function)[1]  # noqa: E731
     monkeypatch.setattr(cuda_graph, "capture_graph", warmed_up)
     eager, captured = (ruled(runs, method, rule) for _ in range(2))
@@ -256,6 +257,8 @@ def test_plain_sgd_is_no_part_of_a_jobs_identity(runs):
         (("method=dhkd", "rule=dot"), "dot and dhkd are two rules|dhkd and dot are two rules"),
         (("method=st", "rule=dot", "recipe.momentum=0", "recipe.nesterov=false"), "above 0"),
         (("method=st", "rule=dot", "method.rule.dot.delta=0.1"), "below 1"),
+        (("method=st", "rule=dot", "recipe.accumulate=2"), "has accumulate=2; leave out either"),
+        (("method=st", "rule=dot", *ADAMW), "has optimizer=adamw; leave out either"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

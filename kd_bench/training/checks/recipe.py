@@ -1,0 +1,66 @@
+"""The check of a recipe: its values are in range, and each has an effect."""
+
+from __future__ import annotations
+
+import math
+
+from kd_bench.config.schema import OptimizerName, RecipeConfig, Schedule
+from kd_bench.utils.errors import require
+
+
+def check_recipe(recipe: RecipeConfig) -> None:
+    """Check that a recipe's values are in range.
+
+    Raises:
+        UserError: naming the value and its range.
+    """
+    name = f"recipe '{recipe.name}'"
+    require(recipe.epochs >= 1, f"{name}: epochs must be 1 or more, got {recipe.epochs}")
+    require(
+        recipe.batch_size >= 1, f"{name}: batch_size must be 1 or more, got {recipe.batch_size}"
+    )
+    require(
+        recipe.accumulate >= 1, f"{name}: accumulate must be 1 or more, got {recipe.accumulate}"
+    )
+    for value in ("lr", "gamma"):
+        number = getattr(recipe, value)
+        require(0 < number < math.inf, f"{name}: {value} must be above 0 and finite, got {number}")
+    require(0 <= recipe.momentum < 1, f"{name}: momentum must be in [0, 1), got {recipe.momentum}")
+    require(
+        not recipe.nesterov or recipe.momentum > 0, f"{name}: nesterov needs a momentum above 0"
+    )
+    require(
+        not recipe.nesterov or recipe.optimizer is OptimizerName.sgd,
+        f"{name}: nesterov is for optimizer=sgd, and this is {recipe.optimizer.value}",
+    )
+    require(
+        recipe.weight_decay >= 0,
+        f"{name}: weight_decay must be 0 or more, got {recipe.weight_decay}",
+    )
+    require(0 <= recipe.ema < 1, f"{name}: ema must be in [0, 1), got {recipe.ema}")
+    require(
+        all(0 < fraction < 1 for fraction in recipe.milestones),
+        f"{name}: milestones are fractions of the epochs, above 0 and below 1,"
+        f" got {list(recipe.milestones)}",
+    )
+    require(
+        0 < recipe.warmup < 1 or recipe.schedule is not Schedule.onecycle,
+        f"{name}: onecycle needs a warmup above 0 and below 1, got {recipe.warmup}",
+    )
+    require(
+        0 <= recipe.linear_warmup < 1,
+        f"{name}: linear_warmup is a fraction of the epochs, 0 or more and below 1,"
+        f" got {recipe.linear_warmup}",
+    )
+    require(
+        not recipe.linear_warmup or recipe.schedule is not Schedule.onecycle,
+        f"{name}: onecycle has a warm-up of its own, warmup; leave out linear_warmup",
+    )
+    require(
+        0 <= recipe.min_lr <= recipe.lr,
+        f"{name}: min_lr must be from 0 to lr, which is {recipe.lr}, got {recipe.min_lr}",
+    )
+    require(
+        not recipe.min_lr or recipe.schedule is Schedule.cosine,
+        f"{name}: min_lr is for schedule=cosine, and this is {recipe.schedule.value}",
+    )
