@@ -122,6 +122,8 @@ def _meta_parts(job: Job) -> tuple[LossContext, Network | None, Method]:
 
 def _check_cuts(job: Job, teacher: Network | None, method: Method) -> None:
     """Refuse networks whose layers after a stage cannot run on their own, where losses need it."""
+    if not method.cuts:
+        return
     student, _ = meta_network(job.config.model, describe_dataset(job.config.dataset))
     for network in filter(None, (student, teacher)):
         for stage in method.cuts:
