@@ -6,7 +6,18 @@ import os
 import sys
 
 import kd_bench
-from kd_bench.cli import clean, completion, evaluate, export, plan, prepare, rerun, status, table
+from kd_bench.cli import (
+    clean,
+    completion,
+    evaluate,
+    export,
+    plan,
+    prepare,
+    report,
+    rerun,
+    status,
+    table,
+)
 from kd_bench.cli.new import command as new
 from kd_bench.utils.errors import UserError, exit_on_error
 from kd_bench.utils.text.output import print_lines, replace_closed_streams
@@ -16,6 +27,7 @@ COMMANDS = {
     "prepare": prepare.main,
     "status": status.main,
     "table": table.main,
+    "report": report.main,
     "rerun": rerun.main,
     "evaluate": evaluate.main,
     "export": export.main,

@@ -57,18 +57,18 @@ def find_records(root: str | Path) -> Iterator[tuple[Path, Record]]:
             yield folder, record
 
 
-def read_records(root: str | Path) -> list[Record]:
-    """The records of all finished jobs below `root`, sorted by folder.
-
-    As `find_records`, but the record of another job in a job's folder is left out, too.
-    """
-    records = []
+def find_placed_records(root: str | Path) -> Iterator[tuple[Path, Record]]:
+    """As `find_records`, but the record of another job in a job's folder is left out, too."""
     for folder, record in find_records(root):
         if _is_in_place(record, folder):
-            records.append(record)
+            yield folder, record
         else:
             warn(f"left out: {folder / RESULT} is the record of {record.folder}")
-    return records
+
+
+def read_records(root: str | Path) -> list[Record]:
+    """The records of `find_placed_records`, sorted by folder."""
+    return [record for _, record in find_placed_records(root)]
 
 
 def _is_in_place(record: Record, folder: Path) -> bool:

@@ -36,7 +36,7 @@ def complete(kd_bench, monkeypatch):
         ("kd-bench plan hydra/launcher=sl", ["hydra/launcher=slurm"]),
         ("kd-bench table --fo", ["--format"]),
         ("kd-bench rerun ", ["--data", "--device", "--help", "--runs-dir", "--trust", "-h"]),
-        ("kd-bench re", ["recipe.", "recipe=", "rerun"]),
+        ("kd-bench re", ["recipe.", "recipe=", "report", "rerun"]),
         ("kd-bench method=((", []),
     ],
 )
