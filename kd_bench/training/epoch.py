@@ -18,10 +18,10 @@ from torch import Tensor
 from kd_bench.config.schema import Precision, Speed
 from kd_bench.interfaces import Batch
 from kd_bench.training import cuda_graph, execution
-from kd_bench.training.average import WeightAverage
 from kd_bench.training.execution import uncompiled
-from kd_bench.training.optim import Optimizer, make_optimizer
-from kd_bench.training.rules import RuledSGD
+from kd_bench.training.optimization.average import WeightAverage
+from kd_bench.training.optimization.optim import Optimizer, make_optimizer
+from kd_bench.training.optimization.rules import RuledSGD
 from kd_bench.training.setup import Phase, TrainingSetup
 from kd_bench.training.step import EpochMetrics, Step
 from kd_bench.utils.seeds import derive_seed

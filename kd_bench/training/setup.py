@@ -13,7 +13,7 @@ from kd_bench.interfaces import GradientRule
 from kd_bench.methods.common.method import Method
 from kd_bench.models.features import FeatureExtractor
 from kd_bench.training.execution import Execution
-from kd_bench.training.schedule import learning_rates
+from kd_bench.training.optimization.schedule import learning_rates
 from kd_bench.training.teacher import Teacher
 from kd_bench.utils.seeds import derive_seed
 

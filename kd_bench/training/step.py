@@ -11,7 +11,7 @@ from torch import Tensor
 from kd_bench.interfaces import Batch, ForwardPass, Networks, Output
 from kd_bench.methods.common.method import Method
 from kd_bench.models.features import FeatureExtractor, forward_with_views
-from kd_bench.training.optim import Optimizer
+from kd_bench.training.optimization.optim import Optimizer
 from kd_bench.training.teacher import Teacher
 
 

@@ -7,6 +7,7 @@ import torch
 from helpers.jobs import composed
 from helpers.published_nets import NETS, published
 
+from kd_bench.data.source import Description
 from kd_bench.jobs.instantiate import build_network
 from kd_bench.models.published_names import find_renames
 from kd_bench.models.weights import load_weights
@@ -16,7 +17,7 @@ CLASSES = 7
 
 
 def network(name, classes=CLASSES):
-    return build_network(composed(f"model={name}")[0].model, classes)
+    return build_network(composed(f"model={name}")[0].model, Description(classes, 32, 32, 1, 1))
 
 
 def repdistiller(state):

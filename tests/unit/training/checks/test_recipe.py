@@ -7,7 +7,7 @@ from helpers import shipped
 
 from kd_bench.config.schema import OptimizerName, RecipeConfig, Schedule
 from kd_bench.training.checks.recipe import check_recipe
-from kd_bench.training.schedule import learning_rates
+from kd_bench.training.optimization.schedule import learning_rates
 from kd_bench.utils.errors import UserError
 
 

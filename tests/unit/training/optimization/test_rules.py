@@ -21,7 +21,7 @@ from kd_bench.methods.dhkd import AlignedGradients
 from kd_bench.methods.dot import DistillationOriented
 from kd_bench.training import cuda_graph, device, execution
 from kd_bench.training.epoch import EpochRunner, StepKind
-from kd_bench.training.rules import RuledSGD
+from kd_bench.training.optimization.rules import RuledSGD
 from kd_bench.training.setup import TrainingSetup, phases
 
 ADAMW = ("recipe.optimizer=adamw", "recipe.nesterov=false")

@@ -8,7 +8,7 @@ from helpers import shipped
 from hypothesis import given, strategies
 
 from kd_bench.config.schema import RecipeConfig, Schedule
-from kd_bench.training import schedule
+from kd_bench.training.optimization import schedule
 
 
 def recipe(**changes):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kd_bench.config.schema import RecipeConfig
 from kd_bench.interfaces import GradientRule
-from kd_bench.training.optim import SGD
+from kd_bench.training.optimization.optim import SGD
 
 
 class RuledSGD(SGD):

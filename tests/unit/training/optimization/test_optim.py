@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kd_bench.config.schema import OptimizerName, RecipeConfig
-from kd_bench.training import optim
+from kd_bench.training.optimization import optim
 
 
 def recipe(**changes):

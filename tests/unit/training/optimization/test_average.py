@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from kd_bench.training import loop
-from kd_bench.training.average import WeightAverage
+from kd_bench.training.optimization.average import WeightAverage
 
 
 def test_the_average_matches_the_textbook():

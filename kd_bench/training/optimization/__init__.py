@@ -1,0 +1,1 @@
+"""Optimizers, their schedules, rules for gradients, and the average of weights."""
