@@ -1,4 +1,7 @@
-"""python tools/report.py: the page of published records, with the options of kd-bench report."""
+"""python tools/report.py: the page of published records, with the options of kd-bench report.
+
+python tools/report.py --out published.html
+"""
 
 from __future__ import annotations
 

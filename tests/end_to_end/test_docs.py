@@ -149,7 +149,7 @@ def test_commands_are_found_in_blocks_of_any_language_and_in_running_text():
 def test_files_that_running_text_names_exist(page):
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
     code = " ".join(re.findall(r"`([^`\n]+)`", text))
-    for group, names in re.findall(r"(?:^| )([a-z]+)=([\w,]+)", code):
+    for group, names in re.findall(r"(?:^| )([a-z]+)=([\w,-]+)", code):
         folder = CONF / {"teacher": "model"}.get(group, group)
         for name in names.split(","):
             missing = folder.is_dir() and not (folder / f"{name}.yaml").exists()
