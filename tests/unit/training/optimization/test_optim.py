@@ -26,6 +26,16 @@ def test_sgd_matches_the_textbook():
             assert theta.item() == pytest.approx(expected, rel=1e-6)
 
 
+def take_equal_steps(ours, mine, theirs, reference):
+    """Four steps of both optimizers with equal gradients lead to equal bits."""
+    for _ in range(4):
+        ours.grad = torch.randn(5, 7)
+        theirs.grad = ours.grad.clone()
+        mine.step()
+        reference.step()
+        assert torch.equal(ours, theirs)
+
+
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize(
     "changes",
@@ -46,12 +56,7 @@ def test_sgd_equals_pytorch_bitwise(changes, fused):
         fused=fused,
         foreach=False,
     )
-    for _ in range(4):
-        ours.grad = torch.randn(5, 7)
-        theirs.grad = ours.grad.clone()
-        mine.step()
-        reference.step()
-        assert torch.equal(ours, theirs)
+    take_equal_steps(ours, mine, theirs, reference)
 
 
 def test_sgd_resumes_and_skips_parameters_without_gradient():
@@ -104,12 +109,7 @@ def test_adamw_equals_pytorch_bitwise(changes, fused):
         fused=fused,
         foreach=False,
     )
-    for _ in range(4):
-        ours.grad = torch.randn(5, 7)
-        theirs.grad = ours.grad.clone()
-        mine.step()
-        reference.step()
-        assert torch.equal(ours, theirs)
+    take_equal_steps(ours, mine, theirs, reference)
 
 
 def test_adamw_resumes_to_equal_bits_and_skips_parameters_without_gradient():
