@@ -20,6 +20,7 @@ from kd_bench.cli import (
 )
 from kd_bench.cli.new import command as new
 from kd_bench.utils.errors import UserError, exit_on_error
+from kd_bench.utils.process import trace_crashes
 from kd_bench.utils.text.output import print_lines, replace_closed_streams
 
 COMMANDS = {
@@ -39,6 +40,7 @@ COMMANDS = {
 def main() -> None:
     """The program `kd-bench`, and `python -m kd_bench`."""
     replace_closed_streams()
+    trace_crashes()
     typed = sys.argv[1:]
     try:
         with exit_on_error():

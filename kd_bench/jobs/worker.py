@@ -20,6 +20,7 @@ from kd_bench.results.run_folder import read_error, write_error
 from kd_bench.utils.errors import error_text, failure_reason
 from kd_bench.utils.lock import Locked
 from kd_bench.utils.own_modules import leave_out_current_folder
+from kd_bench.utils.process import trace_crashes
 from kd_bench.utils.supervisor import FAILED, Ending, accept_signals, die_with, supervise
 from kd_bench.utils.text.output import print_lines
 
@@ -38,6 +39,7 @@ def run_supervised(path: Path, number: int) -> Ending:
 
 def _run(path: Path, number: int) -> Ending:
     try:
+        trace_crashes()
         accept_signals()  # a sweep ends its jobs by SIGINT
         return Ending(run_job(path, number))
     except KeyboardInterrupt:

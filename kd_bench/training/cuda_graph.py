@@ -9,7 +9,8 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -54,6 +55,19 @@ def warm_up(function: Callable[[], object], state: Iterable[Tensor]) -> None:
             function()
 
 
+@dataclass(frozen=True)
+class _Replay(Generic[Result]):
+    """A captured function, to be called like the function itself."""
+
+    graph: torch.cuda.CUDAGraph
+    result: Result
+    captured: Callable[[], Result]
+
+    def __call__(self) -> Result:
+        self.graph.replay()
+        return self.result
+
+
 def capture_graph(function: Callable[[], Result], state: Iterable[Tensor]) -> Callable[[], Result]:
     """Capture a function that runs on the current GPU.
 
@@ -63,6 +77,8 @@ def capture_graph(function: Callable[[], Result], state: Iterable[Tensor]) -> Ca
 
     Returns:
         A function that replays the graph. It returns the same tensors each time, with new values.
+        It keeps `function`, whose own tensors (such as a rewritten teacher's weights) the graph
+        reads by address: once freed, they would be unmapped or hold something else.
     """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -73,8 +89,4 @@ def capture_graph(function: Callable[[], Result], state: Iterable[Tensor]) -> Ca
     with _no_garbage_collection(), torch.cuda.graph(graph, stream=stream):
         result = function()
 
-    def replay() -> Result:
-        graph.replay()
-        return result
-
-    return replay
+    return _Replay(graph, result, function)

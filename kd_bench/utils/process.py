@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import os
+import sys
 from pathlib import Path
 
 from kd_bench.utils.errors import require
@@ -59,6 +61,12 @@ def keep_memory() -> bool:
     except AttributeError:
         return False
     return all(mallopt(number, value) == 1 for number, value in MEMORY.values())
+
+
+def trace_crashes() -> None:
+    """If a library crashes this process, print where Python was to the standard error stream."""
+    if sys.__stderr__ is not None:  # closed by whoever started the process
+        faulthandler.enable(sys.__stderr__)
 
 
 def available_memory() -> int | None:

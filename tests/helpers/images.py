@@ -7,6 +7,6 @@ from torch import Tensor
 from kd_bench.data.dataset import Data
 
 
-def augmented(data: Data, index: Tensor, epoch: int, seed: int) -> Tensor:
+def augmented(data: Data, index: Tensor, epoch: int | Tensor, seed: int) -> Tensor:
     """Training images `index` [B] in their views of an epoch: float [B, 3, H, W]."""
     return data.augmented_batch(index, data.sample_views(index, epoch, seed))

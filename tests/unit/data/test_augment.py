@@ -146,5 +146,6 @@ def test_a_view_has_the_same_bits_on_the_gpu(data):
     on_gpu = Dataset(source, pad=2, padding="zero", flip=True).load("cuda")
     index = torch.arange(60)
     epoch = torch.tensor(4.0, device="cuda")
-    assert torch.equal(on_gpu.view(index.cuda(), epoch, 9).cpu(), augmented(data, index, 4, 9))
-    assert torch.equal(on_gpu.view(index.cuda(), 4, 9).cpu(), augmented(data, index, 4, 9))
+    for each in (epoch, 4):  # on the device as in a captured step, and as a number
+        there = augmented(on_gpu, index.cuda(), each, 9)
+        assert torch.equal(there.cpu(), augmented(data, index, 4, 9))

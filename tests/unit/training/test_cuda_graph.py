@@ -1,7 +1,11 @@
 """Whether steps can be captured as CUDA graphs, as far as can be checked without a GPU."""
 
+import gc
+import weakref
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -72,6 +76,45 @@ def test_no_step_with_a_plugin_needs_the_host(runs, name):
     for size in (16, 8):
         with guarded():
             epochs._step(StepKind(size))()
+
+
+class Filler:
+    """A function with a tensor that nobody else knows."""
+
+    def __init__(self, out):
+        self.out, self.own = out, torch.full_like(out, 3.0)
+
+    def __call__(self):
+        self.out.copy_(self.own)
+
+
+def test_a_graph_keeps_what_it_was_captured_from(monkeypatch):
+    for name in ("Stream", "CUDAGraph", "current_stream"):
+        monkeypatch.setattr(torch.cuda, name, MagicMock())
+    for name in ("stream", "graph"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, **__: nullcontext())
+    function = Filler(torch.zeros(4))
+    kept = weakref.ref(function)
+    replay = cuda_graph.capture_graph(function, [function.out])
+    del function
+    gc.collect()
+    assert kept() is not None
+    del replay
+    gc.collect()
+    assert kept() is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_graph_reads_tensors_of_its_function_alone_on_a_gpu():
+    out = torch.zeros(2**22, device="cuda")
+    replay = cuda_graph.capture_graph(Filler(out), [out])
+    gc.collect()
+    torch.cuda.empty_cache()
+    others = [torch.zeros_like(out) for _ in range(8)]
+    replay()
+    assert (out == 3).all()
+    assert not any(other.any() for other in others)
 
 
 def warmed_up(function, state):

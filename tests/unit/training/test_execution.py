@@ -14,7 +14,7 @@ import pytest
 import torch
 from helpers import shipped
 from helpers.images import augmented
-from helpers.jobs import config, job, setup_of, trained
+from helpers.jobs import config, job, of_method, setup_of, trained
 from torch import nn
 
 from kd_bench.config.identity import execution_text
@@ -376,7 +376,7 @@ def given_teacher(job: Job) -> tuple[str, str]:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("method", shipped.choices("method"))
 def test_a_captured_step_gives_the_bits_of_an_eager_one(tmp_path, monkeypatch, method):
-    on_gpu = (*WIDTHS, "device=cuda", f"method={method}")
+    on_gpu = (*WIDTHS, "device=cuda", *of_method(method))
     captured, one = trained(job(tmp_path / "captured", *on_gpu))
     if not captured.execution["captured"]:
         assert captured.execution["notes"]
@@ -422,7 +422,12 @@ def test_views_are_the_same_integers_and_images_on_a_gpu(tmp_path):
         instantiate.build_dataset(the_job.config.dataset).load(device) for device in ("cpu", "cuda")
     ]
     for epoch in (1, 2, 300):
-        cpu, gpu = (d.draw(index.to(d.train.target.device), epoch, seed=2**62) for d in data)
+        cpu, gpu = (
+            d.sample_views(index.to(d.train.target.device), epoch, seed=2**62) for d in data
+        )
         assert torch.equal(cpu, gpu.cpu())
-        one, other = data[0].render(index, cpu), data[1].render(index.cuda(), gpu)
+        one, other = (
+            d.augmented_batch(index.to(d.train.target.device), views)
+            for d, views in zip(data, (cpu, gpu), strict=True)
+        )
         assert torch.equal(one, other.cpu())

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import signal
 import subprocess
 import sys
 
@@ -98,3 +99,22 @@ def test_a_container_has_its_limit_less_what_cannot_be_dropped(tmp_path, monkeyp
 def test_a_container_without_a_limit_has_the_memory_of_the_system(tmp_path, monkeypatch):
     container(tmp_path, monkeypatch, limit="max", used=3000, inactive=700)
     assert available_memory() > 5000
+
+
+def test_a_crash_in_a_library_shows_where_python_was(tmp_path):
+    program = """
+import ctypes
+from kd_bench.utils.process import trace_crashes
+
+def in_a_library():
+    ctypes.string_at(0)
+
+trace_crashes()
+in_a_library()
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == -signal.SIGSEGV
+    assert "Segmentation fault" in ended.stderr
+    assert "in_a_library" in ended.stderr
