@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from helpers.logit_losses import labelled
@@ -26,28 +25,3 @@ def numbers(loss: Loss, student: Output, teacher: Output, labels: list[int]) -> 
     """The terms of a loss."""
     terms = loss(student, teacher, labelled(*labels))
     return {name: term.item() for name, term in terms.items()}
-
-
-def is_finite_with_gradient(loss: Loss, size: int, classes: int, scale: float) -> bool:
-    """Whether terms and gradients are finite in single precision, and the teacher has none."""
-    student, teacher = random_pair(size, classes, scale)
-    leaves = []
-    for output in (student, student.views[STRONG], teacher, teacher.views[STRONG]):
-        output.logits = output.logits.float().requires_grad_(len(leaves) < 2)
-        leaves.append(output.logits)
-    terms = loss(student, teacher, labelled(*(i % classes for i in range(size))))
-    total = torch.stack(list(terms.values())).sum()
-    gradients = torch.autograd.grad(total, leaves[:2])
-    return bool(total.isfinite()) and all(bool(each.isfinite().all()) for each in gradients)
-
-
-def waits_for_no_device(make, classes: int = 5, size: int = 4) -> bool:
-    """Whether a loss runs on the meta device, where reading any value raises an error."""
-    with torch.device("meta"):
-        loss = make()
-        logits = [torch.empty(size, classes, requires_grad=True) for _ in range(4)]
-        student, teacher = two_views(*logits[:2]), two_views(*logits[2:])
-        batch = labelled(*[0] * size)
-        batch.target = torch.empty(size, dtype=torch.long)
-        sum(loss(student, teacher, batch).values()).backward()
-    return True

@@ -38,13 +38,10 @@ def modules(monkeypatch):
 
 def test_its_tests_pass(modules):
     _, tests = modules
-    found = {name: test for name, test in vars(tests).items() if name.startswith("test_")}
-    assert len(found) > 3
-    for test in found.values():
-        marks = getattr(test, "pytestmark", [])
-        values = next((mark.args[1] for mark in marks if mark.name == "parametrize"), None)
-        for given in [()] if values is None else [(value,) for value in values]:
-            test(*given)
+    found = [test for name, test in vars(tests).items() if name.startswith("test_")]
+    assert len(found) > 1
+    for test in found:
+        test()
 
 
 def test_its_yaml_gives_every_hyperparameter(modules):

@@ -7,15 +7,7 @@ import math
 import pytest
 import torch
 from helpers.logit_losses import divergence, softmax
-from helpers.outputs import (
-    K,
-    batch_of,
-    context_of,
-    has_finite_value_and_gradient,
-    needs_no_device_sync,
-    output_of,
-    rand,
-)
+from helpers.outputs import K, batch_of, context_of, output_of, rand
 from torch import Tensor, nn
 from torch.autograd import gradcheck
 
@@ -194,17 +186,6 @@ def test_its_gradient_is_that_of_finite_differences():
     del linear._parameters["weight"]
     linear.weight = weight
     assert gradcheck(value, (student.requires_grad_(), weight))
-
-
-@pytest.mark.parametrize("size", [1, 6])
-@pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
-def test_extreme_inputs_and_a_batch_of_one_are_finite(scale, size):
-    for kind in (AngularViews, PublishedAngularViews):
-        assert has_finite_value_and_gradient(make(kind=kind), CONTEXT, scale, size)
-
-
-def test_it_waits_for_no_device():
-    assert needs_no_device_sync(make, CONTEXT)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from helpers.outputs import (
     batch_of,
     context_of,
     has_finite_value_and_gradient,
-    needs_no_device_sync,
     output_of,
     passes_gradcheck,
     rand,
@@ -121,10 +120,6 @@ def test_it_passes_gradcheck():
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
 def test_it_stays_finite(scale):
     assert has_finite_value_and_gradient(classified(), CONTEXT, scale)
-
-
-def test_it_needs_no_device_sync():
-    assert needs_no_device_sync(classified, CONTEXT)
 
 
 def test_a_resolution_of_zero_is_refused():

@@ -6,15 +6,7 @@ import math
 
 import pytest
 import torch
-from helpers.outputs import (
-    batch_of,
-    context_of,
-    has_finite_value_and_gradient,
-    needs_no_device_sync,
-    output_of,
-    passes_gradcheck,
-    rand,
-)
+from helpers.outputs import batch_of, context_of, output_of, rand
 from torch import nn
 
 from kd_bench.interfaces import UserError
@@ -110,19 +102,3 @@ def test_an_embedding_of_no_channels_is_refused():
 
 
 # --- both -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("make", MAKERS)
-def test_it_passes_gradcheck(make):
-    assert passes_gradcheck(make(CONTEXT), CONTEXT)
-
-
-@pytest.mark.parametrize("make", MAKERS)
-@pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
-def test_it_stays_finite(make, scale):
-    assert has_finite_value_and_gradient(make(CONTEXT), CONTEXT, scale)
-
-
-@pytest.mark.parametrize("make", MAKERS)
-def test_it_needs_no_device_sync(make):
-    assert needs_no_device_sync(make, CONTEXT)

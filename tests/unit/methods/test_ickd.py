@@ -6,15 +6,7 @@ import math
 
 import pytest
 import torch
-from helpers.outputs import (
-    batch_of,
-    context_of,
-    has_finite_value_and_gradient,
-    needs_no_device_sync,
-    output_of,
-    passes_gradcheck,
-    rand,
-)
+from helpers.outputs import batch_of, context_of, output_of, rand
 from torch import nn
 
 from kd_bench.interfaces import UserError
@@ -75,16 +67,3 @@ def test_it_is_invariant_to_the_order_of_positions():
 def test_a_stage_that_is_not_a_map_is_refused():
     with pytest.raises(UserError, match=r"^stage 'pooled' of small is not a map"):
         InterChannelCorrelation(CONTEXT, ["pooled"])
-
-
-def test_it_passes_gradcheck():
-    assert passes_gradcheck(make(CONTEXT), CONTEXT)
-
-
-@pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
-def test_it_stays_finite(scale):
-    assert has_finite_value_and_gradient(make(CONTEXT), CONTEXT, scale)
-
-
-def test_it_needs_no_device_sync():
-    assert needs_no_device_sync(make, CONTEXT)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from helpers.logit_losses import context, gradients, labelled, per_image, probabilities
-from helpers.outputs import passes_gradcheck, rand
+from helpers.outputs import rand
 from helpers.shipped import load
 
 from kd_bench.interfaces import UserError
@@ -76,11 +76,6 @@ def test_with_the_weight_in_its_file_a_student_near_its_teacher_has_the_gradient
     pull = gradients(JensenShannon(context(5), **hyper), near, TEACHER, SEEN)[""]
     soft = 4 * ((near / 4).softmax(1) - (TEACHER / 4).softmax(1))
     torch.testing.assert_close(config.weights["jsd"] * pull, soft, rtol=1e-3, atol=1e-9)
-
-
-def test_it_passes_gradcheck():
-    assert passes_gradcheck(JensenShannon(context(4), 4.0, 0.3), context(4))
-    assert passes_gradcheck(ReverseKL(context(4), 4.0), context(4))
 
 
 @pytest.mark.parametrize("beta", [0.0, 1.0, -0.5])

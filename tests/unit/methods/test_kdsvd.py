@@ -8,14 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from helpers.outputs import (
-    batch_of,
-    context_of,
-    has_finite_value_and_gradient,
-    output_of,
-    passes_gradcheck,
-    rand,
-)
+from helpers.outputs import batch_of, context_of, output_of, passes_gradcheck, rand
 from torch.autograd import gradcheck
 
 from kd_bench.interfaces import UserError
@@ -158,15 +151,8 @@ def test_a_zero_map_has_zero_gradient():
     assert not x.grad.any()
 
 
-@pytest.mark.slow
-def test_it_passes_gradcheck():
-    for vectors in (1, 2):
-        assert passes_gradcheck(make(CONTEXT, vectors), CONTEXT, size=2)
-
-
-@pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
-def test_it_stays_finite(scale):
-    assert has_finite_value_and_gradient(make(CONTEXT), CONTEXT, scale)
+def test_two_vectors_pass_gradcheck():
+    assert passes_gradcheck(make(CONTEXT, 2), CONTEXT, size=2)
 
 
 # --- what is refused --------------------------------------------------------------------------

@@ -8,15 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.maps import without_adapter
-from helpers.outputs import (
-    batch_of,
-    context_of,
-    has_finite_value_and_gradient,
-    needs_no_device_sync,
-    output_of,
-    passes_gradcheck,
-    rand,
-)
+from helpers.outputs import batch_of, context_of, output_of, rand
 from torch import Tensor
 
 from kd_bench.interfaces import LossContext, UserError
@@ -85,19 +77,6 @@ def test_masks_are_drawn_anew_in_every_step_from_the_global_generator():
     torch.manual_seed(3)
     assert torch.equal(masks(loss, features.clone()), first)
     assert not torch.equal(first, second)
-
-
-def test_it_passes_gradcheck():
-    assert passes_gradcheck(make(), CONTEXT)
-
-
-@pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
-def test_it_stays_finite(scale):
-    assert has_finite_value_and_gradient(make(), CONTEXT, scale)
-
-
-def test_it_needs_no_device_sync():
-    assert needs_no_device_sync(make, CONTEXT)
 
 
 @pytest.mark.parametrize("masked", [-0.1, 1.0, 1.5])

@@ -9,13 +9,7 @@ import torch
 from helpers.jobs import job, trained
 from helpers.logit_losses import context, divergence, probabilities, softmax
 from helpers.outputs import rand
-from helpers.two_views import (
-    is_finite_with_gradient,
-    numbers,
-    random_pair,
-    two_views,
-    waits_for_no_device,
-)
+from helpers.two_views import numbers, random_pair, two_views
 
 from kd_bench.interfaces import UserError
 from kd_bench.methods.common.strong_view import STRONG
@@ -143,17 +137,6 @@ def test_class_level_does_not_see_which_image_is_which():
     before, after = (numbers(paper(AT), each, teacher, LABELS) for each in (student, moved))
     assert after["class"] == pytest.approx(before["class"])
     assert after["batch"] != pytest.approx(before["batch"])
-
-
-@pytest.mark.parametrize("make", [paper, published])
-@pytest.mark.parametrize(("size", "classes"), [(1, 2), (6, 2), (1, 10), (6, 100)])
-def test_large_logits_few_classes_and_single_images_are_finite(make, size, classes):
-    assert is_finite_with_gradient(make(AT, classes=classes), size, classes, scale=50.0)
-
-
-@pytest.mark.parametrize("make", [paper, published])
-def test_it_waits_for_no_device(make):
-    assert waits_for_no_device(lambda: make(AT))
 
 
 def test_the_strong_view_is_of_the_images_and_of_their_size():

@@ -8,7 +8,6 @@ from helpers.outputs import (
     batch_of,
     context_of,
     has_finite_value_and_gradient,
-    needs_no_device_sync,
     output_of,
     passes_gradcheck,
     rand,
@@ -97,7 +96,3 @@ def test_two_dead_features_are_as_far_as_can_be():
 @pytest.mark.parametrize("context", [CONTEXT, NARROW])
 def test_it_passes_gradcheck(context):
     assert passes_gradcheck(make(context), context)
-
-
-def test_it_needs_no_device_sync():
-    assert needs_no_device_sync(NormAndDirection, CONTEXT)

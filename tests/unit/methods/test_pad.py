@@ -6,15 +6,7 @@ import math
 
 import pytest
 import torch
-from helpers.outputs import (
-    batch_of,
-    context_of,
-    has_finite_value_and_gradient,
-    needs_no_device_sync,
-    output_of,
-    passes_gradcheck,
-    rand,
-)
+from helpers.outputs import batch_of, context_of, output_of, rand
 from torch import nn
 
 from kd_bench.methods.pad import PrimeAwareL2
@@ -88,16 +80,3 @@ def test_a_projector_is_used_only_if_widths_differ():
 def test_a_single_image_works():
     both = terms(PrimeAwareL2(UNLIKE), torch.ones(1, 3), torch.ones(1, 5))
     assert all(term.isfinite() for term in both.values())
-
-
-def test_it_passes_gradcheck():
-    assert passes_gradcheck(PrimeAwareL2(UNLIKE), UNLIKE)
-
-
-@pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
-def test_it_stays_finite(scale):
-    assert has_finite_value_and_gradient(PrimeAwareL2(UNLIKE), UNLIKE, scale)
-
-
-def test_it_needs_no_device_sync():
-    assert needs_no_device_sync(PrimeAwareL2, UNLIKE)

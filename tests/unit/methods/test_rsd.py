@@ -5,15 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers.maps import without_adapter
-from helpers.outputs import (
-    batch_of,
-    context_of,
-    has_finite_value_and_gradient,
-    needs_no_device_sync,
-    output_of,
-    passes_gradcheck,
-    rand,
-)
+from helpers.outputs import batch_of, context_of, output_of, rand
 from torch import Tensor
 
 from kd_bench.interfaces import LossContext, UserError
@@ -90,19 +82,6 @@ def test_a_single_image_tells_nothing():
     loss = make()
     value = terms(loss, torch.ones(1, 3), torch.ones(1, 5))
     assert value == {"same": 5.0, "others": 0.0}
-
-
-def test_it_passes_gradcheck():
-    assert passes_gradcheck(make(), CONTEXT)
-
-
-@pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
-def test_it_stays_finite(scale):
-    assert has_finite_value_and_gradient(make(), CONTEXT, scale)
-
-
-def test_it_needs_no_device_sync():
-    assert needs_no_device_sync(make, CONTEXT)
 
 
 def test_a_widening_of_zero_is_refused():

@@ -7,14 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers.outputs import (
-    batch_of,
-    context_of,
-    has_finite_value_and_gradient,
-    needs_no_device_sync,
-    passes_gradcheck,
-    rand,
-)
+from helpers.outputs import batch_of, context_of, rand
 from torch import Tensor, nn
 
 from kd_bench.interfaces import Batch, LossContext, Networks, Output, StageShapes, UserError
@@ -141,30 +134,6 @@ def test_the_students_classifier_learns_from_cells():
     loss(out, teacher(images), batch, networks).backward()
     assert small.fc.weight.grad.any()
     assert large.fc.weight.grad is None
-
-
-class Classified(ScaleDecoupled):
-    """With the networks' classifiers, as if it needed none."""
-
-    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        return super().forward(student, teacher, batch, UNCHANGED)
-
-
-def classified(given: LossContext = CONTEXT) -> Classified:
-    return Classified(given, "stage3", [1, 2], temperature=2.0, complementary=2.0)
-
-
-def test_it_passes_gradcheck():
-    assert passes_gradcheck(classified(), CONTEXT)
-
-
-@pytest.mark.parametrize("scale", [0.0, 1.0, 50.0, 1e4])
-def test_it_stays_finite(scale):
-    assert has_finite_value_and_gradient(classified(), CONTEXT, scale)
-
-
-def test_it_needs_no_device_sync():
-    assert needs_no_device_sync(classified, CONTEXT)
 
 
 @pytest.mark.parametrize(

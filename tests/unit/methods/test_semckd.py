@@ -9,15 +9,7 @@ import torch
 import torch.nn.functional as F
 from helpers.jobs import job
 from helpers.maps import without_adapter
-from helpers.outputs import (
-    batch_of,
-    context_of,
-    has_finite_value_and_gradient,
-    needs_no_device_sync,
-    output_of,
-    passes_gradcheck,
-    rand,
-)
+from helpers.outputs import batch_of, context_of, output_of, rand
 from torch import Tensor, nn
 
 from kd_bench.interfaces import LossContext, Output, UserError
@@ -112,20 +104,6 @@ def test_the_batch_size_is_the_recipes(tmp_path):
     for size in (16, 48):
         work = job(tmp_path, "method=semckd", f"recipe.batch_size={size}")
         assert work.config.method.losses["semckd"]["batch_size"] == size
-
-
-@pytest.mark.slow
-def test_it_passes_gradcheck():
-    assert passes_gradcheck(make(), CONTEXT)
-
-
-@pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
-def test_it_stays_finite(scale):
-    assert has_finite_value_and_gradient(make(), CONTEXT, scale)
-
-
-def test_it_needs_no_device_sync():
-    assert needs_no_device_sync(make, CONTEXT)
 
 
 def test_a_batch_size_of_zero_is_refused():

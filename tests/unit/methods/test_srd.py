@@ -6,15 +6,7 @@ import math
 
 import pytest
 import torch
-from helpers.outputs import (
-    batch_of,
-    context_of,
-    has_finite_value_and_gradient,
-    needs_no_device_sync,
-    output_of,
-    passes_gradcheck,
-    rand,
-)
+from helpers.outputs import batch_of, context_of, output_of, rand
 from torch import nn
 
 from kd_bench.interfaces import UserError
@@ -108,16 +100,3 @@ def test_a_single_image_works():
 def test_values_out_of_range_are_refused(exponent, temperature, message):
     with pytest.raises(UserError, match=message):
         SimpleRecipe(CONTEXT, exponent, temperature)
-
-
-def test_it_passes_gradcheck():
-    assert passes_gradcheck(make(CONTEXT), CONTEXT)
-
-
-@pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
-def test_it_stays_finite(scale):
-    assert has_finite_value_and_gradient(make(CONTEXT), CONTEXT, scale)
-
-
-def test_it_needs_no_device_sync():
-    assert needs_no_device_sync(make, CONTEXT)
