@@ -102,6 +102,9 @@ def add_table_options(parser: Parser, source: str) -> None:
         action="store_true",
         help="set what papers report for the same pairs beside the columns",
     )
+    parser.add_argument(
+        "--untuned", action="store_true", help="leave out the rows that `kd-bench tune` made"
+    )
 
 
 def add_filters(parser: Parser) -> None:
@@ -144,6 +147,7 @@ def table_options(args: Namespace) -> TableOptions:
         profile=args.profile,
         summary=args.summary,
         published=args.published,
+        untuned=args.untuned,
     )
 
 
@@ -177,8 +181,8 @@ def make_table(
 
     records, failures = read(options.source)
     table = table_from(
-        records,
-        failures,
+        [each for each in records if not (options.untuned and each.study)],
+        [each for each in failures if not (options.untuned and each.study)],
         metric=options.metric,
         choice=options.choice,
         note=options.note,

@@ -40,10 +40,12 @@ def main(words: Sequence[str]) -> int:
         return 0
     from kd_bench.cli import hydra_app  # Hydra, which other commands do without
 
-    return hydra_app.main(["-m", "hydra/sweeper=tune", *map(_override, words)])
+    return hydra_app.main(hydra_words(words))
 
 
-def _override(word: str) -> str:
-    """A setting of the sweeper as Hydra takes it; other words as they are."""
-    is_setting = word.partition("=")[0] in SETTINGS
-    return f"hydra.sweeper.{word}" if is_setting else word
+def hydra_words(words: Sequence[str]) -> list[str]:
+    """The words as Hydra's application takes them: the settings are its sweeper's."""
+    typed = [
+        f"hydra.sweeper.{word}" if word.partition("=")[0] in SETTINGS else word for word in words
+    ]
+    return ["-m", "hydra/sweeper=tune", *typed]

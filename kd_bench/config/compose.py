@@ -204,12 +204,6 @@ def shipped_models() -> list[ModelConfig]:
     return [to_dataclass(ModelConfig, each) for each in named]
 
 
-def tunable_methods() -> list[str]:
-    """The methods of conf/method that have a search space."""
-    files = sorted(Path(CONFIG_DIR, "method").glob("*.yaml"))
-    return [file.stem for file in files if "search" in OmegaConf.load(file)]
-
-
 def resolved_values(config: DictConfig) -> dict[str, Any]:
     """A composed configuration as plain values, every interpolation resolved.
 

@@ -172,3 +172,4 @@ class TableOptions:
     profile: Path | None = None  # SVG file for performance profiles over pairs
     summary: bool = False  # a second table, of the methods over all pairs
     published: bool = False  # values of papers beside one's own
+    untuned: bool = False  # without rows whose values a study chose

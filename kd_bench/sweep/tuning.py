@@ -6,7 +6,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from kd_bench.config.compose import compose_jobs, tunable_methods
+from kd_bench.config.compose import compose_jobs
 from kd_bench.config.search import Space, search_space, sobol_points
 from kd_bench.jobs.instantiate import describe_dataset
 from kd_bench.jobs.job import Job
@@ -100,8 +100,8 @@ def _plan(typed: Typed, job: Job, trials: int, validation: int | None) -> Plan:
     space = search_space(config)
     require(
         bool(space),
-        f"{name} has no `search:` in its YAML, so there is nothing to tune; methods that have one:"
-        f" {', '.join(tunable_methods())}",
+        f"{name} has no `search:` in its YAML, so there is nothing to tune; add ranges, such as"
+        " search: {weights.ce: {factor: 10}}",
     )
     for key in space:
         require(key not in job.changed, f"{key} is tuned, so its value must not be typed")

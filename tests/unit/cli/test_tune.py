@@ -42,7 +42,7 @@ def test_each_method_ends_in_two_rows_and_the_second_time_nothing_trains(
         (["studies=0"], "studies must be 1 or more, got 0"),
         (["seed=3"], "studies=3 has the seeds 0 to 2; leave out seed="),
         (["trials=few"], "trials"),
-        (["method=logits"], "logits has no `search:`"),
+        (["method=lwm"], "lwm has no `search:`"),
     ],
 )
 def test_mistakes_are_one_line(kd_bench, words, message):

@@ -106,7 +106,7 @@ def test_a_trial_that_diverged_counts_and_one_that_was_lost_does_not(tuning, tri
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["method=logits"], "logits has no `search:` in its YAML.*: at, baseline, .*st"),
+        (["method=lwm"], "lwm has no `search:` in its YAML.*add ranges, such as search: "),
         (["method.weights.st=2"], "method.weights.st is tuned, so its value must not be typed"),
     ],
 )
