@@ -1,6 +1,7 @@
 """python tools/docs.py: everything in README.md and docs/*.md that a command makes.
 
-python tools/docs.py --write [FILE ...]    tables, the list of methods, shown outputs
+python tools/docs.py --write [FILE ...]    tables, the list of methods, shown outputs; without
+                                           files, the pages of docs/methods/ as well
 python tools/docs.py --check [FILE ...]    exit 1 where something is stale
 
 --quick leaves out the outputs of kd-bench, some of which train networks for a minute or two.
@@ -42,10 +43,10 @@ def pages() -> list[Path]:
     return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def tables(option: str, files: Sequence[Path]) -> int:
-    """Regenerate or check the results tables; the exit status."""
-    script = [sys.executable, str(ROOT / "tools/table.py"), option]
-    return subprocess.run([*script, *map(str, files)], cwd=ROOT, check=False).returncode
+def run_tool(name: str, *words: str | Path) -> int:
+    """Have one of tools/ regenerate or check what it makes; the exit status."""
+    script = [sys.executable, str(ROOT / "tools" / name)]
+    return subprocess.run([*script, *map(str, words)], cwd=ROOT, check=False).returncode
 
 
 def write(path: Path, quick: bool) -> None:
@@ -71,7 +72,9 @@ def main(argv: Sequence[str]) -> int:
     files = [path.resolve() for path in args.files] or pages()
     for path in files:
         require(path.is_file(), f"there is no file {path}")
-    code = tables("--write" if args.write else "--check", files)
+    option = "--write" if args.write else "--check"
+    code = 0 if args.files else run_tool("pages.py", option)  # first, as tables link to pages
+    code = run_tool("table.py", option, *files) or code
     if args.write:
         for path in files:
             write(path, args.quick)

@@ -34,7 +34,9 @@ from kd_bench.results.markdown import (
     regenerated_files,
     stale_parts,
 )
+from kd_bench.results.table import Table
 from kd_bench.utils.errors import UserError, require
+from kd_bench.utils.text.escape import link
 
 SCRIPT = "tools/table.py"
 
@@ -44,6 +46,12 @@ def table_parser() -> Parser:
     parser = Parser("table", str(__doc__))
     parser.prog = f"python {SCRIPT}"
     add_table_options(parser, source="results")
+    parser.add_argument(
+        "--pages",
+        type=Path,
+        metavar="DIR",
+        help="link each method that has a page in this folder to it; for Markdown",
+    )
     for option, help_text in (
         ("--write", "regenerate the tables in these files (default: README.md, docs/*.md)"),
         ("--check", "check the tables in these files (default: README.md, docs/*.md)"),
@@ -56,14 +64,25 @@ def block_maker() -> Make:
     """Makes the tables of blocks; it reads each folder only once."""
     read = cache(read_runs)
 
-    def make(command: str) -> tuple[str, Files]:
-        options = table_options(table_parser().parse(arguments(command, SCRIPT)))
+    def make(command: str, file: Path) -> tuple[str, Files]:
+        args = table_parser().parse(arguments(command, SCRIPT))
+        options = table_options(args)
         require(options.format in (None, "markdown"), f"a block is Markdown, got '{command}'")
-        table = make_table(options, command, read)
+        table = with_pages(make_table(options, command, read), args.pages, file.parent)
         text = table_text(replace(options, format="markdown"), table)
-        return text, extra_files(options, table)
+        return text, extra_files(options, table, read)
 
     return make
+
+
+def with_pages(table: Table, folder: Path | None, start: Path) -> Table:
+    """A table whose methods lead to their pages in a folder, as links from `start`."""
+    if folder is None:
+        return table
+    methods = dict(zip(table.runs["row"], table.runs["method"], strict=True))
+    pages = {row: folder / f"{methods[row]}.md" for row in table.rows}
+    links = {row: link(page, start) for row, page in pages.items() if page.exists()}
+    return replace(table, pages=links)
 
 
 def documents(given: Sequence[Path]) -> list[Path]:
@@ -105,7 +124,13 @@ def main(argv: Sequence[str]) -> int:
     if args.write is not None or not argv:
         write(documents(files or []))
     else:
-        print_table(table_options(args), shlex.join(["python", SCRIPT, *argv]))
+        options = table_options(args)
+        require(
+            args.pages is None or options.format == "markdown",
+            "--pages makes links, which need --format markdown",
+        )
+        table = make_table(options, shlex.join(["python", SCRIPT, *argv]))
+        print_table(options, with_pages(table, args.pages, Path()))
     return 0
 
 

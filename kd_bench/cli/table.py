@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kd_bench.cli.common.parser import Parser
-from kd_bench.results.options import FILTERS, FORMAT_NAMES, METRIC, METRICS, TableOptions
+from kd_bench.results.options import COSTS, FILTERS, FORMAT_NAMES, METRIC, METRICS, TableOptions
 from kd_bench.results.published.values import read_published
 from kd_bench.results.record import Failure, Record
 from kd_bench.results.store import read_failures, read_records
@@ -35,6 +35,7 @@ mean accuracy over the seeds, its standard deviation and the difference from the
   kd-bench table --csv cells.csv --figure cells.svg  also as files
   kd-bench table --method st --plot temperature.svg  accuracy against the values that were swept
   kd-bench table --summary --profile profile.svg     methods over all pairs
+  kd-bench table --cost-figure cost.svg              accuracy against seconds of training
   kd-bench table --published                         beside what papers report
   kd-bench table --from results                      published records
 """
@@ -45,7 +46,7 @@ def main(words: Sequence[str]) -> int:
     parser = Parser("table", DESCRIPTION)
     add_table_options(parser, source="runs")
     options = table_options(parser.parse(words))
-    print_table(options, shlex.join(["kd-bench", "table", *words]))
+    print_table(options, make_table(options, shlex.join(["kd-bench", "table", *words])))
     return 0
 
 
@@ -93,6 +94,19 @@ def add_table_options(parser: Parser, source: str) -> None:
         help="also draw on how many pairs a method is how close to the best into an SVG file",
     )
     parser.add_argument(
+        "--cost-figure",
+        type=Path,
+        metavar="FILE",
+        help="also draw accuracy against the cost of training into an SVG file",
+    )
+    parser.add_argument(
+        "--cost",
+        choices=COSTS,
+        metavar="COST",
+        default=COSTS[0],
+        help=f"of --cost-figure: {', '.join(COSTS)} (default: {COSTS[0]})",
+    )
+    parser.add_argument(
         "--summary",
         action="store_true",
         help="also rank the methods over all pairs, with the mean difference from the baseline",
@@ -129,8 +143,8 @@ def table_options(args: Namespace) -> TableOptions:
     Raises:
         UserError: for a figure or plot of another kind than SVG.
     """
-    for name in ("figure", "plot", "profile"):
-        file = getattr(args, name)
+    for name in ("figure", "plot", "profile", "cost-figure"):
+        file = getattr(args, name.replace("-", "_"))
         require(
             file is None or file.suffix == ".svg",
             f"--{name} writes SVG, so its name has to end with .svg, got {file}",
@@ -145,6 +159,8 @@ def table_options(args: Namespace) -> TableOptions:
         figure=args.figure,
         plot=args.plot,
         profile=args.profile,
+        cost_figure=args.cost_figure,
+        cost=args.cost,
         summary=args.summary,
         published=args.published,
         untuned=args.untuned,
@@ -199,9 +215,17 @@ def make_table(
     return replace(table, published=values)
 
 
-def extra_files(options: TableOptions, table: Table) -> dict[Path, str]:
-    """The contents of the files that the options ask for besides the table itself."""
-    from kd_bench.results.figures import differences, profile, swept_values
+def extra_files(
+    options: TableOptions, table: Table, read: Callable[[str], Runs] = read_runs
+) -> dict[Path, str]:
+    """The contents of the files that the options ask for besides the table itself.
+
+    Args:
+        options: what to write.
+        table: as from `make_table`.
+        read: as for `make_table`.
+    """
+    from kd_bench.results.figures import cost, differences, profile, swept_values
     from kd_bench.results.rendering.tables import render_table
 
     files = {}
@@ -213,6 +237,9 @@ def extra_files(options: TableOptions, table: Table) -> dict[Path, str]:
         files[options.plot] = swept_values.svg(table)
     if options.profile is not None:
         files[options.profile] = profile.svg(table)
+    if options.cost_figure is not None:
+        costs = replace(options, metric=options.cost, published=False)
+        files[options.cost_figure] = cost.svg(table, make_table(costs, "", read))
     return files
 
 
@@ -237,9 +264,8 @@ def table_text(options: TableOptions, table: Table) -> str:
     return "\n".join(texts)
 
 
-def print_table(options: TableOptions, command: str) -> None:
+def print_table(options: TableOptions, table: Table) -> None:
     """Print a table, and write the files that the options ask for."""
-    table = make_table(options, command)
     text, files = table_text(options, table), extra_files(options, table)
     print_lines(*text.splitlines())
     for path, content in files.items():

@@ -22,8 +22,9 @@ _BLOCK = re.compile(rf"^{START}(?P<command>.*) -->\n(?P<body>(?:.*\n)*?){END}$",
 DIFF_LINES = 12
 
 Files = dict[Path, str]  # contents by path
-# From the command of a block to its table in Markdown, and other files that the command writes.
-Make = Callable[[str], tuple[str, Files]]
+# From the command of a block, and the file that it stands in, to its table in Markdown, and other
+# files that the command writes.
+Make = Callable[[str, Path], tuple[str, Files]]
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def regenerated_files(path: Path, make: Make) -> Files:
     files: Files = {}
 
     def make_body(command: str) -> str:
-        body, others = make(command)
+        body, others = make(command, path)
         files.update(others)
         return body
 

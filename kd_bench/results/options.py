@@ -153,6 +153,7 @@ METRIC = {
     "memory": _cost("memory", "Peak memory in MB", lambda record: record.peak_memory_mb, "MB"),
 }
 METRICS = tuple(METRIC)
+COSTS = tuple(name for name, metric in METRIC.items() if not metric.better)
 FILTERS = ("dataset", "pair", "method", "recipe", "student")
 FORMAT_NAMES = ("terminal", "markdown", "latex", "csv")
 
@@ -170,6 +171,8 @@ class TableOptions:
     figure: Path | None = None  # SVG file for the differences from the baseline
     plot: Path | None = None  # SVG file for accuracy against swept values
     profile: Path | None = None  # SVG file for performance profiles over pairs
+    cost_figure: Path | None = None  # SVG file for accuracy against a cost
+    cost: str = COSTS[0]
     summary: bool = False  # a second table, of the methods over all pairs
     published: bool = False  # values of papers beside one's own
     untuned: bool = False  # without rows whose values a study chose

@@ -113,6 +113,7 @@ class Table:
     note: str = ""  # a sentence for the caption
     command: str = ""  # the command line that makes the table
     published: list[Published] = field(default_factory=list)  # of its pairs, set beside columns
+    pages: dict[str, str] = field(default_factory=dict)  # by row label, a link for Markdown
 
     def under(self, column: Column) -> dict[str, Cell]:
         """The cells of a column by row, in the order of the rows."""

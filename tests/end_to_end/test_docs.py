@@ -13,7 +13,16 @@ from pathlib import Path
 
 import pytest
 from documentation import blocks
-from helpers.documents import PAGES, PROGRAMS, anchors, commands, examples, fences, links
+from helpers.documents import (
+    METHOD_PAGES,
+    PAGES,
+    PROGRAMS,
+    anchors,
+    commands,
+    examples,
+    fences,
+    links,
+)
 from helpers.paths import CONF, ROOT
 from hydra import compose as hydra_compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -248,7 +257,7 @@ def test_your_own_plugin_is_planned_as_the_page_says(tmp_path):
 @pytest.mark.parametrize("number", [0, 1], ids=["method", "plugin"])
 def test_every_method_and_every_plugin_has_its_row(number):
     block = blocks.find_blocks((ROOT / "docs/methods.md").read_text())[number]
-    shown = re.findall(r"^\| `(\w+)` \|", block.body, re.MULTILINE)
+    shown = re.findall(r"^\| \[?`(\w+)`", block.body, re.MULTILINE)
     folder = CONF / ("method", "plugin")[number]
     assert shown == sorted(path.stem for path in folder.glob("*.yaml"))
 
@@ -286,7 +295,7 @@ def test_a_block_that_shows_an_output_is_made_by_its_command():
 # Links
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *METHOD_PAGES], ids=lambda page: page.name)
 def test_every_relative_link_leads_somewhere(page):
     for target in links(page):
         name, _, anchor = target.partition("#")
@@ -298,3 +307,20 @@ def test_every_relative_link_leads_somewhere(page):
 def test_the_index_names_every_page():
     linked = set(links(ROOT / "docs/README.md"))
     assert {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"} <= linked
+
+
+@pytest.mark.parametrize("page", ["docs/README.md", "docs/methods.md"])
+def test_every_page_of_a_method_is_linked_from(page):
+    linked = {target for target in links(ROOT / page) if target.startswith("methods/")}
+    assert linked == {f"methods/{page.name}" for page in METHOD_PAGES}
+
+
+def test_the_readme_s_table_leads_to_pages_of_methods():
+    assert {"docs/methods/baseline.md", "docs/methods/st.md"} <= set(links(README))
+
+
+@pytest.mark.slow
+def test_pages_of_methods_are_those_of_the_published_records():
+    check = [sys.executable, ROOT / "tools/pages.py", "--check"]
+    done = subprocess.run(check, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr

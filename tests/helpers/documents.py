@@ -13,6 +13,7 @@ from documentation.blocks import find_blocks
 from helpers.paths import ROOT
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+METHOD_PAGES = tuple(sorted((ROOT / "docs/methods").glob("*.md")))
 PROGRAMS = (
     "kd-bench", "python", "pip", "pytest", "tensorboard", "make", "ray", "nvidia-cuda-mps-control",
     ".ci/slurm", ".ci/ray",

@@ -27,6 +27,7 @@ from kd_bench.training.teacher import Teacher
 from kd_bench.utils.text.formatting import pluralize
 
 METHODS, PLUGINS, RULES = (Path(CONFIG_DIR) / group for group in ("method", "plugin", "rule"))
+PAGES = Path(__file__).resolve().parents[2] / "docs/methods"  # of methods with results
 # Images of 32x32, for which weights are published; equal networks, as some methods need.
 JOB = ("dataset=synthetic", "dataset.source.size=32", "model=resnet8", "teacher=resnet8")
 BATCH, SIZE = 4, (8, 8)
@@ -54,7 +55,10 @@ class Entry:
     def row(self) -> str:
         """The row in Markdown."""
         papers, formulas = "<br>".join(self.papers), "<br>".join(self.formulas)
-        return _row(f"`{self.name}`", papers, formulas, self.reads, self.weights, self.source)
+        name = f"`{self.name}`"
+        if (PAGES / f"{self.name}.md").exists():
+            name = f"[{name}]({PAGES.name}/{self.name}.md)"
+        return _row(name, papers, formulas, self.reads, self.weights, self.source)
 
 
 def _row(*cells: str) -> str:
@@ -117,21 +121,42 @@ def plugin_row(name: str) -> str:
     )
 
 
+def configured(name: str) -> MethodConfig:
+    """A method as its YAML file has it."""
+    return compose_single((*JOB, f"method={name}"), None).method
+
+
+def yaml_of(name: str) -> str:
+    """The YAML file of a method."""
+    return (METHODS / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def papers(config: MethodConfig) -> list[str]:
+    """The papers of a method's losses, in Markdown."""
+    classes = instantiate.loss_classes(config).values()
+    return [paper(module) for module in dict.fromkeys(loss.__module__ for loss in classes)]
+
+
+def formulas(config: MethodConfig) -> list[str]:
+    """The formula of each loss in Markdown, with its name if there are several."""
+    classes = instantiate.loss_classes(config)
+    found = {key: escaped(first_line(loss)) for key, loss in classes.items()}
+    if len(found) == 1:
+        return list(found.values())
+    return [f"`{key}`: {text}" for key, text in found.items()]
+
+
 def entry(name: str) -> Entry:
     """What the code and the YAML file of a method have to say of it."""
-    config = compose_single((*JOB, f"method={name}"), None).method
+    config = configured(name)
     classes = instantiate.loss_classes(config)
-    modules = dict.fromkeys(loss.__module__ for loss in classes.values())
-    note = comment((METHODS / f"{name}.yaml").read_text())
-    formulas = [escaped(first_line(loss)) for loss in classes.values()]
-    if len(formulas) > 1:
-        formulas = [f"`{key}`: {text}" for key, text in zip(classes, formulas, strict=True)]
+    note = comment(yaml_of(name))
     others = _teachers(config)  # of a paper of its own, which is not the losses'
     source = note if others else _CITATION.sub("", note)
     return Entry(
         name,
-        [paper(module) for module in modules],
-        formulas or [escaped(note)],
+        papers(config),
+        formulas(config) or [escaped(note)],
         ", ".join([*reads(config), *others]) or "labels",
         weights_text(config),
         escaped(source) if classes else "",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kd_bench.config.schema import BASELINE
-from kd_bench.results.figures.svg import picture
+from kd_bench.results.figures.svg import CLEAR, VAGUE, picture
 from kd_bench.results.options import METRIC
 from kd_bench.results.table import Column, Delta, Table
 from kd_bench.utils.errors import require
@@ -15,8 +15,7 @@ from kd_bench.utils.text.escape import printable
 if TYPE_CHECKING:  # matplotlib takes a second to import
     from matplotlib.axes import Axes
 
-# Colours of intervals that exclude zero, and of those that include it.
-EXCLUDES_ZERO, INCLUDES_ZERO = "#1f4e8c", "#9aa5b1"
+EXCLUDES_ZERO, INCLUDES_ZERO = CLEAR, VAGUE  # colours of intervals that do
 INCHES_PER_ROW, INCHES_AROUND, WIDTH = 0.27, 1.0, 7.0
 
 

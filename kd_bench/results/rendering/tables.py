@@ -87,6 +87,7 @@ def to_rows(
     bold: str = "{}",
     escaped: Escape = escape.printable,
     apart: str = "{}",
+    pages: Mapping[str, str] | None = None,
 ) -> list[list[str]]:
     """The heading, the teachers' line if there are any, and a line for each row, as text.
 
@@ -97,10 +98,13 @@ def to_rows(
         bold: how the best scores are written, with {} for the score.
         escaped: escapes all other text for the format.
         apart: how names of groups and published values are written, with {} for the text.
+        pages: by row label, what a link of it leads to.
     """
     own = beside.rows_of_their_own(table)
     kind = "" if table.metric == METRICS[0] else f", {METRIC[table.metric].heading}"
-    columns = [["method", "teacher", *map(escaped, [*table.rows, *own])]]
+    names = {row: escaped(row) for row in table.rows}
+    names |= {row: f"[{names[row]}]({target})" for row, target in (pages or {}).items()}
+    columns = [["method", "teacher", *names.values(), *map(escaped, own)]]
     for column in table.columns:
         under = table.under(column)
         cells = [cell_text(under.get(row), column.digits, bold, escaped) for row in table.rows]
@@ -168,7 +172,7 @@ def _teacher_average(columns: Sequence[Column], digits: int) -> str:
 
 def markdown(table: Table) -> str:
     """A GitHub table, its caption, its warnings and the command that makes it."""
-    rows = to_rows(table, "**{}**", escape.markdown, "*{}*")
+    rows = to_rows(table, "**{}**", escape.markdown, "*{}*", table.pages)
     parts = [markdown_grid(rows), " ".join(map(escape.markdown, caption_sentences(table)))]
     parts += [f"**Warning**: {escape.markdown(warning)}" for warning in caveats(table)]
     parts += [f"`{table.command}`"] if table.command else []

@@ -6,7 +6,10 @@ are never markup, terminal commands or formulas.
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
+from urllib.parse import quote
 
 
 def printable(text: str) -> str:
@@ -46,3 +49,8 @@ def csv(text: str) -> str:
     """Text for a cell of CSV that no spreadsheet takes for a formula; quotes are the writer's."""
     text = printable(text)
     return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+
+
+def link(path: Path, start: Path) -> str:
+    """A relative link to a file from one in the folder `start`: a colon makes it no scheme."""
+    return quote(Path(os.path.relpath(path, start)).as_posix())

@@ -111,6 +111,39 @@ def test_with_the_options_of_a_table_it_is_printed_and_no_file_is_written(
     assert Path("README.md").read_text() == PAGE
 
 
+def test_methods_lead_to_the_pages_that_are_there_from_where_their_table_stands(table_tool, place):
+    for folder in ("docs", "docs/methods"):
+        Path(folder).mkdir()
+    Path("docs/methods/st.md").touch()
+    page = PAGE.replace("--method st --csv cells.csv", "--pages docs/methods")
+    Path("README.md").write_text(page)
+    Path("docs/results.md").write_text(page)
+    table_tool([])
+    for page, target in (("README.md", "docs/methods/st.md"), ("docs/results.md", "methods/st.md")):
+        first, second = markdown.blocks(Path(page).read_text())
+        assert f"| [st]({target}) | 92.0 ± 1.0 (3)" in first.body
+        assert "| at |" in first.body
+        assert "| st |" in second.body
+
+
+def test_links_to_pages_are_for_markdown(table_tool, place, capsys):
+    with pytest.raises(UserError, match="--pages makes links, which need --format markdown"):
+        table_tool(["--pages", "docs/methods"])
+    Path("st.md").touch()
+    assert table_tool(["--pages", ".", "--format", "markdown"]) == 0
+    assert "| [st](st.md) |" in capsys.readouterr().out
+
+
+def test_a_figure_of_costs_is_written_and_kept_fresh(table_tool, place):
+    Path("README.md").write_text(
+        PAGE.replace("--csv cells.csv", "--cost-figure c.svg --cost memory")
+    )
+    assert table_tool(["--check"]) == 1
+    table_tool([])
+    assert "peak memory in MB" in Path("c.svg").read_text()
+    assert table_tool(["--check"]) == 0
+
+
 def test_a_block_without_an_end_is_named_with_its_file(table_tool, place):
     Path("README.md").write_text(PAGE.replace("<!-- /table -->", "", 1))
     with pytest.raises(UserError, match=r"README.md: 2 .*<!-- table: .* 1 .*<!-- /table -->"):

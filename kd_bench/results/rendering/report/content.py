@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import kd_bench
 from kd_bench.config.schema import BASELINE
@@ -22,6 +20,7 @@ from kd_bench.results.rendering.tables import cell_score, difference
 from kd_bench.results.run_folder import RESULT
 from kd_bench.results.table import Cell, Column, Table
 from kd_bench.utils.errors import DamagedError, warn
+from kd_bench.utils.text import escape
 
 METHODS = "methods"  # the heading of rows that have none in a table
 Plain = dict[str, Any]
@@ -156,7 +155,7 @@ def _run(run: Run, start: Path, epochs: dict[tuple[int, ...], int]) -> Plain:
         "teacher_accuracy": teacher and teacher.accuracy,
         "seconds": round(record.seconds, 1),
         "folder": record.folder,
-        "link": _link(run.folder / RESULT, start),
+        "link": escape.link(run.folder / RESULT, start),
         "epochs": None if curve is None else epochs.setdefault(curve.epochs, len(epochs)),
         "curve": [] if curve is None else [round(value, 2) for value in curve.accuracies],
     }
@@ -165,8 +164,3 @@ def _run(run: Run, start: Path, epochs: dict[tuple[int, ...], int]) -> Plain:
 def _failure(failure: Failure) -> Plain:
     seed = int(failure.folder.rpartition("/seed")[2])
     return {"seed": seed, "folder": failure.folder, "reason": failure.reason, "curve": []}
-
-
-def _link(path: Path, start: Path) -> str:
-    """A relative link; a colon in a name does not make it a scheme."""
-    return quote(Path(os.path.relpath(path, start)).as_posix())

@@ -1,0 +1,98 @@
+"""The figure of accuracy against cost: its points, and the line of those that no other beats."""
+
+from __future__ import annotations
+
+import pytest
+from helpers.written_records import record, seeds
+from matplotlib.figure import Figure
+
+from kd_bench.results.figures import cost
+from kd_bench.results.figures.cost import Point
+from kd_bench.results.figures.svg import data_hash
+from kd_bench.results.table import table_from
+from kd_bench.utils.errors import UserError
+
+RECORDS = [
+    record("baseline", 0, 90.0, seconds=10.0),
+    record("baseline", 1, 91.0, seconds=20.0),
+    *seeds("st", 93.0, 94.0, seconds=30.0),
+    *seeds("at", 92.0, 92.0, seconds=40.0),
+    *seeds("dkd", 94.0, 96.0, seconds=50.0),
+    *seeds("control_shuffled", 99.0, 99.0, seconds=12.0),
+]
+
+
+def tables(records, metric="last", of_cost="seconds"):
+    return table_from(records, metric=metric), table_from(records, metric=of_cost)
+
+
+def points(records, **settings):
+    table, costs = tables(records, **settings)
+    return cost.points(table, costs, table.columns[0])
+
+
+def drawn(records, monkeypatch):
+    """The panels of a figure, as matplotlib objects."""
+    figures, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda f, *a, **k: figures.append(f) or save(f, *a, **k))
+    cost.svg(*tables(records))
+    return figures[0].axes
+
+
+def test_a_point_has_means_and_the_range_of_the_seeds():
+    found = {point.row: point for point in points(RECORDS)}
+    assert found["baseline"] == Point("baseline", 15.0, 90.5, 90.0, 91.0, is_control=False)
+    assert found["control_shuffled"].is_control
+
+
+def test_a_method_on_the_line_is_not_beaten_at_its_cost_and_a_control_beats_none():
+    found = points(RECORDS)
+    assert [point.row for point in cost.frontier(found, better=1)] == ["baseline", "st", "dkd"]
+
+
+def test_of_a_metric_whose_lower_values_are_better_the_lowest_are_on_the_line():
+    found = [
+        Point(row, seconds, mean, mean, mean, False)
+        for row, seconds, mean in (("a", 1, 0.5), ("b", 2, 0.6), ("c", 3, 0.4))
+    ]
+    assert [point.row for point in cost.frontier(found, better=-1)] == ["a", "c"]
+
+
+def test_of_equal_costs_only_the_best_is_on_the_line():
+    records = [*seeds("st", 93.0, seconds=5.0), *seeds("at", 92.0, seconds=5.0)]
+    assert [point.row for point in cost.frontier(points(records), better=1)] == ["st"]
+
+
+def test_points_are_drawn_and_named(monkeypatch):
+    (panel,) = drawn(RECORDS, monkeypatch)
+    step = panel.lines[0]
+    assert list(step.get_xdata()) == [15.0, 30.0, 50.0]
+    assert list(step.get_ydata()) == [90.5, 93.5, 95.0]
+    assert step.get_drawstyle() == "steps-post"
+    names = {text.get_text() for text in panel.texts}
+    assert names == {"baseline", "st", "at", "dkd", "control_shuffled"}
+    assert panel.get_xlabel() == "seconds of training, mean of a run"
+
+
+def test_of_many_points_only_those_on_the_line_and_the_baseline_are_named(monkeypatch):
+    monkeypatch.setattr(cost, "ALL_NAMED", 4)
+    (panel,) = drawn(RECORDS, monkeypatch)
+    assert {text.get_text() for text in panel.texts} == {"baseline", "st", "dkd"}
+
+
+def test_costs_of_different_sizes_are_on_a_logarithmic_scale(monkeypatch):
+    (near,) = drawn(RECORDS, monkeypatch)
+    (far,) = drawn([*RECORDS, *seeds("dml", 90.0, seconds=120.0)], monkeypatch)
+    assert (near.get_xscale(), far.get_xscale()) == ("linear", "log")
+
+
+def test_the_hash_is_that_of_accuracies_and_costs():
+    slower = [*RECORDS[:-1], record("control_shuffled", 1, 99.0, seconds=13.0)]
+    hashes = [data_hash(cost.svg(*tables(each))) for each in (RECORDS, RECORDS, slower)]
+    assert hashes[0] == hashes[1] != hashes[2]
+    assert None not in hashes
+
+
+def test_a_cost_against_a_cost_is_refused():
+    with pytest.raises(UserError, match="memory is a cost; choose another --metric"):
+        cost.svg(*tables(RECORDS, metric="memory"))
