@@ -134,16 +134,16 @@ def _about(method: str) -> list[str]:
 
 def _summary(results: Results, method: str) -> str:
     """The method's cells, a line for each."""
-    table = results.table
-    lines = [_summary_line(table, *cell) for cell in results.cells(method)]
-    width = 2 if method == BASELINE else len(SUMMARY)
+    cells = list(results.cells(method))
+    lines = [_summary_line(results.table, method, *cell) for cell in cells]
+    width = len(SUMMARY) if any(cell.delta for _, _, cell in cells) or method != BASELINE else 2
     return markdown_grid([line[:width] for line in (list(SUMMARY), *lines)])
 
 
-def _summary_line(table: Table, row: str, column: Column, cell: Cell) -> list[str]:
+def _summary_line(table: Table, method: str, row: str, column: Column, cell: Cell) -> list[str]:
     baseline = table.under(column).get(BASELINE)
     group = table.groups[row]
-    labels = [column.label, *([row] if row != table.rows[row] else [])]
+    labels = [column.label, *([row] if row != method else [])]
     if group != FIRST:
         labels.append(str(group))
     texts = [
