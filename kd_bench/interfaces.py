@@ -120,6 +120,10 @@ class StageShapes(dict[str, tuple[int, ...]]):
             " PATH:input"
         )
 
+    def is_rearranged(self, stage: str) -> bool:
+        """Whether a stage is a map made of tokens or of channels-last maps: `path:map`."""
+        return ":map" in self.paths.get(stage, "")
+
     @property
     def classifier(self) -> str:
         """Path of the module whose input is the stage `pooled`.

@@ -49,7 +49,7 @@ FOUR_CLASSES = Description(4, 8, 8, 40, 24)  # those images
 FOR_FOUR_CLASSES = {"gdkd": ("method.losses.gdkd.k=2",)}
 # Of a student without a distillation token, both heads are the classifier.
 FOR_ANY_STUDENT = {
-    "deit_token": ('model.stages={class_head:fc,token_head:fc,pooled:"fc:input"}',),
+    "deit_token": ('+model.stages={class_head:fc,token_head:fc,pooled:"fc:input"}',),
 }
 
 
