@@ -30,6 +30,7 @@ class OptimizerName(Enum):
 
     sgd = "sgd"
     adamw = "adamw"
+    lamb = "lamb"
 
 
 class Speed(Enum):
@@ -138,7 +139,7 @@ class RecipeConfig:
     batch_size: int = MISSING
     lr: float = MISSING
     optimizer: OptimizerName = OptimizerName.sgd
-    momentum: float = 0.9  # for adamw: its beta1
+    momentum: float = 0.9  # for adamw and lamb: their beta1
     nesterov: bool = False
     weight_decay: float = 0.0
     decay_vectors: bool = True  # False: no weight decay of biases, norms and other vectors
