@@ -17,12 +17,14 @@ from kd_bench.results.record import Record
 from kd_bench.results.run_folder import HISTORY, RESULT
 from kd_bench.results.select import select_runs, to_frame
 from kd_bench.results.store import find_records
+from kd_bench.results.study import STUDY
 from kd_bench.utils.errors import UserError, require
 from kd_bench.utils.files import atomic_write
 from kd_bench.utils.text.output import print_lines
 
 SCRIPT = "tools/publish.py"
-FILES = (HISTORY, RESULT)  # the record last: its presence means that the run is published
+# The record last: its presence means that the run is published. Only tuned runs have a study.
+FILES = (HISTORY, STUDY, RESULT)
 
 
 def publish_parser() -> Parser:
@@ -74,7 +76,7 @@ def objection(folder: Path, record: Record, root: Path, allow_dirty: bool) -> st
 
 def copy(folder: Path, target: Path, replace: bool) -> str:
     """Copy a run's small files; returns "published", "unchanged", "replaced" or "kept"."""
-    contents = {name: (folder / name).read_bytes() for name in FILES}
+    contents = {name: (folder / name).read_bytes() for name in FILES if (folder / name).exists()}
     existing = {name: (target / name).read_bytes() for name in FILES if (target / name).exists()}
     differs = any(existing[name] != contents[name] for name in existing)
     if existing == contents:

@@ -18,7 +18,7 @@ from kd_bench.utils.errors import UserError
 from kd_bench.utils.text.output import print_lines
 
 Command = Callable[[Sequence[str]], int]
-JOBS = ("plan", "evaluate", "prepare")  # commands that take choices and values
+JOBS = ("plan", "tune", "evaluate", "prepare")  # commands that take choices and values
 
 
 def is_query(typed: Sequence[str]) -> bool:

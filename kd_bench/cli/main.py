@@ -17,6 +17,7 @@ from kd_bench.cli import (
     rerun,
     status,
     table,
+    tune,
 )
 from kd_bench.cli.new import command as new
 from kd_bench.utils.errors import UserError, exit_on_error
@@ -25,6 +26,7 @@ from kd_bench.utils.text.output import print_lines, replace_closed_streams
 
 COMMANDS = {
     "plan": plan.main,
+    "tune": tune.main,
     "prepare": prepare.main,
     "status": status.main,
     "table": table.main,

@@ -116,6 +116,9 @@ def add_table_options(parser: Parser, source: str) -> None:
         action="store_true",
         help="set what papers report for the same pairs beside the columns",
     )
+    parser.add_argument(
+        "--untuned", action="store_true", help="leave out the rows that `kd-bench tune` made"
+    )
 
 
 def add_filters(parser: Parser) -> None:
@@ -160,6 +163,7 @@ def table_options(args: Namespace) -> TableOptions:
         cost=args.cost,
         summary=args.summary,
         published=args.published,
+        untuned=args.untuned,
     )
 
 
@@ -193,8 +197,8 @@ def make_table(
 
     records, failures = read(options.source)
     table = table_from(
-        records,
-        failures,
+        [each for each in records if not (options.untuned and each.study)],
+        [each for each in failures if not (options.untuned and each.study)],
         metric=options.metric,
         choice=options.choice,
         note=options.note,

@@ -65,7 +65,7 @@ def _dataset_identity(config: Mapping) -> dict:
 
 
 def _method_identity(config: Mapping) -> dict:
-    learnt = {key: value for key, value in config.items() if key != "role"}
+    learnt = {key: value for key, value in config.items() if key not in ("role", "search")}
     method = without_defaults({**learnt, "chain": {}}, MethodConfig)  # see `taught_by`
     if "plugins" in method:  # a list, because they act in an order, which a dict's hash ignores
         method["plugins"] = [{name: plugin} for name, plugin in method["plugins"].items()]

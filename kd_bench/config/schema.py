@@ -196,7 +196,10 @@ class MethodConfig:
     plugins: dict[str, Any] = field(default_factory=dict)  # name -> _target_ ..., in their order
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
     chain: dict[str, Any] = field(default_factory=dict)  # name -> LinkConfig, from the teacher on
-    role: Role = Role.method  # in a table; not part of a job's identity
+    # These two are not part of a job's identity.
+    role: Role = Role.method  # in a table
+    # knob -> {log_uniform: [low, high]}, {uniform: [low, high]} or {factor: number}
+    search: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from kd_bench.config.convert import to_plain
@@ -79,10 +80,11 @@ def method_name(method: MethodConfig) -> str:
     return " + ".join((method.name, *method.plugins, *rule))
 
 
-def method_label(config: Config, changed: Mapping[str, Any]) -> str:
-    """The label of a row, the method and its changed values: "st (temperature=8)"."""
+def method_label(config: Config, changed: Mapping[str, Any], more: Sequence[str] = ()) -> str:
+    """The label of a row, the method, its changed values, and more: "st (temperature=8, tuned)"."""
     values = changed_in(changed, "method")
-    return in_brackets(method_name(config.method), _assignments(config.method, values, values))
+    method = replace(config.method, search={})  # whose keys are paths of the others
+    return in_brackets(method_name(method), [*_assignments(method, values, values), *more])
 
 
 def non_method_changes(

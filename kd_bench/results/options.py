@@ -175,3 +175,4 @@ class TableOptions:
     cost: str = COSTS[0]
     summary: bool = False  # a second table, of the methods over all pairs
     published: bool = False  # values of papers beside one's own
+    untuned: bool = False  # without rows whose values a study chose

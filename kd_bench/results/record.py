@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from kd_bench.config.convert import to_dataclass, to_plain
 from kd_bench.config.identity import check_folder, check_names
 from kd_bench.config.schema import Config
-from kd_bench.results.budget import Budget, budget_of
+from kd_bench.results.analysis.budget import Budget, budget_of
+from kd_bench.results.study import Study
 from kd_bench.utils.errors import DamagedError, UserError, require
 from kd_bench.utils.files import json_hash
 
@@ -106,6 +107,7 @@ class Record:
     test_logits_sha256: str | None = None  # of test_logits.pt; None as `metrics`
     status: str = "done"
     format: int = FORMAT
+    study: Study | None = None  # that chose its values; in a file of its own
 
     @property
     def budget(self) -> Budget:
@@ -119,7 +121,8 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `result.json`."""
-        plain = to_plain(self)
+        plain = to_plain(replace(self, study=None))
+        del plain["study"]
         if self.teacher is not None:
             for name in ("table", "members"):
                 if plain["teacher"][name] is None:
@@ -178,7 +181,7 @@ class Record:
         require(is_number, f"views_per_step must be above 0, got {views!r}")
 
 
-_FIELDS = {field.name for field in fields(Record)}
+_FIELDS = {field.name for field in fields(Record)} - {"study"}
 
 
 def with_checksum(plain: Mapping[str, Any]) -> dict[str, Any]:
@@ -197,6 +200,7 @@ class Failure:
     identity: dict[str, Any] | None = None
     config: Config | None = None
     changed: dict[str, Any] | None = None
+    study: Study | None = None  # as in a record
 
 
 def _without_retired(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,8 +27,8 @@ import pandas as pd
 from kd_bench.config.convert import to_plain
 from kd_bench.config.identity import EXECUTION_KEYS, execution_text, flatten
 from kd_bench.config.schema import BASELINE
+from kd_bench.results.analysis.budget import budget_of
 from kd_bench.results.analysis.groups import Group, kind_of
-from kd_bench.results.budget import budget_of
 from kd_bench.results.labels import (
     differences,
     format_value,
@@ -44,6 +44,7 @@ from kd_bench.utils.errors import require
 from kd_bench.utils.text.formatting import pluralize
 
 SETTING = ("dataset", "model", "recipe", *EXECUTION_KEYS)  # the parts of an identity
+TUNED = "tuned"  # a row whose values were chosen on validation images
 METHOD = "method."  # how the paths of a method's values begin
 COLUMN_KEYS = ["setting_key", "teacher_model_key", "teacher_key", "pair"]
 
@@ -59,6 +60,9 @@ def _describe(job: Record | Failure) -> Line:
     config, identity, changed = job.config, job.identity, job.changed
     if config is None or identity is None or changed is None:
         raise TypeError(f"the job of {job.folder} is unknown")
+    study = job.study
+    if study is not None:  # the run stands beside those with the published values
+        identity, changed = study.identity, study.without_knobs(changed)
     teacher = identity.get("teacher", {})
     is_pretrained = "seed" in teacher or "checkpoint" in teacher
     return {
@@ -70,13 +74,15 @@ def _describe(job: Record | Failure) -> Line:
         "recipe_text": f"{config.recipe.name} ({pluralize(config.recipe.epochs, 'epoch')})",
         "speed": execution_text(identity),
         "method": config.method.name,
-        "variant": method_name(config.method),  # with its plug-ins
+        # With its plug-ins; tuned and published values are two rows
+        "variant": in_brackets(method_name(config.method), [TUNED] if study else []),
         "config": config,
         "setting_changes": non_method_changes(config, changed, identity),
         "changed": changed,
+        "study": study,
         "group": Group(kind_of(config.method, identity), budget_of(config.method, None)),
         "seed": config.seed,
-        "identity_key": _key(identity),
+        "identity_key": _key(identity | ({"study": study.budget} if study else {})),
         "setting_key": _key({name: identity.get(name) for name in SETTING}),
         "teacher_model_key": _key(teacher["model"]) if teacher else "",
         "teacher_key": _key(teacher) if is_pretrained else "",
@@ -234,8 +240,22 @@ def _with_row_labels(runs: pd.DataFrame) -> pd.DataFrame:
         of_file = _values_of_file(same, sorted(set().union(*changes)))
         for index, own in zip(same.index, changes, strict=True):
             named[index] = of_file | own
-    labels = {i: method_label(runs.at[i, "config"], values) for i, values in named.items()}
+    tuned = _tuned(runs["study"].dropna())
+    labels = {
+        i: method_label(runs.at[i, "config"], values, tuned.get(i, ()))
+        for i, values in named.items()
+    }
     return runs.assign(row=pd.Series(labels), named=pd.Series(named, dtype=object))
+
+
+def _tuned(studies: pd.Series) -> dict[Hashable, list[str]]:
+    """What the labels of tuned runs add, with the number of trials if that differs."""
+    trials = {index: len(study.trials) for index, study in studies.items()}
+    several = len(set(trials.values())) > 1
+    return {
+        index: [TUNED, pluralize(number, "trial")] if several else [TUNED]
+        for index, number in trials.items()
+    }
 
 
 def _of_method(changed: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from kd_bench.results.run_folder import (
     read_record,
     read_sweep_file,
 )
+from kd_bench.results.study import find_study
 from kd_bench.utils.errors import UserError, require, warn
 
 
@@ -43,9 +45,9 @@ def folder_size(folder: Path) -> int:
 
 
 def find_records(root: str | Path) -> Iterator[tuple[Path, Record]]:
-    """Each finished job below `root`: the folder it is in, and its record.
+    """Each finished job below `root`: the folder it is in, and its record, with its study.
 
-    A result.json that cannot be read is left out, with a line to standard error.
+    Files that cannot be read are left out, with a line to standard error.
 
     Raises:
         UserError: `root` is no folder.
@@ -54,7 +56,7 @@ def find_records(root: str | Path) -> Iterator[tuple[Path, Record]]:
     require(root.is_dir(), f"there is no folder {root} to read records from")
     for folder, _ in _job_folders(root):
         if record := find_record(folder):
-            yield folder, record
+            yield folder, replace(record, study=find_study(folder))
 
 
 def find_placed_records(root: str | Path) -> Iterator[tuple[Path, Record]]:
@@ -117,14 +119,14 @@ def read_failures(root: str | Path) -> list[Failure]:
 
 
 def _failure(folder: Path, job: dict[str, Any] | None) -> Failure:
-    name, reason = "/".join(folder.parts[-5:]), read_error(folder) or ""
+    name, reason, study = "/".join(folder.parts[-5:]), read_error(folder) or "", find_study(folder)
     if job is None:
         return Failure(name, reason)
     try:
         config = to_dataclass(Config, job["config"])
     except UserError:  # another version of kd-bench started the sweep
         return Failure(name, reason)
-    return Failure(name, reason, job["identity"], config, job["changed"])
+    return Failure(name, reason, job["identity"], config, job["changed"], study)
 
 
 def _sweep_jobs(runs: Path) -> dict[str, dict[str, Any]]:

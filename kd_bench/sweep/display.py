@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 
 from rich.console import Console
@@ -22,6 +23,7 @@ from kd_bench.jobs.status import (
 )
 from kd_bench.results.record import Failure, Record
 from kd_bench.results.run_folder import CONSOLE
+from kd_bench.results.study import find_study
 from kd_bench.sweep import eta
 from kd_bench.sweep.eta import ThroughputHistory
 from kd_bench.utils.errors import DamagedError
@@ -118,9 +120,21 @@ class SweepDisplay:
         # pandas and scipy take a second to import
         from kd_bench.results.rendering.tables import render_records
 
-        if done := [records[job.folder] for job in jobs if job.folder in records]:
+        studies = {job.folder: find_study(job.path) for job in jobs}
+        if done := [
+            replace(records[job.folder], study=studies[job.folder])
+            for job in jobs
+            if job.folder in records
+        ]:
             failures = [
-                Failure(job.folder, failed[job.folder], job.identity, job.config, job.changed)
+                Failure(
+                    job.folder,
+                    failed[job.folder],
+                    job.identity,
+                    job.config,
+                    job.changed,
+                    studies[job.folder],
+                )
                 for job in jobs
                 if job.folder in failed
             ]

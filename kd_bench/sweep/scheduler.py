@@ -251,8 +251,10 @@ def run_sweep(
     slots: Sequence[Slot],
     display: SweepDisplay,
     policy: RetryPolicy = DEFAULT,
+    *,
+    with_table: bool = True,
 ) -> int:
-    """Run jobs, then print their table.
+    """Run jobs, then print their table unless that is not wanted.
 
     Returns:
         The exit code: 0, 1 if jobs failed, 130 after an interruption.
@@ -260,7 +262,8 @@ def run_sweep(
     sweep = Sweep(jobs, write_jobs(jobs, name), slots, display, policy)
     with display:
         sweep.run()
-    display.table([job for job in jobs if job.is_requested], sweep.records, sweep.failed)
+    if with_table:
+        display.table([job for job in jobs if job.is_requested], sweep.records, sweep.failed)
     if sweep.failed:
         display.failures([job for job in jobs if job.folder in sweep.failed], sweep.failed)
     if sweep.interruptions:

@@ -29,7 +29,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from kd_bench.cli import hydra_app
+from kd_bench.cli import hydra_app, tune
 from kd_bench.cli.common import parser as cli_parser
 from kd_bench.cli.main import COMMANDS
 from kd_bench.config import compose
@@ -137,11 +137,11 @@ def write_examples(page: Path, folder: Path) -> None:
 def test_every_kd_bench_command_is_understood(command, page_folder, monkeypatch):
     folder = page_folder(command.page)
     word, words = (command.words[1:2] or [""])[0], command.words[2:]
-    if word in COMMANDS and word != "plan":
+    if word in COMMANDS and word not in ("plan", "tune"):
         if words or command.in_block:  # else the text speaks of the command
             parse(word, words, monkeypatch)
         return
-    typed = words if word == "plan" else command.words[1:]
+    typed = {"plan": words, "tune": tune.hydra_words(words)}.get(word, command.words[1:])
     jobs = jobs_of(typed, folder)
     if "--config-dir" in typed:
         validate.validate_jobs(resolve_job(*job) for job in jobs)

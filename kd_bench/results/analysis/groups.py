@@ -8,7 +8,7 @@ from enum import IntEnum
 from typing import Any
 
 from kd_bench.config.schema import BASELINE, MethodConfig, Role
-from kd_bench.results.budget import RECIPE, Budget
+from kd_bench.results.analysis.budget import RECIPE, Budget
 
 
 class Kind(IntEnum):

@@ -8,12 +8,14 @@ from statistics import median, median_low
 import pandas as pd
 
 from kd_bench.config.schema import BASELINE
+from kd_bench.results.analysis.budget import RECIPE
 from kd_bench.results.analysis.crossed import Crossed
 from kd_bench.results.analysis.groups import HEADINGS, Kind
 from kd_bench.results.analysis.statistics import detectable
-from kd_bench.results.budget import RECIPE
 from kd_bench.results.options import METRIC
 from kd_bench.results.rendering import beside
+from kd_bench.results.select import METHOD
+from kd_bench.results.study import Study
 from kd_bench.results.table import Cell, Column, Table
 from kd_bench.utils.text.formatting import format_duration, pluralize
 
@@ -228,6 +230,34 @@ def _kinds(table: Table) -> str:
     return " ".join(sentences)
 
 
+def _tuned(table: Table) -> str:
+    """How the values of tuned rows were chosen: trials, knobs and their ranges."""
+    runs = table.runs.dropna(subset="study")
+    if not len(runs):
+        return ""
+    trials = _distinct(runs.assign(trials=[len(s.trials) for s in runs["study"]]), "trials")
+    images = _distinct(runs.assign(images=[s.validation for s in runs["study"]]), "images")
+    knobs = {
+        row: listed(dict.fromkeys(_knobs(study) for study in same))
+        for row, same in runs.groupby("row", sort=False)["study"]
+    }
+    texts = [f"{row}: {knobs[row]}" for row in table.rows if row in knobs]
+    return (
+        f"The values of tuned rows are chosen by the accuracy on {images} validation images, for"
+        f" each seed by a study of its own: the best of {trials} trials (scrambled Sobol points),"
+        " which train without these images; the runs of the table train with them. Tuned rows"
+        f" compare with the tuned baseline. Knobs: {'; '.join(texts)}."
+    )
+
+
+def _knobs(study: Study) -> str:
+    """The knobs of a study: "losses.st.temperature 1 to 10 and weights.st 0.1 to 10"."""
+    return " and ".join(
+        f"{path.removeprefix(METHOD)} {each.low:g} to {each.high:g}"
+        for path, each in study.space.items()
+    )
+
+
 def _threads(table: Table) -> str:
     """Where runs of different numbers of threads are."""
     done = table.runs[~table.runs["failed"]]
@@ -301,6 +331,7 @@ def caption_sentences(table: Table) -> list[str]:
         _boldness(table),
         _budgets(table),
         _kinds(table),
+        _tuned(table),
         _teacher_sentence(table),
         _crossed(table),
         _added_parameters(table),

@@ -67,6 +67,12 @@ class SweepLauncher(Launcher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Run all jobs; raises `SystemExit` if some failed."""
+        if code := self.run(job_overrides):
+            sys.exit(code)  # a failed JobReturn would make Hydra print its traceback
+        return []
+
+    def run(self, job_overrides: Sequence[Sequence[str]], *, with_table: bool = True) -> int:
+        """Run all jobs, and print their table unless that is not wanted; the exit code."""
         composed = compose.compose_jobs(job_overrides)
         self.start_loading(composed[0][0])
         # These import torch, which takes seconds: after `start_loading`, and not for --help.
@@ -77,9 +83,8 @@ class SweepLauncher(Launcher):
         jobs = prepare_jobs(composed)
         slots = self.slots(largest(jobs))
         display = SweepDisplay(len(jobs))
-        if code := run_sweep(jobs, self._name(jobs), slots, display, self.policy):
-            sys.exit(code)  # a failed JobReturn would make Hydra print its traceback
-        return []
+        name = self._name(jobs)
+        return run_sweep(jobs, name, slots, display, self.policy, with_table=with_table)
 
     def start_loading(self, config: Config) -> None:
         """Start in the background what jobs such as `config` need, while they are prepared."""

@@ -50,12 +50,16 @@ class GridSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
         """Launch all combinations of the sweep file's values; typed values replace them."""
+        return [self.launcher.launch(self.combinations(arguments), initial_job_idx=0)]
+
+    def combinations(self, arguments: list[str]) -> Sequence[Sequence[str]]:
+        """The overrides of each job."""
         given = [*(f"{key}={values}" for key, values in self.params.items()), *arguments]
         overrides = self.parser.parse_overrides(given)
         for override in overrides:
             _require_values(override)
         (jobs,) = BasicSweeper.split_arguments(overrides, None)
-        return [self.launcher.launch(jobs, initial_job_idx=0)]
+        return jobs
 
 
 def _require_values(override: Override) -> None:

@@ -1,4 +1,4 @@
-"""Makes the launchers and the sweeper known to Hydra, by the names that are typed for them."""
+"""Makes the launchers and the sweepers known to Hydra, by the names that are typed for them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from kd_bench.sweep.launchers.grid_sweeper import GridConfig
 from kd_bench.sweep.launchers.local import LocalConfig
 from kd_bench.sweep.launchers.ray import RayConfig
 from kd_bench.sweep.launchers.slurm import SlurmConfig
+from kd_bench.sweep.launchers.tune_sweeper import TuneConfig
 
 # hydra/launcher=NAME
 LAUNCHERS: dict[str, tuple[type[Plugin], type[SweepConfig]]] = {
@@ -23,7 +24,7 @@ LAUNCHERS: dict[str, tuple[type[Plugin], type[SweepConfig]]] = {
 
 
 def register(*, dry_run: bool = False) -> None:
-    """Make the launchers and `hydra/sweeper=grid` known to Hydra in this process.
+    """Make the launchers and sweepers known to Hydra in this process.
 
     It is done here and not when a plugin is imported, so that in other Hydra applications of the
     same environment `hydra/launcher=ray` stays what it was.
@@ -36,6 +37,7 @@ def register(*, dry_run: bool = False) -> None:
             plugin, config = plugins.DryRunLauncher, dry_run_config(config)
         _register("hydra/launcher", name, plugin, config)
     _register("hydra/sweeper", "grid", plugins.GridSweeper, GridConfig)
+    _register("hydra/sweeper", "tune", plugins.TuneSweeper, TuneConfig)
 
 
 def _register(group: str, name: str, plugin: type[Plugin], config: type) -> None:

@@ -14,6 +14,8 @@ from helpers.written_records import failure, record, seeds, write
 from kd_bench.results.options import FILTERS, FORMAT_NAMES, METRICS
 from kd_bench.results.record import Failure
 from kd_bench.results.run_folder import ERROR, read_record
+from kd_bench.results.study import STUDY, Study, Trial
+from kd_bench.utils.files import write_json
 
 RECORDS = [*seeds("baseline", 89.0, 90.0, 91.0), *seeds("st", 91.0, 92.0, 93.0)]
 
@@ -105,6 +107,15 @@ def test_published_values_stand_beside_the_own_runs(kd_bench, tmp_path):
     assert code == 0
     assert r"| st | 73.0 (1) +1.0 | *73.33 \[1\]* |" in printed
     assert "https://arxiv.org/abs/1910.10699" in printed
+
+
+def test_untuned_leaves_out_the_rows_of_studies(kd_bench, runs):
+    run = record("st", 0, 95.0, changed={"method.losses.st.temperature": 8})
+    write(runs, [run])
+    study = Study(0, 10, {}, (Trial({}, 50.0),), run.identity)
+    write_json(runs / run.folder / STUDY, study.to_json())
+    assert "st (temperature=8, tuned)" in kd_bench("table")[1]
+    assert "tuned" not in kd_bench("table", "--untuned")[1]
 
 
 def test_published_accuracies_do_not_stand_beside_other_metrics(kd_bench, runs):

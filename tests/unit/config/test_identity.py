@@ -77,6 +77,7 @@ def digest(needs_teacher=True, teacher_learns=False, revisions=(), **changes):
         {"method__init": {"epochs": 0, "weights": {}}},
         {"method__plugins": {}},
         {"method__role": "control"},  # it moves the row of a table, not a number
+        {"method__search": {"weights.ce": {"factor": 10}}},  # what others may try
     ],
     ids=str,
 )

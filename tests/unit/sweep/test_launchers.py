@@ -73,7 +73,7 @@ def test_other_hydra_applications_do_not_import_kd_bench(tmp_path):
 def test_each_plugin_is_registered_under_the_target_of_its_config_and_without_torch(
     tmp_path, words
 ):
-    names = {*registry.LAUNCHERS, "grid"}
+    names = {*registry.LAUNCHERS, "grid", "tune"}
     found = python(REGISTERED, tmp_path, *words)
     assert set(found) == names
     assert len(found) == len(names)

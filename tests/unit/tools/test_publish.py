@@ -48,6 +48,14 @@ def test_the_record_and_the_history_are_copied_and_nothing_else(publish):
         assert (copied / name).read_bytes() == (run / name).read_bytes()
 
 
+def test_the_study_of_a_tuned_run_is_copied_with_it(publish):
+    write(Path("runs"), [record()])
+    Path("runs", record().folder, "study.json").write_text("its trials")
+    assert publish() == (0, "1 published\n")
+    assert Path("results", record().folder, "study.json").read_text() == "its trials"
+    assert publish() == (0, "1 unchanged\n")
+
+
 def test_publishing_again_copies_only_what_is_new(publish):
     write(Path("runs"), [record(seed=0)])
     publish()

@@ -1,4 +1,4 @@
-"""kd-bench's launchers and sweeper, in the namespace package from which Hydra 1.3 takes plugins.
+"""kd-bench's launchers and sweepers, in the namespace package from which Hydra 1.3 takes plugins.
 
 Hydra instantiates a plugin only if its module's name begins with `hydra_plugins.`. The underscore
 keeps this module out of the scan that every Hydra application makes of that namespace, so kd-bench
@@ -9,7 +9,7 @@ share the namespace.
 
 from __future__ import annotations
 
-from kd_bench.sweep.launchers import dry_run, grid_sweeper, local, ray, slurm
+from kd_bench.sweep.launchers import dry_run, grid_sweeper, local, ray, slurm, tune_sweeper
 
 
 class LocalLauncher(local.LocalLauncher):
@@ -30,3 +30,7 @@ class DryRunLauncher(dry_run.DryRunLauncher):
 
 class GridSweeper(grid_sweeper.GridSweeper):
     """`hydra/sweeper=grid`."""
+
+
+class TuneSweeper(tune_sweeper.TuneSweeper):
+    """`hydra/sweeper=tune`."""

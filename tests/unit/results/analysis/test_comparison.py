@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from kd_bench.results.analysis.budget import Budget
 from kd_bench.results.analysis.comparison import Mean, compare
 from kd_bench.results.analysis.groups import Group, Kind
 from kd_bench.results.analysis.statistics import Pooled
-from kd_bench.results.budget import Budget
 
 # Half width of a difference of three seeds each at 60 df: 2.000 * 0.1 * sqrt(2/3) = 0.163;
 # at level 0.05 / 3 quantile 2.463: 0.201; at 0.05 / 2, quantile 2.299: 0.188.

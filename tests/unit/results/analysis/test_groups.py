@@ -9,8 +9,8 @@ from helpers.written_records import record
 from omegaconf import OmegaConf
 
 from kd_bench.config.schema import MethodConfig, Role
+from kd_bench.results.analysis.budget import Budget
 from kd_bench.results.analysis.groups import FIRST, OF_OLDER, Group, Kind, kind_of
-from kd_bench.results.budget import Budget
 
 
 @pytest.mark.parametrize(
