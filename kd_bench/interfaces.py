@@ -39,7 +39,7 @@ class Batch:
     """Input of a training step."""
 
     image: Tensor  # [B, 3, H, W] float, normalised, augmented
-    target: Tensor  # [B] int64, class labels
+    target: Tensor  # [B] int64, labels; [B, K] float, their shares, where images are mixed
     index: Tensor  # [B] int64, position in the training set
     epoch: Tensor  # [] float, from 1; a tensor, so that a captured step sees updates
     view: Tensor | None = None  # [B] int64, number of each image's augmentation (crop, flip)
@@ -120,6 +120,10 @@ class StageShapes(dict[str, tuple[int, ...]]):
             " PATH:input"
         )
 
+    def is_rearranged(self, stage: str) -> bool:
+        """Whether a stage is a map made of tokens or of channels-last maps: `path:map`."""
+        return ":map" in self.paths.get(stage, "")
+
     @property
     def classifier(self) -> str:
         """Path of the module whose input is the stage `pooled`.
@@ -150,6 +154,7 @@ class LossContext:
     # Images are (pixel - mean) / std, of pixels in [0, 1]. For losses that change images.
     mean: Tensor = field(default_factory=lambda: torch.zeros(3))  # [3], by channel
     std: Tensor = field(default_factory=lambda: torch.ones(3))
+    label_smoothing: float = 0.0  # the recipe's; a method's `ce` has it in any case
 
     @property
     def teacher_shapes(self) -> StageShapes:
@@ -187,6 +192,7 @@ class Loss(nn.Module):
     """
 
     stages: tuple[str, ...] = ()  # stages read, in both networks
+    student_stages: tuple[str, ...] = ()  # further stages, read in the student alone
     terms: tuple[str, ...] = ()  # names of the terms, if `forward` returns a dict
     needs_teacher: bool = True
     teacher_is_same_model: bool = False  # the teacher must be a trained copy of the student's model
@@ -194,6 +200,7 @@ class Loss(nn.Module):
     needs_input_gradients: bool = False  # differentiates networks w.r.t. images or features
     needs_networks: bool = False  # runs the networks on further images, or parts of them
     cuts: tuple[str, ...] = ()  # stages after which it runs both networks' layers (`Networks`)
+    needs_labels: bool = False  # needs one label per image, which mixed images do not have
     extra_student_images: float = 0.0  # on which it runs the student itself, per image of the batch
     cuda_graph_safe: bool = True  # never synchronizes with the device, so CUDA graphs can hold it
     revision: int = 1  # increment whenever the computed values change
@@ -216,7 +223,8 @@ class Loss(nn.Module):
     @property
     def compares_logits_alone(self) -> bool:
         """Whether it reads the logits of student and frozen teacher, and nothing else of them."""
-        reads_more = self.stages or self.needs_networks or self.needs_input_gradients
+        reads_more = self.stages or self.student_stages or self.needs_networks
+        reads_more = reads_more or self.needs_input_gradients
         has_views = type(self).extra_views is not Loss.extra_views
         return self.needs_teacher and not (reads_more or has_views or self.teacher_learns)
 
@@ -319,6 +327,7 @@ class LogitPlugin(nn.Module):
     losses are computed and added up.
     """
 
+    needs_labels: bool = False  # needs one label per image, which mixed images do not have
     weights_images: bool = False  # its weights are [B], so all losses that it acts on must be means
     cuda_graph_safe: bool = True  # never synchronizes with the device, so CUDA graphs can hold it
     revision: int = 1  # increment whenever the computed values change

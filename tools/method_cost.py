@@ -116,14 +116,14 @@ def logit_jobs(args: argparse.Namespace, scratch: Path) -> dict[str, Job]:
         job = make_job(name, args, scratch)
         if job.config.method.chain:  # another teacher, with the step of st
             continue
-        # What a cache of the teacher's outputs would hold is what the method reads of the teacher.
-        shape = cache_shape(job)
-        if shape is not None and shape[1] == CLASSES:
-            try:
+        try:
+            # What a cache of the teacher's outputs would hold is what the method reads of it.
+            shape = cache_shape(job)
+            if shape is not None and shape[1] == CLASSES:
                 validate_job(job)
-            except UserError:  # it needs a teacher of the student's model
-                continue
-            jobs[name] = job
+                jobs[name] = job
+        except UserError:  # it needs a teacher of the student's model, or a special student
+            continue
     return jobs
 
 

@@ -163,16 +163,18 @@ def clean(runs: Path, options: CleanOptions, *, delete: bool) -> tuple[list[Remo
 def _clean_links(runs: Path, found: list[Removable], delete: bool) -> None:
     """Add TensorBoard's links to runs whose event files are gone, or in `found`, to `found`."""
     going = {each.path for each in found}
-    for column in sorted(_inside(runs / TENSORBOARD)):
-        for link in sorted(_inside(column)):
+    if (runs / TENSORBOARD).is_symlink():
+        return
+    for folder, folders, files in os.walk(runs / TENSORBOARD, topdown=False):
+        for link in sorted(Path(folder) / name for name in (*folders, *files)):
             target = _target_in(runs, link)
             if target is not None and going.issuperset(_inside(target)):
                 found.append(_file("links to event files that are gone", link))
                 if delete:
                     link.unlink()
-        if delete:
+        if delete and Path(folder) != runs / TENSORBOARD:
             with suppress(OSError):  # it is not empty
-                column.rmdir()
+                Path(folder).rmdir()
 
 
 def _target_in(runs: Path, link: Path) -> Path | None:

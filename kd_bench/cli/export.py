@@ -52,6 +52,7 @@ ENDINGS = {
     "safetensors": ".safetensors",
     "onnx": ".onnx",
 }
+WEIGHTS_ALONE = ("state_dict", "safetensors")
 LIBRARIES = {  # optional; each format has an extra of its name
     "safetensors": ("safetensors",),
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
@@ -92,7 +93,7 @@ def main(words: Sequence[str]) -> int:
         " so their normalisation may differ; give the folder of those with --data DIR",
     )
     write_file(to, _content(args.format, network, data))
-    write_json(beside, description(record, data, args.format))
+    write_json(beside, description(record, network, data, args.format))
     print_lines(f"wrote {to} and {beside}")
     return 0
 
@@ -202,21 +203,15 @@ def onnx(net: nn.Module, image: Tensor) -> Written:
     return content, torch.from_numpy(logits)
 
 
-def description(record: Record, data: Data, file_format: str) -> dict[str, Any]:
+def description(record: Record, network: Network, data: Data, file_format: str) -> dict[str, Any]:
     """What you need to use the file."""
-    height, width = data.image_size
     config = record.config
     return {
         "format": file_format,
         "model": {"name": config.model.name, "net": config.model.net},
         **({"head": config.method.head} if config.method.head else {}),
         "num_classes": data.num_classes,
-        "image": {
-            "shape": [3, height, width],
-            "mean": data.mean.tolist(),
-            "std": data.std.tolist(),
-            "note": "RGB pixels in 0..1, minus mean, divided by std, channel by channel",
-        },
+        "image": _image(network.net, data, file_format),
         "accuracy": record.accuracy.last,
         "dataset": config.dataset.name,
         "data_fingerprint": record.data_fingerprint,
@@ -225,4 +220,23 @@ def description(record: Record, data: Data, file_format: str) -> dict[str, Any]:
         "record": {"folder": record.folder, "digest": record.digest},
         "versions": record.versions,
         "commit": record.commit,
+    }
+
+
+def _image(net: nn.Module, data: Data, file_format: str) -> dict[str, Any]:
+    """What the network in the file is given.
+
+    Weights alone are those of the network within a layer that changes size or normalisation.
+    """
+    from kd_bench.models.adapted_input import AdaptedInput, GivenImages
+
+    given = GivenImages(data.image_size, data.mean, data.std)
+    adapted = next((each for each in net.modules() if isinstance(each, AdaptedInput)), None)
+    if adapted is not None and file_format in WEIGHTS_ALONE:
+        given = adapted.inner
+    return {
+        "shape": [3, *given.size],
+        "mean": given.mean.tolist(),
+        "std": given.std.tolist(),
+        "note": "RGB pixels in 0..1, minus mean, divided by std, channel by channel",
     }

@@ -30,6 +30,7 @@ class OptimizerName(Enum):
 
     sgd = "sgd"
     adamw = "adamw"
+    lamb = "lamb"
 
 
 class Speed(Enum):
@@ -138,7 +139,7 @@ class RecipeConfig:
     batch_size: int = MISSING
     lr: float = MISSING
     optimizer: OptimizerName = OptimizerName.sgd
-    momentum: float = 0.9  # for adamw: its beta1
+    momentum: float = 0.9  # for adamw and lamb: their beta1
     nesterov: bool = False
     weight_decay: float = 0.0
     decay_vectors: bool = True  # False: no weight decay of biases, norms and other vectors
@@ -150,6 +151,10 @@ class RecipeConfig:
     linear_warmup: float = 0.0
     min_lr: float = 0.0  # cosine: the rate that it falls to
     accumulate: int = 1  # batches per update, which follows the mean of their gradients
+    label_smoothing: float = 0.0  # part of a label that is spread evenly over all classes
+    # Parameters of the distribution Beta(a, a) of each image's share in a mixture; 0: not mixed.
+    mixup: float = 0.0  # of two blended images
+    cutmix: float = 0.0  # of an image with a box of another one
     ema: float = 0.0  # decay of the average of the student's weights, if above 0
     drop_last: bool = False  # drop the last batch of an epoch if it is smaller
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kd_bench.utils.splitmix import below, splitmix64
+from kd_bench.utils.splitmix import below, image_word
 
 
 def view_count(pad: int, flip: bool) -> int:
@@ -24,11 +24,7 @@ def sample_view(seed: int, epoch: int | Tensor, index: Tensor, count: int) -> Te
 
     `epoch` may be a tensor, so that a replayed CUDA graph samples new views.
     """
-    epoch = torch.as_tensor(epoch).long()
-    # a CPU scalar can be combined with an index on any device, without a copy or a sync
-    stream = splitmix64(torch.full_like(epoch, seed))
-    word = splitmix64(splitmix64(stream + epoch) + index)
-    return below(word, count)
+    return below(image_word(seed, epoch, index), count)
 
 
 def decode_view(view: Tensor, pad: int, flip: bool) -> tuple[Tensor, Tensor, Tensor]:

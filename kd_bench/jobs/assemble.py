@@ -56,6 +56,7 @@ def assemble_setup(
         num_classes=data.num_classes,
         labels=data.train.target,
         epochs=config.recipe.epochs,
+        label_smoothing=config.recipe.label_smoothing,
         teacher_net=None if teacher is None else teacher.net,
         mean=data.mean,
         std=data.std,
@@ -76,7 +77,7 @@ def assemble_setup(
             check_gradients(network.net, data.image_size, resolved.layout, network.name)
     return TrainingSetup(
         job=job.folder,
-        student=student.extractor(method.stages),
+        student=student.extractor(method.student_stages),
         teacher=None
         if teacher is None
         else make_teacher(job, teacher, context.teacher_shapes, method, data, resolved, message),

@@ -449,7 +449,14 @@ def build_method(config: MethodConfig, context: LossContext) -> Method:
         replace_unsafe_convolutions(loss)
     try:
         ramps = _ramps(config.ramp_epochs, context.epochs)
-        return Method(losses, config.weights, ramps, config.init.weights, plugins)
+        return Method(
+            losses,
+            config.weights,
+            ramps,
+            config.init.weights,
+            plugins,
+            label_smoothing=context.label_smoothing,
+        )
     except UserError as error:
         raise UserError(f"method '{config.name}': {error}") from None
 

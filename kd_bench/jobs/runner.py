@@ -15,7 +15,6 @@ from typing import Protocol
 
 import torch
 
-from kd_bench.config.identity import flatten
 from kd_bench.jobs.assemble import assemble_setup
 from kd_bench.jobs.job import Job
 from kd_bench.jobs.record import code_version, make_record
@@ -32,8 +31,9 @@ from kd_bench.results.run_folder import (
 )
 from kd_bench.training import checkpoint
 from kd_bench.training.device import choose_device, configure_process
+from kd_bench.training.examples import first_views
 from kd_bench.training.loop import Row, all_logits, train
-from kd_bench.training.setup import phases
+from kd_bench.training.setup import TrainingSetup, phases
 from kd_bench.utils.errors import DamagedError, UserError, error_text, warn
 from kd_bench.utils.files import ensure_writable_dir
 from kd_bench.utils.lock import Locked
@@ -167,7 +167,7 @@ def _train_and_record(job: Job, reporter: Reporter, folder: LockedFolder) -> Rec
         torch.cuda.reset_peak_memory_stats(device)  # this process may have trained the teacher
     setup = assemble_setup(job, device, reporter.message)
     teacher_logits = answer_test_images(job, setup)
-    add_events, close_events = _event_writer(job, folder, reporter)
+    add_events, close_events = _event_writer(job, setup, folder, reporter)
 
     def report(row: Row, timing: Row) -> None:
         folder.check()
@@ -204,23 +204,19 @@ def _train_and_record(job: Job, reporter: Reporter, folder: LockedFolder) -> Rec
 
 
 def _event_writer(
-    job: Job, folder: LockedFolder, reporter: Reporter
+    job: Job, setup: TrainingSetup, folder: LockedFolder, reporter: Reporter
 ) -> tuple[Callable[[Row], None], Callable[[Record, int], None]]:
     """What writes TensorBoard's events of each epoch, and what ends them; nothing if not wanted."""
     if not job.config.tensorboard:
         return lambda row: None, lambda record, epochs: None
     # Importing TensorBoard takes a third of a second, which a job without it is spared.
-    from kd_bench.jobs.tensorboard import TensorBoardWriter, link_events
+    from kd_bench.jobs.tensorboard import EXAMPLES, TensorBoardWriter, link_events
 
     folder.check()
     writer = TensorBoardWriter(folder.path / TENSORBOARD)
+    writer.add_images(first_views(setup, EXAMPLES))
     try:
         link_events(job)
     except OSError as error:  # a file system without links; the events are in the job's folder
         reporter.message(f"{job.label}: no readable name in TensorBoard: {error}")
-
-    def close(record: Record, epochs: int) -> None:
-        settings = {k: v for k, v in flatten(record.identity).items() if v is not None}
-        writer.close(settings, record.accuracy.last, epochs)
-
-    return writer.add, close
+    return writer.add, writer.close

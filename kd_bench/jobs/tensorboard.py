@@ -1,4 +1,4 @@
-"""Writes TensorBoard events: each column of a job's history as a scalar, and its settings.
+"""Writes TensorBoard events: each column of a job's history as a scalar, its settings and results.
 
 TensorBoard calls a run by the path of its folder, and a job's has a digest in it. Links to the
 events, below <runs_dir>/tensorboard, tell runs apart by what was changed in them instead.
@@ -6,25 +6,34 @@ events, below <runs_dir>/tensorboard, tell runs apart by what was changed in the
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from torch import Tensor
+from torch.nn import functional
 
-from kd_bench.config.identity import digest, execution_text
+from kd_bench.config.convert import to_plain
+from kd_bench.config.identity import digest, execution_text, flatten
 from kd_bench.config.schema import Speed
 from kd_bench.jobs.job import Job
-from kd_bench.results.labels import in_brackets, method_label, non_method_changes
+from kd_bench.results.labels import in_brackets, method_label, method_name, non_method_changes
+from kd_bench.results.options import METRIC
+from kd_bench.results.record import Record
 from kd_bench.results.run_folder import TENSORBOARD
 from kd_bench.utils.text.escape import printable
 
 LONGEST = 200  # bytes of a label; file systems take names of 255
+EXAMPLES = 8  # images
 
 
 class TensorBoardWriter:
@@ -47,22 +56,66 @@ class TensorBoardWriter:
         values = [Summary.Value(tag=tag, simple_value=v) for tag, v in numbers.items()]
         self._write(Summary(value=values), row["epoch"])
 
-    def close(self, settings: Mapping[str, Any], accuracy: float, epoch: int) -> None:
-        """Add the settings with the job's accuracy, for TensorBoard's table, and close the file."""
-        self._write(hparams_pb(dict(settings)), epoch)
-        value = Summary.Value(tag="accuracy/last", simple_value=accuracy)
-        self._write(Summary(value=[value]), epoch)
+    def add_images(self, images: Tensor) -> None:
+        """Add uint8 images [N, H, W, 3] side by side, as one picture at step 0."""
+        row = torch.cat(list(functional.pad(images, (0, 0, 0, 1))), dim=1)  # a black line between
+        file = io.BytesIO()
+        Image.fromarray(row.numpy()).save(file, format="png")
+        height, width, _ = row.shape
+        picture = Summary.Image(
+            height=height, width=width, colorspace=3, encoded_image_string=file.getvalue()
+        )
+        self._write(Summary(value=[Summary.Value(tag="images/augmented", image=picture)]), 0)
+
+    def close(self, record: Record, epoch: int) -> None:
+        """Add a finished job's settings and results, for TensorBoard's table, and close the file.
+
+        Its columns are the settings of all runs, so they have the same names in all of them.
+        """
+        self._write(hparams_pb(settings(record)), epoch)
+        values = [
+            Summary.Value(tag=f"result/{name}", simple_value=value)
+            for name, metric in METRIC.items()
+            if (value := metric.value(record)) is not None
+        ]
+        self._write(Summary(value=values), epoch)
         self._writer.close()
 
     def _write(self, summary: Summary, step: int) -> None:
         self._writer.add_event(Event(summary=summary, step=step))
 
 
+def settings(record: Record) -> dict[str, Any]:
+    """What runs are compared by: data, models, seeds, all values of the recipe and the method."""
+    config = record.config
+    values = flatten(
+        {
+            "recipe": to_plain(config.recipe),
+            "method": to_plain(config.method),
+            "teacher": record.identity.get("teacher", {}),
+        }
+    )
+    shown = {
+        name: value
+        for name, value in values.items()
+        if value not in (None, "[]") and name.split(".")[-1] not in ("name", "_target_")
+    }
+    names = {
+        "dataset": config.dataset.name,
+        "student": config.model.name,
+        "teacher": config.teacher.model.name if record.teacher else "",
+        "method": method_name(config.method),
+        "recipe": config.recipe.name,
+        "seed": record.seed,
+    }
+    return names | shown
+
+
 def link_events(job: Job) -> Path:
     """Link a job's event files under its name; a resumed job finds its link again.
 
-    The names are those of the job's column and row in a table: the folder "digits resnet20-resnet8
-    (quickstart, epochs=10)", and in it "st (temperature=8) seed 0".
+    The names are those of a table, a folder for each: "digits/resnet20-resnet8 (quickstart,
+    epochs=10)/st (temperature=8)/seed 0", for TensorBoard's filter by name.
 
     Returns:
         The link. If another job has the same name, it has this job's digest in it.
@@ -70,21 +123,21 @@ def link_events(job: Job) -> Path:
     Raises:
         OSError: links cannot be made there.
     """
-    row, seed = _safe(method_label(job.config, job.changed)), f"seed {job.config.seed}"
-    folder = Path(job.config.runs_dir) / TENSORBOARD / _safe(_column(job))
+    labels = job.config.dataset.name, _conditions(job), method_label(job.config, job.changed)
+    folder = Path(job.config.runs_dir).joinpath(TENSORBOARD, *map(_safe, labels))
     folder.mkdir(parents=True, exist_ok=True)
     # Valid also after runs_dir moved, and where the folder of links is itself a link.
     target = os.path.relpath(job.path.resolve() / TENSORBOARD, folder.resolve())
-    link = folder / f"{row} {seed}"
+    link = folder / f"seed {job.config.seed}"
     if not _link(link, target):
-        link = folder / f"{row} {digest(job.identity)} {seed}"
+        link = folder / f"seed {job.config.seed} {digest(job.identity)}"
         if not _link(link, target):
             raise FileExistsError(f"{link} is there and is no link to {target}")
     return link
 
 
-def _column(job: Job) -> str:
-    """What a job has in common with those of other methods and seeds that it is compared with."""
+def _conditions(job: Job) -> str:
+    """The pair, and all that a job shares with those of other methods that it is compared with."""
     config, pair = job.config, job.folder.split("/")[1].removeprefix("none-")
     details = [config.recipe.name]
     if job.teachers and config.teacher.recipe.name != config.recipe.name:
@@ -92,7 +145,7 @@ def _column(job: Job) -> str:
     if (execution := execution_text(job.identity)) != Speed.repro.value:
         details.append(execution)
     details += non_method_changes(config, job.changed, job.identity)
-    return in_brackets(f"{config.dataset.name} {pair}", details)
+    return in_brackets(pair, details)
 
 
 def _safe(label: str) -> str:

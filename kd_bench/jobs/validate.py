@@ -48,6 +48,7 @@ from kd_bench.training import execution, teacher_cache
 from kd_bench.training.checks.recipe import check_recipe
 from kd_bench.training.checks.rehearsal import Rehearsal
 from kd_bench.training.checks.teacher_accuracy import check_expected
+from kd_bench.training.mixing import is_mixed
 from kd_bench.utils.errors import UserError, require
 
 
@@ -78,13 +79,15 @@ def validate_job(job: Job) -> None:
     build_rule(config.method, method, config.recipe)
     _check_steps(config.recipe, len(context.labels))
     _check_last_batches(job, method)
-    for shapes in filter(None, (context.student, context.teacher)):
-        for stage in method.stages:
-            shapes[stage]  # refused where there is none
+    for stage in method.student_stages:
+        context.student[stage]  # refused where there is none
+    for stage in method.stages if context.teacher is not None else ():
+        context.teacher_shapes[stage]
     _check_cuts(job, teacher, method)
     if teacher is not None and config.teacher.source is TeacherSource.table:
         teacher_cache.check_cacheable(traits.uncacheable, method.stages)
     _check_streamed(config, method)
+    _check_mixed(config, method)
     _check_init(config.method.init, config.method.name)
     if teacher is not None and not traits.teacher_learns and not config.method.chain:
         _check_teacher(config.teacher, teacher)
@@ -113,6 +116,7 @@ def _meta_parts(job: Job) -> tuple[LossContext, Network | None, Method]:
             torch.empty(data.train_size, dtype=torch.long),
             config.recipe.epochs,
             None if teacher is None else teacher.net,
+            label_smoothing=config.recipe.label_smoothing,
         )
         if config.method.head:  # of a network of its own, for the other one is shared
             network = build_network(config.model, data)
@@ -159,15 +163,15 @@ def cache_shape(job: Job) -> tuple[int, int] | None:
     """Rows and columns that a cache of the teacher's outputs has, or would have.
 
     Returns:
-        None for a job without a teacher, whose images are streamed, or whose method needs more
-            than a cache holds.
+        None for a job without a teacher, whose images are streamed or mixed, or whose method
+            needs more than a cache holds.
     """
     if not job.traits.needs_teacher:
         return None
     context, _, method = _meta_parts(job)
     if context.teacher is None or job.traits.uncacheable or teacher_cache.maps_read(method.stages):
         return None
-    if job.config.dataset.streamed:
+    if job.config.dataset.streamed or is_mixed(job.config.recipe):
         return None
     dataset = build_dataset(job.config.dataset)
     rows = len(context.labels) * view_count(dataset.pad, dataset.flip)
@@ -306,6 +310,28 @@ def _check_streamed(config: Config, method: Method) -> None:
         not method.shows_other_images,
         f"method '{config.method.name}' shows the teacher other images than the student, which"
         " takes them in memory: use dataset.streamed=false",
+    )
+
+
+def _check_mixed(config: Config, method: Method) -> None:
+    """Refuse what needs images as they are, or their labels, where a recipe mixes them."""
+    recipe = config.recipe
+    if not is_mixed(recipe):
+        return
+    given = {"mixup": recipe.mixup, "cutmix": recipe.cutmix}
+    mixes = f"recipe '{recipe.name}' mixes images (" + ", ".join(
+        f"{name}={value:g}" for name, value in given.items() if value
+    )
+    require(
+        config.teacher.source is not TeacherSource.table,
+        f"teacher.source=table computes all views of all images, and {mixes}), which has no end;"
+        " use teacher.source=online",
+    )
+    readers = ", ".join(method.label_readers)
+    require(
+        not readers,
+        f"method '{config.method.name}': {readers} needs the label of each image, and {mixes}),"
+        " each of which then has two labels; use recipe.mixup=0 recipe.cutmix=0",
     )
 
 

@@ -47,6 +47,7 @@ class AngularViews(Loss):
     stages = ("pooled",)
     log_weights: Tensor  # [M + 1], of all views and the teacher in the target
     terms = ("target", "label", "feature_inter", "feature_intra", "logit_inter", "logit_intra")
+    needs_labels = True
 
     def __init__(
         self,

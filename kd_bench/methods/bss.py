@@ -113,6 +113,7 @@ class BoundarySamples(Loss):
     terms = ("clean", "boundary")
     needs_input_gradients = True
     needs_networks = True
+    needs_labels = True
 
     def __init__(
         self,

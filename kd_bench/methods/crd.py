@@ -121,6 +121,7 @@ class ContrastiveDistillation(Loss):
     """
 
     stages = ("pooled",)
+    needs_labels = True
     labels: Tensor
     negatives_used: Tensor
 

@@ -23,6 +23,7 @@ class DecoupledDistillation(PerImageLoss):
     """
 
     terms = ("target", "rest")
+    needs_labels = True
 
     def __init__(self, context: LossContext, temperature: float):
         super().__init__(context)

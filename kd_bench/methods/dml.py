@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_bench.interfaces import Batch, Loss, Output
+from kd_bench.interfaces import Batch, Loss, LossContext, Output
 from kd_bench.methods.common.functional import soft_kl
 
 
@@ -29,10 +29,14 @@ class MutualLearning(Loss):
     terms = ("kl", "peer_kl", "peer_ce")
     teacher_learns = True
 
+    def __init__(self, context: LossContext):
+        super().__init__(context)
+        self.label_smoothing = context.label_smoothing
+
     def forward(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         s, t = student.logits, teacher.logits
         return {
             "kl": soft_kl(s, t.detach(), temperature=1.0).mean(),
             "peer_kl": soft_kl(t, s.detach(), temperature=1.0).mean(),
-            "peer_ce": F.cross_entropy(t, batch.target),
+            "peer_ce": F.cross_entropy(t, batch.target, label_smoothing=self.label_smoothing),
         }

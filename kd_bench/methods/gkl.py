@@ -38,6 +38,7 @@ class GeneralizedKL(Loss):
     """
 
     terms = ("wmse", "soft_ce")
+    needs_labels = True
     weight: Tensor
 
     def __init__(

@@ -40,8 +40,9 @@ class AttentionDistillation(Loss):
     its weight of 0.4 belongs to; for the sum over the 64 positions of an 8x8 map that is 0.4 / 64.
 
     Raises:
-        UserError: if the stage is not a feature map; and in training, if another loss requests
-            extra views, because then the features are slices that the logits do not depend on.
+        UserError: if the stage is not a feature map, or is rearranged tokens, which the logits do
+            not depend on; and in training, if another loss requests extra views, because
+            then the features are slices that the logits do not depend on.
     """
 
     needs_input_gradients = True
@@ -49,6 +50,13 @@ class AttentionDistillation(Loss):
     def __init__(self, context: LossContext, stage: str):
         super().__init__(context)
         self.stages = map_stages(context, [stage])
+        for network in (context.student, context.teacher_shapes):
+            require(
+                not network.is_rearranged(stage),
+                f"LwM differentiates logits with respect to the map at {stage}, and that of"
+                f" {network.model} is rearranged ({network.paths.get(stage)}), so that logits do"
+                " not depend on it; choose a network that computes maps [C, H, W]",
+            )
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         require(not student.views, "LwM cannot be combined with a loss that uses extra views")

@@ -29,6 +29,7 @@ class NormAndDirection(PerImageLoss):
     """
 
     stages = ("pooled",)
+    needs_labels = True
     centre: Tensor
 
     def __init__(self, context: LossContext):

@@ -26,6 +26,7 @@ class NormalizedDistillation(PerImageLoss):
     """
 
     terms = ("target", "rest")
+    needs_labels = True
 
     def __init__(self, context: LossContext, temperature: float):
         super().__init__(context)

@@ -47,6 +47,7 @@ class OneForAll(PerImageLoss):
     """
 
     terms = ("logits", "exits")
+    needs_labels = True
 
     def __init__(self, context: LossContext, stages: Sequence[str], exponent: float):
         super().__init__(context)

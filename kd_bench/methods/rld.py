@@ -24,6 +24,7 @@ class RefinedLogits(PerImageLoss):
     """
 
     terms = ("confidence", "correlation")
+    needs_labels = True
 
     def __init__(self, context: LossContext, confidence_temperature: float, temperature: float):
         super().__init__(context)

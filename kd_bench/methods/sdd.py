@@ -41,6 +41,7 @@ class ScaleDecoupled(Loss):
     """
 
     needs_networks = True
+    needs_labels = True
 
     def __init__(
         self,

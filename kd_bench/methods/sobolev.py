@@ -44,6 +44,7 @@ class JacobianMatching(Loss):
     """
 
     needs_input_gradients = True
+    needs_labels = True
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         s = unit(class_gradient(student.logits, batch, create_graph=True), dim=1)

@@ -62,6 +62,7 @@ class SelfSupervision(Loss):
 
     stages = ("pooled",)
     terms = ("teacher_head", "upright", "turned", "similarity")
+    needs_labels = True
 
     def __init__(
         self,

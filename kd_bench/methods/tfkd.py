@@ -52,6 +52,7 @@ class VirtualTeacher(Loss):
     """
 
     needs_teacher = False
+    needs_labels = True
 
     def __init__(self, context: LossContext, temperature: float, correct: float):
         super().__init__(context)

@@ -37,6 +37,7 @@ class SelfKnowledge(PerImageLoss):
 
     needs_teacher = False
     terms = ("target", "others", "weak")
+    needs_labels = True
     zipf: Tensor
 
     def __init__(self, context: LossContext, stage: str):

@@ -90,6 +90,7 @@ class WassersteinLogits(PerImageLoss):
     """
 
     terms = ("target", "others")
+    needs_labels = True
     cost: Tensor
 
     def __init__(

@@ -59,7 +59,7 @@ class ExpectedImages:
 
 @dataclass(frozen=True)
 class GivenImages:
-    """What the dataset has: its size, and the mean and deviation [3] that it is normalised by."""
+    """What is given to a network: the size of images, and the mean and deviation [3] of them."""
 
     size: tuple[int, int]
     mean: Tensor
@@ -84,9 +84,10 @@ class AdaptedInput(WrappedNetwork):
         super().__init__(net)
         mean = given.mean if expected.mean is None else torch.tensor(expected.mean)
         std = given.std if expected.std is None else torch.tensor(expected.std)
+        size = expected.size or given.size
+        self.inner = GivenImages(size, mean, std)  # what `net` is given
         self._buffer("scale", (given.std / std)[:, None, None])
         self._buffer("shift", ((given.mean - mean) / std)[:, None, None])
-        size = expected.size or given.size
         self.is_resized = size != given.size
         self._buffer("rows", _resize_matrix(given.size[0], size[0]))
         self._buffer("columns", _resize_matrix(given.size[1], size[1]).T)

@@ -22,6 +22,7 @@ from kd_bench.models.library import (
 from kd_bench.utils.errors import message_lines
 from kd_bench.utils.torchvision import import_torchvision
 
+HEADS = ("class_head", "token_head")  # stages: the logits of a ViT's class and distillation token
 DEFAULT = "DEFAULT"  # the pretrained weights that timm takes when none are named
 
 
@@ -30,8 +31,10 @@ class TimmNetwork(PretrainedNetwork):
 
     Its stages are those of timm's feature info: `stem`, `stage1`, ..., the blocks of a ViT as
     `block1`, ..., with the last of each quarter as `stage1`, ..., `stage4`; and `pooled`. Tokens
-    are read as maps, without class tokens. Networks for a fixed size of images are built for
-    `image_size`.
+    are read as maps, without class tokens. Of a ViT with a distillation token, which has a
+    classifier for each of both tokens and returns the mean of their logits, `class_head` and
+    `token_head` are what each gives, and `pooled` is the class token. Networks for a fixed size of
+    images are built for `image_size`.
 
     Args:
         num_classes: of the classifier.
@@ -143,10 +146,12 @@ def _stages(arguments: tuple[tuple[str, Any], ...], image_size: tuple[int, int])
     calls = watch(net, image_size)
     info = getattr(net, "feature_info", None) or []
     ends = [(each["module"], each["reduction"], each["num_chs"]) for each in info]
-    return found_stages(calls, ends, image_size, _classifier(net))
+    classifiers = _classifiers(net)
+    heads = zip(HEADS, classifiers, strict=True) if len(classifiers) == len(HEADS) else ()
+    return found_stages(calls, ends, image_size, next(iter(classifiers), None)) | dict(heads)
 
 
-def _classifier(net: Any) -> str | None:
-    """Path of the classifier; of the first of several."""
+def _classifiers(net: Any) -> tuple[str, ...]:
+    """Paths of the classifiers, of which a ViT with a distillation token has two."""
     classifier = net.default_cfg["classifier"]
-    return classifier if isinstance(classifier, str) else next(iter(classifier), None)
+    return (classifier,) if isinstance(classifier, str) else tuple(classifier or ())

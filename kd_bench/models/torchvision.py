@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kd_bench.interfaces import UserError, require
 from kd_bench.models.adapted_input import ExpectedImages
@@ -24,7 +26,9 @@ from kd_bench.utils.errors import message_lines
 from kd_bench.utils.torchvision import import_torchvision
 
 WATCHED = (224, 224)  # pixels, on which the maps of all stages differ in size
-# Networks with a second classifier in training, whose output would be a tuple
+# Networks with a second classifier in training, whose output would be a tuple. Their weights come
+# from TensorFlow, with pixels from -1 to 1; torchvision converts ImageNet's normalisation to that
+# in the network, but only in one that it builds with weights.
 TWO_CLASSIFIERS = ("googlenet", "inception_v3")
 
 
@@ -67,6 +71,8 @@ class TorchvisionNetwork(PretrainedNetwork):
         """Mean, deviation and size of the images that torchvision evaluates these weights on."""
         preset = _weights(name, weights).transforms()
         (side,) = preset.crop_size
+        if name in TWO_CLASSIFIERS:
+            return ExpectedImages((0.5,) * 3, (0.5,) * 3, (side, side))
         return ExpectedImages(tuple(preset.mean), tuple(preset.std), (side, side))
 
     def load_pretrained(self, weights: str) -> None:
@@ -78,16 +84,20 @@ class TorchvisionNetwork(PretrainedNetwork):
             raise
         except Exception as error:  # anything, from those of sockets to those of the disk
             raise not_downloaded("torchvision", name, error) from error
+        state = {_of_today(key): tensor for key, tensor in state.items()}
         own = self.net.state_dict()
-        classifier = self.stages.get("pooled", "").removeprefix("net.").removesuffix(":input")
-        new = {f"{classifier}.weight", f"{classifier}.bias"}
-        kept = {
-            key: tensor
-            for key, tensor in state.items()
-            if key in own and not (key in new and tensor.shape != own[key].shape)
-        }
-        missing, _ = self.net.load_state_dict(kept, strict=False)
-        require(set(missing) <= new, f"the weights {weights} of {name} lack {', '.join(missing)}")
+        classifier = list(own)[-1].rpartition(".")[0]
+        fits = {key for key in own if key in state and state[key].shape == own[key].shape}
+        for key in (key for key in own if key not in fits):
+            module, _, kind = key.rpartition(".")
+            # PyTorch counts batches since 0.4.1; older files lack the counts.
+            require(
+                module == classifier or kind == "num_batches_tracked",
+                f"the weights {weights} do not fit {name} as it is configured: {key} is"
+                f" {_shape(state, key)} in them and {_shape(own, key)} in the model; leave out what"
+                " changes it, such as model.input_size",
+            )
+        self.net.load_state_dict({key: state[key] for key in fits}, strict=False)
 
 
 def _check_name(name: str) -> None:
@@ -107,6 +117,15 @@ def _weights(name: str, weights: str) -> Any:
         f" choose from {', '.join(choices.__members__)}",
     )
     return choices[weights]
+
+
+def _of_today(key: str) -> str:
+    """The name of a tensor; in the files of DenseNets, layers have older names, such as norm.1."""
+    return re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", key)
+
+
+def _shape(state: Mapping[str, Tensor], key: str) -> object:
+    return tuple(state[key].shape) if key in state else "missing"
 
 
 def _created(arguments: dict[str, Any]) -> nn.Module:

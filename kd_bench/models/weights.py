@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +25,18 @@ KEYS = ("state_dict", "model", "state_dict_ema", "model_ema", "ema")
 # Before all names of a network in the checkpoints of DataParallel, Lightning, torch.compile, and
 # mdistiller's trainer. Beside them may be what is no part of the network, such as a teacher.
 PREFIXES = ("module.", "model.", "_orig_mod.", "student.")
+
+
+NUMPY_CORES = "core", "_core"  # of its generations 1 and 2
+
+# Plain objects that programs keep beside weights: the options of RepDistiller's and timm's command,
+# and mdistiller's best accuracy, a number of NumPy.
+PLAIN: list[Any] = [
+    argparse.Namespace,
+    np.dtype,
+    *(type(np.dtype(number)) for number in (np.float32, np.float64)),
+    *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in NUMPY_CORES),
+]
 
 
 def load_weights(net: nn.Module, path: str | Path, model: str, key: str | None = None) -> None:
@@ -53,6 +66,7 @@ def read_weights(net: nn.Module, path: str | Path, model: str, key: str | None =
     state, found, left = _find_state(_read(path), path, key)
     expected = net.state_dict()
     state, prefix, beside = _without_prefix(state, expected)
+    state = _with_counts(state)
     names = {} if state.keys() == expected.keys() else find_renames(state.keys(), expected.keys())
     taken = [f"'{found}' ({len(state)} tensors)" if found else f"{len(state)} tensors"]
     taken += [f"'{prefix}' taken off their names"] if prefix else []
@@ -76,15 +90,29 @@ def _read(path: str | Path) -> Any:
             from safetensors.torch import load_file  # an optional dependency
 
             return load_file(path)
-        # RepDistiller and timm keep the options of their command, a plain object.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals(PLAIN):
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         reason = error.strerror or error  # safetensors raises its own, without
         raise UserError(f"cannot read the checkpoint {path}: {reason}") from None
     except Exception as error:  # torch.load raises anything from KeyError to UnpicklingError
         # PyTorch's own message recommends unsafe loading, which could execute code.
-        raise UserError(f"{path} is no checkpoint of tensors alone") from error
+        raise UserError(f"{path} is no checkpoint of tensors alone{_objects(path)}") from error
+
+
+def _objects(path: str | Path) -> str:
+    """What is in a file beside tensors and plain values, and what to do about it."""
+    try:
+        with torch.serialization.safe_globals(PLAIN):
+            names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # noqa: BLE001  # it is no checkpoint at all
+        return ""
+    if not names:
+        return ""
+    return (
+        f": it also has {', '.join(sorted(names))}, and loading that could run code; save the"
+        " weights by themselves, torch.save(net.state_dict(), FILE)"
+    )
 
 
 def _find_state(content: Any, path: str | Path, key: str | None) -> tuple[State, str, list[str]]:
@@ -117,6 +145,16 @@ def _others(content: Any) -> str:
         return ""
     names = [str(name) for name, value in content.items() if _is_state(value) and value]
     return f"; it has {', '.join(map(repr, names))}" if names else ""
+
+
+def _with_counts(state: State) -> State:
+    """A state dict with the batches that each batch norm has seen: PyTorch 0.4.0 did not count."""
+    counts = {
+        f"{name.removesuffix('running_mean')}num_batches_tracked": torch.tensor(0)
+        for name in state
+        if name.endswith("running_mean")
+    }
+    return counts | state
 
 
 def _without_prefix(state: State, expected: Mapping) -> tuple[State, str, list[str]]:

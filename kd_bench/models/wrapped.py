@@ -41,5 +41,6 @@ def _put_prefix_on(module: nn.Module, state: dict[str, Any], prefix: str, *_: An
 
 
 def _rename(state: dict[str, Any], before: str, after: str) -> None:
-    for name in [name for name in state if name.startswith(before)]:
-        state[after + name.removeprefix(before)] = state.pop(name)
+    names = [name for name in state if name.startswith(before)]
+    moved = {after + name.removeprefix(before): state.pop(name) for name in names}
+    state.update(moved)  # at the end: a new name may be an old one of another tensor

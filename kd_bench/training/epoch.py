@@ -19,6 +19,7 @@ from kd_bench.config.schema import Precision, Speed
 from kd_bench.interfaces import Batch
 from kd_bench.training import cuda_graph, execution
 from kd_bench.training.execution import uncompiled
+from kd_bench.training.mixing import Mixing, is_mixed
 from kd_bench.training.optimization.average import WeightAverage
 from kd_bench.training.optimization.optim import Optimizer, make_optimizer
 from kd_bench.training.optimization.rules import RuledSGD
@@ -55,6 +56,7 @@ class EpochRunner:
         self._cursor = torch.zeros(1, dtype=torch.int64, device=device)  # number of completed steps
         self._within = torch.arange(setup.recipe.batch_size, device=device)
         self._views_seed = derive_seed(setup.seed, phase.name, "views")
+        self._mixing = _mixing(setup, phase)
         self._feed = setup.data.feed(self._views_seed, setup.step_sizes)
         self.tally = EpochMetrics([*setup.method.weights_of(phase.name), "total"], device)
         self._steps: dict[StepKind, Callable[[], None]] = {}
@@ -157,8 +159,10 @@ class EpochRunner:
         data = self.setup.data
         view = data.sample_views(index, self._epoch, self._views_seed)
         image = self._feed.images(index, view)
-        image = image.contiguous(memory_format=self.setup.execution.layout)
         target = data.train.target.index_select(0, index)
+        if self._mixing is not None:
+            image, target = self._mixing(image, target, index, self._epoch)
+        image = image.contiguous(memory_format=self.setup.execution.layout)
         return Batch(image, target, index, self._epoch, view)
 
     def _state(self) -> Iterator[Tensor]:
@@ -180,6 +184,17 @@ def _optimizer(setup: TrainingSetup, phase: Phase) -> Optimizer:
         return make_optimizer(parameters, setup.recipe, fused=is_fused)
     shared = setup.student.parameters()
     return RuledSGD(parameters, setup.recipe, setup.rule, shared, fused=is_fused)
+
+
+def _mixing(setup: TrainingSetup, phase: Phase) -> Mixing | None:
+    """How the images of a phase are mixed, if the recipe mixes some."""
+    seed = derive_seed(setup.seed, phase.name, "mixing")
+    data = setup.data
+    return (
+        Mixing(setup.recipe, seed, data.num_classes, setup.device)
+        if is_mixed(setup.recipe)
+        else None
+    )
 
 
 def _average(setup: TrainingSetup, phase: Phase) -> WeightAverage | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import torch
@@ -58,14 +59,11 @@ class Step:
 
         Returns:
             The unweighted terms and the total, by name, as detached scalars on the device, and the
-            number of images that the student classified correctly before the update.
+            number of images that the student classified correctly before the update. A mixed image
+            counts with the share that the predicted class has in it.
         """
-        if self.method.needs_input_gradients:
-            batch.image.requires_grad_()
-        views = self.method.extra_views(batch.image, self.phase)
-        teacher_out = None if self.teacher is None else self._teacher_output(batch, shown, views)
-        student_out = forward_with_views(self.student, batch.image, views)
-        terms = self.method(student_out, teacher_out, batch, self.networks, self.phase)
+        with _twice_differentiable() if self.method.needs_input_gradients else nullcontext():
+            student_out, terms = self._terms(batch, shown)
         total = self._total(terms, batch)
         parts = [
             self._total({name: terms[name] for name in part}, batch)
@@ -76,8 +74,18 @@ class Step:
             self.optimizer.accumulate(self.batches, is_last=self.updates)
         if self.updates:
             self.optimizer.step()
-        correct = (student_out.logits.detach().argmax(1) == batch.target).sum()
+        correct = _correct(student_out.logits.detach().argmax(1), batch.target)
         return {name: term.detach() for name, term in (terms | {"total": total}).items()}, correct
+
+    def _terms(self, batch: Batch, shown: Batch | None) -> tuple[Output, dict[str, Tensor]]:
+        """The student's output, and the unweighted terms."""
+        if self.method.needs_input_gradients:
+            batch.image.requires_grad_()
+        views = self.method.extra_views(batch.image, self.phase)
+        teacher_out = None if self.teacher is None else self._teacher_output(batch, shown, views)
+        student_out = forward_with_views(self.student, batch.image, views)
+        terms = self.method(student_out, teacher_out, batch, self.networks, self.phase)
+        return student_out, terms
 
     def _total(self, terms: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """The weighted sum of some terms."""
@@ -90,6 +98,20 @@ class Step:
         if shown is None:
             return self.teacher.forward(batch, views)
         return self.teacher.forward(shown, self.method.extra_views(shown.image, self.phase))
+
+
+def _twice_differentiable() -> AbstractContextManager:
+    """Attention in single operations, since the gradients of its kernels have no gradient."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel  # for the methods that need it
+
+    return sdpa_kernel(SDPBackend.MATH)
+
+
+def _correct(predicted: Tensor, target: Tensor) -> Tensor:
+    """How many of the predicted classes [B] are right: labels [B], or their shares [B, K]."""
+    if target.dim() == 1:
+        return (predicted == target).sum()
+    return target.gather(1, predicted[:, None]).sum()
 
 
 def networks_of(

@@ -34,6 +34,26 @@ def splitmix64(state: Tensor) -> Tensor:
     return _xorshift(z, 31)
 
 
+def image_word(seed: int, epoch: int | Tensor, index: Tensor) -> Tensor:
+    """A word for each image `index` [B] in an epoch: int64 [B].
+
+    `epoch` may be a tensor, so that a replayed CUDA graph gets new words.
+    """
+    epoch = torch.as_tensor(epoch).long()
+    # a CPU scalar can be combined with an index on any device, without a copy or a sync
+    stream = splitmix64(torch.full_like(epoch, seed))
+    return splitmix64(splitmix64(stream + epoch) + index)
+
+
+_GOLDEN = -7046029254386353131  # odd; the further words of a word are this far apart in splitmix64
+
+
+def further_words(word: Tensor, count: int) -> Tensor:
+    """Several words that follow from each word: [B] -> [B, count] int64."""
+    step = torch.arange(count, device=word.device) * _GOLDEN
+    return splitmix64(splitmix64(word)[:, None] + step)
+
+
 def normal(word: Tensor) -> Tensor:
     """A standard normal number for each word, by the inverse of its distribution: double."""
     fraction = (word >> 12) & ((1 << 52) - 1)

@@ -47,11 +47,15 @@ NETS = (
 TINY = (*IMAGES, *NETS)
 FOUR_CLASSES = Description(4, 8, 8, 40, 24)  # those images
 FOR_FOUR_CLASSES = {"gdkd": ("method.losses.gdkd.k=2",)}
+# Of a student without a distillation token, both heads are the classifier.
+FOR_ANY_STUDENT = {
+    "deit_token": ('+model.stages={class_head:fc,token_head:fc,pooled:"fc:input"}',),
+}
 
 
 def of_method(name: str) -> tuple[str, ...]:
     """The choice of a method, with what it needs for few classes."""
-    return (f"method={name}", *FOR_FOUR_CLASSES.get(name, ()))
+    return (f"method={name}", *FOR_FOUR_CLASSES.get(name, ()), *FOR_ANY_STUDENT.get(name, ()))
 
 
 _composer = compose.Composer()  # which composes a set of choices once

@@ -7,7 +7,7 @@ import inspect
 import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -245,7 +245,7 @@ def reads(config: MethodConfig) -> list[str]:
     classes = instantiate.loss_classes(config).values()
     has_teacher = context.teacher is not None
     found = sorted(_seen(method, student, other if has_teacher else None, context))
-    found += [f"`{stage}`" for stage in method.stages]
+    found += [f"`{stage}`" for stage in method.student_stages]
     return [*found, *_special(classes), *["a head at inference"] * bool(config.head)]
 
 
@@ -255,6 +255,9 @@ def _built(config: MethodConfig) -> tuple[Method, tuple[Any, Any, LossContext]]:
     data, model = instantiate.describe_dataset(job.dataset), job.model
     student, other = (instantiate.build_network(model, data) for _ in range(2))
     classes = instantiate.loss_classes(config).values()
+    # For what a loss reads in special students alone, such as the heads of a ViT's two tokens.
+    only = dict.fromkeys((stage for loss in classes for stage in loss.student_stages), "fc")
+    student = replace(student, stages=student.stages | only)
     has_teacher = any(loss.needs_teacher for loss in classes)
     context = LossContext(
         student=student.shapes(SIZE),
@@ -274,7 +277,7 @@ def _seen(method: Method, student: Any, other: Any, context: LossContext) -> set
     image = torch.randn(BATCH, 3, *SIZE).requires_grad_(method.needs_input_gradients)
     batch = Batch(image, context.labels[index], index, torch.tensor(1.0))
     seen: set[str] = set()
-    net, teacher = student.extractor(method.stages), None
+    net, teacher = student.extractor(method.student_stages), None
     if other:
         teacher = Teacher(
             other.extractor(method.stages), needs_input_gradients=method.needs_input_gradients

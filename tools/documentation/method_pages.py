@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -76,14 +76,15 @@ def pages(results: Results) -> Files:
     files: Files = {}
     for method in results.methods:
         require(method in known, f"there are results of {method}, but no conf/method/{method}.yaml")
-        pictures = {}
+        pictures: dict[tuple[str, str], str] = {}
         for row, column, _ in results.cells(method):
             bands = _bands(results, row, column)
-            path = PICTURES / f"{_file_name(row, column)}.svg"
-            require(path not in files | pictures, f"two cells are drawn into {path}")
             if bands:
-                pictures[row, column.label] = path
+                path = PICTURES / f"{_file_name(row, column)}.svg"
+                require(path not in files, f"two cells are drawn into {path}")
                 files[path] = curves.svg(bands)
+                text = f"Test accuracy by epoch of {' and '.join(bands)}"
+                pictures[row, column.label] = f"![{escape.markdown(text)}]({link(path)})"
         files[PAGES / f"{method}.md"] = _page(results, method, pictures)
     return files
 
@@ -104,17 +105,16 @@ def _bands(results: Results, row: str, column: Column) -> dict[str, curves.Band]
 
 
 def _file_name(row: str, column: Column) -> str:
-    return re.sub(r"[^\w.=+-]+", "_", f"{row} {column.label}").strip("_")
+    return re.sub(r"[^\w.-]+", "_", f"{row} {column.label}").strip("_")
 
 
-def _page(results: Results, method: str, pictures: dict[tuple[str, str], Path]) -> str:
+def _page(results: Results, method: str, pictures: Mapping[tuple[str, str], str]) -> str:
     parts = [MARK, f"# {method}", *_about(method), "## Results", _summary(results, method), CAPTION]
     for row, column, _ in results.cells(method):
         title = column.label if row == method else f"{row}: {column.label}"
         parts.append(f"### {escape.markdown(title)}")
         if picture := pictures.get((row, column.label)):
-            text = f"Test accuracy by epoch of {row} and the baseline"
-            parts += [f"![{escape.markdown(text)}]({link(picture)})", CURVES]
+            parts += [picture, CURVES]
         parts.append(_runs(results, row, column))
     parts.append("[All methods](../methods.md), [all tables and pages](../README.md)")
     return "\n\n".join(parts) + "\n"

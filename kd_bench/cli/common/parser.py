@@ -73,7 +73,10 @@ class Parser(argparse.ArgumentParser):
         if list(words) == [LIST_OPTIONS]:
             print_lines(*self._option_string_actions)
             sys.exit()
-        return self.parse_args([re.sub(r"^runs_dir=", "--runs-dir=", word) for word in words])
+        # Overrides may come before and after options, as for a job.
+        return self.parse_intermixed_args(
+            [re.sub(r"^runs_dir=", "--runs-dir=", word) for word in words]
+        )
 
 
 def existing_runs_dir(path: str) -> Path:

@@ -26,6 +26,19 @@ TRY = {  # what is typed to train with it
     "model": "model={} method=baseline recipe=quickstart",
     "dataset": "dataset={} method=baseline recipe=quickstart",
 }
+# Without '_': classes that the written files import, the weight of cross entropy, a file of pytest,
+# and words that are no text in YAML.
+TAKEN = {
+    "batch",
+    "description",
+    "loss",
+    "losscontext",
+    "output",
+    "split",
+    "stageshapes",
+    "usererror",
+}
+TAKEN |= {"ce", "conftest", "null", "true", "false", "yes", "no", "on", "off"}
 
 
 def main(words: Sequence[str]) -> int:
@@ -66,7 +79,12 @@ def _check_name(kind: str, name: str) -> None:
     """Refuse a name that is no module's, or that something else has already."""
     require(
         name.isascii() and name.isidentifier() and not keyword.iskeyword(name) and name[0] != "_",
-        f"NAME becomes a module's, a letter and then letters, digits and '_'; got '{name}'",
+        "NAME becomes the name of a Python module: a letter, then letters, digits and '_', and no"
+        f" keyword of Python; got '{name}'",
+    )
+    require(
+        _class_name(name).lower() not in TAKEN,
+        f"'{name}' already means something in these files; choose another name",
     )
     from kd_bench.config.compose import CONFIG_DIR  # with Hydra, which takes half a second
 
@@ -75,4 +93,7 @@ def _check_name(kind: str, name: str) -> None:
     search_current_folder()
     found = importlib.util.find_spec(name)
     is_own = found is None or Path(found.origin or "").parent == Path.cwd()
-    require(is_own, f"an installed module is called '{name}', and hides yours; choose another name")
+    require(
+        is_own,
+        f"an installed module is called '{name}' and would be imported instead; choose another name",
+    )

@@ -10,7 +10,7 @@ from typing import IO
 
 import numpy as np
 import PIL
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from kd_bench.interfaces import UserError, require
 
@@ -22,7 +22,7 @@ except ImportError:  # the extra `jpeg`; Pillow gives the same pixels in twice t
 DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")  # more than 8 bits: PIL would clip them
 JPEG = b"\xff\xd8\xff"
 ORIENTATION = 0x0112  # the entry of EXIF
-EXIF, EXIF_WITHIN = b"Exif", 2**16  # where it begins, if there is one
+EXIF = b"Exif", b"eXIf", b"EXIF"  # what it begins with in JPEG, PNG and WebP
 # Of JPEG; those of print (CMYK, YCCK) are converted by Pillow.
 PLAIN_COLORS = ("YCbCr", "Gray")
 
@@ -38,8 +38,8 @@ def decode(file: bytes | str | os.PathLike[str], name: str = "") -> np.ndarray:
         name: what messages call it; the path if there is one.
 
     Raises:
-        UserError: it cannot be read, is no image, is truncated, or has more than 8 bits per
-            channel; names the file.
+        UserError: it cannot be read, is no image, is truncated, or is grey with more than 8 bits;
+            names the file.
     """
     if isinstance(file, bytes):
         return _decode(file, name)
@@ -82,15 +82,19 @@ def decode_with_pillow(content: bytes, name: str) -> np.ndarray:
     with naming(name), Image.open(io.BytesIO(content)) as file:
         mode = file.mode
         require(mode not in DEEP, f"{name} has more than 8 bits per channel (PIL mode {mode})")
-        return np.asarray(file.convert("RGB"))
+        # Without this step, Pillow warns of each palette that has transparent colors.
+        image = file.convert("RGBA") if isinstance(file.info.get("transparency"), bytes) else file
+        return np.asarray(image.convert("RGB"))
 
 
 def orientation(content: bytes, name: str) -> int:
     """How EXIF says to turn an image, 1 to 8; 1: it is upright."""
-    if EXIF not in content[:EXIF_WITHIN]:
+    if not any(mark in content for mark in EXIF):
         return 1
     with naming(name), Image.open(io.BytesIO(content)) as image:
-        return image.getexif().get(ORIENTATION, 1)
+        # Pillow turns TIFF files when it decodes them.
+        turn = 1 if image.format == "TIFF" else image.getexif().get(ORIENTATION, 1)
+        return turn if turn in range(1, 9) else 1
 
 
 def size_of(file: str | os.PathLike[str] | IO[bytes], name: str = "") -> tuple[int, int]:
@@ -110,9 +114,10 @@ def naming(name: str) -> Iterator[None]:
         is_link = os.path.islink(name)
         what = "is a link to a file that does not exist" if is_link else "does not exist"
         raise UserError(f"{name} {what}") from None
-    except PermissionError as error:
+    except (PermissionError, IsADirectoryError) as error:
         raise UserError(f"cannot read {name}: {error.strerror}") from None
     except Image.DecompressionBombError as error:
         raise UserError(f"{name} is too large for PIL to decode: {error}") from None
     except (OSError, SyntaxError, ValueError) as error:  # all raised by PIL for broken files
-        raise UserError(f"{name} is not an image that PIL can read") from error
+        why = "" if isinstance(error, UnidentifiedImageError) else f": {error}"
+        raise UserError(f"{name} is not an image that PIL can read{why}") from error

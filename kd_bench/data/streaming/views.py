@@ -15,7 +15,7 @@ from torch import Tensor
 from kd_bench.data import augment
 from kd_bench.data.augment import pad_images
 from kd_bench.interfaces import require
-from kd_bench.utils.splitmix import below, splitmix64
+from kd_bench.utils.splitmix import below, further_words
 
 
 class Views(Protocol):
@@ -66,7 +66,6 @@ class PaddedCrop:
 
 
 TRIES = 10  # at a box that fits into the image, as in torchvision
-GOLDEN = -7046029254386353131  # odd; the views of one image are this far apart in splitmix64
 
 
 @dataclass(frozen=True)
@@ -154,9 +153,8 @@ class ResizedCrop:
     @staticmethod
     def _words(view: Tensor) -> Iterator[list[int]]:
         """Random integers in 0..2^63-1 for each view: four for each try, and one for the flip."""
-        step = torch.arange(4 * TRIES + 1) * GOLDEN
-        words = below(splitmix64(splitmix64(view)[:, None] + step), 2**63 - 1)
-        return iter(words.tolist())
+        words = further_words(view, 4 * TRIES + 1)
+        return iter(below(words, 2**63 - 1).tolist())
 
 
 def _between(word: int, low: float, high: float) -> float:

@@ -60,6 +60,7 @@ class Method(nn.Module):
         init_weights: like `weights`, for the init phase before the main phase, if there is one.
             Terms without a weight in a phase are not computed in it.
         plugins: they change what losses compare; by name, in the order in which they act.
+        label_smoothing: part of each label that is spread evenly over all classes, in "ce".
 
     Raises:
         UserError: if terms and weights have different names, a ramp has no term, or a plug-in
@@ -73,6 +74,7 @@ class Method(nn.Module):
         ramp_epochs: Mapping[str, Any] | None = None,
         init_weights: Mapping[str, Any] | None = None,
         plugins: Mapping[str, LogitPlugin] | None = None,
+        label_smoothing: float = 0.0,
     ):
         super().__init__()
         for name, loss in losses.items():
@@ -81,6 +83,7 @@ class Method(nn.Module):
         _check_preparation(losses)
         self.losses = nn.ModuleDict(losses)
         self.plugins = Plugins(plugins or {}, losses)
+        self.label_smoothing = label_smoothing
         self.ramp_epochs = flatten_weights(ramp_epochs or {})
         flat = {"init": flatten_weights(init_weights or {}), "main": flatten_weights(weights)}
         _check_weights([*flat["init"], *flat["main"]], self.terms)
@@ -104,6 +107,12 @@ class Method(nn.Module):
         return tuple(dict.fromkeys(stage for loss in self._all_losses for stage in loss.stages))
 
     @property
+    def student_stages(self) -> tuple[str, ...]:
+        """All stages of the student that are read: `stages`, and those read in it alone."""
+        own = (stage for loss in self._all_losses for stage in loss.student_stages)
+        return tuple(dict.fromkeys((*self.stages, *own)))
+
+    @property
     def cuts(self) -> tuple[str, ...]:
         """All stages after which losses run the rest of a network, without duplicates."""
         return tuple(dict.fromkeys(stage for loss in self._all_losses for stage in loss.cuts))
@@ -117,6 +126,11 @@ class Method(nn.Module):
     def cuda_graph_safe(self) -> bool:
         """Whether a CUDA graph can hold all losses and plug-ins."""
         return all(part.cuda_graph_safe for part in self.parts.values())
+
+    @property
+    def label_readers(self) -> list[str]:
+        """Names of the losses and plug-ins that need one label per image."""
+        return [name for name, part in self.parts.items() if part.needs_labels]
 
     @property
     def needs_preparation(self) -> bool:
@@ -196,7 +210,11 @@ class Method(nn.Module):
         Raises:
             UserError: a loss reads a stage, or returns terms, that its class does not declare.
         """
-        terms = {"ce": F.cross_entropy(student.logits, batch.target)}
+        terms = {
+            "ce": F.cross_entropy(
+                student.logits, batch.target, label_smoothing=self.label_smoothing
+            )
+        }
         active = {name: self._loss(name) for name in self._phases[phase].losses}
         pairs: list[LogitPair] = []
         if teacher is not None and any(map(self.plugins.act_on, active.values())):
@@ -269,7 +287,8 @@ class Method(nn.Module):
 def _check_class(name: str, loss: Loss) -> None:
     """Refuse a class that cannot be trained with, whatever its `forward` computes."""
     where = f"loss '{name}'{place_of(type(loss).forward)}"
-    for attribute, given in (("stages", loss.stages), ("terms", loss.terms)):
+    declared = {"stages": loss.stages, "student_stages": loss.student_stages, "terms": loss.terms}
+    for attribute, given in declared.items():
         # ("pooled") is no tuple but a word, which would be read letter by letter.
         is_word = isinstance(given, str)
         require(not is_word, f"{where}: {attribute} must be a tuple: ('{given}',), with a comma")

@@ -19,6 +19,8 @@ class SortedTeacher(LogitPlugin):
     it is `swap`. The authors' code (StephenEkaputra/SortKD) computes the same.
     """
 
+    needs_labels = True
+
     def forward(self, pair: LogitPair, batch: Batch) -> LogitPair:
         return replace(pair, teacher=with_label_first(pair.teacher, batch.target))
 

@@ -22,6 +22,8 @@ class SwappedTeacher(LogitPlugin):
     temperatures, and late in training the student's own swapped logits as a second teacher.
     """
 
+    needs_labels = True
+
     def forward(self, pair: LogitPair, batch: Batch) -> LogitPair:
         return replace(pair, teacher=swapped(pair.teacher, batch.target))
 

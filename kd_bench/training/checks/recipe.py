@@ -37,6 +37,17 @@ def check_recipe(recipe: RecipeConfig) -> None:
         recipe.weight_decay >= 0,
         f"{name}: weight_decay must be 0 or more, got {recipe.weight_decay}",
     )
+    require(
+        0 <= recipe.label_smoothing < 1,
+        f"{name}: label_smoothing must be in [0, 1), got {recipe.label_smoothing}",
+    )
+    for value in ("mixup", "cutmix"):
+        number = getattr(recipe, value)
+        require(
+            0 <= number < math.inf,
+            f"{name}: {value} is the parameter of a beta distribution, above 0 and finite, or 0 for"
+            f" none, got {number}",
+        )
     require(0 <= recipe.ema < 1, f"{name}: ema must be in [0, 1), got {recipe.ema}")
     require(
         all(0 < fraction < 1 for fraction in recipe.milestones),

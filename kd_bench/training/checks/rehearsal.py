@@ -20,6 +20,7 @@ from kd_bench.config.schema import RecipeConfig
 from kd_bench.interfaces import Batch, LossContext, Output, StageShapes, UserError
 from kd_bench.methods.common.method import Method
 from kd_bench.models.features import INPUT, FeatureExtractor
+from kd_bench.training.mixing import is_mixed, shares_of
 from kd_bench.training.optimization.optim import make_optimizer
 from kd_bench.training.step import Step
 from kd_bench.training.teacher import Teacher
@@ -80,7 +81,7 @@ class Rehearsal:
 
     def _run(self, context: LossContext, size: int) -> None:
         method = self.make_method(context)
-        student = _stand_in(context.student, method.stages, context.num_classes)
+        student = _stand_in(context.student, method.student_stages, context.num_classes)
         teacher = None
         if context.teacher is not None:
             teacher = Teacher(
@@ -106,12 +107,15 @@ class Rehearsal:
     ) -> Iterator[tuple[Output, Tensor]]:
         """As `training_outputs`, of as many images as a batch has here."""
         batch = self._batch(context, torch.arange(size))
-        yield teacher.forward(batch, {}), batch.target
+        yield teacher.forward(batch, {}), context.labels[batch.index]
 
     def _batch(self, context: LossContext, index: Tensor) -> Batch:
         image = torch.randn(len(index), 3, *self.image_size)
         first_epoch, first_view = torch.ones(()), torch.zeros_like(index)
-        return Batch(image, context.labels[index], index, first_epoch, first_view)
+        target = context.labels[index]
+        if is_mixed(self.recipe):
+            target = shares_of(target, context.num_classes)
+        return Batch(image, target, index, first_epoch, first_view)
 
 
 def _stand_in(shapes: StageShapes, stages: Iterable[str], num_classes: int) -> FeatureExtractor:

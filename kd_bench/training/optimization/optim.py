@@ -1,4 +1,4 @@
-"""The optimizers: SGD and AdamW."""
+"""The optimizers: SGD, AdamW and LAMB."""
 
 from __future__ import annotations
 
@@ -210,6 +210,72 @@ class AdamW(Optimizer):
             tensor.copy_(value)
 
 
+class Lamb(Optimizer):
+    """LAMB (You et al., 2020), arXiv:1904.00962, algorithm 2, as timm has it.
+
+    A parameter with weight decay moves by Adam's update and its decay, together times the norm of
+    the parameter over theirs; one without, such as a vector, by Adam's. Before, all gradients are
+    divided by their common norm if that is above 1. The recipe's momentum is beta1; beta2 and
+    epsilon are the defaults of timm.
+    """
+
+    BETA2 = 0.999
+    EPSILON = 1e-6
+
+    def __init__(self, parameters: Iterable[nn.Parameter], recipe: RecipeConfig, *, fused: bool):
+        super().__init__(parameters, recipe, fused=fused)
+        self._means = [torch.zeros_like(p) for p in self.parameters]
+        self._squares = [torch.zeros_like(p) for p in self.parameters]
+        # In double precision, in which 1 - BETA2 keeps its digits.
+        self._steps = torch.zeros((), dtype=torch.float64, device=self.rate.device)
+        self._excess = torch.ones((), device=self.rate.device)  # of the gradients' norm over 1
+
+    @property
+    def state(self) -> list[Tensor]:
+        """All tensors that a step changes beside the parameters."""
+        return [*self._means, *self._squares, self._steps]
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update the parameters that have a gradient."""
+        norms = [p.grad.norm() for p in self.parameters if p.grad is not None]
+        self._excess = torch.stack(norms).norm().clamp(min=1.0)
+        self._steps += 1
+        super().step()
+
+    def _update(self, places: list[int], gradients: list[Tensor], weight_decay: float) -> None:
+        beta1, beta2 = self._recipe.momentum, self.BETA2
+        of_mean, of_square = 1 - beta1**self._steps, 1 - beta2**self._steps
+        for place, gradient in zip(places, gradients, strict=True):
+            parameter, mean, square = (
+                each[place] for each in (self.parameters, self._means, self._squares)
+            )
+            gradient = gradient / self._excess
+            mean.mul_(beta1).add_(gradient, alpha=1 - beta1)
+            square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+            update = (mean / of_mean) / ((square / of_square).sqrt() + self.EPSILON)
+            if weight_decay:
+                update += weight_decay * parameter
+                update *= _trust(parameter.norm(), update.norm())
+            parameter -= self.rate * update
+
+    def state_dict(self) -> dict[str, list]:
+        """The state needed to resume training."""
+        return {"means": self._means, "squares": self._squares, "steps": [self._steps]}
+
+    def load_state_dict(self, state: dict[str, list]) -> None:
+        """Restore a `state_dict`, in place."""
+        saved = [*state["means"], *state["squares"], *state["steps"]]
+        for tensor, value in zip(self.state, saved, strict=True):
+            tensor.copy_(value)
+
+
+def _trust(parameter: Tensor, update: Tensor) -> Tensor:
+    """The norm of a parameter over that of its update; 1 where either is 0."""
+    is_zero = (parameter == 0) | (update == 0)
+    return torch.where(is_zero, 1.0, parameter / update.masked_fill(is_zero, 1.0))
+
+
 def make_optimizer(
     parameters: Iterable[nn.Parameter], recipe: RecipeConfig, *, fused: bool
 ) -> Optimizer:
@@ -217,5 +283,6 @@ def make_optimizer(
     kinds: dict[OptimizerName, type[Optimizer]] = {
         OptimizerName.sgd: SGD,
         OptimizerName.adamw: AdamW,
+        OptimizerName.lamb: Lamb,
     }
     return kinds[recipe.optimizer](parameters, recipe, fused=fused)

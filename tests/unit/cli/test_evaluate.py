@@ -102,6 +102,14 @@ def test_a_model_of_ones_own_is_found_with_config_dir(kd_bench, finished, tmp_pa
     assert printed.startswith("own on synthetic: ")
 
 
+def test_choices_may_come_before_and_after_options(kd_bench, finished, tmp_path):
+    student, _ = finished
+    torch.save({"ema": torch.load(student / "weights.pt", weights_only=True)}, "ema.pt")
+    code, printed = kd_bench("evaluate", "ema.pt", *MODEL, "--key", "ema", *IMAGES)
+    assert code == 0, printed
+    assert "resnet8_half on synthetic: " in printed
+
+
 @pytest.mark.parametrize(
     ("typed", "answer"),
     [

@@ -12,6 +12,8 @@ from kd_bench.jobs import instantiate
 from kd_bench.models.weights import load_weights
 from kd_bench.results.run_folder import read_record
 
+SLOW = pytest.mark.slow
+
 
 @pytest.fixture
 def network(finished, tmp_path):
@@ -49,6 +51,25 @@ def test_what_one_must_know_is_beside_it(kd_bench, finished, tmp_path, network):
     assert torch.equal(torch.tensor(told["image"]["std"]), data.std)
     assert told["accuracy"] == record.accuracy.last
     assert told["record"] == {"folder": record.folder, "digest": record.digest}
+
+
+@pytest.mark.parametrize("file_format", ["safetensors", pytest.param("program", marks=SLOW)])
+def test_images_are_those_that_the_network_in_the_file_is_given(
+    kd_bench, finished, tmp_path, file_format
+):
+    student, _ = finished
+    record = json.loads((student / "result.json").read_text())
+    mean, std, size = [0.4, 0.5, 0.6], [0.1, 0.2, 0.3], [12, 12]
+    record["config"]["model"] |= {"mean": mean, "std": std, "input_size": size}
+    rewrite_record(student, config=record["config"])
+    assert kd_bench("export", student, "--format", file_format, "--to", "net")[0] == 0
+    told = json.loads((tmp_path / "net.json").read_text())["image"]
+    if file_format == "program":  # which has the layer that changes size and normalisation
+        assert told["shape"] == [3, 8, 8]
+        assert told["mean"] != mean
+        return
+    assert told["shape"] == [3, *size]
+    assert (told["mean"], told["std"]) == (pytest.approx(mean), pytest.approx(std))
 
 
 @pytest.mark.slow

@@ -5,9 +5,19 @@ from __future__ import annotations
 import re
 
 import pytest
+import torch
 from helpers.jobs import composed
 from helpers.shipped import CONF, choices, load, network
 from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from kd_bench.config.convert import to_dataclass
+from kd_bench.config.schema import ModelConfig
+from kd_bench.data.source import Description
+from kd_bench.interfaces import UserError
+from kd_bench.jobs.instantiate import build_network
+
+IMAGENET = Description(1000, 224, 224, 1, 1)
 
 SMALL_STEPS = ("mobilenet_v2", "shufflenet_v1", "shufflenet_v2")
 
@@ -25,11 +35,26 @@ def test_a_pair_is_named_teacher_student_and_uses_shipped_models(name, tmp_path)
     assert set(config) - {"recipe"} == {"model", "teacher", "assistant"}
     has_small_steps = config.model.name in SMALL_STEPS
     assert config.get("recipe") == ({"lr": 0.01} if has_small_steps else None)
-    sizes = [
-        sum(parameter.numel() for parameter in network(each.name).parameters())
-        for each in (config.model, config.assistant, config.teacher.model)
-    ]
+    sizes = [size(each) for each in (config.model, config.assistant, config.teacher.model)]
     assert sizes == sorted(sizes)
+
+
+def size(model: DictConfig) -> int:
+    """The number of parameters of a pair's model, which may be one of timm's."""
+    if model.name in choices("model"):
+        return sum(parameter.numel() for parameter in network(model.name).parameters())
+    pytest.importorskip("kd_bench.utils.torchvision").declare_operators()
+    pytest.importorskip("timm", reason="timm is not installed: pip install timm")
+    plain = OmegaConf.to_container(model, resolve=True)
+    with torch.device("meta"):
+        net = build_network(to_dataclass(ModelConfig, plain), IMAGENET).net
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
+def test_a_model_beside_a_pair_of_timms_is_refused():
+    config, _ = composed("pair=regnety_160-deit_tiny_distilled_patch16_224", "model=resnet8")
+    with pytest.raises(UserError, match="unknown argument 'name'; ResNet takes"):
+        build_network(config.model, IMAGENET)
 
 
 def test_the_rate_of_a_pair_is_its_students_and_not_its_teachers():

@@ -1,5 +1,7 @@
 """Terms, weights, ramps and phases of a method."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -51,6 +53,19 @@ def test_the_total_is_the_weighted_sum_of_the_terms():
     )
     # 0.5 ln 4 + 10 * 2 + 1 * 3 + 100 * 5
     assert method.total(terms, torch.tensor(1.0)).item() == pytest.approx(0.6931472 + 523)
+
+
+def test_smoothed_labels_are_spread_over_all_classes_and_mixed_ones_too():
+    p = torch.tensor([[0.5, 0.25, 0.125, 0.125]])
+    out = Output(p.log().expand(2, 4))
+    method = Method({}, {"ce": 1.0}, label_smoothing=0.2)
+    # -log2 p = 1, 2, 3, 3. The labels are 0 and 1: 0.8 * 1 + 0.05 * 9 and 0.8 * 2 + 0.05 * 9
+    value = method(out, None, batch())["ce"]
+    assert value.item() == pytest.approx((1.25 + 2.05) / 2 * 0.6931472, rel=1e-5)
+    shares = torch.tensor([[0.75, 0.25, 0.0, 0.0]]).expand(2, 4)
+    # 0.75 of the first and 0.25 of the second
+    mixed = method(out, None, replace(batch(), target=shares))["ce"]
+    assert mixed.item() == pytest.approx((0.75 * 1.25 + 0.25 * 2.05) * 0.6931472, rel=1e-5)
 
 
 @pytest.mark.parametrize(("epoch", "share"), [(1, 0.25), (3, 0.75), (4, 1.0), (9, 1.0)])

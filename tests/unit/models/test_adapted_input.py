@@ -95,3 +95,23 @@ def test_a_folded_and_fused_network_still_adapts_its_images():
 def test_what_a_network_cannot_expect_is_refused(values, told):
     with pytest.raises(UserError, match=told):
         ExpectedImages.of("model 'x'", *values)
+
+
+class Nested(nn.Module):
+    """Two tensors, of which one is called as the other would be without its first name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.ModuleDict({"fc": nn.Linear(2, 2)})
+        self.fc = nn.Linear(2, 2)
+
+
+def test_names_that_begin_like_the_wrapper_s_stay_those_of_their_tensors():
+    net = Nested()
+    wrapped = AdaptedInput(net, GIVEN, EXPECTED)
+    inside, outside = net.state_dict(), wrapped.state_dict()
+    assert inside.keys() == outside.keys()
+    assert all(torch.equal(tensor, outside[name]) for name, tensor in inside.items())
+    other = AdaptedInput(Nested(), GIVEN, EXPECTED)
+    other.load_state_dict(inside)
+    assert all(torch.equal(tensor, inside[name]) for name, tensor in other.state_dict().items())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -23,9 +25,19 @@ SHAPES = {
 }
 
 
-def network(name: str, **values) -> Network:
+def network(name: str, data: Description = DATA, **values) -> Network:
     net = {"_target_": "kd_bench.models.torchvision.TorchvisionNetwork", "name": name}
-    return build_network(ModelConfig(name=name, net=net, **values), DATA)
+    return build_network(ModelConfig(name=name, net=net, **values), data)
+
+
+def published(monkeypatch, name: str, state: dict | None = None) -> dict:
+    """Weights that are downloaded from now on: given ones, or any of 1,000 classes."""
+    models = import_torchvision().models
+    torch.manual_seed(1)
+    state = state or models.get_model(name).state_dict()
+    enumeration = models.get_model_weights(name)
+    monkeypatch.setattr(enumeration, "get_state_dict", lambda *_, **__: state)
+    return state
 
 
 @pytest.mark.slow
@@ -58,11 +70,7 @@ def test_unknown_names_and_weights_are_refused_with_the_valid_ones():
 
 
 def test_pretrained_weights_load_all_but_a_classifier_of_other_classes(monkeypatch):
-    models = import_torchvision().models
-    torch.manual_seed(1)
-    state = models.resnet18().state_dict()  # of 1,000 classes
-    enumeration = models.ResNet18_Weights
-    monkeypatch.setattr(enumeration, "get_state_dict", lambda *_, **__: state)
+    state = published(monkeypatch, "resnet18")
     torch.manual_seed(0)
     net = network("resnet18", weights="DEFAULT", input_size=[32, 32])
     before = net.net.state_dict()["fc.weight"].clone()
@@ -72,6 +80,64 @@ def test_pretrained_weights_load_all_but_a_classifier_of_other_classes(monkeypat
     assert all(torch.equal(after[name], x) for name, x in state.items() if "fc." not in name)
     # The mean and deviation of ImageNet, of pixels
     torch.testing.assert_close(net.net.scale.flatten(), 1 / torch.tensor([0.229, 0.224, 0.225]))
+
+
+@pytest.mark.slow
+def test_googlenet_answers_with_its_weights_as_the_one_that_torchvision_builds(monkeypatch):
+    state = published(monkeypatch, "googlenet", import_torchvision().models.get_model(
+        "googlenet", aux_logits=False, init_weights=True).state_dict())  # fmt: skip
+    theirs = import_torchvision().models.get_model(
+        "googlenet", aux_logits=False, transform_input=True, init_weights=False
+    )
+    theirs.load_state_dict(state)
+    ours = network("googlenet", Description(1000, 64, 64, 40, 24), weights="DEFAULT",
+                   input_size=[64, 64])  # fmt: skip
+    load_pretrained(ours, ModelConfig(name="googlenet", weights="DEFAULT"))
+    pixels = torch.rand(2, 3, 64, 64)
+    mean, std = (
+        torch.tensor(values)[:, None, None]
+        for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    )
+    expected = theirs.eval()((pixels - mean) / std)
+    torch.testing.assert_close(ours.net.eval()(pixels), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_weights_of_densenets_are_loaded_under_their_older_names(monkeypatch):
+    models = import_torchvision().models
+    state = models.densenet121().state_dict()
+    older = {
+        re.sub(r"(denselayer\d+\.)(norm|conv)(\d)", r"\1\2.\3", name): tensor
+        for name, tensor in state.items()
+        if not name.endswith("num_batches_tracked")  # which PyTorch 0.4 did not have
+    }
+    published(monkeypatch, "densenet121", older)
+    net = TorchvisionNetwork(4, (32, 32), "densenet121")
+    net.load_pretrained("DEFAULT")
+    name = "features.denseblock1.denselayer1.norm1.weight"
+    assert name not in older
+    after = net.state_dict()
+    assert all(torch.equal(after[name], x) for name, x in state.items() if "classifier" not in name)
+
+
+def test_a_classifier_that_is_a_convolution_is_new_for_other_classes(monkeypatch):
+    state = published(monkeypatch, "squeezenet1_1")
+    net = TorchvisionNetwork(4, (64, 64), "squeezenet1_1")
+    net.load_pretrained("DEFAULT")
+    after = net.state_dict()
+    assert after["classifier.1.weight"].shape[0] == 4
+    assert torch.equal(after["features.0.weight"], state["features.0.weight"])
+
+
+@pytest.mark.slow
+def test_weights_for_another_size_of_images_are_refused(monkeypatch):
+    published(monkeypatch, "vit_b_32")
+    net = TorchvisionNetwork(4, (32, 32), "vit_b_32")
+    message = (
+        r"pos_embedding is \(1, 50, 768\) in them and \(1, 2, 768\) in the model; .*input_size"
+    )
+    with pytest.raises(UserError, match=message):
+        net.load_pretrained("DEFAULT")
 
 
 def test_weights_that_cannot_be_downloaded_are_one_line(monkeypatch):

@@ -1,7 +1,10 @@
 """Weights from a file: where other programs save them, their names, and files of other networks."""
 
+import argparse
 import re
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -123,6 +126,32 @@ def test_a_place_that_the_file_lacks_is_answered_with_those_that_it_has(tmp_path
 
 
 # Formats and refusals
+
+
+@pytest.mark.parametrize("number", [np.float32(71.5), np.float64(71.5)])
+def test_a_best_accuracy_of_numpy_beside_the_weights_is_left(tmp_path, capsys, number):
+    was, now = net(), net()
+    path = saved(tmp_path, {"epoch": 240, "model": was.state_dict(), "best_acc": number})
+    load_weights(now, path, "mine")
+    assert is_loaded(was, now)
+    assert "left 'epoch', 'best_acc'" in capsys.readouterr().err
+
+
+def test_batch_norms_of_pytorch_0_4_have_seen_no_batch(tmp_path):
+    was, now = net(), net()
+    now["two"](torch.randn(4, 3))  # which counts one
+    state = {k: v for k, v in was.state_dict().items() if not k.endswith("num_batches_tracked")}
+    load_weights(now, saved(tmp_path, state), "mine")
+    assert is_loaded(was, now)
+    assert now["two"].num_batches_tracked == 0
+
+
+def test_a_file_with_other_objects_is_refused_with_their_names_and_what_to_do(tmp_path):
+    options = argparse.Namespace(out=Path("out"))
+    path = saved(tmp_path, {"model": net().state_dict(), "opt": options})
+    message = rf"alone: it also has pathlib\.{type(Path()).__name__}, and .* torch\.save\(net"
+    with pytest.raises(UserError, match=message):
+        load_weights(net(), path, "mine")
 
 
 def test_safetensors_are_read(tmp_path, capsys):

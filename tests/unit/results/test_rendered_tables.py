@@ -124,6 +124,23 @@ controls:
 control_shuffled | 90.5 ± 0.1 (3) +0.5↑
 label_smoothing | 91.0 ± 0.1 (3) +1.0↑""",
     ),
+    # Variances 0.01, 0.01, 0.01 and 400: the last is neither pooled nor compared
+    "a row that varies more than all others": (
+        [
+            *BASELINE,
+            *seeds("st", 92.9, 93.0, 93.1),
+            *seeds("at", 90.9, 91.0, 91.1),
+            *seeds("dkd", 50.0, 70.0, 90.0),
+        ],
+        [],
+        """\
+method | digits resnet20-resnet8
+teacher | 96.1
+baseline | 90.0 ± 0.1 (3)
+at | 91.0 ± 0.1 (3) +1.0↑
+dkd | 70.0 ± 20.0 (3) -20.0
+st | <93.0 ± 0.1 (3)> +3.0↑""",
+    ),
     "a row without labels": (
         [
             *BASELINE,
@@ -176,6 +193,14 @@ def test_the_caption_explains_controls_and_their_mark():
 def test_the_caption_explains_rows_without_labels():
     text = caption(TABLES["a row without labels"][0])
     assert "Methods below 'no labels' do without, and are ranked only among themselves." in text
+
+
+def test_the_caption_names_a_row_that_is_neither_pooled_nor_tested():
+    text = caption(TABLES["a row that varies more than all others"][0])
+    assert "dkd varies more over the seeds than the other rows" in text
+    assert "(SD of runs pooled over a column: 0.1, 6 degrees of freedom" in text
+    assert "5 % for all 2 methods together" in text
+    assert "varies more" not in caption(TABLES["a row without labels"][0])
 
 
 def test_the_caption_has_the_deviation_between_seeds_of_student_and_teacher():

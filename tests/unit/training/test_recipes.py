@@ -19,7 +19,9 @@ from kd_bench.training.setup import TrainingSetup, phases
 ADAMW = ("recipe.optimizer=adamw", "recipe.nesterov=false", "recipe.lr=0.001")
 RECIPES = {
     "adamw": (*ADAMW, "recipe.decay_vectors=false"),
+    "lamb": ("recipe.optimizer=lamb", "recipe.nesterov=false", "recipe.decay_vectors=false"),
     "ema": ("recipe.ema=0.5",),
+    "mixed": ("recipe.mixup=0.8", "recipe.cutmix=1.0", "recipe.label_smoothing=0.1"),
     "accumulate": ("recipe.accumulate=2", "recipe.ema=0.5"),
 }
 each_recipe = pytest.mark.parametrize("chosen", RECIPES.values(), ids=RECIPES)

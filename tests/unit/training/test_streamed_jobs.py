@@ -48,12 +48,15 @@ def same(one, other):
     return one[0] == other[0] and all(torch.equal(one[1][k], other[1][k]) for k in one[1])
 
 
-@pytest.mark.parametrize("method", ["st", "nd"])  # the last one reads all images before
-def test_a_streamed_job_has_the_bits_of_one_in_memory(tmp_path, images, method):
-    choice = f"method={method}"
-    held = outcome(job(tmp_path, images, choice, "dataset.validation=4"))
+@pytest.mark.parametrize(
+    "chosen",
+    [("method=st",), ("method=nd",), ("method=st", "recipe.mixup=0.8", "recipe.cutmix=1.0")],
+    ids=["st", "nd", "mixed"],  # nd reads all images before
+)
+def test_a_streamed_job_has_the_bits_of_one_in_memory(tmp_path, images, chosen):
+    held = outcome(job(tmp_path, images, *chosen, "dataset.validation=4"))
     streamed = outcome(
-        job(tmp_path, images, choice, "dataset.validation=4", "dataset.streamed=true")
+        job(tmp_path, images, *chosen, "dataset.validation=4", "dataset.streamed=true")
     )
     assert same(held, streamed)
 

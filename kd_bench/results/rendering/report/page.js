@@ -213,11 +213,11 @@ function hideCard() {
 // The runs of a cell
 
 function runLine(run) {
-  const teacher = run.teacher_accuracy === null ? "none" : `${run.teacher_accuracy.toFixed(2)} ${run.teacher}`;
   if (run.reason !== undefined) {
     return make("tr", {}, make("th", { scope: "row" }, String(run.seed)),
       make("td", { colspan: 5, class: "path" }, `failed: ${run.reason} (${run.folder})`));
   }
+  const teacher = run.teacher_accuracy === null ? "none" : `${run.teacher_accuracy.toFixed(2)} ${run.teacher}`;
   return make("tr", {}, make("th", { scope: "row" }, String(run.seed)),
     make("td", {}, run.last.toFixed(2)),
     make("td", {}, `${run.best.toFixed(2)} (${run.best_epoch})`),

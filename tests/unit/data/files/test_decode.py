@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 
 import numpy as np
 import PIL
@@ -9,7 +10,13 @@ import pytest
 from PIL import Image
 
 from kd_bench.data.files import decode as decoding
-from kd_bench.data.files.decode import decode, decode_with_pillow, versions
+from kd_bench.data.files.decode import (
+    ORIENTATION,
+    decode,
+    decode_with_pillow,
+    orientation,
+    versions,
+)
 from kd_bench.interfaces import UserError
 
 CHANNELS = {"RGB": 3, "L": 1, "CMYK": 4}
@@ -101,6 +108,37 @@ def test_a_rotation_in_exif_is_ignored():
     assert decode(encoded(picture(), exif=exif)).shape == (37, 51, 3)
 
 
+def test_a_palette_with_transparent_colors_is_decoded_without_a_warning():
+    image = picture().quantize(8)
+    content = encoded(image, "PNG", transparency=bytes(range(0, 256, 32)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.array_equal(decode(content), np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_rotation_is_found_in_each_format(kind):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    assert orientation(encoded(picture(), kind, exif=exif), "") == 6
+    assert orientation(encoded(picture(), kind), "") == 1
+
+
+def test_what_pillow_turns_itself_is_upright():
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    content = encoded(picture(), "TIFF", exif=exif, description="Exif")
+    assert decode(content).shape == (51, 37, 3)
+    assert orientation(content, "") == 1
+
+
+@pytest.mark.parametrize("turn", [0, 9])
+def test_a_rotation_that_is_none_turns_nothing(turn):
+    exif = Image.Exif()
+    exif[ORIENTATION] = turn
+    assert orientation(encoded(picture(), exif=exif), "") == 1
+
+
 def test_palette_and_transparent_images_become_rgb():
     red = Image.new("RGB", (2, 2), (255, 0, 0))
     assert decode(encoded(red.quantize(2), "PNG"))[0, 0].tolist() == [255, 0, 0]
@@ -112,7 +150,7 @@ def test_palette_and_transparent_images_become_rgb():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (encoded(picture())[:-60], "cat.jpg is not an image that PIL can read"),
+        (encoded(picture())[:-60], "that PIL can read: image file is truncated"),
         (encoded(picture())[:20], "cat.jpg is not an image that PIL can read"),
         (b"", "cat.jpg is not an image that PIL can read"),
         (b"good dog", "cat.jpg is not an image that PIL can read"),
@@ -134,6 +172,11 @@ def test_a_jpeg_that_would_fill_the_memory_is_named(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # Pillow refuses from twice that on
     with refused("cat.jpg is too large for PIL to decode"):
         decode(encoded(picture()), "cat.jpg")
+
+
+def test_a_folder_in_place_of_an_image_is_named(tmp_path):
+    with refused(f"cannot read {tmp_path}: Is a directory"):
+        decode(tmp_path)
 
 
 def test_a_missing_file_is_named(tmp_path):

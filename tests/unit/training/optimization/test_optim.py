@@ -1,4 +1,4 @@
-"""SGD and AdamW: by hand, against PyTorch's, without decay of vectors, and resumed."""
+"""SGD, AdamW and LAMB: by hand, against others', without decay of vectors, and resumed."""
 
 import pytest
 import torch
@@ -134,16 +134,17 @@ def test_adamw_resumes_to_equal_bits_and_skips_parameters_without_gradient():
 
 @pytest.mark.parametrize("name", OptimizerName)
 def test_vectors_do_not_decay_unless_the_recipe_says_so(name):
-    # Without a gradient to follow, all that a step does is to decay: by rate * decay = 0.1 * 0.5.
-    layer = torch.nn.Linear(2, 3)
-    for decay_vectors, factor in ((True, 0.95), (False, 1.0)):
+    # Without a gradient to follow, a step only decays: by rate * decay = 0.1 * 0.5 or, with LAMB,
+    # whose step has the norm of the parameter times the rate, by 0.1.
+    layer, decayed = torch.nn.Linear(2, 3), 0.9 if name is OptimizerName.lamb else 0.95
+    for decay_vectors, factor in ((True, decayed), (False, 1.0)):
         values = recipe(optimizer=name, weight_decay=0.5, decay_vectors=decay_vectors, momentum=0.0)
         optimizer = optim.make_optimizer(layer.parameters(), values, fused=True)
         weight, bias = layer.weight.detach().clone(), layer.bias.detach().clone()
         for parameter in layer.parameters():
             parameter.grad = torch.zeros_like(parameter)
         optimizer.step()
-        torch.testing.assert_close(layer.weight.detach(), 0.95 * weight)
+        torch.testing.assert_close(layer.weight.detach(), decayed * weight)
         torch.testing.assert_close(layer.bias.detach(), factor * bias)
 
 
@@ -162,3 +163,64 @@ def test_an_update_follows_the_mean_of_the_accumulated_gradients():
             sgd.step()
             assert theta.item() == pytest.approx(expected)
     assert still.item() == 1.0
+
+
+def lamb(**changes):
+    return recipe(optimizer=OptimizerName.lamb, **changes)
+
+
+def test_lamb_matches_the_textbook():
+    # theta = (3, 4), gradient (0.6, 0), rate 0.1, decay 0.5: m and v are unbiased 0.6 and 0.36, so
+    # Adam's update is (1, 0); with decay (2.5, 2), of norm sqrt(10.25), and theta's norm is 5:
+    #   theta = (3, 4) - 0.1 * 5 / sqrt(10.25) * (2.5, 2) = (2.609567, 3.687654)
+    theta = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+    optimizer = optim.make_optimizer([theta], lamb(weight_decay=0.5), fused=False)
+    theta.grad = torch.tensor([0.6, 0.0])
+    optimizer.step()
+    assert theta.tolist() == pytest.approx([2.609567, 3.687654], rel=1e-5)
+
+
+def test_lamb_moves_a_parameter_of_zeros_by_adams_update():
+    theta = torch.nn.Parameter(torch.zeros(2))
+    optimizer = optim.make_optimizer([theta], lamb(weight_decay=0.5), fused=False)
+    theta.grad = torch.tensor([0.6, -0.2])
+    optimizer.step()
+    assert theta.tolist() == pytest.approx([-0.1, 0.1], rel=1e-4)
+
+
+@pytest.mark.parametrize("scale", [0.01, 3.0], ids=["small", "clipped"])
+def test_lamb_equals_timms(scale):
+    pytest.importorskip("kd_bench.utils.torchvision").declare_operators()
+    timm = pytest.importorskip("timm.optim", reason="timm is not installed: pip install timm")
+    torch.manual_seed(0)
+    start, rule = (torch.randn(5, 7), torch.randn(7)), lamb(weight_decay=0.1, decay_vectors=False)
+    ours, theirs = ([torch.nn.Parameter(x.clone()) for x in start] for _ in range(2))
+    mine = optim.make_optimizer(ours, rule, fused=True)
+    groups = [{"params": theirs[:1], "weight_decay": 0.1}, {"params": theirs[1:]}]
+    reference = timm.Lamb(groups, lr=rule.lr, weight_decay=0.0)
+    for _ in range(4):
+        for one, other in zip(ours, theirs, strict=True):
+            one.grad = scale * torch.randn(one.shape)
+            other.grad = one.grad.clone()
+        mine.step()
+        reference.step()
+        for one, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(one, other)
+
+
+def test_lamb_resumes_to_equal_bits_and_skips_parameters_without_gradient():
+    torch.manual_seed(0)
+    moved, still = (torch.nn.Parameter(torch.randn(3)) for _ in range(2))
+    before = still.detach().clone()
+    one = optim.make_optimizer([moved, still], lamb(weight_decay=0.1), fused=True)
+    moved.grad = torch.randn(3)
+    one.step()
+    assert torch.equal(still, before)
+    copied = torch.nn.Parameter(moved.detach().clone())
+    other = optim.make_optimizer([copied, still], lamb(weight_decay=0.1), fused=True)
+    other.load_state_dict(one.state_dict())
+    moved.grad = torch.randn(3)
+    copied.grad = moved.grad.clone()
+    one.step()
+    other.step()
+    assert torch.equal(moved, copied)

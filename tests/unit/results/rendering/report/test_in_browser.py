@@ -6,10 +6,13 @@ import re
 
 import pytest
 from helpers.browser import browser
-from helpers.written_records import record, seeds, write
+from helpers.written_records import failure, record, seeds, write
 
-from kd_bench.cli.report import write_report
+from kd_bench.results.rendering.report.content import content, with_curves
+from kd_bench.results.rendering.report.page import page
 from kd_bench.results.run_folder import HISTORY
+from kd_bench.results.store import find_placed_records
+from kd_bench.results.table import table_from
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 RECORDS = [
@@ -40,8 +43,12 @@ def address(tmp_path_factory):
     for run in RECORDS:
         rising = "".join(f"{k},{run.accuracy.last - 10 + k}\n" for k in range(1, 11))
         (folder / "runs" / run.folder / HISTORY).write_text(f"epoch,test_accuracy\n{rising}")
-    write_report(str(folder / "runs"), "last", folder / "report.html", "kd-bench report")
-    return (folder / "report.html").as_uri()
+    runs = with_curves(find_placed_records(folder / "runs"))
+    failures = [failure(RECORDS[3], seed=7)]
+    table = table_from(RECORDS, failures, command="kd-bench report")
+    file = folder / "report.html"
+    file.write_text(page(content(table, runs, failures, "runs", file)), encoding="utf-8")
+    return file.as_uri()
 
 
 @pytest.fixture
@@ -116,7 +123,8 @@ def test_pressing_a_cell_opens_its_runs_and_escape_returns_to_it(opened):
     cell.press("Enter")
     dialog = opened.get_by_role("dialog")
     assert dialog.get_by_role("heading").inner_text() == "st, digits resnet20-resnet8"
-    assert dialog.locator("tbody tr").count() == 3
+    assert dialog.locator("tbody tr").count() == 4  # with the one that failed
+    assert "failed: " in dialog.locator("tbody tr").last.inner_text()
     links = [link.get_attribute("href") for link in dialog.get_by_role("link").all()]
     assert links == [f"runs/{run.folder}/result.json" for run in seeds("st", 95.0, 96.0, 97.0)]
     opened.keyboard.press("Escape")

@@ -1,0 +1,31 @@
+"""The first training images as the student sees them, to be looked at."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kd_bench.training.setup import TrainingSetup, phases
+from kd_bench.utils.seeds import derive_seed
+
+
+def first_views(setup: TrainingSetup, most: int) -> Tensor:
+    """Images of the first step in the views in which it shows them: uint8 [B, H, W, 3] on the CPU.
+
+    No random stream of the training moves on.
+
+    Args:
+        setup: what is trained.
+        most: the number of images, if the first batch has as many.
+    """
+    data, (phase, *_) = setup.data, phases(setup)
+    seed = derive_seed(setup.seed, phase.name, "views")
+    order = setup.order(phase.name, 1)[: min(most, setup.step_sizes[0])]
+    index = order.to(setup.device)
+    with torch.random.fork_rng(devices=[]):  # a loader with workers draws from it
+        feed = data.feed(seed, [len(order)])
+        feed.start(order, 1)
+        feed.advance()
+        image = feed.images(index, data.sample_views(index, 1, seed)).permute(0, 2, 3, 1)
+    pixels = 255 * (image * data.std + data.mean)
+    return pixels.round().clamp(0, 255).to(torch.uint8).cpu()

@@ -1,0 +1,132 @@
+"""Mixup and cutmix: each image of a batch is mixed with the one before it, and so are their labels.
+
+Both networks get the same mixtures. How much of each image there is, and where, is a function of
+(seed, epoch, index) alone, computed on the device, so that a captured step draws anew.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kd_bench.config.schema import RecipeConfig
+from kd_bench.utils.splitmix import below, further_words, image_word
+
+QUANTILES = 2**14  # of a beta distribution: the shares that are drawn
+
+
+def is_mixed(recipe: RecipeConfig) -> bool:
+    """Whether a recipe mixes images."""
+    return recipe.mixup > 0 or recipe.cutmix > 0
+
+
+class Mixing:
+    """Mixes the images of a batch by mixup, by cutmix, or, with both, each image by one of them.
+
+    Every image is mixed, and has a share of its own drawn from Beta(a, a), a the recipe's; which of
+    the two it is mixed by is equally likely, as in timm. Its partner is the image before it in the
+    batch, as in torchvision's MixUp and CutMix: the order of images is random, and no image is
+    decoded twice. Both libraries usually draw one share for a batch.
+
+    Args:
+        recipe: has the parameters `mixup` and `cutmix`, at least one above 0.
+        seed: of the draws.
+        num_classes: K.
+        device: of the images.
+    """
+
+    def __init__(self, recipe: RecipeConfig, seed: int, num_classes: int, device: torch.device):
+        self.seed, self.num_classes = seed, num_classes
+        self._mixup, self._cutmix = (
+            beta_quantiles(alpha).to(device) if alpha > 0 else None
+            for alpha in (recipe.mixup, recipe.cutmix)
+        )
+
+    def __call__(
+        self, image: Tensor, target: Tensor, index: Tensor, epoch: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Mixed images [B, 3, H, W], and the shares of the classes in them [B, K] float.
+
+        Args:
+            image: images [B, 3, H, W], normalised or not.
+            target: their labels [B] int64.
+            index: their positions in the training set [B].
+            epoch: its number, a scalar tensor.
+        """
+        words = further_words(image_word(self.seed, epoch, index), 4)
+        drawn, row, column, kind = words.unbind(1)
+        place = below(drawn, QUANTILES)
+        if self._cutmix is None:
+            assert self._mixup is not None
+            mixed, share = mixup(image, self._mixup.index_select(0, place))
+        elif self._mixup is None:
+            mixed, share = cutmix(image, self._cutmix.index_select(0, place), row, column)
+        else:
+            blended, kept = mixup(image, self._mixup.index_select(0, place))
+            cut, left = cutmix(image, self._cutmix.index_select(0, place), row, column)
+            is_cut = below(kind, 2) == 0
+            mixed = torch.where(is_cut[:, None, None, None], cut, blended)
+            share = torch.where(is_cut, left, kept)
+        own = shares_of(target, self.num_classes)
+        share = share.float()[:, None]
+        return mixed, share * own + (1 - share) * own.roll(1, 0)
+
+
+def mixup(image: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    """lambda x + (1 - lambda) x', x' the image before x; Zhang et al., 2018, arXiv:1710.09412.
+
+    Args:
+        image: [B, 3, H, W].
+        share: lambda [B] double.
+
+    Returns:
+        The mixed images, and the share of each image in its mixture [B].
+    """
+    own = share.to(image.dtype)[:, None, None, None]
+    return own * image + (1 - own) * image.roll(1, 0), share
+
+
+def cutmix(image: Tensor, share: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
+    """Images with a box of the image before them; Yun et al., 2019, arXiv:1905.04899, section 3.1.
+
+    The box has sides of sqrt(1 - lambda) of the image's, rounded down to even numbers of pixels,
+    and its centre is anywhere in the image. What is outside of the image is cut off, and lambda is
+    corrected to the part of the image that is left, as in the authors' code and in torchvision.
+
+    Args:
+        image: [B, 3, H, W].
+        share: lambda [B] double, before the correction.
+        row: words, of which the box's centre follows [B] int64.
+        column: likewise.
+
+    Returns:
+        The mixed images, and the share of each image in its mixture [B] double.
+    """
+    height, width = image.shape[2:]
+    side = (1 - share).sqrt() / 2
+    in_rows = _is_near(below(row, height), (side * height).long(), height)  # [B, H]
+    in_columns = _is_near(below(column, width), (side * width).long(), width)  # [B, W]
+    box = in_rows[:, None, :, None] & in_columns[:, None, None, :]
+    area = in_rows.sum(1) * in_columns.sum(1)
+    return torch.where(box, image.roll(1, 0), image), 1 - area.double() / (height * width)
+
+
+def _is_near(centre: Tensor, half: Tensor, length: int) -> Tensor:
+    """Which of `length` positions are in centre - half .. centre + half - 1: [B, length] bool."""
+    position = torch.arange(length, device=centre.device)
+    start, end = (centre - half)[:, None], (centre + half)[:, None]
+    return (start <= position) & (position < end)
+
+
+def shares_of(target: Tensor, num_classes: int) -> Tensor:
+    """The shares of the classes in images with one label: [B] int64 -> [B, K] float."""
+    return F.one_hot(target, num_classes).float()
+
+
+def beta_quantiles(alpha: float) -> Tensor:
+    """Equally likely numbers distributed as Beta(alpha, alpha): double [QUANTILES], increasing."""
+    from scipy.special import betaincinv  # a tenth of a second, for jobs that mix
+
+    middle = (torch.arange(QUANTILES, dtype=torch.float64) + 0.5) / QUANTILES
+    return torch.from_numpy(betaincinv(alpha, alpha, middle.numpy()))
