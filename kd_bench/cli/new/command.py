@@ -95,5 +95,5 @@ def _check_name(kind: str, name: str) -> None:
     is_own = found is None or Path(found.origin or "").parent == Path.cwd()
     require(
         is_own,
-        f"an installed module is called '{name}' and would be imported instead; choose another name",
+        f"an installed module '{name}' would be imported instead of yours; choose another name",
     )

@@ -60,7 +60,7 @@ def test_nothing_is_overwritten(kd_bench, tmp_path, number):
         (["method", "class"], "got 'class'"),
         (["method", "../mine"], "got '../mine'"),
         (["method", "rkd"], "kd-bench has a method 'rkd' already; choose another name"),
-        (["model", "torch"], "an installed module is called 'torch' and would be imported instead"),
+        (["model", "torch"], "an installed module 'torch' would be imported instead of yours"),
         (["method"], "the following arguments are required: NAME"),
     ],
     ids=str,
