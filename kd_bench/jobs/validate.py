@@ -73,7 +73,9 @@ def validate_job(job: Job) -> None:
     config, traits = job.config, job.traits
     check_recipe(config.recipe)
     execution.check_execution(config)
-    require(config.threads >= 1, f"threads must be 1 or more, got {config.threads}")
+    for name in ("threads", "gpus_per_job"):
+        number = getattr(config, name)
+        require(number >= 1, f"{name} must be 1 or more, got {number}")
     _check_teachers(job)
     _check_pair(job)
     context, teacher, method = _meta_parts(job)

@@ -57,7 +57,6 @@ def check_processes(device: torch.device, processes: int, threads: int) -> None:
     Raises:
         UserError: with the number of them.
     """
-    require(processes >= 1, f"gpus_per_job must be 1 or more, got {processes}")
     if processes == 1:
         return
     if device.type == "cuda":

@@ -22,7 +22,6 @@ def check_distributed(config: Config, method: Method, batch_sizes: Mapping[str, 
         UserError: with the reason.
     """
     processes = config.gpus_per_job
-    require(processes >= 1, f"gpus_per_job must be 1 or more, got {processes}")
     if processes == 1:
         return
     job = f"gpus_per_job={processes}"

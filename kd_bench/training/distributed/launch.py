@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from kd_bench.utils.supervisor import accept_signals, die_with
 # The other processes wait for the first one while it scores a teacher, or writes a file. If a
 # process ends, the others are ended at once, however long they would have waited.
 PATIENCE = timedelta(hours=6)
+CONSEQUENCE_SECONDS = 2.0  # in which the end of another process is noticed
 PASSED_ON = (UserError, Locked, FloatingPointError, KeyboardInterrupt)  # as they are
 
 
@@ -87,6 +89,8 @@ def _enter(
     except PASSED_ON as error:
         failures.put(error)
     except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever it raises is its failure
+        # If another process was killed, the error is its lost connection, and this one ends now.
+        time.sleep(CONSEQUENCE_SECONDS)
         failures.put(OwnCodeError(error_text(error)))
     else:
         distributed.destroy_process_group()
@@ -135,9 +139,14 @@ def _own_signals() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the library's own lines about a failure, which is raised."""
+    """Without the library's own lines: about a failure, which is raised, and about speed."""
+    level = "TORCH_CPP_LOG_LEVEL"  # of the processes that are started
+    was_set = level in os.environ
+    os.environ.setdefault(level, "ERROR")
     logging.disable(logging.CRITICAL)
     try:
         yield
     finally:
         logging.disable(logging.NOTSET)
+        if not was_set:
+            del os.environ[level]

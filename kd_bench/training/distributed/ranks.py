@@ -9,16 +9,19 @@ gradients of its own modules, and the same memory banks.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.autograd import Function
 from torch.nn.parallel import DistributedDataParallel
 
 from kd_bench.interfaces import Batch, Output
 
+_CONTIGUOUS = torch.contiguous_format
 Value = TypeVar("Value")
 Call = Callable[..., Any]  # calls its first argument with the others
 
@@ -60,19 +63,18 @@ class Ranks:
         """
         if self.size == 1:
             return call
-        # Buffers are the losses' own, or of batch norm, which trains without reading them.
-        return DistributedDataParallel(
-            _Caller(modules), broadcast_buffers=False, find_unused_parameters=True
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # a new name, that PyTorch 2.6 lacks
+            # Buffers are equal, or batch norm's, which trains without reading them. In an init
+            # phase, and of networks whose last layers a method leaves out, not all is trained.
+            return DistributedDataParallel(
+                _Caller(modules), broadcast_buffers=False, find_unused_parameters=True
+            )
 
     def gather(self, tensor: Tensor) -> Tensor:
         """What is [B, ...] in each process, of all processes: [size * B, ...], differentiable."""
-        if self.size == 1:
-            return tensor
-        # It takes time to import, which a job of one process is spared.
-        from torch.distributed.nn.functional import all_gather
-
-        return torch.cat(all_gather(tensor))
+        gathered: Tensor = tensor if self.size == 1 else _Gather.apply(self, tensor)
+        return gathered
 
     def whole_output(self, output: Output, stages: Iterable[str]) -> Output:
         """A network's output for the whole batch: logits, and features of some stages."""
@@ -111,6 +113,26 @@ class Ranks:
 def call(function: Callable[..., Value], *arguments: Any) -> Value:
     """Call a function: what one process does to train."""
     return function(*arguments)
+
+
+class _Gather(Function):
+    """Concatenates a tensor of all processes; PyTorch's own function for it is deprecated.
+
+    The gradient of a process's part is the sum of those that all processes have for it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, ranks: Ranks, tensor: Tensor) -> Tensor:
+        ctx.ranks = ranks
+        parts = [torch.empty_like(tensor, memory_format=_CONTIGUOUS) for _ in range(ranks.size)]
+        distributed.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+        total = gradient.clone(memory_format=_CONTIGUOUS)
+        distributed.all_reduce(total)
+        return None, total.chunk(ctx.ranks.size)[ctx.ranks.rank]
 
 
 class _Caller(nn.Module):

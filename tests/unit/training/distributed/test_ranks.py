@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from helpers.jobs import job, trained
 from helpers.several_processes import train_all, train_steps
 
