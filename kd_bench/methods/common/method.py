@@ -117,7 +117,8 @@ class Method(nn.Module):
         ]
         if not comparing:
             return None
-        return tuple(dict.fromkeys(stage for loss in comparing for stage in loss.stages))
+        read = (stage for loss in comparing for stage in (*loss.stages, *loss.student_stages))
+        return tuple(dict.fromkeys(read))
 
     def _compares_images(self, loss: Loss) -> bool:
         """Whether a loss, with what plug-ins make of it, is no mean over images."""

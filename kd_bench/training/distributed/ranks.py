@@ -77,8 +77,12 @@ class Ranks:
         return gathered
 
     def whole_output(self, output: Output, stages: Iterable[str]) -> Output:
-        """A network's output for the whole batch: logits, and features of some stages."""
-        features = {stage: self.gather(output.features[stage]) for stage in stages}
+        """A network's output for the whole batch: logits, and features of some of its stages."""
+        features = {
+            stage: self.gather(output.features[stage])
+            for stage in stages
+            if stage in output.features
+        }
         return replace(output, logits=self.gather(output.logits), features=features)
 
     def whole_batch(self, batch: Batch) -> Batch:

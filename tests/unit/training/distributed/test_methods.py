@@ -30,7 +30,7 @@ def check(runs: Path, *overrides: str, processes: int = 2) -> None:
     validate_job(job(runs, f"gpus_per_job={processes}", *overrides))
 
 
-@pytest.mark.parametrize("method", sorted(choices("method")))
+@pytest.mark.parametrize("method", sorted(set(choices("method")) - {"deit_token"}))  # for ViTs
 def test_a_method_works_or_is_refused_by_name(tmp_path, method):
     try:
         check(tmp_path, *of_method(method))
