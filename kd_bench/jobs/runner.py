@@ -34,7 +34,7 @@ from kd_bench.results.run_folder import (
 from kd_bench.training import checkpoint
 from kd_bench.training.device import check_processes, choose_device, configure_process
 from kd_bench.training.distributed.ranks import Ranks
-from kd_bench.training.examples import first_views
+from kd_bench.training.images.examples import first_views
 from kd_bench.training.loop import Row, all_logits, train
 from kd_bench.training.setup import TrainingSetup, phases
 from kd_bench.utils.errors import DamagedError, UserError, error_text, failure_reason, warn

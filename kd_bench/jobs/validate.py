@@ -49,7 +49,7 @@ from kd_bench.training.checks.distributed import check_distributed
 from kd_bench.training.checks.recipe import check_recipe
 from kd_bench.training.checks.rehearsal import Rehearsal
 from kd_bench.training.checks.teacher_accuracy import check_expected
-from kd_bench.training.mixing import is_mixed
+from kd_bench.training.images.mixing import is_mixed
 from kd_bench.utils.errors import UserError, require
 
 

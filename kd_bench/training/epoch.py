@@ -19,7 +19,7 @@ from kd_bench.config.schema import Precision, Speed
 from kd_bench.interfaces import Batch
 from kd_bench.training import cuda_graph, execution
 from kd_bench.training.execution import uncompiled
-from kd_bench.training.mixing import Mixing, is_mixed
+from kd_bench.training.images.mixing import Mixing, is_mixed
 from kd_bench.training.optimization.average import WeightAverage
 from kd_bench.training.optimization.optim import Optimizer, make_optimizer
 from kd_bench.training.optimization.rules import RuledSGD

@@ -25,7 +25,7 @@ from kd_bench.methods.logits import LogitRegression
 from kd_bench.methods.st import SoftTarget
 from kd_bench.models.features import FeatureExtractor, forward_with_views, probe_shapes
 from kd_bench.models.resnet import ResNet
-from kd_bench.training.mixing import shares_of
+from kd_bench.training.images.mixing import shares_of
 from kd_bench.training.step import networks_of
 from kd_bench.training.teacher import Teacher
 
