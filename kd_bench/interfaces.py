@@ -202,6 +202,9 @@ class Loss(nn.Module):
     cuts: tuple[str, ...] = ()  # stages after which it runs both networks' layers (`Networks`)
     needs_labels: bool = False  # needs one label per image, which mixed images do not have
     extra_student_images: float = 0.0  # on which it runs the student itself, per image of the batch
+    # `forward` is the mean of what each image alone contributes. With several GPUs, each then sees
+    # the loss of its own images; other losses get the outputs for the whole batch, gathered.
+    is_mean_over_images: bool = False
     cuda_graph_safe: bool = True  # never synchronizes with the device, so CUDA graphs can hold it
     revision: int = 1  # increment whenever the computed values change
 

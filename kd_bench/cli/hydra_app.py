@@ -193,7 +193,7 @@ def _run(composed: Composed) -> int:
     from kd_bench.jobs.resolve import resolve_job
     from kd_bench.jobs.runner import run_with_teacher
     from kd_bench.jobs.validate import validate_job
-    from kd_bench.training.device import choose_device
+    from kd_bench.training.device import check_processes, choose_device
     from kd_bench.utils.files import ensure_writable_dir
     from kd_bench.utils.lock import Locked
     from kd_bench.utils.process import check_threads
@@ -201,8 +201,10 @@ def _run(composed: Composed) -> int:
     job = resolve_job(*composed)
     if not job.is_done:
         validate_job(job)
-        choose_device(job.config.device)  # cuda is refused before anything is prepared for it
+        # cuda is refused before anything is prepared for it
+        device = choose_device(job.config.device)
         check_threads(job.config.threads)
+        check_processes(device, job.config.gpus_per_job, job.config.threads)
         ensure_writable_dir(Path(job.config.runs_dir))
     display = JobDisplay()
     try:

@@ -22,7 +22,7 @@ from kd_bench.utils.errors import UserError, require
 from kd_bench.utils.files import file_hash, json_hash
 
 # How steps are executed, as far as it is part of what a job is.
-EXECUTION_KEYS = ("speed", "compile", "precision", "threads")
+EXECUTION_KEYS = ("speed", "compile", "precision", "threads", "gpus_per_job")
 
 # Not part of the identity: where the images are, how many processes decode them, and a dataset's
 # `weights`, which a method's YAML copies into its own weights.
@@ -136,6 +136,8 @@ def execution_text(identity: Mapping) -> str:
         words.append(identity["precision"])
     if "threads" in identity:
         words.append(f"threads={identity['threads']}")
+    if "gpus_per_job" in identity:
+        words.append(f"gpus_per_job={identity['gpus_per_job']}")
     return ", ".join(words)
 
 

@@ -241,6 +241,8 @@ class Config:
     compile: bool = False  # torch.compile the networks: up to a minute at first, then faster steps
     precision: Precision = Precision.fp32
     threads: int = 1  # of PyTorch; changes results bitwise, so there is no 'auto'
+    # Processes that share each batch of the job, one for each GPU; on a CPU, with `threads` cores.
+    gpus_per_job: int = 1
     # The rest is not part of a job's identity.
     runs_dir: str = "runs"
     device: Device = Device.auto

@@ -21,6 +21,10 @@ class Labelled(Protocol):
         """Classes [N], int64, on the device."""
         ...
 
+    def part(self, images: slice) -> Labelled:
+        """Some of its images."""
+        ...
+
 
 class Feed(Protocol):
     """Hands the training images of an epoch to its steps, in their order."""

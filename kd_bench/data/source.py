@@ -16,6 +16,10 @@ class Split:
     image: Tensor  # [N, H, W, 3] uint8
     target: Tensor  # [N] int64, classes counted from 0
 
+    def part(self, images: slice) -> Split:
+        """Some of its images."""
+        return Split(self.image[images], self.target[images])
+
 
 @dataclass(frozen=True)
 class Description:

@@ -21,13 +21,17 @@ from kd_bench.jobs.job import Job
 from kd_bench.jobs.teacher import load_network, make_teacher
 from kd_bench.training import execution
 from kd_bench.training.checks.gradients import check_gradients
+from kd_bench.training.distributed.ranks import Ranks
 from kd_bench.training.setup import TrainingSetup
 from kd_bench.utils.errors import require
 from kd_bench.utils.seeds import derive_seed
 
 
 def assemble_setup(
-    job: Job, device: torch.device, message: Callable[[str], None] = lambda text: None
+    job: Job,
+    device: torch.device,
+    message: Callable[[str], None] = lambda text: None,
+    ranks: Ranks | None = None,
 ) -> TrainingSetup:
     """Everything that a job trains with; each part draws from a random stream of its own.
 
@@ -35,6 +39,7 @@ def assemble_setup(
         job: what to assemble.
         device: where it trains.
         message: prints what takes a while, such as filling a cache.
+        ranks: the processes that train it; None: this one alone.
 
     Raises:
         UserError: a part of the method was revised since the job was frozen, or the teacher's
@@ -88,6 +93,7 @@ def assemble_setup(
         seed=seed,
         execution=resolved,
         rule=build_rule(config.method, method, config.recipe),
+        ranks=ranks or Ranks(),
     )
 
 

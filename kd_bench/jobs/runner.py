@@ -27,14 +27,17 @@ from kd_bench.results.run_folder import (
     TENSORBOARD,
     TEST_LOGITS,
     WEIGHTS,
+    read_error,
     wait_while_locked,
+    write_error,
 )
 from kd_bench.training import checkpoint
-from kd_bench.training.device import choose_device, configure_process
-from kd_bench.training.examples import first_views
+from kd_bench.training.device import check_processes, choose_device, configure_process
+from kd_bench.training.distributed.ranks import Ranks
+from kd_bench.training.images.examples import first_views
 from kd_bench.training.loop import Row, all_logits, train
 from kd_bench.training.setup import TrainingSetup, phases
-from kd_bench.utils.errors import DamagedError, UserError, error_text, warn
+from kd_bench.utils.errors import DamagedError, UserError, error_text, failure_reason, warn
 from kd_bench.utils.files import ensure_writable_dir
 from kd_bench.utils.lock import Locked
 from kd_bench.utils.locked_folder import LockedFolder
@@ -86,6 +89,8 @@ def run(job: Job, reporter: Reporter) -> tuple[Record, bool]:
         return record, False
     ensure_writable_dir(job.path)
     try:
+        if job.config.gpus_per_job > 1:
+            return _run_in_processes(job, reporter)
         return _run_locked(job, reporter)
     except FileNotFoundError as error:
         if job.path.is_dir():
@@ -94,13 +99,43 @@ def run(job: Job, reporter: Reporter) -> tuple[Record, bool]:
         raise UserError(text) from error
 
 
-def _run_locked(job: Job, reporter: Reporter) -> tuple[Record, bool]:
+def _run_in_processes(job: Job, reporter: Reporter) -> tuple[Record, bool]:
+    """Run a job in processes of its own, which share its batches.
+
+    Raises:
+        ProcessLost: one of them was killed; the next run resumes.
+    """
+    # It takes time to import, which a job of one process is spared.
+    from kd_bench.training.distributed.launch import launch
+
+    check_processes(choose_device(job.config.device), job.config.gpus_per_job, job.config.threads)
+    try:
+        trained: bool = launch(job.config.gpus_per_job, _run_one_of, job, reporter)
+    except Exception as error:
+        # The first process has written why, unless another one failed.
+        if not isinstance(error, Locked) and read_error(job.path) is None:
+            write_error(job.path, failure_reason(error))
+        raise
+    record = job.read_record()
+    assert record is not None  # the first process has written it
+    return record, trained
+
+
+def _run_one_of(ranks: Ranks, job: Job, reporter: Reporter) -> bool:
+    """Run one of a job's processes: the first does all that one alone would do; True if trained."""
+    if ranks.is_first:
+        return _run_locked(job, reporter, ranks)[1]
+    train(_setup_of(job, NullReporter(), ranks), None, lambda row, timing: None)
+    return True
+
+
+def _run_locked(job: Job, reporter: Reporter, ranks: Ranks | None = None) -> tuple[Record, bool]:
     with LockedFolder(job.path) as folder:
         if record := _record_of(job):  # finished just before the lock was free
             return record, False
         _set_aside_damaged_record(job, folder, reporter)
         try:
-            return _train_and_record(job, reporter, folder), True
+            return _train_and_record(job, reporter, folder, ranks), True
         except Locked:
             raise
         except Exception as error:
@@ -157,15 +192,22 @@ def _set_aside_damaged_record(job: Job, folder: LockedFolder, reporter: Reporter
         reporter.message(f"{job.label}: set aside {job.path / damaged}, and runs again")
 
 
-def _train_and_record(job: Job, reporter: Reporter, folder: LockedFolder) -> Record:
-    folder.remove(ERROR)
-    code_version()  # now, because files may be edited while it trains
+def _setup_of(job: Job, reporter: Reporter, ranks: Ranks | None) -> TrainingSetup:
+    """What a job trains with in this process, which is set up for it."""
     device = choose_device(job.config.device)
     configure_process(job.config.threads)
-    started = time.perf_counter()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)  # this process may have trained the teacher
-    setup = assemble_setup(job, device, reporter.message)
+    return assemble_setup(job, device, reporter.message, ranks)
+
+
+def _train_and_record(
+    job: Job, reporter: Reporter, folder: LockedFolder, ranks: Ranks | None
+) -> Record:
+    folder.remove(ERROR)
+    code_version()  # now, because files may be edited while it trains
+    started = time.perf_counter()
+    setup = _setup_of(job, reporter, ranks)
     teacher_logits = answer_test_images(job, setup)
     add_events, close_events = _event_writer(job, setup, folder, reporter)
 

@@ -45,10 +45,11 @@ from kd_bench.methods.common.method import Method
 from kd_bench.models.cut import rest_after
 from kd_bench.models.weights import read_weights
 from kd_bench.training import execution, teacher_cache
+from kd_bench.training.checks.distributed import check_distributed
 from kd_bench.training.checks.recipe import check_recipe
 from kd_bench.training.checks.rehearsal import Rehearsal
 from kd_bench.training.checks.teacher_accuracy import check_expected
-from kd_bench.training.mixing import is_mixed
+from kd_bench.training.images.mixing import is_mixed
 from kd_bench.utils.errors import UserError, require
 
 
@@ -72,7 +73,9 @@ def validate_job(job: Job) -> None:
     config, traits = job.config, job.traits
     check_recipe(config.recipe)
     execution.check_execution(config)
-    require(config.threads >= 1, f"threads must be 1 or more, got {config.threads}")
+    for name in ("threads", "gpus_per_job"):
+        number = getattr(config, name)
+        require(number >= 1, f"{name} must be 1 or more, got {number}")
     _check_teachers(job)
     _check_pair(job)
     context, teacher, method = _meta_parts(job)
@@ -88,6 +91,7 @@ def validate_job(job: Job) -> None:
         teacher_cache.check_cacheable(traits.uncacheable, method.stages)
     _check_streamed(config, method)
     _check_mixed(config, method)
+    _check_distributed(job, method)
     _check_init(config.method.init, config.method.name)
     if teacher is not None and not traits.teacher_learns and not config.method.chain:
         _check_teacher(config.teacher, teacher)
@@ -203,7 +207,10 @@ def _check_last_batches(job: Job, method: Method) -> None:
 
 def _ends_with_one_image(recipe: RecipeConfig, job: Job) -> bool:
     images, is_dropped = describe_dataset(job.config.dataset).train_size, recipe.drop_last
-    return recipe.batch_size == 1 or (images % recipe.batch_size == 1 and not is_dropped)
+    full, last = (
+        size // job.config.gpus_per_job for size in (recipe.batch_size, images % recipe.batch_size)
+    )  # of each process
+    return full == 1 or (last == 1 and not is_dropped)
 
 
 def _black_image(job: Job) -> Tensor:
@@ -333,6 +340,14 @@ def _check_mixed(config: Config, method: Method) -> None:
         f"method '{config.method.name}': {readers} needs the label of each image, and {mixes}),"
         " each of which then has two labels; use recipe.mixup=0 recipe.cutmix=0",
     )
+
+
+def _check_distributed(job: Job, method: Method) -> None:
+    """Refuse a job, or a teacher's, whose batches its processes cannot share."""
+    recipes = {"recipe": job.config.recipe}
+    if job.teachers:
+        recipes["teacher.recipe"] = job.config.teacher.recipe
+    check_distributed(job.config, method, {k: each.batch_size for k, each in recipes.items()})
 
 
 def _check_init(init: InitConfig, method: str) -> None:

@@ -45,6 +45,8 @@ class ActivationBoundary(Loss):
         UserError: if the margin is not above 0.
     """
 
+    is_mean_over_images = True
+
     def __init__(self, context: LossContext, stages: Sequence[str], margin: float):
         super().__init__(context)
         require_positive("margin", margin)

@@ -54,6 +54,8 @@ class AttentiveFeatures(Loss):
         UserError: if the networks have different numbers of channels.
     """
 
+    is_mean_over_images = True
+
     def __init__(self, context: LossContext, stages: Sequence[str]):
         super().__init__(context)
         self.stages = map_stages(context, stages)

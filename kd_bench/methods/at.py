@@ -21,6 +21,8 @@ class AttentionTransfer(Loss):
     size are pooled to the smaller one before the attention map is computed.
     """
 
+    is_mean_over_images = True
+
     def __init__(self, context: LossContext, stages: Sequence[str]):
         super().__init__(context)
         self.stages = map_stages(context, stages)

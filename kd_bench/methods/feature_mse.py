@@ -20,6 +20,7 @@ class FeatureMSE(Loss):
     """
 
     stages = ("pooled",)
+    is_mean_over_images = True
 
     def __init__(self, context: LossContext):
         super().__init__(context)

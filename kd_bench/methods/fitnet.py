@@ -26,6 +26,8 @@ class Hint(Loss):
         UserError: if the stage is not a feature map, or no regressor fits the two sizes.
     """
 
+    is_mean_over_images = True
+
     def __init__(self, context: LossContext, stage: str):
         super().__init__(context)
         self.stages = map_stages(context, [stage])

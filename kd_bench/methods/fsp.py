@@ -37,6 +37,8 @@ class FlowOfSolution(Loss):
         UserError: if there are fewer than two stages, or the networks have different channels.
     """
 
+    is_mean_over_images = True
+
     def __init__(self, context: LossContext, stages: Sequence[str]):
         super().__init__(context)
         self.stages = map_stages(context, stages)

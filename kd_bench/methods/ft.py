@@ -35,6 +35,7 @@ class FactorTransfer(Loss):
     """
 
     terms = ("paraphrase", "factor")
+    is_mean_over_images = True
 
     def __init__(self, context: LossContext, stage: str, rate: float):
         super().__init__(context)

@@ -31,6 +31,8 @@ class InterChannelCorrelation(Loss):
     feature maps of the networks may differ in channels and size.
     """
 
+    is_mean_over_images = True
+
     def __init__(self, context: LossContext, stages: Sequence[str]):
         super().__init__(context)
         self.stages = map_stages(context, stages)

@@ -100,6 +100,7 @@ class SingularVectors(Loss):
     """
 
     cuda_graph_safe = False
+    is_mean_over_images = True
 
     def __init__(self, context: LossContext, stages: Sequence[str], vectors: int, candidates: int):
         super().__init__(context)

@@ -33,6 +33,8 @@ class NeuronSelectivity(Loss):
     (method.losses.nst.stages=[stage3]). Three stages with weight 50 each are RepDistiller's.
     """
 
+    is_mean_over_images = True
+
     def __init__(self, context: LossContext, stages: Sequence[str]):
         super().__init__(context)
         self.stages = map_stages(context, stages)

@@ -48,6 +48,7 @@ class OneForAll(PerImageLoss):
 
     terms = ("logits", "exits")
     needs_labels = True
+    is_mean_over_images = True
 
     def __init__(self, context: LossContext, stages: Sequence[str], exponent: float):
         super().__init__(context)

@@ -57,6 +57,8 @@ class FeatureOverhaul(Loss):
         UserError: if a network lacks a stage, or its `_norm` is not a batch norm with weights.
     """
 
+    is_mean_over_images = True
+
     def __init__(self, context: LossContext, stages: Sequence[str]):
         super().__init__(context)
         stages = map_stages(context, stages)

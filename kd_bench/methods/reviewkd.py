@@ -66,6 +66,8 @@ class KnowledgeReview(PerImageLoss):
     A network needs one more stage for each of `stages`: stage1_pre, before its last ReLU.
     """
 
+    is_mean_over_images = True
+
     def __init__(self, context: LossContext, stages: Sequence[str]):
         super().__init__(context)
         maps = map_stages(context, stages)

@@ -69,6 +69,8 @@ class ProjectedFeatures(Loss):
     there.
     """
 
+    is_mean_over_images = True
+
     def __init__(self, context: LossContext, stage: str):
         super().__init__(context)
         self.stages = map_stages(context, [stage])

@@ -17,6 +17,8 @@ class SoftTarget(PerImageLoss):
     choice of the predecessor, hankyul2/KnowledgeDistillation.
     """
 
+    is_mean_over_images = True
+
     def __init__(self, context: LossContext, temperature: float):
         super().__init__(context)
         require_positive("temperature", temperature)

@@ -63,6 +63,8 @@ class VariationalInformation(Loss):
         UserError: if the smallest variance is not above 0, or not below the initial one.
     """
 
+    is_mean_over_images = True
+
     def __init__(
         self,
         context: LossContext,

@@ -164,6 +164,7 @@ class WassersteinFeatures(PerImageLoss):
     """
 
     terms = ("mean", "deviation")
+    is_mean_over_images = True
 
     def __init__(self, context: LossContext, stage: str, grid: int):
         super().__init__(context)

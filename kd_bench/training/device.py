@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from kd_bench.config.schema import Device
-from kd_bench.utils.errors import UserError
-from kd_bench.utils.process import check_threads, keep_memory
+from kd_bench.utils.errors import UserError, require
+from kd_bench.utils.process import check_threads, core_count, keep_memory
+from kd_bench.utils.text.formatting import pluralize
 
 
 def choose_device(choice: Device) -> torch.device:
@@ -48,6 +49,26 @@ def configure_process(threads: int) -> None:
     torch.set_deterministic_debug_mode("warn")
     # It takes time and changes no result. (A property of the module, which type stubs lack.)
     vars(torch.utils)["deterministic"].fill_uninitialized_memory = False
+
+
+def check_processes(device: torch.device, processes: int, threads: int) -> None:
+    """Refuse more processes of a job than there are GPUs, or cores for their threads.
+
+    Raises:
+        UserError: with the number of them.
+    """
+    if processes == 1:
+        return
+    if device.type == "cuda":
+        what, most = "GPU", torch.cuda.device_count()
+    else:
+        what, most = "core", core_count() // threads
+    require(
+        processes <= most,
+        f"gpus_per_job={processes}: this process may use {pluralize(most, what)}"
+        f"{f' for {threads} threads each' if what == 'core' and threads > 1 else ''};"
+        f" choose gpus_per_job={most} or fewer",
+    )
 
 
 def tf32_switches() -> tuple[Any, Any]:

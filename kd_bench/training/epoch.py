@@ -19,7 +19,7 @@ from kd_bench.config.schema import Precision, Speed
 from kd_bench.interfaces import Batch
 from kd_bench.training import cuda_graph, execution
 from kd_bench.training.execution import uncompiled
-from kd_bench.training.mixing import Mixing, is_mixed
+from kd_bench.training.images.mixing import Mixing, is_mixed
 from kd_bench.training.optimization.average import WeightAverage
 from kd_bench.training.optimization.optim import Optimizer, make_optimizer
 from kd_bench.training.optimization.rules import RuledSGD
@@ -47,17 +47,21 @@ class EpochRunner:
 
     def __init__(self, setup: TrainingSetup, phase: Phase):
         self.setup, self.phase = setup, phase
+        processes = setup.ranks.size
+        self._batch_size = setup.recipe.batch_size // processes  # of this process, as what follows
+        self._sizes = [size // processes for size in setup.step_sizes]
+        self._replicated = setup.ranks.replicate(setup.learners.values())
         self.optimizer = _optimizer(setup, phase)
         self.average = _average(setup, phase)
         device, rates = setup.device, phase.rates
-        self._order = torch.zeros(setup.data.train_size, dtype=torch.int64, device=device)
+        self._order = torch.zeros(sum(self._sizes), dtype=torch.int64, device=device)
         self._rates = torch.zeros(rates.shape[1], device=device)  # [steps]
         self._epoch = torch.zeros((), device=device)
         self._cursor = torch.zeros(1, dtype=torch.int64, device=device)  # number of completed steps
-        self._within = torch.arange(setup.recipe.batch_size, device=device)
+        self._within = torch.arange(self._batch_size, device=device)
         self._views_seed = derive_seed(setup.seed, phase.name, "views")
         self._mixing = _mixing(setup, phase)
-        self._feed = setup.data.feed(self._views_seed, setup.step_sizes)
+        self._feed = setup.data.feed(self._views_seed, self._sizes)
         self.tally = EpochMetrics([*setup.method.weights_of(phase.name), "total"], device)
         self._steps: dict[StepKind, Callable[[], None]] = {}
 
@@ -69,7 +73,10 @@ class EpochRunner:
         """
         for _ in self.steps(epoch):
             pass
-        return {"lr": self.phase.rates[epoch - 1, 0].item(), **self.tally.means(epoch)}
+        means = self.tally.means(epoch, self.setup.ranks)
+        # Processes have statistics of batch norm of their own, until here: as after a resume.
+        self.setup.ranks.agree(self._state())
+        return {"lr": self.phase.rates[epoch - 1, 0].item(), **means}
 
     def steps(self, epoch: int) -> Iterator[int]:
         """Train for one epoch step by step; yields the number of images of each step."""
@@ -83,7 +90,7 @@ class EpochRunner:
     @property
     def step_kinds(self) -> list[StepKind]:
         """The kind of each step of an epoch, which ends with an update."""
-        sizes, most = self.setup.step_sizes, self.setup.recipe.accumulate
+        sizes, most = self._sizes, self.setup.recipe.accumulate
         return [
             StepKind(
                 size,
@@ -100,7 +107,8 @@ class EpochRunner:
         for module in self.setup.learners.values():
             module.train()
         self.setup.method.on_epoch_start(self.phase.name)
-        order = self.setup.order(self.phase.name, epoch)
+        setup = self.setup
+        order = setup.ranks.share(setup.order(self.phase.name, epoch), setup.step_sizes)
         self._order.copy_(order)
         self._feed.start(order, epoch)
         self._rates.copy_(self.phase.rates[epoch - 1])
@@ -124,7 +132,7 @@ class EpochRunner:
         network may not be trained, and would get gradients of zero instead of none.
         """
         setup = self.setup
-        if kind.size != setup.recipe.batch_size or self.phase.name != "main":
+        if kind.size != self._batch_size or self.phase.name != "main":
             settings = uncompiled(setup.execution)
         else:
             settings = setup.execution
@@ -139,12 +147,14 @@ class EpochRunner:
             setup.student,
             batches=kind.batches,
             updates=kind.updates,
+            ranks=setup.ranks,
+            replicated=self._replicated,
         )
 
     def _train_on_next(self, step: Step, kind: StepKind) -> None:
         """Train on the next images of the epoch's order."""
         setup = self.setup
-        position = self._cursor * setup.recipe.batch_size + self._within[: kind.size]
+        position = self._cursor * self._batch_size + self._within[: kind.size]
         index = self._order.index_select(0, position)
         # Indexing with a tensor would synchronize with the host; index_select does not.
         self.optimizer.rate.copy_(self._rates.index_select(0, self._cursor).squeeze(0))

@@ -79,7 +79,14 @@ def resolve_execution(
     teacher_precision = config.teacher.precision or precision
     needs_gradients = method.needs_input_gradients
     can_capture = device.type == "cuda" and config.speed is not Speed.reference
+    is_shared = config.gpus_per_job > 1
     notes = []
+    if is_shared:
+        notes.append(f"{config.gpus_per_job} processes, each with batch norm of its own images")
+    if is_shared and can_capture:
+        notes.append("not captured: processes wait for each other in every step")
+    if is_shared and config.compile:
+        notes.append("not compiled: processes share each batch")
     if needs_gradients and Precision.bf16 in (precision, teacher_precision):
         # Losses get features cast to fp32: copies, which the logits do not depend on.
         notes.append("not in bf16: a loss differentiates logits with respect to features")
@@ -99,8 +106,8 @@ def resolve_execution(
         speed=config.speed,
         precision=precision,
         teacher_precision=teacher_precision,
-        compiled=config.compile and not needs_gradients and not config.method.rule,
-        captured=can_capture and method.cuda_graph_safe,
+        compiled=config.compile and not (needs_gradients or config.method.rule or is_shared),
+        captured=can_capture and method.cuda_graph_safe and not is_shared,
         notes=tuple(notes),
     )
 

@@ -58,8 +58,10 @@ class Progress:
 Report = Callable[[Row, Row], None]
 
 
-def train(setup: TrainingSetup, folder: LockedFolder, report: Report) -> Progress:
+def train(setup: TrainingSetup, folder: LockedFolder | None, report: Report) -> Progress:
     """Train the student, from the last finished epoch in `folder` on.
+
+    Only the first of several processes has a folder, and writes.
 
     Returns:
         The whole history; the trained weights, or their average, are in `setup.student`.
@@ -76,7 +78,7 @@ def train(setup: TrainingSetup, folder: LockedFolder, report: Report) -> Progres
     for row, timing in zip(progress.history, progress.timing, strict=True):
         report(row, timing)
     score = Evaluator(setup)
-    with AsyncCheckpointer(folder, setup.job) as saver:
+    with nullcontext() if folder is None else AsyncCheckpointer(folder, setup.job) as saver:
         for phase in phases(setup):
             done, runner = progress.epochs(phase.name), EpochRunner(setup, phase)
             if state is not None and 0 < done < phase.epochs:
@@ -88,13 +90,15 @@ def train(setup: TrainingSetup, folder: LockedFolder, report: Report) -> Progres
                 number = {"epoch": len(progress.history) + 1}
                 progress.history.append(number | row)
                 progress.timing.append(number | timing)
-                saver.save(*_saved(runner, progress))
+                if saver is not None:
+                    saver.save(*_saved(runner, progress))
                 report(progress.history[-1], progress.timing[-1])
             if runner.average is not None:
                 runner.average.apply()
     # Flushed, before a record vouches for them. A process that was killed right after its last
     # checkpoint has not written them at all.
-    _write_readable(folder, progress)
+    if folder is not None:
+        _write_readable(folder, progress)
     return progress
 
 
@@ -128,20 +132,25 @@ class Evaluator:
     def __init__(self, setup: TrainingSetup):
         splits = {"test_accuracy": setup.data.test, "validation_accuracy": setup.data.validation}
         self._splits = {name: split for name, split in splits.items() if split is not None}
+        part = setup.ranks.part
+        self._parts = {n: each.part(part(len(each.target))) for n, each in self._splits.items()}
         self._predict: dict[str, Callable[[], Tensor]] = {}
         self.setup = setup
 
     def __call__(self) -> Row:
         """The accuracy of each split, by the name of its column."""
-        return {
-            name: accuracy(self._predictions(name), split.target)
-            for name, split in self._splits.items()
-        }
+        return {name: self._accuracy(name) for name in self._splits}
+
+    def _accuracy(self, name: str) -> float:
+        """Of a split of which each process has predicted a part."""
+        own = self._parts[name].target
+        correct = self.setup.ranks.gather((self._predictions(name) == own).sum()[None]).sum()
+        return 100.0 * correct.item() / len(self._splits[name].target)
 
     def _predictions(self, name: str) -> Tensor:
         if name not in self._predict:
             setup = self.setup
-            predict = partial(predictions, setup.student, setup.data, self._splits[name])
+            predict = partial(predictions, setup.student, setup.data, self._parts[name])
             is_captured = setup.execution.captured and not setup.data.is_streamed
             self._predict[name] = cuda_graph.capture_graph(predict, ()) if is_captured else predict
         return self._predict[name]()
@@ -205,14 +214,16 @@ def _readable(progress: Progress) -> dict[str, str]:
     return {HISTORY: as_csv(progress.history), TIMING: as_csv(progress.timing)}
 
 
-def _load(setup: TrainingSetup, folder: LockedFolder) -> dict[str, Any] | None:
+def _load(setup: TrainingSetup, folder: LockedFolder | None) -> dict[str, Any] | None:
     """Restore the networks of an interrupted job; its other state, None if it starts afresh."""
-    state = checkpoint.load(folder, setup.job)
+    state = setup.ranks.from_first(
+        lambda: None if folder is None else checkpoint.load(folder, setup.job)
+    )
     if state is None:
         return None
     require(
         state["data"] == setup.data.fingerprint,
-        f"{folder.path} was started on other images; remove it to start over",
+        f"{setup.job} was started on other images; remove its folder to start over",
     )
     for name, module in setup.learners.items():
         module.load_state_dict(state["learners"][name])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from kd_bench.data.dataset import Data
 from kd_bench.interfaces import GradientRule
 from kd_bench.methods.common.method import Method
 from kd_bench.models.features import FeatureExtractor
+from kd_bench.training.distributed.ranks import Ranks
 from kd_bench.training.execution import Execution
 from kd_bench.training.optimization.schedule import learning_rates
 from kd_bench.training.teacher import Teacher
@@ -32,6 +33,7 @@ class TrainingSetup:
     seed: int
     execution: Execution
     rule: GradientRule | None = None  # how the gradients of the main phase's terms are combined
+    ranks: Ranks = field(default_factory=Ranks)  # the processes that train it
 
     @property
     def learners(self) -> dict[str, nn.Module]:
@@ -46,8 +48,12 @@ class TrainingSetup:
 
     @property
     def step_sizes(self) -> list[int]:
-        """The number of images in each step of an epoch; the last may be smaller."""
+        """The number of images in each step of an epoch, of all processes; the last may be smaller.
+
+        Processes have equal shares of a step, so the last one loses what cannot be shared.
+        """
         full, rest = divmod(self.data.train_size, self.recipe.batch_size)
+        rest -= rest % self.ranks.size
         is_kept = rest > 0 and not self.recipe.drop_last
         return [self.recipe.batch_size] * full + [rest] * is_kept
 

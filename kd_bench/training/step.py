@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 
 from kd_bench.interfaces import Batch, ForwardPass, Networks, Output
-from kd_bench.methods.common.method import Method
+from kd_bench.methods.common.method import Inputs, Method
 from kd_bench.models.features import FeatureExtractor, forward_with_views
+from kd_bench.training.distributed.ranks import Call, Ranks, call
 from kd_bench.training.optimization.optim import Optimizer
 from kd_bench.training.teacher import Teacher
+
+ALONE = Ranks()
 
 
 class Step:
@@ -28,6 +31,8 @@ class Step:
         student_net: the student's network, for losses that run parts of it.
         batches: how many batches an update follows.
         updates: whether an update follows this one.
+        ranks: the processes that share a batch.
+        replicated: calls a function so that backward passes average gradients over them.
     """
 
     def __init__(
@@ -41,17 +46,20 @@ class Step:
         *,
         batches: int = 1,
         updates: bool = True,
+        ranks: Ranks = ALONE,
+        replicated: Call = call,
     ):
         self.student, self.teacher = student, teacher
         teacher_net = None if teacher is None else teacher.network
         self.networks = networks_of(student, student_net, teacher, teacher_net)
         self.method, self.phase, self.optimizer = method, phase, optimizer
         self.batches, self.updates = batches, updates
+        self.ranks, self.replicated = ranks, replicated
 
     def __call__(
         self, batch: Batch, shown: Batch | None = None
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Train on one batch.
+        """Train on one batch, or on this process's share of it.
 
         Args:
             batch: what the student sees.
@@ -62,6 +70,18 @@ class Step:
             number of images that the student classified correctly before the update. A mixed image
             counts with the share that the predicted class has in it.
         """
+        terms, total, parts, correct = self.replicated(self._forward, batch, shown)
+        self.optimizer.backward(total, parts)
+        if self.batches > 1:
+            self.optimizer.accumulate(self.batches, is_last=self.updates)
+        if self.updates:
+            self.optimizer.step()
+        return {name: term.detach() for name, term in (terms | {"total": total}).items()}, correct
+
+    def _forward(
+        self, batch: Batch, shown: Batch | None
+    ) -> tuple[dict[str, Tensor], Tensor, list[Tensor], Tensor]:
+        """The terms, their total, those of the optimizer's parts, and correct predictions."""
         with _twice_differentiable() if self.method.needs_input_gradients else nullcontext():
             student_out, terms = self._terms(batch, shown)
         total = self._total(terms, batch)
@@ -69,13 +89,7 @@ class Step:
             self._total({name: terms[name] for name in part}, batch)
             for part in self.optimizer.parts
         ]
-        self.optimizer.backward(total, parts)
-        if self.batches > 1:
-            self.optimizer.accumulate(self.batches, is_last=self.updates)
-        if self.updates:
-            self.optimizer.step()
-        correct = _correct(student_out.logits.detach().argmax(1), batch.target)
-        return {name: term.detach() for name, term in (terms | {"total": total}).items()}, correct
+        return terms, total, parts, _correct(student_out.logits.detach().argmax(1), batch.target)
 
     def _terms(self, batch: Batch, shown: Batch | None) -> tuple[Output, dict[str, Tensor]]:
         """The student's output, and the unweighted terms."""
@@ -84,8 +98,20 @@ class Step:
         views = self.method.extra_views(batch.image, self.phase)
         teacher_out = None if self.teacher is None else self._teacher_output(batch, shown, views)
         student_out = forward_with_views(self.student, batch.image, views)
-        terms = self.method(student_out, teacher_out, batch, self.networks, self.phase)
+        own = (student_out, teacher_out, batch)
+        terms = self.method(*own, self.networks, self.phase, whole=self._whole(*own))
         return student_out, terms
+
+    def _whole(self, student: Output, teacher: Output | None, batch: Batch) -> Inputs | None:
+        """What all processes saw of a batch; None where no loss needs it beside the own share."""
+        stages = self.method.compared_stages(self.phase)
+        if self.ranks.size == 1 or stages is None:
+            return None
+        return (
+            self.ranks.whole_output(student, stages),
+            None if teacher is None else self.ranks.whole_output(teacher, stages),
+            self.ranks.whole_batch(batch),
+        )
 
     def _total(self, terms: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """The weighted sum of some terms."""
@@ -168,16 +194,19 @@ class EpochMetrics:
         self._bad_step.copy_(torch.where(is_first_bad, step, self._bad_step))
         self._bad_terms.copy_(torch.where(is_first_bad, values, self._bad_terms))
 
-    def means(self, epoch: int) -> dict[str, float]:
+    def means(self, epoch: int, ranks: Ranks = ALONE) -> dict[str, float]:
         """Mean of every term over the epoch's images, and `train_accuracy` in percent.
+
+        The images are those of all `ranks`, which all get the same answer.
 
         Raises:
             FloatingPointError: if a term was not finite; names the epoch, step and terms.
         """
-        read = torch.cat(self.tensors).tolist()  # synchronizes with the device
-        *sums, correct, images = read[: len(self.names) + 2]
-        *bad_terms, bad_step = read[len(self.names) + 2 :]
-        if bad_step:
+        read = ranks.gather(torch.cat(self.tensors)[None]).cpu()  # synchronizes with the device
+        *sums, correct, images = read[:, : len(self.names) + 2].sum(0).tolist()
+        bad = [row for row in read[:, len(self.names) + 2 :].tolist() if row[-1]]
+        if bad:
+            *bad_terms, bad_step = min(bad, key=lambda row: row[-1])
             values = dict(zip(self.names, bad_terms, strict=True))
             listed = ", ".join(f"{name} = {value:g}" for name, value in values.items())
             raise FloatingPointError(

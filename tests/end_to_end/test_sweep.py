@@ -132,6 +132,15 @@ def test_without_a_gpu_each_group_of_cores_is_a_slot(monkeypatch):
     assert len(local_slots(Device.cpu, 64, 1, None)) == 1
 
 
+def test_a_job_of_several_processes_has_as_many_gpus_or_cores(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6,7")
+    (slot,) = local_slots(Device.auto, 1, 1, None, gpus_per_job=2)
+    assert slot.environment["CUDA_VISIBLE_DEVICES"] == "4,6"
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 5, 7})
+    (slot,) = local_slots(Device.cpu, 2, 1, None, gpus_per_job=2)
+    assert slot.environment[CORES] == "0,1,2,5"
+
+
 # Running
 
 

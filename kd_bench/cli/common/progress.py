@@ -46,6 +46,10 @@ class JobDisplay:
         self._bar = progress_bar(self.console)
         self._task = self._bar.add_task("", total=None, words="", visible=False)
 
+    def __reduce__(self) -> tuple[type[JobDisplay], tuple[()]]:
+        """A process in which the job runs gets a display of its own, in the same terminal."""
+        return JobDisplay, ()
+
     def message(self, text: str) -> None:
         """Print a line."""
         self.console.print(printable(text))

@@ -35,6 +35,10 @@ class StreamedSplit:
     position: Tensor  # [N] int64, on the CPU: the images of the reader that belong to the split
     target: Tensor  # [N] int64
 
+    def part(self, images: slice) -> StreamedSplit:
+        """Some of its images."""
+        return StreamedSplit(self.reader, self.position[images], self.target[images])
+
 
 @dataclass(frozen=True, eq=False)
 class StreamedData(Data):

@@ -20,6 +20,8 @@ from kd_bench.utils.errors import UserError, require
 from kd_bench.utils.text.formatting import pluralize
 from kd_bench.utils.tracebacks import place, place_of
 
+Inputs = tuple[Output, Output | None, Batch]  # of student and teacher, for a batch
+
 
 def flatten_weights(weights: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     """{"ce": 1, "rkd": {"angle": 50}} -> {"ce": 1.0, "rkd/angle": 50.0}.
@@ -105,6 +107,22 @@ class Method(nn.Module):
     def stages(self) -> tuple[str, ...]:
         """All network stages read by the losses, without duplicates."""
         return tuple(dict.fromkeys(stage for loss in self._all_losses for stage in loss.stages))
+
+    def compared_stages(self, phase: str) -> tuple[str, ...] | None:
+        """Stages read by the losses of the phase that see the whole batch; None without any."""
+        comparing = [
+            loss
+            for loss in map(self._loss, self._phases[phase].losses)
+            if self._compares_images(loss)
+        ]
+        if not comparing:
+            return None
+        read = (stage for loss in comparing for stage in (*loss.stages, *loss.student_stages))
+        return tuple(dict.fromkeys(read))
+
+    def _compares_images(self, loss: Loss) -> bool:
+        """Whether a loss, with what plug-ins make of it, is no mean over images."""
+        return not loss.is_mean_over_images or self.plugins.act_on(loss)
 
     @property
     def student_stages(self) -> tuple[str, ...]:
@@ -202,10 +220,12 @@ class Method(nn.Module):
         batch: Batch,
         networks: Networks | None = None,
         phase: str = "main",
+        whole: Inputs | None = None,
     ) -> dict[str, Tensor]:
         """The unweighted terms of the phase, by name.
 
-        `networks` is required if a loss declares `needs_networks`.
+        `networks` is required if a loss declares `needs_networks`. If the batch is a share of a
+        whole one, `whole` is that, with the outputs for it, for losses that compare its images.
 
         Raises:
             UserError: a loss reads a stage, or returns terms, that its class does not declare.
@@ -217,14 +237,18 @@ class Method(nn.Module):
         }
         active = {name: self._loss(name) for name in self._phases[phase].losses}
         pairs: list[LogitPair] = []
-        if teacher is not None and any(map(self.plugins.act_on, active.values())):
-            pairs = self.plugins(student, teacher, batch)
+        own = (student, teacher, batch)
+        everything = whole or own
+        whole_student, whole_teacher, whole_batch = everything
+        if whole_teacher is not None and any(map(self.plugins.act_on, active.values())):
+            pairs = self.plugins(whole_student, whole_teacher, whole_batch)
         for name, loss in active.items():
-            inputs = (student, teacher, batch)
             try:
-                if teacher is not None and self.plugins.act_on(loss):
-                    values = [value_for(loss, pair, student, teacher, batch) for pair in pairs]
+                if whole_teacher is not None and self.plugins.act_on(loss):
+                    outputs = whole_student, whole_teacher, whole_batch
+                    values = [value_for(loss, pair, *outputs) for pair in pairs]
                 else:
+                    inputs = everything if self._compares_images(loss) else own
                     value = loss(*inputs, networks) if loss.needs_networks else loss(*inputs)
                     values = [(value, 1.0)]
                 terms |= self._summed_terms(name, values, phase)

@@ -39,28 +39,35 @@ def visible_gpus() -> list[str]:
 
 
 def local_slots(
-    device: Device, threads: int, jobs_per_gpu: int, jobs_at_once: int | None
+    device: Device,
+    threads: int,
+    jobs_per_gpu: int,
+    jobs_at_once: int | None,
+    *,
+    gpus_per_job: int = 1,
 ) -> list[LocalSlot]:
-    """Each visible GPU `jobs_per_gpu` times; without a GPU, groups of `threads` cores.
+    """Each visible GPU, or group of them, `jobs_per_gpu` times; without a GPU, groups of cores.
 
     Args:
         device: of a job; with cpu, GPUs are not used.
         threads: of a job.
         jobs_per_gpu: how many jobs share a GPU.
         jobs_at_once: the most slots; None: no limit.
+        gpus_per_job: GPUs of a job; without a GPU, it has as many times `threads` cores.
     """
     gpus = [] if device is Device.cpu else visible_gpus()
-    places = [(f"GPU {gpu}", {"CUDA_VISIBLE_DEVICES": gpu}) for gpu in gpus] * jobs_per_gpu
+    groups = [",".join(group) for group in _groups(gpus, gpus_per_job)]
+    places = [(f"GPU {group}", {"CUDA_VISIBLE_DEVICES": group}) for group in groups] * jobs_per_gpu
     if not places:
-        groups = [",".join(map(str, group)) for group in _groups_of_cores(threads)]
-        places = [(f"core {cores}", {CORES: cores}) for cores in groups]
+        available = list(map(str, sorted(os.sched_getaffinity(0))))
+        # One group of all cores if there are fewer.
+        groups = [",".join(group) for group in _groups(available, threads * gpus_per_job)]
+        places = [(f"core {cores}", {CORES: cores}) for cores in groups or [",".join(available)]]
     shared = process.job_environment(threads)
     slots = [LocalSlot(i, name, shared | place) for i, (name, place) in enumerate(places)]
     return slots[:jobs_at_once]
 
 
-def _groups_of_cores(size: int) -> list[list[int]]:
-    """This process's cores in groups of `size`; one group of all cores if there are fewer."""
-    cores = sorted(os.sched_getaffinity(0))
-    starts = range(0, len(cores) - size + 1, size)
-    return [cores[start : start + size] for start in starts] or [cores]
+def _groups(ids: list[str], size: int) -> list[list[str]]:
+    """As many whole groups of `size` as there are."""
+    return [ids[start : start + size] for start in range(0, len(ids) - size + 1, size)]

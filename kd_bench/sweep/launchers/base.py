@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
@@ -38,11 +38,15 @@ def require_one_or_more(**numbers: int | None) -> None:
 
 
 def largest(jobs: Sequence[Job]) -> Config:
-    """The configuration of a job with the most threads.
+    """A job's configuration, with the most threads and processes that any of them has.
 
     Two threads on one core would wait for each other: a hundred times slower.
     """
-    return max((job.config for job in jobs), key=lambda config: config.threads)
+    return replace(
+        jobs[0].config,
+        threads=max(job.config.threads for job in jobs),
+        gpus_per_job=max(job.config.gpus_per_job for job in jobs),
+    )
 
 
 class SweepLauncher(Launcher):
@@ -90,7 +94,7 @@ class SweepLauncher(Launcher):
         """Start in the background what jobs such as `config` need, while they are prepared."""
 
     def slots(self, config: Config) -> Sequence[Slot]:
-        """Slots for jobs such as `config`, that of the sweep's job with the most threads."""
+        """Slots for jobs such as `config`, which has the most threads and processes of any job."""
         raise NotImplementedError
 
     def _name(self, jobs: Sequence[Job]) -> str:

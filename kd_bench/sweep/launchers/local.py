@@ -39,8 +39,15 @@ class LocalLauncher(SweepLauncher):
     def slots(self, config: Config) -> list[LocalSlot]:
         """This machine's GPUs, or its cores."""
         # It imports torch, which takes seconds: not for --help.
-        from kd_bench.training.device import choose_device
+        from kd_bench.training.device import check_processes, choose_device
 
-        choose_device(config.device)
+        device = choose_device(config.device)
         process.check_threads(config.threads)
-        return local_slots(config.device, config.threads, self.jobs_per_gpu, self.jobs_at_once)
+        check_processes(device, config.gpus_per_job, config.threads)
+        return local_slots(
+            config.device,
+            config.threads,
+            self.jobs_per_gpu,
+            self.jobs_at_once,
+            gpus_per_job=config.gpus_per_job,
+        )

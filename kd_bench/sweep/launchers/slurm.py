@@ -22,6 +22,7 @@ class SlurmConfig(SweepConfig):
     jobs_at_once: int = 16  # in the queue, waiting or running
     partition: str | None = None
     timeout_min: int = 720  # a job that takes longer is requeued and resumes
+    # Of a job, or of each of its processes if gpus_per_job is above 1:
     gpus_per_node: int | None = 1
     cpus_per_task: int = 4
     mem_gb: float | None = 16
@@ -48,11 +49,20 @@ class SlurmLauncher(SweepLauncher):
         super().__init__(on_error, retries)
         require_one_or_more(jobs_at_once=jobs_at_once)
         self.jobs_at_once = jobs_at_once
-        memory = None if mem_gb is None else f"{round(mem_gb * 1024)}MB"
-        parameters = {"time": timeout_min, "mem": memory} | others
-        self.parameters = {name: value for name, value in parameters.items() if value is not None}
+        self.mem_gb, self.parameters = mem_gb, {"time": timeout_min} | others
 
     def slots(self, config: Config) -> list[SlurmSlot]:
         """One for each job that may be in the queue at once."""
         folder = Path(config.runs_dir) / SWEEPS / "slurm"
-        return slurm_slots(folder, config.threads, self.parameters, self.jobs_at_once)
+        parameters = self._parameters(config.gpus_per_job)
+        return slurm_slots(folder, config.threads, parameters, self.jobs_at_once)
+
+    def _parameters(self, processes: int) -> dict[str, Any]:
+        """Of submitit, for jobs of so many processes on one node."""
+        parameters = dict(self.parameters)
+        for name in ("gpus_per_node", "cpus_per_task"):
+            if parameters.get(name) is not None:
+                parameters[name] *= processes
+        if self.mem_gb is not None:
+            parameters["mem"] = f"{round(processes * self.mem_gb * 1024)}MB"
+        return {name: value for name, value in parameters.items() if value is not None}

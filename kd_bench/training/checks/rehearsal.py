@@ -20,7 +20,7 @@ from kd_bench.config.schema import RecipeConfig
 from kd_bench.interfaces import Batch, LossContext, Output, StageShapes, UserError
 from kd_bench.methods.common.method import Method
 from kd_bench.models.features import INPUT, FeatureExtractor
-from kd_bench.training.mixing import is_mixed, shares_of
+from kd_bench.training.images.mixing import is_mixed, shares_of
 from kd_bench.training.optimization.optim import make_optimizer
 from kd_bench.training.step import Step
 from kd_bench.training.teacher import Teacher

@@ -61,6 +61,7 @@ def digest(needs_teacher=True, teacher_learns=False, revisions=(), **changes):
         {"seed": 5},
         {"device": "cuda"},
         {"threads": 1},
+        {"gpus_per_job": 1},
         {"runs_dir": "elsewhere"},
         {"dataset__root": "/somewhere"},
         {"dataset__source__root": "/somewhere"},
@@ -109,6 +110,7 @@ def test_what_changes_nothing_that_is_learnt_changes_no_digest(change):
         {"teacher__model__net__depth": 32},
         {"speed": "reference"},
         {"threads": 2},
+        {"gpus_per_job": 2},
     ],
     ids=str,
 )

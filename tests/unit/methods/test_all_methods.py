@@ -25,7 +25,7 @@ from kd_bench.methods.logits import LogitRegression
 from kd_bench.methods.st import SoftTarget
 from kd_bench.models.features import FeatureExtractor, forward_with_views, probe_shapes
 from kd_bench.models.resnet import ResNet
-from kd_bench.training.mixing import shares_of
+from kd_bench.training.images.mixing import shares_of
 from kd_bench.training.step import networks_of
 from kd_bench.training.teacher import Teacher
 
@@ -594,3 +594,45 @@ def test_the_sweeps_over_older_and_newer_methods_have_all_of_them():
         listed += methods.split(",")
     for_some_students = {"deit_token"}
     assert set(listed) == set(choices("method")) - for_some_students
+
+
+# --- shares of a batch ------------------------------------------------------------------------
+
+
+def halves(out: Output | None) -> list[Output | None]:
+    """The outputs for the first and for the second half of a batch."""
+    if out is None:
+        return [None, None]
+    features = {stage: feature.chunk(2) for stage, feature in out.features.items()}
+    return [
+        Output(logits, {stage: parts[number] for stage, parts in features.items()})
+        for number, logits in enumerate(out.logits.chunk(2))
+    ]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_mean_over_images_is_the_mean_of_those_of_both_halves(name):
+    work = MethodFixture(name)
+    work.method.eval()  # batch norm is of the whole batch, or of each process's share of it
+    for phase in work.phases:
+        work.method.on_epoch_start(phase)
+        batch = work.batch()
+        outputs = work.outputs(batch, phase)
+        parts = [
+            Batch(image, target, index, batch.epoch)
+            for image, target, index in zip(
+                batch.image.chunk(2), batch.target.chunk(2), batch.index.chunk(2), strict=True
+            )
+        ]
+        for loss in work.method.losses.values():
+            if loss.is_mean_over_images:
+                whole, *of_halves = (
+                    value if isinstance(value := loss(*given), dict) else {"": value}
+                    for given in [
+                        (*outputs, batch),
+                        *zip(*map(halves, outputs), parts, strict=True),
+                    ]
+                )
+                for term, value in whole.items():
+                    mean = torch.stack([each[term] for each in of_halves]).mean()
+                    torch.testing.assert_close(value, mean, rtol=1e-4, atol=1e-6)

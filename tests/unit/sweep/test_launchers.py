@@ -22,6 +22,7 @@ from kd_bench.sweep.executors.late_files import LateResult
 from kd_bench.sweep.launchers import registry
 from kd_bench.sweep.launchers.base import SweepLauncher
 from kd_bench.sweep.launchers.local import LocalLauncher
+from kd_bench.sweep.launchers.slurm import SlurmConfig, SlurmLauncher
 from kd_bench.sweep.retry import DEFAULT
 from kd_bench.utils.errors import UserError
 
@@ -110,7 +111,7 @@ class Asked(SweepLauncher):
     """Notes for what jobs it is asked for slots."""
 
     def slots(self, config):
-        self.threads = config.threads
+        self.threads, self.processes = config.threads, config.gpus_per_job
         raise InterruptedError
 
 
@@ -121,8 +122,21 @@ def test_slots_have_room_for_the_job_with_the_most_threads(tmp_path, monkeypatch
     overrides = (*TINY, "method=baseline", f"runs_dir={tmp_path}")
     launcher = Asked(DEFAULT.on_error, DEFAULT.retries)
     with compose.initialized(), pytest.raises(InterruptedError):
-        launcher.launch([[*overrides, f"threads={number}"] for number in threads], 0)
-    assert launcher.threads == 2
+        launcher.launch(
+            [[*overrides, f"threads={number}", f"gpus_per_job={3 - number}"] for number in threads],
+            0,
+        )
+    assert launcher.threads == launcher.processes == 2
+
+
+def test_the_resources_of_a_slurm_job_are_those_of_all_its_processes():
+    settings = vars(SlurmConfig()) | {"mem_gb": 1.5, "cpus_per_task": None}
+    names = ("_target_", "_convert_")
+    launcher = SlurmLauncher(**{k: v for k, v in settings.items() if k not in names})
+    alone, four = launcher._parameters(1), launcher._parameters(4)
+    assert (alone["gpus_per_node"], alone["mem"]) == (1, "1536MB")
+    assert (four["gpus_per_node"], four["mem"]) == (4, "6144MB")
+    assert "cpus_per_task" not in four
 
 
 # Results of other machines

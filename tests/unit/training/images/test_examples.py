@@ -9,7 +9,7 @@ from helpers.jobs import NETS, composed, job, setup_of
 
 from kd_bench.jobs.resolve import resolve_job
 from kd_bench.training.epoch import EpochRunner
-from kd_bench.training.examples import first_views
+from kd_bench.training.images.examples import first_views
 from kd_bench.training.setup import phases
 
 

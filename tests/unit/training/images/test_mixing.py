@@ -14,7 +14,7 @@ from kd_bench.config.schema import RecipeConfig
 from kd_bench.interfaces import UserError
 from kd_bench.jobs.validate import cache_shape, validate_job
 from kd_bench.training.epoch import EpochRunner
-from kd_bench.training.mixing import Mixing, beta_quantiles, cutmix, mixup, shares_of
+from kd_bench.training.images.mixing import Mixing, beta_quantiles, cutmix, mixup, shares_of
 from kd_bench.training.setup import phases
 from kd_bench.utils.splitmix import image_word
 

@@ -1,0 +1,1 @@
+"""Images as networks see them in training: mixed, and to be looked at."""

@@ -1,0 +1,90 @@
+"""What tests run in the processes of one job: they find functions by their names in a module."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from kd_bench.jobs.assemble import assemble_setup
+from kd_bench.jobs.job import Job
+from kd_bench.training.distributed.ranks import Ranks
+from kd_bench.training.epoch import EpochRunner
+from kd_bench.training.setup import TrainingSetup, phases
+from kd_bench.utils.errors import require
+
+
+class WholeBatchNorm(nn.BatchNorm2d):
+    """Batch norm over the images of all processes: on a CPU, what SyncBatchNorm is on GPUs."""
+
+    ranks: Ranks
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        return super().forward(self.ranks.gather(x)).chunk(self.ranks.size)[self.ranks.rank]
+
+
+def make_comparable(setup: TrainingSetup) -> None:
+    """Make networks compute what one process alone would, in double precision.
+
+    In single precision, the rounding of sums of halves grows from step to step.
+    """
+    for net in (setup.student, setup.teacher.network):
+        net.register_forward_pre_hook(lambda module, inputs: inputs[0].double())
+        for module in (net, setup.method):
+            module.double()
+    for module in setup.student.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.__class__ = WholeBatchNorm
+            module.ranks = setup.ranks
+
+
+Trained = tuple[list[float], list[list[Tensor]]]
+
+
+def train_all(ranks: Ranks, jobs: list[Job]) -> list[Trained]:
+    """Train jobs whose teachers are done."""
+    return [train_steps(ranks, job) for job in jobs]
+
+
+def train_steps(ranks: Ranks, job: Job) -> Trained:
+    """The total loss of each step, and then the buffers of the method, as each process has them."""
+    torch.set_num_threads(1)
+    setup = assemble_setup(job, torch.device("cpu"), ranks=ranks)
+    make_comparable(setup)
+    (phase,) = phases(setup)
+    runner, totals = EpochRunner(setup, phase), []
+    for epoch in range(1, phase.epochs + 1):
+        images = total = 0.0
+        for size in runner.steps(epoch):
+            before, images = (images, total), images + size
+            total = images * runner.tally.means(epoch, ranks)["total"]
+            totals.append((total - before[1]) / (images - before[0]))
+        # What `run` would do here is left out: processes agree without it.
+    buffers = [ranks.gather(buffer[None]) for buffer in setup.method.buffers()]
+    return totals, [list(each.cpu()) for each in buffers]
+
+
+def place(ranks: Ranks) -> tuple[int, int, float]:
+    """The place of the process, and the sum of all numbers of processes."""
+    return ranks.rank, ranks.size, ranks.gather(torch.tensor([1.0 + ranks.rank])).sum().item()
+
+
+def second_one_fails(ranks: Ranks, how: str) -> None:
+    """The first process waits for the second one, which fails."""
+    if not ranks.is_first:
+        require(how != "mistake", "the second one refuses")
+        if how == "bug":
+            raise LookupError("no such thing")
+        os.kill(os.getpid(), signal.SIGKILL)
+    ranks.gather(torch.zeros(1))
+
+
+def wait_for_ever(ranks: Ranks, folder: Path) -> None:
+    """Say who waits."""
+    (folder / f"{os.getpid()}").touch()
+    signal.pause()

@@ -1,0 +1,76 @@
+"""Processes of one job: each knows its place, and the failure of one ends all."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from helpers.several_processes import place, second_one_fails
+
+from kd_bench.training.distributed.launch import ProcessLost, launch
+from kd_bench.utils.errors import OwnCodeError, UserError
+
+pytestmark = pytest.mark.slow
+
+
+def test_each_process_has_a_place_and_the_first_one_answers():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert launch(2, place) == (0, 2, 3.0)
+    assert before == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "message"),
+    [
+        ("mistake", UserError, "^the second one refuses$"),
+        ("bug", OwnCodeError, "LookupError: no such thing"),
+        ("killed", ProcessLost, r"^process 2 of the job was lost: .*\(SIGKILL\)"),
+    ],
+)
+def test_the_failure_of_one_process_ends_the_others_and_says_why(capfd, how, error, message):
+    with pytest.raises(error, match=message):
+        launch(2, second_one_fails, how)
+    assert "elastic" not in capfd.readouterr().err
+
+
+SCRIPT = """
+from pathlib import Path
+from helpers.several_processes import wait_for_ever
+from kd_bench.training.distributed.launch import launch
+if __name__ == "__main__":
+    launch(2, wait_for_ever, Path({folder!r}))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_processes_end_with_the_one_that_started_them(tmp_path, number):
+    script = tmp_path / "start.py"
+    script.write_text(SCRIPT.format(folder=str(tmp_path / "pids")))
+    (tmp_path / "pids").mkdir()
+    paths = os.pathsep.join(path for path in sys.path if path)
+    process = subprocess.Popen(
+        [sys.executable, script], env=os.environ | {"PYTHONPATH": paths}, stderr=subprocess.PIPE
+    )
+    started = wait_until(lambda: list_of(tmp_path / "pids", 2))
+    process.send_signal(number)
+    process.communicate()
+    assert process.returncode in ({-number} if number != signal.SIGINT else {1, -number})
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))
+
+
+def list_of(folder: Path, count: int) -> list[str]:
+    names = [path.name for path in folder.iterdir()]
+    return names if len(names) == count else []
+
+
+def wait_until(condition, seconds: float = 120.0):
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return found

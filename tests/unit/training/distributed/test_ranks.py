@@ -1,0 +1,63 @@
+"""The processes of one job: what they compute together is what one alone computes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers.jobs import job, trained
+from helpers.several_processes import train_all, train_steps
+
+from kd_bench.jobs.assemble import assemble_setup
+from kd_bench.training.distributed.launch import launch
+from kd_bench.training.distributed.ranks import Ranks
+
+METHODS = ["st", "at", "rkd", "crd"]
+STEPS = 21  # of 7 epochs of 40 images in batches of 16, 16 and 8
+
+
+@pytest.fixture(scope="module")
+def losses(tmp_path_factory):
+    """By method: what one process computes, and what two compute."""
+    runs = tmp_path_factory.mktemp("runs")
+    jobs = [job(runs, f"method={name}", "recipe.epochs=7", "speed=reference") for name in METHODS]
+    for teacher in jobs[0].teachers:
+        trained(teacher)
+    alone = [train_steps(Ranks(), each) for each in jobs]
+    return dict(zip(METHODS, zip(alone, launch(2, train_all, jobs), strict=True), strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_have_the_losses_of_one(losses, method):
+    (alone, _), (together, _) = losses[method]
+    assert len(alone) == STEPS
+    assert together == pytest.approx(alone, rel=1e-8)
+    assert len(set(alone)) == STEPS
+
+
+@pytest.mark.slow
+def test_memory_banks_are_equal_in_all_processes_and_those_of_one(losses):
+    (_, alone), (_, together) = losses["crd"]
+    for (expected,), (first, second) in zip(alone, together, strict=True):
+        assert torch.equal(first, second)
+        torch.testing.assert_close(first, expected)
+
+
+def test_shares_are_the_parts_of_each_batch_in_order():
+    order, sizes = torch.tensor([5, 3, 0, 6, 2, 4, 1]), [4, 2]
+    shares = [Ranks(rank, 2).share(order, sizes).tolist() for rank in (0, 1)]
+    assert shares == [[5, 3, 2], [0, 6, 4]]
+    assert Ranks().share(order, sizes).tolist() == [5, 3, 0, 6, 2, 4]
+
+
+def test_each_image_is_evaluated_by_one_process():
+    parts = [list(range(10))[Ranks(rank, 4).part(10)] for rank in range(4)]
+    assert [image for part in parts for image in part] == list(range(10))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_the_last_batch_loses_what_cannot_be_shared(tmp_path):
+    (runs := tmp_path / "runs").mkdir()
+    given = job(runs, "method=baseline", "dataset.source.train=39")
+    setup = assemble_setup(given, torch.device("cpu"), ranks=Ranks(0, 2))
+    assert setup.step_sizes == [16, 16, 6]
