@@ -153,19 +153,25 @@ def test_a_page_is_stale_without_a_row(tmp_path, monkeypatch, capsys):
     some = dict(zip(folders, (["baseline", "st"], ["ea"], ["dot", "sgd"]), strict=True))
     monkeypatch.setattr(methods.catalogue, "names", some.__getitem__)
     monkeypatch.setattr(methods, "PAGE", tmp_path / "methods.md")
+    monkeypatch.setattr(methods.catalogue, "PAGES", tmp_path / "methods")
+    (tmp_path / "methods").mkdir()
+    (tmp_path / "methods/st.md").touch()  # only this method has a page
     blocks = [f"<!-- output: {command} -->\n<!-- /output -->\n" for command in methods.TABLES]
     methods.PAGE.write_text("\n".join(blocks))
     assert methods.main(["--check"]) == 1
     assert methods.main(["--write"]) == 0
     assert methods.main(["--check"]) == 0
     lines = methods.PAGE.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if not line.startswith("| `st`")]
+    assert [line for line in lines if line.startswith("| [`st`](methods/st.md) |")]
+    kept = [line for line in lines if not line.startswith("| [`st`]")]
     methods.PAGE.write_text("".join(kept).replace("| `dot` |", "| `dots` |"))
     capsys.readouterr()
     assert methods.main(["--check"]) == 1
     said, *rows = capsys.readouterr().out.splitlines()
     assert said == "methods.md is stale; run python tools/methods.py --write:"
-    assert [row[:9] for row in rows] == ["+| `st` |", "-| `dots`", "+| `dot` "]
+    assert [row[:9] for row in rows] == ["+| [`st`]", "-| `dots`", "+| `dot` "]
+    table = methods.PAGE.read_text()
+    assert "| `baseline` |" in table
 
 
 def test_a_rule_s_row_says_what_it_costs():
@@ -179,11 +185,25 @@ def test_a_rule_s_row_says_what_it_costs():
 
 def test_docs_checks_every_page_unless_some_are_given(tmp_path, monkeypatch):
     docs = script("docs")
-    monkeypatch.setattr(docs, "tables", lambda option, files: 0)
+    called = []
+    monkeypatch.setattr(docs, "run_tool", lambda name, *words: called.append((name, *words)) or 0)
     page = tmp_path / "page.md"
     page.write_text("<!-- output: echo 5 jobs -->\n<!-- /output -->\n")
     assert docs.main(["--check", str(page)]) == 1
     assert docs.main(["--check", "--quick", str(page)]) == 0
     assert docs.main(["--write", str(page)]) == 0
     assert docs.main(["--check", str(page)]) == 0
+    options = ("--check", "--check", "--write", "--check")
+    assert called == [("table.py", option, page) for option in options]
     assert {path.name for path in docs.pages()} > {"README.md", "sweeps.md", "methods.md"}
+
+
+def test_docs_makes_the_pages_of_methods_before_the_tables_that_lead_there(tmp_path, monkeypatch):
+    docs, called = script("docs"), []
+    (tmp_path / "page.md").touch()
+    monkeypatch.setattr(docs, "pages", lambda: [tmp_path / "page.md"])
+    monkeypatch.setattr(docs, "run_tool", lambda name, *words: called.append((name, *words)) or 1)
+    assert docs.main(["--check", "--quick"]) == 1
+    assert called == [("pages.py", "--check"), ("table.py", "--check", tmp_path / "page.md")]
+    monkeypatch.setattr(docs, "run_tool", lambda name, *words: int(name == "pages.py"))
+    assert docs.main(["--check", "--quick"]) == 1
