@@ -83,7 +83,7 @@ def _is_job(folder: Path) -> bool:
 
 
 def _digest_and_seed(folder: Path) -> str:
-    return "/".join(folder.absolute().parts[-2:])
+    return "/".join(os.path.abspath(folder).split(os.sep)[-2:])
 
 
 def open_record(path: str | Path) -> tuple[Path, Record]:

@@ -45,12 +45,9 @@ def image_word(seed: int, epoch: int | Tensor, index: Tensor) -> Tensor:
     return splitmix64(splitmix64(stream + epoch) + index)
 
 
-_GOLDEN = -7046029254386353131  # odd; the further words of a word are this far apart in splitmix64
-
-
 def further_words(word: Tensor, count: int) -> Tensor:
-    """Several words that follow from each word: [B] -> [B, count] int64."""
-    step = torch.arange(count, device=word.device) * _GOLDEN
+    """The first outputs of the generator started at splitmix64(word): [B] -> [B, count] int64."""
+    step = torch.arange(count, device=word.device) * _GAMMA
     return splitmix64(splitmix64(word)[:, None] + step)
 
 

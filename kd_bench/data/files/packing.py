@@ -75,9 +75,12 @@ def pack(
     """
     require(not to.exists(), f"{to} exists already; remove it, or choose another place with --to")
     part = to.with_name(f"{to.name}.part")  # of a killed one, it is made again
-    with suppress(FileNotFoundError):
-        shutil.rmtree(part)
-    part.mkdir(parents=True)
+    try:
+        with suppress(FileNotFoundError):
+            shutil.rmtree(part)
+        part.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {to.parent}: {error.strerror}") from None
     damaged = 0
     reports = {split: Report() for split in SPLITS}
     writers = [_Writer(part, split) for split in SPLITS]

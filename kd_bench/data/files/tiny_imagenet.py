@@ -31,7 +31,9 @@ class TinyImageNet(ImageFiles):
         classes = [entry.name for entry in visible(train)]
         files, target = [], []
         for label, name in enumerate(classes):
-            images = [entry.path for entry in visible(train / name / "images")]
+            folder = train / name / "images"
+            require(folder.is_dir(), f"no folder {folder}: Tiny ImageNet is not whole")
+            images = [entry.path for entry in visible(folder)]
             files += images
             target += [label] * len(images)
         return Listing(classes, files, target), _list_test(self.root / "val")
@@ -43,6 +45,8 @@ def _list_test(folder: Path) -> Listing:
         rows = sorted(line.split("\t")[:2] for line in path.read_text().splitlines())
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is no text file") from None
     require(
         bool(rows) and all(len(row) == 2 for row in rows),
         f"{path} must have a line for each image, its name and class separated by a tab",

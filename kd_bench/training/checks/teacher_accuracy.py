@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from kd_bench.data.data import Data
+from kd_bench.models.adapted_input import AdaptedInput, ExpectedImages, GivenImages
 from kd_bench.models.features import FeatureExtractor
 from kd_bench.training.loop import accuracy, predictions
 from kd_bench.utils.errors import UserError, require
@@ -85,15 +85,28 @@ def _causes(
     """The teacher's accuracy without each of the likely causes, and the cause."""
     target = data.test.target
     for name, (mean, std) in NORMALISATIONS.items():
-        other = replace(data, mean=data.mean.new_tensor(mean), std=data.std.new_tensor(std))
-        correct = accuracy(predictions(network, other, data.test), target)
+        other = _fed(network, data, mean, std)
+        correct = accuracy(predictions(other, data, data.test), target)
         yield (
             correct,
             f"it was trained on images normalised otherwise, {name} it is {correct:.2f} %:"
-            f" dataset.mean={_joined(mean)} dataset.std={_joined(std)}",
+            f" teacher.model.mean={_joined(mean)} teacher.model.std={_joined(std)}",
         )
     correct = _best_order(predicted, target, data.num_classes)
     yield correct, f"its classes are in another order, in the best order it is {correct:.2f} %"
+
+
+def _fed(
+    network: FeatureExtractor, data: Data, mean: list[float], std: list[float]
+) -> FeatureExtractor:
+    """The teacher with images of another mean and deviation, and of the size that it has now."""
+    net, size = network.net, data.image_size
+    if isinstance(net, AdaptedInput):
+        size = net.inner.size
+        net = net.net
+    given = GivenImages(data.image_size, data.mean.cpu(), data.std.cpu())
+    adapted = AdaptedInput(net, given, ExpectedImages(tuple(mean), tuple(std), size))
+    return FeatureExtractor(adapted.to(data.mean.device), {}, (), "").eval()
 
 
 def _joined(values: list[float]) -> str:

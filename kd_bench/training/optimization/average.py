@@ -39,8 +39,10 @@ class WeightAverage:
         """The network has the average as its weights, and gets its own back afterwards."""
         own = [weight.clone() for weight in self._weights]
         self.apply()
-        yield
-        _copy(own, self._weights)
+        try:
+            yield
+        finally:
+            _copy(own, self._weights)
 
     def apply(self) -> None:
         """Make the average the weights of the network."""

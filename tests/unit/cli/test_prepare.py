@@ -65,3 +65,9 @@ def test_what_cannot_be_packed_is_refused(kd_bench, words, message):
 def test_resized_images_cannot_be_packed(kd_bench, root):
     _, printed = kd_bench("prepare", *choices(root), "dataset.source.size=4", "--to", "packed")
     assert "packed images keep their shape; leave out dataset.source.size" in printed
+
+
+def test_a_place_that_cannot_be_written_to_is_one_line(kd_bench, root, tmp_path):
+    (tmp_path / "file").touch()
+    code, printed = kd_bench("prepare", *choices(root), "--to", "file/packed")
+    assert (code, printed) == (2, "kd-bench: cannot write to file: Not a directory\n")

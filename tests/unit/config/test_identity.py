@@ -77,6 +77,9 @@ def digest(needs_teacher=True, teacher_learns=False, revisions=(), **changes):
         {"recipe__cutmix": 0},
         {"method__init": {"epochs": 0, "weights": {}}},
         {"method__plugins": {}},
+        {"model__mean": None, "model__std": None, "model__input_size": None},
+        {"model__weights": None},
+        {"teacher__model__mean": None, "teacher__model__weights": None},
         {"method__role": "control"},  # it moves the row of a table, not a number
         {"method__search": {"weights.ce": {"factor": 10}}},  # what others may try
     ],
@@ -91,6 +94,16 @@ def test_what_changes_nothing_that_is_learnt_changes_no_digest(change):
     [
         {"dataset__pad": 2},
         {"model__net__depth": 14},
+        *(
+            {f"{whose}__{key}": value}
+            for whose in ("model", "teacher__model")
+            for key, value in {
+                "weights": "DEFAULT",
+                "mean": [0.5, 0.5, 0.5],
+                "std": [0.2, 0.2, 0.2],
+                "input_size": [64, 64],
+            }.items()
+        ),
         {"method__losses__st__temperature": 8.0},
         {"method__weights__ce": 0.5},
         {"method__init": {"epochs": 0.1, "weights": {"st": 1}}},

@@ -116,6 +116,17 @@ def test_averaged_weights_teach_when_they_are_named(finished, tmp_path):
     assert teacher_module._answers_key(jobs[0]) != teacher_module._answers_key(jobs[1])
 
 
+@pytest.mark.parametrize(
+    "changed",
+    ["mean=[0.5,0.5,0.5]", "std=[0.1,0.1,0.1]", "input_size=[16,16]"],
+)
+def test_stored_answers_are_of_the_images_that_the_teacher_was_fed(finished, tmp_path, changed):
+    given = "method=st", f"teacher.checkpoint={finished[1] / WEIGHTS}"
+    plain = job(tmp_path / "runs", *given)
+    fed = job(tmp_path / "runs", *given, f"teacher.model.{changed}")
+    assert teacher_module._answers_key(fed) != teacher_module._answers_key(plain)
+
+
 def test_a_given_teacher_off_its_expected_accuracy_is_refused_before_it_trains(finished, tmp_path):
     _, teacher = finished
     accuracy = read_record(teacher).accuracy.last

@@ -159,3 +159,13 @@ def test_an_earlier_stage_after_a_later_one_is_refused():
     net = resnet()
     with pytest.raises(UserError, match="cannot be cut at stage 'stage2': its later layers"):
         rest_after(net, net.stages, "stage2", ("stage1",), "resnet14")
+
+
+@pytest.mark.parametrize("paths", [{"a": "one:map", "b": "two"}, {"a": "one", "b": "two:map=2x2"}])
+def test_features_that_are_read_as_maps_are_refused(paths):
+    net = nn.Sequential()
+    net.add_module("one", nn.Linear(8, 8))
+    net.add_module("two", nn.Linear(8, 8))
+    message = "mine cannot be cut at stage 'a': its features there are tokens or maps"
+    with pytest.raises(UserError, match=message):
+        rest_after(net, paths, "a", ("b",), "mine")

@@ -44,3 +44,10 @@ def test_missing_files_are_named(root, tmp_path):
     ):
         with pytest.raises(UserError, match=re.escape(message)):
             TinyImageNet(str(folder)).describe()
+
+
+def test_a_class_without_its_folder_of_images_is_named(root):
+    (root / "train/n03").mkdir()
+    message = f"no folder {root}/train/n03/images: Tiny ImageNet is not whole"
+    with pytest.raises(UserError, match=re.escape(message)):
+        TinyImageNet(str(root)).describe()

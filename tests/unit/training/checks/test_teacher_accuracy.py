@@ -8,6 +8,7 @@ from torch import nn
 
 from kd_bench.data.resident import ResidentData
 from kd_bench.data.source import Split
+from kd_bench.models.adapted_input import AdaptedInput, ExpectedImages, GivenImages
 from kd_bench.models.features import FeatureExtractor
 from kd_bench.training.checks.teacher_accuracy import check_expected, check_teacher_accuracy
 from kd_bench.training.loop import predictions
@@ -92,19 +93,20 @@ def test_a_teacher_near_chance_is_refused_unless_that_is_expected():
         (
             0.0,
             1.0,
-            "without normalisation it is 100.00 %: dataset.mean=[0,0,0] dataset.std=[1,1,1]",
+            "without normalisation it is 100.00 %: teacher.model.mean=[0,0,0]"
+            " teacher.model.std=[1,1,1]",
         ),
         (
             0.5,
             0.5,
-            "with pixels from -1 to 1 it is 100.00 %: dataset.mean=[0.5,0.5,0.5]"
-            " dataset.std=[0.5,0.5,0.5]",
+            "with pixels from -1 to 1 it is 100.00 %: teacher.model.mean=[0.5,0.5,0.5]"
+            " teacher.model.std=[0.5,0.5,0.5]",
         ),
         (
             0.449,
             0.226,
-            "with ImageNet's normalisation it is 100.00 %: dataset.mean=[0.485,0.456,0.406]"
-            " dataset.std=[0.229,0.224,0.225]",
+            "with ImageNet's normalisation it is 100.00 %: teacher.model.mean=[0.485,0.456,0.406]"
+            " teacher.model.std=[0.229,0.224,0.225]",
         ),
     ],
 )
@@ -112,6 +114,14 @@ def test_a_teacher_near_chance_is_refused_unless_that_is_expected():
 def test_another_normalisation_is_found(mean, std, cause, expected):
     message = refusal(ByGrey(mean, std), data(mean=5.0, std=0.01), expected)
     assert f"it was trained on images normalised otherwise, {cause}" in message
+
+
+def test_another_normalisation_is_found_for_a_teacher_that_has_one_of_its_own():
+    given, wrong = data(), ExpectedImages((0.9,) * 3, (2.0,) * 3, (4, 4))
+    net = AdaptedInput(ByGrey(), GivenImages((2, 2), given.mean, given.std), wrong)
+    message = refusal(net, given, 100.0)
+    assert "without normalisation it is 100.00 %" in message
+    assert message.endswith("teacher.model.mean=[0,0,0] teacher.model.std=[1,1,1]")
 
 
 def test_another_order_of_the_classes_is_found():

@@ -41,6 +41,16 @@ def test_it_equals_pytorchs_average_of_parameters_and_buffers():
     assert average.state[-1] == net[1].num_batches_tracked == 4
 
 
+def test_the_network_gets_its_own_weights_back_after_an_error():
+    net = nn.Linear(2, 2)
+    average = WeightAverage(net, 0.5)
+    net.weight.data += 1.0
+    own = net.weight.detach().clone()
+    with pytest.raises(KeyboardInterrupt), average.in_place_of_weights():
+        raise KeyboardInterrupt
+    assert torch.equal(net.weight, own)
+
+
 def test_the_network_gets_its_own_weights_back():
     net = nn.Linear(2, 2)
     average = WeightAverage(net, 0.5)
