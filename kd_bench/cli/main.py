@@ -9,7 +9,6 @@ import kd_bench
 from kd_bench.cli import (
     clean,
     completion,
-    evaluate,
     export,
     plan,
     prepare,
@@ -19,6 +18,7 @@ from kd_bench.cli import (
     table,
     tune,
 )
+from kd_bench.cli.evaluate import command as evaluate
 from kd_bench.cli.new import command as new
 from kd_bench.utils.errors import UserError, exit_on_error
 from kd_bench.utils.process import trace_crashes
