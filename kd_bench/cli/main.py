@@ -9,7 +9,6 @@ import kd_bench
 from kd_bench.cli import (
     clean,
     completion,
-    evaluate,
     export,
     plan,
     prepare,
@@ -19,7 +18,9 @@ from kd_bench.cli import (
     table,
     tune,
 )
+from kd_bench.cli.evaluate import command as evaluate
 from kd_bench.cli.new import command as new
+from kd_bench.cli.push import command as push
 from kd_bench.utils.errors import UserError, exit_on_error
 from kd_bench.utils.process import trace_crashes
 from kd_bench.utils.text.output import print_lines, replace_closed_streams
@@ -34,6 +35,7 @@ COMMANDS = {
     "rerun": rerun.main,
     "evaluate": evaluate.main,
     "export": export.main,
+    "push": push.main,
     "clean": clean.main,
     "new": new.main,
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kd_bench.cli.common.parser import Parser
 from kd_bench.cli.table import write_file
-from kd_bench.results.options import METRICS
+from kd_bench.results.options import METRICS, METRICS_TEXT, check_metric
 from kd_bench.results.store import find_placed_records, read_failures
 from kd_bench.utils.errors import require
 from kd_bench.utils.text.formatting import format_bytes
@@ -36,10 +36,9 @@ def report_parser(source: str) -> Parser:
     )
     parser.add_argument(
         "--metric",
-        choices=METRICS,
         metavar="METRIC",
         default=METRICS[0],
-        help=f"what the table shows: {', '.join(METRICS)} (default: {METRICS[0]})",
+        help=f"what the table shows: {METRICS_TEXT} (default: {METRICS[0]})",
     )
     parser.add_argument(
         "--out", type=Path, metavar="FILE", default=Path("report.html"), help="default: report.html"
@@ -75,6 +74,7 @@ def write_report(source: str, metric: str, out: Path, command: str) -> None:
 def main(words: Sequence[str]) -> int:
     """Write the page of one's own runs."""
     args = report_parser(source="runs").parse(words)
+    check_metric(args.metric)
     command = shlex.join(["kd-bench", "report", *words])
     write_report(args.source, args.metric, args.out, command)
     return 0

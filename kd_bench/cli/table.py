@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kd_bench.cli.common.parser import Parser
-from kd_bench.results.options import COSTS, FILTERS, FORMAT_NAMES, METRIC, METRICS, TableOptions
+from kd_bench.results.options import (
+    COSTS,
+    FILTERS,
+    FORMAT_NAMES,
+    METRIC,
+    METRICS,
+    METRICS_TEXT,
+    TableOptions,
+    check_metric,
+)
 from kd_bench.results.published.values import read_published
 from kd_bench.results.record import Failure, Record
 from kd_bench.results.store import read_failures, read_records
@@ -63,10 +72,9 @@ def add_table_options(parser: Parser, source: str) -> None:
     add_filters(parser)
     parser.add_argument(
         "--metric",
-        choices=METRICS,
         metavar="METRIC",
         default=METRICS[0],
-        help=f"what is shown: {', '.join(METRICS)} (default: {METRICS[0]})",
+        help=f"what is shown: {METRICS_TEXT} (default: {METRICS[0]})",
     )
     parser.add_argument("--note", default="", metavar="TEXT", help="a sentence for the caption")
     parser.add_argument(
@@ -141,8 +149,9 @@ def table_options(args: Namespace) -> TableOptions:
     """The parsed options of `add_table_options`.
 
     Raises:
-        UserError: for a figure or plot of another kind than SVG.
+        UserError: for an unknown metric, or a figure or plot of another kind than SVG.
     """
+    check_metric(args.metric)
     for name in ("figure", "plot", "profile", "cost-figure"):
         file = getattr(args, name.replace("-", "_"))
         require(

@@ -58,7 +58,9 @@ def without_defaults(section: Mapping, kind: type) -> dict:
     return kept
 
 
-def _dataset_identity(config: Mapping) -> dict:
+def dataset_identity(config: Mapping) -> dict:
+    """What determines the images and views of a dataset, of its plain values."""
+    config = canonical(config)
     dataset = {k: v for k, v in config.items() if k not in LOCATION_KEYS}
     dataset["source"] = {k: v for k, v in config["source"].items() if k not in LOCATION_KEYS}
     return without_defaults(dataset, DatasetConfig)
@@ -107,7 +109,7 @@ def job_identity(
     """
     plain = canonical(to_plain(config))
     result: dict[str, Any] = {
-        "dataset": _dataset_identity(plain["dataset"]),
+        "dataset": dataset_identity(plain["dataset"]),
         "model": without_defaults(plain["model"], ModelConfig),
         "method": _method_identity(plain["method"]),
         "recipe": without_defaults(plain["recipe"], RecipeConfig),

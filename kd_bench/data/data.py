@@ -99,10 +99,18 @@ class Data(ABC):
     def eval_batch(self, split: Any, start: int, stop: int) -> Tensor:
         """Images start..stop-1 of a split, normalized, without augmentation: float [B, 3, H, W]."""
 
+    @abstractmethod
+    def plain_images(self, split: Any, size: int) -> Iterator[Tensor]:
+        """All images of a split in order, as they are evaluated: uint8 [B, H, W, 3]."""
+
     def eval_batches(self, split: Any, size: int) -> Iterator[Tensor]:
         """All images of a split in order, as from `eval_batch`, `size` at a time."""
         for start in range(0, len(split.target), size):
             yield self.eval_batch(split, start, start + size)
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """Images uint8 [B, H, W, 3], on any device, as networks get them: float [B, 3, H, W]."""
+        return self._normalise(image.to(self.mean.device, non_blocking=True))
 
     def _normalise(self, image: Tensor) -> Tensor:
         """(image / 255 - mean) / std of uint8 [B, H, W, 3], as float [B, 3, H, W] channels_last."""

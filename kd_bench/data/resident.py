@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -55,10 +55,17 @@ class ResidentData(Data):
 
         For `train`, whose images are padded, this is the center crop, i.e. the original image.
         """
+        return self._normalise(self._plain(split, start, stop))
+
+    def plain_images(self, split: Split, size: int) -> Iterator[Tensor]:
+        """All images of a split in order, as they are evaluated: uint8 [B, H, W, 3]."""
+        for start in range(0, len(split.target), size):
+            yield self._plain(split, start, start + size)
+
+    def _plain(self, split: Split, start: int, stop: int) -> Tensor:
         height, width = self.image_size
         margin = (split.image.shape[1] - height) // 2
-        middle = slice(margin, margin + height), slice(margin, margin + width)
-        return self._normalise(split.image[start:stop, middle[0], middle[1]])
+        return split.image[start:stop, margin : margin + height, margin : margin + width]
 
 
 class ResidentFeed:

@@ -7,6 +7,7 @@ import json
 import platform
 import resource
 import subprocess
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path
@@ -19,15 +20,14 @@ from torch import Tensor
 import kd_bench
 from kd_bench.config.convert import to_plain
 from kd_bench.config.identity import digest
+from kd_bench.jobs.evaluation.scoring import StudentLogits, measure
 from kd_bench.jobs.instantiate import describe_dataset, meta_network
 from kd_bench.jobs.job import Job
-from kd_bench.jobs.scoring import StudentLogits, measure
 from kd_bench.models.ensemble import Ensemble
 from kd_bench.results.record import (
     CHECKSUM,
     Accuracy,
     Images,
-    Metrics,
     Record,
     TeacherScore,
     with_checksum,
@@ -103,8 +103,15 @@ def _some_images(setup: TrainingSetup) -> Tensor:
     return setup.data.eval_batch(setup.data.test, 0, 2)
 
 
-def add_to_record(folder: Path, metrics: Metrics, stored_logits: bytes) -> Record:
-    """Add metrics and test_logits.pt to a finished job's folder; all else in it stays.
+def add_to_record(
+    folder: Path, values: Mapping[str, Any], stored_logits: bytes | None = None
+) -> Record:
+    """Add values, and maybe test_logits.pt, to a finished job's folder; all else in it stays.
+
+    Args:
+        folder: of the job.
+        values: of fields of its record, plain or dataclasses.
+        stored_logits: the content of test_logits.pt, which the record then vouches for.
 
     Returns:
         The record as it is now.
@@ -117,8 +124,10 @@ def add_to_record(folder: Path, metrics: Metrics, stored_logits: bytes) -> Recor
         plain = json.loads((folder / RESULT).read_bytes())
         Record.from_json(plain, folder / RESULT)
         plain.pop(CHECKSUM, None)
-        plain |= {"metrics": to_plain(metrics), "test_logits_sha256": _hash(stored_logits)}
-        locked.write(TEST_LOGITS, stored_logits)
+        plain |= to_plain(dict(values))
+        if stored_logits is not None:
+            plain["test_logits_sha256"] = _hash(stored_logits)
+            locked.write(TEST_LOGITS, stored_logits)
         locked.write_json(RESULT, with_checksum(plain))
     return Record.from_json(plain, folder / RESULT)
 

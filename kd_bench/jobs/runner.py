@@ -16,9 +16,9 @@ from typing import Protocol
 import torch
 
 from kd_bench.jobs.assemble import assemble_setup
+from kd_bench.jobs.evaluation.scoring import student_logits, to_half
 from kd_bench.jobs.job import Job
 from kd_bench.jobs.record import code_version, make_record
-from kd_bench.jobs.scoring import student_logits, to_half
 from kd_bench.jobs.teacher import answer_test_images
 from kd_bench.results.record import Record
 from kd_bench.results.run_folder import (

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kd_bench.results.record import Record
+from kd_bench.utils.errors import require
 
 EVALUATE = "`kd-bench evaluate RUN` adds it"
+CORRUPT = "`kd-bench evaluate RUN --corruptions` adds it"
 NEEDS_VALIDATION = "it needs validation images: dataset.validation=N"
 SINCE = "only jobs of this version of kd-bench record it"
 
@@ -58,7 +60,46 @@ def _teacher_images(record: Record) -> float | None:
     return record.teacher_images if record.teacher else 0
 
 
-METRIC = {
+def _corrupted(name: str) -> Metric:
+    """Accuracy with one corruption."""
+    return Metric(
+        f"corrupted, {name}",
+        f"Accuracy in percent of all test images with {name}, at the last epoch, mean over five"
+        " strengths",
+        f"Accuracy in % with {name}",
+        lambda record: None if record.corrupted is None else record.corrupted.mean_of(name),
+        CORRUPT,
+    )
+
+
+def _probe(dataset: str) -> Metric:
+    """Accuracy of a linear probe on a dataset."""
+
+    def value(record: Record) -> float | None:
+        return record.probes[dataset].accuracy if dataset in record.probes else None
+
+    return Metric(
+        f"probe, {dataset}",
+        f"Accuracy in percent of all test images of {dataset} of a linear classifier of the"
+        " student's features",
+        f"Accuracy in % of a linear probe on {dataset}",
+        value,
+        f"`kd-bench evaluate RUN --probe dataset={dataset}` adds it",
+    )
+
+
+class _Metrics(dict[str, Metric]):
+    """Metrics by name, and those of one corruption or dataset: corrupted:fog, probe:cifar100."""
+
+    def __missing__(self, name: str) -> Metric:
+        kind, _, which = name.partition(":")
+        if kind not in OF_ONE or not which:
+            raise KeyError(name)
+        return OF_ONE[kind](which)
+
+
+OF_ONE = {"corrupted": _corrupted, "probe": _probe}
+_NAMED = {
     "last": _accuracy("last", "at the last epoch", "last epoch", "last"),
     "best": _accuracy(
         "best (test-selected)",
@@ -131,6 +172,14 @@ METRIC = {
         unit="nats",
         digits=3,
     ),
+    "corrupted": Metric(
+        "corrupted",
+        "Accuracy in percent of all test images at the last epoch, mean over the corruptions of"
+        " CIFAR-C without frost, at five strengths",
+        "Accuracy in % on corrupted test images",
+        lambda record: None if record.corrupted is None else record.corrupted.mean,
+        CORRUPT,
+    ),
     "seconds": _cost("seconds", "Seconds of training", lambda r: r.seconds, "s", digits=1),
     "teacher-images": _cost(
         "teacher's images",
@@ -152,8 +201,23 @@ METRIC = {
     ),
     "memory": _cost("memory", "Peak memory in MB", lambda record: record.peak_memory_mb, "MB"),
 }
+METRIC = _Metrics(_NAMED)
 METRICS = tuple(METRIC)
 COSTS = tuple(name for name, metric in METRIC.items() if not metric.better)
+METRICS_TEXT = f"{', '.join(METRICS)}, corrupted:NAME, probe:DATASET"
+
+
+def check_metric(name: str) -> None:
+    """Refuse what is no metric.
+
+    Raises:
+        UserError: with those that there are.
+    """
+    kind, _, which = name.partition(":")
+    is_known = name in METRICS or (kind in OF_ONE and which != "")
+    require(is_known, f"unknown metric '{name}'; choose from {METRICS_TEXT}")
+
+
 FILTERS = ("dataset", "pair", "method", "recipe", "student")
 FORMAT_NAMES = ("terminal", "markdown", "latex", "csv")
 

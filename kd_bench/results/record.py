@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from kd_bench.config.convert import to_dataclass, to_plain
@@ -50,7 +51,7 @@ class TeacherScore:
 class Metrics:
     """What a student's logits for all test images at the last epoch tell, beyond its accuracy.
 
-    `jobs.scoring` computes them.
+    `jobs.evaluation.scoring` computes them.
     """
 
     top5: float | None  # percent; None with five classes or fewer
@@ -61,6 +62,41 @@ class Metrics:
     kl: float | None  # KL(teacher || student) in nats; None without the teacher's logits
     teacher_errors: float | None  # agreement in percent where the teacher errs; None as kl
     per_class: list[float | None]  # accuracy in percent; None for a class without test images
+
+
+@dataclass(frozen=True)
+class Corrupted:
+    """Accuracy in percent of all test images with a corruption, each at the strengths 1 to 5.
+
+    `jobs.evaluation.robustness` measures it.
+    """
+
+    revision: int  # of the corruptions
+    accuracy: dict[str, list[float]]  # by the name of a corruption
+    extra: dict[str, list[float]]  # of those that are not part of the mean
+
+    @property
+    def mean(self) -> float:
+        """Over the corruptions and their strengths."""
+        return fmean(fmean(each) for each in self.accuracy.values())
+
+    def mean_of(self, name: str) -> float | None:
+        """Over the strengths of one corruption; None for one that was not measured."""
+        found = (self.accuracy | self.extra).get(name)
+        return None if found is None else fmean(found)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A linear classifier of a student's features on another dataset.
+
+    `jobs.evaluation.probe` trains it.
+    """
+
+    accuracy: float  # percent of all test images of that dataset
+    dataset: dict[str, Any]  # its identity, as in that of a job
+    data_fingerprint: str
+    revision: int  # of how it is trained
 
 
 @dataclass(frozen=True)
@@ -105,6 +141,8 @@ class Record:
     teacher_images: int | None = None  # that training asked of it; older records have none
     metrics: Metrics | None = None  # older records have none, until they are evaluated
     test_logits_sha256: str | None = None  # of test_logits.pt; None as `metrics`
+    corrupted: Corrupted | None = None  # None until it is measured
+    probes: dict[str, Probe] = field(default_factory=dict)  # by the dataset's name
     status: str = "done"
     format: int = FORMAT
     study: Study | None = None  # that chose its values; in a file of its own
@@ -123,6 +161,10 @@ class Record:
         """Plain values for `result.json`."""
         plain = to_plain(replace(self, study=None))
         del plain["study"]
+        plain = to_plain(self)
+        for name in ("corrupted", "probes"):
+            if not plain[name]:
+                del plain[name]
         if self.teacher is not None:
             for name in ("table", "members"):
                 if plain["teacher"][name] is None:
@@ -158,6 +200,10 @@ class Record:
                 known["teacher"] = TeacherScore(**values["teacher"])
             if values.get("metrics") is not None:
                 known["metrics"] = Metrics(**values["metrics"])
+            if "corrupted" in values:
+                known["corrupted"] = Corrupted(**values["corrupted"])
+            probes = values.get("probes", {})
+            known["probes"] = {name: Probe(**probe) for name, probe in probes.items()}
             record = cls(**known)
             record._check_paths()
             record._check_budget()

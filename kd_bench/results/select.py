@@ -38,7 +38,7 @@ from kd_bench.results.labels import (
     natural_key,
     non_method_changes,
 )
-from kd_bench.results.options import METRIC, METRICS
+from kd_bench.results.options import METRIC, METRICS, check_metric
 from kd_bench.results.record import Failure, Record
 from kd_bench.utils.errors import require
 from kd_bench.utils.text.formatting import pluralize
@@ -122,12 +122,12 @@ def with_metric(
 
     Args:
         records: as from `store.read_records`.
-        metric: one of `options.METRICS`.
+        metric: as `options.check_metric` takes it.
 
     Raises:
         UserError: an unknown metric, or no record has it.
     """
-    require(metric in METRICS, f"unknown metric '{metric}'; choose from {', '.join(METRICS)}")
+    check_metric(metric)
     chosen = METRIC[metric]
     records = [each for each in records if each.teacher or not chosen.needs_teacher]
     require(len(records) > 0, f"no run has a teacher, which {metric} needs")
@@ -141,7 +141,7 @@ def to_frame(records: Iterable[Record], metric: str = METRICS[0]) -> pd.DataFram
 
     Args:
         records: as from `with_metric`.
-        metric: one of `options.METRICS`.
+        metric: as `options.check_metric` takes it.
     """
     return pd.DataFrame([_line(record, metric) for record in records])
 

@@ -101,10 +101,6 @@ class StreamedData(Data):
         """All images of a split in order, without augmentation, `size` at a time."""
         return map(self.normalise, self.plain_images(split, size))
 
-    def normalise(self, image: Tensor) -> Tensor:
-        """Images uint8 [B, H, W, 3] on the device, normalized: float [B, 3, H, W]."""
-        return self._normalise(image.to(self.mean.device, non_blocking=True))
-
     def _pass(self, reader: Reader, pairs: Tensor, sizes: Sequence[int]) -> Iterator[Tensor]:
         loader: Iterable[Tensor | UserError] = DataLoader(
             _Images(reader, self.views, self.size),

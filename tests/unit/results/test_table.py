@@ -18,7 +18,7 @@ from hypothesis import given, settings, strategies
 from kd_bench.results.analysis.statistics import Pooled, half_width, pooled
 from kd_bench.results.labels import natural_key, short_name
 from kd_bench.results.options import FORMAT_NAMES, METRIC, METRICS
-from kd_bench.results.record import Metrics
+from kd_bench.results.record import Corrupted, Metrics, Probe
 from kd_bench.results.rendering import tables as render
 from kd_bench.results.rendering.caption import caption_sentences, caveats
 from kd_bench.results.rendering.tables import cell_text, render_records, render_table, to_rows
@@ -148,7 +148,7 @@ def test_an_unknown_metric_lists_the_known_ones():
 
 
 def measured(of, **values):
-    """A record with metrics: some, unless they are given."""
+    """A record with metrics: some, unless they are given; on corrupted images and with a probe."""
     some = Metrics(
         top5=99.0,
         nll=0.5,
@@ -159,7 +159,12 @@ def measured(of, **values):
         teacher_errors=None if of.teacher is None else 40.0,
         per_class=[],
     )
-    return replace(of, metrics=replace(some, **values))
+    return replace(
+        of,
+        metrics=replace(some, **values),
+        corrupted=Corrupted(1, {"fog": [60.0] * 5, "snow": [70.0] * 5}, {"saturate": [80.0] * 5}),
+        probes={"cifar10": Probe(55.5, {}, "images", 1)},
+    )
 
 
 @pytest.mark.parametrize(
@@ -179,6 +184,10 @@ def measured(of, **values):
         ("training-parameters", "30 (1)"),
         ("inference-parameters", "20 (1)"),
         ("memory", "300 (1)"),
+        ("corrupted", "65.0 (1)"),
+        ("corrupted:snow", "70.0 (1)"),
+        ("corrupted:saturate", "80.0 (1)"),
+        ("probe:cifar10", "55.5 (1)"),
     ],
 )
 def test_each_metric_shows_its_number_of_the_record(metric, cell):

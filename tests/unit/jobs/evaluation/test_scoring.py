@@ -15,8 +15,8 @@ from scipy.stats import entropy
 from sklearn.metrics import log_loss, recall_score, top_k_accuracy_score
 from torch.nn import functional as F
 
-from kd_bench.jobs import scoring
-from kd_bench.jobs.scoring import StudentLogits, measure
+from kd_bench.jobs.evaluation import scoring
+from kd_bench.jobs.evaluation.scoring import StudentLogits, measure
 
 
 def logits_of(*probabilities):

@@ -1,0 +1,1 @@
+"""kd-bench evaluate: weights, what records lack, corrupted images, linear probes."""

@@ -1,0 +1,1 @@
+"""kd-bench push: finished runs in the trackers of other libraries."""

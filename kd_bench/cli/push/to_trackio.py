@@ -1,0 +1,56 @@
+"""Pushes runs to the local database of trackio, in TRACKIO_DIR."""
+
+from __future__ import annotations
+
+import trackio
+
+from kd_bench.cli.push.runs import TrackedRun
+
+CONTENT = "kd_bench_content"  # in a run's configuration
+UNFINISHED = " (unfinished)"  # behind its name until all of it is there
+
+
+class Target:
+    """A project of trackio."""
+
+    def __init__(self, project: str):
+        self._project = project
+
+    def push(self, run: TrackedRun) -> bool:
+        """Make a run unless it is there; one with other content is replaced.
+
+        Returns:
+            Whether it was made.
+        """
+        for each in self._runs(run.name):
+            if (each.config or {}).get(CONTENT) == run.content:
+                return False
+            each.delete()
+        for each in self._runs(run.name + UNFINISHED):
+            each.delete()
+        trackio.init(
+            project=self._project,
+            name=run.name + UNFINISHED,
+            group=run.group,
+            config={**run.config, **run.labels, CONTENT: run.content},
+            embed=False,
+            auto_log_gpu=False,
+            auto_log_cpu=False,
+        )
+        for epoch, values in run.curves:
+            trackio.log(values, step=epoch)
+        trackio.log(run.metrics, step=run.curves[-1][0] if run.curves else 0)
+        trackio.finish()
+        for each in self._runs(run.name + UNFINISHED):
+            each.rename(run.name)
+        return True
+
+    def close(self) -> list[str]:
+        """What is left to do, in lines."""
+        return [f"look at them: trackio show --project {self._project}"]
+
+    def _runs(self, name: str) -> list[trackio.api.Run]:
+        try:
+            return [run for run in trackio.Api().runs(self._project) if run.name == name]
+        except ValueError:  # there is no such project yet
+            return []
