@@ -15,6 +15,8 @@ from helpers.jobs import job, trained
 from hydra.core.global_hydra import GlobalHydra
 
 from kd_bench.cli import main
+from kd_bench.jobs import assemble
+from kd_bench.training.checks.gradients import check_gradients
 
 
 @pytest.fixture
@@ -41,6 +43,22 @@ def kd_bench(tmp_path, monkeypatch, capsys):
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(False)
     sys.path[:] = path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _layers_are_checked_once():
+    """Check the gradients of the same layers once, not in every job: kernels stay as they are."""
+    checked = set()
+
+    def check(net, image_size, layout, model_name):
+        key = (repr(net), image_size, layout)
+        if key not in checked:
+            check_gradients(net, image_size, layout, model_name)
+            checked.add(key)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(assemble, "check_gradients", check)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from helpers.images import augmented
 from helpers.jobs import (
     FOR_ANY_STUDENT,
     NETS,
-    composed,
+    configured,
     job,
     of_method,
     setup_of,
@@ -53,6 +53,12 @@ def one_thread():
 def runs(tmp_path_factory):
     """A folder of runs that the tests of this file share, so the teacher is trained once."""
     return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def other_runs(tmp_path_factory):
+    """Another one, for the same jobs anew."""
+    return tmp_path_factory.mktemp("other_runs")
 
 
 def bits(state) -> str:
@@ -186,13 +192,12 @@ class Stop(Exception):  # noqa: N818
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", shipped.choices("method"))
-def test_an_interrupted_job_goes_on_to_the_same_bits(tmp_path, name):
-    overrides = (*of_method(name), "recipe.epochs=3", *EQUAL_WIDTHS)
-    _, whole = trained(job(tmp_path / "whole", *overrides))
-    the_job = job(tmp_path / "parts", *overrides)
-    for epoch in (1, 2):
-        with pytest.raises(Stop):
-            run_with_teacher(the_job, StopAfter(epoch, the_job.label))
+def test_an_interrupted_job_goes_on_to_the_same_bits(runs, other_runs, name):
+    overrides = (*of_method(name), *EQUAL_WIDTHS)
+    _, whole = trained(job(runs, *overrides))
+    the_job = job(other_runs, *overrides)
+    with pytest.raises(Stop):
+        run_with_teacher(the_job, StopAfter(1, the_job.label))
     _, parts = trained(the_job)
     assert (parts / "history.csv").read_text() == (whole / "history.csv").read_text()
     assert file_bits(parts) == file_bits(whole)
@@ -411,12 +416,11 @@ def test_a_validation_split_is_scored_and_not_trained_on(runs):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", shipped.choices("method"))
-def test_every_method_learns_on_real_digits(tmp_path, name):
+def test_every_method_learns_on_real_digits(runs, name):
     digits = ("dataset=digits", "dataset.source.train=200", "recipe.schedule=constant")
-    here = f"runs_dir={tmp_path}"
     student = FOR_ANY_STUDENT.get(name, ())
-    config, changed = composed(*NETS, f"method={name}", *digits, *EQUAL_WIDTHS, *student, here)
-    _, folder = trained(resolve_job(config, changed))
+    config = configured(*NETS, f"method={name}", *digits, *EQUAL_WIDTHS, *student)
+    _, folder = trained(resolve_job(replace(config, runs_dir=str(runs)), {}))
     rows = list(csv.DictReader((folder / "history.csv").open()))
     first, last = (row for row in rows if row["stage"] == "main")
     falling = {name for name in ("total", "ce") if float(last[name]) < float(first[name])}
