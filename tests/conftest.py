@@ -15,6 +15,9 @@ from helpers.jobs import job, trained
 from hydra.core.global_hydra import GlobalHydra
 
 from kd_bench.cli import main
+from kd_bench.jobs import assemble
+from kd_bench.training import device
+from kd_bench.training.checks.gradients import check_gradients
 
 
 @pytest.fixture
@@ -41,6 +44,44 @@ def kd_bench(tmp_path, monkeypatch, capsys):
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(False)
     sys.path[:] = path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _layers_are_checked_once():
+    """Check the gradients of the same layers once, not in every job: kernels stay as they are."""
+    checked = set()
+
+    def check(net, image_size, layout, model_name):
+        key = (repr(net), image_size, layout)
+        if key not in checked:
+            check_gradients(net, image_size, layout, model_name)
+            checked.add(key)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(assemble, "check_gradients", check)
+        yield
+
+
+@pytest.fixture
+def one_thread():
+    """The settings of a process that trains with one thread, for this test alone."""
+    before = torch.get_num_threads()
+    device.configure_process(1)
+    yield
+    torch.set_num_threads(before)
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A folder of runs that the tests of a file share, so that each teacher is trained once."""
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def other_runs(tmp_path_factory):
+    """Another one, for the same jobs anew."""
+    return tmp_path_factory.mktemp("other_runs")
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from helpers.shipped import load, stands_alone
 from kd_bench.config import compose
 from kd_bench.config.compose import Composed
 from kd_bench.config.schema import Config
@@ -69,9 +70,23 @@ def composed(*overrides: str) -> Composed:
         return _composer.job(overrides)
 
 
+@cache
+def configured(*overrides: str) -> Config:
+    """What `composed` gives for these overrides, without composing anew for each method.
+
+    A method whose file stands alone is exchanged in the configuration of another one.
+    """
+    name = next((each[7:] for each in overrides if each.startswith("method=")), "")
+    others = [each for each in overrides if each != f"method={name}"]
+    is_changed = any(each.startswith(("method.", "plugin", "rule")) for each in others)
+    if is_changed or not name or not stands_alone("method", name):
+        return composed(*overrides)[0]
+    return replace(composed("method=baseline", *others)[0], method=load("method", name))
+
+
 def config(runs_dir: Path, *overrides: str) -> Config:
     """A tiny job's configuration; `overrides` come last."""
-    return replace(composed(*TINY, *overrides)[0], runs_dir=str(runs_dir))
+    return replace(configured(*TINY, *overrides), runs_dir=str(runs_dir))
 
 
 def job(runs_dir: Path, *overrides: str) -> Job:

@@ -47,6 +47,12 @@ def load(group: str, name: str) -> Any:
     return to_dataclass(SCHEMAS[group], values)
 
 
+def stands_alone(group: str, name: str) -> bool:
+    """Whether a choice's file refers to no other one."""
+    text = (CONF / group / f"{name}.yaml").read_text()
+    return not any(word in text for word in ("defaults:", "${", "@package"))
+
+
 def _read(group: str, name: str, more: list[str]) -> DictConfig:
     """A choice in its group, and more values."""
     alone = OmegaConf.load(CONF / group / f"{name}.yaml")

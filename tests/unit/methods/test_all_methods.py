@@ -333,7 +333,8 @@ def test_gradients_are_those_of_finite_differences(name):
             out and drawn(out, torch.double) for out in meeting.outputs(batch, phase)
         )
         value = meeting.function_of(student, teacher, batch, phase)
-        assert gradcheck(value, tensors_of(student), fast_mode=True)
+        # The tolerance is for mean values over a batch, whose gradients are small.
+        assert gradcheck(value, tensors_of(student), atol=1e-7, fast_mode=True)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,6 @@ from kd_bench.models.features import probe_shapes
 from kd_bench.models.resnet import ResNet
 from kd_bench.models.weights import load_weights
 from kd_bench.results.rendering.tables import render_records
-from kd_bench.training import device
 from kd_bench.training.loop import evaluate
 
 ALIKE = (
@@ -31,18 +30,7 @@ ALIKE = (
 )
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    device.configure_process(1)
-    yield
-    torch.set_num_threads(before)
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    return tmp_path_factory.mktemp("runs")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

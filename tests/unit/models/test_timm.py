@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers.jobs import IMAGES, composed, trained
+from helpers.jobs import IMAGES, configured, trained
 from torch import nn
 
 pytest.importorskip("kd_bench.utils.torchvision").declare_operators()
@@ -142,8 +142,10 @@ def test_each_is_trained_as_a_student_of_another(student, method, tmp_path_facto
         f"teacher.model.name={teacher}",
         "dataset.source.size=32",
     ]
-    small = ["recipe=quickstart", "recipe.epochs=1", "recipe.batch_size=16", "tensorboard=false"]
-    config = replace(composed(*IMAGES, *small, *choices, "device=cpu")[0], runs_dir=str(runs))
+    small = ["dataset.source.train=16", "dataset.source.test=8", "recipe=quickstart"]
+    small += ["recipe.epochs=1", "teacher.recipe.epochs=1", "recipe.batch_size=16"]
+    small += ["tensorboard=false", "device=cpu"]
+    config = replace(configured(*IMAGES, *small, *choices), runs_dir=str(runs))
     record, _ = trained(resolve_job(config, {}))
     assert 0 <= record.accuracy.last <= 100
     assert (record.config.model.name, record.config.teacher.model.name) == (student, teacher)

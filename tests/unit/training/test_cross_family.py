@@ -1,4 +1,4 @@
-"""Every method between two families: a few steps, or a refusal with both shapes and the reason."""
+"""Every method between two families: a step, or a refusal with both shapes and the reason."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from helpers.jobs import FOR_ANY_STUDENT, composed, of_method, setup_of
+from helpers.jobs import FOR_ANY_STUDENT, configured, of_method, setup_of
 from helpers.shipped import choices
 
 from kd_bench.interfaces import UserError
@@ -19,8 +19,9 @@ from kd_bench.training.setup import phases
 CROSS = (
     "pair=resnet32x4-shufflenet_v2",
     "teacher.model.net.depth=14",  # of the same shapes, and faster
+    "teacher.recipe.epochs=1",
     "dataset=synthetic",
-    "dataset.source.train=16",
+    "dataset.source.train=8",
     "dataset.source.test=8",
     "dataset.source.num_classes=4",
     "dataset.source.size=16",
@@ -54,7 +55,7 @@ def runs(tmp_path_factory):
 @pytest.mark.parametrize("name", choices("method"))
 def test_a_method_runs_between_two_families_or_says_why_not(runs, name):
     chosen = [each for each in of_method(name) if each not in FOR_ANY_STUDENT.get(name, ())]
-    config, _ = composed(*CROSS, *chosen)
+    config = configured(*CROSS, *chosen)
     job = resolve_job(replace(config, runs_dir=str(runs)), {})
     if name in REFUSED:
         with pytest.raises(UserError, match=re.escape(REFUSED[name])):

@@ -19,13 +19,14 @@ from helpers.images import augmented
 from helpers.jobs import (
     FOR_ANY_STUDENT,
     NETS,
-    composed,
+    configured,
     job,
     of_method,
     setup_of,
     train,
     trained,
 )
+from helpers.resuming import has_equal_bits, interrupt
 
 import kd_bench
 from kd_bench.jobs import record as record_module
@@ -34,25 +35,12 @@ from kd_bench.jobs.resolve import resolve_job
 from kd_bench.jobs.runner import NullReporter, run_with_teacher
 from kd_bench.results.record import Accuracy, Images
 from kd_bench.results.run_folder import read_record
-from kd_bench.training import device, loop
+from kd_bench.training import loop
 from kd_bench.training.setup import TrainingSetup
 from kd_bench.training.step import EpochMetrics, Step
 from kd_bench.utils import lock
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    device.configure_process(1)
-    yield
-    torch.set_num_threads(before)
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """A folder of runs that the tests of this file share, so the teacher is trained once."""
-    return tmp_path_factory.mktemp("runs")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def bits(state) -> str:
@@ -180,36 +168,15 @@ def first_epoch(folder: Path) -> dict[str, float]:
 EQUAL_WIDTHS = ("model.net.widths=[8,8,8,8]", "teacher.model.net.widths=[8,8,8,8]")
 
 
-class Stop(Exception):  # noqa: N818
-    """Ends a job."""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", shipped.choices("method"))
-def test_an_interrupted_job_goes_on_to_the_same_bits(tmp_path, name):
-    overrides = (*of_method(name), "recipe.epochs=3", *EQUAL_WIDTHS)
-    _, whole = trained(job(tmp_path / "whole", *overrides))
-    the_job = job(tmp_path / "parts", *overrides)
-    for epoch in (1, 2):
-        with pytest.raises(Stop):
-            run_with_teacher(the_job, StopAfter(epoch, the_job.label))
+def test_an_interrupted_job_goes_on_to_the_same_bits(runs, other_runs, name):
+    overrides = (*of_method(name), *EQUAL_WIDTHS)
+    _, whole = trained(job(runs, *overrides))
+    the_job = job(other_runs, *overrides)
+    interrupt(the_job)
     _, parts = trained(the_job)
-    assert (parts / "history.csv").read_text() == (whole / "history.csv").read_text()
-    assert file_bits(parts) == file_bits(whole)
-
-
-class StopAfter(NullReporter):
-    """Ends a job, as an error would, after an epoch; its teacher is left alone."""
-
-    def __init__(self, epoch, label):
-        self.last, self.label = epoch, label
-
-    def start(self, label, epochs):
-        self.is_meant = label == self.label
-
-    def epoch(self, row, timing):
-        if self.is_meant and row["epoch"] == self.last:
-            raise Stop
+    assert has_equal_bits(parts, whole)
 
 
 def start(file: Path) -> subprocess.Popen:
@@ -276,8 +243,7 @@ def kill_before_rename(patched: pytest.MonkeyPatch, number: int) -> None:
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(tmp_path):
     the_job = job(tmp_path, "method=baseline", "recipe.epochs=3")
     folder = tmp_path / the_job.folder
-    with pytest.raises(Stop):
-        run_with_teacher(the_job, StopAfter(2, the_job.label))
+    interrupt(the_job, after=2)
     (folder / "checkpoint.pt").write_bytes(b"not what it was")
     with pytest.warns(UserWarning, match=r"checkpoint\.pt\.damaged"):
         trained(the_job)
@@ -290,8 +256,7 @@ def test_a_job_does_not_resume_from_the_checkpoint_of_another(tmp_path, change):
     one, other = (
         job(tmp_path, "method=baseline", "recipe.epochs=3", *more) for more in ([], [change])
     )
-    with pytest.raises(Stop):
-        run_with_teacher(one, StopAfter(2, one.label))
+    interrupt(one, after=2)
     shutil.copytree(one.path, other.path)
     with pytest.warns(UserWarning, match=f"it is of another job, {one.folder}"):
         trained(other)
@@ -411,12 +376,11 @@ def test_a_validation_split_is_scored_and_not_trained_on(runs):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", shipped.choices("method"))
-def test_every_method_learns_on_real_digits(tmp_path, name):
+def test_every_method_learns_on_real_digits(runs, name):
     digits = ("dataset=digits", "dataset.source.train=200", "recipe.schedule=constant")
-    here = f"runs_dir={tmp_path}"
     student = FOR_ANY_STUDENT.get(name, ())
-    config, changed = composed(*NETS, f"method={name}", *digits, *EQUAL_WIDTHS, *student, here)
-    _, folder = trained(resolve_job(config, changed))
+    config = configured(*NETS, f"method={name}", *digits, *EQUAL_WIDTHS, *student)
+    _, folder = trained(resolve_job(replace(config, runs_dir=str(runs)), {}))
     rows = list(csv.DictReader((folder / "history.csv").open()))
     first, last = (row for row in rows if row["stage"] == "main")
     falling = {name for name in ("total", "ce") if float(last[name]) < float(first[name])}

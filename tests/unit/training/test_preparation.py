@@ -8,28 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.jobs import config, job, setup_of, train, trained
+from helpers.resuming import has_equal_bits, interrupt
 from helpers.watching import WatchedPreparation
 
 from kd_bench.interfaces import UserError
 from kd_bench.jobs.resolve import resolve_job
-from kd_bench.jobs.runner import NullReporter, run_with_teacher
 from kd_bench.methods.common.method import Method
-from kd_bench.training import device
 from kd_bench.training.setup import TrainingSetup
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    device.configure_process(1)
-    yield
-    torch.set_num_threads(before)
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    return tmp_path_factory.mktemp("runs")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def watched(runs: Path) -> TrainingSetup:
@@ -66,28 +53,17 @@ def test_without_such_a_loss_there_is_no_pass(runs, tmp_path, monkeypatch, metho
     assert not work.method.needs_preparation
 
 
-class Stop(Exception):  # noqa: N818
-    """Ends a job."""
-
-
-class StopAfterOneEpoch(NullReporter):
-    def epoch(self, row, timing):
-        raise Stop
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["gkl", "nd"])
-def test_a_job_that_resumes_makes_no_second_pass_and_has_equal_bits(tmp_path, monkeypatch, method):
-    _, whole = trained(job(tmp_path / "whole", f"method={method}"))
-    the_job = job(tmp_path / "parts", f"method={method}")
-    trained(the_job.teacher)
-    with pytest.raises(Stop):
-        run_with_teacher(the_job, StopAfterOneEpoch())
+def test_a_job_that_resumes_makes_no_second_pass_and_has_equal_bits(
+    runs, other_runs, monkeypatch, method
+):
+    _, whole = trained(job(runs, f"method={method}"))
+    the_job = job(other_runs, f"method={method}")
+    interrupt(the_job)
     monkeypatch.setattr("kd_bench.training.loop._prepare", None)
     _, parts = trained(the_job)
-    assert (parts / "history.csv").read_text() == (whole / "history.csv").read_text()
-    ours, theirs = (torch.load(f / "weights.pt", weights_only=True) for f in (parts, whole))
-    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    assert has_equal_bits(parts, whole)
 
 
 @pytest.mark.parametrize(

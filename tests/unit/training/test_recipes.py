@@ -9,10 +9,10 @@ import pytest
 import torch
 from helpers.graph_guard import guarded, on_meta
 from helpers.jobs import job, setup_of, trained
+from helpers.resuming import has_equal_bits, interrupt
 
 from kd_bench.jobs.job import Job
-from kd_bench.jobs.runner import NullReporter, run_with_teacher
-from kd_bench.training import cuda_graph, device
+from kd_bench.training import cuda_graph
 from kd_bench.training.epoch import EpochRunner
 from kd_bench.training.setup import TrainingSetup, phases
 
@@ -27,19 +27,7 @@ RECIPES = {
 each_recipe = pytest.mark.parametrize("chosen", RECIPES.values(), ids=RECIPES)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    device.configure_process(1)
-    yield
-    torch.set_num_threads(before)
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """A folder of runs that the tests of this file share, so the teacher is trained once."""
-    return tmp_path_factory.mktemp("runs")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def student_job(runs: Path, *chosen: str) -> Job:
@@ -51,27 +39,14 @@ def main_runner(work: TrainingSetup) -> EpochRunner:
     return EpochRunner(work, phases(work)[-1])
 
 
-class Stop(Exception):  # noqa: N818
-    """Ends a job."""
-
-
-class StopAfterOneEpoch(NullReporter):
-    def epoch(self, row, timing):
-        raise Stop
-
-
 @pytest.mark.slow
 @each_recipe
-def test_a_job_resumes_to_equal_bits(tmp_path, chosen):
-    _, whole = trained(student_job(tmp_path / "whole", *chosen))
-    the_job = student_job(tmp_path / "parts", *chosen)
-    trained(the_job.teacher)
-    with pytest.raises(Stop):
-        run_with_teacher(the_job, StopAfterOneEpoch())
+def test_a_job_resumes_to_equal_bits(runs, other_runs, chosen):
+    _, whole = trained(student_job(runs, *chosen))
+    the_job = student_job(other_runs, *chosen)
+    interrupt(the_job)
     _, parts = trained(the_job)
-    assert (parts / "history.csv").read_text() == (whole / "history.csv").read_text()
-    ours, theirs = (torch.load(f / "weights.pt", weights_only=True) for f in (parts, whole))
-    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    assert has_equal_bits(parts, whole)
 
 
 @each_recipe

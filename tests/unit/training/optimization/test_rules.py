@@ -9,17 +9,17 @@ import pytest
 import torch
 from helpers.graph_guard import guarded, on_meta
 from helpers.jobs import composed, config, job, setup_of, train, trained
+from helpers.resuming import has_equal_bits, interrupt
 from torch import Tensor, nn
 
 from kd_bench.config.schema import RecipeConfig
 from kd_bench.interfaces import UserError
 from kd_bench.jobs.resolve import resolve_job
-from kd_bench.jobs.runner import NullReporter, run_with_teacher
 from kd_bench.jobs.validate import validate_job
 from kd_bench.methods.deepkd import DeeplyDecoupled
 from kd_bench.methods.dhkd import AlignedGradients
 from kd_bench.methods.dot import DistillationOriented
-from kd_bench.training import cuda_graph, device, execution
+from kd_bench.training import cuda_graph, execution
 from kd_bench.training.epoch import EpochRunner, StepKind
 from kd_bench.training.optimization.rules import RuledSGD
 from kd_bench.training.setup import TrainingSetup, phases
@@ -28,18 +28,7 @@ ADAMW = ("recipe.optimizer=adamw", "recipe.nesterov=false")
 RULES = [("st", "dot"), ("dkd", "dot"), ("dkd", "deepkd"), ("dhkd", "sgd")]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    device.configure_process(1)
-    yield
-    torch.set_num_threads(before)
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    return tmp_path_factory.mktemp("runs")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def ruled(runs: Path, method: str, rule: str, *more: str) -> TrainingSetup:
@@ -184,28 +173,15 @@ def test_a_rule_is_for_the_main_phase(runs):
     assert kinds == ["SGD", "RuledSGD"]
 
 
-class Stop(Exception):  # noqa: N818
-    """Ends a job."""
-
-
-class StopAfterOneEpoch(NullReporter):
-    def epoch(self, row, timing):
-        raise Stop
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "rule"), RULES)
-def test_a_job_with_a_rule_resumes_to_equal_bits(tmp_path, method, rule):
+def test_a_job_with_a_rule_resumes_to_equal_bits(runs, other_runs, method, rule):
     chosen = f"method={method}", f"rule={rule}"
-    _, whole = trained(job(tmp_path / "whole", *chosen))
-    the_job = job(tmp_path / "parts", *chosen)
-    trained(the_job.teacher)
-    with pytest.raises(Stop):
-        run_with_teacher(the_job, StopAfterOneEpoch())
+    _, whole = trained(job(runs, *chosen))
+    the_job = job(other_runs, *chosen)
+    interrupt(the_job)
     _, parts = trained(the_job)
-    assert (parts / "history.csv").read_text() == (whole / "history.csv").read_text()
-    ours, theirs = (torch.load(f / "weights.pt", weights_only=True) for f in (parts, whole))
-    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    assert has_equal_bits(parts, whole)
 
 
 @pytest.mark.slow
