@@ -96,6 +96,14 @@ class ResizedCropConfig:
 
 
 @dataclass
+class RandAugmentConfig:
+    """Random operations on colours and places of a training image, after its crop and flip."""
+
+    operations: int = 0  # how many, one after the other; 0: none
+    magnitude: int = 9  # of all of them, from 0 to 30
+
+
+@dataclass
 class DatasetConfig:
     """Images: their source, normalisation and augmentation."""
 
@@ -109,6 +117,7 @@ class DatasetConfig:
     padding: Padding = Padding.zero
     flip: bool = True
     resized_crop: ResizedCropConfig = field(default_factory=ResizedCropConfig)
+    randaugment: RandAugmentConfig = field(default_factory=RandAugmentConfig)
     streamed: bool = False  # decode images while training; otherwise all are in memory
     workers: int | None = None  # processes that decode streamed images; None: one for each core
     validation: int = 0  # images split from the training set, by a seed of its own

@@ -13,6 +13,7 @@ from kd_bench.data.augment import pad_images
 from kd_bench.data.data import Data
 from kd_bench.data.resident import ResidentData
 from kd_bench.data.source import Description, Reader, Source, Split, StreamedSource
+from kd_bench.data.streaming.randaugment import RandAugmented, check_randaugment
 from kd_bench.data.streaming.streamed import StreamedData, StreamedSplit
 from kd_bench.data.streaming.views import PaddedCrop, ResizedCrop, Views
 from kd_bench.interfaces import require
@@ -41,6 +42,7 @@ class Dataset:
         std: Sequence[float] | None = None,
         validation: int = 0,
         resized_crop: ResizedCrop | None = None,
+        randaugment: tuple[int, int] | None = None,
         streamed: bool = False,
         workers: int | None = None,
     ):
@@ -48,7 +50,8 @@ class Dataset:
 
         `padding` is "zero" or "reflect". `mean` and `std` are per channel, of pixels in [0, 1];
         None means those of the training images. `validation` is the number of images split from the
-        training set, the same ones in every job. `resized_crop` replaces padding, crop and flip.
+        training set, the same ones in every job. `resized_crop` replaces padding, crop and flip,
+        and `randaugment`, its number of operations and their magnitude, follows them.
 
         With `streamed`, images are decoded while they are trained on, by that many `workers`; None
         means one for each core, and 0 none but this process.
@@ -69,6 +72,12 @@ class Dataset:
             "dataset.resized_crop is for streamed images alone; add dataset.streamed=true",
         )
         require(
+            randaugment is None or streamed,
+            "dataset.randaugment is for streamed images alone; add dataset.streamed=true",
+        )
+        if randaugment is not None:
+            check_randaugment(*randaugment)
+        require(
             resized_crop is None or pad == 0,
             f"dataset.resized_crop takes the place of padding; add dataset.pad=0, got {pad}",
         )
@@ -87,6 +96,7 @@ class Dataset:
         self.std = std
         self.validation = validation
         self.resized_crop = resized_crop
+        self.randaugment = randaugment
         self.streamed = streamed
         self.workers = workers
 
@@ -172,9 +182,8 @@ class Dataset:
         return replace(data, mean=mean.to(device), std=std.to(device))
 
     def _views(self) -> Views:
-        if self.resized_crop is not None:
-            return self.resized_crop
-        return PaddedCrop(self.pad, self.padding, self.flip)
+        crops = self.resized_crop or PaddedCrop(self.pad, self.padding, self.flip)
+        return crops if self.randaugment is None else RandAugmented(crops, *self.randaugment)
 
     def _check_memory(self, described: Description) -> None:
         """Refuse images that do not fit into the memory, before any of them is decoded."""

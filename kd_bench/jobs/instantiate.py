@@ -173,7 +173,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 def build_dataset(config: DatasetConfig) -> Dataset:
     """The dataset of a job, not loaded yet."""
-    crop = config.resized_crop
+    crop, rand = config.resized_crop, config.randaugment
     return Dataset(
         from_target(config.source, f"dataset '{config.name}'"),
         pad=config.pad,
@@ -183,6 +183,7 @@ def build_dataset(config: DatasetConfig) -> Dataset:
         std=config.std,
         validation=config.validation,
         resized_crop=None if crop.size is None else ResizedCrop(flip=config.flip, **vars(crop)),
+        randaugment=(rand.operations, rand.magnitude) if rand.operations else None,
         streamed=config.streamed,
         workers=config.workers,
     )

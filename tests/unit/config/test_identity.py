@@ -93,6 +93,7 @@ def test_what_changes_nothing_that_is_learnt_changes_no_digest(change):
     "change",
     [
         {"dataset__pad": 2},
+        {"dataset__randaugment": {"operations": 2, "magnitude": 9}},
         {"model__net__depth": 14},
         *(
             {f"{whose}__{key}": value}

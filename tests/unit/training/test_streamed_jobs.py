@@ -95,6 +95,16 @@ def test_workers_are_no_part_of_a_job_and_streaming_is(tmp_path, images):
     assert streamed.folder == four.folder != held.folder
 
 
+def test_operations_of_randaugment_follow_from_the_seed_whatever_the_workers(tmp_path, images):
+    rand = ("method=baseline", "dataset.streamed=true", "dataset.randaugment.operations=2")
+    here, there = (
+        outcome(job(tmp_path / count, images, *rand, f"dataset.workers={count}"))
+        for count in ("0", "2")
+    )
+    assert same(here, there)
+    assert not same(here, outcome(job(tmp_path, images, *rand[:2])))
+
+
 def test_random_resized_crops_of_images_of_many_sizes_train(tmp_path, large):
     crop = (*CROP, "dataset.pad=0", "dataset.streamed=true")
     made = job(tmp_path, large, "method=st", *crop)

@@ -1,0 +1,72 @@
+"""RandAugment (Cubuk et al., 2020), arXiv:1909.13719, of streamed images, by torchvision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kd_bench.data.streaming.views import Views
+from kd_bench.interfaces import require
+from kd_bench.utils.torchvision import import_torchvision
+
+STRENGTHS = 31  # torchvision's, from 0
+
+
+def check_randaugment(operations: int, magnitude: int) -> None:
+    """Refuse numbers that torchvision's RandAugment does not take.
+
+    Raises:
+        UserError: with those that it takes.
+    """
+    name = "dataset.randaugment"
+    require(operations > 0, f"{name}.operations must be 0 or more, got {operations}")
+    require(
+        0 <= magnitude < STRENGTHS,
+        f"{name}.magnitude must be from 0 to {STRENGTHS - 1}, got {magnitude}",
+    )
+
+
+class RandAugmented:
+    """Views of other views, changed by random operations of torchvision's RandAugment.
+
+    A view's number is 62 random bits, which seed the draws: so what is drawn follows from it alone.
+    Evaluated images stay as they are.
+
+    Args:
+        views: crops and flips, which come first.
+        operations: how many an image gets, one after the other.
+        magnitude: of all of them, from 0 to 30; 9 is usual.
+    """
+
+    count = 2**62
+
+    def __init__(self, views: Views, operations: int, magnitude: int):
+        self.views = views
+        transforms = import_torchvision().transforms  # here, for all workers
+        self._randaugment = transforms.RandAugment(operations, magnitude, STRENGTHS)
+
+    @property
+    def common_size(self) -> bool:
+        """Whether all images must have the same size."""
+        return self.views.common_size
+
+    def augmented(self, images: Sequence[np.ndarray], view: Tensor) -> Tensor:
+        """The given views [B] of images uint8 [H', W', 3]: uint8 [B, H, W, 3]."""
+        made = self.views.augmented(images, view % self.views.count)
+        with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
+            changed = [
+                self._changed(each, number)
+                for each, number in zip(made, view.tolist(), strict=True)
+            ]
+        return torch.stack(changed)
+
+    def plain(self, images: Sequence[np.ndarray]) -> Tensor:
+        """Images uint8 [H', W', 3] as they are evaluated: uint8 [B, H, W, 3]."""
+        return self.views.plain(images)
+
+    def _changed(self, image: Tensor, seed: int) -> Tensor:
+        torch.default_generator.manual_seed(seed)
+        return self._randaugment(image.permute(2, 0, 1)).permute(1, 2, 0)
