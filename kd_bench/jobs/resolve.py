@@ -18,7 +18,7 @@ from kd_bench.config.schema import Config, MethodConfig, Side
 from kd_bench.jobs.instantiate import loss_classes, revisions
 from kd_bench.jobs.job import Job, MethodTraits
 from kd_bench.results.labels import method_label
-from kd_bench.training.teacher_cache import why_uncacheable
+from kd_bench.training.teachers.cache import why_uncacheable
 
 
 def resolve_job(config: Config, changed: Mapping[str, Any]) -> Job:

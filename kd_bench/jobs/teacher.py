@@ -29,13 +29,13 @@ from kd_bench.models.features import FeatureExtractor
 from kd_bench.models.weights import load_weights
 from kd_bench.results.record import Record
 from kd_bench.results.run_folder import TEACHER_CACHES, WEIGHTS, check_weights, read_record
-from kd_bench.training import teacher_cache
 from kd_bench.training.checks.teacher_accuracy import check_teacher_accuracy
 from kd_bench.training.device import device_name
 from kd_bench.training.execution import Execution, memory_format, move
 from kd_bench.training.loop import accuracy, all_logits, predictions
 from kd_bench.training.setup import TrainingSetup
-from kd_bench.training.teacher import Teacher
+from kd_bench.training.teachers import cache as teacher_cache
+from kd_bench.training.teachers.teacher import Teacher
 from kd_bench.utils.errors import UserError, require
 from kd_bench.utils.files import file_hash
 

@@ -44,12 +44,13 @@ from kd_bench.jobs.job import Job
 from kd_bench.methods.common.method import Method
 from kd_bench.models.cut import rest_after
 from kd_bench.models.weights import read_weights
-from kd_bench.training import execution, teacher_cache
+from kd_bench.training import execution
 from kd_bench.training.checks.distributed import check_distributed
 from kd_bench.training.checks.recipe import check_recipe
 from kd_bench.training.checks.rehearsal import Rehearsal
 from kd_bench.training.checks.teacher_accuracy import check_expected
 from kd_bench.training.images.mixing import is_mixed
+from kd_bench.training.teachers import cache as teacher_cache
 from kd_bench.utils.errors import UserError, require
 
 

@@ -12,7 +12,7 @@ from kd_bench.config.schema import TeacherSource
 from kd_bench.jobs.instantiate import describe_dataset
 from kd_bench.jobs.job import Job
 from kd_bench.jobs.validate import cache_shape
-from kd_bench.training.teacher_cache import FLOAT
+from kd_bench.training.teachers.cache import FLOAT
 from kd_bench.utils.text.formatting import format_bytes, pluralize
 
 

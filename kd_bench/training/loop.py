@@ -25,7 +25,7 @@ from kd_bench.training.checkpoint import AsyncCheckpointer
 from kd_bench.training.epoch import EpochRunner
 from kd_bench.training.execution import inference_batch_size
 from kd_bench.training.setup import TrainingSetup, phases
-from kd_bench.training.teacher import training_outputs
+from kd_bench.training.teachers.teacher import training_outputs
 from kd_bench.utils.errors import require
 from kd_bench.utils.locked_folder import LockedFolder
 

@@ -15,7 +15,7 @@ from kd_bench.models.features import FeatureExtractor
 from kd_bench.training.distributed.ranks import Ranks
 from kd_bench.training.execution import Execution
 from kd_bench.training.optimization.schedule import learning_rates
-from kd_bench.training.teacher import Teacher
+from kd_bench.training.teachers.teacher import Teacher
 from kd_bench.utils.seeds import derive_seed
 
 

@@ -14,7 +14,7 @@ from kd_bench.methods.common.method import Inputs, Method
 from kd_bench.models.features import FeatureExtractor, forward_with_views
 from kd_bench.training.distributed.ranks import Call, Ranks, call
 from kd_bench.training.optimization.optim import Optimizer
-from kd_bench.training.teacher import Teacher
+from kd_bench.training.teachers.teacher import Teacher
 
 ALONE = Ranks()
 

@@ -23,7 +23,7 @@ from kd_bench.jobs import instantiate
 from kd_bench.methods.common.method import Method, flatten_weights
 from kd_bench.models.features import forward_with_views
 from kd_bench.training.step import networks_of
-from kd_bench.training.teacher import Teacher
+from kd_bench.training.teachers.teacher import Teacher
 from kd_bench.utils.text.formatting import pluralize
 
 METHODS, PLUGINS, RULES = (Path(CONFIG_DIR) / group for group in ("method", "plugin", "rule"))

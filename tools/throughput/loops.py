@@ -29,7 +29,7 @@ from kd_bench.training.device import choose_device, configure_process
 from kd_bench.training.epoch import EpochRunner
 from kd_bench.training.setup import TrainingSetup, phases
 from kd_bench.training.step import networks_of
-from kd_bench.training.teacher_cache import CachedTeacher, row_width
+from kd_bench.training.teachers.cache import CachedTeacher, row_width
 from kd_bench.utils.torchvision import import_torchvision
 
 PLAIN, TUNED, OURS, OURS_CACHED = "plain", "tuned", "ours", "ours with a teacher cache"

@@ -23,7 +23,7 @@ from kd_bench.models.features import INPUT, FeatureExtractor
 from kd_bench.training.images.mixing import is_mixed, shares_of
 from kd_bench.training.optimization.optim import make_optimizer
 from kd_bench.training.step import Step
-from kd_bench.training.teacher import Teacher
+from kd_bench.training.teachers.teacher import Teacher
 from kd_bench.utils.errors import OwnCodeError, error_text
 from kd_bench.utils.isolated import run_isolated
 from kd_bench.utils.tracebacks import own_frames, summary

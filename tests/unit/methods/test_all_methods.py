@@ -27,7 +27,7 @@ from kd_bench.models.features import FeatureExtractor, forward_with_views, probe
 from kd_bench.models.resnet import ResNet
 from kd_bench.training.images.mixing import shares_of
 from kd_bench.training.step import networks_of
-from kd_bench.training.teacher import Teacher
+from kd_bench.training.teachers.teacher import Teacher
 
 METHODS = choices("method")
 K, B, SIZE = 10, 6, (8, 8)

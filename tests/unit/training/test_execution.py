@@ -29,7 +29,7 @@ from kd_bench.training import device as device_module
 from kd_bench.training.epoch import EpochRunner
 from kd_bench.training.execution import Execution
 from kd_bench.training.setup import TrainingSetup, phases
-from kd_bench.training.teacher import Teacher
+from kd_bench.training.teachers.teacher import Teacher
 from kd_bench.utils.errors import UserError
 
 CUDA = torch.device("cuda")

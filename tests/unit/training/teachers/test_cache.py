@@ -14,9 +14,9 @@ from helpers.jobs import job, setup_of, trained
 from kd_bench.interfaces import Batch
 from kd_bench.jobs import validate
 from kd_bench.results import run_folder
-from kd_bench.training import teacher_cache
 from kd_bench.training.setup import TrainingSetup
-from kd_bench.training.teacher import Teacher
+from kd_bench.training.teachers import cache as teacher_cache
+from kd_bench.training.teachers.teacher import Teacher
 from kd_bench.utils import lock
 from kd_bench.utils.errors import UserError
 

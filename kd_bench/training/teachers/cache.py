@@ -28,7 +28,7 @@ from kd_bench.models.features import FeatureExtractor
 from kd_bench.results.record import CHECKSUM
 from kd_bench.results.run_folder import CACHE_RECORD, CACHED_ROWS, wait_while_locked
 from kd_bench.training.execution import Execution, inference_batch_size
-from kd_bench.training.teacher import Teacher
+from kd_bench.training.teachers.teacher import Teacher
 from kd_bench.utils.errors import UserError, require
 from kd_bench.utils.files import ensure_writable_dir, json_hash
 from kd_bench.utils.lock import Locked

@@ -1,0 +1,1 @@
+"""The teacher of a training step: the frozen network, or a cache of its outputs."""
