@@ -10,7 +10,7 @@ from mlflow.entities import Metric, Param
 
 from kd_bench.cli.push.runs import TrackedRun
 
-FOLDER, CONTENT = "kd_bench.folder", "kd_bench.content"  # tags; the second is set last
+FOLDER, CONTENT = "kd-bench folder", "kd-bench content"  # tags; the second is set last
 BATCH = 100  # entries of a request; MLflow takes no more parameters at once
 
 
