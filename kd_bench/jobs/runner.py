@@ -106,14 +106,15 @@ def _run_in_processes(job: Job, reporter: Reporter) -> tuple[Record, bool]:
         ProcessLost: one of them was killed; the next run resumes.
     """
     # It takes time to import, which a job of one process is spared.
-    from kd_bench.training.distributed.launch import launch
+    from kd_bench.training.distributed.launch import ProcessLost, launch
 
     check_processes(choose_device(job.config.device), job.config.gpus_per_job, job.config.threads)
     try:
         trained: bool = launch(job.config.gpus_per_job, _run_one_of, job, reporter)
     except Exception as error:
-        # The first process has written why, unless another one failed.
-        if not isinstance(error, Locked) and read_error(job.path) is None:
+        # The first process has written why it failed: if another one was lost, its lost connection.
+        is_untold = isinstance(error, ProcessLost) or read_error(job.path) is None
+        if is_untold and not isinstance(error, Locked):
             write_error(job.path, failure_reason(error))
         raise
     record = job.read_record()

@@ -161,7 +161,6 @@ class Record:
         """Plain values for `result.json`."""
         plain = to_plain(replace(self, study=None))
         del plain["study"]
-        plain = to_plain(self)
         for name in ("corrupted", "probes"):
             if not plain[name]:
                 del plain[name]

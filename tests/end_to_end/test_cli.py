@@ -149,7 +149,7 @@ MISTAKES = {
     ),
     "a misspelt command": (
         ["plna", "sweep=quickstart"],
-        "unknown command 'plna'; choose from plan, prepare, status",
+        "unknown command 'plna'; choose from plan, tune, prepare, status",
     ),
     "a misspelt flag": (["--multirn"], "unrecognized arguments: --multirn; usage: "),
     "a word alone": (["method=st", "quickstart"], "cannot read 'quickstart'; choices and values"),

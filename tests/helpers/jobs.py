@@ -76,11 +76,12 @@ def configured(*overrides: str) -> Config:
 
     A method whose file stands alone is exchanged in the configuration of another one.
     """
-    name = next((each[7:] for each in overrides if each.startswith("method=")), "")
-    others = [each for each in overrides if each != f"method={name}"]
+    names = [each.removeprefix("method=") for each in overrides if each.startswith("method=")]
+    others = [each for each in overrides if not each.startswith("method=")]
     is_changed = any(each.startswith(("method.", "plugin", "rule")) for each in others)
-    if is_changed or not name or not stands_alone("method", name):
+    if is_changed or len(names) != 1 or not stands_alone("method", *names):
         return composed(*overrides)[0]
+    (name,) = names
     return replace(composed("method=baseline", *others)[0], method=load("method", name))
 
 

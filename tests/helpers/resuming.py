@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ class _StopAfter(NullReporter):
 
 def interrupt(job: Job, after: int = 1) -> None:
     """Train a job's teacher, and the job itself to the end of an epoch."""
+    shutil.rmtree(job.path, ignore_errors=True)  # the chain of another job may have trained it
     with pytest.raises(_Stop):
         run_with_teacher(job, _StopAfter(after, job.label))
 
