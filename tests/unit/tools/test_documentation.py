@@ -53,7 +53,7 @@ def test_commands_of_a_page_run_in_one_folder_and_output_is_shown_below_the_comm
 
 @pytest.mark.slow
 def test_a_block_waits_for_what_the_other_command_does(tmp_path):
-    block = blocks.Block(1, "cat file", "", "sleep 30", "ready")
+    block = blocks.Block(1, "cat file", "", "sleep 4", "ready")
     shell = blocks.Shell(tmp_path)
     shell.output("(sleep 1; echo ready > file) > /dev/null 2>&1 &")
     assert "ready" in shell.run(block)
