@@ -9,6 +9,7 @@ os.environ["OMP_NUM_THREADS"] = (
 import shutil
 import sys
 
+import hypothesis
 import pytest
 import torch
 from helpers.jobs import job, trained
@@ -18,6 +19,13 @@ from kd_bench.cli import main
 from kd_bench.jobs import assemble
 from kd_bench.training import device
 from kd_bench.training.checks.gradients import check_gradients
+
+
+# Time says nothing about a test where other programs share the machine.
+hypothesis.settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture
