@@ -20,7 +20,6 @@ from kd_bench.jobs import assemble
 from kd_bench.training import device
 from kd_bench.training.checks.gradients import check_gradients
 
-
 # Time says nothing about a test where other programs share the machine.
 hypothesis.settings.register_profile(
     "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
