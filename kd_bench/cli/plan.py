@@ -64,14 +64,7 @@ def _add_options(parser: Parser) -> None:
         metavar="N",
         help="of so many methods in a table, corrected for their number (default: 1)",
     )
-    parser.add_argument(
-        "--from",
-        "--runs-dir",
-        dest="source",
-        metavar="DIR",
-        default="runs",
-        help="folder with runs or published records, whose deviation is used (default: runs)",
-    )
+    parser.add_source("runs", ", whose deviation is used")
     add_filters(parser)
 
 

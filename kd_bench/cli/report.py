@@ -26,14 +26,7 @@ curves and the runs behind each cell, and a comparison of two methods over all p
 def report_parser(source: str) -> Parser:
     """The command line; `source` is the default folder."""
     parser = Parser("report", DESCRIPTION)
-    parser.add_argument(
-        "--from",
-        "--runs-dir",
-        dest="source",
-        metavar="DIR",
-        default=source,
-        help=f"folder with runs or published records (default: {source}); also runs_dir=DIR",
-    )
+    parser.add_source(source)
     parser.add_argument(
         "--metric",
         metavar="METRIC",

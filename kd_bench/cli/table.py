@@ -61,14 +61,7 @@ def main(words: Sequence[str]) -> int:
 
 def add_table_options(parser: Parser, source: str) -> None:
     """The options that `table_options` reads; `source` is the default folder."""
-    parser.add_argument(
-        "--from",
-        "--runs-dir",
-        dest="source",
-        metavar="DIR",
-        default=source,
-        help=f"folder with runs or published records (default: {source}); also runs_dir=DIR",
-    )
+    parser.add_source(source)
     add_filters(parser)
     parser.add_argument(
         "--metric",

@@ -68,6 +68,23 @@ class Parser(argparse.ArgumentParser):
             " repeated",
         )
 
+    def add_source(self, default: str, use: str = "") -> None:
+        """Add the folder that records are read from, as `source`.
+
+        Args:
+            default: the folder.
+            use: what it is read for, for the help.
+        """
+        self.add_argument(
+            "--from",
+            "--runs-dir",
+            dest="source",
+            metavar="DIR",
+            default=default,
+            help=f"folder with runs or published records{use} (default: {default});"
+            " also runs_dir=DIR",
+        )
+
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
         """The values of the words."""
         if list(words) == [LIST_OPTIONS]:

@@ -45,14 +45,7 @@ def main(words: Sequence[str]) -> int:
     """Push finished runs."""
     parser = Parser("push", DESCRIPTION)
     parser.add_argument("--to", choices=TRACKERS, required=True, help="the tracker")
-    parser.add_argument(
-        "--from",
-        "--runs-dir",
-        dest="source",
-        metavar="DIR",
-        default="runs",
-        help="folder with runs or published records (default: runs); also runs_dir=DIR",
-    )
+    parser.add_source("runs")
     parser.add_argument(
         "--project", metavar="NAME", default="kd-bench", help="its name there (default: kd-bench)"
     )

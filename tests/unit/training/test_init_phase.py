@@ -12,19 +12,11 @@ from helpers.shipped import choices, load
 
 from kd_bench.jobs.job import Job
 from kd_bench.jobs.runner import NullReporter, run_with_teacher
-from kd_bench.training import device
 
 METHODS = [name for name in choices("method") if load("method", name).init.weights]
 ALIKE = ("model.net.widths=[8,8,8,8]", "teacher.model.net.widths=[8,8,8,8]")
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    device.configure_process(1)
-    yield
-    torch.set_num_threads(before)
-    torch.use_deterministic_algorithms(False)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def two_and_two(runs: Path, name: str, *overrides: str) -> Job:

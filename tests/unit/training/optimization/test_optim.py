@@ -112,21 +112,15 @@ def test_adamw_equals_pytorch_bitwise(changes, fused):
     take_equal_steps(ours, mine, theirs, reference)
 
 
-def test_adamw_resumes_to_equal_bits_and_skips_parameters_without_gradient():
+def test_adamw_counts_steps_for_each_parameter():
     torch.manual_seed(0)
     moved, still = (torch.nn.Parameter(torch.randn(3)) for _ in range(2))
     before = still.detach().clone()
     one = optim.AdamW([moved, still], adamw(weight_decay=0.1), fused=True)
     moved.grad = torch.randn(3)
-    one.step()
+    one.step(), one.step()
     assert torch.equal(still, before)
-    twin = torch.nn.Parameter(moved.detach().clone())
-    other = optim.AdamW([twin, still], adamw(weight_decay=0.1), fused=True)
-    other.load_state_dict(one.state_dict())
-    twin.grad = moved.grad
-    one.step(), other.step()
-    assert torch.equal(moved, twin)
-    # Its first step now would be that of a new optimizer: steps are counted for each parameter.
+    # Its first step now is that of a new optimizer.
     still.grad = torch.ones(3)
     one.step()
     torch.testing.assert_close(still.detach(), before * 0.99 - 0.1)
@@ -208,16 +202,17 @@ def test_lamb_equals_timms(scale):
             torch.testing.assert_close(one, other)
 
 
-def test_lamb_resumes_to_equal_bits_and_skips_parameters_without_gradient():
+@pytest.mark.parametrize("recipe_of", [adamw, lamb])
+def test_it_resumes_to_equal_bits_and_skips_parameters_without_gradient(recipe_of):
     torch.manual_seed(0)
     moved, still = (torch.nn.Parameter(torch.randn(3)) for _ in range(2))
     before = still.detach().clone()
-    one = optim.make_optimizer([moved, still], lamb(weight_decay=0.1), fused=True)
+    one = optim.make_optimizer([moved, still], recipe_of(weight_decay=0.1), fused=True)
     moved.grad = torch.randn(3)
     one.step()
     assert torch.equal(still, before)
     copied = torch.nn.Parameter(moved.detach().clone())
-    other = optim.make_optimizer([copied, still], lamb(weight_decay=0.1), fused=True)
+    other = optim.make_optimizer([copied, still], recipe_of(weight_decay=0.1), fused=True)
     other.load_state_dict(one.state_dict())
     moved.grad = torch.randn(3)
     copied.grad = moved.grad.clone()
