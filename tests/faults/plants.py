@@ -28,14 +28,15 @@ def check(states: States, scratch: Path) -> bool:
     all_seen = True
     for patch, expected, case in plants(states):
         result = harness.attempt(case, scratch, patch)
-        is_seen = result.outcome is expected
+        is_seen = result.outcome in expected
         all_seen &= is_seen
-        verdict = "reported" if is_seen else f"NOT REPORTED as {expected.value}"
+        names = " or ".join(outcome.value for outcome in expected)
+        verdict = "reported" if is_seen else f"NOT REPORTED as {names}"
         print(f"{verdict}: {patch.__doc__} {result.outcome.value}: {result.seen}")
     return all_seen
 
 
-def plants(states: States) -> Iterator[tuple[Patch, Outcome, Case]]:
+def plants(states: States) -> Iterator[tuple[Patch, tuple[Outcome, ...], Case]]:
     """Ways in which kd-bench is broken, what they must be reported as, and a case that shows it."""
     images, job = states["images"], states["job"]
     killed = _case(states, "images", partial(kills.at_operation, images, Fault("kill", 1), NOTHING))
@@ -47,13 +48,14 @@ def plants(states: States) -> Iterator[tuple[Patch, Outcome, Case]]:
         for case in damage.cases(states, (0.5,))
         if case.name.startswith("checkpoint another job's")
     )
-    yield _history_without_last_epoch, Outcome.LOST, killed
-    yield _history_with_last_epoch_twice, Outcome.DOUBLED, killed
-    yield _lock_for_all, Outcome.DOUBLED, two
-    yield _weights_not_flushed, Outcome.WRONG, cut
-    yield _checkpoint_not_checked, Outcome.WRONG, others
-    yield _refusal_without_remedy, Outcome.UNCLEAR, killed
-    yield _bug, Outcome.TRACEBACK, killed
+    yield _history_without_last_epoch, (Outcome.LOST,), killed
+    yield _history_with_last_epoch_twice, (Outcome.DOUBLED,), killed
+    # Two jobs in one folder train everything twice, unless one removes a file that the other renames.
+    yield _lock_for_all, (Outcome.DOUBLED, Outcome.TRACEBACK), two
+    yield _weights_not_flushed, (Outcome.WRONG,), cut
+    yield _checkpoint_not_checked, (Outcome.WRONG,), others
+    yield _refusal_without_remedy, (Outcome.UNCLEAR,), killed
+    yield _bug, (Outcome.TRACEBACK,), killed
 
 
 def _case(states: States, name: str, play: Any) -> Case:
