@@ -50,7 +50,7 @@ def plants(states: States) -> Iterator[tuple[Patch, tuple[Outcome, ...], Case]]:
     )
     yield _history_without_last_epoch, (Outcome.LOST,), killed
     yield _history_with_last_epoch_twice, (Outcome.DOUBLED,), killed
-    # Two jobs in one folder train everything twice, unless one removes a file that the other renames.
+    # Two jobs in one folder train everything twice, or one removes a file that the other renames.
     yield _lock_for_all, (Outcome.DOUBLED, Outcome.TRACEBACK), two
     yield _weights_not_flushed, (Outcome.WRONG,), cut
     yield _checkpoint_not_checked, (Outcome.WRONG,), others
