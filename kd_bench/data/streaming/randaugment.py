@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -53,7 +53,7 @@ class RandAugmented:
         """Whether all images must have the same size."""
         return self.views.common_size
 
-    def augmented(self, images: Sequence[np.ndarray], view: Tensor) -> Tensor:
+    def augmented(self, images: Iterable[np.ndarray], view: Tensor) -> Tensor:
         """The given views [B] of images uint8 [H', W', 3]: uint8 [B, H, W, 3]."""
         made = self.views.augmented(images, view % self.views.count)
         with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
@@ -63,7 +63,7 @@ class RandAugmented:
             ]
         return torch.stack(changed)
 
-    def plain(self, images: Sequence[np.ndarray]) -> Tensor:
+    def plain(self, images: Iterable[np.ndarray]) -> Tensor:
         """Images uint8 [H', W', 3] as they are evaluated: uint8 [B, H, W, 3]."""
         return self.views.plain(images)
 

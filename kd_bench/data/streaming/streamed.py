@@ -160,18 +160,18 @@ class _Images(TorchDataset):
 
     def batch(self, items: Sequence[Item]) -> Tensor:
         """Images uint8 [B, H, W, 3]: all in views of their own, or all as they are evaluated."""
-        images = [self.reader.read(position) for position, _ in items]
-        if self.views.common_size:
-            for (position, _), image in zip(items, images, strict=True):
-                if image.shape[:2] != self.size:
-                    raise UserError(self._size_message(position, image))
+        images = (self._image(position) for position, _ in items)  # one at a time in memory
         numbers = torch.tensor([view for _, view in items])
         if numbers[0] == AS_EVALUATED:
             return self.views.plain(images)
         return self.views.augmented(images, numbers)
 
-    def _size_message(self, position: int, image: np.ndarray) -> str:
-        return size_message(self.reader.name(0), self.size, self.reader.name(position), image)
+    def _image(self, position: int) -> np.ndarray:
+        image = self.reader.read(position)
+        if self.views.common_size and image.shape[:2] != self.size:
+            first, name = self.reader.name(0), self.reader.name(position)
+            raise UserError(size_message(first, self.size, name, image))
+        return image
 
 
 def _batches(pairs: Tensor, sizes: Sequence[int]) -> Iterator[list[Item]]:

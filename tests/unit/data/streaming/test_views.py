@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 from helpers.splitmix import WORD, reference_splitmix64
+from PIL import Image
 
-from kd_bench.data.streaming.views import ResizedCrop
+from kd_bench.data.streaming.views import ResizedCrop, _resize
 from kd_bench.interfaces import UserError
 
 
@@ -106,6 +107,15 @@ def test_the_evaluated_view_is_the_center_of_the_resized_image():
     assert plain[0, :, :, 1].float().mean(0).round().tolist() == [3, 4, 5, 6]
     small = crop(size=4, resize=4).plain([image(4, 4)])
     assert torch.equal(small[0], torch.from_numpy(image(4, 4)))
+
+
+@pytest.mark.parametrize(("height", "width"), [(31, 45), (9, 200), (16, 16), (7, 5)])
+def test_resized_pixels_are_those_of_pillow_but_for_rounding(height, width):
+    random = np.random.default_rng(0)
+    noise = random.integers(256, size=(height, width, 3)).astype(np.uint8)
+    resized = _resize(noise, 16, 12).numpy().astype(int)
+    pillow = np.asarray(Image.fromarray(noise).resize((12, 16), Image.Resampling.BILINEAR))
+    assert np.abs(resized - pillow).max() <= 1
 
 
 @pytest.mark.parametrize(
