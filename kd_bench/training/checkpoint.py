@@ -1,7 +1,7 @@
-"""Saves and loads a job's state after each epoch; a file that cannot be trusted is set aside.
+"""Saves a job's state after each epoch and loads it to resume; invalid files are set aside.
 
-It is written while the next epoch trains: packing and flushing a file takes tens of milliseconds,
-which would slow down short epochs.
+Checkpoints are written while the next epoch trains: serializing and flushing a file takes tens of
+milliseconds, which would slow down short epochs.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from kd_bench.results.run_folder import CHECKPOINTS
 from kd_bench.utils.errors import message_lines
 from kd_bench.utils.locked_folder import LockedFolder
 
-FORMAT = 1  # of the file; raised when its meaning changes
+FORMAT = 1  # version of the file format; increased when it changes
 
 
 class AsyncCheckpointer:
-    """Writes states in a thread of its own, one after the other; a context manager waits for them.
+    """Writes checkpoints one at a time in a background thread; as a context manager, waits for it.
 
-    An error while writing is raised when the next state is saved, or at the end.
+    A write error is raised by the next `save`, or on exit.
 
     Args:
         folder: where to write.
-        job: the name of the job; `load` refuses the state of another.
+        job: the job's name; `load` rejects a checkpoint of another job.
     """
 
     def __init__(self, folder: LockedFolder, job: str):
@@ -48,9 +48,9 @@ class AsyncCheckpointer:
             self._wait()
 
     def save(self, state: Mapping[str, Any], texts: Mapping[str, str]) -> None:
-        """Start to write a state as it is now, and then texts by file name."""
+        """Start writing a snapshot of `state`, and then the text files, given by name."""
         self._wait()
-        # Copied here: the thread must not touch a GPU that may be capturing a step.
+        # Copied here because the thread must not touch a GPU that may be capturing a step.
         copied = on_cpu(state), dict(texts)
         self._writing = self._thread.submit(_write, self._folder, self._job, *copied)
 
@@ -70,7 +70,7 @@ def on_cpu(state: Any) -> Any:
 
 
 def to_bytes(state: Any) -> bytes:
-    """The content of a file that `torch.load(weights_only=True)` reads."""
+    """Serialize a state for `torch.load(weights_only=True)`."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return buffer.getvalue()
@@ -79,7 +79,7 @@ def to_bytes(state: Any) -> bytes:
 def _write(
     folder: LockedFolder, job: str, state: Mapping[str, Any], texts: Mapping[str, str]
 ) -> None:
-    """Write a state, keeping the one before it, and then the texts, which are not flushed."""
+    """Write the state, keeping the previous one, and then the text files, without flushing them."""
     newest, before = CHECKPOINTS
     if (folder.path / newest).exists():
         folder.rename(newest, before)
@@ -89,10 +89,10 @@ def _write(
 
 
 def load(folder: LockedFolder, job: str) -> dict[str, Any] | None:
-    """The newest state of a job, on the CPU; None if there is none.
+    """Load the newest valid state of a job onto the CPU; None if there is none.
 
-    A damaged file, and one of another job or of another version of kd-bench, is renamed to
-    `<name>.damaged`, with a warning that names it and says why.
+    A file that is damaged, or belongs to another job or version of kd-bench, is renamed to
+    `<name>.damaged`, with a warning that gives its path and the reason.
     """
     for name in CHECKPOINTS:
         path = folder.path / name
@@ -107,21 +107,21 @@ def load(folder: LockedFolder, job: str) -> dict[str, Any] | None:
     return None
 
 
-# The file: a line of JSON with format, job and hash, followed by what torch.save writes.
+# File layout: a line of JSON with format, job and hash, followed by the output of torch.save.
 
 
 def _pack(state: Any, job: str) -> list[bytes]:
-    """The parts of a file's content; not joined, as that would take as long as hashing them."""
+    """A file's content in parts, since joining them would take as long as hashing them."""
     saved = to_bytes(state)
     about = {"format": FORMAT, "job": job, "sha256": _hash(job, saved)}
     return [json.dumps(about).encode(), b"\n", saved]
 
 
 def _unpack(content: bytes, job: str) -> dict[str, Any]:
-    """The state in a file's content.
+    """Extract the state from a file's content.
 
     Raises:
-        ValueError: it is damaged, or of another job or format.
+        ValueError: the file is damaged, or has another job or format.
     """
     first, _, saved = content.partition(b"\n")
     about = _parse(first)
@@ -130,9 +130,9 @@ def _unpack(content: bytes, job: str) -> dict[str, Any]:
             f"it has format {about['format']}, and this version of kd-bench reads {FORMAT}"
         )
     if about["sha256"] != _hash(about["job"], saved):
-        raise ValueError("its content is not what was written: it was damaged since")
+        raise ValueError("its hash does not match: it was damaged after it was written")
     if about["job"] != job:
-        raise ValueError(f"it is of another job, {about['job']}")
+        raise ValueError(f"it belongs to another job, {about['job']}")
     return torch.load(io.BytesIO(saved), map_location="cpu", weights_only=True)
 
 
@@ -153,6 +153,6 @@ def _hash(job: str, saved: bytes) -> str:
 
 
 def remove(folder: LockedFolder) -> None:
-    """Delete what only an unfinished job needs."""
+    """Delete the checkpoints, which only an unfinished job needs."""
     for name in CHECKPOINTS:
         folder.remove(name)

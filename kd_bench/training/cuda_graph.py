@@ -1,7 +1,7 @@
-"""CUDA graphs: a function is captured once and replayed with a single launch for all its kernels.
+"""CUDA graphs: captures a function once and replays all its kernels with a single launch.
 
-A graph holds kernels and addresses. A function can be captured if it reads and writes the same
-tensors each time, and neither synchronizes with the device nor depends on a value there.
+A graph stores kernels and memory addresses. A function can be captured if it reads and writes the
+same tensors each time, does not synchronize with the device, and branches on no value there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Result = TypeVar("Result")
 def restore_after(state: Iterable[Tensor]) -> Iterator[None]:
     """Restore these tensors, in place, and the random number generators on exit.
 
-    Not after an exception, which ends the job anyway.
+    Tensors are not restored after an exception, which ends the job anyway.
     """
     state = list(state)
     saved = [tensor.detach().clone() for tensor in state]
@@ -48,7 +48,7 @@ def _no_garbage_collection() -> Iterator[None]:
 
 
 def warm_up(function: Callable[[], object], state: Iterable[Tensor]) -> None:
-    """Run a function several times, each from the same state (maybe that of an epoch's end)."""
+    """Run a function several times from the current state, which may be that at an epoch's end."""
     state = list(state)
     for _ in range(WARM_UPS):
         with restore_after(state):
@@ -57,7 +57,7 @@ def warm_up(function: Callable[[], object], state: Iterable[Tensor]) -> None:
 
 @dataclass(frozen=True)
 class _Replay(Generic[Result]):
-    """A captured function, to be called like the function itself."""
+    """A captured function; calling it replays the graph."""
 
     graph: torch.cuda.CUDAGraph
     result: Result
@@ -72,13 +72,14 @@ def capture_graph(function: Callable[[], Result], state: Iterable[Tensor]) -> Ca
     """Capture a function that runs on the current GPU.
 
     Args:
-        function: what to capture; it runs several times before, to warm up.
-        state: every tensor that it modifies; they and the random generators are left unchanged.
+        function: the function to capture, after several warm-up runs.
+        state: every tensor that it modifies; these and the random number generators are restored.
 
     Returns:
         A function that replays the graph. It returns the same tensors each time, with new values.
-        It keeps `function`, whose own tensors (such as a rewritten teacher's weights) the graph
-        reads by address: once freed, they would be unmapped or hold something else.
+        It keeps a reference to `function`, because the graph reads tensors that `function` owns
+        (such as a rewritten teacher's weights) by address; once freed, that memory would be
+        unmapped or reused.
     """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())

@@ -23,19 +23,19 @@ def choose_device(choice: Device) -> torch.device:
     """
     has_gpu = torch.cuda.is_available()
     if choice is Device.cuda and not has_gpu:
-        raise UserError("device=cuda: PyTorch sees no GPU here; choose device=cpu or device=auto")
+        raise UserError("device=cuda: PyTorch finds no GPU; choose device=cpu or device=auto")
     is_gpu = has_gpu and choice is not Device.cpu
     return torch.device("cuda" if is_gpu else "cpu")
 
 
 def configure_process(threads: int) -> None:
-    """Set up this process for reproducible bits, before anything runs on a device.
+    """Configure this process for bitwise reproducibility, before anything runs on a device.
 
     Args:
-        threads: that PyTorch uses.
+        threads: number of threads that PyTorch uses.
 
     Raises:
-        UserError: there are fewer cores.
+        UserError: there are fewer cores than threads.
     """
     check_threads(threads)
     keep_memory()
@@ -45,17 +45,17 @@ def configure_process(threads: int) -> None:
     for switch in tf32_switches():
         switch.allow_tf32 = False  # `execution.tf32` allows it for the steps of some jobs
     # The same as use_deterministic_algorithms(True, warn_only=True), which would import the
-    # compiler: a second.
+    # compiler and take a second.
     torch.set_deterministic_debug_mode("warn")
-    # It takes time and changes no result. (A property of the module, which type stubs lack.)
+    # Filling takes time and changes no result. (A property that the module's type stubs lack.)
     vars(torch.utils)["deterministic"].fill_uninitialized_memory = False
 
 
 def check_processes(device: torch.device, processes: int, threads: int) -> None:
-    """Refuse more processes of a job than there are GPUs, or cores for their threads.
+    """Refuse a job with more processes than there are GPUs, or CPU cores for their threads.
 
     Raises:
-        UserError: with the number of them.
+        UserError: states how many are available.
     """
     if processes == 1:
         return
@@ -72,12 +72,12 @@ def check_processes(device: torch.device, processes: int, threads: int) -> None:
 
 
 def tf32_switches() -> tuple[Any, Any]:
-    """The two parts of PyTorch with an attribute `allow_tf32`, for convolutions and products."""
+    """The two PyTorch backends with an `allow_tf32` flag: convolutions and matrix products."""
     return torch.backends.cudnn, torch.backends.cuda.matmul
 
 
 def device_name(device: torch.device) -> str:
-    """The name of the GPU or CPU, as its driver or kernel gives it."""
+    """The name of the GPU or CPU, as reported by the driver or kernel."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:

@@ -1,9 +1,9 @@
-"""An epoch: a sequence of steps, each the same operations on the same tensors.
+"""Runs an epoch as a sequence of steps that apply the same operations to the same tensors.
 
 Everything that changes from step to step is on the device: the order of the images, the position in
-it, learning rates, epoch, sums. So no step exchanges a value with the host, and the whole step,
-from image indices to sums, can be captured as a CUDA graph and replayed. Streamed images are copied
-to the same place on the device before each step.
+it, learning rates, epoch, sums. No step exchanges a value with the host, so the whole step, from
+image indices to sums, can be captured as a CUDA graph and replayed. Streamed images are copied to
+the same place on the device before each step.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ from kd_bench.utils.seeds import derive_seed
 
 @dataclass(frozen=True)
 class StepKind:
-    """What is fixed in a step, so that steps of one kind are one CUDA graph."""
+    """The fixed properties of a step; steps of the same kind share a CUDA graph."""
 
     size: int  # number of images
-    batches: int = 1  # how many an update follows
-    updates: bool = True  # whether an update follows this one
+    batches: int = 1  # number of batches per update
+    updates: bool = True  # whether the weights are updated after this batch
 
 
 class EpochRunner:
     """Runs the epochs of one phase of a job's training.
 
     Args:
-        setup: what is trained.
-        phase: the phase of training. Each has its own optimizer and starts without momentum.
+        setup: what the job trains with.
+        phase: the training phase. Each has its own optimizer and starts without momentum.
     """
 
     def __init__(self, setup: TrainingSetup, phase: Phase):
         self.setup, self.phase = setup, phase
         processes = setup.ranks.size
-        self._batch_size = setup.recipe.batch_size // processes  # of this process, as what follows
+        self._batch_size = setup.recipe.batch_size // processes  # per process, like the sizes below
         self._sizes = [size // processes for size in setup.step_sizes]
         self._replicated = setup.ranks.replicate(setup.learners.values())
         self.optimizer = _optimizer(setup, phase)
@@ -66,15 +66,19 @@ class EpochRunner:
         self._steps: dict[StepKind, Callable[[], None]] = {}
 
     def run(self, epoch: int) -> dict[str, float]:
-        """Train for one epoch (from 1): its first learning rate, mean of each term, accuracy.
+        """Train for one epoch, numbered from 1.
+
+        Returns:
+            The epoch's first learning rate, the mean of each term, and the training accuracy.
 
         Raises:
-            FloatingPointError: at its end, if a term was not finite.
+            FloatingPointError: at the end of the epoch, if a term was not finite.
         """
         for _ in self.steps(epoch):
             pass
         means = self.tally.means(epoch, self.setup.ranks)
-        # Processes have statistics of batch norm of their own, until here: as after a resume.
+        # Each process has its own batch-norm statistics until here. A resumed job starts with
+        # equal ones, so an uninterrupted job must, too.
         self.setup.ranks.agree(self._state())
         return {"lr": self.phase.rates[epoch - 1, 0].item(), **means}
 
@@ -89,7 +93,7 @@ class EpochRunner:
 
     @property
     def step_kinds(self) -> list[StepKind]:
-        """The kind of each step of an epoch, which ends with an update."""
+        """The kind of each step of an epoch; the last step always updates the weights."""
         sizes, most = self._sizes, self.setup.recipe.accumulate
         return [
             StepKind(
@@ -117,7 +121,7 @@ class EpochRunner:
         self.tally.reset()
 
     def _step(self, kind: StepKind) -> Callable[[], None]:
-        """The step of a kind, built (and captured) on first use."""
+        """The step of this kind, built (and captured) on first use."""
         if kind not in self._steps:
             step: Callable[[], None] = partial(self._train_on_next, self._build_step(kind), kind)
             if self.setup.execution.captured:
@@ -126,10 +130,10 @@ class EpochRunner:
         return self._steps[kind]
 
     def _build_step(self, kind: StepKind) -> Step:
-        """The step from a batch on. Compiled only for full batches of the main phase.
+        """The step that trains on a given batch; compiled only for full batches of the main phase.
 
         Another batch size would need another compilation. In the init phase, the last layers of a
-        network may not be trained, and would get gradients of zero instead of none.
+        network may not be trained; when compiled, they would get zero gradients instead of None.
         """
         setup = self.setup
         if kind.size != self._batch_size or self.phase.name != "main":
@@ -152,7 +156,7 @@ class EpochRunner:
         )
 
     def _train_on_next(self, step: Step, kind: StepKind) -> None:
-        """Train on the next images of the epoch's order."""
+        """Train on the next images in the epoch's order."""
         setup = self.setup
         position = self._cursor * self._batch_size + self._within[: kind.size]
         index = self._order.index_select(0, position)
@@ -187,7 +191,7 @@ class EpochRunner:
 
 
 def _optimizer(setup: TrainingSetup, phase: Phase) -> Optimizer:
-    """The optimizer of a phase; a rule is for the terms of the main phase."""
+    """The optimizer of a phase; a gradient rule applies only to the main phase."""
     parameters = [p for module in setup.learners.values() for p in module.parameters()]
     is_fused = setup.execution.speed is not Speed.reference
     if setup.rule is None or phase.name != "main":
@@ -197,7 +201,7 @@ def _optimizer(setup: TrainingSetup, phase: Phase) -> Optimizer:
 
 
 def _mixing(setup: TrainingSetup, phase: Phase) -> Mixing | None:
-    """How the images of a phase are mixed, if the recipe mixes some."""
+    """The mixing of a phase's images; None if the recipe has neither mixup nor cutmix."""
     seed = derive_seed(setup.seed, phase.name, "mixing")
     data = setup.data
     return (
@@ -208,6 +212,6 @@ def _mixing(setup: TrainingSetup, phase: Phase) -> Mixing | None:
 
 
 def _average(setup: TrainingSetup, phase: Phase) -> WeightAverage | None:
-    """The average of the student's weights; over the main phase, if the recipe has one."""
+    """The average of the student's weights in the main phase; None if the recipe has no EMA."""
     is_averaged = setup.recipe.ema > 0 and phase.name == "main"
     return WeightAverage(setup.student, setup.recipe.ema) if is_averaged else None

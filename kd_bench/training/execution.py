@@ -1,4 +1,4 @@
-"""How a job's steps are executed: what speed, precision and compile mean to PyTorch."""
+"""How a job's steps are executed: turns speed, precision and compile into PyTorch settings."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from kd_bench.utils.errors import require
 
 @dataclass(frozen=True)
 class Execution:
-    """How steps are executed; all of it follows from the configuration and the kind of device."""
+    """How steps are executed; determined by the configuration and the type of device."""
 
     speed: Speed = Speed.repro
     precision: Precision = Precision.fp32
     teacher_precision: Precision = Precision.fp32
-    compiled: bool = False  # networks by torch.compile
-    captured: bool = False  # the whole step as a CUDA graph
-    notes: tuple[str, ...] = ()  # why something differs from what was asked for
+    compiled: bool = False  # networks are compiled by torch.compile
+    captured: bool = False  # the whole step is captured as a CUDA graph
+    notes: tuple[str, ...] = ()  # why the execution differs from the configuration
 
     @property
     def layout(self) -> torch.memory_format:
@@ -49,15 +49,15 @@ class Execution:
 
 
 def memory_format(speed: Speed) -> torch.memory_format:
-    """The memory format of networks and images: the only place that decides it."""
+    """The memory format of networks and images, decided only here."""
     return torch.contiguous_format if speed is Speed.reference else torch.channels_last
 
 
 def check_execution(config: Config) -> None:
-    """Refuse contradictions: `speed=reference` is eager and in single precision.
+    """Refuse contradictory options: `speed=reference` is eager and in single precision.
 
     Raises:
-        UserError: naming what to leave out.
+        UserError: lists the options to leave out.
     """
     is_changed = {
         "compile": config.compile,
@@ -74,7 +74,10 @@ def check_execution(config: Config) -> None:
 def resolve_execution(
     config: Config, method: Method, device: torch.device, nets: Iterable[nn.Module]
 ) -> Execution:
-    """How a job is executed; what its method and networks cannot have is left out, and noted."""
+    """Resolve how a job is executed.
+
+    Options that its method or networks do not support are left out, with a note.
+    """
     precision = config.precision
     teacher_precision = config.teacher.precision or precision
     needs_gradients = method.needs_input_gradients
@@ -88,14 +91,14 @@ def resolve_execution(
     if is_shared and config.compile:
         notes.append("not compiled: processes share each batch")
     if needs_gradients and Precision.bf16 in (precision, teacher_precision):
-        # Losses get features cast to fp32: copies, which the logits do not depend on.
+        # Losses get features cast to fp32, which are copies that the logits do not depend on.
         notes.append("not in bf16: a loss differentiates logits with respect to features")
         precision, teacher_precision = (
             Precision.fp32 if each is Precision.bf16 else each
             for each in (precision, teacher_precision)
         )
     if config.compile and config.method.rule:
-        notes.append("not compiled: a rule goes back through the student for each part of the loss")
+        notes.append("not compiled: a rule backpropagates each part of the loss separately")
     if config.compile and needs_gradients:
         notes.append("not compiled: a loss differentiates gradients, which torch.compile cannot")
     if can_capture and not method.cuda_graph_safe:
@@ -113,7 +116,7 @@ def resolve_execution(
 
 
 def uncompiled(execution: Execution) -> Execution:
-    """The same without torch.compile."""
+    """The same execution without torch.compile."""
     return replace(execution, compiled=False)
 
 
@@ -123,11 +126,11 @@ def build_forward(
     """The forward pass of a network as steps run it; its outputs are always single precision.
 
     Args:
-        net: eager and in single precision.
-        execution: gives the memory format, and whether to compile.
+        net: the network, eager and in single precision.
+        execution: the source of the memory format and of whether to compile.
         precision: of the computation; `tf32` allows TF32.
-        fixed: the network is frozen, in eval mode and never differentiated. Where no stages are
-            read, it is then rewritten (`kd_bench.models.frozen`).
+        fixed: whether the network is frozen, in eval mode and never differentiated. If, in
+            addition, no stages are read, it is rewritten (`kd_bench.models.frozen`).
     """
     run: Callable[[Tensor], Output] = net
     if fixed and not net.stages:
@@ -136,7 +139,7 @@ def build_forward(
         # Frozen weights are laid out for a CPU's convolutions once instead of at every step.
         is_on_cpu = next(net.parameters()).device.type == "cpu"
         options: dict[str, Any] | None = {"freezing": True} if fixed and is_on_cpu else None
-        # One shape, one graph: a break in it would be a step that cannot be captured.
+        # One static shape and one graph, since a step with a graph break cannot be captured.
         run = torch.compile(run, fullgraph=True, dynamic=False, options=options)
     return _Autocast(run) if precision is Precision.bf16 else run
 
@@ -148,7 +151,7 @@ class _Autocast:
         self.forward = forward
 
     def __call__(self, image: Tensor) -> Output:
-        # Without its cache, which would keep casts of weights across captured steps.
+        # Autocast's cache would keep casts of weights across captured steps.
         with torch.autocast(image.device.type, torch.bfloat16, cache_enabled=False):
             out = self.forward(image)
         features = {stage: feature.float() for stage, feature in out.features.items()}
@@ -156,7 +159,7 @@ class _Autocast:
 
 
 class _LogitsOnly(nn.Module):
-    """A rewritten network of which no stages are read."""
+    """A rewritten network that outputs logits but no features."""
 
     def __init__(self, net: nn.Module):
         super().__init__()
@@ -168,27 +171,27 @@ class _LogitsOnly(nn.Module):
 
 
 def move(net: nn.Module, device: torch.device, layout: torch.memory_format) -> None:
-    """Move a network to a device, its convolutions' weights in this memory format."""
+    """Move a network to a device, with convolution weights in this memory format."""
     net.to(device, memory_format=layout)  # type: ignore[call-overload]  # missing in torch's stubs
 
 
 def _rewritten(net: FeatureExtractor, execution: Execution, precision: Precision) -> nn.Module:
-    """A frozen network that computes the same logits faster, or itself if it cannot be traced."""
+    """A faster network with the same logits as a frozen `net`; `net` if it cannot be traced."""
     folded = fold_batchnorm(net.net)
     if folded is None:
         return net
     device = next(net.parameters()).device
     move(folded, device, execution.layout)
     is_single = precision is not Precision.bf16
-    if can_fuse_on(device) and is_single and not execution.compiled:  # the compiler fuses, too
+    if can_fuse_on(device) and is_single and not execution.compiled:  # the compiler also fuses
         return _LogitsOnly(FusedNetwork(folded))
     return _LogitsOnly(folded)
 
 
 def inference_batch_size(data: Data) -> int:
-    """The batch size for forward passes alone: what a CPU's cache holds, more on a GPU.
+    """The batch size for inference: as much as fits into a CPU's cache, more on a GPU.
 
-    On a CPU, ResNet-20 takes twice as long per 32x32 image in a batch of 1280 as in one of 64.
+    On a CPU, ResNet-20 takes twice as long per 32x32 image with a batch size of 1280 as with 64.
     """
     height, width = data.image_size
     pixels = 2**21 if data.train.target.device.type == "cuda" else 2**16
@@ -196,17 +199,17 @@ def inference_batch_size(data: Data) -> int:
 
 
 def configure_torch(execution: Execution) -> None:
-    """Set what this execution needs of PyTorch, beyond `device.configure_process`."""
+    """Apply PyTorch settings that this execution needs, beyond `device.configure_process`."""
     if execution.compiled:
         torch.use_deterministic_algorithms(True, warn_only=True)  # the compiler reads this
         _forget_other_networks()
 
 
 def _forget_other_networks() -> None:
-    """Make the compiler forget the networks of an earlier job in this process.
+    """Clear what the compiler cached for the networks of an earlier job in this process.
 
-    It caches by the code that ran, here `FeatureExtractor.forward`, for all networks; and unless
-    told otherwise it takes two networks for the same if only one of them has hooks.
+    It caches by code object, here `FeatureExtractor.forward` for all networks, and by default does
+    not distinguish two networks if only one of them has hooks.
     """
     import torch._dynamo
 
@@ -216,7 +219,7 @@ def _forget_other_networks() -> None:
 
 @contextmanager
 def tf32(allowed: bool) -> Iterator[None]:
-    """Whether a GPU may round the factors of convolutions and matrix products to TF32."""
+    """Set whether a GPU may round the inputs of convolutions and matrix products to TF32."""
     switches = tf32_switches()
     before = [switch.allow_tf32 for switch in switches]
     try:

@@ -1,4 +1,4 @@
-"""The training loop: epochs, evaluation, history, checkpoints; knows neither Hydra nor a job."""
+"""The training loop: epochs, evaluation, history, checkpoints; independent of Hydra and jobs."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ Row = dict[str, Any]
 
 @dataclass
 class Progress:
-    """The finished epochs of a setup, a row for each."""
+    """The finished epochs, one row each."""
 
-    history: list[Row] = field(default_factory=list)  # equal bits between equal runs
+    history: list[Row] = field(default_factory=list)  # bitwise equal between identical runs
     timing: list[Row] = field(default_factory=list)  # seconds and images/s
 
     def epochs(self, phase: str) -> int:
@@ -45,7 +45,7 @@ class Progress:
 
     @property
     def warm_up(self) -> float:
-        """Seconds by which first epochs of a phase outlast the others: compiling, capturing."""
+        """Extra seconds in the first epoch of each phase, for compiling and capturing."""
         seconds: dict[str, list[float]] = defaultdict(list)
         for row, timing in zip(self.history, self.timing, strict=True):
             seconds[row["stage"]].append(timing["train"])
@@ -54,21 +54,21 @@ class Progress:
         )
 
 
-# Called with each epoch's rows of history and timing; after a resume, with earlier ones again.
+# Called with each epoch's rows of history and timing; a resumed job reports earlier epochs again.
 Report = Callable[[Row, Row], None]
 
 
 def train(setup: TrainingSetup, folder: LockedFolder | None, report: Report) -> Progress:
-    """Train the student, from the last finished epoch in `folder` on.
+    """Train the student, resuming after the last finished epoch in `folder`.
 
-    Only the first of several processes has a folder, and writes.
+    With several processes, only the first has a folder and writes files.
 
     Returns:
         The whole history; the trained weights, or their average, are in `setup.student`.
 
     Raises:
         FloatingPointError: at the end of an epoch in which a term was not finite.
-        UserError: the last epoch in `folder` was trained on other images.
+        UserError: the checkpoint in `folder` was trained on different images.
         Locked: another process took over the folder.
     """
     state = _load(setup, folder)
@@ -95,17 +95,17 @@ def train(setup: TrainingSetup, folder: LockedFolder | None, report: Report) -> 
                 report(progress.history[-1], progress.timing[-1])
             if runner.average is not None:
                 runner.average.apply()
-    # Flushed, before a record vouches for them. A process that was killed right after its last
-    # checkpoint has not written them at all.
+    # Flushed before the record, which refers to them, is written. A process that was killed right
+    # after its last checkpoint has not written them at all.
     if folder is not None:
         _write_readable(folder, progress)
     return progress
 
 
 def _prepare(setup: TrainingSetup) -> None:
-    """Show the teacher's outputs for the training set to the losses that need its statistics.
+    """Pass the teacher's outputs on the training set to the losses that need their statistics.
 
-    Not in a job that resumes, which has them in its checkpoint.
+    Not needed in a resumed job, which has the statistics in its checkpoint.
     """
     if setup.method.needs_preparation:
         assert setup.teacher is not None  # checked by the method
@@ -113,7 +113,7 @@ def _prepare(setup: TrainingSetup) -> None:
 
 
 def _epoch(runner: EpochRunner, score: Callable[[], Row], epoch: int) -> tuple[Row, Row]:
-    """Train and evaluate for one epoch: its rows of history and of timing."""
+    """Train for one epoch and evaluate; returns the epoch's rows of history and timing."""
     started = time.perf_counter()
     row = {"stage": runner.phase.name, **runner.run(epoch)}
     trained = time.perf_counter()
@@ -126,7 +126,7 @@ def _epoch(runner: EpochRunner, score: Callable[[], Row], epoch: int) -> tuple[R
 class Evaluator:
     """Accuracy of a job's student on all test images (and validation images), in percent.
 
-    Always in single precision, so that anyone who loads the weights gets the same.
+    Always in single precision, so that anyone who loads the weights gets the same accuracy.
     """
 
     def __init__(self, setup: TrainingSetup):
@@ -138,11 +138,11 @@ class Evaluator:
         self.setup = setup
 
     def __call__(self) -> Row:
-        """The accuracy of each split, by the name of its column."""
+        """The accuracy of each split, by column name."""
         return {name: self._accuracy(name) for name in self._splits}
 
     def _accuracy(self, name: str) -> float:
-        """Of a split of which each process has predicted a part."""
+        """The accuracy on a split, of which each process predicts a part."""
         own = self._parts[name].target
         correct = self.setup.ranks.gather((self._predictions(name) == own).sum()[None]).sum()
         return 100.0 * correct.item() / len(self._splits[name].target)
@@ -157,12 +157,12 @@ class Evaluator:
 
 
 def evaluate(net: FeatureExtractor, data: Data, split: Labelled) -> float:
-    """Percent of a split's images that `net` classifies correctly; every image counts."""
+    """Percentage of all images of a split that `net` classifies correctly."""
     return accuracy(predictions(net, data, split), split.target)
 
 
 def accuracy(one: Tensor, other: Tensor) -> float:
-    """Percent of positions at which two vectors of classes are equal."""
+    """Percentage of positions at which two vectors of classes are equal."""
     return 100.0 * (one == other).sum().item() / len(one)
 
 
@@ -180,7 +180,7 @@ def all_logits(net: FeatureExtractor, data: Data, split: Labelled) -> Tensor:
 def _answers(
     net: FeatureExtractor, data: Data, split: Labelled, read: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """What is read from the logits [B, K] of each batch, for all images of a split."""
+    """Apply `read` to the logits [B, K] of each batch of a split, and concatenate the results."""
     was_training = net.training
     net.eval()
     images = data.eval_batches(split, inference_batch_size(data))
@@ -190,7 +190,7 @@ def _answers(
 
 
 def _saved(runner: EpochRunner, progress: Progress) -> tuple[dict[str, Any], dict]:
-    """The state that training resumes from, and the files that people read, by name."""
+    """The state that training resumes from, and the human-readable files, by name."""
     setup = runner.setup
     state = {
         "learners": {name: module.state_dict() for name, module in setup.learners.items()},
@@ -210,12 +210,12 @@ def _write_readable(folder: LockedFolder, progress: Progress) -> None:
 
 
 def _readable(progress: Progress) -> dict[str, str]:
-    """The files that people read, by name; all that is in them is in the checkpoint, too."""
+    """The human-readable files, by name; the checkpoint contains all their data, too."""
     return {HISTORY: as_csv(progress.history), TIMING: as_csv(progress.timing)}
 
 
 def _load(setup: TrainingSetup, folder: LockedFolder | None) -> dict[str, Any] | None:
-    """Restore the networks of an interrupted job; its other state, None if it starts afresh."""
+    """Restore the networks of an interrupted job; returns its state, or None for a new job."""
     state = setup.ranks.from_first(
         lambda: None if folder is None else checkpoint.load(folder, setup.job)
     )
@@ -223,7 +223,7 @@ def _load(setup: TrainingSetup, folder: LockedFolder | None) -> dict[str, Any] |
         return None
     require(
         state["data"] == setup.data.fingerprint,
-        f"{setup.job} was started on other images; remove its folder to start over",
+        f"{setup.job} was started on different images; remove its folder to start over",
     )
     for name, module in setup.learners.items():
         module.load_state_dict(state["learners"][name])
@@ -231,11 +231,11 @@ def _load(setup: TrainingSetup, folder: LockedFolder | None) -> dict[str, Any] |
 
 
 def as_csv(rows: list[Row]) -> str:
-    """Rows as CSV, floats with all their digits, so equal text means equal bits.
+    """Rows as CSV, with all digits of floats, so that equal text means equal bits.
 
-    The columns are those of all rows; a term that a phase lacks is empty there. The column `stage`
-    holds the phase: it keeps the name it had before "stage" meant a layer alone, so that histories
-    stay comparable line by line.
+    The columns are the union of those of all rows; a term that a phase lacks is left empty. The
+    column `stage` holds the phase. It keeps its old name, although "stage" now means a layer
+    elsewhere, so that histories stay comparable line by line.
     """
     columns = dict.fromkeys(key for row in rows for key in row)
     text = io.StringIO()

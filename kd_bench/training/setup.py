@@ -1,4 +1,4 @@
-"""What a job trains with, and the phases of its training."""
+"""Everything that a job trains with, and the phases of its training."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from kd_bench.utils.seeds import derive_seed
 
 @dataclass
 class TrainingSetup:
-    """What a job trains with."""
+    """Everything that a job trains with."""
 
-    job: str  # its name, which no other job has
+    job: str  # its unique name
     student: FeatureExtractor
     teacher: Teacher | None
     method: Method
@@ -43,14 +43,14 @@ class TrainingSetup:
 
     @property
     def device(self) -> torch.device:
-        """The device it trains on."""
+        """The device that the job trains on."""
         return self.data.train.target.device
 
     @property
     def step_sizes(self) -> list[int]:
-        """The number of images in each step of an epoch, of all processes; the last may be smaller.
+        """Images in each step of an epoch, over all processes; the last step may be smaller.
 
-        Processes have equal shares of a step, so the last one loses what cannot be shared.
+        All processes get equal shares of a step, so the last step drops the indivisible rest.
         """
         full, rest = divmod(self.data.train_size, self.recipe.batch_size)
         rest -= rest % self.ranks.size
@@ -58,14 +58,14 @@ class TrainingSetup:
         return [self.recipe.batch_size] * full + [rest] * is_kept
 
     def order(self, phase: str, epoch: int) -> Tensor:
-        """Positions [N] of an epoch's images, on the CPU, from seed, phase and epoch alone."""
+        """Shuffled image indices [N] on the CPU, which depend only on seed, phase and epoch."""
         generator = torch.Generator().manual_seed(derive_seed(self.seed, phase, "order", epoch))
         return torch.randperm(self.data.train_size, generator=generator)
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of training: its name ("init" or "main"), length, and the rate of every step."""
+    """A training phase: its name ("init" or "main"), length, and learning rate of every step."""
 
     name: str
     epochs: int

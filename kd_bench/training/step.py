@@ -26,13 +26,13 @@ class Step:
         student: the student, in train mode.
         teacher: None for a method without a teacher.
         method: losses and weights.
-        phase: "init" or "main", the phase of training that this step belongs to.
+        phase: "init" or "main", the training phase that this step belongs to.
         optimizer: updates the parameters of student and method.
         student_net: the student's network, for losses that run parts of it.
-        batches: how many batches an update follows.
-        updates: whether an update follows this one.
+        batches: the number of batches per update.
+        updates: whether to update the weights after this batch.
         ranks: the processes that share a batch.
-        replicated: calls a function so that backward passes average gradients over them.
+        replicated: calls a function so that the backward pass averages gradients over `ranks`.
     """
 
     def __init__(
@@ -63,12 +63,12 @@ class Step:
 
         Args:
             batch: what the student sees.
-            shown: what the teacher sees instead; None: the same.
+            shown: what the teacher sees instead; None if it sees the same batch.
 
         Returns:
             The unweighted terms and the total, by name, as detached scalars on the device, and the
             number of images that the student classified correctly before the update. A mixed image
-            counts with the share that the predicted class has in it.
+            counts as the share of the predicted class in it.
         """
         terms, total, parts, correct = self.replicated(self._forward, batch, shown)
         self.optimizer.backward(total, parts)
@@ -81,7 +81,7 @@ class Step:
     def _forward(
         self, batch: Batch, shown: Batch | None
     ) -> tuple[dict[str, Tensor], Tensor, list[Tensor], Tensor]:
-        """The terms, their total, those of the optimizer's parts, and correct predictions."""
+        """The terms, their total, the totals of the optimizer's parts, and correct predictions."""
         with _twice_differentiable() if self.method.needs_input_gradients else nullcontext():
             student_out, terms = self._terms(batch, shown)
         total = self._total(terms, batch)
@@ -103,7 +103,7 @@ class Step:
         return student_out, terms
 
     def _whole(self, student: Output, teacher: Output | None, batch: Batch) -> Inputs | None:
-        """What all processes saw of a batch; None where no loss needs it beside the own share."""
+        """The inputs of all processes; None if no loss needs more than this process's share."""
         stages = self.method.compared_stages(self.phase)
         if self.ranks.size == 1 or stages is None:
             return None
@@ -127,14 +127,14 @@ class Step:
 
 
 def _twice_differentiable() -> AbstractContextManager:
-    """Attention in single operations, since the gradients of its kernels have no gradient."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel  # for the methods that need it
+    """Compute attention without fused kernels, whose backward pass is not differentiable."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel  # only for methods that need it
 
     return sdpa_kernel(SDPBackend.MATH)
 
 
 def _correct(predicted: Tensor, target: Tensor) -> Tensor:
-    """How many of the predicted classes [B] are right: labels [B], or their shares [B, K]."""
+    """The number of correct predictions [B]; the target is labels [B] or class shares [B, K]."""
     if target.dim() == 1:
         return (predicted == target).sum()
     return target.gather(1, predicted[:, None]).sum()
@@ -146,7 +146,7 @@ def networks_of(
     teacher: ForwardPass | None,
     teacher_net: FeatureExtractor | None,
 ) -> Networks:
-    """Both networks for losses: their forward passes, and parts of them."""
+    """Both networks as losses get them: their forward passes, and parts of them."""
     return Networks(
         student,
         teacher,
@@ -158,7 +158,7 @@ def networks_of(
 
 
 class EpochMetrics:
-    """Sums over an epoch, accumulated on the device and read once, at its end.
+    """Sums over an epoch, accumulated on the device and read once at the end.
 
     Args:
         names: the terms that every step reports, including "total".
@@ -179,7 +179,7 @@ class EpochMetrics:
         return [self._sums, self._images, self._bad_terms, self._bad_step]
 
     def reset(self) -> None:
-        """Start an epoch."""
+        """Reset all sums for a new epoch."""
         for tensor in self.tensors:
             tensor.zero_()
 
@@ -197,10 +197,10 @@ class EpochMetrics:
     def means(self, epoch: int, ranks: Ranks = ALONE) -> dict[str, float]:
         """Mean of every term over the epoch's images, and `train_accuracy` in percent.
 
-        The images are those of all `ranks`, which all get the same answer.
+        The images are those of all `ranks`, and every process gets the same means.
 
         Raises:
-            FloatingPointError: if a term was not finite; names the epoch, step and terms.
+            FloatingPointError: a term was not finite; states the epoch, step and terms.
         """
         read = ranks.gather(torch.cat(self.tensors)[None]).cpu()  # synchronizes with the device
         *sums, correct, images = read[:, : len(self.names) + 2].sum(0).tolist()

@@ -1,1 +1,1 @@
-"""Checks of a job before it trains: what its losses return, and its gradients."""
+"""Checks of a job before training: its recipe, losses, gradients and teacher."""

@@ -1,9 +1,9 @@
-"""Compares the gradients of a network's convolutions in two memory layouts before it is trained.
+"""Compares the gradients of a network's convolutions in two memory layouts before training.
 
 Kernels for channels-last convolutions have been wrong on some CPUs (`models/convolutions.py`), and
-a network that learns from wrong gradients looks like any other. Known cases never run; this finds
-an unknown one. Each layer is compared by itself: over a deep network, rounding alone flips ReLUs
-and changes gradients by a tenth.
+nothing else would reveal that a network learns from wrong gradients. Known cases are avoided; this
+check finds unknown ones. Each layer is compared separately: in a deep network, rounding alone flips
+ReLUs and changes gradients by a tenth.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from kd_bench.models.features import eval_mode
 from kd_bench.utils.errors import UserError
 
 TOLERANCE = 1e-2  # of the largest value; rounding is below 1e-4, wrong kernels are above 0.1
-_PIXELS = 8 * 32 * 32  # of all images of the check
+_PIXELS = 8 * 32 * 32  # in all images of the check
 
 
 def check_gradients(
@@ -26,16 +26,16 @@ def check_gradients(
 ) -> None:
     """Refuse a network on the CPU with a convolution whose gradients are wrong in `layout`.
 
-    Layers of equal settings and input sizes are checked once.
+    Layers with equal settings and input sizes are checked once.
 
     Args:
-        net: as it will be trained; it stays as it is.
+        net: the network as it will be trained; it is not modified.
         image_size: height and width.
         layout: the memory format in which it will be trained.
         model_name: for the message.
 
     Raises:
-        UserError: it names the first such layer.
+        UserError: names the first such layer.
     """
     if layout is torch.contiguous_format:
         return
@@ -53,7 +53,7 @@ def check_gradients(
 
 
 def _distinct_layers(net: nn.Module, image_size: tuple[int, int]) -> dict[str, torch.Size]:
-    """Modules with a weight [_, _, _, _] of their own, by path: the shape of their input."""
+    """The input shape of each distinct module with a 4-d weight of its own, by path."""
     height, width = image_size
     images = min(8, max(2, _PIXELS // (height * width)))
     like = next(net.parameters())
@@ -78,7 +78,7 @@ def _keep_shape(seen: dict, path: str, module: nn.Module, inputs: tuple) -> None
 
 
 def _gradients(layer: nn.Module, shape: torch.Size, layout: torch.memory_format) -> list[Tensor]:
-    """Gradients of a copy's weights and of its input, for a fixed random input and direction."""
+    """Gradients of a layer's input and weights, for a fixed random input and output gradient."""
     layer = copy.deepcopy(layer)
     layer.to(memory_format=layout)  # type: ignore[call-overload]  # missing in torch's stubs
     draw = partial(torch.randn, generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""The check of a recipe: its values are in range, and each has an effect."""
+"""Checks that a recipe's values are in range, and that each has an effect."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def check_recipe(recipe: RecipeConfig) -> None:
     """Check that a recipe's values are in range.
 
     Raises:
-        UserError: naming the value and its range.
+        UserError: names the value and its range.
     """
     name = f"recipe '{recipe.name}'"
     require(recipe.epochs >= 1, f"{name}: epochs must be 1 or more, got {recipe.epochs}")
@@ -31,7 +31,7 @@ def check_recipe(recipe: RecipeConfig) -> None:
     )
     require(
         not recipe.nesterov or recipe.optimizer is OptimizerName.sgd,
-        f"{name}: nesterov is for optimizer=sgd, and this is {recipe.optimizer.value}",
+        f"{name}: nesterov needs optimizer=sgd, got {recipe.optimizer.value}",
     )
     require(
         recipe.weight_decay >= 0,
@@ -65,13 +65,13 @@ def check_recipe(recipe: RecipeConfig) -> None:
     )
     require(
         not recipe.linear_warmup or recipe.schedule is not Schedule.onecycle,
-        f"{name}: onecycle has a warm-up of its own, warmup; leave out linear_warmup",
+        f"{name}: onecycle already has a warm-up (warmup); leave out linear_warmup",
     )
     require(
         0 <= recipe.min_lr <= recipe.lr,
-        f"{name}: min_lr must be from 0 to lr, which is {recipe.lr}, got {recipe.min_lr}",
+        f"{name}: min_lr must be between 0 and lr={recipe.lr}, got {recipe.min_lr}",
     )
     require(
         not recipe.min_lr or recipe.schedule is Schedule.cosine,
-        f"{name}: min_lr is for schedule=cosine, and this is {recipe.schedule.value}",
+        f"{name}: min_lr needs schedule=cosine, got {recipe.schedule.value}",
     )

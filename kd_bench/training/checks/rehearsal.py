@@ -1,9 +1,9 @@
-"""A rehearsal of a job's first step before anything trains: for errors in a user's own losses.
+"""Runs a job's first step before training, to find errors in a user's own losses.
 
-What a loss reads and returns shows only when its `forward` runs. So it runs once, on a few random
-images, with stand-ins for both networks: their outputs have the right shapes, and cost next to
-nothing. It runs in isolation, since a loss may do anything: of one that writes a file, starts a
-process or takes long, nothing is learnt here, and its job's first step finds the same.
+Only running `forward` shows what a loss reads and returns. So it runs once, on a few random images,
+with stand-ins for both networks, whose outputs have the right shapes and cost next to nothing. It
+runs in isolation, since a loss may do anything: if it writes a file, starts a process or takes too
+long, this check finds nothing, and any error appears in the job's first step.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from kd_bench.utils.errors import OwnCodeError, error_text
 from kd_bench.utils.isolated import run_isolated
 from kd_bench.utils.tracebacks import own_frames, summary
 
-FEW = 8  # images, or a batch if that is smaller
-SECONDS = 10.0  # at most
+FEW = 8  # images; fewer if a batch is smaller
+SECONDS = 10.0  # time limit
 
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What the first step of a job with a user's own losses depends on."""
+    """The inputs of the first step of a job with a user's own losses."""
 
-    make_context: Callable[[], LossContext]  # with labels, and weights of the teacher
+    make_context: Callable[[], LossContext]  # with labels and weights of the teacher
     make_method: Callable[[LossContext], Method]
     image_size: tuple[int, int]
     recipe: RecipeConfig
@@ -46,16 +46,16 @@ class Rehearsal:
         """Rehearse the first step of each phase.
 
         Raises:
-            UserError: a loss reads or returns what it does not declare.
-            OwnCodeError: another error in a loss.
+            UserError: a loss reads or returns something that it does not declare.
+            OwnCodeError: any other error in a loss.
         """
         error = run_isolated(self._error, SECONDS)
         if error is not None:
             raise error
 
     def _error(self) -> Exception | None:
-        """What the first step would raise."""
-        torch.set_num_threads(1)  # a fork has none of the threads that this process has started
+        """The error that the first step would raise."""
+        torch.set_num_threads(1)  # threads that this process has started do not exist in a fork
         torch.manual_seed(0)
         try:
             self._run_with_few_images()
@@ -63,7 +63,7 @@ class Rehearsal:
             return UserError(str(error))
         except Exception as error:  # noqa: BLE001  # a user's code may raise anything
             if re.search("cuda|nvidia|device", str(error), re.IGNORECASE):
-                return None  # a loss for one kind of device: its job's first step will tell
+                return None  # a device-specific loss; any error appears in the job's first step
             if own_frames(error):
                 return OwnCodeError(error_text(error))
             return UserError(f"the first training step fails: {summary(error)}")
@@ -76,7 +76,7 @@ class Rehearsal:
             self._run(context, min(FEW, size))
         except UserError:
             raise
-        except Exception:  # noqa: BLE001  # a loss may need as many images as a batch has
+        except Exception:  # noqa: BLE001  # a loss may need a full batch
             self._run(context, size)
 
     def _run(self, context: LossContext, size: int) -> None:
@@ -105,7 +105,7 @@ class Rehearsal:
     def _outputs(
         self, context: LossContext, teacher: Teacher, size: int
     ) -> Iterator[tuple[Output, Tensor]]:
-        """As `training_outputs`, of as many images as a batch has here."""
+        """Like `training_outputs`, but for a single batch."""
         batch = self._batch(context, torch.arange(size))
         yield teacher.forward(batch, {}), context.labels[batch.index]
 
@@ -129,7 +129,7 @@ def _stand_in(shapes: StageShapes, stages: Iterable[str], num_classes: int) -> F
 
 
 class _StandIn(nn.Module):
-    """A network with features of some shapes: noise times a number, which it learns from images.
+    """A network with features of given shapes: noise times a scale that depends on the images.
 
     Args:
         shapes: of features [C, ...].
@@ -145,7 +145,7 @@ class _StandIn(nn.Module):
         self.shapes, self.pooled, self.num_classes = shapes, pooled, num_classes
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits [B, K] of images [B, 3, H, W]; they depend on the features, too."""
+        """Logits [B, K] of images [B, 3, H, W]; they also depend on the features."""
         scale = self.scale * (1 + image.mean((1, 2, 3)))  # [B]
         features = [
             stage(scale.view(-1, *(1 for _ in shape)) * torch.randn(len(image), *shape))

@@ -1,4 +1,4 @@
-"""The accuracy of a given teacher, before it teaches: near chance, or another than expected."""
+"""Checks that a given teacher's accuracy is as expected, or at least not near chance."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from kd_bench.models.features import FeatureExtractor
 from kd_bench.training.loop import accuracy, predictions
 from kd_bench.utils.errors import UserError, require
 
-OFF = 2.0  # points that a teacher's accuracy may differ from what is expected
-NEAR_CHANCE = 5.0  # points above that of the most frequent class
-# Points by which another reading of images or classes must be better to be the likely cause. By
-# the best order of classes, a random answer seems to be some points better than chance, too.
+OFF = 2.0  # tolerated difference from the expected accuracy, in points
+NEAR_CHANCE = 5.0  # points above the accuracy of always predicting the most frequent class
+# Points by which another normalisation or class order must be better to be the likely cause. In
+# the best class order, even random predictions are some points better than chance.
 CLEARLY_BETTER = 20.0
 
 NORMALISATIONS = {  # name -> mean and deviation by channel, of pixels in [0, 1]
@@ -36,11 +36,11 @@ def check_teacher_accuracy(
         path: the file of its weights, for the message.
         network: the teacher.
         data: the images.
-        predicted: the class [N] of each test image according to the teacher.
-        expected: its accuracy in percent; None: anything that is not near chance.
+        predicted: the class [N] that the teacher predicts for each test image.
+        expected: the expected accuracy in percent; None accepts any that is not near chance.
 
     Raises:
-        UserError: with both numbers and the likely cause.
+        UserError: states both numbers and the likely cause.
     """
     target = data.test.target
     measured = accuracy(predicted, target)
@@ -48,18 +48,18 @@ def check_teacher_accuracy(
     if expected is None:
         is_right = measured > chance + NEAR_CHANCE
         other = f"near chance ({chance:.2f} %)"
-        meant = f"; if that is meant, teacher.expected_accuracy={measured:.2f}"
+        meant = f"; if this is intended, set teacher.expected_accuracy={measured:.2f}"
     else:
         is_right = abs(measured - expected) <= OFF
-        other, meant = f"and teacher.expected_accuracy is {expected:.2f} %", ""
+        other, meant = f"but teacher.expected_accuracy is {expected:.2f} %", ""
     if is_right:
         return
     better, cause = max(_causes(network, data, predicted))
     is_expected = expected is not None and abs(better - expected) <= OFF
     if not is_expected and better - max(measured, chance) < CLEARLY_BETTER:
         cause = (
-            "other images or classes than it was trained on, or not the trained weights (other"
-            f" normalisations and orders of the classes do not explain it){meant}"
+            "it was trained on other images or classes, or these are not the trained weights (other"
+            f" normalisations and class orders do not explain it){meant}"
         )
     raise UserError(
         f"the teacher in {path} classifies {measured:.2f} % of the test images correctly, {other}:"
@@ -68,10 +68,10 @@ def check_teacher_accuracy(
 
 
 def check_expected(expected: float | None, checkpoint: str | None) -> None:
-    """Refuse an expected accuracy that is none, or that of no file."""
+    """Refuse an expected accuracy that is out of range, or given without a checkpoint."""
     require(
         expected is None or checkpoint is not None,
-        "teacher.expected_accuracy is that of teacher.checkpoint, which is not given",
+        "teacher.expected_accuracy needs teacher.checkpoint, which is not given",
     )
     require(
         expected is None or 0 <= expected <= 100,
@@ -82,24 +82,24 @@ def check_expected(expected: float | None, checkpoint: str | None) -> None:
 def _causes(
     network: FeatureExtractor, data: Data, predicted: Tensor
 ) -> Iterator[tuple[float, str]]:
-    """The teacher's accuracy without each of the likely causes, and the cause."""
+    """For each likely cause, the teacher's accuracy once it is corrected, and its description."""
     target = data.test.target
     for name, (mean, std) in NORMALISATIONS.items():
         other = _fed(network, data, mean, std)
         correct = accuracy(predictions(other, data, data.test), target)
         yield (
             correct,
-            f"it was trained on images normalised otherwise, {name} it is {correct:.2f} %:"
-            f" teacher.model.mean={_joined(mean)} teacher.model.std={_joined(std)}",
+            f"it was trained with another normalisation; {name} it reaches {correct:.2f} %:"
+            f" set teacher.model.mean={_joined(mean)} teacher.model.std={_joined(std)}",
         )
     correct = _best_order(predicted, target, data.num_classes)
-    yield correct, f"its classes are in another order, in the best order it is {correct:.2f} %"
+    yield correct, f"its classes are in another order; in the best one it reaches {correct:.2f} %"
 
 
 def _fed(
     network: FeatureExtractor, data: Data, mean: list[float], std: list[float]
 ) -> FeatureExtractor:
-    """The teacher with images of another mean and deviation, and of the size that it has now."""
+    """The teacher, given images with another mean and deviation at its current input size."""
     net, size = network.net, data.image_size
     if isinstance(net, AdaptedInput):
         size = net.inner.size
@@ -114,7 +114,7 @@ def _joined(values: list[float]) -> str:
 
 
 def _best_order(predicted: Tensor, target: Tensor, classes: int) -> float:
-    """Accuracy in percent if each predicted class is renamed in the most favourable way."""
+    """Accuracy in percent under the most favourable renaming of the predicted classes."""
     pairs = (target * classes + predicted).bincount(minlength=classes**2)
     counts = pairs.view(classes, classes).cpu().numpy()
     rows, columns = linear_sum_assignment(counts, maximize=True)

@@ -1,4 +1,4 @@
-"""Starts the processes of one job on this machine, with the library behind the command torchrun."""
+"""Starts the processes of one job on this machine, with the library behind torchrun."""
 
 from __future__ import annotations
 
@@ -27,34 +27,34 @@ from kd_bench.utils.errors import OwnCodeError, UserError, error_text
 from kd_bench.utils.lock import Locked
 from kd_bench.utils.supervisor import accept_signals, die_with
 
-# The other processes wait for the first one while it scores a teacher, or writes a file. If a
-# process ends, the others are ended at once, however long they would have waited.
+# The other processes wait for the first one while it evaluates a teacher or writes a file. If a
+# process dies, the others are terminated at once, regardless of this timeout.
 PATIENCE = timedelta(hours=6)
-CONSEQUENCE_SECONDS = 2.0  # in which the end of another process is noticed
-PASSED_ON = (UserError, Locked, FloatingPointError, KeyboardInterrupt)  # as they are
+CONSEQUENCE_SECONDS = 2.0  # long enough for the death of another process to be noticed
+PASSED_ON = (UserError, Locked, FloatingPointError, KeyboardInterrupt)  # unchanged
 
 
 class ProcessLost(RuntimeError):  # noqa: N818  # what happened, not whose mistake it was
-    """A process of a job ended without a word: killed, or crashed."""
+    """A process of a job ended without reporting an error: it was killed, or crashed."""
 
 
 def launch(size: int, function: Callable[..., Any], *arguments: Any) -> Any:
     """Call `function(ranks, *arguments)` in `size` new processes, each with its `Ranks`.
 
-    When one of them fails, the others are ended. All of them end with this process.
+    If one of them fails, the others are terminated. All of them end with this process.
 
     Args:
-        size: how many.
-        function: of a module, as it is found by its name there.
+        size: the number of processes.
+        function: a module-level function, since it is pickled by name.
         arguments: sent to the processes with pickle.
 
     Returns:
-        What the first process returned.
+        The return value of the first process.
 
     Raises:
         ProcessLost: a process was killed.
-        OwnCodeError: a process failed; with the text to show for it.
-        UserError, Locked, FloatingPointError, KeyboardInterrupt: as a process raised it.
+        OwnCodeError: a process failed; contains the text to show.
+        UserError, Locked, FloatingPointError, KeyboardInterrupt: re-raised from a process.
     """
     failures = multiprocessing.get_context("spawn").SimpleQueue()
     with tempfile.TemporaryDirectory() as folder, _own_signals(), _quiet():
@@ -64,7 +64,7 @@ def launch(size: int, function: Callable[..., Any], *arguments: Any) -> Any:
             nproc_per_node=size,
             run_id=uuid.uuid4().hex,
             rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",  # any free port, as torchrun --standalone
+            rdzv_endpoint="localhost:0",  # any free port, like torchrun --standalone
             local_addr="localhost",
             max_restarts=0,  # the next run of the job resumes
             logs_specs=DefaultLogsSpecs(log_dir=folder),
@@ -88,19 +88,20 @@ def _enter(
         returned = function(ranks, *arguments)
     except PASSED_ON as error:
         failures.put(error)
-    except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever it raises is its failure
-        # If another process was killed, the error is its lost connection, and this one ends now.
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # any exception is a failure
+        # If another process was killed, this error is only the lost connection to it, and this
+        # process is terminated while it sleeps.
         time.sleep(CONSEQUENCE_SECONDS)
         failures.put(OwnCodeError(error_text(error)))
     else:
         distributed.destroy_process_group()
         return returned
     sys.stdout.flush()
-    os._exit(1)  # at once, and not after the other processes, which may be waiting for this one
+    os._exit(1)  # at once: the other processes may be waiting for this one
 
 
 def _join() -> None:
-    """Connect this process with the others, and give it a GPU, if there are any, as its own."""
+    """Connect this process to the others, and assign it a GPU if there are any."""
     backend = "cpu:gloo"
     if torch.cuda.is_available():
         backend += ",cuda:nccl"
@@ -109,17 +110,17 @@ def _join() -> None:
 
 
 def _failure(failures: Any, error: ChildFailedError) -> BaseException:
-    """Why the first process to fail did."""
+    """The error of the first process that failed."""
     if not failures.empty():
-        said: BaseException = failures.get()
-        return said
+        reported: BaseException = failures.get()
+        return reported
     rank, failed = error.get_first_failure()
     return ProcessLost(f"process {rank + 1} of the job was lost: {failed.message}")
 
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """Signals do afterwards what they did before; one that ends the processes does so then."""
+    """Restore signal handlers on exit; a signal that ended the processes is raised again then."""
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
     before = {number: signal.getsignal(number) for number in numbers}
 
@@ -139,8 +140,8 @@ def _own_signals() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the library's own lines: about a failure, which is raised, and about speed."""
-    level = "TORCH_CPP_LOG_LEVEL"  # of the processes that are started
+    """Suppress the library's own log lines, on failures (which are raised) and on speed."""
+    level = "TORCH_CPP_LOG_LEVEL"  # read by the started processes
     was_set = level in os.environ
     os.environ.setdefault(level, "ERROR")
     logging.disable(logging.CRITICAL)

@@ -2,9 +2,9 @@
 
 Each process has a replica of everything that is trained, draws the same random numbers, and runs
 the networks on its share of a batch, batch norm included. DistributedDataParallel averages the
-gradients. So that losses which compare the images of a batch see all of them, outputs are gathered,
-with their gradients: every process then computes the same loss of the whole batch, the same
-gradients of its own modules, and the same memory banks.
+gradients. For losses that compare the images of a batch, outputs are gathered differentiably: every
+process then computes the same loss of the whole batch, the same gradients of the loss's own
+modules, and the same memory banks.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ Call = Callable[..., Any]  # calls its first argument with the others
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes of a job, as one of them sees them; by default it is alone.
+    """The processes of a job, as seen by one of them; a single process by default.
 
-    The processes of one job call the methods in the same order, as each waits for all.
+    All processes must call the methods in the same order, since each call waits for all of them.
     """
 
     rank: int = 0  # the number of this process
-    size: int = 1  # how many there are
+    size: int = 1  # the number of processes
 
     @property
     def is_first(self) -> bool:
@@ -42,7 +42,7 @@ class Ranks:
         return self.rank == 0
 
     def share(self, order: Tensor, sizes: Sequence[int]) -> Tensor:
-        """The part of each batch that this process trains on, one after the other.
+        """The parts of all batches that this process trains on, concatenated.
 
         Args:
             order: positions [N] of an epoch's images.
@@ -57,27 +57,27 @@ class Ranks:
         return slice(*ends)
 
     def replicate(self, modules: Iterable[nn.Module]) -> Call:
-        """What calls a function so that its gradients are the means over all processes.
+        """A callable that calls a function such that gradients are averaged over all processes.
 
-        The gradients of the `modules`, for everything that the function returns.
+        This applies to gradients of the `modules`, for everything that the function returns.
         """
         if self.size == 1:
             return call
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # a new name, that PyTorch 2.6 lacks
-            # Buffers are equal, or batch norm's, which trains without reading them. In an init
-            # phase, and of networks whose last layers a method leaves out, not all is trained.
+            warnings.simplefilter("ignore", FutureWarning)  # PyTorch 2.6 lacks the new name
+            # Buffers are equal, except batch norm's, which training does not read. Some parameters
+            # are unused in an init phase, or if a method leaves out a network's last layers.
             return DistributedDataParallel(
                 _Caller(modules), broadcast_buffers=False, find_unused_parameters=True
             )
 
     def gather(self, tensor: Tensor) -> Tensor:
-        """What is [B, ...] in each process, of all processes: [size * B, ...], differentiable."""
+        """Concatenate the tensors [B, ...] of all processes to [size * B, ...], differentiably."""
         gathered: Tensor = tensor if self.size == 1 else _Gather.apply(self, tensor)
         return gathered
 
     def whole_output(self, output: Output, stages: Iterable[str]) -> Output:
-        """A network's output for the whole batch: logits, and features of some of its stages."""
+        """A network's output for the whole batch: logits, and features of the given stages."""
         features = {
             stage: self.gather(output.features[stage])
             for stage in stages
@@ -96,12 +96,12 @@ class Ranks:
         )
 
     def from_first(self, make: Callable[[], Value]) -> Value:
-        """What `make` returns in the first process, in all of them."""
+        """Call `make` in the first process, and return its result in all of them."""
         if self.size == 1:
             return make()
         made = [make() if self.is_first else None]
         distributed.broadcast_object_list(made)
-        return made[0]  # type: ignore[return-value]  # of the first process, which made it
+        return made[0]  # type: ignore[return-value]  # broadcast from the first process
 
     @torch.no_grad()
     def agree(self, tensors: Iterable[Tensor]) -> None:
@@ -115,14 +115,14 @@ class Ranks:
 
 
 def call(function: Callable[..., Value], *arguments: Any) -> Value:
-    """Call a function: what one process does to train."""
+    """Call a function; what `Ranks.replicate` returns for a single process."""
     return function(*arguments)
 
 
 class _Gather(Function):
-    """Concatenates a tensor of all processes; PyTorch's own function for it is deprecated.
+    """Concatenates the tensors of all processes; PyTorch's own function for this is deprecated.
 
-    The gradient of a process's part is the sum of those that all processes have for it.
+    The gradient of a process's part is the sum of all processes' gradients for it.
     """
 
     @staticmethod
@@ -140,7 +140,7 @@ class _Gather(Function):
 
 
 class _Caller(nn.Module):
-    """Calls functions that use its modules: what DistributedDataParallel can wrap."""
+    """A module that calls functions that use its submodules; DistributedDataParallel wraps it."""
 
     def __init__(self, modules: Iterable[nn.Module]):
         super().__init__()

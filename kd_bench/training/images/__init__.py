@@ -1,1 +1,1 @@
-"""Images as networks see them in training: mixed, and to be looked at."""
+"""Training images: mixing, and examples for visual inspection."""

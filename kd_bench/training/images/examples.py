@@ -1,4 +1,4 @@
-"""The first training images as the student sees them, to be looked at."""
+"""The first training images as the student sees them, for visual inspection."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from kd_bench.utils.seeds import derive_seed
 
 
 def first_views(setup: TrainingSetup, most: int) -> Tensor:
-    """Images of the first step in the views in which it shows them: uint8 [B, H, W, 3] on the CPU.
+    """The augmented images of the first step: uint8 [B, H, W, 3] on the CPU.
 
-    No random stream of the training moves on.
+    No random stream of the training is advanced.
 
     Args:
-        setup: what is trained.
-        most: the number of images, if the first batch has as many.
+        setup: what the job trains with.
+        most: the maximum number of images; also limited by the size of the first batch.
     """
     data, (phase, *_) = setup.data, phases(setup)
     seed = derive_seed(setup.seed, phase.name, "views")

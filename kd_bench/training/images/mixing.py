@@ -1,7 +1,7 @@
 """Mixup and cutmix: each image of a batch is mixed with the one before it, and so are their labels.
 
-Both networks get the same mixtures. How much of each image there is, and where, is a function of
-(seed, epoch, index) alone, computed on the device, so that a captured step draws anew.
+Both networks get the same mixtures. The share and position of each image depend only on
+(seed, epoch, index), and are computed on the device, so that a captured step draws new ones.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from kd_bench.config.schema import RecipeConfig
 from kd_bench.utils.splitmix import below, further_words, image_word
 
-QUANTILES = 2**14  # of a beta distribution: the shares that are drawn
+QUANTILES = 2**14  # of the beta distribution, from which shares are drawn
 
 
 def is_mixed(recipe: RecipeConfig) -> bool:
@@ -24,14 +24,14 @@ def is_mixed(recipe: RecipeConfig) -> bool:
 class Mixing:
     """Mixes the images of a batch by mixup, by cutmix, or, with both, each image by one of them.
 
-    Every image is mixed, and has a share of its own drawn from Beta(a, a), a the recipe's; which of
-    the two it is mixed by is equally likely, as in timm. Its partner is the image before it in the
+    Every image is mixed, with its own share drawn from Beta(a, a), where a is the recipe's. With
+    both, each is chosen with probability 1/2, as in timm. The partner is the previous image in the
     batch, as in torchvision's MixUp and CutMix: the order of images is random, and no image is
-    decoded twice. Both libraries usually draw one share for a batch.
+    decoded twice. Both libraries usually draw one share per batch.
 
     Args:
         recipe: has the parameters `mixup` and `cutmix`, at least one above 0.
-        seed: of the draws.
+        seed: of the random draws.
         num_classes: K.
         device: of the images.
     """
@@ -88,17 +88,17 @@ def mixup(image: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def cutmix(image: Tensor, share: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
-    """Images with a box of the image before them; Yun et al., 2019, arXiv:1905.04899, section 3.1.
+    """Pastes a box from the previous image; Yun et al., 2019, arXiv:1905.04899, section 3.1.
 
-    The box has sides of sqrt(1 - lambda) of the image's, rounded down to even numbers of pixels,
-    and its centre is anywhere in the image. What is outside of the image is cut off, and lambda is
-    corrected to the part of the image that is left, as in the authors' code and in torchvision.
+    The box's sides are sqrt(1 - lambda) times the image's, rounded down to even numbers of pixels,
+    and its centre is anywhere in the image. The box is clipped to the image, and lambda is
+    corrected to the remaining area, as in the authors' code and in torchvision.
 
     Args:
         image: [B, 3, H, W].
         share: lambda [B] double, before the correction.
-        row: words, of which the box's centre follows [B] int64.
-        column: likewise.
+        row: random words [B] int64 that determine the row of the box's centre.
+        column: likewise for the column.
 
     Returns:
         The mixed images, and the share of each image in its mixture [B] double.
@@ -125,8 +125,8 @@ def shares_of(target: Tensor, num_classes: int) -> Tensor:
 
 
 def beta_quantiles(alpha: float) -> Tensor:
-    """Equally likely numbers distributed as Beta(alpha, alpha): double [QUANTILES], increasing."""
-    from scipy.special import betaincinv  # a tenth of a second, for jobs that mix
+    """Equally likely quantiles of Beta(alpha, alpha): double [QUANTILES], increasing."""
+    from scipy.special import betaincinv  # takes 0.1 s to import; only for jobs that mix
 
     middle = (torch.arange(QUANTILES, dtype=torch.float64) + 0.5) / QUANTILES
     return torch.from_numpy(betaincinv(alpha, alpha, middle.numpy()))

@@ -1,1 +1,1 @@
-"""Optimizers, their schedules, rules for gradients, and the average of weights."""
+"""Optimizers, learning-rate schedules, gradient rules, and the average of weights."""

@@ -1,4 +1,4 @@
-"""The exponential moving average of a student's weights, which is evaluated in their place."""
+"""The exponential moving average (EMA) of a student's weights, evaluated in their place."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 class WeightAverage:
     """average <- decay * average + (1 - decay) * weights, after every step.
 
-    As timm's ModelEma: buffers such as the statistics of batch norm are averaged as well, integers
-    are copied, and it starts from the weights as they are.
+    As in timm's ModelEma, buffers such as the statistics of batch norm are averaged as well,
+    integers are copied, and the average starts from the current weights.
 
     Args:
-        net: its weights stay where they are in memory.
+        net: the network; its weights must stay at the same memory addresses.
         decay: at least 0 and below 1.
     """
 
@@ -27,7 +27,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the weights after a step."""
+        """Update the average with the weights after a step."""
         for average, weight in zip(self.state, self._weights, strict=True):
             if average.is_floating_point():
                 average.lerp_(weight, 1 - self._decay)
@@ -36,7 +36,7 @@ class WeightAverage:
 
     @contextmanager
     def in_place_of_weights(self) -> Iterator[None]:
-        """The network has the average as its weights, and gets its own back afterwards."""
+        """Replace the network's weights by the average within the context."""
         own = [weight.clone() for weight in self._weights]
         self.apply()
         try:
@@ -45,7 +45,7 @@ class WeightAverage:
             _copy(own, self._weights)
 
     def apply(self) -> None:
-        """Make the average the weights of the network."""
+        """Copy the average to the network's weights."""
         _copy(self.state, self._weights)
 
     def load_state(self, saved: list[Tensor]) -> None:

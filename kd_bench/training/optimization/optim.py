@@ -13,17 +13,17 @@ from kd_bench.config.schema import OptimizerName, RecipeConfig
 
 
 class Optimizer:
-    """What follows the gradient of the loss, with the learning rate as a tensor on the device.
+    """Base class of the optimizers; the learning rate is a tensor on the device.
 
-    The arithmetic is that of PyTorch's functions. The classes of `torch.optim` import the compiler
-    on first use, which costs every job a second (and so does the function `adamw`). The state is
+    SGD and AdamW call PyTorch's functions, because the classes of `torch.optim` import the compiler
+    on first use, which costs every job a second (as does the function `adamw`). The state is
     initialized with zeros, so that all steps are alike and can be captured. Parameters without a
     gradient are not updated.
 
     Args:
         parameters: all trained parameters.
         recipe: the hyperparameters and the first learning rate.
-        fused: one kernel for many parameters; rounds differently than separate updates.
+        fused: use one kernel for many parameters, which rounds differently from separate updates.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], recipe: RecipeConfig, *, fused: bool):
@@ -39,12 +39,12 @@ class Optimizer:
 
     @property
     def state(self) -> list[Tensor]:
-        """All tensors that a step changes beside the parameters."""
+        """All tensors that a step changes besides the parameters."""
         raise NotImplementedError
 
     @property
     def parts(self) -> Sequence[Sequence[str]]:
-        """Terms whose gradients are needed apart from the others', see `backward`; none here."""
+        """Groups of terms whose gradients `backward` computes separately; none by default."""
         return ()
 
     def zero_grad(self) -> None:
@@ -53,22 +53,22 @@ class Optimizer:
             parameter.grad = None
 
     def backward(self, total: Tensor, parts: Sequence[Tensor]) -> None:
-        """Compute the gradients that `step` follows.
+        """Compute the gradients that `step` uses.
 
         Args:
             total: the weighted sum of all terms.
-            parts: that of the terms of each of `self.parts`.
+            parts: the weighted sum of the terms of each of `self.parts`.
         """
         self.zero_grad()
         total.backward()
 
     @torch.no_grad()
     def accumulate(self, batches: int, *, is_last: bool) -> None:
-        """Add the gradients of one of several batches to those before it.
+        """Accumulate the gradients of one of several batches.
 
         Args:
-            batches: how many there are until the next update, which follows their mean.
-            is_last: this is the last one: the mean becomes the gradient that `step` follows.
+            batches: the number of batches whose mean gradient the next update uses.
+            is_last: this is the last batch; the mean becomes the gradient that `step` uses.
         """
         for parameter, accumulated in zip(self.parameters, self.accumulated, strict=True):
             if parameter.grad is not None:
@@ -87,7 +87,7 @@ class Optimizer:
                 self._update(list(reached), list(reached.values()), weight_decay)
 
     def _update(self, places: list[int], gradients: list[Tensor], weight_decay: float) -> None:
-        """Update the parameters at some places of the list."""
+        """Update the parameters at these indices of the list."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, list]:
@@ -100,7 +100,7 @@ class Optimizer:
 
 
 def _groups(parameters: list[nn.Parameter], recipe: RecipeConfig) -> list[tuple[float, list[int]]]:
-    """Weight decay and places of the parameters that have it."""
+    """Parameter groups: the weight decay, and the indices of the parameters that have it."""
     if recipe.decay_vectors:
         return [(recipe.weight_decay, list(range(len(parameters))))]
     is_vector = [parameter.dim() < 2 for parameter in parameters]
@@ -113,7 +113,7 @@ def _groups(parameters: list[nn.Parameter], recipe: RecipeConfig) -> list[tuple[
 class SGD(Optimizer):
     """Stochastic gradient descent with momentum.
 
-    After the first step, momentum buffers equal its gradient. Weight decay applies to all
+    After the first step, momentum buffers equal that step's gradient. Weight decay applies to all
     parameters including batch norm, as in the field's reference code, unless the recipe excludes
     vectors.
     """
@@ -130,7 +130,7 @@ class SGD(Optimizer):
 
     @property
     def state(self) -> list[Tensor]:
-        """All tensors that a step changes beside the parameters."""
+        """All tensors that a step changes besides the parameters."""
         return self.momentum_buffers
 
     def _update(self, places: list[int], gradients: list[Tensor], weight_decay: float) -> None:
@@ -171,13 +171,13 @@ class AdamW(Optimizer):
         super().__init__(parameters, recipe, fused=fused)
         self._means = [torch.zeros_like(p) for p in self.parameters]
         self._squares = [torch.zeros_like(p) for p in self.parameters]
-        # Read on the host, unless one kernel does all.
+        # The host reads the step count, unless the kernel is fused.
         device = self.rate.device if fused else torch.device("cpu")
         self._steps = [torch.zeros((), device=device) for _ in self.parameters]
 
     @property
     def state(self) -> list[Tensor]:
-        """All tensors that a step changes beside the parameters."""
+        """All tensors that a step changes besides the parameters."""
         return [*self._means, *self._squares, *self._steps]
 
     def _update(self, places: list[int], gradients: list[Tensor], weight_decay: float) -> None:
@@ -211,12 +211,12 @@ class AdamW(Optimizer):
 
 
 class Lamb(Optimizer):
-    """LAMB (You et al., 2020), arXiv:1904.00962, algorithm 2, as timm has it.
+    """LAMB (You et al., 2020), arXiv:1904.00962, algorithm 2, as implemented in timm.
 
-    A parameter with weight decay moves by Adam's update and its decay, together times the norm of
-    the parameter over theirs; one without, such as a vector, by Adam's. Before, all gradients are
-    divided by their common norm if that is above 1. The recipe's momentum is beta1; beta2 and
-    epsilon are the defaults of timm.
+    The update of a parameter with weight decay is Adam's plus the decay, scaled by the ratio of the
+    parameter's norm to the norm of this sum; without decay, as for vectors, it is Adam's. All
+    gradients are first divided by their global norm if it is above 1. The recipe's momentum is
+    beta1; beta2 and epsilon are the defaults of timm.
     """
 
     BETA2 = 0.999
@@ -226,13 +226,13 @@ class Lamb(Optimizer):
         super().__init__(parameters, recipe, fused=fused)
         self._means = [torch.zeros_like(p) for p in self.parameters]
         self._squares = [torch.zeros_like(p) for p in self.parameters]
-        # In double precision, in which 1 - BETA2 keeps its digits.
+        # Double precision keeps the digits of 1 - BETA2.
         self._steps = torch.zeros((), dtype=torch.float64, device=self.rate.device)
-        self._excess = torch.ones((), device=self.rate.device)  # of the gradients' norm over 1
+        self._excess = torch.ones((), device=self.rate.device)  # max(1, global gradient norm)
 
     @property
     def state(self) -> list[Tensor]:
-        """All tensors that a step changes beside the parameters."""
+        """All tensors that a step changes besides the parameters."""
         return [*self._means, *self._squares, self._steps]
 
     @torch.no_grad()
@@ -271,7 +271,7 @@ class Lamb(Optimizer):
 
 
 def _trust(parameter: Tensor, update: Tensor) -> Tensor:
-    """The norm of a parameter over that of its update; 1 where either is 0."""
+    """The ratio of a parameter's norm to that of its update; 1 if either is 0."""
     is_zero = (parameter == 0) | (update == 0)
     return torch.where(is_zero, 1.0, parameter / update.masked_fill(is_zero, 1.0))
 
@@ -279,7 +279,7 @@ def _trust(parameter: Tensor, update: Tensor) -> Tensor:
 def make_optimizer(
     parameters: Iterable[nn.Parameter], recipe: RecipeConfig, *, fused: bool
 ) -> Optimizer:
-    """The optimizer that a recipe names; arguments as for `Optimizer`."""
+    """Build the recipe's optimizer; arguments as for `Optimizer`."""
     kinds: dict[OptimizerName, type[Optimizer]] = {
         OptimizerName.sgd: SGD,
         OptimizerName.adamw: AdamW,

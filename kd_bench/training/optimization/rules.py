@@ -1,4 +1,4 @@
-"""SGD on a gradient that a rule combines from those of parts of the loss."""
+"""SGD on a gradient that a rule combines from the gradients of parts of the loss."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class RuledSGD(SGD):
     Args:
         parameters: all trained parameters.
         recipe: as for SGD.
-        rule: combines the gradients of the parameters that are shared.
-        shared: the student's parameters, which several terms reach.
+        rule: combines the gradients of the shared parameters.
+        shared: the student's parameters, which get gradients from several terms.
         fused: as for SGD.
     """
 
@@ -41,12 +41,12 @@ class RuledSGD(SGD):
 
     @property
     def parts(self) -> Sequence[Sequence[str]]:
-        """The terms of each part that the rule needs the gradient of."""
+        """The terms of each part whose gradient the rule needs."""
         return self.rule.parts
 
     @property
     def state(self) -> list[Tensor]:
-        """All tensors that a step changes beside the parameters."""
+        """All tensors that a step changes besides the parameters."""
         return [*super().state, *(buffer for each in self.buffers for buffer in each)]
 
     def backward(self, total: Tensor, parts: Sequence[Tensor]) -> None:

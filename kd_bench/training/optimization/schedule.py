@@ -1,4 +1,4 @@
-"""The learning rate of every step of the main phase (`setup.phases` has the init phase's)."""
+"""The learning rate of every step of the main phase (for the init phase, see `setup.phases`)."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def milestone_epochs(recipe: RecipeConfig) -> list[int]:
 
 
 def learning_rates(recipe: RecipeConfig, steps_per_epoch: int) -> Tensor:
-    """The learning rate of every step of a run, equal to PyTorch's schedulers of these names.
+    """The learning rate of every step of a run, equal to PyTorch's schedulers of the same names.
 
-    In closed form, because those need an optimizer of `torch.optim`; see `SGD`. A linear warm-up
-    multiplies the rate of step s (from 1) of its S steps by s / S, as in Goyal et al., 2017,
-    arXiv:1706.02677, section 2.2, but from 0.
+    Computed in closed form, because those need an optimizer of `torch.optim` (see `Optimizer`). A
+    linear warm-up multiplies the rate of step s (from 1) of its S steps by s / S, as in Goyal et
+    al., 2017, arXiv:1706.02677, section 2.2, but from 0.
 
     Returns:
         [epochs * steps_per_epoch] float64.
@@ -37,17 +37,17 @@ def learning_rates(recipe: RecipeConfig, steps_per_epoch: int) -> Tensor:
     else:
         rates = torch.full_like(epoch, recipe.lr)
     rates = rates.repeat_interleave(steps_per_epoch)
-    return rates * _risen(recipe, len(rates)) if recipe.linear_warmup else rates
+    return rates * _warmup_factors(recipe, len(rates)) if recipe.linear_warmup else rates
 
 
-def _risen(recipe: RecipeConfig, steps: int) -> Tensor:
-    """The part of its rate that every step has: s / S in the warm-up, and then 1."""
+def _warmup_factors(recipe: RecipeConfig, steps: int) -> Tensor:
+    """The factor of every step's rate: s / S during the warm-up, and then 1."""
     step = torch.arange(1, steps + 1, dtype=torch.float64)
     return (step / (recipe.linear_warmup * steps)).clamp(max=1.0)
 
 
 def _one_cycle(recipe: RecipeConfig, steps: int) -> Tensor:
-    """Warms up from a 25th of the rate to the rate, then anneals to a 10,000th of the start."""
+    """Warms up from 1/25 of the rate to the rate, then anneals to 1/10,000 of the start."""
     start, peak = recipe.lr / 25, recipe.warmup * steps - 1
     step = torch.arange(steps, dtype=torch.float64)
     rising = _cosine(start, recipe.lr, step / peak)

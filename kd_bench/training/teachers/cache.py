@@ -4,8 +4,8 @@ Crop and flip allow few views per image: 162 on CIFAR, 9 on the digits. If a met
 logits and pooled features, the teacher's outputs for all of them fit in a table: the same numbers
 as running it at every step, and cheaper if epochs times jobs exceed the number of views.
 
-Every job checks the hash of the table that it opens, once: one to two seconds per gigabyte. A
-damaged table is made again.
+Every job verifies the hash of the table when it opens it, which takes one to two seconds per
+gigabyte. A damaged table is recomputed.
 """
 
 from __future__ import annotations
@@ -36,27 +36,27 @@ from kd_bench.utils.locked_folder import LockedFolder
 from kd_bench.utils.text import formatting
 
 STAGES = ("pooled",)  # small enough to store for every view
-ROWS, ABOUT = CACHED_ROWS, CACHE_RECORD  # the second has the first one's hash
-# While it is filled: its rows, and after each batch a line with the hash of all rows up to there.
+ROWS, ABOUT = CACHED_ROWS, CACHE_RECORD  # the second contains the first one's hash
+# While the table is filled: its rows so far, and a line per batch with the hash of all rows so far.
 PART, HASHES = f"{ROWS}.part", "rows.sha256.part"
 FLOAT = 4  # bytes
 
 
 def why_uncacheable(loss: type[Loss]) -> str | None:
-    """Why no cache can serve a loss, as the end of a sentence; None where one can.
+    """Why a loss cannot use a cache, as the end of a sentence; None if it can.
 
-    What stages it reads is known only once it is built: see `maps_read`.
+    The stages that it reads are known only once it is built; for them, see `maps_read`.
     """
     reasons = {
         "trains the teacher": loss.teacher_learns,
         "differentiates the teacher": loss.needs_input_gradients,
-        "shows the teacher views of its own": loss.extra_views is not Loss.extra_views,
+        "passes additional views through the teacher": loss.extra_views is not Loss.extra_views,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
 
 
 def maps_read(stages: Iterable[str]) -> list[str]:
-    """Those of some stages that are too large to be cached for every view."""
+    """Those of the given stages that are too large to be cached for every view."""
     return [stage for stage in stages if stage not in STAGES]
 
 
@@ -64,16 +64,16 @@ def check_cacheable(uncacheable: Mapping[str, str], stages: Iterable[str]) -> No
     """Refuse a method that needs more of its teacher than a cache holds.
 
     Args:
-        uncacheable: loss -> why no cache can serve it.
+        uncacheable: loss -> why it cannot use a cache.
         stages: all stages that the method reads.
 
     Raises:
-        UserError: naming the loss and the alternative.
+        UserError: names the loss and the alternative.
     """
     advice = "use teacher.source=online"
     require(
         not (maps := maps_read(stages)),
-        "teacher.source=table holds logits and pooled features, and the method reads"
+        "teacher.source=table holds only logits and pooled features, but the method reads"
         f" {', '.join(maps)}; {advice}",
     )
     for name, reason in uncacheable.items():
@@ -81,14 +81,14 @@ def check_cacheable(uncacheable: Mapping[str, str], stages: Iterable[str]) -> No
 
 
 class CachedTeacher(Teacher):
-    """A teacher whose outputs for training images are looked up; for other images the network runs.
+    """A teacher whose outputs for training images are looked up; other images run the network.
 
     Args:
         network: the network.
         table: [images * views, numbers] float on the device, as from `load_cached_teacher`.
         views: number of views of each image.
         shapes: of the network's stages.
-        about: what the record says about the table.
+        about: the record's entry on the table.
     """
 
     def __init__(
@@ -122,13 +122,13 @@ class CachedTeacher(Teacher):
 
 
 def cache_key(*facts: Any) -> str:
-    """Name of a table: a hash of everything that determines its numbers, as plain values."""
+    """The name of a table: a hash of everything that determines its values."""
     text = json.dumps(facts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def row_width(shapes: StageShapes, stages: Iterable[str], num_classes: int) -> int:
-    """Numbers per row: logits and the stages read."""
+    """Number of values per row: logits and the stages read."""
     return num_classes + sum(torch.Size(shapes[stage]).numel() for stage in stages)
 
 
@@ -139,10 +139,10 @@ def load_cached_teacher(
     data: ResidentData,
     message: Callable[[str], None],
 ) -> CachedTeacher:
-    """A teacher's table, computed if it does not exist yet, by one process at a time.
+    """Load a teacher's table, which one process computes if it does not exist yet.
 
     Args:
-        folder: the table's own, named by `cache_key`.
+        folder: the table's own folder, named by `cache_key`.
         teacher: computes the table, with the execution settings it would have online.
         shapes: of the teacher's stages.
         data: the training images and their views.
@@ -165,9 +165,9 @@ def load_cached_teacher(
 
 
 def _read(folder: Path, shape: tuple[int, int]) -> tuple[Tensor, dict[str, Any]] | None:
-    """A table, and what is recorded of it; None if there is none, or, with a warning, no whole one.
+    """A table and its record; None if there is none, or, with a warning, if it is damaged.
 
-    It is memory-mapped, so that the jobs of a machine share its pages.
+    The table is memory-mapped, so that the jobs of a machine share its pages.
     """
     try:
         about = json.loads((folder / ABOUT).read_bytes())
@@ -179,10 +179,10 @@ def _read(folder: Path, shape: tuple[int, int]) -> tuple[Tensor, dict[str, Any]]
                 return table.view(shape), about
     except FileNotFoundError:
         return None
-    except (AttributeError, ValueError, TypeError, KeyError):  # what is recorded of it is damaged
+    except (AttributeError, ValueError, TypeError, KeyError):  # the record is damaged
         pass
     warnings.warn(
-        f"the teacher's cache in {folder} is made again: it was damaged, or made by kd-bench 0.1",
+        f"recomputing the teacher's cache in {folder}: it was damaged, or made by kd-bench 0.1",
         stacklevel=2,
     )
     return None
@@ -202,7 +202,7 @@ def _fill(
     what = f"{views} of {formatting.pluralize(data.train_size, 'image')}"
     message(f"filling the teacher's cache: {what}, {formatting.format_bytes(size)}")
     started = time.perf_counter()
-    folder.remove(ABOUT)  # of a damaged one
+    folder.remove(ABOUT)  # left by a damaged table
     with open(folder.path / PART, "a+b") as part, open(folder.path / HASHES, "a+b") as hashes:
         content, batches = _resume(part, hashes, batch * width * FLOAT, folder.check)
         written = batches * batch
@@ -217,7 +217,7 @@ def _fill(
                 left = (time.perf_counter() - started) / 2 * (rows - start) / batch
                 message(f"time left to fill the cache: {formatting.format_duration(left)}")
         os.fsync(part.fileno())
-    folder.remove(HASHES)  # before its end: who finds the table whole would not look for this file
+    folder.remove(HASHES)  # now: once the table is complete, no process would look for this file
     folder.rename(PART, ROWS)
     seconds = round(time.perf_counter() - started, 3)
     message(f"time taken to fill the cache: {formatting.format_duration(seconds)}")
@@ -234,17 +234,17 @@ def _fill(
 def _resume(
     part: BinaryIO, hashes: BinaryIO, size: int, check: Callable[[], None]
 ) -> tuple[hashlib._Hash, int]:
-    """Cut files off after the last batch that is as it was written.
+    """Truncate the files after the last intact batch.
 
     Args:
         part: rows in batches of `size` bytes.
         hashes: a line for each batch.
-        size: of a batch.
-        check: called before that; what it raises leaves the files as they are. Reading them takes
-            a while, in which another process may have finished them and mapped the rows.
+        size: of a batch, in bytes.
+        check: called before truncating; if it raises, the files stay unchanged. Reading them takes
+            a while, during which another process may have finished the table and mapped its rows.
 
     Returns:
-        The hash of the rows up to there, and the number of batches.
+        The hash of the intact rows, and the number of intact batches.
     """
     content, batches, end = hashlib.sha256(), 0, 0
     part.seek(0)

@@ -18,14 +18,14 @@ from kd_bench.training.execution import Execution
 
 
 class Teacher:
-    """The teacher network, frozen here once and for all unless the method trains it.
+    """The teacher network, frozen on construction unless the method trains it.
 
     After a job, a frozen teacher's parameters and batch-norm statistics are bitwise unchanged: its
     parameters require no gradients, and it never leaves eval mode.
 
     Args:
         network: the network.
-        learns: it is trained with the student (deep mutual learning), so it is not frozen.
+        learns: it is trained along with the student (deep mutual learning), so it is not frozen.
         needs_input_gradients: losses differentiate its outputs with respect to images or features.
     """
 
@@ -59,13 +59,13 @@ class Teacher:
             return self._run(image)
 
     def forward(self, batch: Batch, views: Mapping[str, Tensor]) -> Output:
-        """Output of the teacher for a batch's images, and for further views of them."""
+        """Output of the teacher for a batch's images and additional views of them."""
         return forward_with_views(self, batch.image, views)
 
 
 @torch.no_grad()
 def training_outputs(teacher: Teacher, data: Data) -> Iterator[tuple[Output, Tensor]]:
-    """Outputs for all training images, without augmentation, part by part, and their labels [B]."""
+    """Outputs for all training images, unaugmented, batch by batch, with their labels [B]."""
     size = execution.inference_batch_size(data)
     targets = data.train.target.split(size)
     for image, target in zip(data.eval_batches(data.train, size), targets, strict=True):

@@ -129,7 +129,7 @@ def test_one_flipped_bit_anywhere_is_found(saved):
     "other", [JOB.replace("seed0", "seed1"), JOB.replace("3f9c1a2b", "00000000")]
 )
 def test_the_checkpoint_of_another_job_is_set_aside_and_named(saved, other):
-    with pytest.warns(UserWarning, match=f"damaged: it is of another job, {JOB}"):
+    with pytest.warns(UserWarning, match=f"damaged: it belongs to another job, {JOB}"):
         assert load(saved, other) is None
 
 

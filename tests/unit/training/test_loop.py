@@ -258,7 +258,7 @@ def test_a_job_does_not_resume_from_the_checkpoint_of_another(tmp_path, change):
     )
     interrupt(one, after=2)
     shutil.copytree(one.path, other.path)
-    with pytest.warns(UserWarning, match=f"it is of another job, {one.folder}"):
+    with pytest.warns(UserWarning, match=f"it belongs to another job, {one.folder}"):
         trained(other)
     _, whole = trained(job(tmp_path / "whole", "method=baseline", "recipe.epochs=3", change))
     assert (other.path / "history.csv").read_text() == (whole / "history.csv").read_text()

@@ -36,7 +36,7 @@ def test_every_shipped_recipe_can_train(name):
         ({"momentum": 0.0, "nesterov": True}, "nesterov needs a momentum"),
         (
             {"optimizer": OptimizerName.adamw, "nesterov": True},
-            "nesterov is for optimizer=sgd, and this is adamw",
+            "nesterov needs optimizer=sgd, got adamw",
         ),
         ({"weight_decay": -1.0}, "weight_decay must be 0 or more"),
         ({"ema": 1.0}, r"ema must be in \[0, 1\), got 1.0"),
@@ -48,10 +48,10 @@ def test_every_shipped_recipe_can_train(name):
         ({"linear_warmup": 5}, "linear_warmup is a fraction of the epochs.* got 5"),
         (
             {"schedule": Schedule.onecycle, "warmup": 0.3, "linear_warmup": 0.1},
-            "onecycle has a warm-up of its own, warmup; leave out linear_warmup",
+            r"onecycle already has a warm-up \(warmup\); leave out linear_warmup",
         ),
-        ({"schedule": Schedule.cosine, "min_lr": 0.2}, "min_lr must be from 0 to lr, which is 0.1"),
-        ({"min_lr": 0.01}, "min_lr is for schedule=cosine, and this is step"),
+        ({"schedule": Schedule.cosine, "min_lr": 0.2}, "min_lr must be between 0 and lr=0.1"),
+        ({"min_lr": 0.01}, "min_lr needs schedule=cosine, got step"),
     ],
     ids=str,
 )

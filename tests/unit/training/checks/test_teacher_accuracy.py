@@ -72,8 +72,8 @@ def test_an_accuracy_within_two_points_passes(expected, passes):
 @pytest.mark.parametrize("expected", [87.9, 92.1, 100.0])
 def test_an_accuracy_further_off_is_refused_with_both_numbers(expected):
     assert refusal(ByGrey(0.3, 0.1), data(swapped=2.5), expected).startswith(
-        "the teacher in net.pt classifies 90.00 % of the test images correctly, and"
-        f" teacher.expected_accuracy is {expected:.2f} %: other images or classes"
+        "the teacher in net.pt classifies 90.00 % of the test images correctly, but"
+        f" teacher.expected_accuracy is {expected:.2f} %: it was trained on other images or classes"
     )
 
 
@@ -83,7 +83,7 @@ def test_a_teacher_near_chance_is_refused_unless_that_is_expected():
         constant[1].weight.zero_()
     message = refusal(constant, data())
     assert "classifies 25.00 % of the test images correctly, near chance (25.00 %): " in message
-    assert message.endswith("; if that is meant, teacher.expected_accuracy=25.00")
+    assert message.endswith("; if this is intended, set teacher.expected_accuracy=25.00")
     check(constant, data(), 25.0)
 
 
@@ -93,41 +93,41 @@ def test_a_teacher_near_chance_is_refused_unless_that_is_expected():
         (
             0.0,
             1.0,
-            "without normalisation it is 100.00 %: teacher.model.mean=[0,0,0]"
+            "without normalisation it reaches 100.00 %: set teacher.model.mean=[0,0,0]"
             " teacher.model.std=[1,1,1]",
         ),
         (
             0.5,
             0.5,
-            "with pixels from -1 to 1 it is 100.00 %: teacher.model.mean=[0.5,0.5,0.5]"
+            "with pixels from -1 to 1 it reaches 100.00 %: set teacher.model.mean=[0.5,0.5,0.5]"
             " teacher.model.std=[0.5,0.5,0.5]",
         ),
         (
             0.449,
             0.226,
-            "with ImageNet's normalisation it is 100.00 %: teacher.model.mean=[0.485,0.456,0.406]"
-            " teacher.model.std=[0.229,0.224,0.225]",
+            "with ImageNet's normalisation it reaches 100.00 %:"
+            " set teacher.model.mean=[0.485,0.456,0.406] teacher.model.std=[0.229,0.224,0.225]",
         ),
     ],
 )
 @pytest.mark.parametrize("expected", [None, 100.0])
 def test_another_normalisation_is_found(mean, std, cause, expected):
     message = refusal(ByGrey(mean, std), data(mean=5.0, std=0.01), expected)
-    assert f"it was trained on images normalised otherwise, {cause}" in message
+    assert f"it was trained with another normalisation; {cause}" in message
 
 
 def test_another_normalisation_is_found_for_a_teacher_that_has_one_of_its_own():
     given, wrong = data(), ExpectedImages((0.9,) * 3, (2.0,) * 3, (4, 4))
     net = AdaptedInput(ByGrey(), GivenImages((2, 2), given.mean, given.std), wrong)
     message = refusal(net, given, 100.0)
-    assert "without normalisation it is 100.00 %" in message
+    assert "without normalisation it reaches 100.00 %" in message
     assert message.endswith("teacher.model.mean=[0,0,0] teacher.model.std=[1,1,1]")
 
 
 def test_another_order_of_the_classes_is_found():
     message = refusal(ByGrey(0.3, 0.1, order=[1, 2, 3, 0]), data())
     assert "classifies 0.00 % of the test images" in message
-    assert message.endswith("its classes are in another order, in the best order it is 100.00 %")
+    assert message.endswith("its classes are in another order; in the best one it reaches 100.00 %")
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def test_jobs_share_a_table_and_other_questions_make_another(runs):
         ("at", "the method reads stage1, stage2, stage3"),
         ("sobolev", "'sobolev' differentiates the teacher"),
         ("dml", "'dml' trains the teacher"),
-        ("sskd", "'sskd' shows the teacher views of its own"),
+        ("sskd", "'sskd' passes additional views through the teacher"),
     ],
 )
 def test_a_method_that_needs_more_than_a_table_holds_is_refused_in_a_line(runs, method, reason):
@@ -222,7 +222,7 @@ def test_a_damaged_table_is_made_again_with_a_warning(work, tmp_path, name, dama
     whole = make(work, tmp_path, Counting(work.teacher.network)).clone()
     path = tmp_path / name
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.warns(UserWarning, match=f"the teacher's cache in {tmp_path} is made again"):
+    with pytest.warns(UserWarning, match=f"recomputing the teacher's cache in {tmp_path}"):
         again = make(work, tmp_path, Counting(work.teacher.network))
     assert torch.equal(again, whole)
     make(work, tmp_path, Counting(work.teacher.network, stop_at=0))  # and is whole
