@@ -1,1 +1,1 @@
-"""Distillation methods, a file per paper."""
+"""Distillation methods, one file per paper."""

@@ -184,7 +184,7 @@ MISTAKES = {
     ),
     "weights of images for a loss that is no mean": (
         ["method=dist", "plugin=ea"],
-        "plug-in 'ea' weights images, and loss 'dist' is no mean over images; choose a method with",
+        "plug-in 'ea' weights images, but loss 'dist' is not a mean over images; choose a method",
     ),
     "a plug-in chosen for no section": (["+plugin=ea"], "replace it with plugin=ea, without +"),
     "a range without steps": (

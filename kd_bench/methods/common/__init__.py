@@ -1,1 +1,1 @@
-"""What methods share: the weighted sum of losses, formulas, adapters."""
+"""Code shared by the methods: the weighted sum of losses, formulas, adapters."""

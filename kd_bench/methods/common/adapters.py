@@ -13,7 +13,7 @@ from kd_bench.interfaces import LossContext, UserError, require
 
 
 def map_stages(context: LossContext, stages: Sequence[str]) -> tuple[str, ...]:
-    """The stages, checked to be feature maps [C, H, W] in both networks.
+    """Check that the stages are feature maps [C, H, W] in both networks, and return them.
 
     Raises:
         UserError: if the list is empty, a network lacks a stage, or a stage is not a feature map.
@@ -41,13 +41,13 @@ def _how_to_get_maps(context: LossContext) -> str:
     both = sorted(student & teacher)
     choice = f"choose from {', '.join(both)}" if both else "no stage is a map in both networks"
     return (
-        f"{choice}. Tokens [N, C] of H rows of W patches become a map by PATH:map=HxW as the path"
-        " of a stage, and maps [H, W, C] by PATH:map"
+        f"{choice}. To use tokens [N, C] of HxW patches as a map, write the path of the stage as"
+        " PATH:map=HxW; for maps [H, W, C], as PATH:map"
     )
 
 
 def require_equal_channels(context: LossContext, stage: str, method: str) -> None:
-    """Check that both networks have the same number of channels at `stage`, as `method` needs.
+    """Check that both networks have the same number of channels at `stage`, which `method` needs.
 
     Raises:
         UserError: if they differ; names both shapes.
@@ -62,13 +62,13 @@ def require_equal_channels(context: LossContext, stage: str, method: str) -> Non
 
 
 def classified_map(context: LossContext, stage: str, method: str) -> tuple[str]:
-    """The stage, checked to be the map whose average over positions both classifiers read.
+    """Check that the classifiers' input is the average of this map over positions; return the stage.
 
-    As far as shapes show. `method` needs it, to classify parts of an image.
+    Only shapes are checked. `method` needs this map to classify parts of an image.
 
     Raises:
-        UserError: if the stage is not a map, the channels differ from those at `pooled`, or that is
-            not the classifier's input.
+        UserError: if the stage is not a map, its channels differ from those at `pooled`, or
+            `pooled` is not the classifier's input.
     """
     map_stages(context, [stage])
     for shapes in (context.student, context.teacher_shapes):
@@ -83,7 +83,7 @@ def classified_map(context: LossContext, stage: str, method: str) -> tuple[str]:
 
 
 def to_common_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Both maps at the smaller height and width: [B, C, H, W], [B, D, J, L] -> same H and W.
+    """Pool maps to the smaller height and width: [B, C, H, W], [B, D, J, L] -> same H and W.
 
     The larger map is averaged over the cells of PyTorch's adaptive average pooling.
     """
@@ -93,7 +93,7 @@ def to_common_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def to_common_channels(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Both maps with the smaller channel count: [B, C, H, W], [B, D, J, L] -> same channel count.
+    """Average channels to the smaller count: [B, C, H, W], [B, D, J, L] -> same channel count.
 
     The channels of the wider map are averaged over the cells of adaptive pooling: adjacent pairs if
     it has twice as many. Channels have no order, so the grouping is arbitrary.
@@ -109,8 +109,8 @@ def _average_channels(x: Tensor, channels: int) -> Tensor:
 
 
 def average_pool(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Averages over the cells of adaptive average pooling: [B, C, H, W] -> [B, C, h, w]."""
-    # Not adaptive_avg_pool2d, whose backward pass on CUDA is nondeterministic.
+    """Adaptive average pooling: [B, C, H, W] -> [B, C, h, w]."""
+    # Not adaptive_avg_pool2d, because its backward pass on CUDA is nondeterministic.
     (height, width), (h, w) = x.shape[2:], size
     if (height, width) == (h, w):
         return x
@@ -131,10 +131,10 @@ def _cells(length: int, cells: int, like: Tensor) -> Tensor:
 class ConvRegressor(nn.Sequential):
     """Maps student features to the teacher's shape: [B, C, H, W] -> [B, D, J, L], nonnegative.
 
-    A convolution, batch norm and a ReLU, so the target should be taken after a ReLU. Unpadded, with
-    a kernel of 1 + H - J by 1 + W - L, as in FitNets (arXiv:1412.6550). If one map is twice as
-    large as the other, a stride of two is used instead (3x3, or 4x4 transposed). This case and the
-    batch norm are from RepDistiller.
+    A convolution, batch norm and a ReLU, so the target should be taken after a ReLU. The
+    convolution is unpadded, with a kernel of 1 + H - J by 1 + W - L, as in FitNets
+    (arXiv:1412.6550). If one map is twice as large as the other, a stride of two is used instead
+    (3x3, or 4x4 transposed). This case and the batch norm are from RepDistiller.
 
     Raises:
         UserError: if the teacher's map is larger but not twice as large; names both shapes.
@@ -166,7 +166,7 @@ def _resizing_convolution(
 
 
 class Connector(nn.Sequential):
-    """Changes the channels of a map: [B, channels_in, H, W] -> [B, channels, H, W], of any sign.
+    """Changes a map's channels: [B, channels_in, H, W] -> [B, channels, H, W]; values of any sign.
 
     A 1x1 convolution and batch norm, initialized as in the code of AB (arXiv:1811.03233) and OFD
     (arXiv:1904.01866): normal, with variance 2 / channels.
@@ -217,7 +217,7 @@ class MapBatchNorm(nn.BatchNorm2d):
 
 
 def _has_statistics(x: Tensor) -> bool:
-    """Whether there are two values or more per channel."""
+    """Whether there are at least two values per channel."""
     return x.numel() > x.shape[1]
 
 

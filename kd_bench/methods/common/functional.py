@@ -1,4 +1,4 @@
-"""Functions shared by the losses: tensors in, numbers out, no weights and no state."""
+"""Stateless functions of tensors that the losses share."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def soft_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     KL(p || q) = sum_k p_k log(p_k / q_k) with p = softmax(teacher / T), q = softmax(student / T);
     Hinton, Vinyals and Dean, arXiv:1503.02531, section 2.
 
-    Without the factor T^2, which is up to the methods. One number per image, so that methods can
-    weight or mask images before averaging.
+    The factor T^2 is left to the methods. Returns one value per image, so that methods can weight
+    or mask images before averaging.
     """
     log_p = F.log_softmax(teacher / temperature, dim=1)
     log_q = F.log_softmax(student / temperature, dim=1)
@@ -29,14 +29,14 @@ def soft_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     """KL(p || q) = sum_k p_k log(p_k / q_k), from log-probabilities: [B, K], [B, K] -> [B].
 
-    Differentiable in both. Log-probabilities must be finite, as those of `log_softmax` are: then a
-    probability that underflows to 0 adds 0.
+    Differentiable in both. Log-probabilities must be finite, like those of `log_softmax`; a
+    probability that underflows to 0 then adds 0.
     """
     return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
 
 
 def log_mixture(log_p: Tensor, log_q: Tensor, share: float) -> Tensor:
-    """log(share p + (1 - share) q) from log-probabilities, the share of p between 0 and 1."""
+    """log(share p + (1 - share) q) from log-probabilities, with the share between 0 and 1."""
     return torch.logaddexp(log_p + math.log(share), log_q + math.log1p(-share))
 
 
@@ -52,29 +52,29 @@ def attention_map(features: Tensor) -> Tensor:
 
 
 def unit(x: Tensor, dim: int | tuple[int, ...]) -> Tensor:
-    """Vectors along `dim` normalized to unit length; zero vectors stay zero.
+    """Normalize vectors along `dim` to unit length; zero vectors stay zero.
 
-    Unlike F.normalize, which multiplies the gradient of a zero vector by 1e12.
+    F.normalize, in contrast, multiplies the gradient of a zero vector by 1e12.
     """
     length = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
     return x / length.masked_fill(length == 0, 1.0)
 
 
 def sum_of(terms: Iterable[Tensor]) -> Tensor:
-    """The sum of one or more tensors, added from left to right; always a tensor, unlike `sum`."""
+    """The sum of one or more tensors, from left to right; always a tensor, unlike `sum`."""
     return reduce(operator.add, terms)
 
 
 def standardize(x: Tensor, dim: int) -> Tensor:
-    """Mean 0 and (biased) variance 1 along `dim`: unchanged by any shift and positive scale of x.
+    """Standardize to mean 0 and (biased) variance 1 along `dim`; invariant to shift and scale of x.
 
-    Values that differ by no more than rounding become zeros with zero gradients. An epsilon beside
-    the deviation would break the invariance, and would turn rounding errors into large gradients.
+    Values that differ by no more than rounding become zeros with zero gradients. Adding an epsilon
+    to the deviation would break the invariance, and turn rounding errors into large gradients.
     """
     centred = x - x.mean(dim, keepdim=True)
     length = torch.linalg.vector_norm(centred, dim=dim, keepdim=True)
     rounding = 1e-6 * torch.linalg.vector_norm(x.detach(), dim=dim, keepdim=True)
-    equal = length <= rounding.clamp(min=1e-18)  # whose square is still a normal float32
+    equal = length <= rounding.clamp(min=1e-18)  # its square is still a normal float32
     unit_length = torch.where(equal, 0.0, centred / length.masked_fill(equal, 1.0))
     return math.sqrt(x.shape[dim]) * unit_length
 
@@ -82,19 +82,19 @@ def standardize(x: Tensor, dim: int) -> Tensor:
 def correlation(x: Tensor, y: Tensor, dim: int) -> Tensor:
     """Pearson's correlation of x and y along `dim`, which is removed; 0 where either is constant.
 
-    Unchanged by any shift and positive scale of x and of y.
+    Invariant to shift and positive scale of x and of y.
     """
     return (standardize(x, dim) * standardize(y, dim)).mean(dim)
 
 
 def class_means(parts: Iterable[tuple[Tensor, Tensor]], classes: int) -> Tensor:
-    """Mean of the vectors of each class: [K, C] in double precision; zeros for a class without any.
+    """Mean of the vectors of each class: [K, C] in double precision; zeros for an empty class.
 
     Args:
         parts: vectors [B, C] and their classes [B].
         classes: K.
     """
-    # Products, since scattered additions on a GPU are not reproducible.
+    # Matrix products, because scatter-add on a GPU is not reproducible.
     membership = ((F.one_hot(target, classes).double(), x.double()) for x, target in parts)
     sums = [(member.T @ x, member.sum(0)) for member, x in membership]
     total, count = (sum_of(each) for each in zip(*sums, strict=True))

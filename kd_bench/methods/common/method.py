@@ -43,7 +43,7 @@ def flatten_weights(weights: Mapping[str, Any], prefix: str = "") -> dict[str, f
 
 @dataclass(frozen=True)
 class _Phase:
-    """What a method computes in one phase of training."""
+    """The terms that a method computes in one training phase."""
 
     weights: Mapping[str, float]  # by term, in the order in which they are added up
     losses: tuple[str, ...]  # the losses with a weighted term
@@ -52,7 +52,7 @@ class _Phase:
 class Method(nn.Module):
     """Cross entropy and the losses of a method: unweighted terms and their weighted sum.
 
-    It has no current phase: each call names the phase, "init" or "main".
+    It stores no current phase; each call passes the phase, "init" or "main".
 
     Args:
         losses: the losses by name; their parameters and buffers belong to this module.
@@ -61,8 +61,8 @@ class Method(nn.Module):
             weight is multiplied by `min(e / ramp_epochs, 1)`.
         init_weights: like `weights`, for the init phase before the main phase, if there is one.
             Terms without a weight in a phase are not computed in it.
-        plugins: they change what losses compare; by name, in the order in which they act.
-        label_smoothing: part of each label that is spread evenly over all classes, in "ce".
+        plugins: plug-ins by name, in the order in which they change what losses compare.
+        label_smoothing: share of each label that "ce" spreads evenly over all classes.
 
     Raises:
         UserError: if terms and weights have different names, a ramp has no term, or a plug-in
@@ -100,7 +100,7 @@ class Method(nn.Module):
 
     @property
     def terms(self) -> list[str]:
-        """Names of all terms, in the order in which they are added up."""
+        """Names of all terms, in the order of summation."""
         return ["ce", *(term for name in self.losses for term in self._terms_of(name))]
 
     @property
@@ -109,7 +109,7 @@ class Method(nn.Module):
         return tuple(dict.fromkeys(stage for loss in self._all_losses for stage in loss.stages))
 
     def compared_stages(self, phase: str) -> tuple[str, ...] | None:
-        """Stages read by the losses of the phase that see the whole batch; None without any."""
+        """Stages read by the phase's losses that need the whole batch; None if there are none."""
         comparing = [
             loss
             for loss in map(self._loss, self._phases[phase].losses)
@@ -121,12 +121,12 @@ class Method(nn.Module):
         return tuple(dict.fromkeys(read))
 
     def _compares_images(self, loss: Loss) -> bool:
-        """Whether a loss, with what plug-ins make of it, is no mean over images."""
+        """Whether a loss, including plug-ins that act on it, is not a mean over images."""
         return not loss.is_mean_over_images or self.plugins.act_on(loss)
 
     @property
     def student_stages(self) -> tuple[str, ...]:
-        """All stages of the student that are read: `stages`, and those read in it alone."""
+        """All stages read in the student: `stages`, and those read only in the student."""
         own = (stage for loss in self._all_losses for stage in loss.student_stages)
         return tuple(dict.fromkeys((*self.stages, *own)))
 
@@ -152,21 +152,21 @@ class Method(nn.Module):
 
     @property
     def needs_preparation(self) -> bool:
-        """Whether any loss asks for the teacher's outputs for all training images."""
+        """Whether any loss needs the teacher's outputs for all training images."""
         return self.preparations > 0
 
     @property
     def preparations(self) -> int:
-        """How many losses do, each of which gets them anew."""
+        """The number of losses that need these outputs, each of which gets its own pass."""
         return sum(map(_prepares, self._all_losses))
 
     def prepare(self, outputs: Callable[[], Iterable[tuple[Output, Tensor]]]) -> None:
-        """Pass them, each time anew, to every loss that asks for them; see `Loss.prepare`."""
+        """Pass new outputs to every loss that needs them; see `Loss.prepare`."""
         for loss in filter(_prepares, self._all_losses):
             loss.prepare(outputs())
 
     def on_epoch_start(self, phase: str) -> None:
-        """Notify the losses and plug-ins that an epoch of this phase starts."""
+        """Notify the losses and plug-ins of the start of an epoch in this phase."""
         for part in self.parts.values():
             part.on_epoch_start(phase)
 
@@ -188,22 +188,22 @@ class Method(nn.Module):
         return views
 
     def teacher_index(self, index: Tensor, phase: str = "main") -> Tensor | None:
-        """The training images [B] that the teacher sees in the phase; None: those of the batch."""
+        """Indices [B] of the training images that the teacher sees; None for those of the batch."""
         others = [n for n in self._phases[phase].losses if _shows_others(self._loss(n))]
         return self._loss(others[0]).teacher_index(index) if others else None
 
     @property
     def shows_other_images(self) -> bool:
-        """Whether, in some phase, the teacher sees other training images than the student."""
+        """Whether the teacher sees other training images than the student in any phase."""
         return any(
             _shows_others(self._loss(n)) for each in self._phases.values() for n in each.losses
         )
 
     def views_per_step(self, image: Tensor) -> float:
-        """How many images the student processes in a step of the main phase, per image of a batch.
+        """Images that the student processes per image of a batch, in a step of the main phase.
 
         Args:
-            image: images [B, 3, H, W] of any content.
+            image: images [B, 3, H, W] with arbitrary content.
         """
         views = self.extra_views(image)
         losses = [self._loss(name) for name in self._phases["main"].losses]
@@ -224,8 +224,8 @@ class Method(nn.Module):
     ) -> dict[str, Tensor]:
         """The unweighted terms of the phase, by name.
 
-        `networks` is required if a loss declares `needs_networks`. If the batch is a share of a
-        whole one, `whole` is that, with the outputs for it, for losses that compare its images.
+        `networks` is required if a loss declares `needs_networks`. If the batch is one process's
+        share, `whole` has the whole batch and its outputs, for losses that compare images.
 
         Raises:
             UserError: a loss reads a stage, or returns terms, that its class does not declare.
@@ -258,7 +258,7 @@ class Method(nn.Module):
         return {name: terms[name] for name in self.weights_of(phase)}
 
     def total(self, terms: Mapping[str, Tensor], epoch: Tensor, phase: str = "main") -> Tensor:
-        """The weighted sum of `terms` in an epoch of the phase (a scalar tensor, from 1)."""
+        """The weighted sum of `terms` in an epoch of the phase (epoch: a scalar tensor, from 1)."""
         weights = self.weights_of(phase)
         total = torch.zeros((), device=epoch.device)
         for name, term in terms.items():
@@ -269,7 +269,7 @@ class Method(nn.Module):
         return total
 
     def _named_terms(self, name: str, value: object, phase: str) -> dict[str, Tensor]:
-        """What a loss returned, by the names of its terms."""
+        """The terms that a loss returned, by name."""
         terms = self._loss(name).terms
         if not terms:
             return {name: _scalar(value, "forward must return a scalar tensor")}
@@ -287,7 +287,7 @@ class Method(nn.Module):
     def _summed_terms(
         self, name: str, values: list[tuple[LossValue, float | Tensor]], phase: str
     ) -> dict[str, Tensor]:
-        """The sum of what a loss returned, times factors, by the names of its terms."""
+        """The terms that a loss returned for several pairs, summed with factors, by name."""
         named = [(self._named_terms(name, value, phase), factor) for value, factor in values]
         first, *_ = named
         return {
@@ -309,11 +309,11 @@ class Method(nn.Module):
 
 
 def _check_class(name: str, loss: Loss) -> None:
-    """Refuse a class that cannot be trained with, whatever its `forward` computes."""
+    """Refuse a loss class that cannot work, regardless of what its `forward` computes."""
     where = f"loss '{name}'{place_of(type(loss).forward)}"
     declared = {"stages": loss.stages, "student_stages": loss.student_stages, "terms": loss.terms}
     for attribute, given in declared.items():
-        # ("pooled") is no tuple but a word, which would be read letter by letter.
+        # ("pooled") is a string, not a tuple, and would be iterated letter by letter.
         is_word = isinstance(given, str)
         require(not is_word, f"{where}: {attribute} must be a tuple: ('{given}',), with a comma")
     takes = ("student", "teacher", "batch", *(["networks"] if loss.needs_networks else []))
@@ -329,7 +329,7 @@ def _shows_others(loss: Loss) -> bool:
 
 
 def _check_images(losses: Mapping[str, Loss]) -> None:
-    """Refuse losses that contradict each other about the images that the teacher sees."""
+    """Refuse losses with conflicting requirements on the images that the teacher sees."""
     showing = [name for name, loss in losses.items() if _shows_others(loss)]
     require(
         len(showing) < 2, f"{' and '.join(showing)} each show the teacher other images; use one"
@@ -337,8 +337,8 @@ def _check_images(losses: Mapping[str, Loss]) -> None:
     for name, loss in losses.items():
         require(
             not showing or not loss.needs_input_gradients,
-            f"{name} differentiates both networks at the same images, and {''.join(showing)} shows"
-            " the teacher others; use one",
+            f"{name} differentiates both networks with respect to the same images, but"
+            f" {''.join(showing)} shows the teacher other images; use one",
         )
 
 
@@ -347,14 +347,14 @@ def _prepares(loss: Loss) -> bool:
 
 
 def _check_preparation(losses: Mapping[str, Loss]) -> None:
-    """Refuse statistics of a teacher that there is not, or that changes."""
+    """Refuse losses that need statistics of the teacher if it is missing or is trained as well."""
     has_teacher = any(loss.needs_teacher for loss in losses.values())
     learns = any(loss.teacher_learns for loss in losses.values())
     for name, loss in losses.items():
         require(
             not _prepares(loss) or (has_teacher and not learns),
-            f"loss '{name}' needs statistics of a trained teacher, and the method has"
-            f" {'one that learns along' if learns else 'none'}",
+            f"loss '{name}' needs statistics of a trained teacher, but the method"
+            f" {'trains its teacher' if learns else 'has none'}",
         )
 
 
@@ -386,7 +386,7 @@ def _in_words(value: object) -> str:
 
 
 def _remedy(value: object) -> str:
-    """What makes a scalar of a value, for some common mistakes."""
+    """How to turn a value into a scalar, for some common mistakes."""
     if isinstance(value, Tensor):
         return "; take its mean()" if value.is_floating_point() else ""
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""A momentum of its own for each part of a method's loss: what DOT and DeepKD have in common."""
+"""A separate momentum for each part of a method's loss, as used by DOT and DeepKD."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from kd_bench.interfaces import GradientRule, Tensors, require
 class SeparateMomenta(GradientRule):
     """v_p <- (mu + d_p) v_p + g_p for each part p; theta <- theta - rate sum_p v_p.
 
-    Written for the sum V of all v_p, which is the momentum of SGD, as V <- mu V + [g + sum_p d_p
-    v_p]: where all d are zero, what is added is zero, and the bits are those of SGD. The v of the
-    first part is V without the others. So it has the weight decay, and each other part costs one
-    buffer and one backward pass. Nesterov's momentum, which neither paper has, looks ahead with mu.
+    Implemented for the sum V of all v_p, which is SGD's momentum, as V <- mu V + [g + sum_p d_p
+    v_p]: if all d are zero, so is the added sum, and the result is bitwise that of SGD. The v of
+    the first part is V minus the others. So it contains the weight decay, and each other part costs
+    one buffer and one backward pass. Nesterov's momentum, which neither paper uses, looks ahead
+    with mu.
 
     Args:
         parts: the terms of each part, together all terms.

@@ -1,7 +1,7 @@
 """The softmax of a group of classes: its probability against the rest, and the classes within it.
 
-A group is a mask [B, K], another one for each image. What is masked is replaced by a large negative
-number: with minus infinity, a group without classes would give NaN.
+A group is a mask [B, K], which differs between images. Masked logits are replaced by a large
+negative number, since minus infinity would give NaN for an empty group.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ def is_class(index: Tensor, logits: Tensor) -> Tensor:
 
 
 def top_classes(logits: Tensor, count: int) -> Tensor:
-    """The mask of the `count` classes of largest logit: [B, K] -> [B, K] bool.
+    """The mask of the `count` classes with the largest logits: [B, K] -> [B, K] bool.
 
-    Classes that tie with the last of them belong to it, so that none is favoured by its number.
+    Classes that tie with the last one are included, so that no class is favoured by its index.
     """
     return logits >= logits.topk(count, dim=1).values[:, -1:]
 
@@ -32,9 +32,9 @@ def log_split(logits: Tensor, group: Tensor) -> Tensor:
 
 
 def log_within(logits: Tensor, group: Tensor) -> Tensor:
-    """Log-probabilities given the group: [B, K], [B, K] bool -> [B, K], 0 outside of the group.
+    """Log-probabilities given the group: [B, K], [B, K] bool -> [B, K], 0 outside the group.
 
-    The zeros let sums over classes ignore what is outside. An empty group gives zeros alone.
+    The zeros make sums over classes ignore the other classes. An empty group gives only zeros.
     """
     return _only(logits, group).log_softmax(1).masked_fill(~group, 0.0)
 
@@ -47,7 +47,7 @@ def kl_between(student: Tensor, teacher: Tensor, group: Tensor) -> Tensor:
 def kl_within(student: Tensor, teacher: Tensor, group: Tensor) -> Tensor:
     """KL of the probabilities given the group: logits [B, K], group [B, K] -> [B].
 
-    0 for groups of one class or none.
+    0 for groups with at most one class.
     """
     return kl(log_within(teacher, group), log_within(student, group))
 

@@ -1,4 +1,4 @@
-"""The plug-ins of a method: what its losses compare instead of the networks' own logits."""
+"""The plug-ins of a method, which change the logits that its losses compare."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Plugins(nn.Module):
     """Plug-ins, in the order in which they act.
 
     Args:
-        plugins: by name.
-        losses: of the method, by name.
+        plugins: plug-ins by name.
+        losses: the method's losses by name.
 
     Raises:
         UserError: a plug-in would have no effect on the losses, or needs means over images.
@@ -42,13 +42,13 @@ class Plugins(nn.Module):
             require(
                 bool(compared),
                 f"plug-in '{name}' has no effect, as no loss compares logits alone; leave it out,"
-                f" or choose a method with one that does, {INSTEAD}",
+                f" or choose a method with a loss that does, {INSTEAD}",
             )
             for loss in compared:
                 require(
                     not plugin.weights_images or isinstance(compared[loss], PerImageLoss),
-                    f"plug-in '{name}' weights images, and loss '{loss}' is no mean over images;"
-                    f" choose a method with one that is, {INSTEAD}",
+                    f"plug-in '{name}' weights images, but loss '{loss}' is not a mean over images;"
+                    f" choose a method with a loss that is, {INSTEAD}",
                 )
 
     def __iter__(self) -> Iterator[tuple[str, LogitPlugin]]:
@@ -60,7 +60,7 @@ class Plugins(nn.Module):
         return len(self.by_name)
 
     def act_on(self, loss: Loss) -> bool:
-        """Whether a loss compares what they return."""
+        """Whether a loss compares the plug-ins' logits."""
         return len(self) > 0 and loss.compares_logits_alone
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> list[LogitPair]:
@@ -90,5 +90,7 @@ def value_for(
     if not isinstance(pair.weight, Tensor) or pair.weight.dim() == 0:
         return loss(*outputs, batch), pair.weight
     if not isinstance(loss, PerImageLoss):
-        raise UserError("it weights no images, as a plug-in without weights_images = True would")
+        raise UserError(
+            "this loss cannot weight images; a plug-in that does must declare weights_images = True"
+        )
     return loss.weighted(*outputs, batch, pair.weight), 1.0

@@ -1,9 +1,9 @@
 """A strongly augmented view of each image of a batch: two random operations, then a hole.
 
 RandAugment (Cubuk et al., arXiv:1909.13719) with the operations and the ranges of FixMatch (Sohn et
-al., arXiv:2001.07685, appendix D), followed by Cutout as there. Each image has operations and
-strengths of its own. All are batched, and none waits for the device: every operation is computed
-for all images, and `torch.where` chooses.
+al., arXiv:2001.07685, appendix D), followed by Cutout as in FixMatch. Each image has its own
+operations and strengths. All are batched without synchronizing with the device: every operation is
+computed for all images, and `torch.where` selects.
 
 Pixels are levels from 0 to 255, whole numbers as in an 8-bit image, in float32 [B, 3, H, W];
 strengths are [B, 1, 1, 1].
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from kd_bench.interfaces import Loss, LossContext
 
 OPERATIONS_PER_IMAGE = 2
-LARGEST_HOLE = 0.5  # side, as a fraction of the image's
+LARGEST_HOLE = 0.5  # side of the hole, as a fraction of the image's
 LEVELS = 256
 STRONG = "strong"  # the view's name
 
@@ -28,12 +28,12 @@ STRONG = "strong"  # the view's name
 class StrongView(nn.Module):
     """Makes a strong view of normalised images, for `Loss.extra_views`.
 
-    Its random numbers come from PyTorch's global generator, which each epoch seeds. It starts from
-    the image that the dataset's own augmentation (crop, flip) gives, so both views share crop and
+    Its random numbers come from PyTorch's global generator, which is seeded at each epoch. It
+    starts from the image as augmented by the dataset (crop, flip), so both views share crop and
     flip; FixMatch draws them for each view.
 
     Args:
-        context: has the mean and the deviation by which images are normalised.
+        context: provides the mean and deviation by which images are normalised.
     """
 
     mean: Tensor  # [3, 1, 1], of pixels in [0, 1]
@@ -41,7 +41,7 @@ class StrongView(nn.Module):
 
     def __init__(self, context: LossContext):
         super().__init__()
-        # Not part of a checkpoint: they belong to the data.
+        # Not in the checkpoint, since they belong to the data.
         self.register_buffer("mean", context.mean.view(3, 1, 1).float(), persistent=False)
         self.register_buffer("std", context.std.view(3, 1, 1).float(), persistent=False)
 
@@ -58,7 +58,7 @@ class StrongView(nn.Module):
 
 
 class TwoViewLoss(Loss):
-    """A loss that compares the networks on a strong view of each image, too: `Output.views`."""
+    """A loss that also compares the networks on a strong view of each image (`Output.views`)."""
 
     def __init__(self, context: LossContext):
         super().__init__(context)
@@ -69,7 +69,7 @@ class TwoViewLoss(Loss):
 
 
 def random_operation(level: Tensor) -> Tensor:
-    """Apply to each image one operation, with a strength drawn uniformly from its range."""
+    """Apply one random operation to each image, with a strength drawn uniformly from its range."""
     shape = len(level), 1, 1, 1
     chosen = torch.randint(len(COLOURS) + len(PLACES), shape, device=level.device)
     share = torch.rand(shape, device=level.device)
@@ -89,9 +89,9 @@ def random_operation(level: Tensor) -> Tensor:
 
 
 def random_holes(level: Tensor) -> Tensor:
-    """Which pixels are cut out of each image: [B, 1, H, W] bool, a square or what the edges leave.
+    """The pixels to cut out of each image: [B, 1, H, W] bool, a square clipped at the edges.
 
-    Its side is uniform up to `LARGEST_HOLE`, its centre anywhere in the image.
+    Its side is uniform up to `LARGEST_HOLE`, and its centre is anywhere in the image.
     """
     _, _, height, width = level.shape
     side, row, column = torch.rand(3, len(level), 1, 1, 1, device=level.device)
@@ -109,20 +109,20 @@ def keep(level: Tensor, strength: Tensor) -> Tensor:
 
 
 def auto_contrast(level: Tensor, strength: Tensor) -> Tensor:
-    """Each channel stretched to all levels, from 0 to 255; a constant one stays."""
+    """Each channel stretched to the full range, 0 to 255; a constant channel stays unchanged."""
     low, high = level.amin((2, 3), keepdim=True), level.amax((2, 3), keepdim=True)
     stretched = (255 * (level - low) / (high - low).clamp(min=1)).floor()
     return torch.where(high > low, stretched, level)
 
 
 def equalize(level: Tensor, strength: Tensor) -> Tensor:
-    """Each channel with a level for equal numbers of pixels, by its cumulative histogram."""
+    """Each channel equalized by its cumulative histogram."""
     images, channels, height, width = level.shape
     index = level.reshape(images, channels, -1).long()
     count = torch.zeros(images, channels, LEVELS, device=level.device, dtype=torch.int64)
     count = count.scatter_add(2, index, torch.ones_like(index))
     highest = count.gather(2, index.amax(2, keepdim=True))
-    step = (height * width - highest) // 255  # pixels per level; those of the highest do not count
+    step = (height * width - highest) // 255  # pixels per level, without those of the highest level
     below = count.cumsum(2) - count
     table = ((step // 2 + below) // step.clamp(min=1)).clamp(max=255)
     equalized = table.gather(2, index).view(level.shape).to(level.dtype)
@@ -136,12 +136,12 @@ def posterize(level: Tensor, strength: Tensor) -> Tensor:
 
 
 def solarize(level: Tensor, strength: Tensor) -> Tensor:
-    """Levels from the strength on inverted."""
+    """Levels at or above the strength inverted."""
     return torch.where(level < strength, level, 255 - level)
 
 
 def brightness(level: Tensor, strength: Tensor) -> Tensor:
-    """Mixed with black: strength 1 is the image."""
+    """Mixed with black; strength 1 gives the image itself."""
     return _mix(torch.zeros_like(level), level, strength)
 
 
@@ -174,7 +174,7 @@ def _mix(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
     return (start + share * (end - start)).floor()
 
 
-# Operations on places: from where each pixel is taken, row and column [B, 1, H, W]
+# Geometric operations: row and column [B, 1, H, W] from which each pixel is taken
 
 
 def rotate(y: Tensor, x: Tensor, strength: Tensor) -> tuple[Tensor, Tensor]:
@@ -225,7 +225,7 @@ def pick(level: Tensor, y: Tensor, x: Tensor) -> Tensor:
 ColourOperation = Callable[[Tensor, Tensor], Tensor]  # levels and strengths -> levels
 PlaceOperation = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
-# Each with the range of its strength.
+# Operations with the range of their strength.
 COLOURS: tuple[tuple[ColourOperation, float, float], ...] = (
     (keep, 0, 1),
     (auto_contrast, 0, 1),

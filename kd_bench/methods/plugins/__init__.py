@@ -1,1 +1,1 @@
-"""Plug-ins for losses of logits, a file for each paper."""
+"""Plug-ins for losses of logits, one file per paper."""

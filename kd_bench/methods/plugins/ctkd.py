@@ -21,12 +21,12 @@ from kd_bench.interfaces import (
 class LearnedTemperature(LogitPlugin):
     """z / T instead of z and T^2 times the loss, T trained to increase the loss.
 
-    T = start + span * sigmoid(score). The gradient of T is multiplied by -lambda, so that T makes
-    the student's task harder while the student learns it: an adversary. lambda rises as half a
-    cosine from 0 to 1 over a fraction of the epochs, the curriculum from easy to hard.
+    T = start + span * sigmoid(score). The gradient of T is multiplied by -lambda, so T is trained
+    adversarially and makes the student's task harder. lambda rises from 0 to 1 along half a cosine
+    over a fraction of the epochs, as a curriculum from easy to hard.
 
-    T multiplies the temperature that a loss has itself, and T^2 the factor that it has. With the
-    temperature 4 that most losses here have, 0.25 + 5 sigmoid is the paper's 1 + 20 sigmoid.
+    T multiplies the loss's own temperature, and T^2 its own factor. With temperature 4, as in most
+    losses here, 0.25 + 5 sigmoid is the paper's 1 + 20 sigmoid.
     """
 
     def __init__(self, context: LossContext, start: float, span: float, curriculum: float):
@@ -41,11 +41,11 @@ class LearnedTemperature(LogitPlugin):
         self.start, self.span, self.curriculum_epochs = start, span, curriculum * context.epochs
 
     def score(self, pair: LogitPair) -> Tensor:
-        """The trained number behind T: [], or [B] for a temperature of each image."""
+        """The trained score that determines T: [], or [B] for one temperature per image."""
         raise NotImplementedError
 
     def temperature(self, pair: LogitPair) -> Tensor:
-        """T, which multiplies the losses' own temperature: [] or [B]."""
+        """T, which multiplies the losses' own temperatures: [] or [B]."""
         return self.start + self.span * torch.sigmoid(self.score(pair))
 
     def adversity(self, epoch: Tensor) -> Tensor:
@@ -70,8 +70,9 @@ class GlobalTemperature(LearnedTemperature):
     """z / T for z and T^2 times the loss, T = start + span sigmoid(w), w trained to increase it.
 
     One number w for all images, initially 1; the paper's Global-T. See `LearnedTemperature`. As in
-    the authors' code (zhengli97/CTKD), the student's optimizer trains w, with weight decay, and T^2
-    belongs to what T increases. Their example has weights 0.1 and 0.9 for cross entropy and `st`.
+    the authors' code (zhengli97/CTKD), the student's optimizer trains w, with weight decay, and the
+    loss that T increases includes T^2. Their example uses weights 0.1 and 0.9 for cross entropy and
+    `st`.
     """
 
     def __init__(self, context: LossContext, start: float, span: float, curriculum: float):
@@ -85,9 +86,10 @@ class GlobalTemperature(LearnedTemperature):
 class InstanceTemperature(LearnedTemperature):
     """As `ctkd`, but with a temperature for each image, from both networks' predictions by an MLP.
 
-    The paper's Instance-T: two linear layers read both predictions side by side. The paper does not
-    say how wide the hidden layer is, nor whether gradients reach the student through the layers'
-    input. Here they do not, as they would be reversed, too; predictions are probabilities.
+    The paper's Instance-T: two linear layers take both predictions, concatenated. The paper
+    specifies neither the width of the hidden layer, nor whether gradients reach the student through
+    the layers' input. Here they do not, since they would be reversed as well; predictions are
+    probabilities.
     """
 
     weights_images = True

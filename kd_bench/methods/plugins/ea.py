@@ -17,8 +17,8 @@ from kd_bench.interfaces import Batch, LogitPair, LogitPlugin, LossContext, requ
 class EntropyAdaptive(LogitPlugin):
     """w times each image's loss, w = (H_t + H_t H_s / log K) / 2, H the entropy of softmax(z / T).
 
-    Images on which the teacher is in doubt, and the student too, count more. w has no gradient; it
-    is between 0 and log K. T = 3 is the weights' own temperature, whatever that of the loss.
+    Images on which the teacher is uncertain count more, especially if the student is, too. w has no
+    gradient and is between 0 and log K. T = 3 applies only to w, not to the loss.
     """
 
     weights_images = True
@@ -41,12 +41,12 @@ class EntropyAdaptive(LogitPlugin):
 class EntropyAdaptiveAsPublished(EntropyAdaptive):
     """As `ea`, but with K instead of log K, so that the student's entropy hardly counts.
 
-    What the authors' code (cpsu00/EA-KD) does for CIFAR-100: 100 instead of 4.6. For ImageNet it
-    has log 1000.
+    The authors' code (cpsu00/EA-KD) does this for CIFAR-100: 100 instead of 4.6. For ImageNet, it
+    uses log 1000.
     """
 
     def upper_bound(self, classes: int) -> float:
-        """The number that the code has in place of the largest entropy."""
+        """The number that the code uses in place of the largest entropy."""
         return float(classes)
 
 

@@ -14,9 +14,9 @@ from kd_bench.methods.common.partition import is_class
 class SortedTeacher(LogitPlugin):
     """The teacher's logits, the largest given to the label and the others to the rest in order.
 
-    Where the teacher is right nothing changes. Where it is wrong, the classes that it ranks above
-    the label move down by one place each. Doing it twice is doing it once; if the label is second,
-    it is `swap`. The authors' code (StephenEkaputra/SortKD) computes the same.
+    If the teacher is right, nothing changes. If it is wrong, each class that it ranks above the
+    label moves down by one rank. The operation is idempotent; if the label is ranked second, it
+    equals `swap`. The authors' code (StephenEkaputra/SortKD) computes the same.
     """
 
     needs_labels = True
@@ -26,7 +26,7 @@ class SortedTeacher(LogitPlugin):
 
 
 def with_label_first(logits: Tensor, target: Tensor) -> Tensor:
-    """The same numbers, the largest at the label, in an order that is else the same: [B, K]."""
+    """The same values with the largest at the label, and the others in the same order: [B, K]."""
     wanted = logits.masked_fill(is_class(target, logits), torch.inf)
     ranks = wanted.argsort(dim=1, descending=True, stable=True).argsort(1)  # [B, K], 0 the largest
     return logits.sort(dim=1, descending=True).values.gather(1, ranks)

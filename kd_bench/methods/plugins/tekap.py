@@ -1,6 +1,6 @@
 """Single Teacher, Multiple Perspectives: Teacher Knowledge Augmentation (Hossain et al., 2025).
 
-ICLR 2025, called TeKAP; its augmentation of logits.
+ICLR 2025, called TeKAP; only its augmentation of logits.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from kd_bench.interfaces import (
 class PerturbedTeachers(LogitPlugin):
     """Adds w times the loss for each of several teachers (1 - n) z_t + n e, e standard normal.
 
-    The noise is drawn anew in every step. Values are those of the authors' code (mdimtiazh/TeKAP):
-    three further teachers, n = 0.1 and w = 0.8, so that the loss is 3.4 times as large. The paper
-    also perturbs features, for CRD.
+    New noise is drawn in every step. Values are those of the authors' code (mdimtiazh/TeKAP): three
+    additional teachers, n = 0.1 and w = 0.8, so that the loss is 3.4 times as large. The paper also
+    perturbs features, for CRD.
     """
 
     def __init__(self, context: LossContext, teachers: int, noise: float, weight: float):

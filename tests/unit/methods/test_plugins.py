@@ -174,7 +174,9 @@ def test_methods_that_compare_no_logits_of_a_frozen_teacher_alone_take_no_plugin
 
 def test_weights_of_images_are_refused_for_a_loss_that_is_no_mean():
     even = Plugin(lambda pair: pair, weights_images=True)
-    with pytest.raises(UserError, match="weights images, and loss 'loss' is no mean over images"):
+    with pytest.raises(
+        UserError, match="weights images, but loss 'loss' is not a mean over images"
+    ):
         value(Mean, even=even)
 
 
