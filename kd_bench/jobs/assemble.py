@@ -1,4 +1,4 @@
-"""Assembles everything that a job trains with."""
+"""Builds the training setup of a job."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ def assemble_setup(
     message: Callable[[str], None] = lambda text: None,
     ranks: Ranks | None = None,
 ) -> TrainingSetup:
-    """Everything that a job trains with; each part draws from a random stream of its own.
+    """Build everything that a job trains with; each part has its own random stream.
 
     Args:
-        job: what to assemble.
+        job: the job.
         device: where it trains.
-        message: prints what takes a while, such as filling a cache.
-        ranks: the processes that train it; None: this one alone.
+        message: prints a line before slow steps, such as filling a cache.
+        ranks: the processes that train it; None for this process alone.
 
     Raises:
-        UserError: a part of the method was revised since the job was frozen, or the teacher's
-            weights are not those that are recorded.
+        UserError: a part of the method was revised after the job was frozen, or the teacher's
+            weights do not match its record.
     """
     config, seed = job.config, job.config.seed
     _check_revisions(job)
@@ -53,7 +53,7 @@ def assemble_setup(
     torch.manual_seed(derive_seed(seed, "student"))
     student = build_network(config.model, data)
     load_pretrained(student, config.model)
-    torch.manual_seed(derive_seed(seed, "teacher"))  # for one that is trained along
+    torch.manual_seed(derive_seed(seed, "teacher"))  # if it is trained along with the student
     teacher = load_network(job, data) if job.traits.needs_teacher else None
     context = LossContext(
         student=student.shapes(data.image_size),
@@ -98,9 +98,9 @@ def assemble_setup(
 
 
 def _check_revisions(job: Job) -> None:
-    """Refuse to record, under the identity that was frozen, what newer code of a part computes."""
+    """Refuse to record results of newer code under the identity that was frozen with older code."""
     for name, now in revisions(job.config.method).items():
-        frozen = job.traits.revisions.get(name, 1)  # a file may be older than rules and heads in it
+        frozen = job.traits.revisions.get(name, 1)  # old sweep files have none for rules and heads
         require(
             now == frozen,
             f"'{name}' was revised since this job was prepared (revision {frozen}, now {now}),"

@@ -1,4 +1,4 @@
-"""Objects from a job's configuration: what its `_target_`s name, called with their arguments."""
+"""Builds the objects of a job's configuration: calls each `_target_` with its arguments."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ from kd_bench.utils.own_modules import hidden_file, search_current_folder
 from kd_bench.utils.torchvision import declare_operators
 from kd_bench.utils.tracebacks import summary
 
-Arguments = Mapping[str, Any]  # of a `_target_`, with it
+Arguments = Mapping[str, Any]  # `_target_` and its arguments
 Kind = TypeVar("Kind", Loss, LogitPlugin, GradientRule, Head)
 
 
@@ -59,16 +59,16 @@ Kind = TypeVar("Kind", Loss, LogitPlugin, GradientRule, Head)
 
 
 def import_target(target: str, where: str) -> Any:
-    """The class or function behind a dotted path.
+    """The class or function at a dotted path.
 
     Raises:
-        UserError: where there is none, naming what its module has instead; where its module cannot
-            be imported, naming the line.
+        UserError: there is none (the message lists those of the module), or the module cannot be
+            imported (the message has the line).
     """
     module_name, _, name = target.rpartition(".") if isinstance(target, str) else ("", "", "")
     require(
         bool(module_name and name),
-        f"{where}: _target_ is a dotted path to a class, like my_method.Mine; got {target}",
+        f"{where}: _target_ must be a dotted path to a class, like my_method.Mine; got {target}",
     )
     module = _import_module(module_name, where)
     if not hasattr(module, name):
@@ -89,24 +89,25 @@ def _import_module(name: str, where: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is not None and f"{name}.".startswith(f"{error.name}."):
             hidden = hidden_file(name)
-            raise UserError(f"{where}: no module {error.name}, installed or here{hidden}") from None
+            missing = f"no module {error.name}, neither installed nor in this folder"
+            raise UserError(f"{where}: {missing}{hidden}") from None
         what = f"cannot import {name}: {summary(error)}"
         raise UserError(f"{where}: {what}; install it, or put its file into this folder") from error
-    except Exception as error:  # a module's own code may raise anything
+    except Exception as error:  # the module's own code may raise anything
         raise UserError(f"{where}: cannot import {name}: {summary(error)}") from error
 
 
 def is_ours(module: str) -> bool:
-    """Whether a dotted path is of kd-bench itself."""
+    """Whether a dotted path is in kd-bench itself."""
     return f"{module}.".startswith("kd_bench.")
 
 
 def from_target(arguments: Arguments, where: str, *positional: Any, **given: Any) -> Any:
-    """Call `arguments["_target_"]` with `positional` and `given`, and with the rest of `arguments`.
+    """Call `arguments["_target_"]` with `positional`, `given` and the rest of `arguments`.
 
     Raises:
-        UserError: for an argument that the target does not take, lacks, or that has a wrong type;
-            for an error in a target that is not kd-bench's own, naming the line.
+        UserError: an argument is unknown, missing or of a wrong type, or a target outside kd-bench
+            raises an error (the message has the line).
     """
     is_call = isinstance(arguments, Mapping) and "_target_" in arguments
     require(is_call, f"{where} has no _target_ (a dotted path to a class)")
@@ -130,7 +131,7 @@ def _check_arguments(
     parameters = dict(list(inspect.signature(target).parameters.items())[positional:])
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for name in given:
-        require(takes_any or name in parameters, f"{where}: {target.__name__} has to take '{name}'")
+        require(takes_any or name in parameters, f"{where}: {target.__name__} must accept '{name}'")
     own = {
         name: parameter
         for name, parameter in parameters.items()
@@ -155,12 +156,12 @@ def _check_arguments(
 def _type_hints(target: Callable) -> dict[str, Any]:
     try:
         return typing.get_type_hints(target)
-    except NameError:  # of a type that is imported for type checkers only
+    except NameError:  # a type that is imported only for type checkers
         return {}
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value has a simple type; other hints are the target's own to check."""
+    """Whether a plain value matches a simple type; other hints are left to the target to check."""
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if hint is int:
@@ -194,7 +195,7 @@ def describe_dataset(config: DatasetConfig) -> Description:
     return _describe(json.dumps(to_plain(config)))
 
 
-@lru_cache(maxsize=32)  # a folder of images is listed for it
+@lru_cache(maxsize=32)  # listing a folder of images is slow
 def _describe(config: str) -> Description:
     return build_dataset(to_dataclass(DatasetConfig, json.loads(config))).describe()
 
@@ -208,22 +209,23 @@ class Network:
     name: str
 
     def shapes(self, image_size: tuple[int, int]) -> StageShapes:
-        """Shapes of all its stages for images of this height and width."""
+        """Shapes of all stages for images of this height and width."""
         if isinstance(self.net, Ensemble):
             return StageShapes(self.name, {}, {})
         return probe_shapes(self.net, self.stages, image_size, self.name)
 
     def extractor(self, stages: Iterable[str]) -> FeatureExtractor:
-        """The network with an `Output` as its result, with the features of `stages`."""
+        """The network wrapped to return an `Output` with the features of `stages`."""
         return FeatureExtractor(self.net, self.stages, tuple(stages), self.name)
 
 
 def build_network(config: ModelConfig, data: Data | Description) -> Network:
-    """A network, freshly initialised from PyTorch's current random state.
+    """A network, initialised from PyTorch's current random state.
 
-    It may have no stages, for methods that read none. One that takes an `image_size` gets height
-    and width of what it is fed. A description of a dataset has no mean and deviation, with which
-    what a network is fed may be computed: enough for shapes, not for logits.
+    It may have no stages, for methods that read none. If its constructor takes an `image_size`, it
+    gets the height and width of its input. A `Description` has no mean and standard deviation, so
+    a network that needs its images normalised differently has the right shapes, but not the right
+    logits.
     """
     where = f"model '{config.name}'"
     expected = _expected_images(config)
@@ -233,7 +235,8 @@ def build_network(config: ModelConfig, data: Data | Description) -> Network:
         given["image_size"] = size
     net = from_target(config.net, where, **given)
     is_module = isinstance(net, nn.Module)
-    require(is_module, f"{where}: {config.net['_target_']} made no torch.nn.Module, but {net!r}")
+    path = config.net["_target_"]
+    require(is_module, f"{where}: {path} returned {net!r}, which is not a torch.nn.Module")
     replace_unsafe_convolutions(net)
     stages = dict(config.stages or getattr(net, "stages", {}))
     if expected == ExpectedImages():
@@ -250,21 +253,22 @@ def _target(config: ModelConfig) -> Any:
 
 
 def _normalisation(data: Data | Description) -> tuple[Tensor, Tensor]:
-    """Mean and deviation [3] by which images are normalised; 0 and 1 where they are not known."""
+    """Mean and standard deviation [3] that normalise the images; 0 and 1 if unknown."""
     if isinstance(data, Data):
         return data.mean.cpu(), data.std.cpu()
     return torch.zeros(3), torch.ones(3)
 
 
 def _expected_images(config: ModelConfig) -> ExpectedImages:
-    """What a model is fed: as configured, else what its pretrained weights were made for."""
+    """The input of a model: as configured, otherwise as its pretrained weights expect it."""
     where, weights = f"model '{config.name}'", ExpectedImages()
     if config.weights is not None:
         target = _target(config)
         require(
             inspect.isclass(target) and issubclass(target, PretrainedNetwork),
-            f"{where} has no pretrained weights, so leave out model.weights={config.weights}; only"
-            " model=timm and model=torchvision have; teacher.checkpoint=FILE reads a file",
+            f"{where} has no pretrained weights (only model=timm and model=torchvision have them);"
+            f" leave out model.weights={config.weights}, or load a file with"
+            " teacher.checkpoint=FILE",
         )
         weights = target.expected_images(str(config.net.get("name")), config.weights)
     own = ExpectedImages.of(where, config.mean, config.std, config.input_size)
@@ -272,23 +276,23 @@ def _expected_images(config: ModelConfig) -> ExpectedImages:
 
 
 def load_pretrained(network: Network, config: ModelConfig) -> None:
-    """Start from the pretrained weights that a model names, if it names some.
+    """Load the pretrained weights in a model's configuration, if there are any.
 
     Raises:
         UserError: they cannot be downloaded, or do not fit.
     """
     if config.weights is not None:
         net = network.net.net if isinstance(network.net, AdaptedInput) else network.net
-        assert isinstance(net, PretrainedNetwork)  # or it would not have been built
+        assert isinstance(net, PretrainedNetwork)  # checked when it was built
         net.load_pretrained(config.weights)
 
 
 def with_head(
     student: Network, config: MethodConfig, context: LossContext, image_size: tuple[int, int]
 ) -> tuple[Network, LossContext]:
-    """A student with the head that its method gives it, and the context of losses with that.
+    """The student with its method's head, and the context of losses for this student.
 
-    Both are as they were if it gives none; else the network that was passed loses its classifier.
+    Without a head, both are returned unchanged; with one, `student` loses its classifier.
     """
     if not config.head:
         return student, context
@@ -300,7 +304,7 @@ def with_head(
 
 
 def build_student(config: Config, data: Data) -> Network:
-    """The student of a job as it is evaluated, with its head if it has one; not trained."""
+    """The untrained student of a job as it is evaluated, with its method's head if there is one."""
     student = build_network(config.model, data)
     if not config.method.head:
         return student
@@ -317,7 +321,7 @@ def build_student(config: Config, data: Data) -> Network:
 
 
 def build_ensemble(networks: Sequence[Network], mean: Mean) -> Network:
-    """One network of several, which has no stages; a single one is returned as it is."""
+    """An ensemble of several networks, without stages; a single network is returned unchanged."""
     if len(networks) == 1:
         return networks[0]
     nets = [network.net for network in networks]
@@ -331,12 +335,12 @@ def ensemble_name(size: int, model: str) -> str:
 
 
 class _WithoutDraws(TorchFunctionMode):
-    """Skips random initial values, for modules whose shapes alone matter."""
+    """Skips random initialisation, for modules of which only the shapes matter."""
 
     def __torch_function__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """The result of a function; a tensor that would be drawn is returned as it is."""
+        """Call a function, but return tensors unchanged instead of filling them randomly."""
         if func in (torch.Tensor.normal_, torch.Tensor.uniform_):
             return args[0]
         return func(*args, **(kwargs or {}))
@@ -344,23 +348,23 @@ class _WithoutDraws(TorchFunctionMode):
 
 @contextmanager
 def on_meta() -> Iterator[None]:
-    """Create tensors on the meta device, which have shapes and no values."""
+    """Create tensors on the meta device, with shapes but no values."""
     with torch.device("meta"), _WithoutDraws():
         yield
 
 
 def meta_network(config: ModelConfig, data: Description) -> tuple[Network, StageShapes]:
-    """A network without weights and the shapes of its stages; built once per process.
+    """A network without weights and the shapes of its stages, built once per process.
 
-    All callers share it: look, but change nothing.
+    All callers share it and must not modify it.
     """
     return _meta_network(json.dumps(to_plain(config)), data)
 
 
 @lru_cache(maxsize=32)  # building and probing a deep network takes a while
 def _meta_network(config: str, data: Description) -> tuple[Network, StageShapes]:
-    # Probed on the CPU: on the meta device PyTorch runs code of its compiler, and importing that
-    # takes longer than the forward pass.
+    # Probed on the CPU: on the meta device, PyTorch imports its compiler, which takes longer than
+    # the forward pass.
     with _WithoutDraws():
         network = build_network(to_dataclass(ModelConfig, json.loads(config)), data)
     shapes = network.shapes(data.image_size)
@@ -371,14 +375,14 @@ def _meta_network(config: str, data: Description) -> tuple[Network, StageShapes]
 def why_untrainable(config: ModelConfig, data: Description, images: Tensor) -> str:
     """Why a network cannot be trained on a batch [B, 3, H, W]; empty if it can.
 
-    Its weights are not drawn, so that it may have any values.
+    Its weights are uninitialised and may have any values.
     """
     with _WithoutDraws():
         net = build_network(config, data).net.train()
     try:
         with torch.no_grad():
             net(images)
-    except (RuntimeError, ValueError) as error:  # batch norm of a single number raises a ValueError
+    except (RuntimeError, ValueError) as error:  # batch norm of a single value raises ValueError
         return message_lines(error)[0]
     return ""
 
@@ -417,28 +421,29 @@ def _class(arguments: Any, where: str, kind: type[Kind]) -> type[Kind]:
     )
     found = import_target(arguments["_target_"], where)
     is_kind = inspect.isclass(found) and issubclass(found, kind)
-    require(is_kind, f"{where}: {arguments['_target_']} is no kd_bench.interfaces.{kind.__name__}")
+    expected = f"kd_bench.interfaces.{kind.__name__}"
+    require(is_kind, f"{where}: {arguments['_target_']} is not a {expected}")
     return found
 
 
 def _ramps(fractions: Mapping[str, Any], epochs: int) -> dict[str, float]:
-    """Term -> the epochs over which its weight rises, of fractions of all `epochs`.
+    """Term -> number of epochs over which its weight rises, from fractions of `epochs`.
 
     Raises:
-        UserError: for a fraction that is none.
+        UserError: a fraction is not in (0, 1].
     """
     flat = flatten_weights(fractions)
     for name, fraction in flat.items():
         require(
             0 < fraction <= 1,
-            f"ramp_epochs of '{name}' is a fraction of the recipe's epochs, above 0 and at most 1,"
-            f" got {fraction:g}",
+            f"ramp_epochs of '{name}' must be a fraction of the recipe's epochs, above 0 and at"
+            f" most 1, got {fraction:g}",
         )
     return {name: fraction * epochs for name, fraction in flat.items()}
 
 
 def build_method(config: MethodConfig, context: LossContext) -> Method:
-    """A method with its adapters and memories, made from the shapes in `context`."""
+    """A method with its adapters and memory banks, built for the shapes in `context`."""
     losses, plugins = (
         {
             name: from_target(arguments, f"method '{config.name}', {kind} '{name}'", context)
@@ -463,12 +468,12 @@ def build_method(config: MethodConfig, context: LossContext) -> Method:
 
 
 def build_rule(config: MethodConfig, method: Method, recipe: RecipeConfig) -> GradientRule | None:
-    """The rule for the gradients of a method's terms in the main phase; None for the plain sum."""
+    """The rule that combines the gradients of a method's terms in the main phase; None: the sum."""
     names = " and ".join(config.rule)
     require(
         not config.rule or recipe.optimizer is OptimizerName.sgd,
-        f"method '{config.name}': rule {names} is made for the momentum of SGD, and recipe"
-        f" '{recipe.name}' has optimizer={recipe.optimizer.value}; leave out either",
+        f"method '{config.name}': rule {names} needs the SGD optimizer, but recipe"
+        f" '{recipe.name}' has optimizer={recipe.optimizer.value}; leave out one of them",
     )
     require(
         len(config.rule) < 2,
@@ -476,8 +481,8 @@ def build_rule(config: MethodConfig, method: Method, recipe: RecipeConfig) -> Gr
     )
     require(
         not config.rule or recipe.accumulate == 1,
-        f"method '{config.name}': rule {names} combines the gradients of one batch, and recipe"
-        f" '{recipe.name}' has accumulate={recipe.accumulate}; leave out either",
+        f"method '{config.name}': rule {names} combines the gradients of one batch, but recipe"
+        f" '{recipe.name}' has accumulate={recipe.accumulate}; leave out one of them",
     )
     for name, arguments in config.rule.items():
         where = f"method '{config.name}', rule '{name}'"

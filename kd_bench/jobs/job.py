@@ -1,4 +1,4 @@
-"""A job: made once, by `resolve`, and frozen; and the file in which a sweep keeps its jobs."""
+"""A job, frozen once `resolve` has made it, and the file that stores the jobs of a sweep."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ from kd_bench.utils.files import ensure_writable_dir
 
 @dataclass(frozen=True)
 class MethodTraits:
-    """What the classes of a method's losses declare, looked up once."""
+    """Properties that the classes of a method's losses declare, looked up once."""
 
     needs_teacher: bool = False
     teacher_learns: bool = False  # it is trained along with the student
     teacher_is_same_model: bool = False
-    uncacheable: dict[str, str] = field(default_factory=dict)  # loss -> why no cache can serve it
+    uncacheable: dict[str, str] = field(default_factory=dict)  # loss -> why it cannot use a cache
     revisions: dict[str, int] = field(default_factory=dict)  # part -> its `revision`
 
 
 @dataclass(frozen=True)
 class Job:
-    """One job with all that follows from its configuration.
+    """One job with everything that is derived from its configuration.
 
-    Everything is computed once and stored here, so a sweep and its workers cannot disagree, even
-    if files are edited meanwhile.
+    All of it is computed once and stored here, so a sweep and its workers cannot disagree, even if
+    files are edited meanwhile.
     """
 
     config: Config
-    changed: dict[str, Any]  # values that differ from what the choices alone compose
+    changed: dict[str, Any]  # values that differ from those of the selected config groups
     identity: dict[str, Any]
-    folder: str  # below runs_dir
+    folder: str  # relative to runs_dir
     label: str
     traits: MethodTraits
-    teachers: tuple[Job, ...] = ()  # the jobs that make its teacher, or an ensemble of them
+    teachers: tuple[Job, ...] = ()  # the jobs that train its teacher, or each one of an ensemble
     is_requested: bool = True  # False for a teacher added as a dependency
 
     @property
@@ -58,21 +58,21 @@ class Job:
 
     @property
     def teacher(self) -> Job | None:
-        """The job that makes its teacher; the first of several."""
+        """The job that trains its teacher, or the first teacher of several."""
         return next(iter(self.teachers), None)
 
     def ancestors(self) -> Iterator[Job]:
-        """All jobs that it depends on, teachers before their students."""
+        """All jobs that this one depends on, teachers before their students."""
         for teacher in self.teachers:
             yield from teacher.ancestors()
             yield teacher
 
     def read_record(self) -> Record | None:
-        """Its record; None if it is not finished.
+        """The job's record; None if it is not finished.
 
         Raises:
-            DamagedError: its result.json is damaged, or another job's.
-            UserError: its result.json cannot be read, or is of another version of kd-bench.
+            DamagedError: its result.json is damaged or belongs to another job.
+            UserError: its result.json cannot be read or is from another version of kd-bench.
         """
         record = read_record(self.path)
         if record is not None and record.folder != self.folder:
@@ -80,7 +80,7 @@ class Job:
         return record
 
     def find_record(self) -> Record | None:
-        """As `read_record`; None also if its result.json cannot be read."""
+        """Like `read_record`, but None also if result.json cannot be read."""
         try:
             return self.read_record()
         except UserError:
@@ -88,7 +88,7 @@ class Job:
 
     @property
     def is_done(self) -> bool:
-        """Whether its record is there, and can be read."""
+        """Whether its record exists and can be read."""
         return self.find_record() is not None
 
     @property
@@ -98,11 +98,11 @@ class Job:
 
     @property
     def folder_without_seed(self) -> str:
-        """The part of its folder that all seeds share."""
+        """The part of its folder's path that all seeds share."""
         return self.folder.rpartition("/")[0]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """The job as plain values."""
         return to_plain(self)
 
     @classmethod
@@ -110,8 +110,8 @@ class Job:
         """A job from plain values.
 
         Raises:
-            KeyError, TypeError, UserError: another version of kd-bench wrote them, or they name a
-                folder outside the runs folder.
+            KeyError, TypeError, UserError: another version of kd-bench wrote them, or `folder` is
+                outside the runs folder.
         """
         if values.keys() != _FIELDS:
             raise KeyError(f"a job has {', '.join(sorted(_FIELDS))}")
@@ -131,7 +131,7 @@ class Job:
 _FIELDS = {each.name for each in fields(Job)}
 
 
-# The jobs of a sweep: runs/.sweeps/<name>.jsonl, a line each
+# The jobs of a sweep: runs/.sweeps/<name>.jsonl, one per line
 
 
 def write_jobs(jobs: Sequence[Job], name: str) -> Path:
@@ -144,12 +144,12 @@ def write_jobs(jobs: Sequence[Job], name: str) -> Path:
 
 
 def write_sweep(path: Path, jobs: Sequence[Job]) -> None:
-    """Write a sweep's file, whole or not at all."""
+    """Write a sweep's file atomically."""
     write_sweep_file(path, (json.dumps(job.to_json()) for job in jobs))
 
 
 def read_jobs(path: Path) -> list[Job]:
-    """The jobs of a sweep's file; their `runs_dir` is the folder in which the file is now.
+    """The jobs of a sweep's file; their `runs_dir` is the folder that now contains the file.
 
     Raises:
         UserError: the file is damaged, or another version of kd-bench wrote it.
@@ -180,6 +180,6 @@ def _parse(line: str, path: Path, runs_dir: str | None = None) -> Job:
 
 
 def sweep_files(runs: Path) -> dict[str, Path]:
-    """The files of all sweeps of a runs folder by name, the most recently started last."""
+    """The files of all sweeps in a runs folder by name, the most recently started last."""
     found = (runs / SWEEPS).glob("*.jsonl")
     return {path.stem: path for path in sorted(found, key=lambda path: path.lstat().st_mtime)}

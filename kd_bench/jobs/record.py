@@ -1,4 +1,4 @@
-"""Makes the record of a job that has just been trained; adds to one what it lacks."""
+"""Creates the record of a job that has just been trained, and adds values to existing records."""
 
 from __future__ import annotations
 
@@ -50,17 +50,17 @@ def make_record(
     stored_logits: bytes,
     seconds_of_process: float,
 ) -> Record:
-    """The record of a job from what it trained with and how that went.
+    """The record of a trained job.
 
     Args:
         job: the job.
-        setup: what it trained with.
-        progress: how that went.
-        student_logits: of the trained student.
-        teacher_logits: of its teacher for the test images; None without one.
+        setup: its training setup.
+        progress: history and timing of its training.
+        student_logits: logits of the trained student.
+        teacher_logits: logits of its teacher on the test images; None without a teacher.
         weights: the content of weights.pt.
         stored_logits: the content of test_logits.pt.
-        seconds_of_process: with set-up.
+        seconds_of_process: duration including setup.
     """
     validation = setup.data.validation
     return Record(
@@ -106,15 +106,15 @@ def _some_images(setup: TrainingSetup) -> Tensor:
 def add_to_record(
     folder: Path, values: Mapping[str, Any], stored_logits: bytes | None = None
 ) -> Record:
-    """Add values, and maybe test_logits.pt, to a finished job's folder; all else in it stays.
+    """Add values, and optionally test_logits.pt, to a finished job's folder; change nothing else.
 
     Args:
-        folder: of the job.
-        values: of fields of its record, plain or dataclasses.
-        stored_logits: the content of test_logits.pt, which the record then vouches for.
+        folder: the job's folder.
+        values: fields of its record with their values, plain or dataclasses.
+        stored_logits: the content of test_logits.pt; its hash is added to the record.
 
     Returns:
-        The record as it is now.
+        The updated record.
 
     Raises:
         Locked: another process works in the folder.
@@ -137,7 +137,7 @@ def _hash(content: bytes) -> str:
 
 
 def versions() -> dict[str, str]:
-    """The versions of what a job's numbers depend on."""
+    """The versions of the software that a job's results depend on."""
     return {
         "kd_bench": kd_bench.__version__,
         "python": platform.python_version(),
@@ -176,23 +176,23 @@ def _teacher_score(
 
 
 def _teacher_images(setup: TrainingSetup) -> int:
-    """Images that training asks of the teacher's networks; of a cache, those that fill it.
+    """Images passed through the teacher's networks in training, or to fill its cache.
 
-    Without those that a loss of its own accord runs it on.
+    Images that a loss itself passes through the teacher are not counted.
     """
     if setup.teacher is None:
         return 0
     if table := setup.teacher.record_fields.get("table"):
-        asked = table["images"] * table["views"]
+        images = table["images"] * table["views"]
     else:
-        asked = sum(_images_of_epoch(setup, phase.name) * phase.epochs for phase in phases(setup))
-    asked += setup.method.preparations * setup.data.train_size
+        images = sum(_images_of_epoch(setup, phase.name) * phase.epochs for phase in phases(setup))
+    images += setup.method.preparations * setup.data.train_size
     net = setup.teacher.network.net
-    return asked * (len(net.nets) if isinstance(net, Ensemble) else 1)
+    return images * (len(net.nets) if isinstance(net, Ensemble) else 1)
 
 
 def _images_of_epoch(setup: TrainingSetup, phase: str) -> int:
-    """Images of an epoch, with all further views of them."""
+    """Number of images in an epoch, including all extra views."""
     image = _some_images(setup)
     views = setup.method.extra_views(image, phase).values()
     return sum(setup.step_sizes) * (1 + sum(map(len, views)) // len(image))
@@ -210,7 +210,7 @@ def _parameters(job: Job, setup: TrainingSetup) -> dict[str, int]:
 
 
 def _model_size(job: Job) -> int:
-    """Parameters of the student's model, with its own classifier."""
+    """Number of parameters of the student's model with its own classifier."""
     model, _ = meta_network(job.config.model, describe_dataset(job.config.dataset))
     return sum(parameter.numel() for parameter in model.net.parameters())
 
@@ -226,7 +226,7 @@ def _peak_memory_mb(device: torch.device) -> float:
 def code_version() -> dict[str, Any]:
     """The commit of the code, and whether the code differs from it; None outside a checkout.
 
-    To be called when the code is loaded, for it may be edited while jobs of a sweep are running.
+    Call this when the code is loaded, because it may be edited while jobs of a sweep are running.
     """
     root = Path(kd_bench.__file__).resolve().parent.parent
     unknown = {"commit": None, "dirty": False}

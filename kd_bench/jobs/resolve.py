@@ -1,4 +1,4 @@
-"""Makes a `Job` from its configuration: identity, folder, label, and the jobs that teach it."""
+"""Makes a `Job` from its configuration: identity, folder, label, and its teachers' jobs."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from kd_bench.training.teachers.cache import why_uncacheable
 
 
 def resolve_job(config: Config, changed: Mapping[str, Any]) -> Job:
-    """The job of a configuration, with the jobs that teach it, and those that teach these.
+    """The job of a configuration, with its teachers' jobs, and their teachers' jobs in turn.
 
     Args:
         config: of the whole job.
-        changed: its values that differ from what its choices alone compose.
+        changed: values that differ from those of the selected config groups.
 
     Raises:
-        UserError: a name cannot be part of a path, a loss's `_target_` is no loss, or the teacher's
-            checkpoint cannot be read; a chain's link, or a number, is wrong.
+        UserError: a name cannot be part of a path, a loss's `_target_` is not a loss, the teacher's
+            checkpoint cannot be read, or a link of a chain or a number is invalid.
     """
     check_names(config)
     traits = method_traits(config.method)
@@ -38,7 +38,7 @@ def resolve_job(config: Config, changed: Mapping[str, Any]) -> Job:
 
 
 def variant(job: Job, **values: Any) -> Job:
-    """A job that differs from another in values of its configuration, but not in its method."""
+    """A copy of a job with other values in its configuration, but the same method."""
     return _job(replace(job.config, **values), job.changed, job.traits)
 
 
@@ -65,7 +65,7 @@ def _job(config: Config, changed: Mapping[str, Any], traits: MethodTraits) -> Jo
 
 
 def method_traits(config: MethodConfig) -> MethodTraits:
-    """What the classes of a method's parts declare."""
+    """Properties that the classes of a method's parts declare."""
     classes = loss_classes(config)
     reasons = {name: why_uncacheable(loss) for name, loss in classes.items()}
     return MethodTraits(
@@ -78,7 +78,7 @@ def method_traits(config: MethodConfig) -> MethodTraits:
 
 
 def _label(config: Config, changed: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
-    """A job in a few words: digits resnet20-resnet8 st (temperature=8) seed 0."""
+    """A short description of a job: digits resnet20-resnet8 st (temperature=8) seed 0."""
     pair = config.model.name
     if "teacher" in identity:
         pair = f"{config.teacher.model.name}-{pair}"
@@ -86,13 +86,13 @@ def _label(config: Config, changed: Mapping[str, Any], identity: Mapping[str, An
 
 
 def _as_teacher(job: Job) -> Job:
-    """A job that makes a teacher; its recipe is named, because jobs of several may be listed."""
+    """A teacher's job, labelled with its recipe because teachers may differ in it alone."""
     label = f"{job.label} (teacher, recipe={job.config.recipe.name})"
     return replace(job, is_requested=False, label=label)
 
 
 def _teachers(config: Config, changed: Mapping[str, Any], traits: MethodTraits) -> tuple[Job, ...]:
-    """The jobs that teach a job; none for one whose teacher is a file, or is trained along."""
+    """The jobs of a job's teachers; none if the teacher is a file or is trained along with it."""
     is_file = config.teacher.checkpoint and not config.method.chain
     if is_file or traits.teacher_learns or not traits.needs_teacher:
         return ()
@@ -105,12 +105,12 @@ def _teachers(config: Config, changed: Mapping[str, Any], traits: MethodTraits) 
 
 
 def _teacher_changes(changed: Mapping[str, Any]) -> dict[str, Any]:
-    """What was changed in a job's teacher, as changes of the teacher's own job."""
+    """Changed values of a job's teacher, as changes of the teacher's own job."""
     return _of_execution(changed) | _moved(changed, "teacher.model.", "teacher.recipe.")
 
 
 def _link_changes(config: Config, made: Config, changed: Mapping[str, Any]) -> dict[str, Any]:
-    """What was changed in the last job of a chain, as changes of its own job, which was `made`."""
+    """Changed values of the last link of a chain, as changes of its own job, with config `made`."""
     name, link = list(links(config.method).items())[-1]
     here = f"method.chain.{name}."
     own = _of_execution(changed) | _kept(changed, "teacher.")
@@ -121,7 +121,7 @@ def _link_changes(config: Config, made: Config, changed: Mapping[str, Any]) -> d
         own |= _kept(changed, "recipe.")
     if link.model is None:
         own |= _kept(changed, "model.")
-    if made.method.chain:  # which the file of its method does not have
+    if made.method.chain:  # not part of its method's YAML
         own["method.chain"] = chain_text(made.method)
     return own
 

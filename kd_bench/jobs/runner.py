@@ -1,10 +1,10 @@
 """Runs one job in this process: lock, training, record.
 
-A killed job leaves its lock, the checkpoint of its last finished epoch and no result. The next
-process that runs it takes over the lock once its owner is known to be dead (`utils.lock`), and
-resumes from the checkpoint (`training.loop`, `training.checkpoint`) with the same bits, because
-random streams are derived from seed, phase and epoch (`utils.seeds`). In a sweep, a killed job
-counts as failed, and is retried only if `hydra.launcher.retries` says so (`sweep.retry`).
+A killed job leaves its lock, the checkpoint of its last finished epoch, and no result. The next
+process that runs it takes over the lock once the owner is known to be dead (`utils.lock`), and
+resumes from the checkpoint (`training.loop`, `training.checkpoint`). The result is bit-identical,
+because random streams are derived from seed, phase and epoch (`utils.seeds`). In a sweep, a killed
+job counts as failed, and is retried only if `hydra.launcher.retries` is set (`sweep.retry`).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from kd_bench.utils.locked_folder import LockedFolder
 
 
 class Reporter(Protocol):
-    """Shows how far a job is."""
+    """Shows the progress of a job."""
 
     def message(self, text: str) -> None:
         """Print a line about a job."""
@@ -56,11 +56,11 @@ class Reporter(Protocol):
         """An epoch has ended, with these rows of history and timing."""
 
     def finish(self) -> None:
-        """A job's training has ended, well or not."""
+        """A job's training has ended, successfully or not."""
 
 
 class NullReporter:
-    """Reports nothing: for jobs of a sweep, which the sweep reports."""
+    """Reports nothing; for jobs of a sweep, which reports them itself."""
 
     def message(self, text: str) -> None:
         """Print nothing."""
@@ -76,10 +76,10 @@ class NullReporter:
 
 
 def run(job: Job, reporter: Reporter) -> tuple[Record, bool]:
-    """Run a job whose teacher is done, unless it is done itself.
+    """Run a job whose teacher is finished, unless the job itself is finished.
 
     Returns:
-        The record, and whether this call trained it.
+        The record, and whether this call trained the job.
 
     Raises:
         Locked: another process is running this job, or took it over.
@@ -95,26 +95,27 @@ def run(job: Job, reporter: Reporter) -> tuple[Record, bool]:
     except FileNotFoundError as error:
         if job.path.is_dir():
             raise
-        text = f"{job.path} disappeared while its job ran; start the same command again"
+        text = f"{job.path} disappeared while its job ran; rerun the command"
         raise UserError(text) from error
 
 
 def _run_in_processes(job: Job, reporter: Reporter) -> tuple[Record, bool]:
-    """Run a job in processes of its own, which share its batches.
+    """Run a job in several processes, which share its batches.
 
     Raises:
         ProcessLost: one of them was killed; the next run resumes.
     """
-    # It takes time to import, which a job of one process is spared.
+    # Imported here because the import is slow, and jobs with a single process do not need it.
     from kd_bench.training.distributed.launch import ProcessLost, launch
 
     check_processes(choose_device(job.config.device), job.config.gpus_per_job, job.config.threads)
     try:
         trained: bool = launch(job.config.gpus_per_job, _run_one_of, job, reporter)
     except Exception as error:
-        # The first process has written why it failed: if another one was lost, its lost connection.
-        is_untold = isinstance(error, ProcessLost) or read_error(job.path) is None
-        if is_untold and not isinstance(error, Locked):
+        # The first process writes its own error. If another process was lost, that is only the
+        # lost connection, so the reason is overwritten.
+        is_unwritten = isinstance(error, ProcessLost) or read_error(job.path) is None
+        if is_unwritten and not isinstance(error, Locked):
             write_error(job.path, failure_reason(error))
         raise
     record = job.read_record()
@@ -123,7 +124,7 @@ def _run_in_processes(job: Job, reporter: Reporter) -> tuple[Record, bool]:
 
 
 def _run_one_of(ranks: Ranks, job: Job, reporter: Reporter) -> bool:
-    """Run one of a job's processes: the first does all that one alone would do; True if trained."""
+    """Run one of a job's processes; the first also locks and records. Return whether it trained."""
     if ranks.is_first:
         return _run_locked(job, reporter, ranks)[1]
     train(_setup_of(job, NullReporter(), ranks), None, lambda row, timing: None)
@@ -132,7 +133,7 @@ def _run_one_of(ranks: Ranks, job: Job, reporter: Reporter) -> bool:
 
 def _run_locked(job: Job, reporter: Reporter, ranks: Ranks | None = None) -> tuple[Record, bool]:
     with LockedFolder(job.path) as folder:
-        if record := _record_of(job):  # finished just before the lock was free
+        if record := _record_of(job):  # another process finished it just before
             return record, False
         _set_aside_damaged_record(job, folder, reporter)
         try:
@@ -144,27 +145,27 @@ def _run_locked(job: Job, reporter: Reporter, ranks: Ranks | None = None) -> tup
             try:
                 folder.write(ERROR, f"{reason}\n\n{error_text(error)}\n")
             except FileNotFoundError:
-                pass  # the folder is gone, which `run` reports
-            except OSError as unwritten:  # perhaps for the same reason
+                pass  # `run` reports that the folder is gone
+            except OSError as unwritten:  # perhaps for the same reason, such as a full disk
                 warn(f"cannot write {job.path / ERROR}: {unwritten.strerror}")
             raise
 
 
 def run_with_teacher(job: Job, reporter: Reporter) -> tuple[Record, bool]:
-    """A small sweep in this process: the jobs that teach `job`, then `job` itself; see `run`.
+    """Run the jobs of the teachers, then `job` itself, in this process; see `run`.
 
-    Where another process trains a teacher, this waits for it. A job that is done needs none.
+    Waits if another process is training a teacher. A finished job needs no teacher.
     """
     if record := _record_of(job):
         return record, False
     for teacher in job.teachers:
-        while not _is_taught(teacher, reporter):
+        while not _has_run(teacher, reporter):
             wait_while_locked(teacher.path, RESULT)
     return run(job, reporter)
 
 
-def _is_taught(teacher: Job, reporter: Reporter) -> bool:
-    """Run a teacher's job; False where another process runs it."""
+def _has_run(teacher: Job, reporter: Reporter) -> bool:
+    """Run a teacher's job; return False if another process is running it."""
     try:
         run_with_teacher(teacher, reporter)
     except Locked as owner:
@@ -174,7 +175,7 @@ def _is_taught(teacher: Job, reporter: Reporter) -> bool:
 
 
 def _record_of(job: Job) -> Record | None:
-    """Its record; None if it is to be run: not finished, or with a damaged record.
+    """The job's record; None if it has to be run: it is not finished, or its record is damaged.
 
     Raises:
         UserError: another version of kd-bench wrote the record.
@@ -186,15 +187,15 @@ def _record_of(job: Job) -> Record | None:
 
 
 def _set_aside_damaged_record(job: Job, folder: LockedFolder, reporter: Reporter) -> None:
-    """Keep a damaged record under another name; the weights beside it are trained again, too."""
+    """Rename a damaged record; the job is then trained from scratch."""
     if (job.path / RESULT).exists():
         damaged = f"{RESULT}.damaged"
         folder.rename(RESULT, damaged)
-        reporter.message(f"{job.label}: set aside {job.path / damaged}, and runs again")
+        reporter.message(f"{job.label}: damaged record kept as {job.path / damaged}; running again")
 
 
 def _setup_of(job: Job, reporter: Reporter, ranks: Ranks | None) -> TrainingSetup:
-    """What a job trains with in this process, which is set up for it."""
+    """Set up this process for a job and build the job's training setup."""
     device = choose_device(job.config.device)
     configure_process(job.config.threads)
     if device.type == "cuda":
@@ -206,7 +207,7 @@ def _train_and_record(
     job: Job, reporter: Reporter, folder: LockedFolder, ranks: Ranks | None
 ) -> Record:
     folder.remove(ERROR)
-    code_version()  # now, because files may be edited while it trains
+    code_version()  # cached now, because files may be edited during training
     started = time.perf_counter()
     setup = _setup_of(job, reporter, ranks)
     teacher_logits = answer_test_images(job, setup)
@@ -226,7 +227,7 @@ def _train_and_record(
     if setup.teacher is not None and setup.teacher.learns:
         teacher_logits = all_logits(setup.teacher.network, setup.data, setup.data.test)
     stored_logits = checkpoint.to_bytes(to_half(logits.test))
-    # On the CPU, so that they can be loaded where there is no GPU.
+    # On the CPU, so that they can be loaded on machines without a GPU.
     weights = checkpoint.to_bytes(checkpoint.on_cpu(setup.student.net.state_dict()))
     record = make_record(
         job,
@@ -241,7 +242,7 @@ def _train_and_record(
     close_events(record, len(progress.history))
     folder.write(WEIGHTS, weights)
     folder.write(TEST_LOGITS, stored_logits)
-    folder.write_json(RESULT, record.to_json())  # last: its presence means that all else is there
+    folder.write_json(RESULT, record.to_json())  # last: it marks the job as complete
     checkpoint.remove(folder)
     return record
 
@@ -249,10 +250,10 @@ def _train_and_record(
 def _event_writer(
     job: Job, setup: TrainingSetup, folder: LockedFolder, reporter: Reporter
 ) -> tuple[Callable[[Row], None], Callable[[Record, int], None]]:
-    """What writes TensorBoard's events of each epoch, and what ends them; nothing if not wanted."""
+    """Functions that add an epoch to the TensorBoard events and close them; no-ops if disabled."""
     if not job.config.tensorboard:
         return lambda row: None, lambda record, epochs: None
-    # Importing TensorBoard takes a third of a second, which a job without it is spared.
+    # Imported here because it takes a third of a second, and other jobs do not need it.
     from kd_bench.jobs.tensorboard import EXAMPLES, TensorBoardWriter, link_events
 
     folder.check()
@@ -260,6 +261,6 @@ def _event_writer(
     writer.add_images(first_views(setup, EXAMPLES))
     try:
         link_events(job)
-    except OSError as error:  # a file system without links; the events are in the job's folder
+    except OSError as error:  # a file system without links; the job's folder has the events
         reporter.message(f"{job.label}: no readable name in TensorBoard: {error}")
     return writer.add, writer.close

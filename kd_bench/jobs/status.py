@@ -1,4 +1,4 @@
-"""The status of a job, read from its folder alone: done, running, failed or pending; progress."""
+"""Status and progress of a job, read from its folder alone: done, running, failed or pending."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kd_bench.utils.text.formatting import format_duration
 
 DONE, RUNNING, FAILED, PENDING = "done", "running", "failed", "pending"
 KINDS = (DONE, RUNNING, FAILED, PENDING)
-# The columns that show a job's progress, and what their numbers are below.
+# The columns that are read for a job's progress; all of their values are below MOST.
 COLUMNS = {
     HISTORY: ("epoch", "test_accuracy"),
     TIMING: ("train", "evaluation", "images_per_second"),
@@ -26,29 +26,29 @@ MOST = 1e15
 
 @dataclass(frozen=True)
 class JobProgress:
-    """How far a job is, by its history.csv and timing.csv."""
+    """A job's progress, from its history.csv and timing.csv."""
 
-    epoch: int  # the last one that ended
-    accuracy: float  # percent of the test images, after it
+    epoch: int  # the last finished one
+    accuracy: float  # percent of the test images, after that epoch
     images_per_second: float
     seconds_per_epoch: float  # training and evaluation
 
 
 @dataclass(frozen=True)
 class JobStatus:
-    """What a job's folder shows."""
+    """A job's status, read from its folder."""
 
     kind: str  # one of KINDS
-    record: Record | None = None  # of one that is done
-    owner: str = ""  # what trains a running one: process 4711 on somehost
-    reason: str = ""  # why a failed one failed
-    progress: JobProgress | None = None  # of one that is running, or will resume from there
-    damage: str = ""  # a file that had to be left out, and why
+    record: Record | None = None  # if done
+    owner: str = ""  # if running, the lock holder: process 4711 on somehost
+    reason: str = ""  # if failed, why
+    progress: JobProgress | None = None  # if running or resumable
+    damage: str = ""  # a file that could not be used, and why
 
 
 def job_status(job: Job) -> JobStatus:
     """The status of one job."""
-    # The lock is read first: a job that ends in between is found done.
+    # The lock is read before the record, so that a job that ends in between counts as done.
     owner = lock_owner_text(job.path)
     damage, progress = "", None
     try:
@@ -57,7 +57,7 @@ def job_status(job: Job) -> JobStatus:
         progress = read_progress(job.path)
     except DamagedError as error:
         damage = str(error)
-    except UserError as error:  # the job would be refused
+    except UserError as error:  # the job would fail with the same error
         return JobStatus(FAILED, reason=str(error))
     if owner is not None:
         return JobStatus(RUNNING, owner=owner, progress=progress, damage=damage)
@@ -71,7 +71,7 @@ def job_status(job: Job) -> JobStatus:
 def job_statuses(jobs: Sequence[Job]) -> dict[str, JobStatus]:
     """The status of each job by folder; a pending job whose teacher failed counts as failed."""
     found: dict[str, JobStatus] = {}
-    for job in jobs:  # teachers come first
+    for job in jobs:  # teachers precede their students
         found[job.folder] = job_status(job)
         failed = [folder for folder, status in found.items() if status.kind == FAILED]
         if found[job.folder].kind == PENDING and (reason := teacher_failed(job, failed)):
@@ -80,13 +80,13 @@ def job_statuses(jobs: Sequence[Job]) -> dict[str, JobStatus]:
 
 
 def teacher_failed(job: Job, failed: Collection[str]) -> str | None:
-    """The reason of a job that cannot run because a teacher is among the folders that failed."""
+    """Why a job cannot run if one of its teachers is in `failed`; otherwise None."""
     folders = [teacher.folder for teacher in job.teachers if teacher.folder in failed]
     return f"its teacher failed: {folders[0]}" if folders else None
 
 
 def read_progress(folder: Path) -> JobProgress | None:
-    """How far the job in a folder is; None before its first epoch has ended.
+    """The progress of the job in a folder; None before the end of its first epoch.
 
     Raises:
         DamagedError: history.csv or timing.csv is damaged.
@@ -104,7 +104,7 @@ def read_progress(folder: Path) -> JobProgress | None:
 
 
 def _columns(path: Path) -> dict[str, list[float]] | None:
-    """The columns that are read of a file with a row for each epoch; None where there is none."""
+    """The `COLUMNS` of a CSV file with one row per epoch; None if the file does not exist."""
     try:
         names, *rows = (line.split(",") for line in path.read_text(encoding="utf-8").splitlines())
         columns = dict(zip(names, zip(*rows, strict=True), strict=True))
@@ -114,7 +114,7 @@ def _columns(path: Path) -> dict[str, list[float]] | None:
     except OSError as error:
         raise DamagedError(f"cannot read {path}: {error.strerror}") from None
     except (KeyError, ValueError):
-        raise DamagedError(f"{path} is damaged; its job writes it again") from None
+        raise DamagedError(f"{path} is damaged; its job will rewrite it") from None
 
 
 def _number(text: str) -> float:

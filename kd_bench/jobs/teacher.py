@@ -1,4 +1,4 @@
-"""A job's teacher: its weights and its accuracy, both checked against what is recorded of them."""
+"""A job's teacher: loads its weights, and checks weights and accuracy against its record."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ from kd_bench.training.teachers.teacher import Teacher
 from kd_bench.utils.errors import UserError, require
 from kd_bench.utils.files import file_hash
 
-TOLERANCE = 0.005  # of the test images: other machines round otherwise
+TOLERANCE = 0.005  # fraction of the test images; rounding differs between machines
 
 
 def load_network(job: Job, data: Data) -> Network:
-    """The teacher, or an ensemble of several, with its weights unless it is trained along.
+    """The teacher, or an ensemble of several; with trained weights unless it learns in this job.
 
     Raises:
-        UserError: its weights are not those that its record, or the job, vouches for.
+        UserError: the hash of its weights differs from that in its record or in the job.
     """
     if job.traits.teacher_learns:
         network = build_network(teaching_model(job.config), data)
@@ -65,7 +65,7 @@ def load_network(job: Job, data: Data) -> Network:
 
 
 def _load(config: Config, files: Iterable[Path], data: Data, key: str | None) -> Network:
-    """The teaching model with the weights of a file, or an ensemble with those of several."""
+    """The teacher model with the weights of a file, or an ensemble of several files."""
     networks = []
     for weights in files:
         networks.append(build_network(teaching_model(config), data))
@@ -83,38 +83,38 @@ def _record(teacher: Job) -> Record:
 
 
 def _weights(job: Job) -> list[Path]:
-    """The files of the teachers' weights: the given one, or those of their own jobs."""
+    """The files of the teachers' weights: the configured checkpoint, or those of their jobs."""
     if job.teachers:
         return [teacher.path / WEIGHTS for teacher in job.teachers]
     return [Path(str(job.config.teacher.checkpoint))]
 
 
 def _key(job: Job) -> str | None:
-    """Where in the given file the teacher's weights are."""
+    """The key of the teacher's weights in the configured checkpoint."""
     return None if job.teachers else job.config.teacher.checkpoint_key
 
 
 def _check_given(job: Job) -> None:
-    """Refuse to record, under the identity that was frozen, what other weights teach."""
+    """Refuse a checkpoint that changed after its hash became part of the job's identity."""
     (given,) = _weights(job)
     require(
         file_hash(given, 16) == job.identity["teacher"]["checkpoint"],
-        f"{given} was changed since this job was prepared, so what it teaches belongs to"
-        " another job; start again",
+        f"{given} was changed since this job was prepared, which makes it another job; rerun the"
+        " command",
     )
 
 
 def answer_again(record: Record, config: Config, runs: Path, data: Data) -> Tensor:
-    """The logits [N, K] for all test images of a finished job's teacher, on the CPU.
+    """Recompute the logits [N, K] of a finished job's teacher on all test images, on the CPU.
 
     Args:
         record: of the job.
-        config: its configuration, with the images and the device of today.
-        runs: the folder with the runs, in which its teachers are.
+        config: the job's configuration with the current dataset and device.
+        runs: the runs folder, which contains the teachers.
         data: the images.
 
     Raises:
-        UserError: its weights are not kept, or not there, or are others.
+        UserError: the teacher's weights were not saved, are missing, or were replaced.
     """
     score = record.teacher
     assert score is not None
@@ -131,28 +131,28 @@ def answer_again(record: Record, config: Config, runs: Path, data: Data) -> Tens
     now = accuracy(logits.argmax(1), data.test.target.cpu())
     require(
         is_close(now, score.accuracy, record),
-        f"it classifies {now:.2f} % of the test images correctly, and the record says"
-        f" {score.accuracy:.2f} %",
+        f"it classifies {now:.2f} % of the test images correctly, but {score.accuracy:.2f} %"
+        " according to the record",
     )
     return logits
 
 
 def _given(record: Record) -> Path:
-    """The file of weights that taught a finished job."""
+    """The checkpoint of a finished job's teacher."""
     file, known = record.config.teacher.checkpoint, record.identity["teacher"].get("checkpoint")
     if file is None:
         raise UserError("it was trained along with the student, and its weights were not kept")
-    require(file_hash(file, 16) == known, f"{file} was changed since")
+    require(file_hash(file, 16) == known, f"{file} was changed after the job was trained")
     return Path(file)
 
 
 def is_close(accuracy: float, recorded: float, record: Record) -> bool:
-    """Whether two accuracies in percent of a record's test images differ by rounding alone."""
+    """Whether two accuracies, in percent of a record's test images, differ only by rounding."""
     return _difference(accuracy, recorded, record) <= max(1, TOLERANCE * record.images.test)
 
 
 def _difference(accuracy: float, other: float, record: Record) -> int:
-    """The number of test images that two accuracies in percent differ by."""
+    """The difference between two accuracies in percent, as a number of test images."""
     return round(abs(accuracy - other) / 100 * record.images.test)
 
 
@@ -165,7 +165,7 @@ def make_teacher(
     resolved: Execution,
     message: Callable[[str], None],
 ) -> Teacher:
-    """The teacher as the job asks for it: computed at every step, or from a cache."""
+    """The teacher of a job: computed at every step, or read from a cache (`teacher.source`)."""
     teacher = Teacher(
         network.extractor(method.stages),
         learns=job.traits.teacher_learns,
@@ -189,7 +189,7 @@ def make_teacher(
 
 
 def _answers_key(job: Job) -> Any:
-    """What the teacher's answers depend on, as a plain value: a file's hash, or several."""
+    """Everything that the teacher's outputs depend on, as a plain value: hashes and settings."""
     hashes = [file_hash(path, 16) for path in _weights(job)]
     how = job.config.method.ensemble.mean.value if len(hashes) > 1 else _key(job)
     key = hashes[0] if len(hashes) == 1 and how is None else [*hashes, how]
@@ -199,11 +199,11 @@ def _answers_key(job: Job) -> Any:
 
 
 def answer_test_images(job: Job, setup: TrainingSetup) -> Tensor | None:
-    """A frozen teacher's logits [N, K] for all test images, on the CPU; None without one.
+    """A frozen teacher's logits [N, K] on all test images, on the CPU; None without one.
 
     Raises:
-        UserError: they are less accurate, or more, than the teacher's record says; those of given
-            weights are near chance, or not as accurate as expected.
+        UserError: the accuracy differs from that in the teacher's record; for a checkpoint, it is
+            near chance or differs from the expected one.
     """
     if setup.teacher is None or setup.teacher.learns:
         return None
@@ -223,37 +223,38 @@ def answer_test_images(job: Job, setup: TrainingSetup) -> Tensor | None:
 
 
 def _each(predicted: Tensor, setup: TrainingSetup) -> Iterator[Tensor]:
-    """What each teacher predicts of the test images; `predicted` is what all do together."""
+    """The predictions of each teacher on the test images; `predicted` are those of all together."""
     assert setup.teacher is not None
     net = setup.teacher.network.net
     if not isinstance(net, Ensemble):
         yield predicted
         return
     for one in net.nets:
-        network = FeatureExtractor(one, {}, (), "").eval()  # the mode that it is left in
+        network = FeatureExtractor(one, {}, (), "").eval()  # teachers stay in this mode
         yield predictions(network, setup.data, setup.data.test).cpu()
 
 
 def _check_accuracy(folder: Path, record: Record, now: float, device: torch.device) -> None:
-    """Refuse a teacher that is another than its record says.
+    """Refuse a teacher whose accuracy differs from that in its record.
 
-    Weights are those of the record if it has their hash: then only rounding may differ. For those
-    of older records, a single image is evidence, where the rounding is the same.
+    If the record has a hash of the weights, they have been verified, and only rounding may differ.
+    Older records have none: then a difference of a single image is refused if the rounding is the
+    same.
     """
     name, recorded = device_name(device), record.accuracy.last
     is_exact = record.weights_sha256 is None and _is_computed_alike(record, device)
     is_same = _difference(now, recorded, record) == 0
     require(
         is_same if is_exact else is_close(now, recorded, record),
-        f"the teacher in {folder} classifies {now:.2f} % of the test images correctly, and its"
-        f" record says {recorded:.2f} %: its weights were replaced, or {name} computes otherwise"
-        f" than {record.device_name}; delete the folder to train it again:"
+        f"the teacher in {folder} classifies {now:.2f} % of the test images correctly, but"
+        f" {recorded:.2f} % according to its record: its weights were replaced, or results on"
+        f" {name} differ from those on {record.device_name}; delete the folder to train it again:"
         f" rm -r {shlex.quote(str(folder))}",
     )
 
 
 def _is_computed_alike(record: Record, device: torch.device) -> bool:
-    """Whether an accuracy of a record's network was computed as it would be here, bit for bit."""
+    """Whether this process would reproduce the accuracy in a record bit for bit."""
     return (
         record.device == device.type == "cpu"
         and record.device_name == device_name(device)

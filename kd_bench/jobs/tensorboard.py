@@ -1,7 +1,7 @@
-"""Writes TensorBoard events: each column of a job's history as a scalar, its settings and results.
+"""Writes TensorBoard events: the columns of a job's history as scalars, its settings and results.
 
-TensorBoard calls a run by the path of its folder, and a job's has a digest in it. Links to the
-events, below <runs_dir>/tensorboard, tell runs apart by what was changed in them instead.
+TensorBoard shows the path of a run's folder, and a job's path contains a digest. Links to the
+events in <runs_dir>/tensorboard have readable names instead, with the values that were changed.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from kd_bench.results.record import Record
 from kd_bench.results.run_folder import TENSORBOARD
 from kd_bench.utils.text.escape import printable
 
-LONGEST = 200  # bytes of a label; file systems take names of 255
+LONGEST = 200  # bytes of a label; file systems allow names of 255
 EXAMPLES = 8  # images
 
 
 class TensorBoardWriter:
-    """Writes the event file of one job; a resumed job starts it over, so no epoch is in it twice.
+    """Writes the event file of one job; a resumed job rewrites it, so no epoch is in it twice.
 
-    TensorBoard's own writer is used rather than `torch.utils.tensorboard`, whose import takes a
+    This uses TensorBoard's own writer rather than `torch.utils.tensorboard`, whose import takes a
     second in every job.
 
     Args:
@@ -51,14 +51,14 @@ class TensorBoardWriter:
         self._writer = EventFileWriter(str(folder))
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Add an epoch: each column as a scalar of its name."""
+        """Add an epoch, with each column as a scalar of that name."""
         numbers = {k: v for k, v in row.items() if k != "epoch" and not isinstance(v, str)}
         values = [Summary.Value(tag=tag, simple_value=v) for tag, v in numbers.items()]
         self._write(Summary(value=values), row["epoch"])
 
     def add_images(self, images: Tensor) -> None:
-        """Add uint8 images [N, H, W, 3] side by side, as one picture at step 0."""
-        row = torch.cat(list(functional.pad(images, (0, 0, 0, 1))), dim=1)  # a black line between
+        """Add uint8 images [N, H, W, 3] side by side as one picture at step 0."""
+        row = torch.cat(list(functional.pad(images, (0, 0, 0, 1))), dim=1)  # black lines between
         file = io.BytesIO()
         Image.fromarray(row.numpy()).save(file, format="png")
         height, width, _ = row.shape
@@ -68,9 +68,9 @@ class TensorBoardWriter:
         self._write(Summary(value=[Summary.Value(tag="images/augmented", image=picture)]), 0)
 
     def close(self, record: Record, epoch: int) -> None:
-        """Add a finished job's settings and results, for TensorBoard's table, and close the file.
+        """Add a finished job's settings and results for the HPARAMS tab, and close the file.
 
-        Its columns are the settings of all runs, so they have the same names in all of them.
+        The tab has a column for each setting, so a setting must have the same name in all runs.
         """
         self._write(hparams_pb(settings(record)), epoch)
         values = [
@@ -86,7 +86,7 @@ class TensorBoardWriter:
 
 
 def settings(record: Record) -> dict[str, Any]:
-    """What runs are compared by: data, models, seeds, all values of the recipe and the method."""
+    """The settings to compare runs by: data, models, seed, all values of recipe and method."""
     config = record.config
     values = flatten(
         {
@@ -112,32 +112,32 @@ def settings(record: Record) -> dict[str, Any]:
 
 
 def link_events(job: Job) -> Path:
-    """Link a job's event files under its name; a resumed job finds its link again.
+    """Link a job's event files under a readable name; a resumed job reuses its link.
 
-    The names are those of a table, a folder for each: "digits/resnet20-resnet8 (quickstart,
+    The names are those in tables, one folder level each: "digits/resnet20-resnet8 (quickstart,
     epochs=10)/st (temperature=8)/seed 0", for TensorBoard's filter by name.
 
     Returns:
-        The link. If another job has the same name, it has this job's digest in it.
+        The link. If another job has the same name, the link contains this job's digest.
 
     Raises:
-        OSError: links cannot be made there.
+        OSError: links cannot be created there.
     """
     labels = job.config.dataset.name, _conditions(job), method_label(job.config, job.changed)
     folder = Path(job.config.runs_dir).joinpath(TENSORBOARD, *map(_safe, labels))
     folder.mkdir(parents=True, exist_ok=True)
-    # Valid also after runs_dir moved, and where the folder of links is itself a link.
+    # Stays valid if runs_dir is moved, or if the folder of links is itself a link.
     target = os.path.relpath(job.path.resolve() / TENSORBOARD, folder.resolve())
     link = folder / f"seed {job.config.seed}"
     if not _link(link, target):
         link = folder / f"seed {job.config.seed} {digest(job.identity)}"
         if not _link(link, target):
-            raise FileExistsError(f"{link} is there and is no link to {target}")
+            raise FileExistsError(f"{link} exists and is not a link to {target}")
     return link
 
 
 def _conditions(job: Job) -> str:
-    """The pair, and all that a job shares with those of other methods that it is compared with."""
+    """The teacher-student pair with all settings that compared jobs share, except the method."""
     config, pair = job.config, job.folder.split("/")[1].removeprefix("none-")
     details = [config.recipe.name]
     if job.teachers and config.teacher.recipe.name != config.recipe.name:
@@ -149,13 +149,13 @@ def _conditions(job: Job) -> str:
 
 
 def _safe(label: str) -> str:
-    """A label as part of a file's name."""
+    """A label that can be part of a path."""
     text = printable(label).replace("/", "_")
     return text.encode()[:LONGEST].decode(errors="ignore")
 
 
 def _link(link: Path, target: str) -> bool:
-    """Make a link; whether it is there and leads to the target."""
+    """Create a link; return whether it now exists with this target."""
     try:
         link.symlink_to(target)
     except FileExistsError:

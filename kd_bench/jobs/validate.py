@@ -1,4 +1,4 @@
-"""The check before anything trains: builds a job's networks and losses without weights."""
+"""Checks jobs before any training: builds their networks and losses without weights."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ from kd_bench.utils.errors import UserError, require
 
 
 def validate_jobs(jobs: Iterable[Job]) -> None:
-    """`validate_job` for each distinct job: seeds share everything that is checked."""
+    """Run `validate_job` once for jobs that differ only in their seeds."""
     seen = set()
     for job in jobs:
         without_seed = {**to_plain(job.config), "seed": min(job.config.seed, 0)}
@@ -66,10 +66,10 @@ def validate_jobs(jobs: Iterable[Job]) -> None:
 
 
 def validate_job(job: Job) -> None:
-    """Build a job's parts without weights, and refuse what does not fit.
+    """Build a job's parts without weights, and check that they fit together.
 
     Raises:
-        UserError: one line with the valid options.
+        UserError: they do not; one line with the valid options.
     """
     config, traits = job.config, job.traits
     check_recipe(config.recipe)
@@ -84,7 +84,7 @@ def validate_job(job: Job) -> None:
     _check_steps(config.recipe, len(context.labels))
     _check_last_batches(job, method)
     for stage in method.student_stages:
-        context.student[stage]  # refused where there is none
+        context.student[stage]  # raises a UserError if there is no such stage
     for stage in method.stages if context.teacher is not None else ():
         context.teacher_shapes[stage]
     _check_cuts(job, teacher, method)
@@ -96,7 +96,7 @@ def validate_job(job: Job) -> None:
     _check_init(config.method.init, config.method.name)
     if teacher is not None and not traits.teacher_learns and not config.method.chain:
         _check_teacher(config.teacher, teacher)
-    # A rehearsal's stand-ins have no layers after a stage.
+    # The mock networks of a rehearsal have no layers after a stage.
     if not method.cuts and not all(is_ours(type(p).__module__) for p in method.parts.values()):
         _rehearsal(job, context).check()
     if config.method.chain:
@@ -123,14 +123,14 @@ def _meta_parts(job: Job) -> tuple[LossContext, Network | None, Method]:
             None if teacher is None else teacher.net,
             label_smoothing=config.recipe.label_smoothing,
         )
-        if config.method.head:  # of a network of its own, for the other one is shared
+        if config.method.head:  # needs its own network, because the one above is shared
             network = build_network(config.model, data)
             _, context = with_head(network, config.method, context, data.image_size)
         return context, teacher, build_method(config.method, context)
 
 
 def _check_cuts(job: Job, teacher: Network | None, method: Method) -> None:
-    """Refuse networks whose layers after a stage cannot run on their own, where losses need it."""
+    """Check that the layers after a stage can run on their own if a loss needs that."""
     if not method.cuts:
         return
     student, _ = meta_network(job.config.model, describe_dataset(job.config.dataset))
@@ -140,7 +140,7 @@ def _check_cuts(job: Job, teacher: Network | None, method: Method) -> None:
 
 
 def _rehearsal(job: Job, context: LossContext) -> Rehearsal:
-    """The rehearsal of a job's first step, from its context without values."""
+    """The rehearsal of a job's first step; `context` has shapes but no values."""
     config, data = job.config, describe_dataset(job.config.dataset)
 
     def with_values() -> LossContext:
@@ -165,11 +165,11 @@ def _rehearsal(job: Job, context: LossContext) -> Rehearsal:
 
 
 def cache_shape(job: Job) -> tuple[int, int] | None:
-    """Rows and columns that a cache of the teacher's outputs has, or would have.
+    """Rows and columns of a cache of the teacher's outputs, whether the job uses one or not.
 
     Returns:
-        None for a job without a teacher, whose images are streamed or mixed, or whose method
-            needs more than a cache holds.
+        None for a job without a teacher, with streamed or mixed images, or with a method that
+            needs more than a cache contains.
     """
     if not job.traits.needs_teacher:
         return None
@@ -184,7 +184,7 @@ def cache_shape(job: Job) -> tuple[int, int] | None:
 
 
 def _check_steps(recipe: RecipeConfig, images: int) -> None:
-    """Refuse an epoch without a step."""
+    """Check that an epoch has at least one step."""
     require(
         not recipe.drop_last or recipe.batch_size <= images,
         f"recipe '{recipe.name}': with drop_last, batch_size must be at most the {images:,}"
@@ -193,10 +193,10 @@ def _check_steps(recipe: RecipeConfig, images: int) -> None:
 
 
 def _check_last_batches(job: Job, method: Method) -> None:
-    """Refuse an epoch that ends with a single image, where batch norm needs several numbers."""
+    """Check that networks can be trained on a last batch of one image: batch norm may need more."""
     config, traits, teacher = job.config, job.traits, job.config.teacher
     if _ends_with_one_image(config.recipe, job):
-        views = method.extra_views(_black_image(job)).values()  # part of the same batch
+        views = method.extra_views(_black_image(job)).values()  # in the same batch
         images = torch.cat([_black_image(job), *views])
         _check_trainable(config.model, images, "recipe", job)
         if traits.needs_teacher and traits.teacher_learns:
@@ -208,9 +208,9 @@ def _check_last_batches(job: Job, method: Method) -> None:
 
 def _ends_with_one_image(recipe: RecipeConfig, job: Job) -> bool:
     images, is_dropped = describe_dataset(job.config.dataset).train_size, recipe.drop_last
-    full, last = (
+    full, last = (  # batch sizes per process
         size // job.config.gpus_per_job for size in (recipe.batch_size, images % recipe.batch_size)
-    )  # of each process
+    )
     return full == 1 or (last == 1 and not is_dropped)
 
 
@@ -230,7 +230,7 @@ def _check_trainable(model: ModelConfig, images: Tensor, key: str, job: Job) -> 
 
 
 def _check_teachers(job: Job) -> None:
-    """Refuse an ensemble or a chain where there cannot be one."""
+    """Check that the method can have an ensemble or a chain, if one is configured."""
     method, traits = job.config.method, job.traits
     size = method.ensemble.size
     own = {f"method.ensemble.size={size}": size > 1, "method.chain": bool(method.chain)}
@@ -246,25 +246,25 @@ def _check_teachers(job: Job) -> None:
     )
     require(
         size == 1 or bool(method.chain) or not job.config.teacher.checkpoint,
-        f"method.ensemble.size={size} takes the teachers of as many seeds, and teacher.checkpoint"
-        " is one file; leave out either",
+        f"method.ensemble.size={size} needs {size} teachers with different seeds, but"
+        " teacher.checkpoint is one file; leave out one of them",
     )
 
 
 def _check_chain(job: Job) -> None:
-    """Check the links of a chain, and their jobs, unless they are done."""
+    """Check the links of a chain, and their jobs unless they are finished."""
     for name, link in links(job.config.method).items():
         where = f"method.chain.{name}"
-        require(not link.method.head, f"{where}: a student with another head cannot teach")
+        require(not link.method.head, f"{where}: a student with another head cannot be a teacher")
         if link.model is not None:
             _check_size(job, name, link.model)
-    for teacher in job.teachers[:1]:  # the others have other seeds
+    for teacher in job.teachers[:1]:  # the others differ only in their seeds
         if not teacher.is_done:
             validate_job(teacher)
 
 
 def _check_size(job: Job, name: str, model: ModelConfig) -> None:
-    """Refuse a model in a chain that is smaller than the student or larger than the teacher."""
+    """Check that a model in a chain is no smaller than the student, no larger than the teacher."""
     student, teacher = job.config.model, job.config.teacher.model
 
     def size(of: ModelConfig) -> int:
@@ -278,14 +278,14 @@ def _check_size(job: Job, name: str, model: ModelConfig) -> None:
         is_assistant = model == job.config.assistant
         mend = f"; assistant=NAME takes {', '.join(between)}" if between and is_assistant else ""
         raise UserError(
-            f"method.chain.{name}.model has to be of a size from the student's to the teacher's:"
+            f"method.chain.{name}.model must be between the student and the teacher in size:"
             f" {model.name} has {size(model):,} parameters, {student.name} {least:,} and"
             f" {teacher.name} {most:,}{mend}"
         )
 
 
 def _check_pair(job: Job) -> None:
-    """Refuse a teacher that is not of the kind that the method is made for."""
+    """Check that the teacher is of the kind that the method needs."""
     config, teacher = job.config, job.config.teacher
     name, model = f"method '{config.method.name}'", teaching_model(config)
     require(
@@ -296,7 +296,7 @@ def _check_pair(job: Job) -> None:
     )
     require(
         not (job.traits.teacher_learns and config.method.head),
-        f"{name} trains the teacher along with the student, whose head is made from a trained one",
+        f"{name} trains the teacher along with the student, but its head needs a trained teacher",
     )
     require(
         not (job.traits.teacher_learns and teacher.checkpoint),
@@ -306,23 +306,23 @@ def _check_pair(job: Job) -> None:
 
 
 def _check_streamed(config: Config, method: Method) -> None:
-    """Refuse what needs all images in memory."""
+    """Check that nothing needs all images in memory if they are streamed."""
     if not config.dataset.streamed:
         return
     require(
         config.teacher.source is not TeacherSource.table,
-        "teacher.source=table computes all views of all images, which takes them in memory: use"
-        " teacher.source=online, or dataset.streamed=false",
+        "teacher.source=table computes all views of all images, which must be in memory; use"
+        " teacher.source=online or dataset.streamed=false",
     )
     require(
         not method.shows_other_images,
-        f"method '{config.method.name}' shows the teacher other images than the student, which"
-        " takes them in memory: use dataset.streamed=false",
+        f"method '{config.method.name}' shows the teacher other images than the student, so all"
+        " images must be in memory; use dataset.streamed=false",
     )
 
 
 def _check_mixed(config: Config, method: Method) -> None:
-    """Refuse what needs images as they are, or their labels, where a recipe mixes them."""
+    """Check that nothing needs unmixed images or their labels if the recipe mixes images."""
     recipe = config.recipe
     if not is_mixed(recipe):
         return
@@ -332,19 +332,19 @@ def _check_mixed(config: Config, method: Method) -> None:
     )
     require(
         config.teacher.source is not TeacherSource.table,
-        f"teacher.source=table computes all views of all images, and {mixes}), which has no end;"
-        " use teacher.source=online",
+        f"teacher.source=table computes all views of all images, but {mixes}) into unlimited new"
+        " ones; use teacher.source=online",
     )
     readers = ", ".join(method.label_readers)
     require(
         not readers,
-        f"method '{config.method.name}': {readers} needs the label of each image, and {mixes}),"
-        " each of which then has two labels; use recipe.mixup=0 recipe.cutmix=0",
+        f"method '{config.method.name}': {readers} needs the label of each image, but {mixes}),"
+        " so each has two labels; use recipe.mixup=0 recipe.cutmix=0",
     )
 
 
 def _check_distributed(job: Job, method: Method) -> None:
-    """Refuse a job, or a teacher's, whose batches its processes cannot share."""
+    """Check that the processes of a job, and of its teachers, can share their batches."""
     recipes = {"recipe": job.config.recipe}
     if job.teachers:
         recipes["teacher.recipe"] = job.config.teacher.recipe
@@ -371,6 +371,6 @@ def _check_teacher(config: TeacherConfig, teacher: Network) -> None:
         return
     require(
         config.checkpoint_key is None,
-        "teacher.checkpoint_key is a place in the file of teacher.checkpoint, which is not given",
+        "teacher.checkpoint_key is a key in the file teacher.checkpoint, which is not set",
     )
     check_recipe(config.recipe)

@@ -1,8 +1,8 @@
-"""Runs one job of a sweep in a process of its own.
+"""Runs one job of a sweep in its own process.
 
 Local sweeps call `run_supervised` in a fork, Ray starts `python -m kd_bench.jobs.worker SWEEP.jsonl
-NUMBER`, and Slurm's task calls `run_job`. PyTorch is imported only when a job runs, so that a sweep
-can refer to this module for free.
+NUMBER`, and Slurm tasks call `run_job`. PyTorch is imported only when a job runs, so that importing
+this module is cheap.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from kd_bench.utils.text.output import print_lines
 
 
 def run_supervised(path: Path, number: int) -> Ending:
-    """Run job `number` of a sweep's file in a fork, set up by the variables of `protocol`.
+    """Run job `number` of a sweep's file in a fork, set up by the variables in `protocol`.
 
-    The fork ends with this process, and whatever it started with it.
+    The fork and its child processes end when this process ends.
     """
     if parent := os.environ.get(PARENT):
-        die_with(int(parent), signal.SIGTERM)  # which is passed on
+        die_with(int(parent), signal.SIGTERM)  # forwarded to the fork
     if cores := os.environ.get(CORES):
         os.sched_setaffinity(0, map(int, cores.split(",")))
     return supervise(partial(_run, path, number))
@@ -40,12 +40,12 @@ def run_supervised(path: Path, number: int) -> Ending:
 def _run(path: Path, number: int) -> Ending:
     try:
         trace_crashes()
-        accept_signals()  # a sweep ends its jobs by SIGINT
+        accept_signals()  # a sweep stops its jobs with SIGINT
         return Ending(run_job(path, number))
     except KeyboardInterrupt:
         return Ending(INTERRUPTED)
-    except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever it raises is its failure
-        with suppress(OSError):  # the log may be on the disk that is full
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # any error fails the job
+        with suppress(OSError):  # the log may be on a full disk
             print_lines(*error_text(error).splitlines(), file=sys.stderr)
         return Ending(FAILED, failure_reason(error))
 
@@ -69,14 +69,14 @@ def run_job(path: Path, number: int) -> int:
 
 
 def record_failure(path: Path, number: int, reason: str) -> None:
-    """Write why job `number` of a sweep's file failed, unless it has done that itself."""
+    """Write why job `number` of a sweep's file failed, unless the job has written it itself."""
     folder = read_job(path, number).path
     if read_error(folder) is None:
         write_error(folder, reason)
 
 
 def _main(path: Path, number: int) -> int:
-    """The exit code, for a sweep that has no other way to learn how the job ended."""
+    """Run a job and return its exit code, from which the sweep learns how the job ended."""
     ending = run_supervised(path, number)
     if ending.code < 0:
         signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -1,1 +1,1 @@
-"""Helpers that know nothing of distillation."""
+"""Helpers that are independent of distillation."""

@@ -1,6 +1,6 @@
-"""Errors that are a user's mistake, not a bug: one line with the valid options, no traceback.
+"""User errors: one line with the valid options instead of a traceback.
 
-An error in a user's own code (a loss's `forward`) is shown with the frames of that code alone.
+For an error in the user's own code (a loss's `forward`), only the frames of that code are shown.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from contextlib import contextmanager, suppress
 from kd_bench.utils import tracebacks
 from kd_bench.utils.text.output import print_lines
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # why nothing can be written
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class UserError(ValueError):
-    """A mistake of the user; its message is one line with the valid options."""
+    """A user's mistake; the message is one line with the valid options."""
 
 
 class DamagedError(UserError):
-    """A file that was cut off or overwritten; its message is one line that names it."""
+    """A truncated or overwritten file; the message is one line with its path."""
 
 
 def warn(message: str) -> None:
-    """Print a line to standard error about what is left out or set aside."""
-    with suppress(OSError):  # of a job, it goes to a file, whose disk may be full
+    """Print a one-line warning to standard error."""
+    with suppress(OSError):  # a job's standard error is a file, and its disk may be full
         print_lines(f"kd-bench: {message}", file=sys.stderr)
 
 
@@ -39,17 +39,17 @@ def require(condition: bool, message: str) -> None:
 
 
 def require_positive(name: str, value: float) -> None:
-    """Raise a `UserError` unless `value`, called `name` in YAML, is a finite number above 0."""
+    """Raise a `UserError` unless `value` is finite and above 0; `name` is its key in the YAML."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     require(number and 0 < value < math.inf, f"{name} must be a number above 0, got {value!r}")
 
 
 def require_installed(library: str, what: str, *, extra: str) -> None:
-    """Raise a `UserError` with the command that installs an optional library, unless it is there.
+    """Raise a `UserError` with the install command if an optional library is missing.
 
     Args:
-        library: the module that is imported.
-        what: what needs it, the beginning of the message.
+        library: name of the module to import.
+        what: the feature that needs it; begins the message.
         extra: the extra of kd-bench that installs it.
     """
     require(
@@ -59,7 +59,7 @@ def require_installed(library: str, what: str, *, extra: str) -> None:
 
 
 def failure_reason(error: BaseException) -> str:
-    """Why a job failed, in one line: "ValueError: no", or that its code called `sys.exit`."""
+    """Why a job failed, in one line, such as "ValueError: no"."""
     if isinstance(error, SystemExit):
         return f"SystemExit: its code called sys.exit({error.code!r})"
     message = str(error).strip().partition("\n")[0]
@@ -67,19 +67,19 @@ def failure_reason(error: BaseException) -> str:
 
 
 def message_lines(error: BaseException) -> list[str]:
-    """The lines of an error's message; the name of its class if that is empty."""
+    """The lines of an error's message, or its class name if the message is empty."""
     return str(error).strip().splitlines() or [type(error).__name__]
 
 
 class OwnCodeError(Exception):
-    """An error in a user's own code in another process; its message is the text to show for it."""
+    """An error in a user's own code in another process; the message is the text to print."""
 
 
 def error_text(error: BaseException) -> str:
-    """What is printed of an error.
+    """The text to print for an error.
 
-    One line for a user's mistake, a diverged job or a full disk; the user's own frames for an error
-    in the user's code; all frames for a bug, and for any error with HYDRA_FULL_ERROR=1.
+    A single line for a user's mistake, a diverged job or a full disk; only the user's own frames
+    for an error in the user's code; the full traceback for a bug or with HYDRA_FULL_ERROR=1.
     """
     if isinstance(error, OwnCodeError):
         return str(error)
@@ -87,17 +87,17 @@ def error_text(error: BaseException) -> str:
         if isinstance(error, UserError | FloatingPointError):
             return f"kd-bench: {error}"
         if isinstance(error, OSError) and error.errno in DISK_FULL:
-            return f"kd-bench: {error.strerror}; free some space, and the same command goes on"
+            return f"kd-bench: {error.strerror}; free some space and rerun the command to resume"
     return tracebacks.own_text(error)
 
 
 @contextmanager
 def exit_on_error() -> Iterator[None]:
-    """Print what `error_text` makes of an error, and exit: 2 for a user's mistake, otherwise 1."""
+    """Print the `error_text` of an error and exit: 2 for a user's mistake, otherwise 1."""
     try:
         yield
-    except BrokenPipeError:  # the reader of the output is gone, which is no error
+    except BrokenPipeError:  # the reader of the output has exited; not an error
         raise
-    except Exception as error:  # noqa: BLE001  # the end of the program
+    except Exception as error:  # noqa: BLE001  # top level of the program
         print_lines(*error_text(error).splitlines(), file=sys.stderr)
         sys.exit(2 if isinstance(error, UserError) else 1)

@@ -1,4 +1,4 @@
-"""Atomic writes, hashes of files and values, and folders that can be written to."""
+"""Atomic writes, hashes of files and values, and a check that a folder is writable."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kd_bench.utils.errors import UserError
 
 
 def file_hash(path: str | Path, digits: int = 64) -> str:
-    """SHA-256 of a file's content: its first hexadecimal digits."""
+    """The first hexadecimal digits of the SHA-256 of a file's content."""
     content = hashlib.sha256()
     try:
         with open(path, "rb") as file:
@@ -28,7 +28,7 @@ def file_hash(path: str | Path, digits: int = 64) -> str:
 
 
 def json_hash(value: Any, digits: int) -> str:
-    """SHA-256 of a value as JSON with sorted keys: its first hexadecimal digits."""
+    """The first hexadecimal digits of the SHA-256 of a value as JSON with sorted keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:digits]
 
@@ -40,14 +40,14 @@ def atomic_write(
     check: Callable[[], None] = lambda: None,
     flush: bool = True,
 ) -> None:
-    """Write a file atomically: a temporary file beside it, then renamed, both flushed to disk.
+    """Write a file atomically: write and flush a temporary file beside it, then rename it.
 
     Args:
         path: the file.
-        content: all of it; bytes may come in parts.
-        check: called directly before the rename; what it raises leaves the file as it was.
-        flush: if False, a power failure may leave the file empty; it is for files that are then
-            written again.
+        content: the whole content; bytes may be passed in parts.
+        check: called right before the rename; if it raises, the file stays unchanged.
+        flush: if False, a power failure may leave the file empty. Only for files that are
+            rewritten in that case.
     """
     if isinstance(content, str):
         content = content.encode()
@@ -68,12 +68,13 @@ def atomic_write(
 
 
 def _flush_folder(folder: Path) -> None:
-    """Flush a folder's entries: after a power failure, no later file is there without these."""
+    """Flush a folder's entries to disk, so that a power failure keeps the order of writes."""
     opened = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(opened)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # it cannot flush folders
+        # some file systems cannot flush folders
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
         os.close(opened)
@@ -90,15 +91,15 @@ def to_json(value: Any) -> str:
 
 
 def ensure_writable_dir(folder: Path) -> None:
-    """Create a folder, and check that files can be written there.
+    """Create a folder and check that it is writable.
 
     Raises:
-        UserError: they cannot.
+        UserError: it is not.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # A file without a name, which a killed process does not leave behind; in a file system
-        # that has none, named as the part of another file.
+        # An unnamed file, which disappears even if the process is killed. File systems without
+        # unnamed files get one that is named like a partly written file.
         with tempfile.TemporaryFile(dir=folder, prefix=".", suffix=".part") as probe:
             probe.write(b"1")
     except OSError as error:

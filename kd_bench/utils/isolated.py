@@ -1,4 +1,4 @@
-"""Runs a function in a fork of this process, where it can change nothing outside itself."""
+"""Runs a function in a fork of this process, in which it cannot change anything outside."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
-_CONTEXT = multiprocessing.get_context("fork")  # what is loaded here need not be loaded again
+_CONTEXT = multiprocessing.get_context("fork")  # loaded modules need not be imported again
 
-# Python's audit events (https://docs.python.org/3/library/audit_events.html) of such changes.
+# Python's audit events (https://docs.python.org/3/library/audit_events.html) for side effects.
 _CHANGES = ("os.", "shutil.", "subprocess.", "socket.", "pty.", "sqlite3.", "signal.", "tempfile.")
 _HARMLESS = ("os.listdir", "os.scandir", "os.walk", "os.fwalk", "os.putenv", "os.unsetenv")
 
 
 def run_isolated(function: Callable[[], Result], seconds: float) -> Result | None:
-    """The result of a function that raises no error; nothing that it prints is shown.
+    """The result of a function, which must not raise; its output is discarded.
 
     Returns:
-        None where it exits, is killed, takes longer than `seconds`, or is about to change anything
-        outside its process: it ends before it writes a file or starts a process.
+        None if it exits, is killed, takes longer than `seconds`, or is about to change anything
+        outside its process: the fork exits before it writes a file or starts a process.
     """
     receiver, sender = _CONTEXT.Pipe(duplex=False)
     process = _CONTEXT.Process(target=_run, args=(function, sender))
@@ -33,7 +33,7 @@ def run_isolated(function: Callable[[], Result], seconds: float) -> Result | Non
     sender.close()
     try:
         return receiver.recv() if receiver.poll(seconds) else None
-    except EOFError:  # it ended
+    except EOFError:  # it exited without a result
         return None
     finally:
         receiver.close()
@@ -41,20 +41,20 @@ def run_isolated(function: Callable[[], Result], seconds: float) -> Result | Non
 
 
 def _kill(process: BaseProcess) -> None:
-    """End a process, with all that it may have started nevertheless."""
+    """Kill a process and any processes that it started all the same."""
     assert process.pid is not None  # it was started
-    with suppress(ProcessLookupError):  # it has no group yet
+    with suppress(ProcessLookupError):  # it has not created its group yet
         os.killpg(process.pid, signal.SIGKILL)
     process.kill()
     process.join()
 
 
 def _run(function: Callable[[], object], sender: Connection) -> None:
-    os.setsid()  # a group of its own
+    os.setsid()  # its own process group
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(nowhere, stream)
-    sys.dont_write_bytecode = True  # of what it imports
+    sys.dont_write_bytecode = True
     sys.addaudithook(_end_before_changes)
     sender.send(function())
 

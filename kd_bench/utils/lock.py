@@ -15,9 +15,9 @@ from pathlib import Path
 from kd_bench.utils.errors import UserError, require
 
 HEARTBEAT_SECONDS = 10.0
-STALE_SECONDS = 120.0  # after so long without a heartbeat, a lock of another host is stale
-OWNER = re.compile(r"[^,]+,\d+,\w*")  # host, process, start
-PREPARED, CLOCK = ".lock.", ".now."  # what processes make beside a lock, followed by their names
+STALE_SECONDS = 120.0  # a lock of another host is stale after this time without a heartbeat
+OWNER = re.compile(r"[^,]+,\d+,\w*")  # host, process ID, start time
+PREPARED, CLOCK = ".lock.", ".now."  # prefixes of temporary files beside a lock, before the owner
 THERE_IS_ONE = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 
 
@@ -26,10 +26,10 @@ class Locked(Exception):  # noqa: N818  # a state, not an error
 
 
 def _process_started(pid: int) -> str:
-    """When a process of this host started, in clock ticks since boot; '' if that is unknown.
+    """When a process of this host started, in clock ticks since boot; '' if unknown.
 
-    The start distinguishes the process that took a lock from a later one with the same id. A zombie
-    (ended, but never waited for, as in a container without init) counts as gone.
+    The start time distinguishes the lock's owner from a later process with the same PID. A zombie
+    (exited but never reaped, as in a container without init) counts as dead.
     """
     try:
         state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -39,10 +39,11 @@ def _process_started(pid: int) -> str:
 
 
 def _host() -> str:
-    """An id of the process namespace: the host name, the boot, and the PID namespace.
+    """An ID of the PID namespace: host name, boot ID, and namespace number.
 
-    The name alone is not enough: containers may share it without sharing processes, and machines
-    may have the same name. If one namespace gets two ids, as after a reboot, a lock's age decides.
+    The host name alone is not enough: containers may share it without sharing processes, and
+    machines may have the same name. If a namespace gets a new ID, as after a reboot, staleness is
+    decided by the lock's age.
     """
     try:
         namespace = os.readlink("/proc/self/ns/pid").strip("pid:[]")
@@ -63,7 +64,7 @@ def _is_alive(pid: int, started: str) -> bool:
 
 
 def _named(owner: str) -> str:
-    """A lock's owner for people: process 4711 on somehost."""
+    """A lock's owner in readable form: process 4711 on somehost."""
     host, pid, _ = owner.split(",")
     return f"process {pid} on {host.partition('~')[0]}"
 
@@ -72,24 +73,25 @@ class Lock:
     """The exclusive right to work in a folder, across hosts that share a file system.
 
     The lock is a directory `lock` with one file, named after its owner: `<host>,<pid>,<start>`.
-    It is taken by renaming a prepared directory, which fails if the target has a file in it. A
+    It is acquired by renaming a prepared directory, which fails if the target contains a file. A
     dead owner's lock is taken over by renaming the owner's file: only one of several processes
-    succeeds, because the old name is then gone. On the owner's host, dead means that the process
-    is gone. Elsewhere it means that the file's time is `STALE_SECONDS` away from that of a file
-    touched just now in the same folder, so this host's clock does not matter, and that it does not
-    change while we watch, so the owner's clock does not matter either, if that sets the time.
+    succeeds, because the old name is then gone. On the owner's host, the owner is dead if its
+    process no longer exists. On other hosts, the owner is dead if the file's mtime is more than
+    `STALE_SECONDS` away from that of a file touched just now in the same folder (so this host's
+    clock does not matter) and does not change while we watch (so the owner's clock does not matter
+    either, on file systems where it sets the mtime).
     """
 
     def __init__(self, folder: Path):
         self.directory = folder / "lock"
         self.name = f"{_host()},{os.getpid()},{_process_started(os.getpid())}"
-        self.lost = False  # taken over by another process: this one must not write any more
+        self.lost = False  # if another process took it over, this one must not write any more
         self._stop = threading.Event()
 
     def __enter__(self) -> Lock:
         while (refused := self._create()) is not None:
             owner = self._owner()
-            if owner is None:  # released in between, unless something else is in the way
+            if owner is None:  # released meanwhile, or something else is in the way
                 self._clear_the_way(refused)
                 continue
             if not (self._is_stale(owner) and self._stays_silent(owner)):
@@ -97,9 +99,7 @@ class Lock:
             if self._take_over(owner):
                 break
         for path in leftovers(self.directory.parent):
-            with suppress(
-                OSError
-            ):  # what cannot be removed, as somebody else's, is in nobody's way
+            with suppress(OSError):  # another user's leftovers cannot be removed, and do no harm
                 _remove(path)
         threading.Thread(target=self._beat, daemon=True).start()
         return self
@@ -107,11 +107,11 @@ class Lock:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         (self.directory / self.name).unlink(missing_ok=True)
-        with suppress(OSError):  # another process took the lock over, or the empty directory
+        with suppress(OSError):  # another process took over the lock or reused the directory
             self.directory.rmdir()
 
     def check(self) -> None:
-        """Check that this process still holds the lock: to be called directly before each write.
+        """Check that this process still holds the lock; call it right before each write.
 
         Raises:
             Locked: another process took it over.
@@ -125,14 +125,14 @@ class Lock:
             raise Locked(f"{name}, which took over because this one did not respond for too long")
 
     def _create(self) -> OSError | None:
-        """Create the lock; the error if that is refused, as it is if there is one with an owner."""
+        """Create the lock; return the error if that fails, as it does if the lock has an owner."""
         prepared = self.directory.with_name(f"{PREPARED}{self.name}")
         try:
             prepared.mkdir(exist_ok=True)
             (prepared / self.name).touch()
             prepared.rename(self.directory)
         except OSError as error:
-            # NFS may send a request twice, and return the second result.
+            # NFS may send a request twice and return the result of the second.
             if not prepared.exists() and (self.directory / self.name).exists():
                 return None
             _remove(prepared)
@@ -143,12 +143,12 @@ class Lock:
         """Remove hidden files, such as a file manager's, from a lock without an owner.
 
         Raises:
-            UserError: something else is in the lock's place, or in it.
-            OSError: nothing is, so this is not why it was refused.
+            UserError: `lock` is not a directory, or contains other files.
+            OSError: creating the lock failed for another reason; this is `refused`.
         """
         require(
             self._is_folder() is not False,
-            f"{self.directory} is a link or a file, and not the folder that a lock is; delete it",
+            f"{self.directory} is a link or a file, but a lock is a folder; delete it",
         )
         if refused.errno not in THERE_IS_ONE:
             raise refused
@@ -159,7 +159,7 @@ class Lock:
                 raise UserError(f"{path} does not belong in a lock; delete it")
 
     def _is_folder(self) -> bool | None:
-        """Whether a folder is in the lock's place, and not a link or a file; None for nothing."""
+        """Whether `lock` is a folder rather than a link or a file; None if it does not exist."""
         try:
             return stat.S_ISDIR(self.directory.lstat().st_mode)
         except FileNotFoundError:
@@ -176,7 +176,7 @@ class Lock:
 
     def _is_mine(self) -> bool:
         try:
-            # NFS may answer for a single file from its cache, but asks the server for a listing.
+            # NFS may look up a single file in its cache, but requests a listing from the server.
             return self.name in os.listdir(self.directory)
         except (FileNotFoundError, NotADirectoryError):
             return False
@@ -206,13 +206,13 @@ class Lock:
             try:
                 times.append((self.directory / owner).stat().st_mtime_ns)
             except FileNotFoundError:
-                return True  # gone: taking over will notice
+                return True  # gone: `_take_over` will fail
         return times[0] == times[1]
 
     def _take_over(self, owner: str) -> bool:
         theirs, mine = self.directory / owner, self.directory / self.name
         try:
-            os.utime(theirs)  # else the renamed file would look stale to the next process
+            os.utime(theirs)  # otherwise the renamed file would look stale to the next process
             theirs.rename(mine)
         except FileNotFoundError:
             return False
@@ -230,17 +230,17 @@ class Lock:
 
 
 def lock_owner(folder: Path) -> str | None:
-    """The owner of a folder's lock; None if it is free, or its owner dead."""
+    """The owner of a folder's lock; None if the lock is free or its owner is dead."""
     lock = Lock(folder)
     owner = lock._owner()
     return None if owner is None or lock._is_stale(owner) else owner
 
 
 def lock_owner_text(folder: Path) -> str | None:
-    """The owner of a folder's lock for people; None if it is free, or its owner dead.
+    """The owner of a folder's lock in readable form; None if it is free or its owner is dead.
 
-    This only reads files, so anyone may call it. A heartbeat of another host is judged by this
-    host's clock: good enough to display, not to act on.
+    This only reads files, so it needs no write permission. The age of another host's heartbeat is
+    measured with this host's clock, which is good enough to display, but not to act on.
     """
     lock = Lock(folder)
     owner = lock._owner()
@@ -253,7 +253,7 @@ def lock_owner_text(folder: Path) -> str | None:
 
 
 def _seems_dead(owner: str, file: Path) -> bool:
-    """Whether the process that made a file is gone, as far as reading tells.
+    """Whether the process that created a file seems to be dead, judged by reading alone.
 
     Raises:
         FileNotFoundError: the file is gone.
@@ -265,12 +265,12 @@ def _seems_dead(owner: str, file: Path) -> bool:
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """What killed processes left of their locks in a folder; taking its lock removes all of it."""
+    """Lock files that killed processes left in a folder; acquiring its lock removes them."""
     found = []
     for path in sorted(folder.glob(".*")):
         owner = path.name.removeprefix(PREPARED).removeprefix(CLOCK)
         is_ours = owner != path.name and OWNER.fullmatch(owner)
-        with suppress(FileNotFoundError):  # its process, which lives, has just renamed it
+        with suppress(FileNotFoundError):  # its owner, still alive, has just renamed it
             if is_ours and _seems_dead(owner, path):
                 found.append(path)
     if lock_owner_text(folder) is None and (lock := Lock(folder))._is_folder():
@@ -283,7 +283,7 @@ def _remove(prepared: Path) -> None:
     if prepared.is_dir() and not prepared.is_symlink():
         for path in prepared.iterdir():
             path.unlink(missing_ok=True)
-        with suppress(FileNotFoundError):  # its process has just renamed it
+        with suppress(FileNotFoundError):  # its owner has just renamed it
             prepared.rmdir()
     else:
         prepared.unlink(missing_ok=True)

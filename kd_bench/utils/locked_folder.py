@@ -1,4 +1,4 @@
-"""Changes the files of a folder only while this process holds the folder's lock."""
+"""A folder whose files are changed only while this process holds its lock."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from kd_bench.utils.lock import Lock
 
 
 class LockedFolder:
-    """A folder that this process has locked, and the only way in which it changes files there.
+    """A folder that this process has locked; all changes to its files go through this class.
 
-    The lock is looked at directly before each change. A process that is stopped between the look
-    and the change, and for longer than a takeover takes, still changes one file of the new owner's:
-    only a file system that knew of locks could refuse that.
+    The lock is checked right before each change. A process that is suspended between the check and
+    the change for longer than a takeover takes can still change one file of the new owner; only
+    locking in the file system itself could prevent that.
 
     Args:
-        path: of the folder.
+        path: the folder.
     """
 
     def __init__(self, path: Path):
@@ -52,7 +52,7 @@ class LockedFolder:
         self.write(name, to_json(value))
 
     def rename(self, name: str, to: str) -> None:
-        """Rename a file, replacing the one that is called so already."""
+        """Rename a file, replacing an existing file of the new name."""
         self.check()
         os.replace(self.path / name, self.path / to)
 

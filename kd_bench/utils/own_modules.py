@@ -1,7 +1,7 @@
-"""A user's own modules are in the current folder, which is searched after all that is installed.
+"""Puts the current folder, with the user's own modules, last in the module search path.
 
-Python searches it first for `python -m`, and for what `multiprocessing` starts. A file named like a
-library would then be imported by everything that means the library.
+Python searches it first for `python -m` and in processes started by `multiprocessing`. A file named
+like a library would then be imported in place of the library.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ import sys
 
 
 def leave_out_current_folder() -> None:
-    """Import no module from the current folder; to be called before libraries are imported."""
+    """Import no modules from the current folder; call this before importing libraries."""
     sys.path[:] = [path for path in sys.path if path not in ("", os.getcwd())]
 
 
 def search_current_folder() -> None:
-    """Import modules from the current folder, too, where no installed one has their name."""
+    """Import modules from the current folder too, unless an installed one has the same name."""
     leave_out_current_folder()
     sys.path.append(os.getcwd())
 
 
 def hidden_file(module: str) -> str:
-    """Which file of the current folder has the name of an imported library; empty if none has."""
+    """A hint if an imported library hides a file of the current folder; otherwise empty."""
     package = module.partition(".")[0]
     imported = getattr(sys.modules.get(package), "__file__", None) or ""
     for own in (f"{package}.py", package):

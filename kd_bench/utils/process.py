@@ -1,4 +1,4 @@
-"""A job's process around PyTorch: cores, threads, memory that is free, and memory that is kept."""
+"""Process settings of a job: cores, threads, memory allocation, and available memory."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from kd_bench.utils.errors import require
 from kd_bench.utils.text.formatting import pluralize
 
 # Parameters of glibc's mallopt(3) and their values. A training step frees hundreds of megabytes
-# and allocates them again at once; by default, glibc returns much of that to the system each time,
-# which then clears every page again. So memory is kept, except for blocks above 32 MiB, the
-# largest threshold that glibc accepts.
+# and allocates them again at once. By default, glibc returns much of that to the system each time,
+# and the kernel has to zero every page again. So the process keeps freed memory, except for blocks
+# above 32 MiB, the largest threshold that glibc accepts.
 MEMORY = {
     "M_MMAP_THRESHOLD": (-3, 2**25),
     "M_TRIM_THRESHOLD": (-1, -1),  # never
 }
 
-CGROUP = Path("/sys/fs/cgroup")  # version 2, as a container sees its own
+CGROUP = Path("/sys/fs/cgroup")  # cgroup v2, as seen inside a container
 
 
 def core_count() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def check_threads(threads: int) -> None:
-    """Refuse more threads than cores that this process may use: they would only wait.
+    """Check that there are no more threads than cores that this process may use.
 
     Raises:
-        UserError: with the number of cores.
+        UserError: there are more; the message has the number of cores.
     """
     cores = core_count()
     require(
@@ -43,7 +43,7 @@ def check_threads(threads: int) -> None:
 
 
 def job_environment(threads: int) -> dict[str, str]:
-    """Environment variables of a job's process, which libraries read when they are loaded."""
+    """Environment variables of a job's process; libraries read them when they are loaded."""
     return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
 
 
@@ -51,8 +51,8 @@ def keep_memory() -> bool:
     """Make this process keep the memory that it frees; results do not change.
 
     Returns:
-        Whether it does: not with settings of your own (GLIBC_TUNABLES, MALLOC_...), nor with
-        another C library.
+        Whether it does: False if the user has set GLIBC_TUNABLES or MALLOC_..., or if the C
+        library is not glibc.
     """
     if any(name.startswith(("GLIBC_TUNABLES", "MALLOC_")) for name in os.environ):
         return False
@@ -64,15 +64,15 @@ def keep_memory() -> bool:
 
 
 def trace_crashes() -> None:
-    """If a library crashes this process, print where Python was to the standard error stream."""
-    if sys.__stderr__ is not None:  # closed by whoever started the process
+    """Print the Python traceback to standard error if a library crashes this process."""
+    if sys.__stderr__ is not None:  # None if the parent process closed it
         faulthandler.enable(sys.__stderr__)
 
 
 def available_memory() -> int | None:
-    """Bytes that can be used without swapping, in this container if it has a limit.
+    """Bytes that can be used without swapping, within the container's limit if there is one.
 
-    None where the system does not say.
+    None if the system does not report it.
     """
     found = [each for each in (_of_system(), _of_container()) if each is not None]
     return min(found, default=None)
@@ -83,17 +83,17 @@ def _of_system() -> int | None:
 
 
 def _of_container() -> int | None:
-    """The limit, less what is in use and cannot be dropped; None without a limit."""
+    """The container's limit minus used memory that cannot be reclaimed; None without a limit."""
     try:
         limit = int((CGROUP / "memory.max").read_text())
         used = int((CGROUP / "memory.current").read_text())
-    except (OSError, ValueError):  # "max" is no limit
+    except (OSError, ValueError):  # "max" means no limit
         return None
     return limit - used + (_value(CGROUP / "memory.stat", "inactive_file") or 0)
 
 
 def _value(path: Path, name: str, unit: int = 1) -> int | None:
-    """The number behind a name in a file of such lines."""
+    """The number after `name` in a file with lines of the form "name number"."""
     try:
         lines = path.read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Random numbers as a function of integers: the same on every device, in any order."""
+"""Counter-based random numbers: the same on every device and in any order."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def _xorshift(z: Tensor, bits: int) -> Tensor:
 def splitmix64(state: Tensor) -> Tensor:
     """Output of the generator splitmix64 at `state` (Steele, Lea and Flood, OOPSLA 2014).
 
-    int64 tensors represent the unsigned words bitwise, including overflow. It is a bijection of
-    64-bit words.
+    int64 tensors represent the unsigned words bitwise, including overflow. The function is a
+    bijection of 64-bit words.
     """
     z = state + _GAMMA
     z = _xorshift(z, 30) * _MIX1
@@ -35,7 +35,7 @@ def splitmix64(state: Tensor) -> Tensor:
 
 
 def image_word(seed: int, epoch: int | Tensor, index: Tensor) -> Tensor:
-    """A word for each image `index` [B] in an epoch: int64 [B].
+    """A random word for each image `index` [B] in an epoch: int64 [B].
 
     `epoch` may be a tensor, so that a replayed CUDA graph gets new words.
     """
@@ -46,17 +46,17 @@ def image_word(seed: int, epoch: int | Tensor, index: Tensor) -> Tensor:
 
 
 def further_words(word: Tensor, count: int) -> Tensor:
-    """The first outputs of the generator started at splitmix64(word): [B] -> [B, count] int64."""
+    """The first `count` outputs of a generator seeded with splitmix64(word): int64 [B, count]."""
     step = torch.arange(count, device=word.device) * _GAMMA
     return splitmix64(splitmix64(word)[:, None] + step)
 
 
 def normal(word: Tensor) -> Tensor:
-    """A standard normal number for each word, by the inverse of its distribution: double."""
+    """A standard normal number for each word, by the inverse CDF: float64."""
     fraction = (word >> 12) & ((1 << 52) - 1)
-    return torch.special.ndtri((fraction.double() + 0.5) * 2.0**-52)  # never of 0 or 1
+    return torch.special.ndtri((fraction.double() + 0.5) * 2.0**-52)  # never at 0 or 1
 
 
 def below(word: Tensor, count: int) -> Tensor:
-    """An integer in 0..count-1 for each word: int64, uniform as far as `count` is below 2^63."""
+    """An integer in 0..count-1 for each word: int64, nearly uniform for `count` << 2^63."""
     return (word & _NONNEGATIVE) % count

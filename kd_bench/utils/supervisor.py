@@ -1,9 +1,9 @@
-"""Runs a function in a process of its own, says how it ended, and ends whatever it started.
+"""Runs a function in a child process, reports how it ended, and kills its leftover processes.
 
 The function may run a user's own code, which can call `sys.exit` or `os._exit`, crash, or start
-processes that outlive it. So its process sends over a pipe what it has to report, and the exit code
-is only described. Linux makes the supervisor the parent of every process that it leaves behind, in
-whatever session or process group (`PR_SET_CHILD_SUBREAPER`).
+processes that outlive it. So the child sends its result over a pipe, and the exit code is only used
+in the message if there is no result. Linux makes the supervisor the parent of all orphaned
+processes, in any session or process group (`PR_SET_CHILD_SUBREAPER`).
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from pathlib import Path
 from kd_bench.utils.text.output import print_lines
 
 FAILED = 1
-SIGNALS = {signal.SIGINT, signal.SIGTERM}  # passed on
-MOST = 500  # characters of a reason: a pipe takes them at once, or not at all
-GRACE_SECONDS, HOPELESS_SECONDS = 1.0, 5.0  # what was left has until SIGKILL, and after it
+SIGNALS = {signal.SIGINT, signal.SIGTERM}  # forwarded to the child
+MOST = 500  # characters of a reason: short enough for an atomic write to a pipe
+GRACE_SECONDS, HOPELESS_SECONDS = 1.0, 5.0  # time from SIGTERM to SIGKILL, and to giving up
 _LIBC = ctypes.CDLL(None)
 _SET_DEATH_SIGNAL, _SET_CHILD_SUBREAPER = 1, 36  # PR_... of prctl(2)
 
@@ -34,27 +34,27 @@ _SET_DEATH_SIGNAL, _SET_CHILD_SUBREAPER = 1, 36  # PR_... of prctl(2)
 class Ending:
     """How a process ended."""
 
-    code: int  # as it reported; `FAILED`, or minus the number of the signal that killed it
-    reason: str | None = None  # why it failed, in one line, if that is known
+    code: int  # as reported; otherwise `FAILED`, or minus the number of the signal that killed it
+    reason: str | None = None  # why it failed, in one line, if known
 
 
 def die_with(parent: int, number: int) -> None:
     """Make Linux send a signal to this process when its parent ends."""
     _LIBC.prctl(_SET_DEATH_SIGNAL, number)
-    if os.getppid() != parent:  # it ended before it could be watched
+    if os.getppid() != parent:  # it ended before prctl took effect
         sys.exit(FAILED)
 
 
 def supervise(run: Callable[[], Ending]) -> Ending:
-    """Run a function in a fork of this process, which must have no second thread.
+    """Run a function in a fork of this process, which must be single-threaded.
 
-    SIGINT and SIGTERM are passed on to the fork, and it ends with this process.
+    SIGINT and SIGTERM are forwarded to the fork, and it is killed if this process ends.
 
     Args:
-        run: begins with these signals blocked, and calls `accept_signals` once it can handle them.
+        run: starts with these signals blocked, and calls `accept_signals` once it can handle them.
 
     Returns:
-        What `run` returned; how its process ended, if that was before.
+        The result of `run`, or how its process ended if it did not return.
     """
     _LIBC.prctl(_SET_CHILD_SUBREAPER, 1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -74,10 +74,10 @@ def supervise(run: Callable[[], Ending]) -> Ending:
 
 
 def accept_signals() -> None:
-    """Let signals reach this process, and make SIGINT a `KeyboardInterrupt`.
+    """Unblock signals in this process, and make SIGINT raise `KeyboardInterrupt`.
 
-    A shell makes what it starts in the background ignore SIGINT, and Ray blocks it in its
-    processes, and so in those that they start.
+    A shell starts background processes with SIGINT ignored, and Ray blocks it in its workers;
+    their child processes inherit that.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -89,7 +89,7 @@ def _wait(child: int) -> int:
     while True:
         number = signal.sigwait({*SIGNALS, signal.SIGCHLD})
         if number != signal.SIGCHLD:
-            # The child was not waited for yet, so its id is still its own.
+            # The child has not been reaped yet, so its PID cannot have been reused.
             os.kill(child, number if os.getppid() == parent else signal.SIGKILL)
         statuses = dict(_ended_children())
         if child in statuses:
@@ -97,19 +97,19 @@ def _wait(child: int) -> int:
 
 
 def _ended_children() -> Iterator[tuple[int, int]]:
-    """Wait for the children that have ended: their ids and statuses."""
-    with suppress(ChildProcessError):  # there are no others
+    """Reap the children that have ended: their PIDs and statuses."""
+    with suppress(ChildProcessError):  # no children are left
         while (ended := os.waitpid(-1, os.WNOHANG))[0] != 0:
             yield ended
 
 
 def _end_what_is_left() -> None:
-    """End all children; theirs become this process's, and are ended likewise."""
+    """Terminate all children; their orphans become children of this process, and are next."""
     begin, asked = time.monotonic(), set()
     while _has_children():
         waited = time.monotonic() - begin
         if waited > GRACE_SECONDS + HOPELESS_SECONDS:
-            text = f"processes that were started here do not end: {_children()}"
+            text = f"child processes of this job cannot be killed: {_children()}"
             print_lines(text, file=sys.stderr)
             return
         for pid in _children():
@@ -132,10 +132,10 @@ def _has_children() -> bool:
 
 
 def _children() -> list[int]:
-    """Ids of the children; none is given to another process before it was waited for."""
+    """PIDs of the children; none can be reused before the child is reaped."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # it has ended meanwhile
+        with suppress(OSError):  # the process has ended meanwhile
             parent = path.read_text().rpartition(")")[2].split()[1]
             if int(parent) == os.getpid():
                 found.append(int(path.parent.name))
@@ -143,7 +143,7 @@ def _children() -> list[int]:
 
 
 def _reported(receiver: Connection) -> Ending | None:
-    """What the child sent, unless it ended before."""
+    """The result that the child sent; None if it ended before that."""
     with receiver, suppress(EOFError):
         if receiver.poll():
             ending: Ending = receiver.recv()

@@ -1,10 +1,10 @@
-"""Lets torchvision be imported even if it does not match the installed torch.
+"""Makes torchvision importable even if its build does not match the installed torch.
 
-pip installs a torchvision built for CUDA on Linux. With a CPU-only torch its compiled operators do
-not load, and its import fails, because it registers fake implementations of two of them (`nms`, and
-since 0.28 `qnms`). Declaring these operators first makes the import work; they are for detection,
-and kd-bench never calls them. Models (`torchvision.models.resnet18`, and all of timm) and datasets
-need it.
+On Linux, pip installs a torchvision built for CUDA. With a CPU-only torch, its compiled operators
+do not load, and the import fails because torchvision registers fake implementations of two of them
+(`nms`, and since 0.28 `qnms`). Declaring these operators first makes the import work; they are for
+detection, and kd-bench never calls them. Models (`torchvision.models.resnet18` and all of timm) and
+datasets need torchvision.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 
 def import_torchvision() -> ModuleType:
-    """torchvision; its import takes a second or two."""
+    """Import torchvision, which takes a second or two."""
     declare_operators()
     import torchvision
 
@@ -31,10 +31,10 @@ def import_torchvision() -> ModuleType:
 
 @lru_cache
 def declare_operators() -> torch.library.Library | None:
-    """Declare torchvision's operators if they do not load, before whatever may import it.
+    """Declare torchvision's operators if they do not load; call it before any import of it.
 
     Returns:
-        What keeps the declarations alive; None where there is nothing to declare.
+        The library that keeps the declarations alive; None if nothing has to be declared.
     """
     spec = None if "torchvision" in sys.modules else find_spec("torchvision")
     if spec is None or _operators_load(spec.submodule_search_locations or ()):
@@ -46,7 +46,7 @@ def declare_operators() -> torch.library.Library | None:
 
 
 def _operators_load(folders: Iterable[str]) -> bool:
-    """Whether the compiled operators match this torch."""
+    """Whether the compiled operators match the installed torch."""
     libraries = [library for folder in folders for library in Path(folder).glob("_C.*")]
     try:
         for library in libraries:

@@ -133,7 +133,7 @@ MISTAKES = {
     ),
     "a target that is no loss": (
         ["method.losses.st._target_=kd_bench.config.schema.Config"],
-        "is no kd_bench.interfaces.Loss",
+        "is not a kd_bench.interfaces.Loss",
     ),
     "two files of one group": (
         ["method=[st,at]"],

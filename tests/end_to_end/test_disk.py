@@ -85,7 +85,7 @@ def test_a_sweep_goes_on_after_its_folder_has_disappeared(tmp_path):
     assert sweep.returncode == 1, output
     assert "Traceback" not in output
     assert output.count("FAILED: ") == 1
-    assert "seed0 disappeared while its job ran; start the same command again" in output
+    assert "seed0 disappeared while its job ran; rerun the command" in output
     assert len(results(tmp_path)) == 2
     code, output = run(tmp_path, *COMMAND)
     assert code == 0, output

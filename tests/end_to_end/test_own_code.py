@@ -135,7 +135,7 @@ class Mine(LogitPlugin):
         ),
         (
             PLUGIN.replace("(LogitPlugin)", "(Loss)") + "        pass",
-            "is no kd_bench.interfaces.LogitPl",
+            "is not a kd_bench.interfaces.LogitPl",
         ),
         (
             PLUGIN.replace("pair,", "student, teacher,") + "        pass",
@@ -211,8 +211,8 @@ def test_a_bug_that_shows_in_training_leaves_its_own_frames(kd_bench, tmp_path, 
             "{}.net",
             "ZeroDivisionError: division by zero",
         ),
-        ("def net(num_classes): return 3", "{}.net", "{}.net made no torch.nn.Module, but 3"),
-        ("", "no_such_file.net", "no module no_such_file, installed or here"),
+        ("def net(num_classes): return 3", "{}.net", "{}.net returned 3, which is not a torch.nn"),
+        ("", "no_such_file.net", "no module no_such_file, neither installed nor in this folder"),
     ],
     ids=["import", "error", "number", "file"],
 )

@@ -1,1 +1,1 @@
-"""What a trained network is measured by: its logits, corrupted images, a linear probe."""
+"""Evaluation of a trained network: metrics of its logits, corrupted images, a linear probe."""

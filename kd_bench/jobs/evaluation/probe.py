@@ -1,10 +1,10 @@
-"""A linear probe: how well a classifier of frozen features does on another dataset.
+"""Linear probe: accuracy on another dataset of a linear classifier on frozen features.
 
 Contrastive Representation Distillation (Tian et al., 2020), arXiv:1910.10699, section 4.1: the
-student is frozen, and a linear classifier of what its own classifier reads is trained on a dataset
-whose images are resized to those that the student was trained on. What the paper leaves open is set
-here: features are computed once, of images without augmentation, and standardized by those of the
-training images; SGD with a cosine schedule trains for 100 epochs, and the last one counts.
+student is frozen, and a linear classifier on its penultimate features is trained on another
+dataset, with images resized to the student's input size. The paper leaves some details open; here,
+features are computed once, from images without augmentation, and standardized with the statistics
+of the training images; SGD with a cosine schedule trains for 100 epochs, and the last one counts.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from kd_bench.training.loop import accuracy
 from kd_bench.utils.errors import require
 from kd_bench.utils.seeds import derive_seed
 
-REVISION = 1  # raised when anything changes its numbers: older probes are trained again
+REVISION = 1  # increased when results change, so that older probes are trained again
 FEATURES = "pooled"  # the stage that a network's classifier reads
 EPOCHS, BATCH_SIZE, LR, MOMENTUM, WEIGHT_DECAY = 100, 64, 0.05, 0.9, 5e-4
 
 
 @dataclass(frozen=True)
 class Features:
-    """Features [N, D] of images and their classes [N], on the CPU."""
+    """Features [N, D] of images, and their classes [N], on the CPU."""
 
     value: Tensor
     target: Tensor
@@ -41,9 +41,9 @@ def measure_probe(net: FeatureExtractor, own: Data, other: Data, seed: int) -> f
 
     Args:
         net: with the stage `pooled`.
-        own: the dataset that it was trained on.
+        own: the dataset that the network was trained on.
         other: the dataset that the classifier is trained on.
-        seed: of its initial weights and of the order of its batches.
+        seed: for the classifier's initial weights and the order of its batches.
 
     Raises:
         UserError: a feature is not finite.
@@ -72,7 +72,7 @@ def _features(net: FeatureExtractor, own: Data, other: Data, split: Labelled) ->
 
 
 def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Images uint8 [N, H, W, 3] with another height and width: bilinear, antialiased."""
+    """Images uint8 [N, H, W, 3] resized to another height and width: bilinear, antialiased."""
     if image.shape[1:3] == size:
         return image
     channels_first = image.permute(0, 3, 1, 2).float()
@@ -81,7 +81,7 @@ def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def standardized(train: Features, test: Features) -> tuple[Features, Features]:
-    """Both with the mean and deviation of the training images, 0 and 1; constants become 0."""
+    """Both, scaled to mean 0 and standard deviation 1 on `train`; constant features become 0."""
     deviation, mean = torch.std_mean(train.value, dim=0, correction=0)
     scale = torch.where(deviation > 0, deviation, 1)
     ready = (Features((each.value - mean) / scale, each.target) for each in (train, test))
@@ -89,7 +89,7 @@ def standardized(train: Features, test: Features) -> tuple[Features, Features]:
 
 
 def train_classifier(train: Features, num_classes: int, seed: int) -> nn.Linear:
-    """A linear classifier of features, trained by SGD on the CPU."""
+    """A linear classifier on features, trained with SGD on the CPU."""
     random = torch.Generator().manual_seed(derive_seed(seed, "probe"))
     classifier = nn.Linear(train.value.shape[1], num_classes)
     nn.init.normal_(classifier.weight, std=0.01, generator=random)

@@ -22,15 +22,15 @@ from kd_bench.results.record import Corrupted
 def measure_corrupted(
     nets: Sequence[FeatureExtractor], data: Data, report: Callable[[str], None]
 ) -> list[Corrupted]:
-    """What each network classifies correctly of the test images with every corruption.
+    """Accuracy of each network on the test images with every corruption.
 
-    Several networks are measured together since making the images takes longer than classifying
-    them.
+    Several networks are evaluated together, because corrupting the images takes longer than
+    classifying them.
 
     Args:
         nets: the networks.
-        data: the images that they were trained on.
-        report: called with the name of each corruption, before it is made.
+        data: the dataset that they were trained on.
+        report: called with the name of each corruption before its images are created.
     """
     shares: list[dict[str, list[float]]] = [{} for _ in nets]
     for name in CORRUPTIONS | EXTRA:
@@ -50,7 +50,7 @@ def measure_corrupted(
 
 @torch.no_grad()
 def _correct(nets: Sequence[FeatureExtractor], data: Data, name: str, strength: int) -> list[int]:
-    """How many test images with a corruption each network classifies correctly."""
+    """The number of corrupted test images that each network classifies correctly."""
     correct = [0] * len(nets)
     for part, plain in enumerate(data.plain_images(data.test, PART)):
         image = data.normalise(corrupted(plain.cpu(), name, strength, part))

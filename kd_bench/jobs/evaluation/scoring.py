@@ -1,6 +1,6 @@
-"""What logits of all test images tell: likelihood, calibration, fidelity to the teacher.
+"""Metrics of the logits of all test images: likelihood, calibration, fidelity to the teacher.
 
-All of it is computed in double precision on the CPU, from logits in single precision.
+All are computed in double precision on the CPU, from logits in single precision.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from kd_bench.results.record import Metrics
 from kd_bench.training.loop import all_logits
 
 TOP = 5
-BINS = 15  # of the confidence, equally wide
-TEMPERATURES = (0.01, 100.0)  # between which one is fitted
+BINS = 15  # of the confidence, of equal width
+TEMPERATURES = (0.01, 100.0)  # bounds of the fitted temperature
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class StudentLogits:
 
 
 def student_logits(net: FeatureExtractor, data: Data) -> StudentLogits:
-    """One pass over the test images, and over the validation images if there are any."""
+    """The logits of the test images, and of the validation images if there are any."""
     validation = None if data.validation is None else all_logits(net, data, data.validation)
     return StudentLogits(all_logits(net, data, data.test), validation)
 
@@ -42,8 +42,8 @@ def measure(student: StudentLogits, teacher: Tensor | None, data: Data) -> Metri
 
     Args:
         student: its logits.
-        teacher: its teacher's logits for the test images, [N, K] on the CPU; None without one.
-        data: has the labels.
+        teacher: its teacher's logits on the test images, [N, K] on the CPU; None without a teacher.
+        data: the dataset, for its labels.
     """
     logits, target = student.test, data.test.target.cpu()
     temperature = scaled = None
@@ -63,9 +63,9 @@ def measure(student: StudentLogits, teacher: Tensor | None, data: Data) -> Metri
 
 
 def top_accuracy(logits: Tensor, target: Tensor) -> float | None:
-    """Percent of images [N] whose class is among the five largest of logits [N, K].
+    """Percent of images [N] whose class is among the five largest logits [N, K].
 
-    None with five classes or fewer, where it would be 100.
+    None with five classes or fewer, where it would always be 100.
     """
     if logits.shape[1] <= TOP:
         return None
@@ -80,22 +80,22 @@ def negative_log_likelihood(logits: Tensor, target: Tensor) -> float:
 def calibration_error(logits: Tensor, target: Tensor) -> float:
     """Expected calibration error of logits [N, K] in percent, with 15 bins of equal width.
 
-    sum_m |B_m| / N * |accuracy(B_m) - confidence(B_m)|, B_m the images whose largest probability is
-    in ((m - 1) / 15, m / 15]: On Calibration of Modern Neural Networks (Guo et al., 2017),
-    arXiv:1706.04599, eq. 3.
+    sum_m |B_m| / N * |accuracy(B_m) - confidence(B_m)|, where B_m are the images whose largest
+    probability is in ((m - 1) / 15, m / 15]. On Calibration of Modern Neural Networks (Guo et al.,
+    2017), arXiv:1706.04599, eq. 3.
     """
     confidence, answer = logits.double().softmax(1).max(1)
     bins = (confidence * BINS).ceil().long().clamp(1, BINS) - 1
     gap = (answer == target).double() - confidence
-    # |B_m| cancels: |B_m| * |mean of the gaps| is the absolute value of their sum
+    # |B_m| cancels: |B_m| * |mean gap| = |sum of the gaps|
     return 100 * torch.zeros(BINS).double().index_add_(0, bins, gap).abs().sum().item() / len(gap)
 
 
 def best_temperature(logits: Tensor, target: Tensor) -> float:
-    """The T at which logits / T [N, K] have the smallest negative log-likelihood.
+    """The temperature T that minimizes the negative log-likelihood of logits / T [N, K].
 
-    Between 0.01 and 100, as the loss has no minimum where every image is classified correctly. Guo
-    et al., section 4.2.
+    Restricted to 0.01..100, because the loss has no minimum if every image is classified
+    correctly. Guo et al., section 4.2.
     """
     low, high = map(math.log, TEMPERATURES)
 
@@ -107,9 +107,9 @@ def best_temperature(logits: Tensor, target: Tensor) -> float:
 
 
 def divergence(teacher: Tensor, student: Tensor) -> float:
-    """mean(KL(p_t || p_s)) in nats at temperature 1, of logits [N, K].
+    """mean(KL(p_t || p_s)) in nats at temperature 1, from logits [N, K].
 
-    The fidelity of Does Knowledge Distillation Really Work? (Stanton et al., 2021),
+    The measure of fidelity in Does Knowledge Distillation Really Work? (Stanton et al., 2021),
     arXiv:2106.05945.
     """
     logs = student.double().log_softmax(1), teacher.double().log_softmax(1)
@@ -117,7 +117,7 @@ def divergence(teacher: Tensor, student: Tensor) -> float:
 
 
 def agreement_on_errors(teacher: Tensor, student: Tensor, target: Tensor) -> float | None:
-    """Percent of the images that the teacher misclassifies which the student puts in its class.
+    """Percent of the teacher's errors on which the student predicts the same class as the teacher.
 
     Args:
         teacher: logits [N, K].
@@ -125,7 +125,7 @@ def agreement_on_errors(teacher: Tensor, student: Tensor, target: Tensor) -> flo
         target: labels [N].
 
     Returns:
-        None for a teacher that makes no error.
+        None for a teacher without errors.
     """
     answer = teacher.argmax(1)
     is_wrong = answer != target
@@ -133,7 +133,7 @@ def agreement_on_errors(teacher: Tensor, student: Tensor, target: Tensor) -> flo
 
 
 def class_accuracies(logits: Tensor, target: Tensor) -> list[float | None]:
-    """Percent of each class's images that are classified correctly; None for one without images."""
+    """Accuracy in percent on the images of each class; None for a class without images."""
     classes = logits.shape[1]
     images = target.bincount(minlength=classes).tolist()
     correct = target[logits.argmax(1) == target].bincount(minlength=classes).tolist()
@@ -145,6 +145,6 @@ def _percent(flags: Tensor) -> float:
 
 
 def to_half(logits: Tensor) -> Tensor:
-    """Logits in half precision, to be stored; those beyond its range become its largest number."""
+    """Logits in half precision for storage, clamped to its range."""
     largest = torch.finfo(torch.half).max
     return logits.clamp(-largest, largest).half()

@@ -1,1 +1,1 @@
-"""Text for people: escaped, formatted, printed, in a grid."""
+"""Text output: escaping, formatting, printing, tables in a terminal."""

@@ -1,7 +1,7 @@
-"""Escapes text for where it is written: a function for each format.
+"""Escapes text for an output format: one function per format.
 
-Names and reasons may come from records and logs of other people. They are shown as they are, and
-are never markup, terminal commands or formulas.
+Names and error messages may come from other people's records and logs. They are shown literally,
+never interpreted as markup, terminal control sequences or formulas.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from urllib.parse import quote
 
 
 def printable(text: str) -> str:
-    """A line for a terminal: what cannot be printed is spelled out, such as \\x1b for Escape.
+    """A line for a terminal, with unprintable characters escaped, such as \\x1b for Escape.
 
-    Among that are line breaks, and the marks that reverse the direction of writing.
+    These include line breaks and the marks that reverse the direction of writing.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def markdown(text: str) -> str:
-    """Text for a line of GitHub's Markdown, or a cell of a table: neither HTML nor formatting."""
+    """Text for a line or table cell of GitHub's Markdown, without HTML or formatting."""
     text = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"[\\`*|\[\]~$]", r"\\\g<0>", text)
-    return re.sub(r"\b_|_\b", r"\\_", text)  # within a word, it is no formatting
+    return re.sub(r"\b_|_\b", r"\\_", text)  # inside a word, _ does not format
 
 
 _LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
@@ -46,11 +46,11 @@ def latex(text: str) -> str:
 
 
 def csv(text: str) -> str:
-    """Text for a cell of CSV that no spreadsheet takes for a formula; quotes are the writer's."""
+    """Text for a CSV cell that no spreadsheet interprets as a formula; the writer adds quotes."""
     text = printable(text)
     return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 def link(path: Path, start: Path) -> str:
-    """A relative link to a file from one in the folder `start`: a colon makes it no scheme."""
+    """A relative link from a file in `start` to `path`, quoted so that a colon is not a scheme."""
     return quote(Path(os.path.relpath(path, start)).as_posix())

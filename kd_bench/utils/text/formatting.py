@@ -1,4 +1,4 @@
-"""Formats durations, sizes and counts for people."""
+"""Formats durations, sizes and counts for display."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draws a table of texts no wider than a terminal: columns that do not fit go below the others."""
+"""Draws a text table no wider than a terminal: columns that do not fit go below the others."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
-UNLIMITED = 1000  # characters: the width of a file or a pipe
-EDGES, GAP = 2, 3  # characters outside of all columns, and between two
+UNLIMITED = 1000  # characters: the width for a file or a pipe
+EDGES, GAP = 2, 3  # characters outside all columns, and between two columns
 
-Column = Sequence[str]  # its heading, and a text for each row
+Column = Sequence[str]  # the heading, then a text for each row
 
 
 def side_by_side(rows: Sequence[Sequence[str]], width: int) -> list[str]:
-    """Pictures of the table, each with its first column and as many of the others as fit.
+    """Parts of the table as text, each with the first column and as many of the others as fit.
 
     Args:
         rows: the heading, then a text for each column of each row.
         width: of the terminal, in characters. Headings are wrapped between words to fit; the texts
-            below them only where one column alone is too wide.
+            below them are wrapped only if a single column is too wide.
     """
     names, *columns = zip(*rows, strict=True)
     pictures: list[str] = []
@@ -40,7 +40,7 @@ def _least_width(columns: Sequence[Column]) -> int:
 
 
 def _least(column: Column) -> int:
-    """The width of a column whose heading is wrapped between words, and nothing else."""
+    """The minimum width of a column in which only the heading is wrapped, between words."""
     heading, *texts = column
     return max(cell_len(text) for text in (*heading.split(), *texts))
 

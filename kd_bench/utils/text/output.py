@@ -1,4 +1,4 @@
-"""Prints lines in which nothing but their text can reach a terminal, even where it is closed."""
+"""Prints lines without terminal control sequences, and handles closed standard streams."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def print_lines(*lines: str, file: TextIO | None = None) -> None:
 
 
 def replace_closed_streams() -> None:
-    """Open /dev/null in place of standard input, output and error that are closed (`>&-`).
+    """Open /dev/null in place of standard streams that are closed (`>&-`).
 
-    Otherwise the next file that is opened would take their place, and get what is printed.
+    Otherwise the next file to be opened would get their descriptor, and the output with it.
     """
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         if getattr(sys, name) is None:

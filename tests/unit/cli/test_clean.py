@@ -245,7 +245,7 @@ def test_a_damaged_file_is_named_and_the_rest_is_cleaned(kd_bench, finished, tmp
     code, printed = kd_bench("clean", "--yes", "--weights")
     assert code == 0
     assert "kd-bench: --weights is left out: runs/.sweeps/mine.jsonl is damaged, or was" in printed
-    assert "/seed8/lock is a link or a file, and not the folder that a lock is" in printed
+    assert "/seed8/lock is a link or a file, but a lock is a folder" in printed
     assert f"left out: runs/{student.relative_to(tmp_path / 'runs')}/result.json is no" in printed
     assert files(teacher) == KEPT
     assert files(student) == KEPT | {"checkpoint.pt", "console.log"}  # of an unfinished job

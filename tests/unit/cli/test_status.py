@@ -155,7 +155,7 @@ def test_damaged_files_of_a_job_are_named_and_the_others_are_told_of(kd_bench, s
         assert running.startswith(f"  {runs.label}: starting (process ")
         assert len(damage) == 2
         assert f"runs/{started[1].folder}/result.json is no record: " in damage[0]
-        assert damage[1].endswith(f"/{runs.folder}/timing.csv is damaged; its job writes it again")
+        assert damage[1].endswith(f"/{runs.folder}/timing.csv is damaged; its job will rewrite it")
         planned = kd_bench("plan", *TINY, "method=st")[1]
         assert f"seed 0: to do, time unknown; runs/{started[1].folder}/result.json is no" in planned
 
@@ -185,7 +185,7 @@ def test_damaged_progress_is_named_or_shown_as_finite_numbers(data, name):
         except DamagedError as error:
             progress, refusal = None, str(error)
     if progress is None:
-        assert refusal == f"{path} is damaged; its job writes it again"
+        assert refusal == f"{path} is damaged; its job will rewrite it"
     else:
         text = progress_text(SimpleNamespace(epochs=3), JobStatus("running", progress=progress))
         assert "nan" not in text

@@ -220,17 +220,17 @@ REFUSED = {
     "none": (("method=st", "method.ensemble.size=0"), r"whole number of 1 or more, got 0$"),
     "a file": (
         ("method=st", "method.ensemble.size=2", "teacher.checkpoint=FILE"),
-        r"^method\.ensemble\.size=2 .* teacher\.checkpoint is one file; leave out either$",
+        r"^method\.ensemble\.size=2 .* teacher\.checkpoint is one file; leave out one of them$",
     ),
     "too large an assistant": (
         ("method=assistant", "model@assistant=resnet56"),
-        r"^method\.chain\.assistant\.model has to be of a size from the student's to the teacher's:"
+        r"^method\.chain\.assistant\.model must be between the student and the teacher in size:"
         r" resnet56 has 855,380 parameters, resnet8_half .* and resnet20 77,652; assistant=NAME"
         r" takes resnet8_half, resnet8$",
     ),
     "a link with a head of its own": (
         ("method=assistant", LINKS, f"+method.chain.assistant.method.head={HEAD}"),
-        r"^method\.chain\.assistant: a student with another head cannot teach$",
+        r"^method\.chain\.assistant: a student with another head cannot be a teacher$",
     ),
     "a link's own mistake": (
         ("method=assistant", LINKS, "method.chain.assistant.method.losses.st.temperature=0"),

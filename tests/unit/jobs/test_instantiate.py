@@ -22,5 +22,5 @@ def test_dkds_weights_rise_over_a_twelfth_of_the_epochs():
 @pytest.mark.parametrize("fraction", [20, 0, -0.5])
 def test_a_ramp_that_is_no_fraction_of_the_epochs_is_refused(fraction):
     config = MethodConfig(name="mine", weights={"ce": 1.0}, ramp_epochs={"ce": fraction})
-    with pytest.raises(UserError, match="'ce' is a fraction of the recipe's epochs, above 0 and"):
+    with pytest.raises(UserError, match="'ce' must be a fraction of the recipe's epochs, above"):
         instantiate.build_method(config, context(10))

@@ -104,7 +104,7 @@ def test_a_job_whose_record_is_damaged_runs_again_to_the_same_accuracy(kd_bench,
     record.write_bytes(record.read_bytes()[:200])
     code, printed = kd_bench(*TINY, "method=st")
     assert code == 0
-    assert f"set aside runs/{before['folder']}/result.json.damaged, and runs again" in printed
+    assert f"kept as runs/{before['folder']}/result.json.damaged; running again" in printed
     assert json.loads(record.read_bytes())["accuracy"] == before["accuracy"]
     assert history.read_text() == rows
     assert record.with_name("result.json.damaged").stat().st_size == 200

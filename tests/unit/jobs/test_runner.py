@@ -14,6 +14,6 @@ def test_a_folder_that_disappears_is_one_line(tmp_path):
         def epoch(self, row, timing):
             (tmp_path / "synthetic").rename(tmp_path / "elsewhere")  # at once, as by an unmount
 
-    with pytest.raises(UserError, match="seed0 disappeared while its job ran; start the same"):
+    with pytest.raises(UserError, match="seed0 disappeared while its job ran; rerun the"):
         run(baseline, Unmounts())
     assert run(baseline, NullReporter())[1]

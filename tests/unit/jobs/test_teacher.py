@@ -94,7 +94,7 @@ def test_a_teacher_is_as_accurate_as_its_record_says(student, images, conditions
             read_record(student.teacher.path).accuracy.last - images * IMAGE
         )
         return
-    with pytest.raises(UserError, match=r"correctly, and its record says .*: rm -r "):
+    with pytest.raises(UserError, match=r"correctly, but .* according to its record: .*: rm -r "):
         trained(student)
     assert not (student.path / "history.csv").exists()  # refused before it trains
 
@@ -143,7 +143,7 @@ def test_a_given_teacher_off_its_expected_accuracy_is_refused_before_it_trains(f
 
 
 def test_a_place_in_no_file_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"teacher.checkpoint_key is a place in the file of"):
+    with pytest.raises(UserError, match=r"teacher.checkpoint_key is a key in the file"):
         validate_job(job(tmp_path, "method=st", "teacher.checkpoint_key=ema"))
 
 

@@ -149,7 +149,7 @@ def test_what_fits_is_known_before_training(runs):
             validate_job(job(runs, "method=simkd", f"method.head.stage={stage}"))
     made = config(runs, "method=dml")
     head = config(runs, "method=simkd").method.head
-    with pytest.raises(UserError, match="whose head is made from a trained one"):
+    with pytest.raises(UserError, match="its head needs a trained teacher"):
         validate_job(resolve_job(replace(made, method=replace(made.method, head=head)), {}))
 
 

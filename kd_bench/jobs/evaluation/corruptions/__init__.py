@@ -1,1 +1,1 @@
-"""Corruptions of images at five strengths, after CIFAR-C: a file for each of their kinds."""
+"""Image corruptions at five strengths, after CIFAR-C: one file per kind."""

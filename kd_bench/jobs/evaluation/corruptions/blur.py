@@ -1,4 +1,4 @@
-"""Blur: of the lens, of frosted glass, of a moving or zooming camera."""
+"""Blur: Gaussian, defocus, frosted glass, motion, zoom."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ def gaussian_blur(image: Array, strength: int, random: np.random.Generator) -> A
 
 
 def defocus_blur(image: Array, strength: int, random: np.random.Generator) -> Array:
-    """The mean over a disk, whose edge is smoothed."""
+    """The mean over a disk with a smoothed edge."""
     radius, edge = at(strength, (0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1.0, 0.2), (1.5, 0.1))
     disk = disk_kernel(pixels(radius, image), pixels(edge, image))
     return correlate(image, disk[None, :, :, None], mode="mirror")
 
 
 def glass_blur(image: Array, strength: int, random: np.random.Generator) -> Array:
-    """Pixels take the color of a near one, between two Gaussian filters.
+    """Each pixel takes the color of a random neighbor, between two Gaussian filters.
 
-    Their code means to swap the two pixels, but copies one to the other; so does this.
+    The authors' code is meant to swap the two pixels, but copies one to the other; so does this.
     """
     sigma, distance, times = at(
         strength, (0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2)
@@ -44,20 +44,20 @@ def glass_blur(image: Array, strength: int, random: np.random.Generator) -> Arra
 
 
 def motion_blur(image: Array, strength: int, random: np.random.Generator) -> Array:
-    """The camera moves along a line of a random direction within 45 degrees of the horizontal."""
+    """The camera moves along a line in a random direction within 45 degrees of the horizontal."""
     radius, sigma = at(strength, (6, 1.0), (6, 1.5), (6, 2.0), (8, 2.0), (9, 2.5))
     angle = random.uniform(-45, 45, size=len(image))
     return moved(image, pixels(radius, image), pixels(sigma, image), angle)
 
 
 def zoom_blur(image: Array, strength: int, random: np.random.Generator) -> Array:
-    """The mean of the image and of magnified ones, up to a factor, in steps of 1 %."""
+    """The mean of the image and of magnified copies, in steps of 1 % up to a largest factor."""
     steps = at(strength, 6, 11, 16, 21, 26)
     return (image + sum(zoomed(image, 1 + step / 100) for step in range(steps))) / (steps + 1)
 
 
 def smooth(image: Array, sigma: float) -> Array:
-    """A Gaussian filter of images [N, H, W, C], of which the outermost pixels go on outside."""
+    """A Gaussian filter of images [N, H, W, C], padded with their edge pixels."""
     return gaussian_filter(image, (0, sigma, sigma, 0), mode="nearest")
 
 
@@ -72,10 +72,10 @@ def disk_kernel(radius: float, edge: float) -> Array:
 
 
 def moved(image: Array, radius: float, sigma: float, angle: Array) -> Array:
-    """The blur of a motion to one side, as ImageMagick has it.
+    """One-sided motion blur as in ImageMagick.
 
-    A mean along a line that begins at the pixel, with half of a Gaussian as weights; pixels are not
-    interpolated, and the outermost ones go on outside.
+    A mean along a line that begins at the pixel, weighted by half a Gaussian, without interpolation
+    and padded with the edge pixels.
 
     Args:
         image: [N, H, W, C].
@@ -98,13 +98,13 @@ def moved(image: Array, radius: float, sigma: float, angle: Array) -> Array:
 
 
 def zoomed(image: Array, factor: float) -> Array:
-    """The middle of images [N, H, W, C], magnified to their size by linear interpolation."""
+    """The center of images [N, H, W, C], magnified to their size by linear interpolation."""
     rows, columns = (_zoom(size, factor) for size in image.shape[1:3])
     return np.einsum("hi,wj,nijc->nhwc", rows, columns, image, optimize=True)
 
 
 def _zoom(size: int, factor: float) -> Array:
-    """The matrix [size, size] that magnifies the middle of a line of pixels."""
+    """The matrix [size, size] that magnifies the center of a line of pixels."""
     cut = math.ceil(size / factor)
     large = round(cut * factor)
     place = (np.arange(size) + (large - size) // 2) * (cut - 1) / max(large - 1, 1)

@@ -1,11 +1,11 @@
-"""The corruptions of CIFAR-C by name, and images with one of them.
+"""The corruptions of CIFAR-C by name, and a function that applies one of them.
 
 Benchmarking Neural Network Robustness to Common Corruptions and Perturbations (Hendrycks &
-Dietterich, 2019), arXiv:1903.12261. The parameters are those of its code for CIFAR; what is made of
-them is this project's own, so images differ from the published files in their random numbers and in
-details of filters. Left out: frost, which needs its photographs, and, of the four that the paper
-has for validation, spatter, which needs OpenCV. Motion blur and the fall of snow are ImageMagick's
-in the paper, and written after it here.
+Dietterich, 2019), arXiv:1903.12261. The parameters are those of the authors' code for CIFAR; the
+implementation is independent, so images differ from the published files in random numbers and in
+details of filters. Not included: frost, which needs the authors' photographs, and spatter (one of
+four extra corruptions for validation), which needs OpenCV. Motion blur and the falling snow use
+ImageMagick in the authors' code, and are reimplemented here.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from kd_bench.jobs.evaluation.corruptions import blur, digital, noise, weather
 from kd_bench.jobs.evaluation.corruptions.common import Corruption
 from kd_bench.utils.seeds import derive_seed
 
-REVISION = 1  # raised when any of them changes: what older ones measured is measured again
-SEED = 20190328  # of the random numbers, the same for every run: all see the same images
-PART = 250  # images that share random numbers, hence made together
+REVISION = 1  # increased when a corruption changes, so that older results are measured again
+SEED = 20190328  # the same for all runs, so that all are measured on the same images
+PART = 250  # images per random generator, corrupted together
 
 CORRUPTIONS: dict[str, Corruption] = {
     "gaussian_noise": noise.gaussian_noise,
@@ -38,7 +38,7 @@ CORRUPTIONS: dict[str, Corruption] = {
     "pixelate": digital.pixelate,
     "jpeg_compression": digital.jpeg_compression,
 }
-EXTRA: dict[str, Corruption] = {  # the paper's for validation, not part of its mean
+EXTRA: dict[str, Corruption] = {  # for validation in the paper, not part of the mean
     "speckle_noise": noise.speckle_noise,
     "gaussian_blur": blur.gaussian_blur,
     "saturate": digital.saturate,
@@ -46,13 +46,13 @@ EXTRA: dict[str, Corruption] = {  # the paper's for validation, not part of its 
 
 
 def corrupted(image: Tensor, name: str, strength: int, part: int) -> Tensor:
-    """Images with a corruption: uint8 [N, H, W, 3], on the CPU, as the given ones.
+    """Corrupted images: uint8 [N, H, W, 3] on the CPU, like the given ones.
 
     Args:
-        image: consecutive images of a test set, `PART` of them, or those that remain at its end.
-        name: of `CORRUPTIONS` or `EXTRA`.
+        image: consecutive images of a test set: `PART` of them, or the rest at its end.
+        name: a key of `CORRUPTIONS` or `EXTRA`.
         strength: 1 to 5.
-        part: which of these parts it is, from 0.
+        part: index of this part of the test set, from 0.
     """
     random = np.random.default_rng(derive_seed(SEED, name, strength, part))
     make = (CORRUPTIONS | EXTRA)[name]

@@ -1,4 +1,4 @@
-"""What all corruptions share: their type, values by strength, and lengths in pixels."""
+"""Shared by all corruptions: their type, values by strength, and lengths in pixels."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ Corruption = Callable[[Array, int, np.random.Generator], Array]
 Value = TypeVar("Value")
 
 STRENGTHS = (1, 2, 3, 4, 5)
-PAPERS_SIZE = 32  # height and width of the images that the parameters are for
+PAPERS_SIZE = 32  # height and width of the images that the parameters were chosen for
 
 
 def at(strength: int, *values: Value) -> Value:
-    """The value for a strength, of those for the strengths 1 to 5."""
+    """The value for a strength, given the values for strengths 1 to 5."""
     return values[strength - 1]
 
 
 def pixels(length: float, image: Array) -> float:
-    """A length on images of 32x32 pixels as one on larger images, by their shorter side.
+    """A length on 32x32 images, scaled to larger images by their shorter side.
 
-    On smaller ones it stays as it is, since less than a pixel would be no corruption at all.
+    It is not scaled down for smaller images, where less than a pixel would be no corruption.
     """
     return length * max(1.0, min(image.shape[1:3]) / PAPERS_SIZE)

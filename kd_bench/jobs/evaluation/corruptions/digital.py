@@ -14,25 +14,25 @@ from kd_bench.jobs.evaluation.corruptions.common import Array, at
 
 
 def contrast(image: Array, strength: int, random: np.random.Generator) -> Array:
-    """Pixels come closer to the mean of their channel."""
+    """Moves pixels closer to the mean of their channel."""
     mean = image.mean(axis=(1, 2), keepdims=True)
     return mean + at(strength, 0.75, 0.5, 0.4, 0.3, 0.15) * (image - mean)
 
 
 def saturate(image: Array, strength: int, random: np.random.Generator) -> Array:
-    """Another saturation in HSV, at the same hue and value; grey, without a hue, turns to red."""
+    """Changes the saturation in HSV at the same hue and value; grey, with no hue, becomes red."""
     factor, more = at(strength, (0.3, 0.0), (0.1, 0.0), (1.5, 0.0), (2.0, 0.1), (2.5, 0.2))
     value, lowest = image.max(axis=3, keepdims=True), image.min(axis=3, keepdims=True)
     spread = value - lowest
     saturation = spread / np.where(value > 0, value, 1)
-    wanted = value * (saturation * factor + more).clip(0, 1)  # of the spread
+    wanted = value * (saturation * factor + more).clip(0, 1)  # the new spread
     of_red = np.broadcast_to([0.0, 1.0, 1.0], image.shape)
     below = np.where(spread > 0, (value - image) / np.where(spread > 0, spread, 1), of_red)
     return value - below * wanted
 
 
 def jpeg_compression(image: Array, strength: int, random: np.random.Generator) -> Array:
-    """Written as JPEG, and read again."""
+    """JPEG compression."""
     quality = at(strength, 80, 65, 58, 50, 40)
 
     def compressed(picture: Image.Image) -> Image.Image:
@@ -44,7 +44,7 @@ def jpeg_compression(image: Array, strength: int, random: np.random.Generator) -
 
 
 def pixelate(image: Array, strength: int, random: np.random.Generator) -> Array:
-    """Smaller by a factor, and large again, each new pixel the mean of a box."""
+    """Downscales by a factor and upscales again, both with a box filter."""
     factor = at(strength, 0.95, 0.9, 0.85, 0.75, 0.65)
     _, height, width, _ = image.shape
     small = int(width * factor), int(height * factor)
@@ -54,8 +54,8 @@ def pixelate(image: Array, strength: int, random: np.random.Generator) -> Array:
 
 
 def elastic_transform(image: Array, strength: int, random: np.random.Generator) -> Array:
-    """A random affine map, and then a random smooth field of displacements."""
-    most, sigma, corner = at(  # as fractions of the image's size
+    """A random affine map, followed by a random smooth displacement field."""
+    most, sigma, corner = at(  # fractions of the image size
         strength,
         (0.0, 0.0, 0.08),
         (0.05, 0.2, 0.07),
@@ -76,16 +76,15 @@ def elastic_transform(image: Array, strength: int, random: np.random.Generator) 
 def _affine(
     x: Array, y: Array, most: float, count: int, random: np.random.Generator
 ) -> tuple[Array, Array]:
-    """Where each pixel (x, y) of an affine image comes from: two arrays [N, H, W].
+    """The source coordinates of each pixel (x, y) under an affine map: two arrays [N, H, W].
 
-    The map takes three corners of a square in the middle to places that are up to `most` pixels
-    further to each side.
+    The map moves three corners of a centered square by up to `most` pixels in each direction.
     """
     height, width = x.shape
     center, half = np.array([height, width]) // 2, min(height, width) // 3
     corners = center + half * np.array([[1, 1], [1, -1], [-1, -1]])
     moved = corners + random.uniform(-most, most, size=(count, 3, 2))
-    # [x, y, 1] @ back = where it was, solved at the three corners
+    # [x, y, 1] @ back = source position, solved at the three corners
     known = np.concatenate([moved, np.ones((count, 3, 1))], axis=2)
     back = np.linalg.solve(known, np.broadcast_to(corners.astype(float), (count, 3, 2)))
     points = np.stack([x, y, np.ones_like(x)], axis=2)
@@ -94,7 +93,7 @@ def _affine(
 
 
 def warped(image: Array, x: Array, y: Array) -> Array:
-    """Images [N, H, W, 3] with pixels from x and y, [N, H, W]; reflected outside, bilinear."""
+    """Images [N, H, W, 3] sampled at x and y, [N, H, W]: bilinear, with reflection padding."""
     _, height, width, _ = image.shape
     grid = np.stack([2 * x / (width - 1) - 1, 2 * y / (height - 1) - 1], axis=3)
     channels_first = torch.from_numpy(image).permute(0, 3, 1, 2)

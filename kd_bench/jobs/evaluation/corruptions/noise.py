@@ -1,4 +1,4 @@
-"""Noise: of sensors, of few photons, of broken bits."""
+"""Noise: Gaussian, shot, impulse, speckle."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from kd_bench.jobs.evaluation.corruptions.common import Array, at
 
 
 def gaussian_noise(image: Array, strength: int, random: np.random.Generator) -> Array:
-    """Normal noise, the same for dark and bright pixels."""
+    """Additive normal noise with the same scale for dark and bright pixels."""
     return image + random.normal(scale=at(strength, 0.04, 0.06, 0.08, 0.09, 0.1), size=image.shape)
 
 
 def shot_noise(image: Array, strength: int, random: np.random.Generator) -> Array:
-    """Poisson noise: the fewer photons a bright pixel has, the stronger."""
+    """Poisson noise, stronger the fewer photons a bright pixel gets."""
     photons = at(strength, 500, 250, 100, 75, 50)
     return random.poisson(image * photons) / photons
 
@@ -25,6 +25,6 @@ def impulse_noise(image: Array, strength: int, random: np.random.Generator) -> A
 
 
 def speckle_noise(image: Array, strength: int, random: np.random.Generator) -> Array:
-    """Normal noise in proportion to the brightness."""
+    """Normal noise proportional to the brightness."""
     scale = at(strength, 0.06, 0.1, 0.12, 0.16, 0.2)
     return image * (1 + random.normal(scale=scale, size=image.shape))

@@ -1,4 +1,4 @@
-"""Weather: snow, fog, and light."""
+"""Weather: snow, fog, brightness."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LUMA = np.array([0.299, 0.587, 0.114])  # of red, green, blue: ITU-R BT.601
 
 
 def snow(image: Array, strength: int, random: np.random.Generator) -> Array:
-    """Bright spots, blurred by their fall, over a paler image."""
+    """Bright flakes with motion blur over a paler image."""
     mean, sd, zoom, threshold, radius, sigma, clear = at(
         strength,
         (0.1, 0.2, 1.0, 0.6, 8, 3, 0.95),
@@ -31,12 +31,12 @@ def snow(image: Array, strength: int, random: np.random.Generator) -> Array:
 
 
 def fog(image: Array, strength: int, random: np.random.Generator) -> Array:
-    """Clouds are added, and contrast is lost."""
+    """Adds clouds and reduces the contrast."""
     amount, decay = at(strength, (0.2, 3.0), (0.5, 3.0), (0.75, 2.5), (1.0, 2.0), (1.5, 1.75))
     count, height, width, _ = image.shape
     clouds = plasma(count, max(height, width), decay, random)[:, :height, :width, None]
     brightest = image.max(axis=(1, 2, 3), keepdims=True)
-    # A black image stays black in their formula, too
+    # A black image stays black, as in the authors' formula
     return (image + amount * clouds) * brightest / (brightest + amount)
 
 
@@ -48,16 +48,16 @@ def brightness(image: Array, strength: int, random: np.random.Generator) -> Arra
 
 
 def plasma(count: int, size: int, decay: float, random: np.random.Generator) -> Array:
-    """Clouds by the diamond-square algorithm on a torus, [count, side, side] from 0 to 1.
+    """Clouds from the diamond-square algorithm on a torus, [count, side, side] in [0, 1].
 
-    Points are the mean of four neighbors and a uniform random number, whose range shrinks by
-    `decay` squared as the distance of the points is halved.
+    A point is the mean of four neighbors plus a uniform random number, whose range shrinks by
+    `decay` squared each time the distance between points is halved.
 
     Args:
-        count: number of pictures.
-        size: the least number of pixels; the side is the next power of two.
+        count: number of images.
+        size: minimum number of pixels per side; the side is the next power of two.
         decay: larger for smoother clouds.
-        random: random numbers.
+        random: random number generator.
     """
     side = 1 << (size - 1).bit_length()
     clouds, step, reach = np.zeros((count, side, side)), side, 100.0
@@ -78,6 +78,6 @@ def plasma(count: int, size: int, decay: float, random: np.random.Generator) -> 
 
 
 def _near(neighbors: Sequence[Array], reach: float, random: np.random.Generator) -> Array:
-    """The mean of neighbors and a random number of at most the square of `reach`."""
+    """The mean of neighbors plus a random number of at most the square of `reach`."""
     mean = sum(neighbors) / np.float64(len(neighbors))
     return mean + random.uniform(-(reach**2), reach**2, size=mean.shape)

@@ -181,6 +181,6 @@ def test_a_cache_of_the_teachers_answers_is_refused(runs):
     ("name", "choices"), [("dkd", ["method=dkd"]), ("swap", ["method=st", "plugin=swap"])]
 )
 def test_a_loss_or_plug_in_that_needs_labels_is_refused_by_name(runs, name, choices):
-    message = rf"{name} needs the label of each image, and .*\(mixup=0.2\).* use recipe.mixup=0 "
+    message = rf"{name} needs the label of each image, but .*\(mixup=0.2\).* use recipe.mixup=0 "
     with pytest.raises(UserError, match=message):
         validate_job(job(runs, *choices, "recipe.mixup=0.2"))

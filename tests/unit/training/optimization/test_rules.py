@@ -233,8 +233,8 @@ def test_plain_sgd_is_no_part_of_a_jobs_identity(runs):
         (("method=dhkd", "rule=dot"), "dot and dhkd are two rules|dhkd and dot are two rules"),
         (("method=st", "rule=dot", "recipe.momentum=0", "recipe.nesterov=false"), "above 0"),
         (("method=st", "rule=dot", "method.rule.dot.delta=0.1"), "below 1"),
-        (("method=st", "rule=dot", "recipe.accumulate=2"), "has accumulate=2; leave out either"),
-        (("method=st", "rule=dot", *ADAMW), "has optimizer=adamw; leave out either"),
+        (("method=st", "rule=dot", "recipe.accumulate=2"), "has accumulate=2; leave out one"),
+        (("method=st", "rule=dot", *ADAMW), "has optimizer=adamw; leave out one"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
