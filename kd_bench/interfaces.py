@@ -1,4 +1,4 @@
-"""The shared vocabulary: Batch, Output, StageShapes, LossContext, Loss, and parts of methods."""
+"""The shared types: Batch, Output, StageShapes, LossContext, Loss, and other parts of methods."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class Batch:
     """Input of a training step."""
 
     image: Tensor  # [B, 3, H, W] float, normalised, augmented
-    target: Tensor  # [B] int64, labels; [B, K] float, their shares, where images are mixed
+    target: Tensor  # [B] int64 labels; [B, K] float label weights if images are mixed
     index: Tensor  # [B] int64, position in the training set
-    epoch: Tensor  # [] float, from 1; a tensor, so that a captured step sees updates
-    view: Tensor | None = None  # [B] int64, number of each image's augmentation (crop, flip)
+    epoch: Tensor  # [] float, from 1; a tensor, so that a captured CUDA graph sees updates
+    view: Tensor | None = None  # [B] int64, number of each image's augmented view (crop, flip)
 
 
 @dataclass
@@ -57,25 +57,25 @@ class Output:
 ForwardPass: TypeAlias = Callable[[Tensor], Output]  # images [B, 3, H, W] -> logits and features
 Classifier: TypeAlias = Callable[
     [Tensor], Tensor
-]  # features [N, C] as at `pooled` -> logits [N, K]
+]  # features [N, C] like those at `pooled` -> logits [N, K]
 LossValue: TypeAlias = Tensor | dict[str, Tensor]
 
 
 class Rest(Protocol):
-    """The layers of a network after a stage, on other features than its own."""
+    """The layers of a network after a stage, applied to features that need not be its own."""
 
     def __call__(self, start: str, feature: Tensor, then: Sequence[str] = ()) -> Output:
-        """Logits, and features of the later stages `then`, of features [B, C, ...] at `start`."""
+        """Logits and features of the later stages `then`, from features [B, C, ...] at `start`."""
 
 
 @dataclass(frozen=True)
 class Networks:
-    """Both networks as the training step runs them, for losses that evaluate something else.
+    """Both networks as the training step runs them, for losses that run them on other inputs.
 
-    The classifiers, always in single precision, are for losses that classify other features than
-    those at `pooled`: None where `pooled` is not the classifier's input (`StageShapes.classifier`).
-    The rests, in single precision as well, are for losses that run the layers after a stage, which
-    they name in `Loss.cuts`. Batch norm does not record the statistics of what runs there.
+    The classifiers, always in single precision, are for losses that classify features other than
+    those at `pooled`: None if `pooled` is not the classifier's input (`StageShapes.classifier`).
+    The rests, also in single precision, are for losses that run the layers after a stage, which
+    must be listed in `Loss.cuts`. These runs do not update batch norm's running statistics.
     """
 
     student: ForwardPass
@@ -87,13 +87,13 @@ class Networks:
 
 
 class StageShapes(dict[str, tuple[int, ...]]):
-    """Feature shapes by stage, without the batch: {"stage2": (32, 16, 16), "pooled": (64,)}.
+    """Feature shapes by stage, without the batch axis: {"stage2": (32, 16, 16), "pooled": (64,)}.
 
     Args:
         model: name of the network, for error messages.
         shapes: shape of each stage.
         paths: module path of each stage.
-        modules: paths of modules that could be stages, for a network that has none.
+        modules: paths of modules that could become stages, for a network without any.
     """
 
     def __init__(
@@ -112,16 +112,16 @@ class StageShapes(dict[str, tuple[int, ...]]):
             raise UserError(f"unknown stage '{stage}' of {self.model}; choose from {known}")
         if not self.modules:
             raise UserError(
-                f"{self.model} gives logits alone, and the method reads stage '{stage}'"
+                f"{self.model} provides only logits, but the method reads stage '{stage}'"
             )
         raise UserError(
-            f"{self.model} has no stages, and the method reads '{stage}'; name its modules in its"
-            f" YAML, as in stages: {{{stage}: PATH}}; PATH is one of {', '.join(self.modules)}, or"
+            f"{self.model} has no stages, but the method reads '{stage}'; add them to its YAML, as"
+            f" in stages: {{{stage}: PATH}}; PATH is one of {', '.join(self.modules)}, or"
             " PATH:input"
         )
 
     def is_rearranged(self, stage: str) -> bool:
-        """Whether a stage is a map made of tokens or of channels-last maps: `path:map`."""
+        """Whether a stage is rearranged from tokens or a channels-last map: `path:map`."""
         return ":map" in self.paths.get(stage, "")
 
     @property
@@ -131,7 +131,7 @@ class StageShapes(dict[str, tuple[int, ...]]):
         Raises:
             UserError: if `pooled` is not the input of a module.
         """
-        self["pooled"]  # raises UserError if there is none
+        self["pooled"]  # raises UserError if missing
         path, _, what = self.paths["pooled"].partition(":")
         require(
             what == "input",
@@ -143,7 +143,7 @@ class StageShapes(dict[str, tuple[int, ...]]):
 
 @dataclass(frozen=True)
 class LossContext:
-    """What a loss is built from: the shapes of both networks, and the training set."""
+    """What a loss is built from: feature shapes of both networks, and facts of the training set."""
 
     student: StageShapes
     teacher: StageShapes | None  # None for a method without a teacher
@@ -151,25 +151,25 @@ class LossContext:
     labels: Tensor  # [N] int64, labels of the training images, by index
     epochs: int  # length of the main phase
     teacher_net: nn.Module | None = None  # frozen; for losses that read weights or statistics
-    # Images are (pixel - mean) / std, of pixels in [0, 1]. For losses that change images.
-    mean: Tensor = field(default_factory=lambda: torch.zeros(3))  # [3], by channel
+    # Images are (pixel - mean) / std with pixels in [0, 1]. For losses that change images.
+    mean: Tensor = field(default_factory=lambda: torch.zeros(3))  # [3], per channel
     std: Tensor = field(default_factory=lambda: torch.ones(3))
-    label_smoothing: float = 0.0  # the recipe's; a method's `ce` has it in any case
+    label_smoothing: float = 0.0  # the recipe's; already applied to a method's `ce`
 
     @property
     def teacher_shapes(self) -> StageShapes:
         """`teacher`, for losses that need one.
 
         Raises:
-            RuntimeError: if there is no teacher, i.e. every loss declares `needs_teacher = False`.
+            RuntimeError: if there is no teacher because every loss has `needs_teacher = False`.
         """
         if self.teacher is None:
             raise RuntimeError("a loss with needs_teacher = False reads the teacher's shapes")
         return self.teacher
 
 
-Spec = LossContext  # old name, up to version 0.1
-_RENAMED = {  # attributes of `Loss`, up to version 0.1
+Spec = LossContext  # its name up to version 0.1
+_RENAMED = {  # attributes of `Loss` up to version 0.1, and their new names
     "taps": "stages",
     "more_views": "extra_views",
     "needs_graph": "needs_input_gradients",
@@ -191,33 +191,34 @@ class Loss(nn.Module):
     a method without a teacher; with `needs_networks`, `Networks` is passed as fourth argument.
     """
 
-    stages: tuple[str, ...] = ()  # stages read, in both networks
-    student_stages: tuple[str, ...] = ()  # further stages, read in the student alone
+    stages: tuple[str, ...] = ()  # stages read from both networks
+    student_stages: tuple[str, ...] = ()  # further stages, read from the student only
     terms: tuple[str, ...] = ()  # names of the terms, if `forward` returns a dict
     needs_teacher: bool = True
     teacher_is_same_model: bool = False  # the teacher must be a trained copy of the student's model
     teacher_learns: bool = False  # the teacher starts from scratch and is trained with the student
     needs_input_gradients: bool = False  # differentiates networks w.r.t. images or features
-    needs_networks: bool = False  # runs the networks on further images, or parts of them
+    needs_networks: bool = False  # runs the networks, or parts of them, on other inputs
     cuts: tuple[str, ...] = ()  # stages after which it runs both networks' layers (`Networks`)
     needs_labels: bool = False  # needs one label per image, which mixed images do not have
-    extra_student_images: float = 0.0  # on which it runs the student itself, per image of the batch
-    # `forward` is the mean of what each image alone contributes. With several GPUs, each then sees
-    # the loss of its own images; other losses get the outputs for the whole batch, gathered.
+    extra_student_images: float = 0.0  # images that it runs the student on, per image of the batch
+    # `forward` is a mean of one contribution per image, each independent of the other images. With
+    # several GPUs, each then computes the loss of its own images; all other losses get the gathered
+    # outputs of the whole batch.
     is_mean_over_images: bool = False
-    cuda_graph_safe: bool = True  # never synchronizes with the device, so CUDA graphs can hold it
+    cuda_graph_safe: bool = True  # never synchronizes with the device, so it can be captured
     revision: int = 1  # increment whenever the computed values change
 
-    forward: Callable[..., LossValue]  # its arguments depend on the capabilities above
+    forward: Callable[..., LossValue]  # the arguments depend on the capabilities above
 
     def __init__(self, context: LossContext):
         super().__init__()
 
     def __init_subclass__(cls) -> None:
-        """Refuse the names of version 0.1, which would have no effect: the numbers would be wrong.
+        """Refuse attribute names of version 0.1: ignoring them would silently change results.
 
         Raises:
-            UserError: with the new name.
+            UserError: the subclass defines one; the message has the new name.
         """
         super().__init_subclass__()
         for old, new in _RENAMED.items():
@@ -225,7 +226,7 @@ class Loss(nn.Module):
 
     @property
     def compares_logits_alone(self) -> bool:
-        """Whether it reads the logits of student and frozen teacher, and nothing else of them."""
+        """Whether it reads nothing but the logits of the student and of a frozen teacher."""
         reads_more = self.stages or self.student_stages or self.needs_networks
         reads_more = reads_more or self.needs_input_gradients
         has_views = type(self).extra_views is not Loss.extra_views
@@ -234,25 +235,25 @@ class Loss(nn.Module):
     def extra_views(self, image: Tensor) -> dict[str, Tensor]:
         """Further views [B', 3, H, W] of a batch's images for both networks, by name.
 
-        They are part of the same forward pass as the images; `Output.views` has their outputs.
+        They share a forward pass with the images; `Output.views` has their outputs.
         """
         return {}
 
     def teacher_index(self, index: Tensor) -> Tensor:
-        """The training images that the teacher sees in place of those of a batch: [B] -> [B] int64.
+        """The training images that the teacher sees instead of the batch's: [B] -> [B] int64.
 
-        Each in the view that it has in that epoch. All losses of the method get these answers.
+        Each is augmented as in that epoch. All losses of the method get the resulting outputs.
         """
         return index
 
     def prepare(self, outputs: Iterable[tuple[Output, Tensor]]) -> None:
-        """Called once, before training, if a subclass defines it: for statistics of the teacher.
+        """Called once before training, if a subclass defines it: for statistics of the teacher.
 
-        What is learnt here belongs in buffers, which are saved. The teacher must be frozen.
+        Store results in buffers, which are checkpointed. The teacher must be frozen.
 
         Args:
-            outputs: the teacher's outputs for all training images, without augmentation, part by
-                part and in order, and their labels [B]; to be read once.
+            outputs: the teacher's outputs for all training images, without augmentation, in order,
+                batch by batch, with their labels [B]; can be iterated once.
         """
 
     def on_epoch_start(self, phase: str) -> None:
@@ -264,7 +265,7 @@ class Loss(nn.Module):
 
 
 class PerImageLoss(Loss):
-    """A loss that is the mean of one number per image, so that others can weight the images.
+    """A loss that is the mean of one number per image, so that images can be weighted from outside.
 
     A subclass defines `per_image` instead of `forward`.
     """
@@ -281,7 +282,7 @@ class PerImageLoss(Loss):
         return {name: term.mean() for name, term in value.items()}
 
     def weighted(self, student: Output, teacher: Output, batch: Batch, weight: Tensor) -> LossValue:
-        """The mean over the images of a batch, each times its weight [B]."""
+        """The mean over the images of a batch of each image's loss times its weight [B]."""
         value = self.per_image(student, teacher, batch)
         if isinstance(value, Tensor):
             return (weight * value).mean()
@@ -289,17 +290,17 @@ class PerImageLoss(Loss):
 
 
 class Head(nn.Module):
-    """What a method's students have in place of their classifier, in training and at inference.
+    """Replaces the classifier of a method's students, in training and at inference.
 
-    It is part of the student: of its weights, its parameters, its accuracy, and what is exported. A
-    subclass takes `context` first, with the shapes of the student as its model has them, and its
-    hyperparameters by name. Its stages replace those of the student of the same names.
+    It is part of the student: of its weights, parameter count, accuracy and exported files. A
+    subclass takes `context` first, with the shapes of the student's unmodified model, and its
+    hyperparameters by name. Its stages replace the student's stages of the same names.
 
     `forward` takes the student's features at the stage `reads`, and returns logits [B, K].
     """
 
     reads: str  # a stage of the student
-    stages: Mapping[str, str] = {}  # stage -> path of a module of the head, as for a model
+    stages: Mapping[str, str] = {}  # stage -> path of a module in the head, as for a model
     revision: int = 1  # increment whenever the computed values change
 
     forward: Callable[[Tensor], Tensor]
@@ -310,29 +311,28 @@ class Head(nn.Module):
 
 @dataclass
 class LogitPair:
-    """What a loss compares if a method has plug-ins: logits of student and teacher."""
+    """The logits of student and teacher that a loss compares if a method has plug-ins."""
 
     student: Tensor  # [B, K]
     teacher: Tensor  # [B, K]
-    weight: float | Tensor = 1.0  # of the loss, a number or []; or of each image, [B]
+    weight: float | Tensor = 1.0  # of the loss (number or []), or of each image ([B])
 
 
 class LogitPlugin(nn.Module):
-    """A part of a method that changes what its losses compare, whichever losses of logits it has.
+    """A part of a method that changes the logits compared by its losses, for any logit loss.
 
     A subclass takes `context` first and its hyperparameters by name, as a `Loss` does. Its
     parameters are trained together with the student, and its buffers are checkpointed. Plug-ins
-    act in the order in which they are listed, on losses that read the logits of both networks and
-    nothing else (`Loss.compares_logits_alone`). Cross entropy and losses of features are left as
-    they are.
+    act in the order in which they are listed, on losses that read only the logits of both networks
+    (`Loss.compares_logits_alone`). Cross entropy and feature losses are unaffected.
 
-    `forward(pair, batch)` takes a `LogitPair` and returns one, or several, for each of which the
-    losses are computed and added up.
+    `forward(pair, batch)` takes a `LogitPair` and returns one or several; the losses are summed
+    over all of them.
     """
 
     needs_labels: bool = False  # needs one label per image, which mixed images do not have
-    weights_images: bool = False  # its weights are [B], so all losses that it acts on must be means
-    cuda_graph_safe: bool = True  # never synchronizes with the device, so CUDA graphs can hold it
+    weights_images: bool = False  # its weights are [B], so it needs losses that are `PerImageLoss`
+    cuda_graph_safe: bool = True  # never synchronizes with the device, so it can be captured
     revision: int = 1  # increment whenever the computed values change
 
     forward: Callable[[LogitPair, Batch], LogitPair | Sequence[LogitPair]]
@@ -344,22 +344,22 @@ class LogitPlugin(nn.Module):
         """Called before every epoch, with the networks in train mode, as `Loss.on_epoch_start`."""
 
 
-Tensors: TypeAlias = list[Tensor]  # one for each of some parameters
+Tensors: TypeAlias = list[Tensor]  # one per parameter
 
 
 class GradientRule:
-    """How the gradients of a method's terms become the one gradient that SGD follows.
+    """Combines the gradients of a method's terms into the one gradient that SGD follows.
 
-    It has the gradient of the weighted sum of all terms, and may ask for those of parts of it. It
-    changes the gradients of those parameters of the student that all its parts have a gradient for;
-    others, such as the method's own, follow the sum.
+    It gets the gradient of the weighted sum of all terms, and of the `parts` that it declares. It
+    applies to the student's parameters for which every part has a gradient; all others, such as
+    the method's own parameters, use the gradient of the sum.
 
-    A subclass takes `terms`, the names of the method's terms beginning with "ce", and `momentum`,
-    that of the recipe, first, and its hyperparameters by name.
+    A subclass takes first `terms`, the names of the method's terms, of which the first is "ce", and
+    `momentum`, the recipe's, then its hyperparameters by name.
     """
 
-    parts: Sequence[Sequence[str]] = ()  # the terms of each part that it needs the gradient of
-    buffers: int = 0  # how many numbers it keeps for every number of a parameter, zero at first
+    parts: Sequence[Sequence[str]] = ()  # the terms of each part whose gradient it needs
+    buffers: int = 0  # number of buffers per parameter, each of its shape and initially zero
     revision: int = 1  # increment whenever the computed values change
 
     def __init__(self, terms: Sequence[str], momentum: float):
@@ -368,12 +368,12 @@ class GradientRule:
     def combine(
         self, total: Tensors, parts: list[Tensors], momentum: Tensors, buffers: list[Tensors]
     ) -> None:
-        """Change the gradients `total` in place; without waiting for the device.
+        """Change the gradients `total` in place, without synchronizing with the device.
 
         Args:
             total: gradients of the weighted sum of all terms.
             parts: gradients of the weighted sum of the terms of each part.
-            momentum: SGD's own, before this step; to be left as it is.
-            buffers: the rule's own, kept from step to step, saved and resumed.
+            momentum: SGD's momentum buffers before this step; must not be changed.
+            buffers: the rule's own buffers, kept across steps and checkpointed.
         """
         raise NotImplementedError

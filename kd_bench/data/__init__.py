@@ -1,1 +1,1 @@
-"""Images: a file per kind of source, and augmentation. (Batches: `training/epoch.py`.)"""
+"""Images: one file per kind of source, and augmentation. (Batches: `training/epoch.py`.)"""

@@ -1,8 +1,7 @@
-"""Augmentation: crop and flip of an image are a pure integer function of (seed, epoch, index).
+"""Augmentation: an image's crop and flip are a pure integer function of (seed, epoch, index).
 
 Images are stored padded, so an augmented view is a window of the original size at one of (2p+1)^2
-positions, flipped or not. It is determined by integer arithmetic only: the same on every device,
-whatever batch the image is in.
+positions, flipped or not. Integer arithmetic makes it the same on every device and in any batch.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ def sample_view(seed: int, epoch: int | Tensor, index: Tensor, count: int) -> Te
 
 
 def decode_view(view: Tensor, pad: int, flip: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Top row and left column of a view in the padded image, 0..2 pad; whether it is flipped."""
+    """Top row and left column of views in the padded image, 0..2 pad; whether they are flipped."""
     corner = view // (1 + flip)
     flipped = view % (1 + flip) == 1
     return corner // (2 * pad + 1), corner % (2 * pad + 1), flipped
@@ -38,7 +37,7 @@ def crop_and_flip(padded: Tensor, index: Tensor, view: Tensor, pad: int, flip: b
     """Crop views from padded images [N, H+2p, W+2p, C]: [B, H, W, C], contiguous, same dtype.
 
     A single gather of whole pixels for the batch. On a CPU this is several times faster than
-    indexing by image, row and column, and than cropping first and flipping in a second pass.
+    indexing by image, row and column, or than cropping first and flipping in a second pass.
     """
     _, rows, columns, channels = padded.shape
     height, width = rows - 2 * pad, columns - 2 * pad
@@ -55,8 +54,8 @@ def crop_and_flip(padded: Tensor, index: Tensor, view: Tensor, pad: int, flip: b
 def pad_images(image: Tensor, pad: int, padding: str) -> Tensor:
     """Images [N, H, W, C] padded by `pad` pixels on each side: [N, H+2p, W+2p, C], on the CPU.
 
-    "zero" pads with zeros; "reflect" mirrors at the outermost pixel, which is not repeated: 2 1 | 0
-    1 2 3 | 2 1.
+    "zero" pads with zeros; "reflect" mirrors without repeating the outermost pixel:
+    2 1 | 0 1 2 3 | 2 1.
     """
     width = ((0, 0), (pad, pad), (pad, pad), (0, 0))
     if padding == "zero":

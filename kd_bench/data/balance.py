@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-NOTABLE = 2  # times as many images in the largest class as in the smallest
+NOTABLE = 2  # ratio of largest to smallest class above which a line is shown
 
 
 def imbalance(target: Tensor, num_classes: int) -> str:
-    """A line about classes [N] of very different sizes; empty where they are not.
+    """A line about labels [N] whose classes differ a lot in size; empty if they do not.
 
-    Each class has images.
+    Every class must have images.
     """
     count = target.bincount(minlength=num_classes)
     largest, smallest = int(count.max()), int(count.min())

@@ -1,6 +1,6 @@
 """On-disk cache of decoded images, keyed by their source files and shared by all jobs.
 
-A file contains the hash of its tensors, which is checked whenever it is read.
+A file contains the hash of its tensors, which is verified on every read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from kd_bench.utils.errors import message_lines
 
 FOLDER = ".kd_bench_cache"
-ZIP_END = 22  # bytes of the last record of a zip file, as torch.save writes it
+ZIP_END = 22  # bytes of the end-of-central-directory record that torch.save writes
 
 
 def folders(root: Path) -> list[Path]:
@@ -31,7 +31,7 @@ def folders(root: Path) -> list[Path]:
 def find(root: Path, key: str) -> dict[str, Tensor] | None:
     """The tensors saved as `key`, memory-mapped so that jobs share them.
 
-    None if there are none, or, with a warning that names the file, if they are damaged.
+    None if there are none, or, with a warning that names the file, if it is damaged.
     """
     for folder in folders(root):
         path = folder / f"{key}.pt"
@@ -41,20 +41,20 @@ def find(root: Path, key: str) -> dict[str, Tensor] | None:
             continue
         except Exception as error:  # noqa: BLE001  # torch.load raises anything from EOFError to UnpicklingError
             reason = message_lines(error)[0]
-            warnings.warn(f"{path} is damaged, so it is made again: {reason}", stacklevel=2)
+            warnings.warn(f"{path} is damaged and will be rebuilt: {reason}", stacklevel=2)
     return None
 
 
 def _read(path: Path) -> dict[str, Tensor]:
     with open(path, "rb") as file:
         file.seek(-ZIP_END, os.SEEK_END)
-        if not file.read().startswith(b"PK\x05\x06"):  # torch.load would look for its end before
-            raise ValueError("something was added to it, or its end is missing")
+        if not file.read().startswith(b"PK\x05\x06"):  # torch.load would search further back
+            raise ValueError("it is truncated, or data was appended")
     content = torch.load(path, weights_only=True, mmap=True)
     if not {"sha256", "tensors"} <= content.keys():
-        raise ValueError("it has no hash, as those of kd-bench 0.1")
+        raise ValueError("it has no hash, like files of kd-bench 0.1")
     if content["sha256"] != _hash(content["tensors"]):
-        raise ValueError("its content is not what was written")
+        raise ValueError("its content does not match its hash")
     return content["tensors"]
 
 
@@ -77,9 +77,9 @@ def save(root: Path, key: str, tensors: dict[str, Tensor]) -> None:
             torch.save({"sha256": _hash(tensors), "tensors": tensors}, file)
             file.flush()
             os.fsync(file.fileno())
-        with suppress(FileNotFoundError):  # another process was faster, see below
+        with suppress(FileNotFoundError):  # a faster process deleted it, see below
             os.replace(part, folder / f"{key}.pt")
-        for left in folder.glob(f"{key}.*.part"):  # by killed processes, or by slower ones
+        for left in folder.glob(f"{key}.*.part"):  # of killed or slower processes
             left.unlink(missing_ok=True)
     finally:
         part.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""A loaded dataset: normalised batches of images, wherever these are kept."""
+"""A loaded dataset: normalised batches of images, from memory or streamed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kd_bench.data.augment import sample_view
 
 
 class Labelled(Protocol):
-    """A split: its labels, and images in the form that its kind of data has them."""
+    """A split: its labels, and its images in whatever form its kind of data stores them."""
 
     @property
     def target(self) -> Tensor:
@@ -27,24 +27,24 @@ class Labelled(Protocol):
 
 
 class Feed(Protocol):
-    """Hands the training images of an epoch to its steps, in their order."""
+    """Provides the training images of an epoch to its steps, in order."""
 
     def start(self, order: Tensor, epoch: int) -> None:
-        """Begin an epoch: the positions [N] of its images, on the CPU, and its number."""
+        """Begin an epoch, given the positions [N] of its images, on the CPU, and its number."""
         ...
 
     def advance(self) -> None:
-        """Make the images of the next step ready; called by the host before each step."""
+        """Prepare the images of the next step; called by the host before each step."""
         ...
 
     def images(self, index: Tensor, view: Tensor) -> Tensor:
-        """The step's images in their views, normalized: float [B, 3, H, W], without waiting."""
+        """The step's augmented images, normalized: float [B, 3, H, W]; does not synchronize."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Data(ABC):
-    """A dataset of which batches are on a device, each converted from uint8 to float on demand."""
+    """A dataset that provides batches on a device, converted from uint8 to float on demand."""
 
     train: Any  # `Labelled`, as are the others
     test: Any
@@ -57,7 +57,7 @@ class Data(ABC):
     @property
     @abstractmethod
     def image_size(self) -> tuple[int, int]:
-        """Height and width of an image as networks see it."""
+        """Height and width of an image as passed to networks."""
 
     @property
     @abstractmethod
@@ -67,11 +67,11 @@ class Data(ABC):
     @property
     @abstractmethod
     def is_streamed(self) -> bool:
-        """Whether images come from the host, step by step, and not from the device's memory."""
+        """Whether images are copied from the host at each step, not held on the device."""
 
     @property
     def versions(self) -> dict[str, str]:
-        """The versions of libraries that decode images while training; for the record."""
+        """The versions of libraries that decode images during training; for the record."""
         return {}
 
     @property
@@ -82,16 +82,16 @@ class Data(ABC):
     def sample_views(self, index: Tensor, epoch: int | Tensor, seed: int) -> Tensor:
         """View number of each training image `index` [B] in an epoch: [B] int64.
 
-        It depends on (seed, epoch, index) alone: neither on the batch nor on the device.
+        It depends only on (seed, epoch, index), not on the batch or the device.
         """
         return sample_view(seed, epoch, index, self.view_count)
 
     @abstractmethod
     def feed(self, seed: int, sizes: Sequence[int]) -> Feed:
-        """What hands images to the steps of an epoch.
+        """The feed of an epoch's images.
 
         Args:
-            seed: of the views.
+            seed: of the augmentation.
             sizes: number of images in each step.
         """
 
@@ -101,21 +101,21 @@ class Data(ABC):
 
     @abstractmethod
     def plain_images(self, split: Any, size: int) -> Iterator[Tensor]:
-        """All images of a split in order, as they are evaluated: uint8 [B, H, W, 3]."""
+        """All images of a split in order, as used in evaluation: uint8 [B, H, W, 3]."""
 
     def eval_batches(self, split: Any, size: int) -> Iterator[Tensor]:
-        """All images of a split in order, as from `eval_batch`, `size` at a time."""
+        """All images of a split in order, like `eval_batch`, `size` at a time."""
         for start in range(0, len(split.target), size):
             yield self.eval_batch(split, start, start + size)
 
     def normalise(self, image: Tensor) -> Tensor:
-        """Images uint8 [B, H, W, 3], on any device, as networks get them: float [B, 3, H, W]."""
+        """The network input float [B, 3, H, W] of images uint8 [B, H, W, 3] on any device."""
         return self._normalise(image.to(self.mean.device, non_blocking=True))
 
     def _normalise(self, image: Tensor) -> Tensor:
         """(image / 255 - mean) / std of uint8 [B, H, W, 3], as float [B, 3, H, W] channels_last."""
-        # Multiply and add are separate, so that rounding is the same on all devices: a fused
-        # operator (addcmul) leaves it to the device whether the product is rounded.
+        # Multiply and add are separate so that rounding is the same on all devices: with a fused
+        # operator (addcmul), it depends on the device whether the product is rounded.
         scale, shift = self._scale_and_shift
         return image.float().mul_(scale).add_(shift).permute(0, 3, 1, 2)
 
@@ -123,8 +123,8 @@ class Data(ABC):
     def _scale_and_shift(self) -> tuple[Tensor, Tensor]:
         """(x / 255 - mean) / std as x * scale + shift, each [H, W, 3].
 
-        One value per pixel instead of three in total: five times faster on a CPU, whose inner loop
-        would otherwise have length three.
+        One value per pixel instead of three in total is five times faster on a CPU, whose inner
+        loop would otherwise have length three.
         """
         mean, std = self.mean.double(), self.std.double()
         scale, shift = 1 / (255 * std), -mean / std

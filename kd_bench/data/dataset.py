@@ -1,4 +1,4 @@
-"""Datasets: a source of images with its preprocessing, loaded into memory or streamed."""
+"""Datasets: an image source with its preprocessing, loaded into memory or streamed."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from kd_bench.utils.process import available_memory, core_count
 from kd_bench.utils.splitmix import splitmix64
 from kd_bench.utils.text.formatting import format_bytes
 
-# The validation split is part of the dataset, not of a job: it is the same for every seed.
+# The validation split belongs to the dataset, not to a job: it is the same for every seed.
 VALIDATION_SEED = 20150309
 
-PART = 256  # images that are counted at a time
+PART = 256  # images per batch when computing channel statistics
 
 
 class Dataset:
@@ -48,13 +48,13 @@ class Dataset:
     ):
         """Augmentation is a random crop after padding by `pad` pixels, and a random flip.
 
-        `padding` is "zero" or "reflect". `mean` and `std` are per channel, of pixels in [0, 1];
+        `padding` is "zero" or "reflect". `mean` and `std` are per channel, for pixels in [0, 1];
         None means those of the training images. `validation` is the number of images split from the
-        training set, the same ones in every job. `resized_crop` replaces padding, crop and flip,
-        and `randaugment`, its number of operations and their magnitude, follows them.
+        training set, the same ones in every job. `resized_crop` replaces padding, crop and flip;
+        `randaugment` (number of operations, magnitude) is applied afterwards.
 
-        With `streamed`, images are decoded while they are trained on, by that many `workers`; None
-        means one for each core, and 0 none but this process.
+        With `streamed`, images are decoded during training by `workers` processes; None means one
+        per core, 0 means this process.
         """
         require(pad >= 0, f"dataset.pad must be at least 0, got {pad}")
         require(
@@ -69,21 +69,21 @@ class Dataset:
         require(std is None or min(std) > 0, f"dataset.std must be above 0, got {std}")
         require(
             resized_crop is None or streamed,
-            "dataset.resized_crop is for streamed images alone; add dataset.streamed=true",
+            "dataset.resized_crop requires streamed images; add dataset.streamed=true",
         )
         require(
             randaugment is None or streamed,
-            "dataset.randaugment is for streamed images alone; add dataset.streamed=true",
+            "dataset.randaugment requires streamed images; add dataset.streamed=true",
         )
         if randaugment is not None:
             check_randaugment(*randaugment)
         require(
             resized_crop is None or pad == 0,
-            f"dataset.resized_crop takes the place of padding; add dataset.pad=0, got {pad}",
+            f"dataset.resized_crop replaces padding; add dataset.pad=0, got {pad}",
         )
         require(
             not streamed or isinstance(source, StreamedSource),
-            f"{type(source).__name__} has its images in memory; leave out dataset.streamed",
+            f"{type(source).__name__} keeps its images in memory; leave out dataset.streamed",
         )
         require(
             workers is None or workers >= 0, f"dataset.workers must be 0 or more, got {workers}"
@@ -101,7 +101,7 @@ class Dataset:
         self.workers = workers
 
     def describe(self) -> Description:
-        """Sizes without decoding any image; raises UserError if the settings do not fit them."""
+        """Sizes, without decoding any image; raises UserError if the settings do not fit them."""
         described = self.source.describe()
         if self.resized_crop is not None:
             size = self.resized_crop.size
@@ -119,10 +119,10 @@ class Dataset:
         return replace(described, train_size=described.train_size - self.validation)
 
     def load(self, device: str | torch.device = "cpu") -> Data:
-        """The images on a device, or, if they are streamed, what brings them there.
+        """The images on a device, or streamed to it.
 
         Raises:
-            UserError: they do not fit the source's description, or not into the memory.
+            UserError: they do not match the source's description, or do not fit into memory.
         """
         return self._open(device) if self.streamed else self._load(device)
 
@@ -151,7 +151,7 @@ class Dataset:
         )
 
     def _open(self, device: str | torch.device) -> StreamedData:
-        """Check labels, split off validation images, and measure what normalizes the images."""
+        """Check labels, split off validation images, and compute normalization statistics."""
         described = self.describe()
         assert isinstance(self.source, StreamedSource)  # checked by the constructor
         train, test = self.source.open()
@@ -186,7 +186,7 @@ class Dataset:
         return crops if self.randaugment is None else RandAugmented(crops, *self.randaugment)
 
     def _check_memory(self, described: Description) -> None:
-        """Refuse images that do not fit into the memory, before any of them is decoded."""
+        """Refuse images that do not fit into memory, before decoding any of them."""
         train = described.train_size + self.validation
         pixels = described.height * described.width
         padded = (described.height + 2 * self.pad) * (described.width + 2 * self.pad)
@@ -196,15 +196,15 @@ class Dataset:
         require(
             available is None or needed <= available,
             f"{train + described.test_size:,} images of {described.width}x{described.height} pixels"
-            f" need {format_bytes(needed)} of memory while they are loaded, and"
+            f" need {format_bytes(needed)} of memory while loading, but only"
             f" {format_bytes(available or 0)} are free{advice}",
         )
 
     def _statistics(self, count: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation per channel, float [3]: as configured, else of the images.
+        """Mean and standard deviation per channel, float [3], configured or of the images.
 
         Args:
-            count: returns what `channel_counts` returns for all training images.
+            count: returns the `channel_counts` of all training images.
         """
         mean, std = (
             None if given is None else torch.as_tensor(given, dtype=torch.float32)
@@ -238,7 +238,7 @@ def channel_counts(image: Tensor) -> Tensor:
 def channel_statistics(count: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and population standard deviation per channel from `channel_counts`: double [3].
 
-    Of pixels in [0, 1]. From counts, which are exact for any number of images and threads.
+    For pixels in [0, 1]. Counts are exact for any number of images and threads.
     """
     share = count / count.sum(1, keepdim=True).double()
     level = torch.arange(256, dtype=torch.float64) / 255
@@ -248,11 +248,11 @@ def channel_statistics(count: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def split_validation(train: Split, size: int) -> tuple[Split, Split | None]:
-    """The training set without its validation images, and those, both in their original order.
+    """The training set without its validation images, and those, both in original order.
 
-    Takes the images with the `size` smallest hashes of their index: independent of the random
-    number generator of any library and of a job's seed, and a smaller validation set is a subset of
-    a larger one.
+    Takes the images with the `size` smallest hashes of their index. So the split depends neither on
+    a library's random number generator nor on a job's seed, and a smaller validation set is a
+    subset of a larger one.
     """
     if size == 0:
         return train, None
@@ -261,14 +261,14 @@ def split_validation(train: Split, size: int) -> tuple[Split, Split | None]:
 
 
 def validation_positions(count: int, size: int) -> tuple[Tensor, Tensor]:
-    """Positions of the images that are kept of `count` training images, and of `size` others."""
+    """Positions of the training images to keep, out of `count`, and of the `size` held out."""
     rank = splitmix64(torch.arange(count) + VALIDATION_SEED).argsort()
     held, kept = (chosen.sort().values for chosen in (rank[:size], rank[size:]))
     return kept, held
 
 
 def fingerprint_of(train: Split, test: Split) -> str:
-    """16 hexadecimal digits of SHA-256 over shapes, pixels and labels of both splits."""
+    """The first 16 hex digits of the SHA-256 of shapes, pixels and labels of both splits."""
     digest = hashlib.sha256()
     for tensor in (train.image, train.target, test.image, test.target):
         digest.update(str(tuple(tensor.shape)).encode())

@@ -1,4 +1,4 @@
-"""Handwritten digits of 8x8 pixels: real images that ship with scikit-learn, no download."""
+"""Handwritten digits of 8x8 pixels: real images shipped with scikit-learn, no download."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ LEVELS = 16  # pixel values 0..16 count the set pixels of a 4x4 binary block
 class Digits:
     """The digits split by file order: the first `train` images for training, the rest for testing.
 
-    A random split is nearly solved by any network (98-99 %). With file order, most writers of the
-    test images are unseen, which leaves room for improvement.
+    Any network nearly solves a random split (98-99 %). In file order, most writers of the test
+    images are unseen in training, which leaves room for improvement.
     """
 
     def __init__(self, train: int):
@@ -37,7 +37,7 @@ class Digits:
         return Description(10, SIZE, SIZE, self.train, IMAGES - self.train)
 
     def load(self) -> tuple[Split, Split]:
-        """Grey levels 0..16 become 0..255, the nearest integer to level * 255 / 16 (half: up)."""
+        """Both splits; grey levels 0..16 become level * 255 / 16, rounded (half up)."""
         table = np.loadtxt(_file(), delimiter=",", dtype=np.int64)  # [1797, 64 pixels + label]
         pixels, target = table[:, :-1], torch.from_numpy(table[:, -1].copy())
         grey = (2 * 255 * pixels + LEVELS) // (2 * LEVELS)
@@ -49,7 +49,7 @@ class Digits:
 
 
 def _file() -> Path:
-    """The file in the installed scikit-learn. Importing its loader would cost every job 1 s."""
+    """The file in the installed scikit-learn. Importing its loader would take 1 s in every job."""
     package = find_spec("sklearn")
     if package is None or not package.submodule_search_locations:
         raise UserError("the digits are part of scikit-learn: pip install scikit-learn")

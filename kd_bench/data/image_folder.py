@@ -17,7 +17,7 @@ class ImageFolder(ImageFiles):
     Args:
         root: the folder.
         size: as for `ImageFiles`.
-        test: the folder of the test images inside it, `val` in ImageNet.
+        test: the subfolder of the test images, `val` for ImageNet.
     """
 
     def __init__(self, root: str, size: int | None, test: str = "test"):
@@ -34,14 +34,14 @@ def _list_split(folder: Path, test: str) -> Listing:
     require(
         folder.is_dir(),
         f"no folder {folder}: an image folder contains train/<class>/* and {test}/<class>/*; "
-        "say where it is with dataset.root=FOLDER",
+        "set its path with dataset.root=FOLDER",
     )
     classes: list[str] = []
     files: list[str] = []
     target: list[int] = []
     for entry in visible(folder):
         is_folder = os.path.isdir(entry.path)
-        kind = "file" if os.path.exists(entry.path) else "link to a folder that does not exist"
+        kind = "file" if os.path.exists(entry.path) else "broken link"
         require(is_folder, f"{entry.path} is a {kind}; {folder} must contain one folder per class")
         images = [image.path for image in visible(entry)]
         require(bool(images), f"class folder {entry.path} has no images")

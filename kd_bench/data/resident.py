@@ -1,4 +1,4 @@
-"""A dataset in the memory of the training device, from which a step gathers its batch."""
+"""A dataset in the memory of the training device, from which steps gather their batches."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class ResidentData(Data):
         return self._normalise(self._plain(split, start, stop))
 
     def plain_images(self, split: Split, size: int) -> Iterator[Tensor]:
-        """All images of a split in order, as they are evaluated: uint8 [B, H, W, 3]."""
+        """All images of a split in order, as used in evaluation: uint8 [B, H, W, 3]."""
         for start in range(0, len(split.target), size):
             yield self._plain(split, start, start + size)
 
@@ -69,7 +69,7 @@ class ResidentData(Data):
 
 
 class ResidentFeed:
-    """Nothing has to be made ready: all images are on the device."""
+    """Gathers batches on the device, where all images are; nothing has to be prepared."""
 
     def __init__(self, data: ResidentData):
         self._data = data

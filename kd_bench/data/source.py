@@ -1,4 +1,4 @@
-"""The interface of image sources: what each of them provides, without any preprocessing."""
+"""The interface of image sources, which do no preprocessing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Description:
-    """What is known about a dataset before anything is decoded."""
+    """What is known about a dataset without decoding any image."""
 
     num_classes: int
     height: int  # pixels
@@ -38,10 +38,10 @@ class Description:
 
 
 class Source(Protocol):
-    """A kind of dataset; its constructor takes the arguments of `dataset.source` in the YAML."""
+    """A kind of dataset; its constructor takes the arguments in `dataset.source` of the YAML."""
 
     def describe(self) -> Description:
-        """Sizes, cheaply and without decoding; raises UserError if files are missing."""
+        """Sizes, quickly and without decoding; raises UserError if files are missing."""
         ...
 
     def load(self) -> tuple[Split, Split]:
@@ -53,20 +53,20 @@ class Reader(Protocol):
     """The images of one split, decoded one at a time, in any process."""
 
     target: Tensor  # [N] int64, classes counted from 0
-    fingerprint: str  # hash of what identifies the images, and of their labels
+    fingerprint: str  # hash that identifies the images and their labels
 
     def read(self, position: int) -> np.ndarray:
-        """One image, uint8 [H, W, 3]; raises UserError if it cannot be decoded, naming it."""
+        """One image, uint8 [H, W, 3]; raises UserError, which names it, if it cannot be decoded."""
         ...
 
     def name(self, position: int) -> str:
-        """What messages call an image."""
+        """The name of an image in messages."""
         ...
 
 
 @runtime_checkable
 class StreamedSource(Source, Protocol):
-    """A source whose images can be decoded batch by batch, so that memory need not hold them."""
+    """A source whose images can be decoded batch by batch instead of being held in memory."""
 
     def open(self) -> tuple[Reader, Reader]:
         """The training and the test images, in the order of `load`."""

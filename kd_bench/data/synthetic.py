@@ -1,4 +1,4 @@
-"""Noisy images with one pattern per class: learnable, any size, generated from a seed."""
+"""Noisy images with one pattern per class: learnable, of any size, generated from a seed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Synthetic:
         return Description(self.num_classes, self.size, self.size, self.train, self.test)
 
     def load(self) -> tuple[Split, Split]:
-        """The same images for the same arguments; noise of train and test is independent."""
+        """Both splits, determined by the arguments, with independent noise in train and test."""
         streams = np.random.SeedSequence(self.seed).spawn(3)
         pattern, train, test = map(np.random.default_rng, streams)
         color = pattern.uniform(0, 255, (self.num_classes, 3, COARSE, COARSE))

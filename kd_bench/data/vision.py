@@ -19,7 +19,7 @@ from kd_bench.utils.torchvision import import_torchvision
 # Raised by torchvision for missing or damaged files, depending on whether it has checksums
 DAMAGED = (RuntimeError, ValueError, AssertionError)
 
-# Where the files are that a package of Debian installs.
+# Where Debian's package installs the files.
 DEBIAN, DEBIAN_PACKAGE = Path("/usr/share/datasets/fashion-mnist"), "dataset-fashion-mnist"
 
 
@@ -56,7 +56,7 @@ class TorchvisionSource:
         """Both splits in their published order, downloaded first if enabled."""
         try:
             return self._load(download=False)
-        except UserError:  # about a file that no download replaces
+        except UserError:  # about a file that downloading would not replace
             raise
         except DAMAGED as error:
             if not self.download:
@@ -88,7 +88,7 @@ class TorchvisionSource:
         return train, test
 
     def _remedy(self) -> str:
-        return "get it with dataset.download=true, or say where it is with dataset.root=FOLDER"
+        return "download it with dataset.download=true, or set its folder with dataset.root=FOLDER"
 
 
 class CIFAR10(TorchvisionSource):
@@ -174,13 +174,13 @@ class FashionMNIST(TorchvisionSource):
 
 
 def _read_idx(path: Path) -> np.ndarray:
-    """The bytes in a compressed file of MNIST's format: shape, then content, big-endian."""
+    """The array in a compressed file of MNIST's format: big-endian shape, then bytes."""
     try:
         content = gzip.decompress(path.read_bytes())
         shape = np.frombuffer(content, ">i4", count=content[3], offset=4)
         return np.frombuffer(content, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
     except (OSError, EOFError, IndexError, ValueError, zlib.error) as error:
-        raise UserError(f"{path} is damaged; install {DEBIAN_PACKAGE} again") from error
+        raise UserError(f"{path} is damaged; reinstall {DEBIAN_PACKAGE}") from error
 
 
 def _datasets() -> ModuleType:
@@ -190,7 +190,7 @@ def _datasets() -> ModuleType:
 
 @contextmanager
 def _download_lock(root: Path) -> Iterator[None]:
-    """Lock so that one process at a time downloads to a folder; the others wait for its files."""
+    """Lock a folder so that one process at a time downloads to it while the others wait."""
     import fcntl  # not available on Windows, where everything except downloading works
 
     root.mkdir(parents=True, exist_ok=True)

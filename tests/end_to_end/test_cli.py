@@ -82,7 +82,7 @@ MISTAKES = {
     "a missing dataset": (["dataset=cifar10"], "dataset.download=true"),
     "a missing image folder": (
         ["dataset=image_folder", "dataset.name=birds"],
-        "say where it is with dataset.root=FOLDER",
+        "set its path with dataset.root=FOLDER",
     ),
     "an image folder without a name": (["dataset=image_folder"], "give a value for dataset.name"),
     "a negative seed": (["seed=-1"], "seed must be 0 or more, got -1"),

@@ -243,7 +243,7 @@ def test_a_model_without_stages_serves_methods_that_read_none(kd_bench, tmp_path
         assert code == 0, printed
     code, printed = kd_bench(*command, f"model={name}", "method=at")
     assert (code, printed.count("\n")) == (2, 1), printed
-    assert f"{name} has no stages, and the method reads 'stage1'" in printed
+    assert f"{name} has no stages, but the method reads 'stage1'" in printed
     # not 0.1, which is modified in place
     assert "PATH is one of 0, 1, 2, 3, 0.0, 0.2, or PATH:input" in printed
 

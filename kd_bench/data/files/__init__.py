@@ -1,1 +1,1 @@
-"""Images in files: decoding them, sources that list them, and packed copies."""
+"""Image files: decoding, sources that list them, and packed copies."""

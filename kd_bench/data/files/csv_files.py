@@ -1,4 +1,4 @@
-"""Custom images: files that CSV tables of paths and labels name."""
+"""Custom images: files listed with their labels in CSV files."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ COLUMNS = ("path", "label")
 
 
 class CsvFiles(ImageFiles):
-    """The images that two CSV files name, in their order.
+    """The images listed in two CSV files, in that order.
 
     Both have a header with the columns `path`, relative to `root` or absolute, and `label`, any
-    text. Other columns are ignored. Classes are numbered in the order of their labels: by number if
-    all are whole numbers, else by name.
+    text. Other columns are ignored. Classes are numbered in the order of their labels, sorted as
+    numbers if all are whole numbers, else as text.
 
     Args:
-        root: the folder that paths are relative to, of the CSV files as well.
+        root: the folder that paths, including those of the CSV files, are relative to.
         size: as for `ImageFiles`.
         train: the CSV file of the training images.
         test: the CSV file of the test images.
@@ -30,12 +30,12 @@ class CsvFiles(ImageFiles):
         self.tables = self.root / train, self.root / test
 
     def list_files(self) -> tuple[Listing, Listing]:
-        """The files of both tables."""
+        """The files listed in both tables."""
         train, test = (self._list(table) for table in self.tables)
         return train, test
 
     def cache_facts(self) -> dict[str, object]:
-        """The labels, which the names of the files do not give."""
+        """The labels, which do not follow from the file names."""
         return {"target": [listing.target for listing in self.listings]}
 
     def _list(self, table: Path) -> Listing:
@@ -71,10 +71,10 @@ def _read_rows(table: Path) -> list[tuple[str, str]]:
                 rows.append((path, label))
     except FileNotFoundError:
         raise UserError(
-            f"no file {table}: it lists images by path and label; say where it is with"
+            f"no file {table}, which should list images by path and label; set its folder with"
             " dataset.root=FOLDER, and its name with dataset.source.train and .test"
         ) from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{table} is no CSV file that can be read: {error}") from None
+        raise UserError(f"{table} cannot be read as a CSV file: {error}") from None
     require(bool(rows), f"{table} lists no images")
     return rows

@@ -1,4 +1,4 @@
-"""Decodes an image file to RGB: simplejpeg for JPEG where it is installed, Pillow for the rest."""
+"""Decodes image files to RGB: JPEG with simplejpeg if installed, everything else with Pillow."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from kd_bench.interfaces import UserError, require
 
 try:
     import simplejpeg
-except ImportError:  # the extra `jpeg`; Pillow gives the same pixels in twice the time
+except ImportError:  # the extra `jpeg`; Pillow decodes the same pixels in twice the time
     simplejpeg = None
 
-DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")  # more than 8 bits: PIL would clip them
+DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")  # more than 8 bits, which PIL would clip
 JPEG = b"\xff\xd8\xff"
-ORIENTATION = 0x0112  # the entry of EXIF
-EXIF = b"Exif", b"eXIf", b"EXIF"  # what it begins with in JPEG, PNG and WebP
-# Of JPEG; those of print (CMYK, YCCK) are converted by Pillow.
+ORIENTATION = 0x0112  # EXIF tag
+EXIF = b"Exif", b"eXIf", b"EXIF"  # markers of EXIF in JPEG, PNG and WebP
+# JPEG color spaces; Pillow converts those for print (CMYK, YCCK).
 PLAIN_COLORS = ("YCbCr", "Gray")
 
 
 def decode(file: bytes | str | os.PathLike[str], name: str = "") -> np.ndarray:
     """The pixels of an image, uint8 [H, W, 3], as Pillow decodes them.
 
-    Grey, palette and CMYK images become RGB, transparency is dropped, and a rotation in EXIF is
-    ignored, as torchvision and timm do.
+    Grey, palette and CMYK images become RGB, transparency is dropped, and EXIF rotation is ignored,
+    as in torchvision and timm.
 
     Args:
         file: its path or its content.
-        name: what messages call it; the path if there is one.
+        name: used in error messages; defaults to the path if there is one.
 
     Raises:
-        UserError: it cannot be read, is no image, is truncated, or is grey with more than 8 bits;
-            names the file.
+        UserError: the file cannot be read, is not an image, is truncated, or is grey with more than
+            8 bits; the message names it.
     """
     if isinstance(file, bytes):
         return _decode(file, name)
@@ -47,13 +47,13 @@ def decode(file: bytes | str | os.PathLike[str], name: str = "") -> np.ndarray:
 
 
 def read(path: str | os.PathLike[str]) -> bytes:
-    """The content of an image file; its errors name it."""
+    """The content of an image file; error messages name it."""
     with naming(os.fspath(path)), open(path, "rb") as file:
         return file.read()
 
 
 def versions() -> dict[str, str]:
-    """The versions of the libraries that decode."""
+    """The versions of the decoding libraries."""
     found = {"pillow": PIL.__version__}
     return found if simplejpeg is None else {"simplejpeg": simplejpeg.__version__, **found}
 
@@ -67,7 +67,7 @@ def _decode(content: bytes, name: str) -> np.ndarray:
 
 
 def _decode_jpeg(content: bytes) -> np.ndarray | None:
-    """The image by simplejpeg; None if that is for Pillow to convert, or to name what is wrong."""
+    """The image decoded by simplejpeg; None if Pillow must convert it or report what is wrong."""
     try:
         height, width, colors, _ = simplejpeg.decode_jpeg_header(content)
         if colors not in PLAIN_COLORS or height * width > (Image.MAX_IMAGE_PIXELS or 0):
@@ -78,21 +78,21 @@ def _decode_jpeg(content: bytes) -> np.ndarray | None:
 
 
 def decode_with_pillow(content: bytes, name: str) -> np.ndarray:
-    """As `decode` with Pillow alone, which is the reference."""
+    """Like `decode`, with Pillow alone, which is the reference."""
     with naming(name), Image.open(io.BytesIO(content)) as file:
         mode = file.mode
         require(mode not in DEEP, f"{name} has more than 8 bits per channel (PIL mode {mode})")
-        # Without this step, Pillow warns of each palette that has transparent colors.
+        # Without this step, Pillow warns about each palette that has transparent colors.
         image = file.convert("RGBA") if isinstance(file.info.get("transparency"), bytes) else file
         return np.asarray(image.convert("RGB"))
 
 
 def orientation(content: bytes, name: str) -> int:
-    """How EXIF says to turn an image, 1 to 8; 1: it is upright."""
+    """An image's EXIF orientation, 1 to 8; 1 is upright."""
     if not any(mark in content for mark in EXIF):
         return 1
     with naming(name), Image.open(io.BytesIO(content)) as image:
-        # Pillow turns TIFF files when it decodes them.
+        # Pillow already rotates TIFF files when decoding.
         turn = 1 if image.format == "TIFF" else image.getexif().get(ORIENTATION, 1)
         return turn if turn in range(1, 9) else 1
 

@@ -1,4 +1,4 @@
-"""Images in files of their own: decoded once and cached in memory, or read one at a time."""
+"""One file per image: decoded once, cached and held in memory, or read one at a time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from kd_bench.utils.files import json_hash
 from kd_bench.utils.text.formatting import pluralize
 
 SPLITS = ("train", "test")
-THREADS = 4  # more do not help: decoding small images is dominated by the GIL
+THREADS = 4  # more do not help: the GIL limits decoding of small images
 CHUNK = 64  # images per task
 
 
@@ -32,21 +32,21 @@ CHUNK = 64  # images per task
 class Listing:
     """The files of one split and their classes."""
 
-    classes: list[str]  # sorted; the position is the class label
-    files: list[str]  # their paths
+    classes: list[str]  # sorted; the position is the class number
+    files: list[str]  # paths
     target: list[int]
 
 
 class ImageFiles:
-    """A source whose images are files: a subclass lists them.
+    """A source whose images are files, which a subclass lists.
 
-    Grayscale, palette and CMYK images become RGB, transparency is dropped. In memory, they are
-    decoded once and cached as uint8 tensors (see `cache`).
+    Grayscale, palette and CMYK images become RGB; transparency is dropped. If loaded into memory,
+    images are decoded once and cached on disk as uint8 tensors (see `cache`).
 
     Args:
-        root: names of files are relative to it, and the cache is inside.
-        size: null: images unchanged, in memory all of one size; 64: the largest centered square of
-            each, resized to 64x64 (bilinear, antialiased).
+        root: file names are relative to it, and it contains the cache.
+        size: if null, images are unchanged and, if loaded into memory, must have the same size; if
+            64, the largest centered square of each is resized to 64x64 (bilinear, antialiased).
     """
 
     def __init__(self, root: str, size: int | None):
@@ -55,7 +55,7 @@ class ImageFiles:
         self.size = size
 
     def list_files(self) -> tuple[Listing, Listing]:
-        """The files of the training and the test images, both with the same classes."""
+        """The files of the training and the test images, with the same classes in both."""
         raise NotImplementedError
 
     def describe(self) -> Description:
@@ -68,7 +68,7 @@ class ImageFiles:
         return Description(len(train.classes), height, width, len(train.files), len(test.files))
 
     def load(self) -> tuple[Split, Split]:
-        """Both splits in the order of their lists; from the cache if it has them."""
+        """Both splits in the order of their lists, from the cache if possible."""
         key = self._key()
         tensors = cache.find(self.root, key)
         if tensors is None:
@@ -84,13 +84,13 @@ class ImageFiles:
 
     @cached_property
     def listings(self) -> tuple[Listing, Listing]:
-        """As from `list_files`, listed once."""
+        """The result of `list_files`, checked and stored."""
         train, test = self.list_files()
         check_same_classes(self.root, train.classes, test.classes)
         return train, test
 
     def cache_facts(self) -> dict[str, object]:
-        """What the cached tensors depend on beside `size` and files; empty if nothing else."""
+        """What else the cached tensors depend on, besides `size` and the files."""
         return {}
 
     def _key(self) -> str:
@@ -121,7 +121,7 @@ class FileReader:
     """The images of one split, each from its file.
 
     Args:
-        root: the folder that the fingerprint's names are relative to.
+        root: the folder that file names in the fingerprint are relative to.
         listing: files and classes.
         size: as for `ImageFiles`.
     """
@@ -129,13 +129,13 @@ class FileReader:
     def __init__(self, root: Path, listing: Listing, size: int | None):
         self.size = size
         self.target = torch.tensor(listing.target)
-        # One array: a list's reference counts would be written to, and so copied, by every process.
+        # One array: a list's reference counts would be written, and its pages copied, by each fork.
         self._paths = np.array([os.fsencode(path) for path in listing.files])
         self._root = root
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the names, sizes and labels of the files; it is that of a copy, too."""
+        """A hash of the names, sizes and labels of the files; copying the folder preserves it."""
         paths = [self.name(position) for position in range(len(self._paths))]
         sizes = []
         for path in paths:
@@ -154,7 +154,7 @@ class FileReader:
 
 
 def decode_sized(path: str, size: int | None) -> np.ndarray:
-    """The image in a file, uint8 [H, W, 3], if `size` is given cropped and resized to a square."""
+    """The image in a file, uint8 [H, W, 3], cropped and resized to a square if `size` is given."""
     image = decode(path)
     if size is None:
         return image
@@ -170,7 +170,7 @@ def visible(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
 
 
 def check_same_classes(root: Path, train: Sequence[str], test: Sequence[str]) -> None:
-    """Refuse a training and a test set that differ in their classes."""
+    """Refuse training and test sets with different classes."""
     only = {"train": sorted({*train} - {*test}), "test": sorted({*test} - {*train})}
     differing = "; ".join(
         f"only in {split}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
@@ -185,7 +185,7 @@ def check_same_classes(root: Path, train: Sequence[str], test: Sequence[str]) ->
 
 
 def size_message(first: str, size: tuple[int, int], other: str, image: np.ndarray) -> str:
-    """Why images of two sizes are refused: that of the first, (height, width), and of another."""
+    """The error message about two images of different sizes; `size` is (height, width)."""
     return (
         f"images differ in size: {first} has {size[1]}x{size[0]} pixels, {other} has "
         f"{image.shape[1]}x{image.shape[0]}; set dataset.source.size to resize them"
@@ -193,7 +193,7 @@ def size_message(first: str, size: tuple[int, int], other: str, image: np.ndarra
 
 
 def _relative(path: str, root: Path) -> str:
-    """A path relative to the root, if it is below it, with slashes."""
+    """The path relative to the root with forward slashes, or the path itself if outside of it."""
     return Path(path).relative_to(root).as_posix() if Path(path).is_relative_to(root) else path
 
 

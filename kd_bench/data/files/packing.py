@@ -1,4 +1,4 @@
-"""Writes packed copies of images, none of them larger than training needs; see `shards`."""
+"""Writes packed copies of images, downscaled to what training needs; see `shards`."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ from kd_bench.utils.files import file_hash, write_json
 from kd_bench.utils.process import core_count
 from kd_bench.utils.text.formatting import pluralize
 
-SHARD = 2**27  # bytes from which on the next image begins a new one
-QUALITY = 95  # of JPEG, for images that are made smaller or turned
-CHUNK = 512  # images that are in memory at a time
+SHARD = 2**27  # bytes; when a shard reaches this size, the next image starts a new one
+QUALITY = 95  # of JPEG, for downscaled or rotated images
+CHUNK = 512  # images in memory at a time
 
 
 @dataclass(frozen=True)
 class Copy:
-    """One image as it is packed."""
+    """One image to be packed."""
 
-    content: bytes  # of a file
-    is_new: bool  # made smaller, or turned
-    is_rotated: bool  # by EXIF, in its file
+    content: bytes  # of an image file
+    is_new: bool  # encoded again, since it was downscaled or rotated
+    is_rotated: bool  # the original file has an EXIF rotation
 
 
 @dataclass
 class Report:
-    """What was packed of a split."""
+    """What was packed for a split."""
 
     images: int = 0
     bytes: int = 0
-    smaller: int = 0  # images that were made smaller, or turned
-    rotated: list[str] = field(default_factory=list)  # files that EXIF says to turn
+    smaller: int = 0  # images that were downscaled or rotated
+    rotated: list[str] = field(default_factory=list)  # files with an EXIF rotation
 
 
 def pack(
@@ -56,25 +56,26 @@ def pack(
     bad: Callable[[str], None],
     progress: Callable[[str, int, int], None],
 ) -> dict[str, Report]:
-    """Write copies of all images of a source to a new folder; it appears when it is whole.
+    """Write copies of all images of a source to a new folder, which appears once complete.
 
     Args:
         source: lists the images.
         to: the folder.
-        short_side: larger images are made smaller, so that this is their shorter side; others are
+        short_side: larger images are downscaled so that this is their shorter side; others are
             copied byte by byte.
-        upright: turn images as their EXIF says.
+        upright: rotate images as their EXIF data specifies.
         bad: called with a line about each image that cannot be decoded.
-        progress: called with the split, and the numbers of images that are done and there are.
+        progress: called with the split, the number of images done, and their total.
 
     Returns:
-        What was packed of each split.
+        What was packed for each split.
 
     Raises:
-        UserError: images cannot be decoded; all others have been tried, and nothing is left.
+        UserError: images cannot be decoded. Raised after all images have been tried; nothing is
+            written.
     """
-    require(not to.exists(), f"{to} exists already; remove it, or choose another place with --to")
-    part = to.with_name(f"{to.name}.part")  # of a killed one, it is made again
+    require(not to.exists(), f"{to} already exists; remove it, or choose another folder with --to")
+    part = to.with_name(f"{to.name}.part")  # one left by a killed process is replaced
     try:
         with suppress(FileNotFoundError):
             shutil.rmtree(part)
@@ -92,12 +93,12 @@ def pack(
                 if isinstance(made, UserError):
                     bad(str(made))
                     damaged += 1
-                elif not damaged:  # otherwise the others are only tried
+                elif not damaged:  # after a damaged image, the rest is only checked
                     writer.add(made.content, target, os.path.relpath(path, source.root))
                     _count(reports[writer.split], path, made)
         require(
             not damaged,
-            f"{pluralize(damaged, 'image')} cannot be decoded, named above; mend or remove"
+            f"{pluralize(damaged, 'image')} cannot be decoded (see above); repair or remove"
             f" {'it' if damaged == 1 else 'them'}, and start again",
         )
         index = {
@@ -118,7 +119,7 @@ def pack(
 def _copies(
     listing: Listing, short_side: int, upright: bool
 ) -> Iterator[tuple[str, int, Copy | UserError]]:
-    """Path, label and copy of each image, in order; in place of a copy, why there is none."""
+    """Path, label and copy of each image, in order; an error in place of a copy that failed."""
 
     def copy(path: str) -> Copy | UserError:
         try:
@@ -135,7 +136,7 @@ def _copies(
 
 
 def make_copy(path: str, short_side: int, upright: bool) -> Copy:
-    """The content of an image file, or that of a smaller or a turned JPEG.
+    """The content of an image file, or of a downscaled or rotated JPEG made from it.
 
     Raises:
         UserError: the image cannot be decoded.
@@ -169,7 +170,7 @@ def _count(report: Report, path: str, made: Copy) -> None:
 
 
 class _Writer:
-    """Writes the shards of a split, and its table."""
+    """Writes the shards and the table of a split."""
 
     def __init__(self, folder: Path, split: str):
         self.folder, self.split = folder, split
@@ -190,7 +191,7 @@ class _Writer:
         self._rows.append(row)
 
     def finish(self) -> dict[str, Any]:
-        """Write the table; what the index has of the split."""
+        """Write the table; returns the split's entry in the index."""
         self.close()
         path = self.folder / f"{self.split}.npz"
         shard, offset, length, digest, target, name = zip(*self._rows, strict=True)

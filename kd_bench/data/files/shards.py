@@ -1,11 +1,11 @@
-"""Packed images: files as they are, one after another in large ones, with an index of hashes.
+"""Packed images: image files concatenated into large ones, with an index of hashes.
 
     index.json            classes, and for each split its shards and the hash of its table
     train.npz, test.npz   the table: shard, offset, length, hash, label and name of each image
     train-00000.shard     the images
 
-The index is small, and has a hash for each table, which has one for each image: so damage is found
-where it is read, and named.
+The small index has a hash of each table, and a table has a hash of each image. So damage is
+detected on reading, and the message names the damaged file or image.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from kd_bench.utils.files import file_hash, json_hash
 INDEX = "index.json"
 FORMAT = 1
 COLUMNS = ("shard", "offset", "length", "hash", "target", "name")
-HASH = 8  # bytes of the SHA-256 of an image
+HASH = 8  # leading bytes of the SHA-256 of an image
 
 
 class Shards:
-    """Images that `kd-bench prepare` has packed, of one size in memory and of any if streamed."""
+    """Images packed by `kd-bench prepare`: all of one size if in memory, any size if streamed."""
 
     def __init__(self, root: str):
         self.root = Path(root).expanduser().absolute()
@@ -50,7 +50,7 @@ class Shards:
         )
 
     def load(self) -> tuple[Split, Split]:
-        """Both splits, decoded; from the cache if it has them."""
+        """Both splits, decoded, from the cache if possible."""
         readers = self.open()
         key = json_hash([reader.fingerprint for reader in readers], 32)
         tensors = cache.find(self.root, key)
@@ -79,15 +79,17 @@ class Shards:
             index = json.loads(path.read_bytes())
         except FileNotFoundError:
             raise UserError(
-                f"no file {path}: make packed images with kd-bench prepare FOLDER --to {self.root},"
-                " or say where they are with dataset.root=FOLDER"
+                f"no file {path}: pack images with kd-bench prepare FOLDER --to {self.root}, or set"
+                " the folder of packed images with dataset.root=FOLDER"
             ) from None
         except (OSError, ValueError) as error:
             raise DamagedError(f"{path} is damaged: {error}") from None
         is_whole = isinstance(index, dict) and {"format", "classes", "splits"} <= index.keys()
         if not is_whole:
-            raise DamagedError(f"{path} is damaged: it lacks format, classes or splits")
-        require(index["format"] == FORMAT, f"{path} is of another version of kd-bench")
+            raise DamagedError(f"{path} is damaged: format, classes or splits are missing")
+        require(
+            index["format"] == FORMAT, f"{path} was written by an incompatible version of kd-bench"
+        )
         return index
 
 
@@ -104,13 +106,13 @@ class ShardReader:
         self._root, self._split = root, split
         path = root / f"{split}.npz"
         if file_hash(path) != about["table"]:
-            raise DamagedError(f"{path} is damaged: its content is not what was written")
+            raise DamagedError(f"{path} is damaged: its content does not match its hash")
         with np.load(path) as table:
             self._table = {name: table[name] for name in COLUMNS}
         for number, length in enumerate(about["shards"]):
             self._check_length(self._shard(number), length)
         self.target = torch.from_numpy(self._table["target"])
-        # Of the images' bytes and labels, through their hashes.
+        # Covers the labels and, through their hashes, the images.
         self.fingerprint = about["table"]
 
     def _check_length(self, path: Path, length: int) -> None:
@@ -119,13 +121,13 @@ class ShardReader:
         except OSError as error:
             raise DamagedError(f"cannot read {path}: {error.strerror}") from None
         if found != length:
-            raise DamagedError(f"{path} is damaged: it has {found:,} bytes of {length:,}")
+            raise DamagedError(f"{path} is damaged: it has {found:,} bytes instead of {length:,}")
 
     def _shard(self, number: int) -> Path:
         return self._root / shard_name(self._split, number)
 
     def name(self, position: int) -> str:
-        """The image's shard, and the file that it is a copy of."""
+        """The image's shard and its original file."""
         shard = self._shard(int(self._table["shard"][position]))
         return f"{shard}: {os.fsdecode(self._table['name'][position])}"
 
@@ -133,13 +135,13 @@ class ShardReader:
         """The bytes of one image.
 
         Raises:
-            DamagedError: they are not what was written.
+            DamagedError: they do not match their hash.
         """
         offset, length = (int(self._table[key][position]) for key in ("offset", "length"))
         with open(self._shard(int(self._table["shard"][position])), "rb", buffering=0) as file:
             content = os.pread(file.fileno(), length, offset)
         if image_hash(content) != self._table["hash"][position].tobytes():
-            raise DamagedError(f"{self.name(position)} is damaged; prepare the images again")
+            raise DamagedError(f"{self.name(position)} is damaged; pack the images again")
         return content
 
     def read(self, position: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Tiny ImageNet in the folders that its archive unpacks to."""
+"""Tiny ImageNet, in the folder structure of its archive."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ LABELS = "val_annotations.txt"  # name, class and box of each image, separated b
 
 
 class TinyImageNet(ImageFiles):
-    """Tiny ImageNet (Stanford CS231n): train/<class>/images/*, and val/images/* for the test.
+    """Tiny ImageNet (Stanford CS231n): train/<class>/images/*, with val/images/* as the test set.
 
-    The labels of val/images are in val/val_annotations.txt. The images of the archive's own test
-    set have none.
+    The labels of val/images are in val/val_annotations.txt. The archive's own test set has none.
     """
 
     def __init__(self, root: str):
@@ -25,14 +24,14 @@ class TinyImageNet(ImageFiles):
         train = self.root / "train"
         require(
             train.is_dir(),
-            f"no folder {train}: Tiny ImageNet is not in {self.root}; say where it is with"
+            f"no folder {train}: Tiny ImageNet is not in {self.root}; set its folder with"
             " dataset.root=FOLDER",
         )
         classes = [entry.name for entry in visible(train)]
         files, target = [], []
         for label, name in enumerate(classes):
             folder = train / name / "images"
-            require(folder.is_dir(), f"no folder {folder}: Tiny ImageNet is not whole")
+            require(folder.is_dir(), f"no folder {folder}: Tiny ImageNet is incomplete")
             images = [entry.path for entry in visible(folder)]
             files += images
             target += [label] * len(images)
@@ -46,10 +45,10 @@ def _list_test(folder: Path) -> Listing:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise UserError(f"{path} is no text file") from None
+        raise UserError(f"{path} is not a text file") from None
     require(
         bool(rows) and all(len(row) == 2 for row in rows),
-        f"{path} must have a line for each image, its name and class separated by a tab",
+        f"{path} must have one line per image, with name and class separated by a tab",
     )
     classes = sorted({name for _, name in rows})
     place = {name: number for number, name in enumerate(classes)}

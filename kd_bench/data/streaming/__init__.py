@@ -1,1 +1,1 @@
-"""Images that are decoded while they are trained on."""
+"""Images that are decoded during training."""

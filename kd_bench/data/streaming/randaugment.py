@@ -1,4 +1,4 @@
-"""RandAugment (Cubuk et al., 2020), arXiv:1909.13719, of streamed images, by torchvision."""
+"""RandAugment (Cubuk et al., 2020), arXiv:1909.13719, for streamed images, by torchvision."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from kd_bench.data.streaming.views import Views
 from kd_bench.interfaces import require
 from kd_bench.utils.torchvision import import_torchvision
 
-STRENGTHS = 31  # torchvision's, from 0
+STRENGTHS = 31  # number of magnitudes in torchvision, counted from 0
 
 
 def check_randaugment(operations: int, magnitude: int) -> None:
-    """Refuse numbers that torchvision's RandAugment does not take.
+    """Check the arguments of torchvision's RandAugment.
 
     Raises:
-        UserError: with those that it takes.
+        UserError: one is out of range; the message has the range.
     """
     name = "dataset.randaugment"
-    require(operations > 0, f"{name}.operations must be 0 or more, got {operations}")
+    require(operations > 0, f"{name}.operations must be above 0, got {operations}")
     require(
         0 <= magnitude < STRENGTHS,
         f"{name}.magnitude must be from 0 to {STRENGTHS - 1}, got {magnitude}",
@@ -30,22 +30,22 @@ def check_randaugment(operations: int, magnitude: int) -> None:
 
 
 class RandAugmented:
-    """Views of other views, changed by random operations of torchvision's RandAugment.
+    """Applies the random operations of torchvision's RandAugment to other views.
 
-    A view's number is 62 random bits, which seed the draws: so what is drawn follows from it alone.
-    Evaluated images stay as they are.
+    A view's number is 62 random bits, which seed the draws, so the draws depend on nothing else.
+    Images for evaluation are unchanged.
 
     Args:
-        views: crops and flips, which come first.
-        operations: how many an image gets, one after the other.
-        magnitude: of all of them, from 0 to 30; 9 is usual.
+        views: crops and flips, which are applied first.
+        operations: number of operations applied to an image, one after another.
+        magnitude: of all operations, from 0 to 30; 9 is usual.
     """
 
     count = 2**62
 
     def __init__(self, views: Views, operations: int, magnitude: int):
         self.views = views
-        transforms = import_torchvision().transforms  # here, for all workers
+        transforms = import_torchvision().transforms  # once, before workers are forked
         self._randaugment = transforms.RandAugment(operations, magnitude, STRENGTHS)
 
     @property
@@ -64,7 +64,7 @@ class RandAugmented:
         return torch.stack(changed)
 
     def plain(self, images: Iterable[np.ndarray]) -> Tensor:
-        """Images uint8 [H', W', 3] as they are evaluated: uint8 [B, H, W, 3]."""
+        """Images uint8 [H', W', 3] as used in evaluation: uint8 [B, H, W, 3]."""
         return self.views.plain(images)
 
     def _changed(self, image: Tensor, seed: int) -> Tensor:

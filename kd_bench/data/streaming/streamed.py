@@ -1,8 +1,8 @@
-"""A dataset that is decoded while it is trained on, by the workers of torch's DataLoader.
+"""A dataset that is decoded during training by the workers of torch's DataLoader.
 
-What a batch shows is a function of (seed, epoch, index), given to the workers as numbers of images
-and of views. So a job resumes without any state of theirs, and sees, bit for bit, the batches that
-it would see of images in memory.
+A batch is a function of (seed, epoch, index), passed to the workers as image and view numbers. So a
+job resumes without any state of the workers, and its batches equal, bit for bit, those of images in
+memory.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from kd_bench.data.streaming.views import Views
 from kd_bench.interfaces import UserError
 
 Item = tuple[int, int]  # numbers of an image and of its view
-AS_EVALUATED = -1  # in place of a view's number
+AS_EVALUATED = -1  # in place of a view number
 
 
 @dataclass(frozen=True, eq=False)
 class StreamedSplit:
-    """The images of one split, each decoded when it is needed."""
+    """The images of one split, each decoded when needed."""
 
     reader: Reader
-    position: Tensor  # [N] int64, on the CPU: the images of the reader that belong to the split
+    position: Tensor  # [N] int64, on the CPU: the reader's images that belong to the split
     target: Tensor  # [N] int64
 
     def part(self, images: slice) -> StreamedSplit:
@@ -42,10 +42,10 @@ class StreamedSplit:
 
 @dataclass(frozen=True, eq=False)
 class StreamedData(Data):
-    """Images that workers decode; a batch of uint8 goes to the device.
+    """Images decoded by workers, and copied to the device in batches of uint8.
 
-    A pass over images starts workers of its own, which end with it: they share the memory of this
-    process, and none is left behind.
+    Each pass over the images forks its own workers, which end with it: they share the memory of
+    this process, and none is left behind.
     """
 
     train: StreamedSplit
@@ -57,7 +57,7 @@ class StreamedData(Data):
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width of an image as networks see it."""
+        """Height and width of an image as passed to networks."""
         return self.size
 
     @property
@@ -72,7 +72,7 @@ class StreamedData(Data):
 
     @property
     def versions(self) -> dict[str, str]:
-        """The versions of the libraries that decode."""
+        """The versions of the decoding libraries."""
         return decode.versions()
 
     def feed(self, seed: int, sizes: Sequence[int]) -> StreamedFeed:
@@ -87,7 +87,7 @@ class StreamedData(Data):
         return self._pass(self.train.reader, pairs, sizes)
 
     def plain_images(self, split: StreamedSplit, size: int) -> Iterator[Tensor]:
-        """All images of a split as they are evaluated, in batches: uint8 [B, H, W, 3]."""
+        """All images of a split as used in evaluation, in batches: uint8 [B, H, W, 3]."""
         pairs = torch.stack([split.position, torch.full_like(split.position, AS_EVALUATED)], 1)
         full, rest = divmod(len(pairs), size)
         return self._pass(split.reader, pairs, [size] * full + [rest] * (rest > 0))
@@ -108,7 +108,7 @@ class StreamedData(Data):
             num_workers=self.workers,
             collate_fn=_as_it_is,  # type: ignore[arg-type]  # a batch, not a list
             pin_memory=self.mean.device.type == "cuda",
-            # DataLoader draws a seed for its workers, which must not shift what methods draw.
+            # DataLoader draws a seed for its workers, which must not shift the methods' draws.
             generator=torch.Generator(),
         )
         for answer in loader:
@@ -118,7 +118,7 @@ class StreamedData(Data):
 
 
 class StreamedFeed:
-    """Puts the images of each step where the step, maybe a captured one, reads them."""
+    """Copies the images of each step to a fixed buffer, which a captured step can read."""
 
     def __init__(self, data: StreamedData, seed: int, sizes: Sequence[int]):
         self._data, self._seed, self._sizes = data, seed, sizes
@@ -127,31 +127,31 @@ class StreamedFeed:
         self._coming: Iterator[Tensor] = iter(())
 
     def start(self, order: Tensor, epoch: int) -> None:
-        """Start to decode the images of an epoch."""
+        """Start decoding the images of an epoch."""
         order = order[: sum(self._sizes)]
         view = self._data.sample_views(order, epoch, self._seed)
         self._coming = self._data.augmented_images(order, view, self._sizes)
 
     def advance(self) -> None:
-        """Wait for the next step's images, and copy them to the device."""
+        """Wait for the next step's images and copy them to the device."""
         image = next(self._coming)
         self._ready[: len(image)].copy_(image, non_blocking=True)
 
     def images(self, index: Tensor, view: Tensor) -> Tensor:
-        """The images that are ready: those of the step, which `index` and `view` number."""
+        """The images copied last, which are those of `index` and `view`."""
         return self._data.normalise(self._ready[: len(index)])
 
 
 class _Images(TorchDataset):
-    """Batches of a split's images by the numbers of images and views."""
+    """Batches of a split's images, by image and view numbers."""
 
     def __init__(self, reader: Reader, views: Views, size: tuple[int, int]):
         self.reader, self.views, self.size = reader, views, size
 
     def __getitems__(self, items: Sequence[Item]) -> Tensor | UserError:
-        """As `batch`, with the mistake of the user that keeps a worker from making one.
+        """The result of `batch`, or the UserError that it raised.
 
-        If a worker raised it, it would arrive as another error, its traceback in the message.
+        An error raised in a worker would arrive as another error with a traceback in its message.
         """
         try:
             return self.batch(items)
@@ -159,7 +159,7 @@ class _Images(TorchDataset):
             return error
 
     def batch(self, items: Sequence[Item]) -> Tensor:
-        """Images uint8 [B, H, W, 3]: all in views of their own, or all as they are evaluated."""
+        """Images uint8 [B, H, W, 3], either all augmented or all as used in evaluation."""
         images = (self._image(position) for position, _ in items)  # one at a time in memory
         numbers = torch.tensor([view for _, view in items])
         if numbers[0] == AS_EVALUATED:

@@ -1,4 +1,4 @@
-"""What streamed images are made into before they form a batch: uint8, of one size."""
+"""Views of streamed images, augmented or for evaluation: uint8, of one size per batch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kd_bench.utils.splitmix import below, further_words
 
 
 class Views(Protocol):
-    """The augmented views of a training image, by number, and the one that is evaluated."""
+    """The augmented views of a training image, by number, and the view used in evaluation."""
 
     @property
     def count(self) -> int:
@@ -36,13 +36,13 @@ class Views(Protocol):
         ...
 
     def plain(self, images: Iterable[np.ndarray]) -> Tensor:
-        """Images uint8 [H', W', 3] as they are evaluated: uint8 [B, H, W, 3]."""
+        """Images uint8 [H', W', 3] as used in evaluation: uint8 [B, H, W, 3]."""
         ...
 
 
 @dataclass(frozen=True)
 class PaddedCrop:
-    """Images of one size: crops after padding, and flips; as those of images in memory."""
+    """Images of one size: padding, crop and flip, as for images in memory."""
 
     pad: int
     padding: str
@@ -65,23 +65,23 @@ class PaddedCrop:
         return torch.from_numpy(np.stack(list(images)))
 
 
-TRIES = 10  # at a box that fits into the image, as in torchvision
+TRIES = 10  # to draw a box that fits into the image, as in torchvision
 
 
 @dataclass(frozen=True)
 class ResizedCrop:
     """Images of any size: a box of random area and aspect ratio, resized to a square.
 
-    Szegedy et al., Going Deeper with Convolutions (arXiv:1409.4842), section 6; the drawing of the
-    box is that of torchvision's RandomResizedCrop. A view's number is 62 random bits, from which
-    all of its integers follow. The evaluated view is the center of the resized image.
+    Szegedy et al., Going Deeper with Convolutions (arXiv:1409.4842), section 6; the box is drawn as
+    in torchvision's RandomResizedCrop. A view's number is 62 random bits, from which all of its
+    random integers are derived. In evaluation, the view is the center of the resized image.
 
     Args:
         size: height and width of the result.
-        resize: the shorter side of an evaluated image before its center is cropped.
-        area: least and largest area of the box, as a fraction of the image's.
-        ratio: least and largest width of the box over its height.
-        flip: half of the views are mirrored.
+        resize: in evaluation, the shorter side of an image before its center is cropped.
+        area: smallest and largest area of the box, as a fraction of the image's.
+        ratio: smallest and largest aspect ratio (width over height) of the box.
+        flip: whether half of the views are mirrored.
     """
 
     size: int
@@ -102,7 +102,7 @@ class ResizedCrop:
         for key, values, most in (("area", self.area, 1.0), ("ratio", self.ratio, math.inf)):
             require(
                 len(values) == 2 and 0 < values[0] <= values[1] <= most,
-                f"{name}.{key} must be the least and the largest, both above 0"
+                f"{name}.{key} must be the smallest and the largest value, both above 0"
                 f"{' and at most 1' if most == 1 else ''}, got {list(values)}",
             )
 
@@ -123,7 +123,7 @@ class ResizedCrop:
         Args:
             height: of the image.
             width: of the image.
-            words: four random integers in 0..2^63-1 for each try.
+            words: random integers in 0..2^63-1, four for each try.
         """
         logs = [math.log(each) for each in self.ratio]
         for at in range(0, 4 * TRIES, 4):
@@ -137,7 +137,7 @@ class ResizedCrop:
         return (width - w) // 2, (height - h) // 2, w, h
 
     def plain(self, images: Iterable[np.ndarray]) -> Tensor:
-        """The centers of the images, resized so that `resize` is their shorter side."""
+        """The centers of the images after resizing their shorter side to `resize`."""
         return torch.stack([self._center(image) for image in images])
 
     def _center(self, image: np.ndarray) -> Tensor:

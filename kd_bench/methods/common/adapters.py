@@ -62,7 +62,7 @@ def require_equal_channels(context: LossContext, stage: str, method: str) -> Non
 
 
 def classified_map(context: LossContext, stage: str, method: str) -> tuple[str]:
-    """Check that the classifiers' input is the average of this map over positions; return the stage.
+    """Check that both classifiers read the average of this map over positions; return the stage.
 
     Only shapes are checked. `method` needs this map to classify parts of an image.
 

@@ -43,7 +43,7 @@ def test_all_undecodable_images_are_listed(kd_bench, root):
     assert printed.splitlines() == [
         f"{root}/train/ant/000.jpg is not an image that PIL can read",
         f"{root}/test/bee/001.jpg is not an image that PIL can read",
-        "kd-bench: 2 images cannot be decoded, named above; mend or remove them, and start again",
+        "kd-bench: 2 images cannot be decoded (see above); repair or remove them, and start again",
     ]
     assert not (root.parent / "packed").exists()
 

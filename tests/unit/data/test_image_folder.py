@@ -163,7 +163,7 @@ def test_a_link_to_a_missing_image_is_named(root, name):
 
 def test_a_link_to_a_missing_class_folder_is_named(root):
     (root / "train/fox").symlink_to(root / "gone")
-    with refused(f"{root}/train/fox is a link to a folder that does not exist"):
+    with refused(f"{root}/train/fox is a broken link"):
         load(root)
 
 
@@ -331,7 +331,7 @@ def test_a_damaged_cache_file_is_named_and_made_again(root, decoded, damage):
     content = path.read_bytes()
     path.unlink()  # and not written over, as it is mapped
     path.write_bytes(damage(content))
-    with pytest.warns(UserWarning, match=f"{path} is damaged, so it is made again: "):
+    with pytest.warns(UserWarning, match=f"{path} is damaged and will be rebuilt: "):
         again, _ = load(root)
     assert torch.equal(again.image, image)
     assert len(decoded) == 10

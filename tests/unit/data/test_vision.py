@@ -204,7 +204,7 @@ def test_a_damaged_installed_file_is_named(tmp_path, damage):
     write_installed(tmp_path / "installed")
     path = tmp_path / "installed/t10k-images-idx3-ubyte.gz"
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(UserError, match=f"{path} is damaged; install dataset-fashion-mnist again"):
+    with pytest.raises(UserError, match=f"{path} is damaged; reinstall dataset-fashion-mnist"):
         vision.FashionMNIST(str(tmp_path), download=False).load()
 
 

@@ -203,11 +203,11 @@ def test_weights_of_all_that_teaches_are_kept(runs, tmp_path):
 REFUSED = {
     "an ensemble has no features": (
         ("method=at", "method.ensemble.size=3"),
-        r"^the ensemble of 3 resnet20 gives logits alone, and the method reads stage 'stage1'$",
+        r"^the ensemble of 3 resnet20 provides only logits, but the method reads stage 'stage1'$",
     ),
     "nor weights": (
         ("method=wkd_logit", "method.ensemble.size=3"),
-        r"^the ensemble of 3 resnet20 gives logits alone, and the method reads stage 'pooled'$",
+        r"^the ensemble of 3 resnet20 provides only logits, but the method reads stage 'pooled'$",
     ),
     "without a teacher": (
         ("method=baseline", "method.ensemble.size=3"),

@@ -136,8 +136,8 @@ def test_a_method_that_shows_the_teacher_other_images_needs_images_in_memory(tmp
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["dataset.pad=0"], "dataset.resized_crop is for streamed images alone"),
-        (["dataset.streamed=true"], "dataset.resized_crop takes the place of padding; add"),
+        (["dataset.pad=0"], "dataset.resized_crop requires streamed images"),
+        (["dataset.streamed=true"], "dataset.resized_crop replaces padding; add"),
     ],
 )
 def test_random_resized_crops_need_what_they_replace_left_out(tmp_path, images, overrides, message):

@@ -124,7 +124,7 @@ def test_all_images_that_cannot_be_decoded_are_named_and_nothing_is_left(root):
     whole = (root / "test/ant/000.jpg").read_bytes()
     (root / "test/ant/000.jpg").write_bytes(whole[:-30])
     lines = []
-    with refused("2 images cannot be decoded, named above; mend or remove them"):
+    with refused("2 images cannot be decoded (see above); repair or remove them"):
         packed(root, root / "new", bad=lines.append)
     unreadable = "is not an image that PIL can read"
     assert lines[0] == f"{root}/train/bee/001.jpg {unreadable}"
@@ -144,7 +144,7 @@ def test_what_a_killed_preparation_left_is_made_again(root):
 
 
 def test_an_existing_folder_is_not_written_to(root):
-    with refused(f"{root}/packed exists already"):
+    with refused(f"{root}/packed already exists"):
         packed(root, root / "packed")
 
 
@@ -163,7 +163,7 @@ def test_a_damaged_image_is_named(root):
     change_byte(shard, first + 5)  # in the second image
     train, _ = Shards(str(root / "packed")).open()
     train.read(0)
-    with refused(f"{shard}: train/ant/002.jpg is damaged; prepare the images", DamagedError):
+    with refused(f"{shard}: train/ant/002.jpg is damaged; pack the images", DamagedError):
         train.read(1)
 
 
@@ -171,7 +171,9 @@ def test_a_truncated_shard_is_named_before_anything_is_read(root):
     shard = root / "packed/test-00000.shard"
     length = shard.stat().st_size
     shard.write_bytes(shard.read_bytes()[:-7])
-    with refused(f"{shard} is damaged: it has {length - 7:,} bytes of {length:,}", DamagedError):
+    with refused(
+        f"{shard} is damaged: it has {length - 7:,} bytes instead of {length:,}", DamagedError
+    ):
         Shards(str(root / "packed")).describe()
 
 
@@ -183,7 +185,7 @@ def test_a_missing_shard_is_named(root):
 
 def test_a_damaged_table_is_named(root):
     change_byte(root / "packed/train.npz", 300)
-    with refused(f"{root}/packed/train.npz is damaged: its content is not what", DamagedError):
+    with refused(f"{root}/packed/train.npz is damaged: its content does not match", DamagedError):
         Shards(str(root / "packed")).describe()
 
 
@@ -197,12 +199,12 @@ def test_a_damaged_index_is_named(root, text):
 def test_an_index_of_another_version_is_refused(root):
     path = root / "packed/index.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": 2}))
-    with refused(f"{path} is of another version of kd-bench"):
+    with refused(f"{path} was written by an incompatible version of kd-bench"):
         Shards(str(root / "packed")).describe()
 
 
 def test_a_folder_that_was_not_prepared_is_named(tmp_path):
-    with refused(f"no file {tmp_path}/index.json: make packed images with kd-bench prepare"):
+    with refused(f"no file {tmp_path}/index.json: pack images with kd-bench prepare"):
         Shards(str(tmp_path)).describe()
 
 

@@ -48,6 +48,6 @@ def test_missing_files_are_named(root, tmp_path):
 
 def test_a_class_without_its_folder_of_images_is_named(root):
     (root / "train/n03").mkdir()
-    message = f"no folder {root}/train/n03/images: Tiny ImageNet is not whole"
+    message = f"no folder {root}/train/n03/images: Tiny ImageNet is incomplete"
     with pytest.raises(UserError, match=re.escape(message)):
         TinyImageNet(str(root)).describe()

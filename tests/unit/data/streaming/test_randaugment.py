@@ -42,7 +42,7 @@ def test_evaluated_images_are_left_as_they_are():
 @pytest.mark.parametrize(
     ("numbers", "message"),
     [
-        ((-1, 9), "operations must be 0 or more, got -1"),
+        ((-1, 9), "operations must be above 0, got -1"),
         ((2, 31), "magnitude must be from 0 to 30"),
     ],
 )

@@ -133,7 +133,7 @@ def test_images_of_two_sizes_are_refused_with_a_file_of_each(tmp_path):
 
 
 def test_a_source_without_files_cannot_be_streamed():
-    with refused("Digits has its images in memory; leave out dataset.streamed"):
+    with refused("Digits keeps its images in memory; leave out dataset.streamed"):
         load(Digits(train=500), streamed=True)
 
 
@@ -148,7 +148,7 @@ def test_images_that_do_not_fit_into_the_memory_are_refused_before_decoding(root
     needed = 3 * (18 * 64 + 12 * 144)
     monkeypatch.setattr(dataset_module, "available_memory", lambda: needed - 1)
     with refused(
-        "18 images of 8x8 pixels need 8.6 kB of memory while they are loaded, and 8.6 kB are free;"
+        "18 images of 8x8 pixels need 8.6 kB of memory while loading, but only 8.6 kB are free;"
         " add dataset.streamed=true"
     ):
         load(folder(root))

@@ -128,10 +128,13 @@ def test_resized_pixels_are_those_of_pillow_but_for_rounding(height, width):
         ),
         (
             {"area": [0.5, 1.5]},
-            "area must be the least and the largest, both above 0 and at most 1",
+            "area must be the smallest and the largest value, both above 0 and at most 1",
         ),
         ({"area": [0.5]}, "got [0.5]"),
-        ({"ratio": [2.0, 1.0]}, "ratio must be the least and the largest, both above 0, got"),
+        (
+            {"ratio": [2.0, 1.0]},
+            "ratio must be the smallest and the largest value, both above 0, got",
+        ),
     ],
 )
 def test_invalid_settings_are_refused(changed, message):
