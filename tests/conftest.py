@@ -1,9 +1,9 @@
-"""What holds for all tests: one thread each, so that several run side by side; what they share."""
+"""Shared fixtures, and settings for all tests: one thread each, so that several run in parallel."""
 
 import os
 
 os.environ["OMP_NUM_THREADS"] = (
-    "1"  # before torch is loaded; processes that tests start have it too
+    "1"  # before torch is imported; inherited by the processes that tests start
 )
 
 import shutil
@@ -20,7 +20,7 @@ from kd_bench.jobs import assemble
 from kd_bench.training import device
 from kd_bench.training.checks.gradients import check_gradients
 
-# Time says nothing about a test where other programs share the machine.
+# No deadlines: other programs may share the machine.
 hypothesis.settings.register_profile(
     "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
@@ -29,7 +29,7 @@ hypothesis.settings.load_profile("untimed")
 
 @pytest.fixture
 def kd_bench(tmp_path, monkeypatch, capsys):
-    """Call `kd-bench` in an empty folder: its exit code, and all that it printed."""
+    """Run `kd-bench` in an empty folder; returns its exit code and everything it printed."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
 
@@ -55,7 +55,7 @@ def kd_bench(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture(scope="session", autouse=True)
 def _layers_are_checked_once():
-    """Check the gradients of the same layers once, not in every job: kernels stay as they are."""
+    """Check the gradients of equal networks once per session, as the kernels do not change."""
     checked = set()
 
     def check(net, image_size, layout, model_name):
@@ -71,7 +71,7 @@ def _layers_are_checked_once():
 
 @pytest.fixture
 def one_thread():
-    """The settings of a process that trains with one thread, for this test alone."""
+    """The process settings of single-threaded training, for one test."""
     before = torch.get_num_threads()
     device.configure_process(1)
     yield
@@ -81,13 +81,13 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A folder of runs that the tests of a file share, so that each teacher is trained once."""
+    """A runs folder shared by the tests of a file, so that each teacher is trained once."""
     return tmp_path_factory.mktemp("runs")
 
 
 @pytest.fixture(scope="module")
 def other_runs(tmp_path_factory):
-    """Another one, for the same jobs anew."""
+    """A second runs folder, to train the same jobs again."""
     return tmp_path_factory.mktemp("other_runs")
 
 
@@ -100,7 +100,7 @@ def _trained_once(tmp_path_factory):
 
 @pytest.fixture
 def finished(tmp_path, _trained_once):
-    """runs/ in the test's folder with a finished student of st and its teacher: their folders."""
+    """The folders of a finished `st` student and its teacher, in runs/ below the test's folder."""
     shutil.copytree(_trained_once, tmp_path / "runs")
     (student,) = tmp_path.glob("runs/*/*/st/*/seed0")
     (teacher,) = tmp_path.glob("runs/*/none-*/baseline/*/seed0")

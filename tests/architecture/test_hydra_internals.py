@@ -1,10 +1,10 @@
-"""The three imports from `hydra._internal`, which no release of Hydra promises to keep.
+"""The three imports from `hydra._internal`, which may break in any release of Hydra.
 
-`hydra._internal.utils.get_args_parser`: cli/hydra_app.py needs Hydra's own flags, to answer a
-misspelt one in a line. `hydra._internal.core_plugins.basic_sweeper.BasicSweeper.split_arguments`:
-sweep/launchers/grid_sweeper.py takes the product of the values typed with commas from it.
+`hydra._internal.utils.get_args_parser`: cli/hydra_app.py needs Hydra's flags to report a misspelt
+one in one line. `hydra._internal.core_plugins.basic_sweeper.BasicSweeper.split_arguments`:
+sweep/launchers/grid_sweeper.py uses it for the product of comma-separated values.
 `hydra._internal.config_loader_impl.ConfigLoaderImpl._apply_overrides_to_config`: config/compose.py
-composes the chosen files once and then applies values to copies, as Hydra does itself.
+composes the chosen files once and then applies values to copies, as Hydra itself does.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ USED = {
 }
 
 
-def test_no_other_import_is_from_hydras_internals():
+def test_there_are_no_other_imports_from_hydras_internals():
     found: dict[str, set[str]] = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -45,14 +45,14 @@ def test_no_other_import_is_from_hydras_internals():
     assert found == USED
 
 
-def test_the_parser_of_hydras_flags_takes_nothing_and_gives_an_argument_parser():
+def test_the_parser_of_hydras_flags_is_an_argument_parser():
     assert not inspect.signature(get_args_parser).parameters
     parser = get_args_parser()
     assert isinstance(parser, argparse.ArgumentParser)
     assert {"--multirun", "--config-dir", "--cfg"} <= parser._option_string_actions.keys()
 
 
-def test_the_sweepers_product_takes_overrides_and_a_size_and_gives_one_batch_of_jobs():
+def test_the_sweeper_expands_overrides_into_one_batch_of_jobs():
     assert isinstance(inspect.getattr_static(BasicSweeper, "split_arguments"), staticmethod)
     taken = list(inspect.signature(BasicSweeper.split_arguments).parameters)
     assert taken == ["overrides", "max_batch_size"]

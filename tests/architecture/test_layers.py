@@ -1,4 +1,4 @@
-"""Which module may import which: the contracts of pyproject.toml, and what they cannot say."""
+"""The import contracts of pyproject.toml, and import rules that contracts cannot express."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def test_every_contract_holds(monkeypatch, capsys):
 
 
 def test_hidden_imports_count_too():
-    # Imports in function bodies always do; those under TYPE_CHECKING unless they are excluded.
+    # Imports in function bodies always count; those under TYPE_CHECKING unless excluded.
     assert SETTINGS["exclude_type_checking_imports"] is False
     assert CONTRACTS["layers"]["exhaustive"] is True
     assert "ignore_imports" not in CONTRACTS["layers"]
     assert "ignore_imports" not in CONTRACTS["acyclic_siblings"]
 
 
-def test_the_house_has_at_most_nine_floors():
+def test_there_are_at_most_nine_layers():
     assert len(FLOORS) <= 9
 
 
@@ -57,7 +57,7 @@ def _is_module(name: str) -> bool:
 
 
 def _modules_named_in_strings(path: Path) -> Iterator[str]:
-    """Every string of a file that is a module's dotted name, or a module's and an attribute's."""
+    """Every string of a file that is the dotted name of a module or of a module's attribute."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             name = node.value.replace(":", ".")
@@ -70,8 +70,8 @@ def _modules_named_in_strings(path: Path) -> Iterator[str]:
 @pytest.mark.parametrize(
     "path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE))
 )
-def test_no_module_of_a_higher_floor_is_named_in_a_string(path):
-    # import_module("kd_bench.…") or `python -m kd_bench.…` would get around the contract.
+def test_no_string_has_the_name_of_a_module_in_a_higher_layer(path):
+    # import_module("kd_bench.…") or `python -m kd_bench.…` would bypass the contract.
     room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
     if room == "__init__":
         return

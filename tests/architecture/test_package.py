@@ -1,4 +1,4 @@
-"""What holds for every file of the package, and how many of them stand side by side."""
+"""Rules for every file of the package, and the number of entries per folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from helpers.paths import PACKAGE
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 FOLDERS = sorted({path.parent for path in FILES} - {PACKAGE})
-LARGE = {"methods", "models", "cli"}  # a file for each paper, model family, command
+LARGE = {"methods", "models", "cli"}  # one file per paper, model family or command
 each_file = pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 
 
@@ -19,12 +19,12 @@ def entries(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name != "__pycache__")
 
 
-def test_the_package_fits_on_a_screen():
+def test_the_package_has_at_most_14_entries():
     assert len(entries(PACKAGE)) <= 14, entries(PACKAGE)
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_folder_fits_on_a_screen(folder):
+def test_a_folder_has_at_most_14_entries(folder):
     if folder.relative_to(PACKAGE).as_posix() not in LARGE:
         assert len(entries(folder)) <= 14, entries(folder)
 
@@ -51,7 +51,7 @@ def test_nothing_is_unpickled_from_a_checkpoint(path):
 
 
 @each_file
-def test_nothing_that_loads_pickles_is_imported_by_its_bare_name(path):
+def test_functions_that_load_pickles_are_not_imported_by_their_bare_names(path):
     # `from torch import load` would slip past the test above.
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module in {"torch", "pickle"}:

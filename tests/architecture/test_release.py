@@ -1,4 +1,4 @@
-"""One version: of the package, the changelog and the citation."""
+"""The package, the changelog and the citation have the same version."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def test_the_changelog_begins_with_this_version():
     assert numbers == sorted(numbers, reverse=True)
 
 
-def test_every_requirement_has_a_lowest_version():
+def test_every_requirement_has_a_lower_bound():
     setup = ConfigParser()
     setup.read(ROOT / "setup.cfg")
     required = setup["options"]["install_requires"].split("\n")
     assert [line for line in required if line and ">=" not in line] == []
 
 
-def test_the_citation_is_of_this_version():
+def test_the_citation_has_this_version():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert {"cff-version", "message", "title", "authors"} <= citation.keys()
     assert citation["version"] == kd_bench.__version__

@@ -1,1 +1,1 @@
-"""Faults on purpose: kd-bench is killed, starved and lied to, and must end as if nothing was."""
+"""Fault injection: kd-bench is killed, starved and given damaged files, and must recover."""

@@ -1,4 +1,4 @@
-"""Two of everything at once, locks that are taken over, and what may lie in place of a lock."""
+"""Concurrent commands, locks that are taken over, and obstacles in the place of a lock."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from faults.states import STUDENT, Scenario, States
 from kd_bench.utils import lock
 
 READERS: tuple[Words, ...] = (("table",), ("table", "--format", "csv"), ("status",), ("clean",))
-HALFWAY = 40  # the file operation at which the process that took over pauses
+HALFWAY = 40  # the file operation at which the process that took over is stopped
 PAUSE = 0.5  # seconds
 
 
 def cases(states: States, rounds: int, every: int, seed: int) -> Iterator[Case]:
-    """All conditions.
+    """All cases of this file.
 
     Args:
-        states: where they are tried.
-        rounds: how often two of everything are started.
-        every: a process is stopped before each so many file operations.
-        seed: of the moments at which the second of two starts.
+        states: the scenarios.
+        rounds: how many times two commands are started together.
+        every: stop a process before every N-th file operation.
+        seed: of the random delays between two commands.
     """
     draw = random.Random(seed)
     for i in range(rounds):
@@ -58,7 +58,7 @@ def cases(states: States, rounds: int, every: int, seed: int) -> Iterator[Case]:
 
 
 def two_at_once(scenario: Scenario, delay: float, trial: Trial) -> Outcome:
-    """The same command twice, the second one some seconds after the first."""
+    """Run the same command twice, the second one `delay` seconds after the first."""
     first = trial.start(scenario.words)
     time.sleep(delay)
     second = trial.start(scenario.words)
@@ -74,7 +74,7 @@ def _readers(scenario: Scenario, trial: Trial) -> Outcome:
     while sweep.poll() is None:
         readers = [trial.start(words) for words in READERS]
         for ended in map(trial.end, readers):
-            if ended.code != 0:  # there is nothing to read yet
+            if ended.code != 0:  # nothing to read yet
                 oracle.refusal(ended.output, None, trial.work)
     trial.end(sweep)
     for words in READERS:
@@ -84,7 +84,7 @@ def _readers(scenario: Scenario, trial: Trial) -> Outcome:
 
 
 def _taken_over(scenario: Scenario, fault: Fault, pause: int, trial: Trial) -> Outcome:
-    """A process is stopped; one on another host takes over, and ends or pauses; then both go on."""
+    """Stop a process; one on another host takes its lock and ends or is stopped; resume both."""
     stopped = trial.start(scenario.words, fault)
     if stopped.wait_until_stopped():
         _silence(trial.work)
@@ -101,14 +101,14 @@ def _taken_over(scenario: Scenario, fault: Fault, pause: int, trial: Trial) -> O
 
 
 def _silence(work: Path) -> None:
-    """Make all locks look as if their owners had not shown a sign of life for an hour."""
+    """Make the last heartbeat of all locks an hour old."""
     an_hour_ago = time.time() - 3600
     for owner in work.glob("runs/**/lock/*"):
         os.utime(owner, (an_hour_ago, an_hour_ago))
 
 
 def _on_another_host() -> None:
-    """Make this process one of another host, which watches locks for a moment only."""
+    """Make this process seem to run on another host, and shorten its wait for heartbeats."""
     vars(socket)["gethostname"] = lambda: "elsewhere"
     vars(lock)["HEARTBEAT_SECONDS"] = 0.02
 

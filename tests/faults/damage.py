@@ -1,4 +1,4 @@
-"""Damage of every file that is read again, and the commands that read it."""
+"""Damages every file that kd-bench reads back, for each command that reads it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from faults.states import States
 
 Damage = Callable[[bytes, bytes, float], bytes]
 
-# How files are damaged: from their content, the same file's of another job, and a place in 0..1
+# Kinds of damage: functions of a file's content, another job's content, and a position in 0..1
 
 
 def _truncated(content: bytes, _other: bytes, place: float) -> bytes:
@@ -36,7 +36,7 @@ def _emptied(_content: bytes, _other: bytes, _place: float) -> bytes:
 
 
 def _one_bit(content: bytes, _other: bytes, place: float) -> bytes:
-    """A digit changes where numbers are written as text; else the exponent of a number."""
+    """Flip a bit of a digit in a text file, or of the exponent of a number in a binary file."""
     first, size = _numbers(content)
     at = first + int(size * place)
     if content.isascii():
@@ -47,12 +47,12 @@ def _one_bit(content: bytes, _other: bytes, place: float) -> bytes:
 
 
 def _numbers(content: bytes) -> tuple[int, int]:
-    """Where the numbers of a file begin, and the bytes that they take."""
+    """The offset of a file's numbers, and their size in bytes."""
     if (accuracy := content.find(b'"last": ')) >= 0:  # of a record
         return accuracy + len(b'"last": '), 1
     if b"PK\x03\x04" not in content:
         return 0, len(content)
-    entries = zipfile.ZipFile(io.BytesIO(content)).infolist()  # as torch.save writes it
+    entries = zipfile.ZipFile(io.BytesIO(content)).infolist()  # written by torch.save
     tensors = [entry for entry in entries if "/data/" in entry.filename]
     largest = max(tensors, key=lambda entry: entry.file_size)
     name, extra = struct.unpack_from("<HH", content, largest.header_offset + 26)
@@ -68,15 +68,15 @@ def _of_another_job(_content: bytes, other: bytes, _place: float) -> bytes:
 
 
 def _of_a_future_version(content: bytes, _other: bytes, _place: float) -> bytes:
-    """The same in another format, and with names that this version does not know."""
-    if content.startswith(b"PK"):  # as torch.save writes it
+    """The same content with a newer format number, and with unknown fields."""
+    if content.startswith(b"PK"):  # written by torch.save
         file = io.BytesIO()
         state = torch.load(io.BytesIO(content), weights_only=True)
         torch.save({"format": 99, "content": state}, file)
         return file.getvalue()
     if content.startswith(b"{\n"):  # JSON
         return json.dumps(json.loads(content) | {"format": 99, "new": 1}).encode()
-    first, *rest = content.split(b"\n")  # lines of JSON, or one before a state
+    first, *rest = content.split(b"\n")  # JSON lines, or one JSON line before a state
     return b"\n".join([json.dumps(json.loads(first) | {"format": 99, "new": 1}).encode(), *rest])
 
 
@@ -94,14 +94,14 @@ DAMAGES: dict[str, Damage] = {
     "another job's": _of_another_job,
     FUTURE: _of_a_future_version,
 }
-PLACED = ("truncated", "one bit flipped")  # which are tried at several places
+PLACED = ("truncated", "one bit flipped")  # tried at several positions
 
 
-# Which files are damaged, and which commands read them
+# The files that are damaged, and the commands that read them
 
 STUDENT, TEACHER = "runs/*/*/st/*/seed*", "runs/*/none-resnet20/*/*/seed*"
 CACHE, IMAGES, SWEEP = "runs/.tables/*", "data/pictures/.kd_bench_cache", "runs/.sweeps"
-AGAIN = ""  # the scenario's own command; the others are words, with the file's folder as {folder}
+AGAIN = ""  # the scenario's own command; in other commands, {folder} is the file's folder
 ALL = ("table", "clean", "status")
 EVALUATE, EXPORT, RERUN = "evaluate {folder}", "export {folder} --to net.pt", "rerun {folder}"
 UNVERSIONED = (".csv", ".f32", ".part")  # plain numbers
@@ -109,7 +109,7 @@ UNVERSIONED = (".csv", ".f32", ".part")  # plain numbers
 
 @dataclass(frozen=True)
 class Target:
-    """A file that is read again."""
+    """A file that kd-bench reads back."""
 
     what: str  # its row in the summary
     scenario: str
@@ -118,7 +118,7 @@ class Target:
     readers: tuple[str, ...] = (AGAIN,)
 
     def damages(self) -> list[str]:
-        """What can be done to it."""
+        """The kinds of damage that apply to it."""
         has_versions = not self.path.endswith(UNVERSIONED)
         return [kind for kind in DAMAGES if has_versions or kind != FUTURE]
 
@@ -145,11 +145,11 @@ TARGETS = (
 
 
 def cases(states: States, places: tuple[float, ...]) -> Iterator[Case]:
-    """Every damage of every file, for every command that reads it.
+    """Every kind of damage to every file, for every command that reads it.
 
     Args:
-        states: where it happens.
-        places: in a file, in 0..1, at which it is truncated or a bit is flipped.
+        states: the scenarios.
+        places: positions in 0..1 at which a file is truncated or a bit is flipped.
     """
     for target in TARGETS:
         for kind in target.damages():
@@ -165,7 +165,7 @@ def cases(states: States, places: tuple[float, ...]) -> Iterator[Case]:
 
 
 def _start(states: States, target: Target) -> Path:
-    target.state(states, f"other {target.scenario}")  # made here, and not by several trials at once
+    target.state(states, f"other {target.scenario}")  # made once, not by concurrent trials
     return target.state(states, target.scenario)
 
 
@@ -197,7 +197,7 @@ def _the_file(work: Path, target: Target) -> Path:
 
 @dataclass(frozen=True)
 class View:
-    """What a command that trains nothing shows."""
+    """The result of a command that trains nothing."""
 
     code: int
     output: str
@@ -213,7 +213,7 @@ def _view(trial: Trial, words: list[str]) -> View:
 
 
 def _compare(before: View, after: View, path: str, words: list[str]) -> Outcome:
-    """Whether a command shows the same as before the damage, or names the damaged file."""
+    """Recovered if a command's output is as before the damage, refused if it names the file."""
     folder, _, name = path.rpartition("/")
     is_named = path in after.output or (folder in words and name in after.output)
     if is_named:
@@ -226,6 +226,6 @@ def _compare(before: View, after: View, path: str, words: list[str]) -> Outcome:
 
 
 def _masked(output: str) -> str:
-    """An output without times, sizes and temporary names."""
+    """The output without times, sizes and temporary names."""
     output = re.sub(r"\S*kd-bench-rerun-\S*", "FOLDER", output)
     return re.sub(r"(under )?[\d.,]+ (s|min|images/s|B|kB|MB)\b", "NUMBER", output)

@@ -1,4 +1,4 @@
-"""A trial: a fault in a folder of its own, then the same command again, and what came of it."""
+"""Runs a trial: a fault in a scratch folder, the same command again, and a comparison."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from faults.program import Ended, Patch, Running, Stuck, Words
 from faults.states import Scenario
 from kd_bench.results.run_folder import RESULT
 
-LINGER = 60.0  # seconds in which all processes of a command must have ended, too
+LINGER = 60.0  # seconds after a command within which all its processes must end
 
 
 class Trial:
-    """A copy of a folder, and the commands that were typed in it."""
+    """A copy of a folder, and the commands run in it."""
 
     def __init__(self, folder: Path, start: Path, patch: Patch):
         self.folder, self.work, self._patch = folder, folder / "work", patch
@@ -37,31 +37,31 @@ class Trial:
         fault_of_jobs: Fault = NOTHING,
         patch: Patch | None = None,
     ) -> Running:
-        """Start a command, see `program.start`."""
+        """Start a command; see `program.start`."""
         return program.start(self.folder, words, fault, fault_of_jobs, patch or self._patch)
 
     def end(self, running: Running) -> Ended:
         """Wait for a command.
 
         Raises:
-            Found: there is a traceback in what it shows, or it died.
+            Found: it printed or left a traceback, or a signal killed it.
         """
         ended = running.wait()
         self._ended.append(ended)
-        if ended.code < 0 and ended.code != -signal.SIGKILL:  # which the harness sends
-            raise Found(Outcome.TRACEBACK, f"it died of {signal.Signals(-ended.code).name}")
+        if ended.code < 0 and ended.code != -signal.SIGKILL:  # sent by the harness
+            raise Found(Outcome.TRACEBACK, f"killed by {signal.Signals(-ended.code).name}")
         oracle.check_no_traceback(self.work, [each.output for each in self._ended])
         return ended
 
     def run(self, words: Words, fault: Fault = NOTHING, fault_of_jobs: Fault = NOTHING) -> Ended:
-        """Start a command, and wait for it."""
+        """Start a command and wait for it."""
         return self.end(self.start(words, fault, fault_of_jobs))
 
     def finish(self, scenario: Scenario, damaged: Path | None = None) -> Outcome:
-        """Type the command again, do what it says if it refuses, and compare all files.
+        """Run the command again, follow its advice if it refuses, and compare all files.
 
         Raises:
-            Found: it does not end as an undisturbed run.
+            Found: the files differ from those of an undisturbed run.
         """
         outcome = Outcome.RECOVERED
         again = self.run(scenario.words)
@@ -79,16 +79,16 @@ class Trial:
         return outcome
 
     def _age(self) -> None:
-        """Make all files a day old: `clean` leaves alone what may just be being written."""
+        """Make all files a day old: `clean` keeps files that may still be written."""
         yesterday = time.time() - 86400
         for path in self.work.rglob("*"):
             os.utime(path, (yesterday, yesterday), follow_symlinks=False)
 
     def check_processes(self) -> None:
-        """Check that no process is left.
+        """Check that all processes have ended.
 
         Raises:
-            Found: one is; it is killed.
+            Found: one is still running; it is killed.
         """
         deadline = time.monotonic() + LINGER
         while left := program.processes_in(self.folder):
@@ -99,7 +99,7 @@ class Trial:
             time.sleep(0.01)
 
     def check_trained_once(self) -> None:
-        """Check that no job was trained by two processes.
+        """Check that no job was trained twice.
 
         Raises:
             Found: one was.
@@ -123,9 +123,9 @@ class Case:
 
     row: str  # in the summary
     name: str
-    start: Callable[[], Path]  # the folder in which it happens, made when first called
+    start: Callable[[], Path]  # the folder to copy, made on the first call
     play: Callable[[Trial], Outcome]
-    runs_sweep: bool = False  # which takes seconds
+    runs_sweep: bool = False  # takes seconds
 
 
 @dataclass(frozen=True)
@@ -135,16 +135,16 @@ class Result:
     row: str
     name: str
     outcome: Outcome
-    seen: str = ""  # where it is not as it must be
+    seen: str = ""  # the difference, if there is one
 
 
 def attempt(case: Case, scratch: Path, patch: Patch = program.no_patch) -> Result:
-    """Try a case in a folder of its own below `scratch`, which is kept if it fails.
+    """Try a case in a new folder below `scratch`, which is kept if the case fails.
 
     Args:
         case: to try.
-        scratch: for the folders of trials.
-        patch: of kd-bench, in all commands.
+        scratch: the parent of all trial folders.
+        patch: applied to kd-bench in all commands.
     """
     folder = Path(tempfile.mkdtemp(dir=scratch, prefix="trial-"))
     trial = Trial(folder, case.start(), patch)

@@ -1,7 +1,7 @@
-"""Sees every file operation of a process before it happens, and at one of them makes a fault.
+"""Intercepts the file operations of a process, and injects a fault before one of them.
 
-Python's audit events are the operations; `os.fsync` has none, so it is wrapped. Operations below
-the watched folder are counted from 1 in each process, and written to a journal outside of it.
+Operations are Python's audit events; `os.fsync` has none, so it is wrapped. Operations below the
+watched folder are counted from 1 in each process, and written to a journal outside it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-VARIABLE = "KD_BENCH_FAULT"  # the environment variable with the fault of a process's descendants
-MAKES_FILES = ("open", "mkdir", "fsync")  # operations that a full disk refuses
+VARIABLE = "KD_BENCH_FAULT"  # the environment variable with the fault for child processes
+MAKES_FILES = ("open", "mkdir", "fsync")  # operations that fail on a full disk
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
-EVENTS = {  # audit event -> operation, position of the path, position of its folder's descriptor
+EVENTS = {  # audit event -> operation, index of the path, index of its folder's descriptor
     "open": ("open", 0, None),
     "os.rename": ("rename", 1, 3),
     "os.remove": ("unlink", 0, 1),
@@ -31,14 +31,14 @@ EVENTS = {  # audit event -> operation, position of the path, position of its fo
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens at which file operation of a process."""
+    """An action before one of the file operations of a process."""
 
     action: str  # the name of a method of `Hook`; "nothing" only counts
     at: int = 0  # the number of the operation; 0: never
 
     @property
     def text(self) -> str:
-        """For people."""
+        """The fault in words."""
         return f"{self.action} at file operation {self.at}"
 
 
@@ -47,7 +47,7 @@ NOTHING = Fault("nothing")
 
 @dataclass(frozen=True)
 class Operation:
-    """A file operation as the journal has it."""
+    """A file operation in the journal."""
 
     pid: int
     number: int
@@ -56,12 +56,12 @@ class Operation:
 
     @property
     def text(self) -> str:
-        """For people."""
+        """The operation in words."""
         return f"{self.name} {self.path}"
 
 
 class Hook:
-    """The faults, each a method that is called before the operation."""
+    """The faults: methods called before an operation."""
 
     def __init__(self, fault: Fault, watched: Path, journal: Path):
         self._fault, self._watched, self._pid, self._count = fault, str(watched), os.getpid(), 0
@@ -70,10 +70,10 @@ class Hook:
         self._acting = False
 
     def before(self, name: str, path: str, source: str | None = None) -> None:
-        """A process is about to do something to a file; the fault, if it is time for it."""
+        """Called before a file operation: counts it, and injects the fault if it is due."""
         if self._acting or not path.startswith(self._watched + os.sep):
             return
-        if self._pid != os.getpid():  # a fork counts for itself
+        if self._pid != os.getpid():  # a fork has its own count
             self._pid, self._count = os.getpid(), 0
         self._count += 1
         number = self._count
@@ -83,7 +83,7 @@ class Hook:
                 getattr(self, self._fault.action)(number == self._fault.at, name, path)
             finally:
                 self._acting = False
-        # Not where the fault has ended the process, or raised an error instead of the operation
+        # Not reached if the fault ended the process or raised an error
         relative = os.path.relpath(path, self._watched)
         os.write(self._journal, f"{self._pid}\t{number}\t{name}\t{relative}\n".encode())
         self._remember_unflushed(name, path, source)
@@ -97,46 +97,46 @@ class Hook:
             self._unflushed.discard(path)
 
     def nothing(self, is_now: bool, name: str, path: str) -> None:
-        """Only counts."""
+        """Do nothing; the operation is only counted."""
 
     def kill(self, is_now: bool, name: str, path: str) -> None:
-        """The process is killed."""
+        """Kill the process."""
         os.kill(os.getpid(), signal.SIGKILL)
 
     def tear(self, is_now: bool, name: str, path: str) -> None:
-        """The process is killed within the write before this flush: half of the file is there."""
+        """Kill the process in the middle of the write before this flush: half the file exists."""
         if os.path.isfile(path):
             os.truncate(path, os.path.getsize(path) // 2)
         self.kill(is_now, name, path)
 
     def power_cut(self, is_now: bool, name: str, path: str) -> None:
-        """The process is killed, and what it wrote and did not flush is not on the disk."""
+        """Kill the process and lose everything it wrote without flushing."""
         for unflushed in filter(os.path.isfile, self._unflushed):
             os.truncate(unflushed, 0)
         self.kill(is_now, name, path)
 
     def full_disk(self, is_now: bool, name: str, path: str) -> None:
-        """From now on nothing new fits on the disk."""
+        """Fail all writes from now on, as on a full disk."""
         if name in MAKES_FILES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
 
     def lose_folder(self, is_now: bool, name: str, path: str) -> None:
-        """The runs folder disappears, as a network mount does."""
+        """Move the runs folder away, as when a network mount is lost."""
         if is_now:
             os.rename(f"{self._watched}/runs", f"{self._watched}/runs_elsewhere")
 
     def interrupt(self, is_now: bool, name: str, path: str) -> None:
-        """Ctrl-C."""
+        """Send SIGINT, as Ctrl-C does."""
         if is_now:
             os.kill(os.getpid(), signal.SIGINT)
 
     def interrupt_twice(self, is_now: bool, name: str, path: str) -> None:
-        """Ctrl-C, and once more while the process ends."""
+        """Send SIGINT, and once more while the process ends."""
         if self._count - self._fault.at in (0, 1):
             os.kill(os.getpid(), signal.SIGINT)
 
     def stop(self, is_now: bool, name: str, path: str) -> None:
-        """The process is stopped, until somebody lets it go on."""
+        """Stop the process until it gets SIGCONT."""
         if is_now:
             os.kill(os.getpid(), signal.SIGSTOP)
 
@@ -175,7 +175,7 @@ def _absolute(path: Any, descriptor: int | None = None) -> str:
 
 
 def variables(fault: Fault, watched: Path, journal: Path) -> dict[str, str]:
-    """The environment in which all Python processes that are started install the hook."""
+    """Environment variables with which child Python processes install the hook."""
     here = Path(__file__).resolve().parent
     folders = [str(here / "descendants"), str(here.parent), os.environ.get("PYTHONPATH", "")]
     values = {"fault": asdict(fault), "watched": str(watched), "journal": str(journal)}
@@ -183,7 +183,7 @@ def variables(fault: Fault, watched: Path, journal: Path) -> dict[str, str]:
 
 
 def install_from_environment() -> None:
-    """Install what `variables` describe, if they are there."""
+    """Install the hook that `variables` describes, if it is set."""
     if text := os.environ.get(VARIABLE):
         values = json.loads(text)
         fault = Fault(**values["fault"])
@@ -191,7 +191,7 @@ def install_from_environment() -> None:
 
 
 def read_journal(journal: Path) -> list[Operation]:
-    """The operations of all processes, in the order in which they happened."""
+    """The operations of all processes, in order."""
     lines = journal.read_text().splitlines() if journal.exists() else []
     rows = (line.split("\t") for line in lines)
     return [Operation(int(pid), int(number), name, path) for pid, number, name, path in rows]

@@ -1,4 +1,4 @@
-"""What comes at any moment: kills, power cuts, Ctrl-C, a full disk, a folder that disappears."""
+"""Faults at any moment: kills, power cuts, Ctrl-C, a full disk, a folder that disappears."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from faults.hook import MAKES_FILES, NOTHING, Fault
 from faults.oracle import Found, Outcome
 from faults.states import Scenario, States
 
-# Before which operations it matters: in each, or in those of some names
 EVERY = ("open", "mkdir", "fsync", "rename", "unlink", "rmdir", "link", "symlink")
-ROWS = {  # action -> its row in the summary, and before which operations it makes a difference
+ROWS = {  # action -> its row in the summary, and the operations before which it has an effect
     "kill": ("killed before a file operation", EVERY),
     "tear": ("killed within a write", ("fsync",)),
     "power_cut": ("power cut before a file operation", EVERY),
@@ -24,15 +23,15 @@ ROWS = {  # action -> its row in the summary, and before which operations it mak
     "full_disk": ("disk full from a file operation on", MAKES_FILES),
     "lose_folder": ("runs folder gone from a file operation on", EVERY),
 }
-ACTIONS = {  # scenario -> what is tried before each of its operations
+ACTIONS = {  # scenario -> the actions tried before each of its operations
     "job": tuple(ROWS),
     "cached teacher": ("kill", "tear", "power_cut", "full_disk"),
     "two phases": ("kill", "power_cut"),
     "images": ("kill", "power_cut", "full_disk"),
-    "sweep": ("kill", "interrupt", "full_disk", "lose_folder"),  # in its own process, not its jobs'
+    "sweep": ("kill", "interrupt", "full_disk", "lose_folder"),  # in its own process, not in jobs
 }
 ACTIONS_OF_JOBS = ("kill", "full_disk")  # in each job of a sweep
-OFTEN = ("job", "cached teacher", "two phases")  # killed at random moments
+OFTEN = ("job", "cached teacher", "two phases")  # scenarios killed at random moments
 
 
 def cases(states: States, names: Collection[str]) -> Iterator[Case]:
@@ -67,30 +66,30 @@ def random_cases(states: States, number: int, seed: int) -> Iterator[Case]:
 
 
 def at_operation(scenario: Scenario, fault: Fault, fault_of_jobs: Fault, trial: Trial) -> Outcome:
-    """A fault while the command runs for the first time."""
+    """Inject a fault into the first run of the command."""
     trial.run(scenario.words, fault, fault_of_jobs)
     if "full_disk" in (fault.action, fault_of_jobs.action):
         _check_no_halves(trial)
     _return_folder(trial)
     outcome = trial.finish(scenario)
-    if fault.action != "lose_folder":  # which made it train once more, where the folder was
+    if fault.action != "lose_folder":  # it trains again at the old path
         trial.check_trained_once()
     return outcome
 
 
 def _check_no_halves(trial: Trial) -> None:
-    """Check that nothing half written keeps a full disk full.
+    """Check that no half-written file takes up space on a full disk.
 
     Raises:
-        Found: something does.
+        Found: one does.
     """
     parts = trial.work.rglob("*.part")
-    if halves := [path for path in parts if not path.name.startswith("rows.")]:  # which resumes
+    if halves := [path for path in parts if not path.name.startswith("rows.")]:  # rows.* resume
         raise Found(Outcome.WRONG, f"{halves[0]} is left on a full disk")
 
 
 def _return_folder(trial: Trial) -> None:
-    """What had disappeared is there again, as a mount that comes back; it hides what was made."""
+    """Bring back the folder that disappeared, like a mount, which hides files written meanwhile."""
     if (elsewhere := trial.work / "runs_elsewhere").exists():
         shutil.rmtree(trial.work / "runs", ignore_errors=True)
         elsewhere.rename(trial.work / "runs")

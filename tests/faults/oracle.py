@@ -1,4 +1,4 @@
-"""Tells how a fault ended, by comparing all files with those of an undisturbed run."""
+"""Classifies how a fault ended, by comparing all files with those of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from typing import Any
 from kd_bench.results.run_folder import CONSOLE, ERROR, TIMING
 
 TRACEBACK = "Traceback (most recent call last)"
-TIMES = {  # what differs from run to run in a record, and in the description of a teacher's cache
+TIMES = {  # fields of records and of teacher caches that differ from run to run
     "finished", "seconds", "seconds_of_process", "seconds_of_warm_up", "images_per_second",
     "peak_memory_mb", "commit", "dirty", "checksum",
 }  # fmt: skip
 
 
 class Outcome(Enum):
-    """How a fault ended, from the best to the worst; only the first two are allowed."""
+    """How a fault ended, from best to worst; only the first two are allowed."""
 
     RECOVERED = "recovered"
     REFUSED = "refused clearly"
@@ -38,7 +38,7 @@ ALLOWED = (Outcome.RECOVERED, Outcome.REFUSED)
 
 
 class Found(Exception):  # noqa: N818  # an outcome, not an error
-    """A fault ended as it must not; `outcome` says how, the message what was seen."""
+    """A fault ended with an outcome that is not allowed; the message describes it."""
 
     def __init__(self, outcome: Outcome, text: str):
         super().__init__(text)
@@ -49,7 +49,7 @@ class Found(Exception):  # noqa: N818  # an outcome, not an error
 
 
 def check_files(found: Path, expected: Path) -> None:
-    """Compare all files of two runs folders.
+    """Compare all files of two folders.
 
     Raises:
         Found: the worst difference.
@@ -68,14 +68,14 @@ def check_files(found: Path, expected: Path) -> None:
 
 
 def _names(folder: Path) -> set[str]:
-    """The files of a folder, and its empty folders."""
+    """The files and empty folders below a folder."""
     below = list(folder.rglob("*"))
     full = {path.parent for path in below}
     return {path.relative_to(folder).as_posix() for path in below if path not in full}
 
 
 def _check_file(found: Path, expected: Path) -> None:
-    """Compare two files: records without times, tables by their epochs, all else by its bytes."""
+    """Compare two files: JSON without times, timing.csv by its epochs, others by their bytes."""
     if expected.suffix == ".csv":
         _check_epochs(found, expected)
     if expected.name == TIMING or not expected.is_file():
@@ -95,7 +95,7 @@ def _timeless(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_bytes(), object_hook=_without_times)
     except ValueError as error:
-        raise Found(Outcome.WRONG, f"{path.name} is no JSON: {error}") from None
+        raise Found(Outcome.WRONG, f"{path.name} is not JSON: {error}") from None
     return values if isinstance(values, dict) else {"": values}
 
 
@@ -116,23 +116,23 @@ def _epochs(path: Path) -> Counter[str]:
         return Counter(row.get("epoch", "") for row in csv.DictReader(file))
 
 
-# What a user sees
+# Output
 
 
 def check_no_traceback(work: Path, outputs: Sequence[str]) -> None:
-    """Check all that commands printed, and what their jobs left for people.
+    """Check that neither the output of commands nor the logs of their jobs have a traceback.
 
     Raises:
-        Found: there is a traceback.
+        Found: there is one.
     """
-    shown = {"output": "\n".join(outputs)} | _left_for_people(work)
+    shown = {"output": "\n".join(outputs)} | _logs(work)
     for where, text in shown.items():
         if TRACEBACK in text:
             raise Found(Outcome.TRACEBACK, f"{where}: {text.strip().splitlines()[-1]}")
 
 
-def _left_for_people(work: Path) -> dict[str, str]:
-    """The texts that jobs leave, which may be running."""
+def _logs(work: Path) -> dict[str, str]:
+    """The error and console files of jobs, which may still be running."""
     texts = {}
     for folder, _, names in os.walk(work):
         for name in {ERROR, CONSOLE}.intersection(names):
@@ -142,38 +142,38 @@ def _left_for_people(work: Path) -> dict[str, str]:
 
 
 def refusal(output: str, damaged: Path | None, work: Path) -> str:
-    """The one line in which a command says why it does nothing.
+    """The single line in which a command reports why it refused.
 
     Args:
         output: of the command.
-        damaged: the file that the line has to name; None: any reason will do.
-        work: the folder in which the command was typed.
+        damaged: the file that must be in the line; None accepts any reason.
+        work: the folder in which the command ran.
 
     Raises:
-        Found: there is not exactly one such line, or it does not name the file.
+        Found: there is not exactly one such line, or the file is not in it.
     """
     lines = [line for line in output.splitlines() if line.startswith("kd-bench: ")]
     if len(lines) != 1:
-        raise Found(Outcome.UNCLEAR, f"{len(lines)} lines say why: {output[-300:]!r}")
+        raise Found(Outcome.UNCLEAR, f"{len(lines)} lines give a reason: {output[-300:]!r}")
     if damaged is not None and damaged.relative_to(work).as_posix() not in lines[0]:
         raise Found(Outcome.UNCLEAR, f"it does not name {damaged.name}: {lines[0]}")
     return lines[0]
 
 
 def to_delete(line: str, work: Path) -> Path:
-    """The file or folder that a refusal tells the user to delete: after the word, or just before.
+    """The file or folder to delete according to a refusal: the path after "delete", or before it.
 
     Raises:
-        Found: it says nothing of the kind.
+        Found: the refusal has none.
     """
     before, *rest = re.split(r"\b(?:delete|remove)\b", line)
     named = [*_paths(" ".join(rest), work), *reversed(_paths(before, work))]
     if not rest or not named:
-        raise Found(Outcome.UNCLEAR, f"it names no remedy: {line}")
+        raise Found(Outcome.UNCLEAR, f"no remedy in: {line}")
     return named[0]
 
 
 def _paths(text: str, work: Path) -> list[Path]:
-    """The files and folders that a text names."""
+    """The existing files and folders whose paths are in a text."""
     words = (word.strip("'\":;,.()") for word in text.split())
     return [work / word for word in words if "/" in word and os.path.lexists(work / word)]

@@ -1,4 +1,4 @@
-"""Breaks kd-bench on purpose, in each of the ways that the harness must report."""
+"""Plants bugs in kd-bench that the harness must report."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from kd_bench.utils.lock import Lock
 
 
 def check(states: States, scratch: Path) -> bool:
-    """Whether each plant is reported as what it is; prints what is seen of it."""
+    """Whether each planted bug is reported as expected; prints the reports."""
     all_seen = True
     for patch, expected, case in plants(states):
         result = harness.attempt(case, scratch, patch)
@@ -37,7 +37,7 @@ def check(states: States, scratch: Path) -> bool:
 
 
 def plants(states: States) -> Iterator[tuple[Patch, tuple[Outcome, ...], Case]]:
-    """Ways in which kd-bench is broken, what they must be reported as, and a case that shows it."""
+    """The planted bugs, the outcomes they must be reported as, and a case that reveals each."""
     images, job = states["images"], states["job"]
     killed = _case(states, "images", partial(kills.at_operation, images, Fault("kill", 1), NOTHING))
     end = Fault("power_cut", images.operation("unlink", f"/{checkpoint.CHECKPOINTS[0]}"))
@@ -75,14 +75,14 @@ def _history_with_last_epoch_twice() -> None:
 
 
 def _lock_for_all() -> None:
-    """Everybody gets the lock."""
+    """Every process gets the lock."""
     Lock.__enter__ = lambda self: self
     Lock.__exit__ = lambda self, *error: None
     Lock.check = lambda self: None
 
 
 def _weights_not_flushed() -> None:
-    """The weights are not flushed to the disk before the record that vouches for them."""
+    """The weights are not flushed to disk before their record is written."""
     flush = os.fsync
 
     def fsync(file: int) -> None:
@@ -93,14 +93,14 @@ def _weights_not_flushed() -> None:
 
 
 def _checkpoint_not_checked() -> None:
-    """A checkpoint is taken without a look at its hash and its job."""
+    """A checkpoint is loaded without checking its hash and its job."""
     vars(checkpoint)["_unpack"] = lambda content, _job: torch.load(
         io.BytesIO(content.partition(b"\n")[2]), weights_only=True
     )
 
 
 def _refusal_without_remedy() -> None:
-    """A refusal says neither what is damaged nor what to do."""
+    """A refusal has neither the damaged file nor a remedy."""
 
     def refuse(*_words: Any, **_options: Any) -> int:
         raise UserError("something is wrong")

@@ -1,7 +1,7 @@
-"""Runs kd-bench as a user does, in forks of this process, which has loaded all that it needs.
+"""Runs kd-bench commands in forks of this process, in which all modules are already imported.
 
-Loading PyTorch takes longer than everything else in a small job. A fork is a process of its own in
-all that matters here: it has an id, can be killed and stopped, and prints to a file.
+Importing PyTorch takes longer than everything else in a small job. A fork behaves like a separate
+process in all that matters here: it has an id, can be killed and stopped, and prints to a file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from kd_bench.cli import hydra_app, main
 from kd_bench.sweep import dry_run, prepare, scheduler
 from kd_bench.sweep.executors import preload
 
-LOADED = (hydra_app, preload, dry_run, prepare, scheduler)  # for the forks
+LOADED = (hydra_app, preload, dry_run, prepare, scheduler)  # imported before forking
 PATIENCE = 180.0  # seconds after which a command counts as stuck
 POLL_SECONDS = 0.002
 Words = Sequence[str]
@@ -41,27 +41,27 @@ class Stuck(Exception):  # noqa: N818  # a state, not an error
 
 @dataclass(frozen=True)
 class Ended:
-    """What a user sees of a command that ended."""
+    """The exit code and output of a command that ended."""
 
     code: int  # minus the signal's number if one killed it
     output: str
 
 
 class Running:
-    """A command that was started."""
+    """A running command."""
 
     def __init__(self, pid: int, log: Path):
         self.pid, self._log, self._status = pid, log, None
 
     def poll(self, flags: int = os.WNOHANG) -> int | None:
-        """Its exit code; None while it runs."""
+        """The exit code; None while it runs."""
         if self._status is None:
             pid, status = os.waitpid(self.pid, flags)
             self._status = os.waitstatus_to_exitcode(status) if pid else None
         return self._status
 
     def wait(self) -> Ended:
-        """Wait until it ends; it is killed if it does not."""
+        """Wait until it ends; kill it after `PATIENCE` seconds."""
         deadline = time.monotonic() + PATIENCE
         while (code := self.poll()) is None:
             self._check(deadline)
@@ -69,7 +69,7 @@ class Running:
         return Ended(code, self.output)
 
     def wait_until_stopped(self) -> bool:
-        """Wait until it is stopped by a signal: True, or has ended: False."""
+        """Wait until a signal has stopped it (True) or it has ended (False)."""
         deadline = time.monotonic() + PATIENCE
         while self._status is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG | os.WUNTRACED)
@@ -84,21 +84,21 @@ class Running:
     def _check(self, deadline: float) -> None:
         if time.monotonic() > deadline:
             self.kill()
-            raise Stuck(f"it still ran after {PATIENCE:.0f} s; output: {self.output[-300:]!r}")
+            raise Stuck(f"still running after {PATIENCE:.0f} s; output: {self.output[-300:]!r}")
 
     def signal(self, number: int) -> None:
-        """Send it a signal, if it still runs."""
+        """Send it a signal if it is still running."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """Kill it, and wait until it is gone."""
+        """Kill it and wait until it has ended."""
         self.signal(signal.SIGKILL)
         self.poll(0)
 
     @property
     def output(self) -> str:
-        """All that it has printed."""
+        """Everything it has printed so far."""
         return self._log.read_text(errors="replace")
 
 
@@ -116,7 +116,7 @@ def start(
         words: of the command line.
         fault: in the command's own process.
         fault_of_jobs: in each process that it starts.
-        patch: called in its process before anything else.
+        patch: called first in its process.
     """
     log = folder / f"output.{time.monotonic_ns()}"
     log.touch()
@@ -127,8 +127,8 @@ def start(
         _become_program(folder, words, log, fault, fault_of_jobs)
         patch()
         code = _run_main()
-        threading._shutdown()  # waits for threads, as the end of a program does
-    except BaseException:  # noqa: BLE001  # printed, as Python does at the end of a program
+        threading._shutdown()  # waits for threads, as Python does at exit
+    except BaseException:  # noqa: BLE001  # printed, as Python does at exit
         traceback.print_exc()
     finally:
         sys.stdout.flush()
@@ -162,30 +162,30 @@ def _run_main() -> int:
 
 
 def run(folder: Path, words: Words, fault: Fault = NOTHING) -> Ended:
-    """Start `kd-bench WORDS` in a trial's folder, and wait until it ends."""
+    """Start `kd-bench WORDS` in a trial's folder and wait until it ends."""
     return start(folder, words, fault).wait()
 
 
 def processes_in(folder: Path) -> list[int]:
-    """The ids of all processes whose current folder is `folder`, or below it."""
+    """The ids of all processes whose working directory is `folder` or below it."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
             if entry.name.isdigit() and Path(os.readlink(entry / "cwd")).is_relative_to(folder):
                 found.append(int(entry.name))
-        except OSError:  # it has ended, or is somebody else's
+        except OSError:  # it has ended, or belongs to another user
             continue
     return found
 
 
 def name_of(pid: int) -> str:
-    """A process as `ps` shows it: its state and its words."""
+    """A process as `ps` shows it: id, state and command line."""
     try:
         folder = Path(f"/proc/{pid}")
         state = folder.joinpath("stat").read_text().rpartition(")")[2].split()[0]
         words = folder.joinpath("cmdline").read_text().replace("\0", " ")
     except OSError:
-        return f"{pid}, which has ended since"
+        return f"{pid} (has ended)"
     return f"{pid} {state} {words[:200]}"
 
 

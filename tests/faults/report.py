@@ -1,4 +1,4 @@
-"""How faults ended, as a file and as a table in Markdown."""
+"""The results of faults, as a JSON file and as a Markdown table."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ OUTCOMES = [outcome.value for outcome in Outcome]
 
 
 def write(path: Path, results: Sequence[Result], of: Mapping[str, int], seconds: float) -> None:
-    """Write how many cases of each row ended how; rows of which none was tried stay as they are.
+    """Write the number of cases per row and outcome; rows without a tried case are kept.
 
     Args:
         path: of the file.
         results: of the cases that were tried.
-        of: row -> how many cases it has.
-        seconds: that it took.
+        of: row -> its total number of cases.
+        seconds: the duration of the run.
     """
     earlier = json.loads(path.read_text()) if path.exists() else {"rows": {}, "seconds": 0}
     rows: dict[str, dict[str, int]] = {
@@ -49,7 +49,7 @@ def write(path: Path, results: Sequence[Result], of: Mapping[str, int], seconds:
 
 
 def show(path: Path) -> str:
-    """The table of a file that `write` has written."""
+    """The Markdown table of a file written by `write`."""
     values = json.loads(path.read_text())
     lines = [["fault", "of", "tried", *OUTCOMES], [":--", *["--:"] * (len(OUTCOMES) + 2)]]
     total = sum((Counter(counts) for counts in values["rows"].values()), Counter[str]())

@@ -1,4 +1,4 @@
-"""What faults happen to: tiny jobs, each run once undisturbed as the measure of what follows."""
+"""Scenarios for faults: tiny jobs, each run once undisturbed as the reference."""
 
 from __future__ import annotations
 
@@ -39,32 +39,32 @@ COMMANDS = {
     "images": (*PICTURES, *(word for word in TINY if "dataset" not in word), "method=baseline"),
     "sweep": ("-m", *TINY, "method=baseline,st"),
 }
-OTHER = ("seed=1", "recipe.lr=0.1", "teacher.seed=1")  # what makes a job another one
+OTHER = ("seed=1", "recipe.lr=0.1", "teacher.seed=1")  # make it a different job
 COMMANDS |= {f"other {name}": (*words, *OTHER) for name, words in COMMANDS.items()}
 STUDENT = "runs/*/*/st/*/seed*"
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """A command, where it is typed, and what it leaves there if nothing happens."""
+    """A command, the folder in which it starts, and the folder after an undisturbed run."""
 
     words: tuple[str, ...]
     start: Path  # the folder before
-    done: Path  # the folder after, cleaned as `kd-bench clean --yes` does
+    done: Path  # the folder after, cleaned with `kd-bench clean --yes`
     operations: list[Operation]  # of the command's own process
     seconds: float
 
     def operation(self, name: str, path: str, which: int = 0) -> int:
-        """The number of one of the operations on files whose paths end with `path`."""
+        """The number of the `which`-th such operation on a file whose path ends with `path`."""
         found = [o.number for o in self.operations if o.name == name and o.path.endswith(path)]
         return found[which]
 
 
 class States:
-    """The scenarios, and folders in which they are not done; all made when first asked for.
+    """The scenarios, and folders with unfinished states of them; all are made on first use.
 
     Args:
-        folder: to make them in.
+        folder: in which they are made.
     """
 
     def __init__(self, folder: Path):
@@ -78,15 +78,15 @@ class States:
         return self._scenarios[name]
 
     def start(self, name: str) -> Path:
-        """A scenario's folder before."""
+        """The folder before the command."""
         return self[name].start
 
     def done(self, name: str) -> Path:
-        """A scenario's folder at its end."""
+        """The folder after the command."""
         return self[name].done
 
     def interrupted(self, name: str) -> Path:
-        """Its job was killed after the second epoch."""
+        """The job was killed after the second epoch."""
         scenario, folder = self[name], self._folder / name / "interrupted"
         if not folder.exists():
             second = scenario.operation("rename", f"/{CHECKPOINTS[0]}", -2)
@@ -94,7 +94,7 @@ class States:
         return folder / "work"
 
     def newest_lost(self, name: str) -> Path:
-        """The same without the newest checkpoint."""
+        """`interrupted` without the newest checkpoint."""
         folder = self._folder / name / "newest lost"
         if self._copy(self.interrupted(name), folder):
             (checkpoint,) = folder.glob(f"{STUDENT}/{CHECKPOINTS[0]}")
@@ -102,14 +102,14 @@ class States:
         return folder
 
     def filling(self, name: str) -> Path:
-        """It was killed while it filled the teacher's cache."""
+        """The job was killed while it filled the teacher cache."""
         scenario, folder = self[name], self._folder / name / "half filled"
         if not folder.exists():
             self._kill(scenario, folder, scenario.operation("fsync", "rows.f32.part"))
         return folder / "work"
 
     def without_student(self, name: str) -> Path:
-        """All is done but the student's job, which has not begun."""
+        """Everything is done except the student's job, which has not started."""
         folder = self._folder / name / "without student"
         if self._copy(self.done(name), folder):
             (student,) = folder.glob(STUDENT)
@@ -117,14 +117,14 @@ class States:
         return folder
 
     def only_images(self, name: str) -> Path:
-        """Nothing is done, but the images are in their cache."""
+        """Nothing is done, but the images are cached."""
         folder = self._folder / name / "only images"
         if self._copy(self.done(name), folder):
             shutil.rmtree(folder / "runs")
         return folder
 
     def half_done(self, name: str) -> Path:
-        """Of a sweep's jobs all are done but the student's, which was killed."""
+        """All jobs of a sweep are done except the student's, which was killed."""
         folder = self._folder / name / "interrupted"
         if self._copy(self.done(name), folder):
             (student,) = folder.glob(STUDENT)
@@ -134,7 +134,7 @@ class States:
         return folder
 
     def _copy(self, source: Path, folder: Path) -> bool:
-        """Make a folder as a copy; False where it has been made already."""
+        """Copy a folder; False if the copy exists already."""
         if folder.exists():
             return False
         shutil.copytree(source, folder)
@@ -168,7 +168,7 @@ def _succeed(folder: Path, words: tuple[str, ...]) -> None:
 
 
 def write_pictures(root: Path) -> None:
-    """An image folder of 2 classes, 16 images for training and 8 for testing, of 8x8 pixels."""
+    """Write an image folder of 2 classes, 16 training and 8 test images of 8x8 pixels."""
     noise = np.random.default_rng(0)
     for split, number in (("train", 8), ("test", 4)):
         for label in ("dark", "light"):

@@ -1,4 +1,4 @@
-"""Chooses what to try, tries it in several processes, and keeps how it ended."""
+"""Selects the cases, tries them in several processes, and collects the results."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from faults.program import Patch
 from faults.states import States
 
 SEED = 0
-QUICK = {"killed before a file operation": 9, "power cut before a file operation": 5}
-QUICK_DEFAULT = 2  # cases of any other row
+QUICK = {"killed before a file operation": 5, "power cut before a file operation": 3}
+GOLDEN = (5**0.5 - 1) / 2  # its multiples spread the quick cases over the kinds of damage
 
 
 def all_cases(states: States) -> list[Case]:
-    """Everything: about two hours on two cores."""
+    """All cases: about two hours on two cores."""
     return [
         *kills.cases(states, kills.ACTIONS),
         *kills.random_cases(states, 200, SEED),
@@ -31,40 +31,42 @@ def all_cases(states: States) -> list[Case]:
 
 
 def quick_cases(states: States) -> list[Case]:
-    """A few of each row, under a minute; sweeps, which take seconds, only where a row is theirs."""
+    """One case of most rows, under a minute; slow sweeps only in rows that have no other case."""
     rows: dict[str, list[Case]] = defaultdict(list)
     for case in (
         *kills.cases(states, ("images",)),
-        *kills.random_cases(states, QUICK_DEFAULT, SEED),
+        *kills.random_cases(states, 1, SEED),
         *damage.cases(states, places=(0.5,)),
         *conditions.cases(states, rounds=1, every=7, seed=SEED),
     ):
         rows[case.row].append(case)
     return [
-        case for row, some in rows.items() for case in _few(some, QUICK.get(row, QUICK_DEFAULT))
+        case
+        for i, (row, some) in enumerate(rows.items())
+        for case in _few(some, QUICK.get(row, 1), i * GOLDEN % 1)
     ]
 
 
-def _few(cases: Sequence[Case], number: int) -> list[Case]:
-    """Some cases of a row, from all over it."""
+def _few(cases: Sequence[Case], number: int, start: float) -> list[Case]:
+    """Some cases of a row at equal distances, the first at the fraction `start` of a distance."""
     short = [case for case in cases if not case.runs_sweep] or cases[:1]
     number = min(number, len(short))
-    return [short[(2 * i + 1) * len(short) // (2 * number)] for i in range(number)]
+    return [short[int((i + start) * len(short) / number)] for i in range(number)]
 
 
 def try_all(
     cases: Sequence[Case], scratch: Path, processes: int, patch: Patch = program.no_patch
 ) -> list[Result]:
-    """Try cases in several processes; what ends as it must not is printed at once.
+    """Try cases in several processes; outcomes that are not allowed are printed at once.
 
     Args:
         cases: to try.
-        scratch: for the folders of trials; those that fail are kept.
-        processes: how many.
-        patch: of kd-bench, in all commands.
+        scratch: the parent of all trial folders; those of failed trials are kept.
+        processes: their number.
+        patch: applied to kd-bench in all commands.
     """
     for case in cases:
-        case.start()  # made here, once for all processes
+        case.start()  # once, before forking
     workers = [os.fork() or _work(cases[i::processes], scratch, i, patch) for i in range(processes)]
     codes = [os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) for worker in workers]
     if any(codes):
@@ -73,7 +75,7 @@ def try_all(
 
 
 def _work(cases: Sequence[Case], scratch: Path, number: int, patch: Patch) -> int:
-    """Try cases in this fork, write how they ended, and exit."""
+    """Try cases in this fork, write their results, and exit."""
     code = 1
     try:
         with open(scratch / f"results.{number}", "w") as file:
@@ -84,7 +86,7 @@ def _work(cases: Sequence[Case], scratch: Path, number: int, patch: Patch) -> in
                 values = [result.row, result.name, result.outcome.name, result.seen]
                 print(json.dumps(values), file=file, flush=True)
         code = 0
-    except BaseException:  # noqa: BLE001  # a fork must not go on as its parent would
+    except BaseException:  # noqa: BLE001  # a fork must not continue with its parent's code
         traceback.print_exc()
     finally:
         os._exit(code)

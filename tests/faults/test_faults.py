@@ -21,7 +21,7 @@ LINE = "kd-bench: runs/a/weights.pt is damaged; delete its folder to train again
 
 
 def reliability(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs in a process of its own, which has no other threads that a fork would lose."""
+    """Run tools/reliability.py in a new process, which has no threads that a fork would lose."""
     command = [sys.executable, str(TOOLS / "reliability.py"), *arguments]
     return subprocess.run(
         command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=500
@@ -29,7 +29,7 @@ def reliability(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_a_broken_kd_bench_is_reported_as_what_it_is():
+def test_every_planted_bug_is_reported_with_its_outcome():
     done = reliability("--self-check")
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -64,7 +64,7 @@ def folders(tmp_path):
     return tmp_path / "found", tmp_path / "expected"
 
 
-def test_folders_that_differ_in_times_alone_are_equal(folders):
+def test_folders_that_differ_only_in_times_are_equal(folders):
     oracle.check_files(*folders)
 
 
@@ -77,11 +77,11 @@ def test_folders_that_differ_in_times_alone_are_equal(folders):
         ("history.csv", "epoch,loss\n1,0.5\n2,0.5\n", Outcome.WRONG),
         ("result.json", '{"seed": 1, "seconds": 5}', Outcome.WRONG),
         ("result.json", "{", Outcome.WRONG),
-        ("notes.txt", "", Outcome.WRONG),  # left over
+        ("notes.txt", "", Outcome.WRONG),  # an extra file
         ("history.csv", None, Outcome.LOST),
     ],
 )
-def test_every_difference_is_found_and_called_by_its_name(folders, name, content, outcome):
+def test_every_difference_is_found_and_classified(folders, name, content, outcome):
     path: Path = folders[0] / "job" / name
     path.unlink() if content is None else path.write_text(content)
     with pytest.raises(Found, match=path.stem) as found:
@@ -89,7 +89,7 @@ def test_every_difference_is_found_and_called_by_its_name(folders, name, content
     assert found.value.outcome is outcome
 
 
-def test_a_refusal_names_the_file_and_the_remedy(tmp_path):
+def test_the_file_and_the_remedy_of_a_refusal_are_found(tmp_path):
     damaged = tmp_path / "runs/a/weights.pt"
     damaged.parent.mkdir(parents=True)
     damaged.touch()
@@ -101,13 +101,13 @@ def test_a_refusal_names_the_file_and_the_remedy(tmp_path):
 @pytest.mark.parametrize(
     "output", ["", f"{LINE}\n{LINE}\n", "kd-bench: weights.pt is damaged; delete it"]
 )
-def test_no_line_two_lines_and_a_line_without_the_file_are_unclear(tmp_path, output):
+def test_a_refusal_of_no_line_two_lines_or_without_the_file_is_unclear(tmp_path, output):
     with pytest.raises(Found) as found:
         oracle.refusal(output, tmp_path / "runs/a/weights.pt", tmp_path)
     assert found.value.outcome is Outcome.UNCLEAR
 
 
-def test_a_traceback_is_found_wherever_a_user_sees_it(tmp_path):
+def test_a_traceback_is_found_in_the_output_and_in_console_logs(tmp_path):
     oracle.check_no_traceback(tmp_path, ["done"])
     with pytest.raises(Found, match="KeyError"):
         oracle.check_no_traceback(tmp_path, [f"{oracle.TRACEBACK}:\nKeyError: 'data'"])

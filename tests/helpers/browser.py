@@ -1,4 +1,4 @@
-"""A headless Chromium for tests of pages; where there is none, they are skipped."""
+"""A headless Chromium for tests of HTML pages, which are skipped if there is none."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def program() -> str:
 
 @contextmanager
 def browser() -> Iterator[Any]:
-    """A running Chromium, without its sandbox, which the root of a container cannot have."""
+    """A running Chromium, without its sandbox, which does not work for root in a container."""
     playwright = pytest.importorskip(
         "playwright.sync_api", reason="pip install 'kd-bench[browser]'"
     )

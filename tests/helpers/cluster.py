@@ -1,4 +1,4 @@
-"""Sweeps on a cluster, and what each process of their jobs saw of it."""
+"""Sweeps on a cluster, and a log of the node and GPU on which each job process ran."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ weights: {ce: 1.0, sees: 1.0}
 losses: {sees: {_target_: sees.Sees, seconds: 0.3}}
 """
 
-# Every step of a job adds a line to a file of its process: its node and GPU, and the time.
+# Every training step appends node, GPU and time to a file of its process.
 LOSS = """
 import os, time
 from pathlib import Path
@@ -43,7 +43,7 @@ STEPS = 3  # per epoch: 40 images in batches of 16
 
 @dataclass(frozen=True)
 class Seen:
-    """What one process of a job saw."""
+    """What one process of a job logged."""
 
     pid: int
     place: tuple[str, str]  # node and GPU
@@ -53,7 +53,7 @@ class Seen:
 
 
 def write_method(folder: Path) -> None:
-    """Write the method `sees`, for sweeps that are started in a folder."""
+    """Write the method `sees` into the folder in which sweeps are started."""
     (folder / "seen").mkdir()
     (folder / "sees.py").write_text(LOSS)
     (folder / "conf" / "method").mkdir(parents=True)
@@ -74,13 +74,13 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def finish(sweep: subprocess.Popen[str]) -> tuple[int, str]:
-    """Wait for a sweep: its exit code and output."""
+    """Wait for a sweep; returns its exit code and output."""
     output, _ = sweep.communicate(timeout=120)
     return sweep.returncode, output
 
 
 def seen(folder: Path) -> list[Seen]:
-    """What all processes have seen so far."""
+    """What all processes have logged so far."""
     found = []
     for path in (folder / "seen").iterdir():
         rows = [line.split() for line in path.read_text().splitlines()]
@@ -92,13 +92,13 @@ def seen(folder: Path) -> list[Seen]:
 
 
 def can_resume(folder: Path, epochs: int = 4) -> list[Seen]:
-    """Running jobs that have a checkpoint, and have not reached their last epoch."""
+    """Running jobs that have a checkpoint and have not reached their last epoch."""
     last = (epochs - 1) * STEPS
     return [each for each in seen(folder) if len(each.times) < last and _is_saved(folder, each)]
 
 
 def _is_saved(folder: Path, job: Seen) -> bool:
-    """Whether a running job has a checkpoint: it is written while the next epoch trains."""
+    """Whether a running job has a checkpoint, which is written while the next epoch trains."""
     lock = next(folder.glob(f"runs/*/*/*/*/*/lock/*,{job.pid},*"), None)
     return lock is not None and (lock.parents[1] / CHECKPOINTS[0]).exists()
 
@@ -109,7 +109,7 @@ def locks(folder: Path) -> list[Path]:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process has not ended; it may have, and not been waited for."""
+    """Whether a process is running; zombies are not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -117,7 +117,7 @@ def is_alive(pid: int) -> bool:
 
 
 def check_places(jobs: list[Seen], places: int) -> None:
-    """Check that each job had a place of its own while it ran, and that all places were used."""
+    """Check that no two jobs shared a GPU at the same time, and that all GPUs were used."""
     assert {len(job.place[1].split(",")) for job in jobs} == {1}
     assert len({job.place for job in jobs}) == places
     by_start = sorted(jobs, key=lambda job: job.times[0])
@@ -128,7 +128,7 @@ def check_places(jobs: list[Seen], places: int) -> None:
 
 
 def check_that_the_failed_job_resumes(folder: Path, *arguments: str) -> None:
-    """Check that a sweep of six jobs, of which one failed, resumes that one and no other."""
+    """Check that a sweep of six jobs, one of which failed, resumes that one and no other."""
     assert len(results(folder)) == 5
     before = {job.pid for job in seen(folder)}
     code, output = finish(start(folder, *arguments))

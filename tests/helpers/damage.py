@@ -1,4 +1,4 @@
-"""Damage as disks and interrupted copies do it, for property tests of what reads files again."""
+"""File corruption as by disks and interrupted copies, for property tests of readers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 @st.composite
 def damaged(draw: st.DrawFn, content: bytes) -> bytes:
-    """`content` cut off, with zeros at its end or at its beginning, or with one bit flipped."""
+    """`content` truncated, with zeros at its end or beginning, or with one bit flipped."""
     at = draw(st.integers(0, len(content) - 1))
     flipped = content[at] ^ (1 << draw(st.integers(0, 7)))
     return draw(

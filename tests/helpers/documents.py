@@ -41,14 +41,14 @@ class Fence:
 
     @property
     def file(self) -> str | None:
-        """The file that it shows, which its first line names, or the one after Hydra's mark."""
+        """The file that it shows: a comment in its first line, or in the line below @package."""
         match = re.match(r"(?:# @package .*\n)?# (\S+\.(?:py|yaml))\n", self.text)
         return match and match[1]
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command as it stands in a page."""
+    """A command as written in a page."""
 
     page: Path
     line: int
@@ -88,7 +88,7 @@ def examples(page: Path) -> dict[str, str]:
 def commands(page: Path) -> list[Command]:
     """Every command of a page: in blocks of any language or none, indented, and in running text.
 
-    What stands in a block that its command makes is not here: it is run where the block is checked.
+    Blocks that show a command's output are left out: checking them runs the command.
     """
     return [*_in_fences(page), *_in_text(page)]
 
@@ -112,7 +112,7 @@ def _in_fences(page: Path) -> Iterator[Command]:
 
 def _in_text(page: Path) -> Iterator[Command]:
     text = page.read_text(encoding="utf-8")
-    # The same number of lines, without blocks of code and tables, whose commands make them.
+    # Blank out code blocks and generated tables, keeping the line numbers.
     for pattern in (_TABLE, _FENCE):
         text = pattern.sub(lambda m: "\n" * m[0].count("\n"), text)
     for match in (*_INLINE.finditer(text), *_INDENTED.finditer(text)):
@@ -120,7 +120,7 @@ def _in_text(page: Path) -> Iterator[Command]:
 
 
 def _unwrapped(text: str) -> str:
-    """The command inside eval "$(...)"; others as they are, without variables before them."""
+    """The command inside eval "$(...)"; any other command without variables set before it."""
     if match := re.match(r'eval "\$\((.*)\)"', text):
         return match[1]
     return re.sub(r"^(?:[A-Z_]+=\S+ )+", "", text)
@@ -131,13 +131,13 @@ def _program(text: str) -> str:
 
 
 def links(page: Path) -> list[str]:
-    """The targets of a page's links and images, but for those on the web."""
+    """The targets of a page's links and images, except URLs."""
     found = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
     return [target for target in found if not re.match(r"https?:", target)]
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, as GitHub makes them."""
+    """The anchors of a page's headings, as GitHub generates them."""
     text = _FENCE.sub("", page.read_text(encoding="utf-8"))
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

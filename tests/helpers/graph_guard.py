@@ -1,6 +1,6 @@
-"""Checks without a GPU whether a CUDA graph could hold some code, on the meta device.
+"""Checks on the meta device, without a GPU, whether code could be captured in a CUDA graph.
 
-Tensors there have a shape but no values, so reading a value, or computing a shape that depends on
+Meta tensors have a shape but no values, so reading a value, or computing a shape that depends on
 values, raises an error. This module also rejects what works on the meta device but not in a graph:
 data from the host, operators that mix devices, and operators that synchronize internally.
 """
@@ -33,7 +33,7 @@ SYNCHRONIZING = (
 
 
 class NotCapturable(Exception):  # noqa: N818
-    """Raised for code that a CUDA graph cannot hold."""
+    """Raised for code that a CUDA graph cannot capture."""
 
 
 class _FromTheHost(TorchFunctionMode):
@@ -54,7 +54,7 @@ class _OneDevice(TorchDispatchMode):
         name = operator._schema.name
         if any(word in name for word in SYNCHRONIZING):
             raise NotCapturable(f"{name} synchronizes with the device")
-        # In place, graph-safe, and not implemented on the meta device.
+        # In-place, safe in a graph, and not implemented on the meta device.
         is_fused = name in ("aten::_fused_sgd_", "aten::_fused_adamw_")
         result = None if is_fused else operator(*args, **(kwargs or {}))
         tensors = [x for x in tree_leaves((args, kwargs, result)) if isinstance(x, torch.Tensor)]
@@ -66,7 +66,7 @@ class _OneDevice(TorchDispatchMode):
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Raise NotCapturable for everything that a CUDA graph cannot hold, on the meta device."""
+    """Raise NotCapturable for everything that a CUDA graph cannot capture, on the meta device."""
     with _FromTheHost(), _OneDevice():
         yield
 

@@ -1,4 +1,4 @@
-"""Folders of small images for tests of the sources that read them."""
+"""Folders of small images for tests of data sources."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CLASSES = ("ant", "bee")
 
 
 def write_folder(root: Path, train: int = 12, test: int = 6, sizes=((8, 8),), kind="jpg") -> Path:
-    """<root>/train/<class>/* and <root>/test/<class>/*, random images of these sizes in turns."""
+    """<root>/train/<class>/* and <root>/test/<class>/*: random images, cycling through `sizes`."""
     random = np.random.default_rng(0)
     for split, count in (("train", train), ("test", test)):
         for number in range(count):
@@ -25,7 +25,7 @@ def write_folder(root: Path, train: int = 12, test: int = 6, sizes=((8, 8),), ki
 
 
 def write_tables(root: Path) -> None:
-    """train.csv and test.csv of a folder as from `write_folder`, in its order."""
+    """Write train.csv and test.csv for a folder made by `write_folder`, in its order."""
     for split in ("train", "test"):
         with open(root / f"{split}.csv", "w", newline="") as file:
             rows = csv.writer(file)

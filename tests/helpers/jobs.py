@@ -1,4 +1,4 @@
-"""Real jobs for tests: composed from conf/ as the command line would, but tiny."""
+"""Tiny jobs for tests, composed from conf/ as by the command line."""
 
 from __future__ import annotations
 
@@ -43,28 +43,28 @@ NETS = (
     "recipe.batch_size=16",
     "teacher.recipe.epochs=1",
     "tensorboard=false",
-    "device=cpu",  # on a machine with a GPU, too
+    "device=cpu",  # even on a machine with a GPU
 )
 TINY = (*IMAGES, *NETS)
-FOUR_CLASSES = Description(4, 8, 8, 40, 24)  # those images
+FOUR_CLASSES = Description(4, 8, 8, 40, 24)  # of IMAGES
 FOR_FOUR_CLASSES = {"gdkd": ("method.losses.gdkd.k=2",)}
-# Of a student without a distillation token, both heads are the classifier.
+# A student without a distillation token uses its classifier for both heads.
 FOR_ANY_STUDENT = {
     "deit_token": ('+model.stages={class_head:fc,token_head:fc,pooled:"fc:input"}',),
 }
 
 
 def of_method(name: str) -> tuple[str, ...]:
-    """The choice of a method, with what it needs for few classes."""
+    """The overrides that choose a method, with those it needs for 4 classes and any student."""
     return (f"method={name}", *FOR_FOUR_CLASSES.get(name, ()), *FOR_ANY_STUDENT.get(name, ()))
 
 
-_composer = compose.Composer()  # which composes a set of choices once
+_composer = compose.Composer()  # composes each set of choices once
 
 
 @cache
 def composed(*overrides: str) -> Composed:
-    """A job's configuration and its changes; not to be modified, as it is kept."""
+    """A job's configuration and its changes; cached, so do not modify it."""
     launchers.register()
     with compose.initialized():
         return _composer.job(overrides)
@@ -72,9 +72,9 @@ def composed(*overrides: str) -> Composed:
 
 @cache
 def configured(*overrides: str) -> Config:
-    """What `composed` gives for these overrides, without composing anew for each method.
+    """The configuration from `composed`, without a composition for each method.
 
-    A method whose file stands alone is exchanged in the configuration of another one.
+    A method whose file refers to no other one is inserted into the baseline's configuration.
     """
     names = [each.removeprefix("method=") for each in overrides if each.startswith("method=")]
     others = [each for each in overrides if not each.startswith("method=")]
@@ -86,30 +86,30 @@ def configured(*overrides: str) -> Config:
 
 
 def config(runs_dir: Path, *overrides: str) -> Config:
-    """A tiny job's configuration; `overrides` come last."""
+    """A tiny job's configuration; `overrides` are applied last."""
     return replace(configured(*TINY, *overrides), runs_dir=str(runs_dir))
 
 
 def job(runs_dir: Path, *overrides: str) -> Job:
-    """A tiny job, as if nothing had been changed in it."""
+    """A tiny job whose values do not count as changed."""
     return resolve_job(config(runs_dir, *overrides), {})
 
 
 def trained(job: Job) -> tuple[Record, Path]:
-    """Run a job and its teacher's: its record, and its folder."""
+    """Run a job after its teacher's; returns its record and its folder."""
     record, _ = run_with_teacher(job, NullReporter())
     return record, job.path
 
 
 def setup_of(job: Job) -> TrainingSetup:
-    """What a job trains with, on the CPU; its teachers are trained first."""
+    """The training setup of a job, on the CPU; its teachers are trained first."""
     for teacher in job.teachers:
         trained(teacher)
     return assemble_setup(job, torch.device("cpu"))
 
 
 def train(setup: TrainingSetup, folder: Path, report: Report = lambda *_: None) -> Progress:
-    """Train what was set up, in a folder in which it leaves no checkpoint."""
+    """Run the training loop in a folder, and remove its checkpoint afterwards."""
     with LockedFolder(folder) as locked:
         progress = loop.train(setup, locked, report)
         checkpoint.remove(locked)
@@ -117,7 +117,7 @@ def train(setup: TrainingSetup, folder: Path, report: Report = lambda *_: None) 
 
 
 def rewrite_record(job_folder: Path, **values: Any) -> None:
-    """Change plain values in a job's result.json."""
+    """Overwrite top-level values in a job's result.json."""
     path = job_folder / RESULT
     plain = json.loads(path.read_text())
     plain.pop(CHECKSUM, None)

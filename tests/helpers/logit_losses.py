@@ -1,4 +1,4 @@
-"""Losses of logits alone: contexts, batches and gradients without a network or a data set."""
+"""Losses on logits only: contexts, batches and gradients without a network or dataset."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kd_bench.interfaces import Batch, LossContext, Output, PerImageLoss
 
 
 def context(classes: int) -> LossContext:
-    """The context of two networks of which only the logits are read."""
+    """The context of a loss that reads only logits."""
     return outputs.context_of({}, {}, classes)
 
 
@@ -23,19 +23,19 @@ def labelled(*labels: int) -> Batch:
 
 
 def probabilities(*rows: list[float]) -> Tensor:
-    """Logits whose softmax, at temperature 1, has these rows."""
+    """Logits whose softmax at temperature 1 has these rows."""
     return torch.tensor(rows, dtype=torch.double).log()
 
 
 def per_image(loss: PerImageLoss, student: Tensor, teacher: Tensor, batch: Batch) -> list[float]:
-    """The loss of each image, for logits of student and teacher."""
+    """The per-image loss for logits of student and teacher [B, K]."""
     return loss.per_image(Output(student), Output(teacher), batch).tolist()
 
 
 def terms(
     loss: PerImageLoss, student: Tensor, teacher: Tensor, batch: Batch
 ) -> dict[str, list[float]]:
-    """The terms of each image, for logits of student and teacher."""
+    """The per-image terms for logits of student and teacher [B, K]."""
     value = loss.per_image(Output(student), Output(teacher), batch)
     return {name: term.tolist() for name, term in value.items()}
 
@@ -43,7 +43,7 @@ def terms(
 def gradients(
     loss: PerImageLoss, student: Tensor, teacher: Tensor, batch: Batch
 ) -> dict[str, Tensor]:
-    """Gradients of the sum of each term over the images, by term; "" if there is only one."""
+    """The gradient of each term, summed over images; the key is "" for a loss of one term."""
     student = student.clone().requires_grad_()
     value = loss.per_image(Output(student), Output(teacher), batch)
     named = {"": value} if isinstance(value, Tensor) else value
@@ -59,7 +59,7 @@ def softmax(logits: list[float], temperature: float = 1.0) -> list[float]:
 
 
 def normalised(weights: list[float]) -> list[float]:
-    """Numbers divided by their sum."""
+    """The numbers divided by their sum."""
     return [w / sum(weights) for w in weights]
 
 

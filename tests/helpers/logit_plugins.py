@@ -1,4 +1,4 @@
-"""Plug-ins of conf/plugin, alone and with the methods that they act on."""
+"""Plug-ins of conf/plugin, alone and with methods."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from kd_bench.methods.common.method import Method
 
 
 def arguments(name: str) -> dict[str, Any]:
-    """What a plug-in's file adds to `method.plugins`."""
+    """The section that a plug-in's file adds to `method.plugins`."""
     added = OmegaConf.to_container(OmegaConf.load(CONF / "plugin" / f"{name}.yaml"))
     assert isinstance(added, dict)
     return added
 
 
 def with_plugins(method: str, *names: str) -> MethodConfig:
-    """A shipped method with shipped plug-ins."""
+    """The configuration of a shipped method with shipped plug-ins."""
     plugins = {key: value for name in names for key, value in arguments(name).items()}
     return replace(load("method", method), plugins=plugins)
 
@@ -36,18 +36,18 @@ def build(method: str, context: LossContext, *names: str) -> Method:
 
 
 def terms(method: Method, student: Tensor, teacher: Tensor, batch: Batch) -> dict[str, Tensor]:
-    """The terms of a method that reads logits alone, in its main phase."""
+    """The terms of a method that reads only logits, in its main phase."""
     return method(Output(student), Output(teacher), batch)
 
 
 def pair_of(student: list[list[float]], teacher: list[list[float]], weight: Any = 1.0) -> LogitPair:
-    """Logits in double precision."""
+    """A pair of logits in double precision."""
     both = (torch.tensor(rows, dtype=torch.double) for rows in (student, teacher))
     return LogitPair(*both, weight)
 
 
 def one(plugin: LogitPlugin, pair: LogitPair, batch: Batch) -> LogitPair:
-    """What a plug-in makes of a pair, if that is a single one."""
+    """The output of a plug-in that returns a single pair."""
     made = plugin(pair, batch)
     assert isinstance(made, LogitPair)
     return made

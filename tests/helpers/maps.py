@@ -1,4 +1,4 @@
-"""Feature maps small enough for hand-computed values, and losses without their adapters."""
+"""Feature maps small enough to compute values by hand, and losses without their adapters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def channels(*rows: Sequence[float]) -> Tensor:
 
 
 def without_adapter(module: nn.Module, name: str) -> nn.Module:
-    """`module` with its adapter of that name, or its adapters by stage, replaced by identities."""
+    """`module` with the adapter `name`, or a ModuleDict of adapters, replaced by identities."""
     adapter = getattr(module, name)
     if isinstance(adapter, nn.ModuleDict):
         adapter.update({stage: nn.Identity() for stage in adapter})

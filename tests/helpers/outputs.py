@@ -1,4 +1,4 @@
-"""Outputs without a network, and checks for tests of single losses."""
+"""Network outputs without a network, and checks of single losses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def rand(*shape: int, seed: int = 0) -> Tensor:
 
 
 def context_of(student: Shapes, teacher: Shapes, classes: int = K, images: int = 12) -> LossContext:
-    """The context of two networks with these shapes, and of images with alternating labels."""
+    """The context of two networks with these feature shapes, for images with cycling labels."""
     labels = torch.arange(images) % classes
     small, large = shapes("small", **student), shapes("large", **teacher)
     return LossContext(small, large, classes, labels, epochs=1)
@@ -33,7 +33,7 @@ def output_of(logits: Tensor | None = None, **features: Tensor) -> Output:
 
 
 def batch_of(context: LossContext, size: int) -> Batch:
-    """The first images of a training set."""
+    """A batch of the first images of the training set."""
     index = torch.arange(size, device=context.labels.device)
     image = torch.zeros(size, 3, 4, 4, device=context.labels.device)
     return Batch(image, context.labels[index], index, torch.tensor(1.0))
@@ -44,14 +44,14 @@ def total(value: Tensor | dict[str, Tensor]) -> Tensor:
 
 
 def passes_gradcheck(loss: Loss, context: LossContext, size: int = 3) -> bool:
-    """gradcheck in double precision, for logits and all features that the loss reads."""
+    """gradcheck in double precision, for the logits and all features that the loss reads."""
     loss.double()
     draws = torch.get_rng_state()
     teacher = output_of(rand(size, K, seed=9), **_features(context.teacher, loss, size, seed=1))
     student = _features(context.student, loss, size, seed=2)
 
     def value(logits: Tensor, *features: Tensor) -> Tensor:
-        fresh = deepcopy(loss)  # memories are updated by every call
+        fresh = deepcopy(loss)  # every call updates memory banks
         torch.set_rng_state(draws)
         output = output_of(logits, **dict(zip(student, features, strict=True)))
         return total(fresh(output, teacher, batch_of(context, size)))
@@ -63,9 +63,9 @@ def passes_gradcheck(loss: Loss, context: LossContext, size: int = 3) -> bool:
 def has_finite_value_and_gradient(
     loss: Loss, context: LossContext, scale: float, size: int = 6
 ) -> bool:
-    """In single precision: features times `scale` against ones, and opposite logits of 1e4.
+    """In single precision: random features times `scale` against ones, and logits of +-1e4.
 
-    A loss that reads no features gets opposite logits of `scale`; 0 makes them all equal.
+    A loss that reads no features gets logits of +-`scale`; 0 makes them all equal.
     """
     logits = (1e4 if loss.stages else scale) * torch.tensor([1.0, -1.0]).repeat(size, K // 2)
     student = {s: scale * x.float() for s, x in _features(context.student, loss, size).items()}
@@ -81,7 +81,7 @@ def has_finite_value_and_gradient(
 def is_finite_for_random_logits(
     loss: Loss, context: LossContext, scale: float = 50.0, size: int = 6
 ) -> bool:
-    """In single precision, for normal logits times `scale`, where most probabilities underflow."""
+    """In single precision, for normal logits times `scale`: most probabilities underflow."""
     shape = size, context.num_classes
     student = (scale * rand(*shape).float()).requires_grad_()
     teacher = output_of(scale * rand(*shape, seed=1).float())
@@ -91,10 +91,10 @@ def is_finite_for_random_logits(
 
 
 def needs_no_device_sync(make, context: LossContext, size: int = 3) -> bool:
-    """Whether loss and gradient are computed without reading a value from the device.
+    """Compute loss and gradient on the meta device, without reading a value.
 
-    Runs on the meta device, where everything that would synchronize with a GPU (`.item()`,
-    `if tensor:`, boolean indexing) raises an error.
+    Everything there that would synchronize with a GPU (`.item()`, `if tensor:`, boolean indexing)
+    raises an error.
     """
     with torch.device("meta"):
         labels = torch.empty(len(context.labels), dtype=torch.long)

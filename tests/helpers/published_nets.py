@@ -1,4 +1,4 @@
-"""Networks with the names that RepDistiller and mdistiller give, for 32x32 images; all functional.
+"""Functional networks for 32x32 images, with the parameter names of RepDistiller and mdistiller.
 
 Each reads its tensors by name from a state dict, in the order and with the strides of the papers.
 """
@@ -13,7 +13,7 @@ State = dict[str, Tensor]
 
 
 class Names:
-    """Creates the tensors of a state dict as a network asks for them, or reads them."""
+    """A state dict: creates each tensor on first use, or reads it from the given one."""
 
     def __init__(self, state: State | None = None):
         self.is_new = state is None
@@ -110,12 +110,12 @@ def shufflenet_v2(image: Tensor, get: Names, classes: int) -> Tensor:
                 one, other = x[:, :half], x[:, half:]
                 for number_of_part, kernel in enumerate([1, 3, 1], start=1):
                     other = part(other, name, number_of_part, half, kernel)
-            x = torch.stack([one, other], 2).flatten(1, 2)  # their channels in turn
+            x = torch.stack([one, other], 2).flatten(1, 2)  # interleave the channels
     x = F.relu(get.norm(get.conv(x, "conv2", 1024, 1), "bn2"))
     return get.linear(x, "linear", classes)
 
 
-NETS = {  # our name of each
+NETS = {  # by their names in conf/model
     "wrn_16_1": wrn_16_1,
     "resnet18": resnet18,
     "mobilenet_v2": mobilenet_v2,
@@ -124,7 +124,7 @@ NETS = {  # our name of each
 
 
 def published(name: str, image: Tensor, classes: int) -> tuple[State, Tensor]:
-    """Random weights of a network under the published names, and its logits [B, classes]."""
+    """Random weights of a network under its published names, and its logits [B, classes]."""
     names = Names()
     NETS[name](image, names, classes)
     return names.state, NETS[name](image, Names(names.state), classes)

@@ -1,4 +1,4 @@
-"""A job that ends in the middle, and what it must have once it has gone on to its end."""
+"""Interrupts a job after an epoch, and compares the finished job with an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from kd_bench.jobs.runner import NullReporter, run_with_teacher
 
 
 class _Stop(Exception):  # noqa: N818
-    """Ends a job."""
+    """Interrupts a job."""
 
 
 class _StopAfter(NullReporter):
-    """Ends a job, as an error would, after an epoch; its teacher is left alone."""
+    """Interrupts a job after an epoch, as an error would; its teacher trains to the end."""
 
     def __init__(self, epoch: int, label: str):
         self.last, self.label = epoch, label
@@ -31,14 +31,14 @@ class _StopAfter(NullReporter):
 
 
 def interrupt(job: Job, after: int = 1) -> None:
-    """Train a job's teacher, and the job itself to the end of an epoch."""
-    shutil.rmtree(job.path, ignore_errors=True)  # the chain of another job may have trained it
+    """Train a job's teacher, and the job itself up to the end of epoch `after`."""
+    shutil.rmtree(job.path, ignore_errors=True)  # another job's chain may have trained it
     with pytest.raises(_Stop):
         run_with_teacher(job, _StopAfter(after, job.label))
 
 
 def has_equal_bits(one: Path, other: Path) -> bool:
-    """Whether two folders of finished jobs have the same history and weights."""
+    """Whether two finished jobs have equal histories and weights."""
     mine, theirs = (torch.load(each / "weights.pt", weights_only=True) for each in (one, other))
     return (
         (one / "history.csv").read_text() == (other / "history.csv").read_text()

@@ -1,4 +1,4 @@
-"""What tests run in the processes of one job: they find functions by their names in a module."""
+"""Functions that tests run in the processes of a job, which import them by name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kd_bench.utils.errors import require
 
 
 class WholeBatchNorm(nn.BatchNorm2d):
-    """Batch norm over the images of all processes: on a CPU, what SyncBatchNorm is on GPUs."""
+    """Batch norm over the images of all processes: SyncBatchNorm for CPUs."""
 
     ranks: Ranks
 
@@ -29,9 +29,9 @@ class WholeBatchNorm(nn.BatchNorm2d):
 
 
 def make_comparable(setup: TrainingSetup) -> None:
-    """Make networks compute what one process alone would, in double precision.
+    """Make the networks compute what a single process would, in double precision.
 
-    In single precision, the rounding of sums of halves grows from step to step.
+    In single precision, rounding errors of the split sums grow from step to step.
     """
     for net in (setup.student, setup.teacher.network):
         net.register_forward_pre_hook(lambda module, inputs: inputs[0].double())
@@ -47,12 +47,12 @@ Trained = tuple[list[float], list[list[Tensor]]]
 
 
 def train_all(ranks: Ranks, jobs: list[Job]) -> list[Trained]:
-    """Train jobs whose teachers are done."""
+    """Train jobs whose teachers are trained."""
     return [train_steps(ranks, job) for job in jobs]
 
 
 def train_steps(ranks: Ranks, job: Job) -> Trained:
-    """The total loss of each step, and then the buffers of the method, as each process has them."""
+    """The total loss of each step, and each of the method's buffers as every process has it."""
     torch.set_num_threads(1)
     setup = assemble_setup(job, torch.device("cpu"), ranks=ranks)
     make_comparable(setup)
@@ -64,18 +64,18 @@ def train_steps(ranks: Ranks, job: Job) -> Trained:
             before, images = (images, total), images + size
             total = images * runner.tally.means(epoch, ranks)["total"]
             totals.append((total - before[1]) / (images - before[0]))
-        # What `run` would do here is left out: processes agree without it.
+        # The synchronization that `run` does here is left out: processes must agree without it.
     buffers = [ranks.gather(buffer[None]) for buffer in setup.method.buffers()]
     return totals, [list(each.cpu()) for each in buffers]
 
 
 def place(ranks: Ranks) -> tuple[int, int, float]:
-    """The place of the process, and the sum of all numbers of processes."""
+    """The rank of the process, the number of processes, and the sum of rank + 1 over all."""
     return ranks.rank, ranks.size, ranks.gather(torch.tensor([1.0 + ranks.rank])).sum().item()
 
 
 def second_one_fails(ranks: Ranks, how: str) -> None:
-    """The first process waits for the second one, which fails."""
+    """Make the second process fail while the first one waits for it."""
     if not ranks.is_first:
         require(how != "mistake", "the second one refuses")
         if how == "bug":
@@ -85,6 +85,6 @@ def second_one_fails(ranks: Ranks, how: str) -> None:
 
 
 def wait_for_ever(ranks: Ranks, folder: Path) -> None:
-    """Say who waits."""
+    """Write a file named after the process id, and wait for a signal."""
     (folder / f"{os.getpid()}").touch()
     signal.pause()

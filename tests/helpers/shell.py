@@ -1,4 +1,4 @@
-"""Runs `kd-bench` as a process of its own, as from a shell."""
+"""Runs `kd-bench` in a separate process, as from a shell."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _Value = TypeVar("_Value")
 
 
 def environment(*folders: Path) -> dict[str, str]:
-    """Variables for a process that imports from some folders, and this checkout's kd_bench."""
+    """The environment of a process that imports from these folders and from this checkout."""
     path = os.pathsep.join(map(str, (*folders, ROOT)))
     return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
 def start(folder: Path, *arguments: str, ignored: tuple[int, ...] = ()) -> subprocess.Popen[str]:
-    """Start `kd-bench` in a folder, with some signals ignored; its errors go to its output."""
+    """Start `kd-bench` in a folder, ignoring some signals; stderr is merged into stdout."""
 
     def ignore() -> None:
         for number in ignored:
@@ -39,12 +39,12 @@ def start(folder: Path, *arguments: str, ignored: tuple[int, ...] = ()) -> subpr
         stderr=subprocess.STDOUT,
         text=True,
         preexec_fn=ignore,
-        start_new_session=True,  # a process group of its own, as from a terminal
+        start_new_session=True,  # a separate process group, as from a terminal
     )
 
 
 def run(folder: Path, *arguments: str) -> tuple[int, str]:
-    """Run `kd-bench` in a folder: its exit code and output."""
+    """Run `kd-bench` in a folder; returns its exit code and output."""
     process = start(folder, *arguments)
     output, _ = process.communicate(timeout=120)
     return process.returncode, output
@@ -53,7 +53,7 @@ def run(folder: Path, *arguments: str) -> tuple[int, str]:
 def wait_until(
     condition: Callable[[], _Value], process: subprocess.Popen[str], seconds: float = 60
 ) -> _Value:
-    """The first true value of a condition, which must come before a process ends."""
+    """Wait for a condition's first true value, which must come before a process ends."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert process.poll() is None, process.communicate()[0]
@@ -63,7 +63,7 @@ def wait_until(
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process has not ended; it may have, and not been waited for."""
+    """Whether a process is running; zombies are not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
@@ -71,5 +71,5 @@ def is_alive(pid: int) -> bool:
 
 
 def results(folder: Path) -> dict[Path, int]:
-    """Every result below a folder, with the time of its last change."""
+    """The result files below a folder, with their modification times in ns."""
     return {path: path.stat().st_mtime_ns for path in folder.glob(f"runs/*/*/*/*/*/{RESULT}")}

@@ -1,4 +1,4 @@
-"""What conf/ lists, for the tests that hold for every file there, those of tomorrow too."""
+"""The choices in conf/, for tests that cover every file there, including future ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def choices(group: str) -> list[str]:
 
 
 def models() -> list[str]:
-    """Names of the models of conf/model, without the files for libraries, which need a name."""
+    """Names of the models of conf/model, without the library wrappers, which need model.name."""
     return [
         name
         for name in choices("model")
@@ -36,7 +36,7 @@ def models() -> list[str]:
 
 @cache
 def load(group: str, name: str) -> Any:
-    """One choice with its own defaults; names that it looks up in other groups are made up."""
+    """One choice with its own defaults; names interpolated from other groups are made up."""
     elsewhere = {"dataset": "digits", "model": "student", "teacher.model": "teacher"}
     elsewhere["assistant"] = "assistant"
     names = [f"{node}.name={answer}" for node, answer in elsewhere.items() if node != group]
@@ -48,26 +48,26 @@ def load(group: str, name: str) -> Any:
 
 
 def stands_alone(group: str, name: str) -> bool:
-    """Whether a choice's file refers to no other one."""
+    """Whether a choice's file refers to no other file."""
     text = (CONF / group / f"{name}.yaml").read_text()
     return not any(word in text for word in ("defaults:", "${", "@package"))
 
 
 def _read(group: str, name: str, more: list[str]) -> DictConfig:
-    """A choice in its group, and more values."""
+    """A choice under its group's key, with more values."""
     alone = OmegaConf.load(CONF / group / f"{name}.yaml")
-    if "defaults" not in alone:  # nothing to compose, for which Hydra takes a tenth of a second
+    if "defaults" not in alone:  # nothing to compose; Hydra would take 0.1 s
         return OmegaConf.merge({group: alone}, OmegaConf.from_dotlist(more))
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(f"{group}/{name}", [f"+{each}" for each in more])
 
 
 def network(name: str, num_classes: int = 10, device: str = "meta") -> nn.Module:
-    """A model of conf/model; on the meta device it has no weights and costs nothing."""
+    """A model of conf/model for 32x32 images; on the meta device it has no weights."""
     with torch.device(device):
         return build_network(load("model", name), Description(num_classes, 32, 32, 1, 1)).net
 
 
 def shapes(model: str, **stages: tuple[int, ...]) -> StageShapes:
-    """Shapes of a network that there need not be."""
+    """Stage shapes of a network that need not exist."""
     return StageShapes(model, stages, paths={})

@@ -1,4 +1,4 @@
-"""Losses on a weak and a strong view of each image, without a network."""
+"""Helpers for losses on a weak and a strong view of each image, without a network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kd_bench.methods.common.strong_view import STRONG
 
 
 def two_views(weak: Tensor, strong: Tensor) -> Output:
-    """A network's output for images and for strong views of them, from its logits [B, K]."""
+    """A network's output for weak and strong views, from its logits [B, K] for each."""
     return Output(weak, views={STRONG: Output(strong)})
 
 
@@ -22,6 +22,6 @@ def random_pair(size: int, classes: int, scale: float = 2.0) -> tuple[Output, Ou
 
 
 def numbers(loss: Loss, student: Output, teacher: Output, labels: list[int]) -> dict[str, float]:
-    """The terms of a loss."""
+    """The terms of a loss as numbers."""
     terms = loss(student, teacher, labelled(*labels))
     return {name: term.item() for name, term in terms.items()}

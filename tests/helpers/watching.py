@@ -1,4 +1,4 @@
-"""A loss for tests that watches what the loop shows to losses, and learns nothing."""
+"""A loss that records what the training loop passes to `prepare`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kd_bench.interfaces import Batch, Loss, LossContext, Output
 
 
 class WatchedPreparation(Loss):
-    """0, after keeping the teacher's logits for the training set, and the labels beside them."""
+    """0; keeps the teacher's logits for the training set, and the labels."""
 
     logits: Tensor
     labels: Tensor

@@ -1,4 +1,4 @@
-"""Records of jobs that never ran, for the tests of tables and of publishing."""
+"""Records of jobs that never ran, for tests of tables and publishing."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def record(
     """The record of a finished job; methods in `LOSSES` have a teacher.
 
     Args:
-        changed: configuration values by path, which the record also lists as changed.
-        plugins: names of plug-ins of the method.
-        fields: replace fields of the record.
+        changed: configuration values by path; the record also lists them as changed.
+        plugins: names of the method's plug-ins.
+        fields: fields of the record to replace.
     """
     names = dataset, student, teacher, recipe
     config = _config(method, plugins, seed, *names, speed, changed or {})
@@ -134,7 +134,7 @@ def _recipe(name: str, epochs: int) -> dict[str, Any]:
 
 
 def teacher_record(student: Record, accuracy: float = 96.1) -> Record:
-    """The record of the job that made the teacher of `student`."""
+    """The record of the job that trained the teacher of `student`."""
     teacher = student.config.teacher
     changed = {"recipe.epochs": teacher.recipe.epochs, "model.net.width": 16}
     made = record(
@@ -149,7 +149,7 @@ def teacher_record(student: Record, accuracy: float = 96.1) -> Record:
 
 
 def taught_by(*teachers: Record, method: str = "st", accuracy: float = 90.0) -> Record:
-    """The record of a student of resnet20 that these taught: a link of a chain, or an ensemble."""
+    """The record of a student taught by these: a link of a chain, or an ensemble's student."""
     student = record(method, accuracy=accuracy)
     assert student.teacher is not None
     names = [short_name(teacher.identity, teacher.seed) for teacher in teachers]
@@ -167,12 +167,12 @@ def taught_by(*teachers: Record, method: str = "st", accuracy: float = 90.0) -> 
 
 
 def seeds(method: str, *accuracies: float, **settings: Any) -> list[Record]:
-    """Records of one job with the seeds 0, 1, ..."""
+    """Records of a job with seeds 0, 1, ..."""
     return [record(method, seed, value, **settings) for seed, value in enumerate(accuracies)]
 
 
 def failure(of: Record, seed: int, *, is_known: bool = False) -> Failure:
-    """A failed job with another seed than a record; only jobs of sweeps `is_known`."""
+    """A failed job with another seed than `of`; `is_known` for jobs listed by a sweep."""
     folder = f"{of.folder.rpartition('/')[0]}/seed{seed}"
     reason = "FloatingPointError: loss is nan"
     if not is_known:
@@ -181,7 +181,7 @@ def failure(of: Record, seed: int, *, is_known: bool = False) -> Failure:
 
 
 def write(root: Path, records: Sequence[Record]) -> None:
-    """Write records below a folder, as jobs do."""
+    """Write records below a folder, as jobs would."""
     for written in records:
         folder = root / written.folder
         folder.mkdir(parents=True, exist_ok=True)

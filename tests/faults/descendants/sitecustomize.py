@@ -1,4 +1,4 @@
-"""Python imports this when it starts with this folder on PYTHONPATH: the hook is everywhere."""
+"""Installs the hook in every Python process that starts with this folder on PYTHONPATH."""
 
 from faults import hook
 
