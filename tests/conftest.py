@@ -19,12 +19,19 @@ from kd_bench.cli import main
 from kd_bench.jobs import assemble
 from kd_bench.training import device
 from kd_bench.training.checks.gradients import check_gradients
+from kd_bench.utils.process import core_count
 
 # No deadlines: other programs may share the machine.
 hypothesis.settings.register_profile(
     "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("untimed")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """`-n auto`: one worker more than cores, because many tests wait for other processes."""
+    return core_count() + 1
 
 
 @pytest.fixture
