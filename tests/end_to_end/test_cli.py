@@ -98,7 +98,7 @@ MISTAKES = {
     "a name that is too long": ([f"dataset.name={'a' * 300}"], "at most 100 bytes"),
     "a value with =": (
         ["teacher.checkpoint=epoch=3.pt"],
-        """cannot read 'teacher.checkpoint=epoch=3.pt'; type a value that has such characters in"""
+        """cannot read 'teacher.checkpoint=epoch=3.pt'; put a value with such characters in"""
         """ quotes: "teacher.checkpoint='epoch=3.pt'\"""",
     ),
     "a value with ü in a sweep": (["-m", "dataset.root=ü", "seed=0,1"], "\"dataset.root='ü'\""),
@@ -211,7 +211,7 @@ MISTAKES = {
     ),
     "Hydra's log": (["hydra.verbose=true"], "kd-bench writes no log; HYDRA_FULL_ERROR=1 shows"),
     "Hydra's variables": (["+hydra.job.env_set.A=1"], "in the shell: NAME=VALUE kd-bench"),
-    "another setting of Hydra's": (["hydra.job.name=x"], "has no effect: Hydra's settings that"),
+    "another setting of Hydra's": (["hydra.job.name=x"], "has no effect: Hydra's settings with"),
     "one job and several": (["-m", "hydra.mode=RUN"], "hydra.mode=RUN is one job, and -m is"),
     "another configuration": (["--config-name", "mine"], "files of your own by --config-dir DIR"),
     "a flag without its other": (["--resolve"], "are about what --cfg prints: add --cfg job"),
