@@ -108,10 +108,11 @@ def test_whether_to_compile_pays_is_told_where_like_jobs_ran_both_ways(
     # Two epochs took 12 s, of which 8 to compile: 2 s an epoch instead of 5 s.
     rewrite_record(other, seconds=12.0, seconds_of_process=12.0, seconds_of_warm_up=8.0)
     told = lines_of(kd_bench(*typed)[1])
-    assert told["compile=true does not pay"] == ("of 3 jobs about 36 s with it, about 30 s without")
+    expected = "3 jobs in about 36 s with it, about 30 s without"
+    assert told["compile=true does not pay off"] == expected
     told = lines_of(kd_bench(*typed, "recipe.epochs=20")[1])
-    assert told["compile=true pays"] == (
-        "of 4 jobs about 3 min 12 s with it, about 6 min 40 s without"
+    assert told["compile=true pays off"] == (
+        "4 jobs in about 3 min 12 s with it, about 6 min 40 s without"
     )
 
 
@@ -135,7 +136,7 @@ def test_places_of_this_machine_share_the_work(tmp_path):
     ]
     assert (
         dry_run._time_line(now, 2)
-        == "time: about 6 min 00 s of training, about 3 min 00 s in 2 places"
+        == "time: about 6 min 00 s of training, about 3 min 00 s in 2 slots"
     )
     assert dry_run._time_line(now, 1) == "time: about 6 min 00 s of training"
 
