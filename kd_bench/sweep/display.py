@@ -80,7 +80,7 @@ class SweepDisplay:
     def done_already(self, job: Job, record: Record) -> None:
         """A job was finished before the sweep or by another process."""
         self._throughputs.add_record(record)
-        self.message(f"{job.label}: done already, nothing to train")
+        self.message(f"{job.label}: already done, nothing to train")
 
     def damaged(self, job: Job, reason: str) -> None:
         """A job starts again because its record is damaged."""
