@@ -32,22 +32,22 @@ def main(commands: Mapping[str, Command]) -> int:
     line = os.environ.get("COMP_LINE", "")
     words = line.split()[1:]
     last = words.pop() if words and not line[-1].isspace() else ""
-    answers = _answers(words, last, commands)
-    print_lines(*sorted({answer for answer in answers if answer.startswith(last)}))
+    candidates = _candidates(words, last, commands)
+    print_lines(*sorted({candidate for candidate in candidates if candidate.startswith(last)}))
     return 0
 
 
-def _answers(words: list[str], last: str, commands: Mapping[str, Command]) -> list[str]:
+def _candidates(words: list[str], last: str, commands: Mapping[str, Command]) -> list[str]:
     """Candidates for the word after `words`; they need not all begin with `last`."""
     if not words:
         return [*commands, *_of_hydra(words, last)]
     command, others = words[0], words[1:]
     if command not in commands:
         return _of_hydra(words, last)
-    answers = _of_hydra(others, last) if command in JOBS else []
+    candidates = _of_hydra(others, last) if command in JOBS else []
     if command == "status":
-        answers += _sweeps(others)
-    return answers if command == "plan" else answers + _options(commands[command])
+        candidates += _sweeps(others)
+    return candidates if command == "plan" else candidates + _options(commands[command])
 
 
 def _options(command: Command) -> list[str]:
@@ -75,14 +75,14 @@ def _of_hydra(words: Sequence[str], last: str) -> list[str]:
     # Hydra completes choices of a group, but not if the key has a section (model@teacher.model).
     key, equals, begun = last.partition("=")
     group = hydra_app.ALIASES.get(key, key).partition("@")[0]
-    asked = f"{group}={begun}" if equals else last
-    os.environ["COMP_LINE"] = " ".join(["kd-bench", *values, asked])
+    query = f"{group}={begun}" if equals else last
+    os.environ["COMP_LINE"] = " ".join(["kd-bench", *values, query])
     output = io.StringIO()
     try:
         with redirect_stdout(output):
             hydra_app.main([*chain(*own), "-sc", "query=bash"])
     except UserError:
         return []
-    if asked == last:
+    if query == last:
         return output.getvalue().split()
-    return [f"{key}={answer.partition('=')[2]}" for answer in output.getvalue().split()]
+    return [f"{key}={candidate.partition('=')[2]}" for candidate in output.getvalue().split()]

@@ -105,7 +105,7 @@ def _check_flags(words: Sequence[str]) -> list[str]:
 
     parser.error = refuse  # type: ignore[method-assign]  # argparse has no option for this
     flags = parser.parse_args(words)
-    for is_wrong, answer in (
+    for is_wrong, message in (
         (flags.experimental_rerun, "--experimental-rerun: use kd-bench rerun RECORD instead"),
         (
             flags.config_name or flags.config_path,
@@ -124,7 +124,7 @@ def _check_flags(words: Sequence[str]) -> list[str]:
             "hydra.mode=RUN means one job, and -m several: leave out one of them",
         ),
     ):
-        require(not is_wrong, answer)
+        require(not is_wrong, message)
     return [] if flags.shell_completion else flags.overrides
 
 

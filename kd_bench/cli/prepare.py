@@ -95,7 +95,9 @@ def pack_dataset(
     if rotated:
         are = "is" if len(rotated) == 1 else "are"
         how = (
-            "and were rotated back" if upright else "which training ignores; --upright rotates them"
+            "and their copies were rotated"
+            if upright
+            else "which training ignores; --upright rotates them"
         )
         print_lines(f"{pluralize(len(rotated), 'image')} {are} rotated by EXIF, {how}:", *rotated)
     train, _ = source.listings
