@@ -245,5 +245,5 @@ def _disk_line(left: Sequence[PlannedJob], cached: int) -> str:
     if cached:
         line += f", and {format_bytes(cached)} of teacher caches unless they exist"
     if alone:
-        line += f"; of {pluralize(alone, 'job')} only the weights are counted"
+        line += f"; only the weights of {pluralize(alone, 'job')} are counted"
     return line

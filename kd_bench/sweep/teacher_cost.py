@@ -31,14 +31,13 @@ class TeacherCost:
     @property
     def line(self) -> str:
         """Both counts, and which value of teacher.source is cheaper."""
-        current, other = ("table", "online") if self.is_cached else ("online", "table")
+        current = "table" if self.is_cached else "online"
         cheaper = "table" if self.cache < self.online else "online"
-        verdict = "is cheaper" if cheaper == current else f"costs more than {other} would"
         return (
             f"teacher {self.teacher} of {', '.join(self.methods)}: {pluralize(self.jobs, 'job')}"
-            f" would run about {self.online:,} images through it online, a cache of"
-            f" {format_bytes(self.size)} about {self.cache:,} once; teacher.source={current}"
-            f" {verdict}"
+            f" would pass about {self.online:,} images through it online, or about {self.cache:,}"
+            f" once to fill a cache of {format_bytes(self.size)}; teacher.source={cheaper}"
+            f" {'is' if cheaper == current else 'would be'} cheaper"
         )
 
 
