@@ -1,4 +1,4 @@
-"""python -m kd_bench: the same program as `kd-bench`."""
+"""Makes `python -m kd_bench` the same program as `kd-bench`."""
 
 from kd_bench.utils.own_modules import leave_out_current_folder
 

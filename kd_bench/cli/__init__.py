@@ -1,1 +1,1 @@
-"""The command line: a file per command, and Hydra's application for jobs."""
+"""The command line: one module per command, and Hydra's application for jobs."""

@@ -1,6 +1,6 @@
-"""kd-bench clean: frees what finished jobs no longer need, and shows it first.
+"""kd-bench clean: lists files that finished jobs no longer need, and deletes them on request.
 
-Nothing is followed: a link stays, and so does what it leads to.
+Links are not followed: neither a link nor its target is deleted.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from kd_bench.utils.text.formatting import format_bytes, pluralize
 from kd_bench.utils.text.output import print_lines
 
 DESCRIPTION = """\
-Shows what finished jobs no longer need and how much disk it takes, and with --yes deletes it:
-checkpoints and console output of finished jobs, files set aside as damaged, and what killed
-processes left: files half written, and locks. Records, histories, weights, logits and the event
-files of TensorBoard stay, and so does all that unfinished jobs resume from. Folders of running jobs
-are not touched, and links are not followed.
+Lists the files that finished jobs no longer need, with their sizes; --yes deletes them. These are
+checkpoints and console output of finished jobs, files set aside as damaged, and partially written
+files and locks of killed processes. Records, histories, weights, logits and TensorBoard's event
+files are kept, and so is everything that unfinished jobs need to resume. Folders of running jobs
+are skipped, and links are not followed.
 """
 
 
@@ -55,71 +55,71 @@ class Removable:
 
 @dataclass(frozen=True)
 class CleanOptions:
-    """What to delete beyond the files that nobody needs."""
+    """What to delete in addition to the files that are never needed."""
 
     weights: bool
     logits: bool
     tensorboard: bool
     caches: bool
-    teachers: frozenset[str]  # folders of jobs, below the runs folder, that keep their weights
+    teachers: frozenset[str]  # folders of jobs that keep their weights, relative to runs_dir
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Show what can be deleted, or with --yes delete it."""
+    """List what can be deleted, or delete it with --yes."""
     args = _parser().parse(arguments)
     runs = existing_runs_dir(args.runs_dir)
     known = frozenset[str]()
     if args.weights:
         try:
             known = teachers(runs)
-        except UserError as error:  # whose weights may be teachers' is not known
-            warn(f"--weights is left out: {error}")
+        except UserError as error:  # it is unknown which weights belong to teachers
+            warn(f"--weights is ignored: {error}")
             args.weights = False
     options = CleanOptions(args.weights, args.logits, args.tensorboard, args.tables, known)
     found, busy = clean(runs, options, delete=args.yes)
     print_lines(*summary(found, args.list))
     if busy:
         caches = ", and teacher caches" if args.tables else ""
-        print_lines(f"left alone: {pluralize(len(busy), 'folder')} of running jobs{caches}")
+        print_lines(f"skipped: {pluralize(len(busy), 'folder')} of running jobs{caches}")
     if found:
         size = format_bytes(sum(each.size for each in found))
         deleted = f"deleted {pluralize(len(found), 'file')}, {size}"
-        print_lines(deleted if args.yes else "nothing was deleted; add --yes to delete this")
+        print_lines(deleted if args.yes else "nothing was deleted; add --yes to delete these files")
     return 0
 
 
 def _parser() -> Parser:
     parser = Parser("clean", DESCRIPTION)
-    parser.add_argument("--yes", action="store_true", help="delete it")
-    parser.add_argument("--list", action="store_true", help="name every file")
+    parser.add_argument("--yes", action="store_true", help="delete the files")
+    parser.add_argument("--list", action="store_true", help="list every file")
     parser.add_argument(
         "--weights",
         action="store_true",
-        help="also the trained weights of students; baselines keep theirs, since each may become"
-        " a teacher",
+        help="also the trained weights of students; baselines keep theirs, because any of them may"
+        " become a teacher",
     )
     parser.add_argument(
         "--logits",
         action="store_true",
-        help="also the logits for all test images; the metrics made of them are in the records",
+        help="also the logits for all test images; metrics computed from them are in the records",
     )
     parser.add_argument(
         "--tensorboard",
         action="store_true",
-        help="also event files of finished jobs; their numbers are in history.csv, too",
+        help="also event files of finished jobs; history.csv has the same numbers",
     )
     parser.add_argument(
         "--tables",
         action="store_true",
-        help="also the caches of teachers' outputs, unless a job is running; they are refilled on"
-        " demand",
+        help="also the caches of teachers' outputs, unless a job is running; they are refilled when"
+        " needed",
     )
     parser.add_runs_dir("runs", "the folder with the runs (default: runs)")
     return parser
 
 
 def teachers(runs: Path) -> frozenset[str]:
-    """The folders of all jobs that are a teacher in some sweep, or were one of a finished job.
+    """The folders of all jobs that are teachers in a sweep or of a finished job.
 
     Raises:
         UserError: a sweep's file cannot be read.
@@ -131,7 +131,7 @@ def teachers(runs: Path) -> frozenset[str]:
 
 
 def _record(folder: Path) -> Record | None:
-    """A job's record; None also if it cannot be read, which is said where it is cleaned."""
+    """A job's record; None also if it cannot be read, which `clean` reports later."""
     try:
         return read_record(folder)
     except UserError:
@@ -139,29 +139,29 @@ def _record(folder: Path) -> Record | None:
 
 
 def clean(runs: Path, options: CleanOptions, *, delete: bool) -> tuple[list[Removable], list[Path]]:
-    """Find what can be deleted, and delete it where that is asked for.
+    """Find what can be deleted, and delete it if `delete`.
 
     Returns:
-        The files, and the folders of running jobs, in which nothing was looked for.
+        The files, and the folders of running jobs, which were skipped.
     """
     found: list[Removable] = []
     busy: list[Path] = []
     for job in find_jobs(runs):
         _clean_folder(job, _removable(runs, job, options), found, busy, delete)
     if _inside(runs / SWEEPS):
-        _clean_folder(runs / SWEEPS, _half_written(runs / SWEEPS), found, busy, delete)
+        _clean_folder(runs / SWEEPS, _partial(runs / SWEEPS), found, busy, delete)
     is_whole = options.caches and not busy
     for cache in sorted(_inside(runs / TEACHER_CACHES)):
         if not cache.is_symlink() and cache.is_dir():
             whole = _files("caches of teachers' outputs", cache.iterdir())
-            _clean_folder(cache, whole if is_whole else _half_filled(cache), found, busy, delete)
+            _clean_folder(cache, whole if is_whole else _partial_cache(cache), found, busy, delete)
     if options.tensorboard:
         _clean_links(runs, found, delete)
     return found, busy
 
 
 def _clean_links(runs: Path, found: list[Removable], delete: bool) -> None:
-    """Add TensorBoard's links to runs whose event files are gone, or in `found`, to `found`."""
+    """Add to `found` TensorBoard's links to runs whose event files are gone or in `found`."""
     going = {each.path for each in found}
     if (runs / TENSORBOARD).is_symlink():
         return
@@ -169,7 +169,7 @@ def _clean_links(runs: Path, found: list[Removable], delete: bool) -> None:
         for link in sorted(Path(folder) / name for name in (*folders, *files)):
             target = _target_in(runs, link)
             if target is not None and going.issuperset(_inside(target)):
-                found.append(_file("links to event files that are gone", link))
+                found.append(_file("links to deleted event files", link))
                 if delete:
                     link.unlink()
         if delete and Path(folder) != runs / TENSORBOARD:
@@ -178,7 +178,7 @@ def _clean_links(runs: Path, found: list[Removable], delete: bool) -> None:
 
 
 def _target_in(runs: Path, link: Path) -> Path | None:
-    """The path of a run that a link has; None for any other."""
+    """The target of a link if it is inside the runs folder; otherwise None."""
     if not link.is_symlink():
         return None
     target = Path(os.path.normpath(link.parent / os.readlink(link)))
@@ -192,7 +192,7 @@ def _clean_folder(
     busy: list[Path],
     delete: bool,
 ) -> None:
-    """Add a folder's removable files to `found`, or the folder to `busy`."""
+    """Add a folder's removable files to `found`, or the folder to `busy` if it is locked."""
     if lock_owner_text(folder):
         busy.append(folder)
         return
@@ -201,26 +201,26 @@ def _clean_folder(
         found += [*locks, *removable]
         return
     try:
-        with _locked(folder):  # no process starts to work in the folder meanwhile
-            found += locks  # removed by taking the lock
+        with _locked(folder):  # so that no process starts to work in the folder meanwhile
+            found += locks  # removed by acquiring the lock
             for each in removable:
                 each.path.unlink()
                 found.append(each)
     except Locked:
         busy.append(folder)
     except (OSError, UserError) as error:
-        warn(f"left alone: {folder}: {error}")
+        warn(f"skipped: {folder}: {error}")
     for emptied in (
         folder / TENSORBOARD,
         *([folder] if folder.parent.name == TEACHER_CACHES else []),
     ):
-        with suppress(OSError):  # it is not empty, or not there
+        with suppress(OSError):  # it is not empty, or does not exist
             emptied.rmdir()
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold a folder's lock, except on a full disk, which has no room for one."""
+    """Hold a folder's lock, unless the disk is full and has no space for it."""
     with ExitStack() as held:
         try:
             held.enter_context(Lock(folder))
@@ -230,12 +230,12 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-# What can be deleted; found while the folder is locked, so iterators and not lists
+# What can be deleted. These are iterators, not lists, so that files are searched under the lock.
 
 
 def _removable(runs: Path, folder: Path, options: CleanOptions) -> Iterator[Removable]:
-    """Files of a job's folder."""
-    yield from _half_written(folder)
+    """Files in a job's folder."""
+    yield from _partial(folder)
     yield from _files("files set aside as damaged", folder.glob("*.damaged"))
     if (record := find_record(folder)) is None:
         return
@@ -245,36 +245,36 @@ def _removable(runs: Path, folder: Path, options: CleanOptions) -> Iterator[Remo
         yield from _files("logits for test images", [folder / TEST_LOGITS])
     if options.tensorboard:
         yield from _files("event files of TensorBoard", _inside(folder / TENSORBOARD))
-    # A finished job is not trained again, so a teacher without weights would be of no use.
+    # A finished job is not trained again, so a teacher without weights would be useless.
     is_baseline = record.config.method.name == BASELINE
     is_teacher = is_baseline or folder.relative_to(runs).as_posix() in options.teachers
     if options.weights and not is_teacher:
         yield from _files("weights of students", [folder / WEIGHTS])
 
 
-def _half_written(folder: Path) -> Iterator[Removable]:
-    """Files that a process left half written when it was killed; no recent ones."""
+def _partial(folder: Path) -> Iterator[Removable]:
+    """Partially written files of killed processes; recent files are skipped."""
     paths = [*folder.glob(".*.part"), *folder.glob(".*.writable")]
-    for each in _files("files left half written", paths):
-        with suppress(FileNotFoundError):  # its process has just renamed it
+    for each in _files("partially written files", paths):
+        with suppress(FileNotFoundError):  # the writing process has just renamed it
             if time.time() - each.path.lstat().st_mtime > STALE_SECONDS:
                 yield each
 
 
-def _half_filled(cache: Path) -> Iterator[Removable]:
-    """Half-written files of a cache; of its rows only if it is whole, because others resume."""
-    yield from _half_written(cache)
+def _partial_cache(cache: Path) -> Iterator[Removable]:
+    """Partially written files of a cache; rows only if it is complete, since filling resumes."""
+    yield from _partial(cache)
     if (cache / CACHE_RECORD).exists():
-        yield from _files("files left half written", cache.glob("rows.*.part"))
+        yield from _files("partially written files", cache.glob("rows.*.part"))
 
 
 def _inside(folder: Path) -> list[Path]:
-    """What is in a folder; nothing for a link to one, or where there is none."""
+    """The entries of a folder; none if it is a link or does not exist."""
     return [] if folder.is_symlink() or not folder.is_dir() else list(folder.iterdir())
 
 
 def _files(kind: str, paths: Iterable[Path]) -> Iterator[Removable]:
-    """Those of some paths that are files."""
+    """The paths that are regular files."""
     for path in sorted(paths):
         with suppress(FileNotFoundError):
             if stat.S_ISREG(path.lstat().st_mode):
@@ -286,7 +286,7 @@ def _file(kind: str, path: Path) -> Removable:
 
 
 def summary(found: Sequence[Removable], every: bool) -> list[str]:
-    """The files in lines: a total for each kind, and with `every` each file."""
+    """Lines with the total of each kind of file and, with `every`, one for each file."""
     if not found:
         return ["nothing to clean"]
     lines = [f"{format_bytes(each.size):>9}  {each.path}" for each in found if every]
@@ -294,4 +294,4 @@ def summary(found: Sequence[Removable], every: bool) -> list[str]:
         sizes = [each.size for each in found if each.kind == kind]
         lines.append(f"{format_bytes(sum(sizes)):>9}  {kind} ({pluralize(len(sizes), 'file')})")
     total = format_bytes(sum(each.size for each in found))
-    return [*lines, f"{total:>9}  in all ({pluralize(len(found), 'file')})"]
+    return [*lines, f"{total:>9}  in total ({pluralize(len(found), 'file')})"]

@@ -1,7 +1,7 @@
-"""Tab completion: Hydra's, and behind it that of the commands, which Hydra does not know.
+"""Tab completion: Hydra's own, extended by kd-bench's commands.
 
-A shell calls `kd-bench -sc query=SHELL` with the line so far in COMP_LINE, and takes the answers
-from standard output. It offers files where there are none.
+A shell calls `kd-bench -sc query=SHELL` with the current line in COMP_LINE, and reads completions
+from standard output. If there are none, it offers files.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ from kd_bench.utils.errors import UserError
 from kd_bench.utils.text.output import print_lines
 
 Command = Callable[[Sequence[str]], int]
-JOBS = ("plan", "tune", "evaluate", "prepare")  # commands that take choices and values
+JOBS = ("plan", "tune", "evaluate", "prepare")  # commands that accept choices and values
 
 
 def is_query(typed: Sequence[str]) -> bool:
-    """Whether a shell asks for completions."""
+    """Whether a shell requests completions."""
     flags = ("-sc", "--shell-completion")
     return any(word in flags for word in typed) and any(w.startswith("query=") for w in typed)
 
 
 def main(commands: Mapping[str, Command]) -> int:
-    """Print the completions of the line in COMP_LINE, one in each line."""
+    """Print the completions of the line in COMP_LINE, one per line."""
     line = os.environ.get("COMP_LINE", "")
     words = line.split()[1:]
     last = words.pop() if words and not line[-1].isspace() else ""
-    answers = _answers(words, last, commands)
-    print_lines(*sorted({answer for answer in answers if answer.startswith(last)}))
+    candidates = _candidates(words, last, commands)
+    print_lines(*sorted({candidate for candidate in candidates if candidate.startswith(last)}))
     return 0
 
 
-def _answers(words: list[str], last: str, commands: Mapping[str, Command]) -> list[str]:
-    """What may follow some words; some of it need not begin like the last one."""
+def _candidates(words: list[str], last: str, commands: Mapping[str, Command]) -> list[str]:
+    """Candidates for the word after `words`; they need not all begin with `last`."""
     if not words:
         return [*commands, *_of_hydra(words, last)]
     command, others = words[0], words[1:]
     if command not in commands:
         return _of_hydra(words, last)
-    answers = _of_hydra(others, last) if command in JOBS else []
+    candidates = _of_hydra(others, last) if command in JOBS else []
     if command == "status":
-        answers += _sweeps(others)
-    return answers if command == "plan" else answers + _options(commands[command])
+        candidates += _sweeps(others)
+    return candidates if command == "plan" else candidates + _options(commands[command])
 
 
 def _options(command: Command) -> list[str]:
@@ -66,23 +66,23 @@ def _sweeps(words: Sequence[str]) -> list[str]:
 
 
 def _of_hydra(words: Sequence[str], last: str) -> list[str]:
-    """Hydra's completions, with files of the user's own (--config-dir); none for a wrong line."""
+    """Hydra's completions, including the user's files (--config-dir); none for an invalid line."""
     from kd_bench.cli import hydra_app
 
     arguments = hydra_app.hydra_arguments(words)
     values = [word for word in arguments if "=" in word and not word.startswith("-")]
     own = [pair for pair in pairwise([*arguments, ""]) if pair[0] in hydra_app.CONFIG_DIR_FLAGS]
-    # Hydra completes the name of a group, not that of the section for which a file is chosen.
+    # Hydra completes choices of a group, but not if the key has a section (model@teacher.model).
     key, equals, begun = last.partition("=")
     group = hydra_app.ALIASES.get(key, key).partition("@")[0]
-    asked = f"{group}={begun}" if equals else last
-    os.environ["COMP_LINE"] = " ".join(["kd-bench", *values, asked])
+    query = f"{group}={begun}" if equals else last
+    os.environ["COMP_LINE"] = " ".join(["kd-bench", *values, query])
     output = io.StringIO()
     try:
         with redirect_stdout(output):
             hydra_app.main([*chain(*own), "-sc", "query=bash"])
     except UserError:
         return []
-    if asked == last:
+    if query == last:
         return output.getvalue().split()
-    return [f"{key}={answer.partition('=')[2]}" for answer in output.getvalue().split()]
+    return [f"{key}={candidate.partition('=')[2]}" for candidate in output.getvalue().split()]

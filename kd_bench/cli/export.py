@@ -26,25 +26,25 @@ if TYPE_CHECKING:
     from kd_bench.data.dataset import Data
     from kd_bench.jobs.instantiate import Network
 
-    Written = tuple[bytes, Tensor]  # a file, and the logits of what was read from it for images
+    Written = tuple[bytes, Tensor]  # a file's content, and the logits of the network read from it
 
 DESCRIPTION = """\
-Writes the network that a finished job trained to a file, and beside it FILE.json with what you need
-to use it: model, classes, image size, normalisation, accuracy and the digest of its record.
+Exports the trained network of a finished job to a file, with a description of it in FILE.json:
+model, classes, image size, normalisation, accuracy and the digest of its record.
 
   kd-bench export runs/digits/none-resnet8/baseline/3f9c1a2b/seed0 --to resnet8.pt
 
 state_dict    the weights by name: net.load_state_dict(torch.load("resnet8.pt"))
-program       the network as torch.export writes it, which no longer needs its Python code:
+program       the network as exported by torch.export, which does not need its Python code:
               torch.export.load("resnet8.pt2").module()(image), for any number of images
 safetensors   the weights by name: safetensors.torch.load_file("resnet8.safetensors")
 onnx          the network for other runtimes; input "image", output "logits":
               onnxruntime.InferenceSession("resnet8.onnx").run(None, {"image": image.numpy()})
 
-What is written is read again: it has to give the network's logits, to 1e-5 of the largest, on test
-images and on random ones.
+The file is read back and must reproduce the network's logits on test images and on random ones,
+within 1e-5 of the largest logit.
 
-A record that calls other code than kd-bench's own is refused, unless you --trust its package.
+A record that calls code outside kd-bench is refused unless you --trust its package.
 """
 ENDINGS = {
     "state_dict": ".pt",
@@ -53,7 +53,7 @@ ENDINGS = {
     "onnx": ".onnx",
 }
 WEIGHTS_ALONE = ("state_dict", "safetensors")
-LIBRARIES = {  # optional; each format has an extra of its name
+LIBRARIES = {  # optional; the extra has the name of the format
     "safetensors": ("safetensors",),
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
 }
@@ -65,7 +65,7 @@ def main(words: Sequence[str]) -> int:
     parser = Parser("export", DESCRIPTION)
     parser.add_argument("run", metavar="RUN", help="the folder of a finished job")
     parser.add_argument(
-        "--to", metavar="FILE", help="default: a name made from the job, in the current folder"
+        "--to", metavar="FILE", help="default: in the current folder, named after the job"
     )
     parser.add_argument(
         "--format", choices=list(ENDINGS), default="state_dict", help="default: state_dict"
@@ -90,7 +90,7 @@ def main(words: Sequence[str]) -> int:
     require(
         data.fingerprint == record.data_fingerprint,
         f"the images of dataset '{config.dataset.name}' are not those that {folder} was trained on,"
-        " so their normalisation may differ; give the folder of those with --data DIR",
+        " so their normalisation may differ; choose the right folder with --data DIR",
     )
     write_file(to, _content(args.format, network, data))
     write_json(beside, description(record, network, data, args.format))
@@ -99,7 +99,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def default_name(record: Record) -> str:
-    """resnet8-digits-st-seed0-3f9c1a2b; plug-ins as in the folder: st+standardize."""
+    """resnet8-digits-st-seed0-3f9c1a2b; with plug-ins as in the folder's name: st+standardize."""
     config = record.config
     names = config.model.name, config.dataset.name, record.folder.split("/")[2]
     return "-".join([*names, f"seed{config.seed}", record.digest])
@@ -107,7 +107,7 @@ def default_name(record: Record) -> str:
 
 def load(config: Config, weights: Path) -> tuple[Network, Data]:
     """The network with its weights, on the CPU in eval mode, and the data it was trained on."""
-    # torch takes seconds to import, which a mistake in the arguments is spared
+    # Imported here because torch takes seconds, and the arguments are checked before.
     from kd_bench.jobs.instantiate import build_dataset, build_student
     from kd_bench.models.weights import load_weights
 
@@ -119,7 +119,7 @@ def load(config: Config, weights: Path) -> tuple[Network, Data]:
 
 
 def _content(file_format: str, network: Network, data: Data) -> bytes:
-    """A network as a file of a format, which was read again and gives the network's logits.
+    """The content of a network's file, after checking that it reproduces the network's logits.
 
     Raises:
         AssertionError: it does not.
@@ -128,7 +128,7 @@ def _content(file_format: str, network: Network, data: Data) -> bytes:
 
     test = data.eval_batch(data.test, 0, 8).contiguous()
     image = torch.cat([test, torch.randn_like(test)])
-    # A copy, as this leaves the features that a head reads without the hooks that store them.
+    # A copy, because exporting removes the hooks that store the features for a head.
     net = copy.deepcopy(network.net)
     write = {"state_dict": state_dict, "program": program, "safetensors": safetensors, "onnx": onnx}
     content, answer = write[file_format](net, image)
@@ -140,7 +140,7 @@ def _content(file_format: str, network: Network, data: Data) -> bytes:
 
 
 def state_dict(net: nn.Module, image: Tensor) -> Written:
-    """The weights by name, as a file that `torch.load(weights_only=True)` reads."""
+    """The weights by name, in a file for `torch.load(weights_only=True)`."""
     import torch
 
     file = io.BytesIO()
@@ -150,7 +150,7 @@ def state_dict(net: nn.Module, image: Tensor) -> Written:
 
 
 def safetensors(net: nn.Module, image: Tensor) -> Written:
-    """The weights by name, as a file of safetensors."""
+    """The weights by name, in a safetensors file."""
     from safetensors.torch import load, save  # an optional dependency
 
     weights = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
@@ -159,7 +159,7 @@ def safetensors(net: nn.Module, image: Tensor) -> Written:
 
 
 def _with(net: nn.Module, weights: Mapping[str, Tensor], image: Tensor) -> Tensor:
-    """The logits of a network with the weights that were read again."""
+    """The logits of a network with weights that were read back."""
     import torch
 
     with torch.no_grad():
@@ -170,7 +170,7 @@ def _with(net: nn.Module, weights: Mapping[str, Tensor], image: Tensor) -> Tenso
 
 
 def program(net: nn.Module, image: Tensor) -> Written:
-    """The network as a program of its own, for any number of images."""
+    """The network as a self-contained program, for any number of images."""
     import torch
 
     batch = {0: torch.export.Dim("batch", min=1)}
@@ -183,8 +183,8 @@ def program(net: nn.Module, image: Tensor) -> Written:
 
 
 def onnx(net: nn.Module, image: Tensor) -> Written:
-    """The network as an ONNX model, for any number of images, as ONNX Runtime runs it."""
-    import onnxruntime  # an optional dependency, as are those of torch's exporter
+    """The network as an ONNX model, for any number of images; checked with ONNX Runtime."""
+    import onnxruntime  # an optional dependency, like those of torch's exporter
     import torch
 
     exported = torch.onnx.export(
@@ -196,7 +196,7 @@ def onnx(net: nn.Module, image: Tensor) -> Written:
         dynamo=True,
         verbose=False,
     )
-    assert exported is not None  # which it is where it writes a file itself
+    assert exported is not None  # None only if `export` writes the file itself
     content = exported.model_proto.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     (logits,) = session.run(["logits"], {"image": image.numpy()})
@@ -204,7 +204,7 @@ def onnx(net: nn.Module, image: Tensor) -> Written:
 
 
 def description(record: Record, network: Network, data: Data, file_format: str) -> dict[str, Any]:
-    """What you need to use the file."""
+    """The information that is needed to use the file."""
     config = record.config
     return {
         "format": file_format,
@@ -224,9 +224,10 @@ def description(record: Record, network: Network, data: Data, file_format: str) 
 
 
 def _image(net: nn.Module, data: Data, file_format: str) -> dict[str, Any]:
-    """What the network in the file is given.
+    """The input of the exported network.
 
-    Weights alone are those of the network within a layer that changes size or normalisation.
+    Formats with weights alone leave out the layer that adapts image size and normalisation, so
+    their input is that of the inner network.
     """
     from kd_bench.models.adapted_input import AdaptedInput, GivenImages
 

@@ -1,4 +1,4 @@
-"""Hydra's part of the command line: what was typed becomes jobs, which are run or planned."""
+"""Hydra's part of the command line: turns its arguments into jobs, which are run or planned."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import hydra
-from hydra._internal.utils import get_args_parser  # nothing public lists Hydra's flags
+from hydra._internal.utils import get_args_parser  # there is no public list of Hydra's flags
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -30,7 +30,7 @@ ALIASES = {"teacher": "model@teacher.model", "assistant": "model@assistant"}
 
 
 def main(typed: Sequence[str], *, plan: bool = False) -> int:
-    """Run or plan the jobs that were typed, or answer --help and the like; the exit code.
+    """Run or plan jobs, or handle flags such as --help; return the exit code.
 
     Args:
         typed: the words of the command line.
@@ -51,10 +51,11 @@ def main(typed: Sequence[str], *, plan: bool = False) -> int:
 
 
 def hydra_arguments(typed: Sequence[str]) -> list[str]:
-    """The words as Hydra takes them.
+    """The words as Hydra expects them.
 
-    `teacher=NAME` becomes `model@teacher.model=NAME`, and `assistant=NAME` `model@assistant=NAME`;
-    flags move to the front, because Hydra refuses values on both sides of them.
+    `teacher=NAME` becomes `model@teacher.model=NAME`, and `assistant=NAME` becomes
+    `model@assistant=NAME`. Flags move to the front, because Hydra refuses overrides on both sides
+    of a flag.
     """
     known = get_args_parser()._option_string_actions
     flags: list[str] = []
@@ -70,13 +71,13 @@ def hydra_arguments(typed: Sequence[str]) -> list[str]:
         ):
             flags += [word, *words[:1]]
             del words[:1]
-        else:  # --info takes the next word, whatever it is, unless it has a value
+        else:  # --info would consume any next word, unless it has a value
             flags.append(f"{word}={flag.const}" if flag.nargs == "?" and "=" not in word else word)
     return flags + rest
 
 
 def compose_single(typed: Sequence[str], config_dir: str | None) -> Config:
-    """The configuration of the one job that was typed."""
+    """The configuration of a single job."""
     launchers.register()
     with hydra_errors_as_user_errors():
         return compose.compose_standalone(hydra_arguments(typed), config_dir)[0]
@@ -84,7 +85,7 @@ def compose_single(typed: Sequence[str], config_dir: str | None) -> Config:
 
 @contextmanager
 def hydra_errors_as_user_errors() -> Iterator[None]:
-    """Turn errors of Hydra's about what a user typed into a `UserError` of one line."""
+    """Turn Hydra's errors about a user's input into a `UserError` of one line."""
     try:
         yield
     except HydraError as error:
@@ -92,38 +93,38 @@ def hydra_errors_as_user_errors() -> Iterator[None]:
 
 
 def _check_flags(words: Sequence[str]) -> list[str]:
-    """Refuse wrong flags in one line; Hydra would print its usage, or a traceback.
+    """Refuse invalid flags with a one-line error; Hydra would print its usage or a traceback.
 
     Returns:
-        The words that are no flags.
+        The words that are not flags.
     """
     parser = get_args_parser()
 
     def refuse(message: str) -> NoReturn:
         raise UserError(f"{message}; {' '.join(parser.format_usage().split())}")
 
-    parser.error = refuse  # type: ignore[method-assign]  # no option of argparse does this
+    parser.error = refuse  # type: ignore[method-assign]  # argparse has no option for this
     flags = parser.parse_args(words)
-    for is_wrong, answer in (
-        (flags.experimental_rerun, "--experimental-rerun: type kd-bench rerun RECORD"),
+    for is_wrong, message in (
+        (flags.experimental_rerun, "--experimental-rerun: use kd-bench rerun RECORD instead"),
         (
             flags.config_name or flags.config_path,
-            "kd-bench has one configuration; add files of your own by --config-dir DIR",
+            "kd-bench has one configuration; add your own files with --config-dir DIR",
         ),
         (
             not flags.cfg and (flags.package or (flags.resolve and not flags.help)),
-            "--package and --resolve are about what --cfg prints: add --cfg job",
+            "--package and --resolve apply to the output of --cfg: add --cfg job",
         ),
         (
             flags.multirun and (flags.cfg or flags.info),
-            "--cfg and --info are about one job: leave out -m",
+            "--cfg and --info apply to one job: leave out -m",
         ),
         (
             flags.multirun and "hydra.mode=RUN" in flags.overrides,
-            "hydra.mode=RUN is one job, and -m is several: leave out either",
+            "hydra.mode=RUN means one job, and -m several: leave out one of them",
         ),
     ):
-        require(not is_wrong, answer)
+        require(not is_wrong, message)
     return [] if flags.shell_completion else flags.overrides
 
 
@@ -138,10 +139,11 @@ def _refuse_other_launchers(overrides: Sequence[str]) -> None:
 
 
 def _is_plain_job(words: Sequence[str]) -> bool:
-    """Whether the words are one job of our own files and values.
+    """Whether the words are one job with only kd-bench's own files and values.
 
-    It needs Hydra's composition, and not Hydra's application, whose start takes as long again. A
-    user's files (--config-dir) do: they may choose a sweep or a launcher.
+    Such a job needs Hydra's composition, but not Hydra's application, which would double the
+    start-up time. A user's files (--config-dir) need it, because they may choose a sweep or a
+    launcher.
     """
     return not any(
         re.match(r"-|[+~]*(sweep|hydra)\b", word) or "${hydra:" in word for word in words
@@ -155,29 +157,29 @@ def _run_hydra(words: Sequence[str], plan: bool) -> int:
 
     @hydra.main(version_base="1.3", config_path=compose.CONFIG_DIR, config_name="config")
     def application(_: DictConfig) -> None:
-        with exit_on_error(), hydra_errors_as_user_errors():  # else Hydra adds a line of its own
+        with exit_on_error(), hydra_errors_as_user_errors():  # otherwise Hydra adds its own line
             _one_job(plan)
 
-    # Hydra would print several lines about a user's mistake, and cut a bug's traceback short.
+    # Hydra would print several lines for a user's mistake, and truncate the traceback of a bug.
     with hydra_errors_as_user_errors(), raised_by_hydra():
         application()
     return 0
 
 
 def _one_job(plan: bool) -> None:
-    """One job with flags or values of Hydra's own; several go through the launcher instead."""
+    """Run one job with Hydra's flags or settings; several jobs go through the launcher instead."""
     composed = compose.compose_job(list(HydraConfig.get().overrides.task))
     launcher = HydraConfig.get().runtime.choices["hydra/launcher"]
-    is_sweep = HydraConfig.get().mode == RunMode.MULTIRUN  # by a launcher that is not ours
+    is_sweep = HydraConfig.get().mode == RunMode.MULTIRUN  # with a launcher that is not kd-bench's
     require(
         plan or is_sweep or launcher == "local",
-        f"hydra/launcher={launcher} runs sweeps, and this is one job: add -m",
+        f"hydra/launcher={launcher} runs sweeps, but this is one job: add -m",
     )
     if code := _plan(composed) if plan else _run(composed):
         sys.exit(code)
 
 
-# torch takes seconds to import: --help, completion and mistakes in choices never come here.
+# torch takes seconds to import: --help, completion and invalid choices never get here.
 
 
 def _plan(composed: Composed) -> int:
@@ -201,7 +203,7 @@ def _run(composed: Composed) -> int:
     job = resolve_job(*composed)
     if not job.is_done:
         validate_job(job)
-        # cuda is refused before anything is prepared for it
+        # refuses cuda without a GPU before anything is prepared
         device = choose_device(job.config.device)
         check_threads(job.config.threads)
         check_processes(device, job.config.gpus_per_job, job.config.threads)
@@ -212,7 +214,7 @@ def _run(composed: Composed) -> int:
     except Locked as owner:
         display.message(f"{job.label}: already being trained by {owner}; skipping")
         return LOCKED_ELSEWHERE
-    except SystemExit as end:  # whose exit code would be taken for one of kd-bench's
+    except SystemExit as end:  # its exit code would be mistaken for one of kd-bench's
         raise UserError(f"{job.label}: {failure_reason(end)}") from end
     display.result(job.label, record, trained)
     return 0

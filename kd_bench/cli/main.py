@@ -1,4 +1,4 @@
-"""The command line: a word such as `status` is a command of its own, all else jobs for Hydra."""
+"""The command line: dispatches commands such as `status`; everything else is a job for Hydra."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def main() -> None:
     try:
         with exit_on_error():
             code = _main(typed)
-            sys.stdout.flush()  # now, because at Python's end no error could be caught
+            sys.stdout.flush()  # now, because errors at interpreter shutdown cannot be caught
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
@@ -75,6 +75,6 @@ def _main(typed: list[str]) -> int:
             f"unknown command '{typed[0]}'; choose from {', '.join(COMMANDS)}; choices and values"
             " are typed as group=name and key=value"
         )
-    from kd_bench.cli import hydra_app  # Hydra takes half a second, which `status` does without
+    from kd_bench.cli import hydra_app  # Hydra takes half a second, and `status` does not need it
 
     return hydra_app.main(typed)

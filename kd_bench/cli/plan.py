@@ -1,4 +1,4 @@
-"""kd-bench plan: what a sweep, or a job, would do; nothing is trained, submitted or written."""
+"""kd-bench plan: shows what a sweep or a job would do, without running it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ if TYPE_CHECKING:  # pandas takes half a second to import, which --help does not
 
 DESCRIPTION = """\
 Shows what a command would do: its jobs, which of them are done, running or failed before, and how
-much time and disk the rest takes. Nothing is trained, submitted or written.
+much time and disk space the rest takes. Nothing is trained, submitted or written.
 
-Write `plan` before what you would type without it:
+Add `plan` to a command that runs jobs:
 
   kd-bench plan sweep=quickstart
   kd-bench plan -m method=baseline,st,at seed=0,1,2
   kd-bench plan method=st recipe.epochs=50
   kd-bench plan sweep=predecessor hydra/launcher=slurm
 
-Times are estimated from similar jobs that finished in runs_dir; without any they are `unknown`.
+Times are estimated from similar finished jobs in runs_dir; without any, they are `unknown`.
 
-How many seeds it takes to find a difference of 0.3 points, by the deviation of finished runs:
+The number of seeds needed to detect a difference of 0.3 points, given the standard deviation of
+finished runs:
 
   kd-bench plan --detect 0.3
   kd-bench plan --detect 0.3 --methods 10 --from results --dataset digits
@@ -36,7 +37,7 @@ DETECT = "--detect"
 
 
 def main(words: Sequence[str]) -> int:
-    """Plan what the words would run, or how many seeds a difference takes."""
+    """Plan the jobs of a command, or the number of seeds needed to detect a difference."""
     if {"-h", "--help"} & set(words):
         parser = Parser("plan", DESCRIPTION)
         parser.usage = (
@@ -48,28 +49,28 @@ def main(words: Sequence[str]) -> int:
         return 0
     if any(word.partition("=")[0] == DETECT for word in words):
         return _plan_seeds(words)
-    from kd_bench.cli import hydra_app  # Hydra, which other commands do without
+    from kd_bench.cli import hydra_app  # Hydra, which other commands do not need
 
     return hydra_app.main(words, plan=True)
 
 
 def _add_options(parser: Parser) -> None:
     parser.add_argument(
-        DETECT, type=float, metavar="POINTS", help="how many seeds this difference takes"
+        DETECT, type=float, metavar="POINTS", help="show the number of seeds to detect this"
     )
     parser.add_argument(
         "--methods",
         type=int,
         default=1,
         metavar="N",
-        help="of so many methods in a table, corrected for their number (default: 1)",
+        help="number of methods in the table, to correct for multiple comparisons (default: 1)",
     )
-    parser.add_source("runs", ", whose deviation is used")
+    parser.add_source("runs", ", whose standard deviation is used")
     add_filters(parser)
 
 
 def _plan_seeds(words: Sequence[str]) -> int:
-    """Print the seeds that a difference takes, for each column of the table of finished runs."""
+    """Print the number of seeds to detect a difference, per column of the finished runs' table."""
     parser = Parser("plan", DESCRIPTION)
     _add_options(parser)
     args = parser.parse(words)
@@ -81,12 +82,12 @@ def _plan_seeds(words: Sequence[str]) -> int:
     known = [column for column in table.columns if column.deviation]
     require(
         bool(known),
-        f"no deviation is known: no method in {args.source} has two seeds; run some first, such as"
-        " kd-bench -m method=baseline,st seed=0,1,2",
+        f"the standard deviation is unknown: no method in {args.source} has two seeds; run some"
+        " first, such as kd-bench -m method=baseline,st seed=0,1,2",
     )
     corrected = f", corrected for {args.methods} methods" if args.methods > 1 else ""
     print_lines(
-        f"Seeds of each method and the baseline that find a difference of {args.detect:g} points"
+        f"Seeds per method and for the baseline to detect a difference of {args.detect:g} points"
         f" with 80 % power (two-sided 95 %{corrected}, noncentral t):",
         *_seeds_by_column(known, args.detect, args.methods),
     )
@@ -94,11 +95,11 @@ def _plan_seeds(words: Sequence[str]) -> int:
 
 
 def _seeds_by_column(columns: Sequence[Column], points: float, methods: int) -> Iterator[str]:
-    """A line for each column: "digits resnet20-resnet8: 12 seeds (SD 0.31 of 24 runs)"."""
+    """A line per column: "digits resnet20-resnet8: 12 seeds (SD 0.31, 6 degrees of freedom)"."""
     from kd_bench.results.analysis.statistics import MOST_SEEDS, seeds_to_detect
 
     for column in columns:
-        assert column.deviation is not None  # only such columns are given
+        assert column.deviation is not None  # the caller filters the columns
         sd, df = column.deviation.sd, column.deviation.df
         seeds = seeds_to_detect(sd, points, methods)
         needed = pluralize(seeds, "seed") if seeds else f"more than {MOST_SEEDS:,} seeds"

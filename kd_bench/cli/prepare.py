@@ -1,4 +1,4 @@
-"""kd-bench prepare: packed copies of images, which training reads several times faster."""
+"""kd-bench prepare: packs images into large files, which training reads several times faster."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from kd_bench.utils.text.formatting import format_bytes, pluralize
 from kd_bench.utils.text.output import print_lines
 
 DESCRIPTION = """\
-Copies the images of a dataset into few large files, once, for dataset=shards. Images with a shorter
-side above --short-side are made smaller, others are copied as they are. Images that cannot be
-decoded are named, all of them, and nothing is written.
+Copies the images of a dataset into a few large files for dataset=shards. Images with a shorter side
+above --short-side are downscaled, others are copied unchanged. If images cannot be decoded, all of
+them are listed, and nothing is written.
 
   kd-bench prepare dataset=imagenet dataset.root=/data/imagenet --to data/imagenet_packed
   kd-bench dataset=imagenet_packed
 
-A rotation in EXIF is ignored in training, as torchvision and timm do; --upright turns the copies.
+Training ignores EXIF rotation, like torchvision and timm; --upright rotates the copies.
 """
-SHORT_SIDE = 320  # evaluation resizes to 256; random crops are parts of an image
+SHORT_SIDE = 320  # evaluation resizes to 256; random crops use a part of the image and need more
 LEAST, MOST = 256, 400
-EVERY = 30.0  # seconds between two lines about progress
+EVERY = 30.0  # seconds between two lines of progress
 
 
 def main(words: Sequence[str]) -> int:
@@ -34,7 +34,7 @@ def main(words: Sequence[str]) -> int:
         "choices",
         metavar="GROUP=CHOICE",
         nargs="+",
-        help="dataset=NAME, and its values such as dataset.root=FOLDER",
+        help="dataset=NAME and its values, such as dataset.root=FOLDER",
     )
     parser.add_argument("--to", metavar="FOLDER", required=True, help="a new folder for the copies")
     parser.add_argument(
@@ -42,9 +42,11 @@ def main(words: Sequence[str]) -> int:
         metavar="PIXELS",
         type=int,
         default=SHORT_SIDE,
-        help=f"of the largest copies, {LEAST} to {MOST}; default: {SHORT_SIDE}",
+        help=f"maximum shorter side of the copies, {LEAST} to {MOST}; default: {SHORT_SIDE}",
     )
-    parser.add_argument("--upright", action="store_true", help="turn images as their EXIF says to")
+    parser.add_argument(
+        "--upright", action="store_true", help="rotate images according to their EXIF data"
+    )
     parser.add_argument("--config-dir", metavar="DIR", help="a folder with datasets of your own")
     args = parser.parse(words)
     require(
@@ -58,8 +60,8 @@ def main(words: Sequence[str]) -> int:
 def pack_dataset(
     choices: Sequence[str], config_dir: str | None, to: Path, short_side: int, upright: bool
 ) -> None:
-    """Pack the chosen dataset, and print what was packed."""
-    # torch takes seconds to import, which a mistake in the arguments is spared
+    """Pack the chosen dataset, and print a summary."""
+    # Imported here because torch takes seconds, and the arguments are checked before.
     import torch
 
     from kd_bench.cli import hydra_app
@@ -86,13 +88,17 @@ def pack_dataset(
         progress=_progress(),
     )
     for split, report in reports.items():
-        made = f", {report.smaller:,} of them made anew" if report.smaller else ""
+        made = f", {report.smaller:,} of them downscaled" if report.smaller else ""
         images = pluralize(report.images, "image")
         print_lines(f"{split}: {images}{made}, {format_bytes(report.bytes)}")
     rotated = [path for report in reports.values() for path in report.rotated]
     if rotated:
         are = "is" if len(rotated) == 1 else "are"
-        how = "and were turned" if upright else "which training ignores; --upright turns them"
+        how = (
+            "and their copies were rotated"
+            if upright
+            else "which training ignores; --upright rotates them"
+        )
         print_lines(f"{pluralize(len(rotated), 'image')} {are} rotated by EXIF, {how}:", *rotated)
     train, _ = source.listings
     if line := imbalance(torch.tensor(train.target), len(train.classes)):
@@ -101,7 +107,7 @@ def pack_dataset(
 
 
 def _progress() -> Callable[[str, int, int], None]:
-    """Prints a line from time to time."""
+    """A function that prints a line of progress from time to time."""
     last = time.monotonic()
 
     def progress(split: str, done: int, images: int) -> None:

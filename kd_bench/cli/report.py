@@ -1,4 +1,4 @@
-"""kd-bench report: all results in one HTML file, to be looked at in a browser."""
+"""kd-bench report: all results in one HTML file, for a browser."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from kd_bench.utils.text.formatting import format_bytes
 from kd_bench.utils.text.output import print_lines
 
 DESCRIPTION = """\
-Writes a single HTML file, which needs no network: a table that can be sorted and filtered, the
-curves and the runs behind each cell, and a comparison of two methods over all pairs of models.
+Writes a single HTML file that works offline: a table that can be sorted and filtered, the curves
+and the runs behind each cell, and a comparison of two methods over all pairs of models.
 
   kd-bench report                                the runs in runs/, as report.html
   kd-bench report --from results --out all.html  published records
@@ -24,14 +24,14 @@ curves and the runs behind each cell, and a comparison of two methods over all p
 
 
 def report_parser(source: str) -> Parser:
-    """The command line; `source` is the default folder."""
+    """The argument parser; `source` is the default folder."""
     parser = Parser("report", DESCRIPTION)
     parser.add_source(source)
     parser.add_argument(
         "--metric",
         metavar="METRIC",
         default=METRICS[0],
-        help=f"what the table shows: {METRICS_TEXT} (default: {METRICS[0]})",
+        help=f"metric of the table: {METRICS_TEXT} (default: {METRICS[0]})",
     )
     parser.add_argument(
         "--out", type=Path, metavar="FILE", default=Path("report.html"), help="default: report.html"
@@ -40,12 +40,12 @@ def report_parser(source: str) -> Parser:
 
 
 def write_report(source: str, metric: str, out: Path, command: str) -> None:
-    """Write the page of a folder's records, and print how large it is.
+    """Write the page of a folder's records, and print its size.
 
     Raises:
         UserError: there is no record, or the file cannot be written.
     """
-    # pandas takes half a second to import, which --help does not need
+    # Imported here because pandas takes half a second, and --help does not need it.
     from kd_bench.results.rendering.report.content import content, with_curves
     from kd_bench.results.rendering.report.page import page
     from kd_bench.results.table import table_from
@@ -65,7 +65,7 @@ def write_report(source: str, metric: str, out: Path, command: str) -> None:
 
 
 def main(words: Sequence[str]) -> int:
-    """Write the page of one's own runs."""
+    """Write the page of the user's own runs."""
     args = report_parser(source="runs").parse(words)
     check_metric(args.metric)
     command = shlex.join(["kd-bench", "report", *words])

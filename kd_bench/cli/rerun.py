@@ -1,4 +1,4 @@
-"""kd-bench rerun: runs a recorded job again and compares the numbers bit for bit."""
+"""kd-bench rerun: reruns a recorded job and compares the results bit for bit."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from kd_bench.utils.errors import require
 from kd_bench.utils.text.output import print_lines
 
 DESCRIPTION = """\
-Runs a recorded job again, its teacher first, and checks whether accuracy and history.csv are equal
-bit for bit; if not, it lists what differs of device, threads, versions, commit and data. The record
-holds all that is needed: neither conf/ nor other runs are read. Exit code 0: equal, 1: different.
+Reruns a recorded job, its teacher first, and checks whether accuracy and history.csv are equal bit
+for bit; if not, lists the differences in device, threads, versions, commit and data. The record is
+sufficient: neither conf/ nor other runs are read. Exit code 0: equal, 1: different.
 
   kd-bench rerun runs/digits/none-resnet8/baseline/3f9c1a2b/seed0
   kd-bench rerun results/digits/resnet20-resnet8/st/9a0b1c2d/seed1/result.json
 
-A record that calls other code than kd-bench's own is refused, unless you --trust its package.
+A record that calls code outside kd-bench is refused unless you --trust its package.
 """
 
 
 def main(words: Sequence[str]) -> int:
-    """Run a record's job again and compare."""
+    """Rerun a record's job and compare."""
     parser = Parser("rerun", DESCRIPTION)
-    parser.add_argument("record", metavar="RECORD", help="a result.json, or the folder it is in")
+    parser.add_argument("record", metavar="RECORD", help="a result.json, or its folder")
     parser.add_runs_dir(None, "where to run (default: a new folder, kept if the numbers differ)")
     parser.add_device("the record's")
     parser.add_data()
@@ -56,8 +56,8 @@ def main(words: Sequence[str]) -> int:
 
 
 def _run(config: Config, changed: Mapping[str, Any], runs_dir: str | None) -> tuple[Path, Record]:
-    """Run a job in a new folder, or in `runs_dir`: that folder, and the record."""
-    # torch takes seconds to import, which a mistake in the arguments is spared
+    """Run a job in `runs_dir` or a new folder; return this folder and the record."""
+    # Imported here because torch takes seconds, and the arguments are checked before.
     from kd_bench.cli.common.progress import JobDisplay
     from kd_bench.jobs.resolve import resolve_job
     from kd_bench.jobs.runner import run_with_teacher
@@ -66,11 +66,11 @@ def _run(config: Config, changed: Mapping[str, Any], runs_dir: str | None) -> tu
 
     job = resolve_job(config, changed)
     validate_job(job)
-    choose_device(config.device)  # cuda is refused before a folder is made for it
+    choose_device(config.device)  # refuses cuda without a GPU before a folder is created
     require(
         runs_dir is None or not (Path(runs_dir) / job.folder).exists(),
         f"{runs_dir} has this job already, so it would not be run again;"
-        " give another folder with --runs-dir, or none",
+        " choose another folder with --runs-dir, or leave it out",
     )
     runs = Path(runs_dir or tempfile.mkdtemp(prefix="kd-bench-rerun-"))
     job = resolve_job(replace(config, runs_dir=str(runs)), changed)
@@ -84,7 +84,7 @@ def _run(config: Config, changed: Mapping[str, Any], runs_dir: str | None) -> tu
 
 
 def _print_comparison(old: Record, old_folder: Path, new: Record, new_folder: Path) -> bool:
-    """Print how two records of a job compare; whether their numbers are equal."""
+    """Print a comparison of two records of a job; return whether their results are equal."""
     different = differing_numbers(old, new)
     old_history, new_history = (_history(folder) for folder in (old_folder, new_folder))
     if old_history is None or new_history is None:
@@ -97,10 +97,10 @@ def _print_comparison(old: Record, old_folder: Path, new: Record, new_folder: Pa
         print_lines(f"equal bit for bit: {old.accuracy.last:.2f} %")
     conditions = differing_conditions(old, new)
     if conditions:
-        print_lines(f"not the same then and now: {'; '.join(conditions)}")
+        print_lines(f"conditions that differ: {'; '.join(conditions)}")
     elif different:
         same = ", ".join(_conditions(old))
-        print_lines(f"the same then and now: {same}; so this is a bug, please report it")
+        print_lines(f"conditions are equal: {same}; so this is a bug, please report it")
     return not different
 
 
@@ -112,13 +112,13 @@ def _history(folder: Path) -> list[str] | None:
 
 
 def first_difference(old: Sequence[str], new: Sequence[str]) -> int | None:
-    """The first epoch whose lines differ, 0 where the columns do; None where all are equal."""
+    """The first epoch with different lines; 0 if the columns differ; None if all are equal."""
     pairs = enumerate(zip_longest(old, new))
     return next((epoch for epoch, (was, now) in pairs if was != now), None)
 
 
 def differing_numbers(old: Record, new: Record) -> list[str]:
-    """Where the numbers of two records differ: "accuracy.last was 93.91, is 93.84"."""
+    """The differences in the results of two records: "accuracy.last was 93.91, is 93.84"."""
     return _differing(_numbers(old), _numbers(new))
 
 
@@ -131,7 +131,7 @@ def _numbers(record: Record) -> dict[str, Any]:
 
 
 def differing_conditions(old: Record, new: Record) -> list[str]:
-    """Which conditions that numbers may depend on, besides the job, differ between two records."""
+    """The differences in conditions, other than the job, that results may depend on."""
     found = _differing(_conditions(old), _conditions(new))
     if old.dirty and new.dirty and old.commit == new.commit:
         found.append("uncommitted changes may differ")
@@ -147,7 +147,7 @@ def _conditions(record: Record) -> dict[str, Any]:
         **record.versions,
         "commit": commit + changes,
         "data": record.data_fingerprint,
-        "identity of the job": record.digest,  # differs where its method's code was revised
+        "identity of the job": record.digest,  # differs if its method's code was revised
     }
 
 

@@ -1,4 +1,4 @@
-"""kd-bench status: the progress of sweeps, read from their files alone."""
+"""kd-bench status: the progress of sweeps, read from files alone."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from kd_bench.utils.errors import UserError, require
 from kd_bench.utils.text.output import print_lines
 
 DESCRIPTION = """\
-Shows the progress of sweeps: how many jobs are done, running, failed and pending, the running ones
-with epoch, accuracy, speed and time left, and why jobs failed. It only reads files, so it works
-from another terminal, or another machine, while a sweep runs.
+Shows the progress of sweeps: the number of jobs that are done, running, failed and pending; epoch,
+accuracy, speed and time left of running jobs; and why jobs failed. It only reads files, so it works
+in another terminal or on another machine while a sweep runs.
 
   kd-bench status                 every sweep of runs/
-  kd-bench status quickstart      the sweeps whose names start with this
+  kd-bench status quickstart      the sweeps whose names start with quickstart
 """
 
 
@@ -43,7 +43,7 @@ def main(words: Sequence[str]) -> int:
     for name, path in select_sweeps(existing_runs_dir(args.runs_dir), args.sweep).items():
         try:
             jobs = read_jobs(path)
-        except UserError as error:  # the other sweeps can be read all the same
+        except UserError as error:  # the other sweeps may be readable
             print_lines(f"{name}: {error}")
             continue
         print_lines(*report(name, jobs))
@@ -55,7 +55,7 @@ def select_sweeps(runs: Path, prefix: str) -> dict[str, Path]:
     """The files of the sweeps whose names start with `prefix`.
 
     Raises:
-        UserError: there is none; with those that exist.
+        UserError: there is none; the message lists those that exist.
     """
     files = sweep_files(runs)
     require(bool(files), f"no sweep was started in {runs}; choose another folder with runs_dir=DIR")
@@ -67,7 +67,7 @@ def select_sweeps(runs: Path, prefix: str) -> dict[str, Path]:
 
 
 def report(name: str, jobs: Sequence[Job]) -> list[str]:
-    """A sweep in lines: its counts, its running and its failed jobs, and damaged files."""
+    """A sweep as lines: counts, running and failed jobs, and damaged files."""
     statuses = job_statuses(jobs)
     kinds = Counter(status.kind for status in statuses.values())
     counts = ", ".join(f"{kinds[kind]} {kind}" for kind in KINDS)
@@ -89,7 +89,7 @@ def report(name: str, jobs: Sequence[Job]) -> list[str]:
 
 
 def _time_left(jobs: Sequence[Job], statuses: Mapping[str, JobStatus], running: int) -> str:
-    """As `time_left_text`, for as many places as there are running jobs."""
+    """See `time_left_text`; the number of running jobs is used as the number of slots."""
     if not running:
         return ""
     history = ThroughputHistory()

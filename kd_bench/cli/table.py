@@ -1,4 +1,4 @@
-"""kd-bench table: the results table of your own runs, or of any folder with records."""
+"""kd-bench table: the results table of your own runs or of any folder with records."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ if TYPE_CHECKING:  # pandas takes half a second to import, which --help does not
 Runs = tuple[list[Record], list[Failure]]
 
 DESCRIPTION = """\
-Prints a results table: a row per method, a column per dataset and pair of models, in each cell the
-mean accuracy over the seeds, its standard deviation and the difference from the baseline.
+Prints a results table: one row per method and one column per dataset and pair of models. A cell has
+the mean accuracy over the seeds, its standard deviation and the difference from the baseline.
 
   kd-bench table                                     the runs in runs/
   kd-bench table --dataset digits --method st,at     some of them
-  kd-bench table --metric nll                        not accuracy, but likelihood
+  kd-bench table --metric nll                        negative log-likelihood, not accuracy
   kd-bench table --format latex --note "Our runs."   for a paper
   kd-bench table --csv cells.csv --figure cells.svg  also as files
-  kd-bench table --method st --plot temperature.svg  accuracy against the values that were swept
+  kd-bench table --method st --plot temperature.svg  accuracy against the swept values
   kd-bench table --summary --profile profile.svg     methods over all pairs
   kd-bench table --cost-figure cost.svg              accuracy against seconds of training
-  kd-bench table --published                         beside what papers report
+  kd-bench table --published                         with values from papers
   kd-bench table --from results                      published records
 """
 
 
 def main(words: Sequence[str]) -> int:
-    """Print a table, and write the files that were asked for."""
+    """Print a table, and write the requested files."""
     parser = Parser("table", DESCRIPTION)
     add_table_options(parser, source="runs")
     options = table_options(parser.parse(words))
@@ -60,14 +60,14 @@ def main(words: Sequence[str]) -> int:
 
 
 def add_table_options(parser: Parser, source: str) -> None:
-    """The options that `table_options` reads; `source` is the default folder."""
+    """Add the options for `table_options`; `source` is the default folder."""
     parser.add_source(source)
     add_filters(parser)
     parser.add_argument(
         "--metric",
         metavar="METRIC",
         default=METRICS[0],
-        help=f"what is shown: {METRICS_TEXT} (default: {METRICS[0]})",
+        help=f"the metric to show: {METRICS_TEXT} (default: {METRICS[0]})",
     )
     parser.add_argument("--note", default="", metavar="TEXT", help="a sentence for the caption")
     parser.add_argument(
@@ -80,32 +80,33 @@ def add_table_options(parser: Parser, source: str) -> None:
         "--figure",
         type=Path,
         metavar="FILE",
-        help="also draw the differences from the baseline into an SVG file",
+        help="also draw the differences from the baseline as an SVG file",
     )
     parser.add_argument(
         "--plot",
         type=Path,
         metavar="FILE",
-        help="also plot accuracy against the swept values of each method into an SVG file",
+        help="also plot accuracy against the swept values of each method as an SVG file",
     )
     parser.add_argument(
         "--profile",
         type=Path,
         metavar="FILE",
-        help="also draw on how many pairs a method is how close to the best into an SVG file",
+        help="also plot performance profiles (share of pairs within a distance of the best) as an"
+        " SVG file",
     )
     parser.add_argument(
         "--cost-figure",
         type=Path,
         metavar="FILE",
-        help="also draw accuracy against the cost of training into an SVG file",
+        help="also plot accuracy against the cost of training as an SVG file",
     )
     parser.add_argument(
         "--cost",
         choices=COSTS,
         metavar="COST",
         default=COSTS[0],
-        help=f"of --cost-figure: {', '.join(COSTS)} (default: {COSTS[0]})",
+        help=f"the cost in --cost-figure: {', '.join(COSTS)} (default: {COSTS[0]})",
     )
     parser.add_argument(
         "--summary",
@@ -115,21 +116,21 @@ def add_table_options(parser: Parser, source: str) -> None:
     parser.add_argument(
         "--published",
         action="store_true",
-        help="set what papers report for the same pairs beside the columns",
+        help="also show the values that papers report for the same pairs",
     )
     parser.add_argument(
-        "--untuned", action="store_true", help="leave out the rows that `kd-bench tune` made"
+        "--untuned", action="store_true", help="leave out the rows made by `kd-bench tune`"
     )
 
 
 def add_filters(parser: Parser) -> None:
-    """An option for each filter; `chosen_filters` reads them."""
+    """Add an option for each filter, for `chosen_filters`."""
     for kind in FILTERS:
         parser.add_argument(
             f"--{kind}",
             metavar="NAMES",
             type=lambda text: text.split(","),
-            help=f"only this {kind}, or these: a,b,c",
+            help=f"only this {kind}, or several: a,b,c",
         )
 
 
@@ -142,14 +143,14 @@ def table_options(args: Namespace) -> TableOptions:
     """The parsed options of `add_table_options`.
 
     Raises:
-        UserError: for an unknown metric, or a figure or plot of another kind than SVG.
+        UserError: the metric is unknown, or a figure's name does not end with .svg.
     """
     check_metric(args.metric)
     for name in ("figure", "plot", "profile", "cost-figure"):
         file = getattr(args, name.replace("-", "_"))
         require(
             file is None or file.suffix == ".svg",
-            f"--{name} writes SVG, so its name has to end with .svg, got {file}",
+            f"--{name} writes SVG, so the file name must end with .svg, got {file}",
         )
     return TableOptions(
         source=args.source,
@@ -170,7 +171,7 @@ def table_options(args: Namespace) -> TableOptions:
 
 
 def read_runs(folder: str) -> Runs:
-    """The records and the failures below a folder.
+    """The records and failures in a folder and its subfolders.
 
     Raises:
         UserError: there is no record.
@@ -187,12 +188,12 @@ def read_runs(folder: str) -> Runs:
 def make_table(
     options: TableOptions, command: str, read: Callable[[str], Runs] = read_runs
 ) -> Table:
-    """The table that the options ask for.
+    """The table for the options.
 
     Args:
         options: what to show.
         command: the command line, shown below the table.
-        read: from the folder to its records and failures.
+        read: returns the records and failures of a folder.
     """
     from kd_bench.results.rendering.beside import published_for
     from kd_bench.results.table import table_from
@@ -210,7 +211,7 @@ def make_table(
         return table
     require(
         METRIC[options.metric].is_accuracy,
-        f"published values are accuracies, which do not compare with {options.metric};"
+        f"published values are accuracies, which cannot be compared with {options.metric};"
         " leave out --published or --metric",
     )
     values = published_for(table, read_published(), options.choice.get("method", ()))
@@ -220,12 +221,12 @@ def make_table(
 def extra_files(
     options: TableOptions, table: Table, read: Callable[[str], Runs] = read_runs
 ) -> dict[Path, str]:
-    """The contents of the files that the options ask for besides the table itself.
+    """The contents of the requested files, in addition to the printed table.
 
     Args:
         options: what to write.
-        table: as from `make_table`.
-        read: as for `make_table`.
+        table: from `make_table`.
+        read: as in `make_table`.
     """
     from kd_bench.results.figures import cost, differences, profile, swept_values
     from kd_bench.results.rendering.tables import render_table
@@ -246,7 +247,7 @@ def extra_files(
 
 
 def write_file(path: Path, content: str | bytes) -> None:
-    """Write a file, and make its folder."""
+    """Write a file, and create its folder."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(path, content)
@@ -255,7 +256,7 @@ def write_file(path: Path, content: str | bytes) -> None:
 
 
 def table_text(options: TableOptions, table: Table) -> str:
-    """The table, and the summary below it, in the format that the options ask for."""
+    """The table, with the summary below it if requested, in the chosen format."""
     from kd_bench.results.rendering.summaries import render_summary
     from kd_bench.results.rendering.tables import render_table
 
@@ -267,7 +268,7 @@ def table_text(options: TableOptions, table: Table) -> str:
 
 
 def print_table(options: TableOptions, table: Table) -> None:
-    """Print a table, and write the files that the options ask for."""
+    """Print a table, and write the requested files."""
     text, files = table_text(options, table), extra_files(options, table)
     print_lines(*text.splitlines())
     for path, content in files.items():

@@ -1,4 +1,4 @@
-"""kd-bench tune: the same number of trials for every method, chosen on validation images."""
+"""kd-bench tune: tunes every method with the same number of trials, on validation images."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from collections.abc import Sequence
 from kd_bench.cli.common.parser import LIST_OPTIONS, Parser
 
 DESCRIPTION = """\
-Chooses values of methods, with the same budget for each. A method's YAML has the knobs and their
-ranges (search:). A study trains `trials` jobs with values at scrambled Sobol points, without the
-validation images, and chooses the one with the best accuracy on these. A job with the chosen values
-is then trained with all training images, beside one with the published values: two rows of a table,
-`st` and `st (tuned)`. Study k has the seed k, for its points and all its jobs.
+Tunes methods with the same budget for each. A method's YAML has the knobs and their ranges
+(search:). A study trains `trials` jobs with values at scrambled Sobol points, without the
+validation images, and chooses the one with the best accuracy on these. Then two jobs are trained on
+all training images, with the published and with the chosen values: the rows `st` and `st (tuned)`
+of a table. Study k uses seed k for its points and all its jobs.
 
-Write `tune` before what you would type without it:
+Add `tune` to a command that runs jobs:
 
   kd-bench tune method=st trials=5 studies=3
   kd-bench tune sweep=quickstart method=baseline,st,at trials=5 studies=3
   kd-bench tune pair=resnet20-resnet8 method=baseline,st validation=100
 
-trials=N      of each study (default: 5)
-studies=N     the seeds 0 to N - 1 (default: 3)
-validation=N  images that trials hold out (default: a fifth of the training images)
+trials=N      trials per study (default: 5)
+studies=N     number of studies, with seeds 0 to N - 1 (default: 3)
+validation=N  images held out in trials (default: a fifth of the training images)
 
-The same command resumes a study that was interrupted.
+The same command resumes an interrupted study.
 """
 SETTINGS = ("trials", "studies", "validation")
 
 
 def main(words: Sequence[str]) -> int:
-    """Tune what the words would run."""
+    """Tune the jobs of a command."""
     if {"-h", "--help"} & set(words) or list(words) == [LIST_OPTIONS]:
         parser = Parser("tune", DESCRIPTION)
         parser.usage = (
@@ -38,13 +38,13 @@ def main(words: Sequence[str]) -> int:
         )
         parser.parse(words)
         return 0
-    from kd_bench.cli import hydra_app  # Hydra, which other commands do without
+    from kd_bench.cli import hydra_app  # Hydra, which other commands do not need
 
     return hydra_app.main(hydra_words(words))
 
 
 def hydra_words(words: Sequence[str]) -> list[str]:
-    """The words as Hydra's application takes them: the settings are its sweeper's."""
+    """The words for Hydra's application, with the settings passed to its sweeper."""
     typed = [
         f"hydra.sweeper.{word}" if word.partition("=")[0] in SETTINGS else word for word in words
     ]

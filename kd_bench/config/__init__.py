@@ -1,1 +1,1 @@
-"""What a job's configuration may hold, and how Hydra composes it."""
+"""The schema of a job's configuration, and its composition with Hydra."""

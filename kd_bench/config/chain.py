@@ -1,7 +1,7 @@
-"""Who teaches: the teacher, teachers of several seeds, or the last job of a chain from it.
+"""Which jobs teach a job: the teacher, an ensemble of seeds, or the last job of a chain.
 
-A chain is part of the method, and the teacher of a job with a chain is that at its beginning. So
-`teacher=resnet20 model=resnet8 method=assistant` stands in a table's column of these two networks.
+A chain is part of the method, and the teacher of a job with a chain is the one at its start. So
+`teacher=resnet20 model=resnet8 method=assistant` is in the table column of these two networks.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from kd_bench.utils.errors import require
 
 
 def links(method: MethodConfig) -> dict[str, LinkConfig]:
-    """The links of a method's chain by name, that after the teacher first.
+    """The links of a method's chain by name, starting with the one after the teacher.
 
     Raises:
-        UserError: a key that a link does not have, or a number out of range.
+        UserError: a link has an unknown key, or a number is out of range.
     """
     found = {}
     for name, values in method.chain.items():
@@ -36,7 +36,7 @@ def links(method: MethodConfig) -> dict[str, LinkConfig]:
 
 
 def chain_text(method: MethodConfig) -> str:
-    """The links of a chain in a few words: assistant, generation x 2."""
+    """The links of a chain as short text: assistant, generation x 2."""
     return ", ".join(
         f"{name} x {link.repeat}" if link.repeat > 1 else name
         for name, link in links(method).items()
@@ -44,10 +44,10 @@ def chain_text(method: MethodConfig) -> str:
 
 
 def teacher_configs(config: Config) -> list[Config]:
-    """The configurations of the jobs that teach a job, one for each seed, if no checkpoint does.
+    """The configurations of a job's teachers, one per seed, assuming there is no checkpoint.
 
     Raises:
-        UserError: as `links`; the size of the ensemble is out of range.
+        UserError: see `links`; or the size of the ensemble is out of range.
     """
     size, teacher = config.method.ensemble.size, config.teacher
     _require_count("method.ensemble.size", size)
@@ -60,12 +60,12 @@ def teacher_configs(config: Config) -> list[Config]:
 
 
 def teaching_model(config: Config) -> ModelConfig:
-    """The model of what teaches a job."""
+    """The model of a job's immediate teacher."""
     return teacher_configs(config)[0].model
 
 
 def _last_link(config: Config) -> Config:
-    """The last job of a chain, which is taught by the rest of the chain."""
+    """The configuration of the last job of a chain, with the other links as its own chain."""
     chain = dict(config.method.chain)
     name, link = list(links(config.method).items())[-1]
     last = chain.pop(name)

@@ -1,4 +1,4 @@
-"""From command-line overrides to typed job configurations; most of what uses Hydra."""
+"""Composes command-line overrides into typed job configurations, with Hydra."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 # A wheel has the configuration inside the package, a checkout beside it.
 CONFIG_DIR = str(next(d for d in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if d.is_dir()))
 
-# Changes that a record's label may show: all that is learnt depends on, except the seed.
+# Sections whose changes a record's label may show: all that affect results, except the seed.
 _IDENTITY = ("dataset", "model", "teacher", "method", "recipe", *EXECUTION_KEYS)
 
 GROUPS = {folder.name for folder in Path(CONFIG_DIR).iterdir() if folder.is_dir()}
-LISTS = {"plugin"}  # groups of which a job may have several files, or none: null
-# Keys without a dot that are values; all others are choices of files, or Hydra's to refuse.
+LISTS = {"plugin"}  # groups from which a job may have several files, or none (null)
+# Keys without a dot that are values; all others choose files, or are refused by Hydra.
 _SINGLE_VALUES = {each.name for each in fields(Config)} - GROUPS
 
-ASSISTANT = "model@assistant="  # how the choice of an assistant begins
+ASSISTANT = "model@assistant="  # prefix of the choice of an assistant
 
-Composed = tuple[Config, dict[str, Any]]  # a job, and its values that differ from its choices'
+Composed = tuple[Config, dict[str, Any]]  # a job, and its values that differ from its choices
 
 
 def register_schema() -> None:
@@ -46,7 +46,7 @@ def register_schema() -> None:
 
 @contextmanager
 def initialized() -> Iterator[None]:
-    """Initialize Hydra, so that `compose_job` works without Hydra's application."""
+    """Initialize Hydra, so that `compose_job` works outside Hydra's application."""
     register_schema()
     with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
         yield
@@ -56,20 +56,20 @@ class Overrides:
     """Overrides as typed, split into choices of files (`method=st`) and values (`recipe.lr=1`).
 
     Raises:
-        UserError: for several files of one group, which Hydra would merge, and for several values.
+        UserError: several files of one group, which Hydra would merge, or several values.
     """
 
     def __init__(self, typed: Sequence[str]):
         self.choices: list[str] = []
         self.values: list[Override] = []
-        self.chooses_more = False  # files of a group that only the user has (+experiment=name)
+        self.chooses_more = False  # from a group of the user's own (+experiment=name)
         for override in OverridesParser.create().parse_overrides(list(typed)):
             _refuse_several(override)
             key = override.key_or_group
             if not key.startswith("hydra") and ("." in key or key in _SINGLE_VALUES):
                 self.values.append(override)
             else:
-                # Hydra takes null in files alone.
+                # Hydra accepts null only in files.
                 is_none = key in LISTS and override.value() is None
                 self.choices.append(f"~{key}" if is_none else str(override.input_line))
                 self.chooses_more |= key not in GROUPS and not key.startswith("hydra")
@@ -77,11 +77,11 @@ class Overrides:
 
     @property
     def names(self) -> list[Override]:
-        """Those values that others may refer to (dataset.name=birds)."""
+        """The values that others may refer to (dataset.name=birds)."""
         return [each for each in self.values if each.key_or_group.endswith(".name")]
 
     def leave_out(self, groups: Iterable[str]) -> None:
-        """Leave out the choices from some groups."""
+        """Remove the choices from some groups."""
         self.choices = [
             each for each in self.choices if each.partition("=")[0].lstrip("~+") not in groups
         ]
@@ -90,29 +90,29 @@ class Overrides:
 def _refuse_several(override: Override) -> None:
     line, value = override.input_line, override.value()
     if override.is_sweep_override():
-        raise UserError(f"{line} are several values; add -m to run a job with each")
+        raise UserError(f"{line} has several values; add -m to run a job with each")
     if override.key_or_group in GROUPS - LISTS and isinstance(value, list):
         group, each = str(line).partition("=")[0], ",".join(map(str, value))
         raise UserError(f"{line}: choose one; -m {group}={each} runs each")
 
 
 class Composer:
-    """Composes jobs, each set of choices once: Hydra takes a tenth of a second for it."""
+    """Composes jobs; each set of choices is composed once, because Hydra needs 0.1 s for it."""
 
     def __init__(self) -> None:
         self._composed: dict[tuple[str, ...], DictConfig] = {}
         self._plain: dict[tuple[str, ...], dict[str, Any]] = {}
 
     def job(self, typed: Sequence[str]) -> Composed:
-        """The job that was typed, and the values by which it differs from its choices alone."""
+        """The job of these overrides, and its values that differ from those of its choices."""
         return self._job(Overrides(typed))
 
     def jobs(self, sweep: Sequence[Sequence[str]]) -> list[Composed]:
-        """The jobs of a sweep, each as `job` makes it of the overrides that are its own.
+        """The jobs of a sweep, each composed by `job` from the overrides that apply to it.
 
-        Those are all that were typed but values that only other methods of the sweep have, and
-        plug-ins of a method without losses: `method=baseline,st method.losses.st.temperature=1,2`
-        and `method=baseline,st plugin=null,ea` make the baseline twice, without any.
+        Values that only other methods of the sweep have are dropped, and so are plug-ins of a
+        method without losses: `method=baseline,st method.losses.st.temperature=1,2` and
+        `method=baseline,st plugin=null,ea` both compose the plain baseline twice.
         """
         jobs = [Overrides(typed) for typed in sweep]
         for job in jobs:
@@ -132,14 +132,14 @@ class Composer:
         return to_dataclass(Config, values), changed
 
     def _chosen(self, choices: Sequence[str]) -> DictConfig:
-        """What the choices alone compose; not to be modified, as it is kept."""
+        """The composition of the choices alone; do not modify it, it is cached."""
         key = tuple(choices)
         if key not in self._composed:
             self._composed[key] = compose("config", list(choices))
         return self._composed[key]
 
     def _with(self, choices: Sequence[str], values: Sequence[Override]) -> DictConfig:
-        """Hydra's composition of the choices, and then the values, which is Hydra's own order."""
+        """The composition of the choices with the values applied on top, as Hydra does it."""
         config = copy.deepcopy(self._chosen(choices))
         ConfigLoaderImpl._apply_overrides_to_config(list(values), config)
         return config
@@ -148,9 +148,9 @@ class Composer:
         choices = overrides.choices
         if overrides.chooses_more:
             choices = _own_choices(choices)
-        # A part of the method, unlike the other choices: it has no column of its own in a table.
+        # Unlike the other choices, an assistant has no table column; it counts as a changed value.
         choices = [each for each in choices if not each.startswith(ASSISTANT)]
-        # A choice that leaves a name open (dataset.name=birds) cannot be resolved without it.
+        # A choice with a missing name (dataset.name=birds) cannot be resolved without it.
         key = (*choices, *(str(each.input_line) for each in overrides.names))
         if key not in self._plain:
             self._plain[key] = resolved_values(self._with(choices, overrides.names))
@@ -158,9 +158,9 @@ class Composer:
 
 
 def _own_choices(choices: Sequence[str]) -> list[str]:
-    """The choices from our groups, also those made by files of the user's groups.
+    """The choices from kd-bench's groups, including those made in files of the user's groups.
 
-    What else such a file sets are changes, as if they were typed.
+    All other values in such a file count as changes, as if they had been typed.
     """
     made = compose("config", list(choices), return_hydra_config=True).hydra.runtime.choices
     ours = [
@@ -172,32 +172,32 @@ def _own_choices(choices: Sequence[str]) -> list[str]:
 
 
 def compose_job(typed: Sequence[str]) -> Composed:
-    """Compose one job, see `Composer.job`."""
+    """Compose one job; see `Composer.job`."""
     return Composer().job(typed)
 
 
 def compose_jobs(sweep: Sequence[Sequence[str]]) -> list[Composed]:
-    """Compose the jobs of a sweep, see `Composer.jobs`."""
+    """Compose the jobs of a sweep; see `Composer.jobs`."""
     return Composer().jobs(sweep)
 
 
 def compose_standalone(typed: Sequence[str], config_dir: str | None) -> Composed:
-    """Compose one job outside of Hydra's application.
+    """Compose one job outside Hydra's application.
 
     Args:
         typed: overrides.
-        config_dir: as --config-dir, a folder with a user's own files.
+        config_dir: a folder with a user's own files, as in --config-dir.
     """
     more = []
     if config_dir:
         folder = str(Path(config_dir).absolute()).replace("'", "\\'")
-        more = [f"hydra.searchpath=['file://{folder}']"]  # quoted: it may have any character
+        more = [f"hydra.searchpath=['file://{folder}']"]  # quoted: it may contain any character
     with initialized():
         return compose_job([*typed, *more])
 
 
 def shipped_models() -> list[ModelConfig]:
-    """The models of conf/model, without the files for libraries, which need a name."""
+    """The models in conf/model, except the files for libraries, whose names are missing."""
     files = sorted(Path(CONFIG_DIR, "model").glob("*.yaml"))
     values: list[Any] = [OmegaConf.to_container(OmegaConf.load(file)) for file in files]
     named = [each for each in values if isinstance(each, dict) and each["name"] != MISSING]
@@ -205,11 +205,11 @@ def shipped_models() -> list[ModelConfig]:
 
 
 def resolved_values(config: DictConfig) -> dict[str, Any]:
-    """A composed configuration as plain values, every interpolation resolved.
+    """A composed configuration as plain values, with every interpolation resolved.
 
     Raises:
-        UserError: for a key that the schema does not have (Hydra lets `+key=value` through).
-        omegaconf.errors.MissingMandatoryValue: for a value that nobody gave.
+        UserError: a key is not in the schema (Hydra accepts `+key=value`).
+        omegaconf.errors.MissingMandatoryValue: a required value is missing.
     """
     config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "sweep"])
     values = OmegaConf.to_container(config, resolve=True, enum_to_str=True, throw_on_missing=True)

@@ -1,4 +1,4 @@
-"""Converts plain values (as in YAML and JSON) to the schema's dataclasses, and back."""
+"""Converts plain values (as in YAML and JSON) to the schema's dataclasses and back."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Section = TypeVar("Section")
 
 
 def to_dataclass(kind: type[Section], values: Mapping[str, Any], where: str = "") -> Section:
-    """An instance of the dataclass `kind` from plain values; what is missing gets its default.
+    """An instance of the dataclass `kind` from plain values; missing ones get their defaults.
 
-    Nested sections become dataclasses and names of enum members become members; all else is taken
-    as it is, since whoever composed or wrote the values has checked their types.
+    Nested sections become dataclasses, and names of enum members become members. Everything else is
+    used unchanged: its type was checked when the values were composed or written.
 
     Args:
         kind: the dataclass.
@@ -25,8 +25,8 @@ def to_dataclass(kind: type[Section], values: Mapping[str, Any], where: str = ""
         where: prefix of the keys in messages, such as "teacher.".
 
     Raises:
-        UserError: for an unknown key, a value that an enum does not have, or a section or dict
-            that is something else.
+        UserError: a key is unknown, a value is not a member of its enum, or a section or dict is
+            not a mapping.
     """
     types = _field_types(kind)
     if unknown := [name for name in values if name not in types]:
@@ -56,7 +56,7 @@ _FIELD_TYPES: dict[type, dict[str, type | None]] = {}  # resolving type hints is
 
 
 def _field_types(kind: type) -> dict[str, type | None]:
-    """For each field its dataclass or enum, or dict; None where its value is anything else."""
+    """Field -> its dataclass, enum or dict type; None for all other types."""
     if kind not in _FIELD_TYPES:
         hints = get_type_hints(kind)
         _FIELD_TYPES[kind] = {name: _checked_type(hint) for name, hint in hints.items()}
@@ -73,7 +73,7 @@ def _checked_type(hint: Any) -> type | None:
 
 
 def to_plain(value: Any) -> Any:
-    """Dicts, lists, strings, numbers and None: what JSON holds, enums by their values."""
+    """Convert to dicts, lists, strings, numbers and None, as in JSON; enums become their values."""
     if is_dataclass(value):
         return {field.name: to_plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Enum):

@@ -22,7 +22,7 @@ from kd_bench.utils.errors import UserError
 from kd_bench.utils.tracebacks import short_path
 
 AS_TYPED = "choices and values are typed as group=name and key=value"
-HydraError = (HydraException, OmegaConfBaseException, YAMLError)  # the last from a user's file
+HydraError = (HydraException, OmegaConfBaseException, YAMLError)  # YAMLError: in a user's file
 
 
 def one_line(error: Exception) -> str:
@@ -34,7 +34,7 @@ def one_line(error: Exception) -> str:
     if isinstance(error, OverrideParseException):
         return f"cannot read '{error.override}'; {_as_text(str(error.override)) or AS_TYPED}"
     cause = _cause(error)
-    if isinstance(cause, UserError):  # a launcher's, about its settings
+    if isinstance(cause, UserError):  # a launcher's error about its settings
         return str(cause)
     where = _first_line(error).rstrip(".:")
     if isinstance(cause, ConfigKeyError | ConfigAttributeError):
@@ -48,7 +48,7 @@ def one_line(error: Exception) -> str:
     if isinstance(cause, InterpolationResolutionError):
         return f"{cause.full_key}: {_first_line(cause)}"
     if match := re.match(r"Ambiguous value for argument '(.*)'", where):
-        return f"{match[1]} are several values; add -m to run a job with each"
+        return f"{match[1]} has several values; add -m to run a job with each"
     if match := re.search(r"Could not override '(.*?)'", where):
         return _not_in_a_job(match[1], str(error))
     if match := re.match(r"Multiple values for (.*)\. To override a value use '.*: (.*)'", where):
@@ -57,7 +57,7 @@ def one_line(error: Exception) -> str:
 
 
 def _cause(error: Exception) -> BaseException | None:
-    """The error behind Hydra's; what a file causes is only the context of Hydra's own."""
+    """The cause of Hydra's error; for errors in a file, it is only in the error's context."""
     if isinstance(error, OmegaConfBaseException):
         return error
     if error.__cause__ is None and isinstance(error.__context__, OmegaConfBaseException):
@@ -70,7 +70,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _unreadable(error: MarkedYAMLError) -> str:
-    """A YAML file that cannot be read: its name, the line, and for common mistakes a remedy."""
+    """The message for an unreadable YAML file: path, line, and a remedy for common mistakes."""
     mark, problem = error.problem_mark or error.context_mark, str(error.problem)
     remedy = "; indent with spaces, not tabs" if "\\t" in problem else ""
     where = f"{short_path(mark.name)}, line {mark.line + 1}: " if mark else ""
@@ -78,7 +78,7 @@ def _unreadable(error: MarkedYAMLError) -> str:
 
 
 def _not_in_a_job(key: str, text: str) -> str:
-    """A choice that replaces nothing (recipe@augment=short), with those that Hydra suggests."""
+    """The message for a choice that replaces nothing (recipe@augment=short), with suggestions."""
     if match := re.search(r"Did you mean to override (?:one of )?(.*)\?", text):
         known = " or ".join(f"{each}=NAME" for each in match[1].split(", "))
         return f"{key}: a job has no such part; choose with {known}"
@@ -87,7 +87,7 @@ def _not_in_a_job(key: str, text: str) -> str:
 
 
 def _as_text(override: str) -> str:
-    """How to type a value that Hydra reads as text only in quotes; empty if that is no help."""
+    """How to quote a value that Hydra cannot parse otherwise; empty if quoting does not help."""
     key, _, value = override.partition("=")
     quoted = value.replace("'", "\\'")
     text = f"{key}='{quoted}'"
@@ -98,7 +98,7 @@ def _as_text(override: str) -> str:
     if not value or "${" in value or parsed.value() != value:
         return ""
     typed = f'"{text}"' if not set(text) & set('"$`\\!') else shlex.quote(text)
-    return f"type a value that has such characters in quotes: {typed}"
+    return f"put a value with such characters in quotes: {typed}"
 
 
 def _unknown_choice(error: MissingConfigException) -> str:
@@ -108,9 +108,9 @@ def _unknown_choice(error: MissingConfigException) -> str:
 
 def _wrong_value(cause: ValidationError, where: str) -> str:
     key, message = str(cause.full_key or ""), _first_line(cause)
-    if not key:  # a whole file is a list or a word
-        return f"{where.partition(':')[0]}: {message}; write key: value in each line"
-    if "is not a subclass of" in message:  # a word, where a group's file fills a section
+    if not key:  # the whole file is a list or a word
+        return f"{where.partition(':')[0]}: {message}; write key: value on each line"
+    if "is not a subclass of" in message:  # a word in place of a section, which is a group's file
         group = key.rpartition(".")[2]
         return f"{key} is a section: choose its file with {group}@{key}=NAME"
     return f"{key}: {message}"
@@ -120,7 +120,7 @@ def _unknown_key(cause: OmegaConfBaseException, where: str) -> str:
     section, _, name = str(cause.full_key).rpartition(".")
     keys = [str(key) for key in cause.parent_node or () if key not in ("hydra", "sweep")]
     if section.startswith("hydra."):
-        keys = [key for key in keys if not key.startswith("_")]  # those are the launcher's own
+        keys = [key for key in keys if not key.startswith("_")]  # not internals of the launcher
     file = f"{where.partition(':')[0]}: " if where.startswith("In ") else ""
     if file.startswith("In 'plugin/") and cause.full_key == "plugin":  # the group's own package
         return f"{file}the first line of the file must be '# @package method.plugins'"
@@ -128,5 +128,5 @@ def _unknown_key(cause: OmegaConfBaseException, where: str) -> str:
     if not keys and name and section.endswith("stages"):
         return f"{file}no key '{name}'{place} yet; add it with +{cause.full_key}=VALUE"
     if not keys:
-        return f"{file}unknown key '{name}'{place}, which has none"
+        return f"{file}unknown key '{name}'{place}, which has no keys"
     return f"{file}unknown key '{name}'{place}; choose from {', '.join(keys)}"

@@ -1,4 +1,4 @@
-"""A job's identity: what it learns from, the digest of that, and the folder that it names."""
+"""A job's identity (everything that determines its results), its digest and its folder."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from kd_bench.config.schema import (
 from kd_bench.utils.errors import UserError, require
 from kd_bench.utils.files import file_hash, json_hash
 
-# How steps are executed, as far as it is part of what a job is.
+# The settings of execution that are part of a job's identity.
 EXECUTION_KEYS = ("speed", "compile", "precision", "threads", "gpus_per_job")
 
-# Not part of the identity: where the images are, how many processes decode them, and a dataset's
-# `weights`, which a method's YAML copies into its own weights.
+# Not part of the identity: the location of the images, the number of processes that decode them,
+# and a dataset's `weights`, which a method's YAML copies into its own weights.
 LOCATION_KEYS = {"root", "download", "weights", "workers"}
 
-NAME_BYTES = 100  # of one name; a file system allows 255, and a folder is named by two models
+NAME_BYTES = 100  # of one name; file systems allow 255, and a folder's name contains two models
 
 
 def canonical(value: Any) -> Any:
-    """The one spelling of a plain value that is hashed: 4 for 4.0, lists for tuples."""
+    """The canonical form of a plain value for hashing: 4 for 4.0, lists for tuples."""
     if isinstance(value, Mapping):
         return {str(key): canonical(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -45,8 +45,8 @@ def canonical(value: Any) -> Any:
 def without_defaults(section: Mapping, kind: type) -> dict:
     """`section` without values that equal the schema's defaults.
 
-    So a new key with a default changes no digest. A value of None counts as a default, because
-    older records have None where nothing was given.
+    So a new key with a default changes no digest. None counts as a default, because older records
+    have None for values that were not set.
     """
     default, kept = kind(), {}
     for name, value in section.items():
@@ -59,7 +59,7 @@ def without_defaults(section: Mapping, kind: type) -> dict:
 
 
 def dataset_identity(config: Mapping) -> dict:
-    """What determines the images and views of a dataset, of its plain values."""
+    """The plain values of a dataset that determine its images and views."""
     config = canonical(config)
     dataset = {k: v for k, v in config.items() if k not in LOCATION_KEYS}
     dataset["source"] = {k: v for k, v in config["source"].items() if k not in LOCATION_KEYS}
@@ -69,7 +69,7 @@ def dataset_identity(config: Mapping) -> dict:
 def _method_identity(config: Mapping) -> dict:
     learnt = {key: value for key, value in config.items() if key not in ("role", "search")}
     method = without_defaults({**learnt, "chain": {}}, MethodConfig)  # see `taught_by`
-    if "plugins" in method:  # a list, because they act in an order, which a dict's hash ignores
+    if "plugins" in method:  # a list, because their order matters and `json_hash` sorts keys
         method["plugins"] = [{name: plugin} for name, plugin in method["plugins"].items()]
     return method
 
@@ -98,14 +98,14 @@ def job_identity(
     revisions: Mapping[str, int],
     taught_by: Sequence[str] = (),
 ) -> dict:
-    """Everything that determines a job's numbers, except its seed, as a plain dict.
+    """Everything that determines a job's results, except its seed, as a plain dict.
 
     Args:
         config: the configuration of the job.
-        needs_teacher: if False, the teacher is left out: a baseline runs once for all pairs.
+        needs_teacher: if False, the teacher is left out, so a baseline runs once for all teachers.
         teacher_learns: the teacher is trained with the student; its recipe and seed do not count.
-        revisions: part of the method -> its `revision`, raised when its numbers change.
-        taught_by: the `short_name`s of the jobs that teach, if that is not the teacher alone.
+        revisions: part of the method -> its `revision`, increased when its results change.
+        taught_by: the `short_name`s of the teaching jobs, if there are others than the teacher.
     """
     plain = canonical(to_plain(config))
     result: dict[str, Any] = {
@@ -119,7 +119,7 @@ def job_identity(
         result["teacher"] = {"model": model}
     elif needs_teacher:
         result["teacher"] = _teacher_identity(plain["teacher"])
-        if taught_by:  # these have all that a chain is made of
+        if taught_by:  # replaces the chain: these digests contain all of its settings
             result["taught_by"] = list(taught_by)
     for name in EXECUTION_KEYS:
         if plain[name] != to_plain(getattr(Config, name)):
@@ -144,19 +144,19 @@ def execution_text(identity: Mapping) -> str:
 
 
 def digest(identity: Mapping) -> str:
-    """Eight hexadecimal digits that name an identity."""
+    """The digest of an identity: eight hexadecimal digits."""
     return json_hash(identity, 8)
 
 
 def short_name(identity: Mapping, seed: int) -> str:
-    """<digest>/seed<k>: the end of a job's folder, which no other job has."""
+    """<digest>/seed<k>: the end of a job's folder, unique to the job."""
     return f"{digest(identity)}/seed{seed}"
 
 
 def folder_name(identity: Mapping, seed: int) -> str:
     """<dataset>/<teacher>-<student>/<method>/<digest>/seed<k>, below the runs folder.
 
-    A method with plug-ins or a rule is st+standardize+dot.
+    A method with plug-ins or a rule appears as st+standardize+dot.
     """
     teacher = identity.get("teacher", {}).get("model", {}).get("name", "none")
     method = identity["method"]
@@ -172,12 +172,12 @@ def folder_name(identity: Mapping, seed: int) -> str:
 
 
 def check_names(config: Config) -> None:
-    """Refuse names and seeds that cannot be parts of a path, where jobs are made and records read.
+    """Check that names and seeds can be parts of a path, both in new jobs and in records.
 
-    What passes stays below the runs folder, and is found there: hidden folders are not searched.
+    The resulting folder is inside the runs folder, and not hidden, since those are not searched.
 
     Raises:
-        UserError: with what is valid.
+        UserError: they cannot; the message has the valid characters.
     """
     for section in ("dataset", "model", "teacher.model", "method", "recipe"):
         _check_name(f"{section}.name", attrgetter(f"{section}.name")(config))
@@ -196,16 +196,16 @@ def _check_name(key: str, name: Any) -> None:
     if not (_is_name(name) and len(name.encode()) <= NAME_BYTES):
         raise UserError(
             f"{key} must be letters, digits, '_', '.', '+' or '-' and begin with a"
-            f" letter, a digit or '_', at most {NAME_BYTES} bytes (it names a folder),"
+            f" letter, a digit or '_', at most {NAME_BYTES} bytes (it is part of a path),"
             f" got '{_beginning(str(name))}'"
         )
 
 
 def check_folder(folder: str) -> None:
-    """Refuse what `folder_name` does not return, in a file that somebody else may have written.
+    """Check that a folder from an untrusted file has the format of `folder_name`.
 
     Raises:
-        UserError: with what it returns.
+        UserError: it does not; the message has the format.
     """
     parts = str(folder).split("/")
     require(

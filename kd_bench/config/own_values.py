@@ -1,4 +1,4 @@
-"""Values of one method in a sweep of several: the jobs of the other methods do without them."""
+"""Drops values of one method from the jobs of the other methods in a sweep."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ SECTION = "method."
 def own_values(
     values: Sequence[Override], config: DictConfig, sweep: Sequence[DictConfig]
 ) -> list[Override]:
-    """The values of a job of a sweep, without those of keys that only other methods have.
+    """The values of one job in a sweep, without keys that only other methods have.
 
-    A key that no method has stays with the methods that come closest to it: there, Hydra refuses
-    it and names the keys that exist.
+    A key that no method has is kept for the methods that come closest to it, so that Hydra raises
+    an error with the valid keys.
 
     Args:
-        values: the job's, as typed.
-        config: what the job's choices alone compose.
-        sweep: likewise of all jobs of the sweep, each once.
+        values: the job's overrides, as typed.
+        config: the composition of the job's choices alone.
+        sweep: the same for all jobs of the sweep, without duplicates.
     """
     return [
         each
@@ -38,18 +38,18 @@ def _may_be_foreign(value: Override) -> bool:
 
 
 def _known(config: DictConfig, value: Override) -> tuple[int, int]:
-    """How close a configuration comes to having a value's key.
+    """How much of a value's key exists in a configuration.
 
     Returns:
-        The parts of the key that it has, and, if that is not all of them, the keys beside the
-        first part that it has not.
+        The number of leading parts of the key that exist and, unless all do, the number of keys at
+        the level of the first part that does not.
     """
     parts = value.key_or_group.split(".")
     node: Any = config
     for depth, part in enumerate(parts):
         if isinstance(node, ListConfig):  # its elements have no keys
             break
-        # `part in node` would be False where a value is still missing
+        # `part in node` would be False for a key whose value is missing
         keys = list(node.keys()) if isinstance(node, DictConfig) else []
         if part not in keys:
             return depth, len(keys)

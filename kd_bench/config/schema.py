@@ -6,18 +6,18 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-MISSING: Any = "???"  # OmegaConf's mark of a value that must be given
+MISSING: Any = "???"  # OmegaConf's marker for a required value
 
 
 class Padding(Enum):
-    """What surrounds an image before it is cropped."""
+    """Padding of an image before it is cropped."""
 
     zero = "zero"
     reflect = "reflect"
 
 
 class Schedule(Enum):
-    """The learning rate over the epochs."""
+    """The learning rate schedule."""
 
     constant = "constant"
     step = "step"
@@ -26,7 +26,7 @@ class Schedule(Enum):
 
 
 class OptimizerName(Enum):
-    """What follows the gradient."""
+    """The optimizer."""
 
     sgd = "sgd"
     adamw = "adamw"
@@ -36,20 +36,20 @@ class OptimizerName(Enum):
 class Speed(Enum):
     """The implementation of a training step; part of a job's identity."""
 
-    reference = "reference"  # eager, contiguous: the ground truth for comparisons
-    repro = "repro"  # fast, and reproducible: all bits follow from the configuration
+    reference = "reference"  # eager mode, contiguous tensors: the ground truth for comparisons
+    repro = "repro"  # fast and reproducible: the configuration determines every bit
 
 
 class Precision(Enum):
-    """The precision of the networks; weights and losses are always single precision."""
+    """The precision of the networks; weights and losses are always in single precision."""
 
     fp32 = "fp32"
-    tf32 = "tf32"  # GPUs round factors of convolutions and products to 10 bits; CPUs use fp32
+    tf32 = "tf32"  # GPUs round inputs of convolutions and matmuls to 10 bits; CPUs use fp32
     bf16 = "bf16"  # autocast to bfloat16
 
 
 class Device(Enum):
-    """The device of a job; auto is the GPU if there is one."""
+    """The device of a job; auto selects the GPU if there is one."""
 
     auto = "auto"
     cpu = "cpu"
@@ -64,18 +64,18 @@ class TeacherSource(Enum):
 
 
 class Mean(Enum):
-    """What an ensemble averages; its answer is the logits of the mean."""
+    """What an ensemble averages; its output is the mean as logits."""
 
     probabilities = "probabilities"
     logits = "logits"
 
 
 class Role(Enum):
-    """What the rows of a method are in a table."""
+    """The kind of a method's rows in a table."""
 
     method = "method"
     label_free = "label_free"  # a method that learns from the teacher alone
-    control = "control"  # not a method: what others have to beat
+    control = "control"  # not a method, but a baseline that methods have to beat
 
 
 class Side(Enum):
@@ -87,20 +87,20 @@ class Side(Enum):
 
 @dataclass
 class ResizedCropConfig:
-    """A box of random area and aspect ratio, resized to a square; to evaluate, the center."""
+    """A crop of random area and aspect ratio, resized to a square; a center crop in evaluation."""
 
-    size: int | None = None  # height and width that networks see; None: padding and crop instead
-    resize: int = 256  # shorter side of an image before its center is cropped
-    area: list[float] = field(default_factory=lambda: [0.08, 1.0])  # fraction of the image's
+    size: int | None = None  # height and width of the network input; None: padding and crop instead
+    resize: int = 256  # shorter side of an image before the center crop
+    area: list[float] = field(default_factory=lambda: [0.08, 1.0])  # fraction of the image's area
     ratio: list[float] = field(default_factory=lambda: [0.75, 4 / 3])  # width over height
 
 
 @dataclass
 class RandAugmentConfig:
-    """Random operations on colours and places of a training image, after its crop and flip."""
+    """RandAugment: random color and geometric operations after the crop and flip in training."""
 
-    operations: int = 0  # how many, one after the other; 0: none
-    magnitude: int = 9  # of all of them, from 0 to 30
+    operations: int = 0  # number of operations per image, applied in turn; 0: none
+    magnitude: int = 9  # of all operations, from 0 to 30
 
 
 @dataclass
@@ -118,10 +118,10 @@ class DatasetConfig:
     flip: bool = True
     resized_crop: ResizedCropConfig = field(default_factory=ResizedCropConfig)
     randaugment: RandAugmentConfig = field(default_factory=RandAugmentConfig)
-    streamed: bool = False  # decode images while training; otherwise all are in memory
-    workers: int | None = None  # processes that decode streamed images; None: one for each core
-    validation: int = 0  # images split from the training set, by a seed of its own
-    weights: dict[str, float] = field(default_factory=dict)  # loss weights that suit these images
+    streamed: bool = False  # decode images during training; otherwise all are in memory
+    workers: int | None = None  # processes that decode streamed images; None: one per core
+    validation: int = 0  # images split from the training set, with a separate seed
+    weights: dict[str, float] = field(default_factory=dict)  # loss weights tuned for these images
 
 
 @dataclass
@@ -130,10 +130,10 @@ class ModelConfig:
 
     name: str = MISSING
     net: dict[str, Any] = field(default_factory=dict)  # _target_ and its arguments
-    # Stage -> module path; empty or null: the attribute `stages` of the network.
+    # Stage -> module path; empty or null: use the attribute `stages` of the network.
     stages: dict[str, str] | None = field(default_factory=dict)
-    weights: str | None = None  # pretrained ones to start from, for libraries that have such
-    # What it is fed instead of the dataset's images; None: those, or what `weights` were made for.
+    weights: str | None = None  # pretrained weights to start from, for libraries that have them
+    # Normalisation and input size; None: those of `weights`, or of the dataset without weights.
     mean: list[float] | None = None  # per channel, of pixels in [0, 1]
     std: list[float] | None = None
     input_size: list[int] | None = None  # height and width in pixels
@@ -141,7 +141,7 @@ class ModelConfig:
 
 @dataclass
 class RecipeConfig:
-    """How a network is trained: the optimizer and its schedule."""
+    """How a network is trained: optimizer, schedule and regularization."""
 
     name: str = MISSING
     epochs: int = MISSING
@@ -151,20 +151,19 @@ class RecipeConfig:
     momentum: float = 0.9  # for adamw and lamb: their beta1
     nesterov: bool = False
     weight_decay: float = 0.0
-    decay_vectors: bool = True  # False: no weight decay of biases, norms and other vectors
+    decay_vectors: bool = True  # False: no weight decay on biases, norms and other vectors
     schedule: Schedule = Schedule.step
     milestones: list[float] = field(default_factory=list)  # fractions of the epochs, in (0, 1)
     gamma: float = 0.1  # factor at each milestone
-    warmup: float = 0.0  # onecycle: the fraction of the epochs in which the rate rises
-    # Other schedules: the fraction of the epochs in which the rate rises linearly to theirs.
-    linear_warmup: float = 0.0
-    min_lr: float = 0.0  # cosine: the rate that it falls to
-    accumulate: int = 1  # batches per update, which follows the mean of their gradients
+    warmup: float = 0.0  # onecycle: fraction of the epochs in which the learning rate rises
+    linear_warmup: float = 0.0  # other schedules: fraction of the epochs of linear warmup
+    min_lr: float = 0.0  # cosine: final learning rate
+    accumulate: int = 1  # batches per update, which uses the mean of their gradients
     label_smoothing: float = 0.0  # part of a label that is spread evenly over all classes
-    # Parameters of the distribution Beta(a, a) of each image's share in a mixture; 0: not mixed.
-    mixup: float = 0.0  # of two blended images
-    cutmix: float = 0.0  # of an image with a box of another one
-    ema: float = 0.0  # decay of the average of the student's weights, if above 0
+    # The parameter a of Beta(a, a), from which the mixing ratio of images is drawn; 0: not mixed.
+    mixup: float = 0.0  # blends two images
+    cutmix: float = 0.0  # pastes a box of another image
+    ema: float = 0.0  # decay of the moving average of the student's weights; 0: none
     drop_last: bool = False  # drop the last batch of an epoch if it is smaller
 
 
@@ -173,26 +172,26 @@ class InitConfig:
     """The init phase: training before the main phase, for methods that have one."""
 
     epochs: float = 0.0  # fraction of the recipe's epochs; if above 0, at least one epoch
-    lr: float = 1.0  # factor of the recipe's first learning rate; constant
-    weights: dict[str, Any] = field(default_factory=dict)  # as the method's, for this phase
+    lr: float = 1.0  # constant learning rate, as a factor of the recipe's `lr`
+    weights: dict[str, Any] = field(default_factory=dict)  # like the method's, for this phase
 
 
 def init_epochs(fraction: float, epochs: int) -> int:
-    """Epochs of the init phase: a fraction of the recipe's `epochs`."""
+    """Number of epochs of the init phase, given as a fraction of the recipe's `epochs`."""
     return max(1, round(fraction * epochs)) if fraction else 0
 
 
 @dataclass
 class EnsembleConfig:
-    """Several teachers that answer as one."""
+    """Several teachers whose outputs are averaged."""
 
-    size: int = 1  # of the seeds teacher.seed, teacher.seed + 1, ...
+    size: int = 1  # number of teachers, with seeds teacher.seed, teacher.seed + 1, ...
     mean: Mean = Mean.probabilities
 
 
 @dataclass
 class MethodConfig:
-    """A method: named losses, the weights of their terms, and who teaches."""
+    """A method: named losses, the weights of their terms, and the choice of teachers."""
 
     name: str = MISSING
     losses: dict[str, Any] = field(default_factory=dict)  # name -> _target_ and hyperparameters
@@ -200,11 +199,11 @@ class MethodConfig:
     # name -> fraction of the recipe's epochs over which its weight rises linearly, from 0
     ramp_epochs: dict[str, Any] = field(default_factory=dict)
     init: InitConfig = field(default_factory=InitConfig)
-    rule: dict[str, Any] = field(default_factory=dict)  # name -> _target_ ...; none: the plain sum
+    rule: dict[str, Any] = field(default_factory=dict)  # name -> _target_ ...; empty: plain sum
     head: dict[str, Any] = field(default_factory=dict)  # of the student: _target_ and its arguments
-    plugins: dict[str, Any] = field(default_factory=dict)  # name -> _target_ ..., in their order
+    plugins: dict[str, Any] = field(default_factory=dict)  # name -> _target_ ..., applied in order
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
-    chain: dict[str, Any] = field(default_factory=dict)  # name -> LinkConfig, from the teacher on
+    chain: dict[str, Any] = field(default_factory=dict)  # name -> LinkConfig, starting at teacher
     # These two are not part of a job's identity.
     role: Role = Role.method  # in a table
     # knob -> {log_uniform: [low, high]}, {uniform: [low, high]} or {factor: number}
@@ -213,11 +212,11 @@ class MethodConfig:
 
 @dataclass
 class LinkConfig:
-    """A job between teacher and student: taught by the one before it, it teaches the next."""
+    """A job between teacher and student, taught by the previous job, and teacher of the next."""
 
     model: ModelConfig | None = None  # None: the student's
-    recipe: Side = Side.teacher  # whose recipe it is trained by
-    repeat: int = 1  # so many of it in a row
+    recipe: Side = Side.teacher  # whose recipe it is trained with
+    repeat: int = 1  # number of such jobs in a row
     method: MethodConfig = field(default_factory=MethodConfig)
 
 
@@ -228,8 +227,8 @@ class TeacherConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     seed: int = 0
-    checkpoint: str | None = None  # a file with a state dict, instead of training one
-    checkpoint_key: str | None = None  # where in the file it is, such as model_ema; None: as usual
+    checkpoint: str | None = None  # a file with a state dict; None: train a teacher
+    checkpoint_key: str | None = None  # its key in the file, such as model_ema; None: common keys
     expected_accuracy: float | None = None  # of the checkpoint, in percent; not part of identity
     source: TeacherSource = TeacherSource.online
     precision: Precision | None = None  # None: the student's
@@ -237,7 +236,7 @@ class TeacherConfig:
 
 @dataclass
 class Config:
-    """One job, and where and how it runs."""
+    """One job, and how and where it runs."""
 
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -247,10 +246,10 @@ class Config:
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     seed: int = 0
     speed: Speed = Speed.repro
-    compile: bool = False  # torch.compile the networks: up to a minute at first, then faster steps
+    compile: bool = False  # torch.compile: up to a minute of compilation, then faster steps
     precision: Precision = Precision.fp32
     threads: int = 1  # of PyTorch; changes results bitwise, so there is no 'auto'
-    # Processes that share each batch of the job, one for each GPU; on a CPU, with `threads` cores.
+    # Processes that share each batch, one per GPU; on a CPU, each has `threads` cores.
     gpus_per_job: int = 1
     # The rest is not part of a job's identity.
     runs_dir: str = "runs"
@@ -258,7 +257,7 @@ class Config:
     tensorboard: bool = True
 
 
-BASELINE = "baseline"  # the method of every teacher: cross entropy alone
+BASELINE = "baseline"  # cross entropy alone; the method of every teacher
 
 
 def baseline_method() -> MethodConfig:
@@ -267,5 +266,5 @@ def baseline_method() -> MethodConfig:
 
 
 def total_epochs(config: Config) -> int:
-    """Epochs of a job in all its phases."""
+    """Number of epochs of a job in all phases."""
     return init_epochs(config.method.init.epochs, config.recipe.epochs) + config.recipe.epochs

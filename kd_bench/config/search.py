@@ -1,4 +1,4 @@
-"""The search space of a method: `search:` in its YAML, and the points that a study tries."""
+"""The search space of a method (`search:` in its YAML), and the points that a study evaluates."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from kd_bench.config.identity import flatten
 from kd_bench.config.schema import Config
 from kd_bench.utils.errors import require
 
-MOST_KNOBS = 3  # with few trials, more dimensions are left unexplored
+MOST_KNOBS = 3  # few trials cannot explore more dimensions
 KINDS = ("log_uniform", "uniform", "factor")
-_RECIPE = "recipe."  # knobs that begin with it are the recipe's, all others the method's
-_DIGITS = 3  # significant ones of a value, which labels and commands show
+_RECIPE = "recipe."  # prefix of the recipe's knobs; all others are the method's
+_DIGITS = 3  # significant digits of a value, which is shown in labels and commands
 
 
 @dataclass(frozen=True)
 class Range:
-    """The values of one knob."""
+    """The range of one knob."""
 
     low: float
     high: float
-    is_log: bool  # uniform is the logarithm
+    is_log: bool  # uniform in the logarithm
 
     def at(self, place: float) -> float:
-        """The value at a place in [0, 1]."""
+        """The value at a position in [0, 1]."""
         if self.is_log:
             value = self.low * (self.high / self.low) ** place
         else:
@@ -41,16 +41,16 @@ Space = dict[str, Range]  # key of the configuration, such as method.losses.st.t
 def search_space(config: Config) -> Space:
     """The ranges of a method's knobs; empty for a method without `search:`.
 
-    A key of `search:` is a path below the method (losses.st.temperature, weights.st), or one of the
-    recipe (recipe.lr). `factor: f` is log-uniform from the configured value / f to f times it.
+    A key in `search:` is a path in the method (losses.st.temperature, weights.st) or in the recipe
+    (recipe.lr). `factor: f` is log-uniform from the configured value / f to the value * f.
 
     Raises:
-        UserError: more than three knobs, a key that the job does not have, or a wrong range.
+        UserError: more than three knobs, an unknown key, or an invalid range.
     """
     search, name = config.method.search, config.method.name
     require(
         len(search) <= MOST_KNOBS,
-        f"search of {name} has {len(search)} knobs; keep {MOST_KNOBS} at most: {', '.join(search)}",
+        f"search of {name} has {len(search)} knobs; keep at most {MOST_KNOBS}: {', '.join(search)}",
     )
     numbers = {path: value for path, value in _values(config).items() if _is_number(value)}
     space = {}
@@ -63,7 +63,7 @@ def search_space(config: Config) -> Space:
 
 
 def _values(config: Config) -> dict[str, Any]:
-    """All values that a knob may change, by its key in `search:`."""
+    """All values that a knob may change, by their keys in `search:`."""
     method = {name: to_plain(getattr(config.method, name)) for name in ("losses", "weights")}
     recipe = {"lr": config.recipe.lr, "weight_decay": config.recipe.weight_decay}
     return flatten({**method, "recipe": recipe})
@@ -80,32 +80,32 @@ def _range(given: Any, value: float, where: str) -> Range:
     ((kind, limits),) = given.items()
     if kind == "factor":
         require(_is_number(limits) and limits > 1, f"{where}: factor must be above 1, got {limits}")
-        require(value > 0, f"{where}: factor needs a value above 0, and the job's is {value:g}")
+        require(value > 0, f"{where}: factor needs a value above 0, but the job's is {value:g}")
         return Range(value / limits, value * limits, is_log=True)
     is_pair = isinstance(limits, list) and len(limits) == 2 and all(map(_is_number, limits))
     require(is_pair, f"{where}: {kind} must be [low, high], got {limits}")
     low, high = limits
-    require(low < high, f"{where}: {kind} must be [low, high], low below high, got {limits}")
+    require(low < high, f"{where}: {kind} must be [low, high] with low below high, got {limits}")
     is_log = kind == "log_uniform"
     require(low > 0 or not is_log, f"{where}: {kind} must be above 0, got {limits}")
     return Range(low, high, is_log)
 
 
 def sobol_points(space: Space, trials: int, study: int) -> list[dict[str, float]]:
-    """The values that the trials of a study try: scrambled Sobol points in the ranges of a space.
+    """The values for the trials of a study: scrambled Sobol points in the ranges of a space.
 
-    More trials of a study begin with those of fewer. All spaces with as many knobs get the same
-    places.
+    A study with more trials begins with the points of the same study with fewer. All spaces with
+    the same number of knobs get the same positions.
 
     Args:
-        space: as from `search_space`, not empty.
+        space: from `search_space`, not empty.
         trials: the number of points.
         study: the seed of the scrambling.
     """
-    from scipy.stats import qmc  # takes half a second, which `--help` is spared
+    from scipy.stats import qmc  # imported here because it takes half a second
 
     sobol = qmc.Sobol(len(space), scramble=True, seed=study)
-    # scipy warns unless powers of two are drawn
+    # scipy warns unless the number of points is a power of two
     places = sobol.random_base2(math.ceil(math.log2(trials)))[:trials]
     return [
         {key: each.at(place) for (key, each), place in zip(space.items(), row, strict=True)}

@@ -1,4 +1,4 @@
-"""What Hydra would take of what is typed, but without the effect that its users expect."""
+"""Refuses overrides that Hydra would accept, but that would not do what users expect."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from kd_bench.config.compose import GROUPS, LISTS
 from kd_bench.config.schema import Config
 from kd_bench.utils.errors import UserError, require
 
-OPTIONAL = {"pair", "sweep", *LISTS}  # groups of which a job needs no file
+OPTIONAL = {"pair", "sweep", *LISTS}  # groups from which a job needs no file
 
-# Hydra's own settings that have their effect; `hydra/launcher` and `hydra.launcher` alike.
+# Hydra's own settings that work in kd-bench, as `hydra/launcher` and as `hydra.launcher`.
 _HONOURED = ("callbacks", "help", "hydra_help", "launcher", "mode", "searchpath", "sweeper")
 _FOLDER = "a job writes to its own folder below runs_dir=DIR, and nowhere else"
 _LOG = "kd-bench writes no log; HYDRA_FULL_ERROR=1 shows all frames of an error"
-_WHY_NOT = {  # the other settings, by how they begin
+_WHY_NOT = {  # the other settings, by prefix
     "run": _FOLDER,
     "sweep": _FOLDER,
     "output_subdir": _FOLDER,
@@ -32,10 +32,10 @@ _WHY_NOT = {  # the other settings, by how they begin
 
 
 def check_typed(overrides: Iterable[str]) -> None:
-    """Refuse overrides that Hydra would ignore, or answer with an error that does not help.
+    """Refuse overrides that Hydra would ignore, or reject with an unhelpful error.
 
     Raises:
-        UserError: saying what to type instead.
+        UserError: with the correct override.
     """
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         if override.key_or_group.startswith(("hydra.", "hydra/")):
@@ -47,16 +47,16 @@ def check_typed(overrides: Iterable[str]) -> None:
 
 
 def _require_effect(key: str) -> None:
-    """Refuse settings of Hydra's that do nothing in kd-bench."""
+    """Refuse settings of Hydra that do nothing in kd-bench."""
     setting = key.replace("/", ".").removeprefix("hydra.")
     if setting.partition(".")[0] not in _HONOURED:
         known = [why for begin, why in _WHY_NOT.items() if f"{setting}.".startswith(f"{begin}.")]
-        others = "Hydra's settings that have one are " + ", ".join(f"hydra.{n}" for n in _HONOURED)
+        others = "Hydra's settings with an effect are " + ", ".join(f"hydra.{n}" for n in _HONOURED)
         raise UserError(f"{key} has no effect: {''.join(known[:1]) or others}")
 
 
 def _require_removable(override: Override) -> None:
-    """Refuse ~method and ~seed: of a job, a pair, a sweep and entries of a table may go."""
+    """Refuse ~method and ~seed: only pair, sweep, plugin and entries of dicts can be removed."""
     key = _key(override)
     if override.key_or_group in GROUPS:
         hint = f"every job needs one; choose another with {key}=NAME"
@@ -76,13 +76,13 @@ def _require_name(override: Override) -> None:
 
 
 def _key(override: Override) -> str:
-    """As it is typed: method, model@teacher.model."""
+    """The key as typed: method, model@teacher.model."""
     package = "" if override.package is None else f"@{override.package}"
     return f"{override.key_or_group}{package}"
 
 
 def _is_field(key: str) -> bool:
-    """Whether a dotted key is of the schema, and not an entry of one of its tables."""
+    """Whether a dotted key is a field of the schema, and not an entry of one of its dicts."""
     kind: Any = Config
     for part in key.split("."):
         kind = get_type_hints(kind).get(part) if is_dataclass(kind) else None

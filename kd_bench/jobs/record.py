@@ -164,13 +164,13 @@ def _teacher_score(
 ) -> TeacherScore | None:
     if setup.teacher is None or teacher_logits is None:
         return None
-    answers = teacher_logits.argmax(1)
+    predicted = teacher_logits.argmax(1)
     return TeacherScore(
         folder=job.teachers[0].folder if len(job.teachers) == 1 else None,
         members=[each.folder for each in job.teachers] if len(job.teachers) > 1 else None,
-        accuracy=accuracy(answers, setup.data.test.target.cpu()),
+        accuracy=accuracy(predicted, setup.data.test.target.cpu()),
         source=job.config.teacher.source.value,
-        agreement=accuracy(answers, student_logits.argmax(1)),
+        agreement=accuracy(predicted, student_logits.argmax(1)),
         **setup.teacher.record_fields,
     )
 

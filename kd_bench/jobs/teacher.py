@@ -177,7 +177,7 @@ def make_teacher(
     key = teacher_cache.cache_key(
         job.identity["dataset"],
         data.fingerprint,
-        _answers_key(job),
+        _outputs_key(job),
         teacher.network.stages,
         [resolved.speed.value, resolved.as_record()],
         [device_name(data.train.target.device), torch.get_num_threads(), torch.__version__],
@@ -188,7 +188,7 @@ def make_teacher(
     )
 
 
-def _answers_key(job: Job) -> Any:
+def _outputs_key(job: Job) -> Any:
     """Everything that the teacher's outputs depend on, as a plain value: hashes and settings."""
     hashes = [file_hash(path, 16) for path in _weights(job)]
     how = job.config.method.ensemble.mean.value if len(hashes) > 1 else _key(job)
@@ -209,8 +209,8 @@ def answer_test_images(job: Job, setup: TrainingSetup) -> Tensor | None:
         return None
     test = setup.data.test
     logits = all_logits(setup.teacher.network, setup.data, test)
-    for teacher, answers in zip(job.teachers, _each(logits.argmax(1), setup), strict=False):
-        correct = accuracy(answers, test.target.cpu())
+    for teacher, predicted in zip(job.teachers, _each(logits.argmax(1), setup), strict=False):
+        correct = accuracy(predicted, test.target.cpu())
         _check_accuracy(teacher.path, _record(teacher), correct, setup.device)
     if not job.teachers:
         (path,) = _weights(job)

@@ -234,15 +234,15 @@ def _check_teachers(job: Job) -> None:
     method, traits = job.config.method, job.traits
     size = method.ensemble.size
     own = {f"method.ensemble.size={size}": size > 1, "method.chain": bool(method.chain)}
-    asked = " and ".join(key for key, is_there in own.items() if is_there)
+    configured = " and ".join(key for key, is_there in own.items() if is_there)
     name = f"method '{method.name}'"
     require(
-        not asked or traits.needs_teacher,
-        f"{name} has no teacher, so {asked} would have no effect; leave it out",
+        not configured or traits.needs_teacher,
+        f"{name} has no teacher, so {configured} would have no effect; leave it out",
     )
     require(
-        not asked or not traits.teacher_learns,
-        f"{name} trains one teacher along with the student; leave out {asked}",
+        not configured or not traits.teacher_learns,
+        f"{name} trains one teacher along with the student; leave out {configured}",
     )
     require(
         size == 1 or bool(method.chain) or not job.config.teacher.checkpoint,

@@ -1,1 +1,1 @@
-"""Many jobs: prepared, planned, scheduled in slots and displayed."""
+"""Sweeps: many jobs, prepared, planned, scheduled in slots, and displayed."""

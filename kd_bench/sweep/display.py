@@ -30,23 +30,23 @@ from kd_bench.utils.errors import DamagedError
 from kd_bench.utils.text.escape import printable
 from kd_bench.utils.text.formatting import pluralize
 
-READ_SECONDS = 0.5  # least time between two reads of the running jobs' files
+READ_SECONDS = 0.5  # minimum time between two reads of the running jobs' files
 
 
 def console() -> Console:
-    """Standard output; without a terminal, lines are not wrapped."""
+    """A console for standard output that wraps lines only in a terminal."""
     width = None if sys.stdout.isatty() else 200
     return Console(width=width, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def accuracy_text(record: Record) -> str:
-    """A record's accuracy in a few words: 93.4 % after 20 epochs, 3.1 s."""
+    """A record's accuracy as short text: 93.4 % after 20 epochs, 3.1 s."""
     epochs = pluralize(record.config.recipe.epochs, "epoch")
     return f"{record.accuracy.last:.2f} % after {epochs}, {record.seconds:.1f} s"
 
 
 class SweepDisplay:
-    """Prints a line for every job that ends and, in a terminal, a live view of the slots below."""
+    """Prints a line for every job that ends; in a terminal, also a live view of the slots."""
 
     def __init__(self, total: int):
         self.console = console()
@@ -73,18 +73,18 @@ class SweepDisplay:
         self.console.print(printable(text))
 
     def done(self, job: Job, record: Record, seconds: float) -> None:
-        """A job has its result, after this many seconds in its slot."""
+        """A job has finished, after this many seconds in its slot."""
         self._throughputs.add_record(record, seconds)
         self.message(f"{job.label}: done: {accuracy_text(record)}")
 
     def done_already(self, job: Job, record: Record) -> None:
-        """A job had its result before the sweep."""
+        """A job was finished before the sweep or by another process."""
         self._throughputs.add_record(record)
-        self.message(f"{job.label}: done already, nothing to train")
+        self.message(f"{job.label}: already done, nothing to train")
 
     def damaged(self, job: Job, reason: str) -> None:
-        """A job whose record is damaged starts."""
-        self.message(f"{job.label}: runs again, as {reason}")
+        """A job starts again because its record is damaged."""
+        self.message(f"{job.label}: running again, because {reason}")
 
     def elsewhere(self, job: Job) -> None:
         """Another process is running a job."""
@@ -116,7 +116,7 @@ class SweepDisplay:
     def table(
         self, jobs: Sequence[Job], records: Mapping[str, Record], failed: Mapping[str, str]
     ) -> None:
-        """Print the results of jobs; `records` and the reasons why jobs `failed` are by folder."""
+        """Print the results of jobs; `records` and the reasons in `failed` are by folder."""
         # pandas and scipy take a second to import
         from kd_bench.results.rendering.tables import render_records
 
@@ -147,7 +147,7 @@ class SweepDisplay:
         failed: int,
         slots: int,
     ) -> None:
-        """Show each slot's job; may be called often, as it limits how often it reads files.
+        """Show each slot's job; may be called often, because it reads files only so often.
 
         Args:
             running: name and job of each slot in use.
@@ -170,7 +170,7 @@ class SweepDisplay:
 
 
 def _progress(job: Job) -> JobProgress | None:
-    """How far a job is; None if its files are damaged, since it writes them after each epoch."""
+    """A job's progress; None if its files are damaged, since each epoch rewrites them."""
     try:
         return read_progress(job.path)
     except DamagedError:

@@ -1,4 +1,4 @@
-"""Shows what a sweep would do: which jobs are done, and time and disk space for the others."""
+"""Shows what a sweep would do: which jobs are done, and the time and disk space of the others."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from kd_bench.utils.text.output import print_lines
 
 @dataclass(frozen=True)
 class Disk:
-    """Bytes that a job will take when it has finished."""
+    """Disk space of a job when it has finished, in bytes."""
 
     size: int
     is_weights_alone: bool  # no similar job has finished, so other files are not counted
@@ -45,7 +45,7 @@ class Disk:
 
 @dataclass(frozen=True)
 class Compiling:
-    """Seconds that a job takes with compile=true and without, by finished jobs of both kinds."""
+    """Seconds of a job with and without compile=true, estimated from finished jobs."""
 
     compiled: float
     eager: float
@@ -53,7 +53,7 @@ class Compiling:
 
 @dataclass(frozen=True)
 class PlannedJob:
-    """A job, its status, and what it still takes of time and disk space."""
+    """A job, its status, and the time and disk space that it still needs."""
 
     job: Job
     status: JobStatus
@@ -63,7 +63,7 @@ class PlannedJob:
 
     @property
     def line(self) -> str:
-        """The job in one line: digits resnet20-resnet8 st seed 0: to do, about 4 s."""
+        """The job as one line: digits resnet20-resnet8 st seed 0: to do, about 4 s."""
         return f"{self.job.label}: {self._status_text()}"
 
     def _status_text(self) -> str:
@@ -88,8 +88,8 @@ def print_plan(jobs: Sequence[Job], slots: int | None) -> None:
     """Print the plan of some jobs.
 
     Args:
-        jobs: as from `prepare_jobs`.
-        slots: how many jobs run at once; None if a cluster's scheduler decides.
+        jobs: from `prepare_jobs`.
+        slots: number of jobs that run at once; None if a cluster's scheduler decides.
     """
     planned = plan_jobs(jobs)
     for line in (*(each.line for each in planned), *totals(planned, slots)):
@@ -97,7 +97,7 @@ def print_plan(jobs: Sequence[Job], slots: int | None) -> None:
 
 
 def plan_jobs(jobs: Sequence[Job]) -> list[PlannedJob]:
-    """The plan for each job, by its folder and by similar jobs in the runs folder."""
+    """The plan for each job, from its folder and from similar jobs in the runs folder."""
     statuses, history = job_statuses(jobs), History(jobs)
     for job in jobs:
         history.add_unfinished(job, statuses[job.folder])
@@ -118,7 +118,7 @@ def plan_jobs(jobs: Sequence[Job]) -> list[PlannedJob]:
 
 
 class History:
-    """Time and disk space that the jobs of a runs folder took."""
+    """Time and disk space used by the jobs of a runs folder."""
 
     def __init__(self, jobs: Sequence[Job]):
         self.throughputs = ThroughputHistory()
@@ -126,7 +126,7 @@ class History:
         self._compiling: dict[str, Compiling | None] = {}  # by folder, without the seed
         config = jobs[0].config
         device = config.device.value
-        if config.device is Device.auto:  # a device that was given may be on another machine
+        if config.device is Device.auto:  # an explicit device may be on another machine
             device = choose_device(config.device).type
         for dataset in {job.config.dataset.name for job in jobs}:
             if (folder := Path(config.runs_dir) / dataset).is_dir():
@@ -136,7 +136,7 @@ class History:
         for folder, record in find_records(root):
             size = folder_size(folder)
             for key in similarity_keys(record.folder, record.identity):
-                # The largest, because unneeded files of the others may have been removed.
+                # The largest, because some files of the other folders may have been cleaned up.
                 self._sizes[key] = max(size, self._sizes.get(key, 0))
             if record.device == device:
                 self.throughputs.add_record(record)
@@ -155,13 +155,13 @@ class History:
         return Disk(weights_size(job), is_weights_alone=True)
 
     def compiling(self, job: Job) -> Compiling | None:
-        """What it takes compiled and not; None unless jobs of its kind ran both ways."""
+        """The time with and without compiling; None unless similar jobs ran both ways."""
         if job.folder_without_seed not in self._compiling:
             self._compiling[job.folder_without_seed] = self._compiling_of(job)
         return self._compiling[job.folder_without_seed]
 
     def _compiling_of(self, job: Job) -> Compiling | None:
-        if job.config.speed is Speed.reference:  # which is never compiled
+        if job.config.speed is Speed.reference:  # never compiled
             return None
         both = []
         for is_compiled in (True, False):
@@ -174,7 +174,7 @@ class History:
 
 
 def weights_size(job: Job) -> int:
-    """Bytes of a job's student."""
+    """Size of a job's student in bytes."""
     network, _ = meta_network(job.config.model, describe_dataset(job.config.dataset))
     tensors = network.net.state_dict().values()
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
@@ -182,11 +182,11 @@ def weights_size(job: Job) -> int:
 
 # Totals
 
-SHORT = 60.0  # seconds of training below which the start of a process matters
+SHORT = 60.0  # seconds of training below which the start-up time of a process matters
 
 
 def totals(planned: Sequence[PlannedJob], slots: int | None) -> list[str]:
-    """How many jobs are done and left; time, disk space and teacher passes of those left."""
+    """The number of finished and remaining jobs; time, disk space and teacher cost of the rest."""
     kinds = Counter(each.status.kind for each in planned)
     left = [each for each in planned if each.status.kind != DONE]
     to_do = len(left) - kinds[RUNNING]
@@ -212,21 +212,21 @@ def _time_line(left: Sequence[PlannedJob], slots: int | None) -> str:
     if slots is None or slots > 1:
         line += f", {_at_once(known, slots, about)}"
     if slots is None and sum(known) < SHORT * len(known):
-        line += "; starting its process takes each job some seconds more"
+        line += "; each job also takes some seconds to start its process"
     if unknown:
         line += f"; unknown for {pluralize(unknown, 'job')}, with no similar job in {runs}"
     return line
 
 
 def _compile_lines(left: Sequence[PlannedJob]) -> list[str]:
-    """Whether torch.compile saves more time than it costs, for jobs where that is known."""
+    """Whether torch.compile saves more time than it costs, for the jobs for which it is known."""
     known = [each.compiling for each in left if each.compiling is not None]
     if not known:
         return []
     compiled, eager = sum(each.compiled for each in known), sum(each.eager for each in known)
     return [
-        f"compile=true {'pays' if compiled < eager else 'does not pay'}: of"
-        f" {pluralize(len(known), 'job')} about {format_duration(compiled)} with it,"
+        f"compile=true {'pays off' if compiled < eager else 'does not pay off'}:"
+        f" {pluralize(len(known), 'job')} in about {format_duration(compiled)} with it,"
         f" about {format_duration(eager)} without"
     ]
 
@@ -234,7 +234,7 @@ def _compile_lines(left: Sequence[PlannedJob]) -> list[str]:
 def _at_once(known: Sequence[float], slots: int | None, about: str) -> str:
     if slots is None:
         return "divided by as many jobs as the scheduler runs at once"
-    return f"{about} {format_duration(parallel_seconds(known, slots))} in {slots} places"
+    return f"{about} {format_duration(parallel_seconds(known, slots))} in {slots} slots"
 
 
 def _disk_line(left: Sequence[PlannedJob], cached: int) -> str:
@@ -245,5 +245,5 @@ def _disk_line(left: Sequence[PlannedJob], cached: int) -> str:
     if cached:
         line += f", and {format_bytes(cached)} of teacher caches unless they exist"
     if alone:
-        line += f"; of {pluralize(alone, 'job')} only the weights are counted"
+        line += f"; only the weights of {pluralize(alone, 'job')} are counted"
     return line

@@ -1,4 +1,4 @@
-"""Estimates how long jobs take, from similar finished jobs; without any, it is unknown."""
+"""Estimates how long jobs take, from similar finished jobs; without any, the time is unknown."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from kd_bench.results.record import Record
 from kd_bench.utils.text.formatting import format_duration
 
 SimilarityKey = tuple[str, ...]
-WINDOW = 25  # latest jobs to take the median of; bounded, so that large sweeps do not slow down
+WINDOW = 25  # number of latest jobs for the median; bounded, so that large sweeps stay fast
 
 
 def similarity_keys(folder: str, identity: Mapping[str, Any]) -> tuple[SimilarityKey, ...]:
-    """What similar jobs share, the most similar first.
+    """Keys that similar jobs share, from most to least similar.
 
-    The same student, data, pair, method and recipe, with other seeds or values; the same student
-    and data.
+    First: same student, data, pair, method and recipe, with other seeds or values. Second: same
+    student and data.
 
     Args:
         folder: of the job.
@@ -39,14 +39,14 @@ def similarity_keys(folder: str, identity: Mapping[str, Any]) -> tuple[Similarit
 
 @dataclass(frozen=True)
 class Throughput:
-    """How fast a job ran, or is expected to run."""
+    """Measured or expected speed of a job."""
 
     per_epoch: float  # seconds
-    start: float = 0.0  # seconds once, however many epochs: reading images, compiling
-    is_rough: bool = False  # from other methods or recipes
+    start: float = 0.0  # seconds, once per job: reading images, compiling
+    is_rough: bool = False  # estimated from other methods or recipes
 
     def seconds(self, epochs: int) -> float:
-        """Seconds for a job that has this many epochs left."""
+        """Seconds for a job with this many epochs left."""
         return self.start + self.per_epoch * epochs
 
 
@@ -68,12 +68,12 @@ class ThroughputHistory:
 
         Args:
             record: of the job.
-            whole: seconds from its process's start to its end; None: as the record has it, which
-                leaves out the start of Python and PyTorch.
+            whole: seconds from the start of its process to the end; None: the record's value,
+                which excludes the start of Python and PyTorch.
         """
         if whole is None:
             whole = record.seconds_of_process or record.seconds
-        # A resumed job spent part of its seconds of training in earlier processes.
+        # A resumed job spent part of its training time in earlier processes.
         before = max(0.0, whole - record.seconds)
         warm_up = record.seconds_of_warm_up
         per_epoch = (record.seconds - warm_up) / total_epochs(record.config)
@@ -93,14 +93,14 @@ class ThroughputHistory:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds that a job still takes."""
+    """The remaining time of a job."""
 
     seconds: float
-    is_rough: bool  # as `Throughput.is_rough`
+    is_rough: bool  # see `Throughput.is_rough`
 
 
 def remaining(job: Job, status: JobStatus, history: ThroughputHistory) -> Estimate | None:
-    """The time that a job still takes, by its own throughput or that of similar jobs.
+    """The remaining time of a job, from its own throughput or that of similar jobs.
 
     Returns:
         None if neither is known; 0 seconds for a job that is done.
@@ -118,16 +118,16 @@ def remaining(job: Job, status: JobStatus, history: ThroughputHistory) -> Estima
 
 
 def parallel_seconds(seconds: Sequence[float], slots: int) -> float:
-    """How long jobs take in several slots: at least as long as the longest of them."""
+    """The time of jobs in several slots, at least that of the longest job."""
     return max(sum(seconds) / slots, max(seconds, default=0.0))
 
 
 def time_left_text(
     jobs: Sequence[tuple[Job, JobStatus]], history: ThroughputHistory, slots: int
 ) -> str:
-    """The time left for unfinished jobs in some slots: about 2 min 10 s left.
+    """The remaining time of unfinished jobs: about 2 min 10 s left.
 
-    "At least" if only some jobs have an estimate; empty if none has.
+    "At least" if only some jobs have an estimate; empty if none has one.
     """
     known = [found for job, status in jobs if (found := remaining(job, status, history))]
     if not known:

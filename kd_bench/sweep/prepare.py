@@ -14,16 +14,15 @@ from kd_bench.results.labels import differences, in_brackets
 
 
 def prepare_jobs(composed: Sequence[Composed]) -> list[Job]:
-    """The jobs of a sweep, each once; those that train teachers come first.
+    """The jobs of a sweep without duplicates, teachers first.
 
-    A teacher whose students are all done is not among them, unless it is done, too.
+    An unfinished teacher is left out if all of its students are finished.
 
     Args:
         composed: configurations, each with its changed values.
 
     Raises:
-        UserError: for the first invalid job, before anything is trained. Jobs that are done already
-            are not checked.
+        UserError: for the first invalid job, before any training. Finished jobs are not checked.
     """
     resolved = [resolve_job(config, changed) for config, changed in composed]
     done = {job.folder for job in resolved if job.is_done}
@@ -42,9 +41,9 @@ def prepare_jobs(composed: Sequence[Composed]) -> list[Job]:
 
 
 def _needed(job: Job) -> Iterator[Job]:
-    """The jobs that teach a job, directly or not, teachers before their students.
+    """The direct and indirect teachers of a job, teachers before their students.
 
-    A job that is done needs none; those that are done, too, are listed all the same.
+    A finished job needs no teachers, but finished teachers are listed anyway.
     """
     is_done = job.is_done
     for teacher in job.teachers:
@@ -56,8 +55,8 @@ def _needed(job: Job) -> Iterator[Job]:
 def _labels(jobs: Sequence[Job]) -> dict[str, str]:
     """A unique label for each job, by folder.
 
-    To jobs with equal labels, as in -m recipe.epochs=1,2, it adds the names of their recipes, each
-    of which stands for many values; if that is not enough, it adds the values that differ.
+    Jobs with equal labels, as in -m recipe.epochs=1,2, get the names of their recipes, each of
+    which implies many values; if that is not enough, they get the values that differ.
     """
     labels = {job.folder: job.label for job in jobs}
     details: Sequence[Callable[[Sequence[Job]], list[list[str]]]]
@@ -73,7 +72,7 @@ def _labels(jobs: Sequence[Job]) -> dict[str, str]:
 
 
 def _recipes(jobs: Sequence[Job]) -> list[list[str]]:
-    """For each of several jobs, its recipes and its teacher's, as far as they differ."""
+    """For each of several jobs, its recipe and its teacher's recipe, if the jobs differ in them."""
     recipes = {"recipe": [job.config.recipe.name for job in jobs]}
     if all(job.teacher for job in jobs):
         recipes["teacher.recipe"] = [job.config.teacher.recipe.name for job in jobs]

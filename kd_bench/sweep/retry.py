@@ -1,4 +1,4 @@
-"""What a sweep does when a job fails: continue or stop, and whether to retry it."""
+"""What a sweep does when a job fails: retry it, continue with others, or stop."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import Enum
 
 OnError = Enum("OnError", ["continue", "stop"])  # functional: `continue` is a keyword
 
-# How such errors begin; PyTorch has an exception class of its own only for GPU memory.
+# Prefixes of out-of-memory errors; PyTorch has an exception class only for GPU memory.
 OUT_OF_MEMORY = ("OutOfMemoryError", "MemoryError", "RuntimeError: [enforce fail at alloc_cpu")
 
 
@@ -16,7 +16,7 @@ class RetryPolicy:
     """`hydra.launcher.on_error` and `hydra.launcher.retries`."""
 
     on_error: OnError = OnError["continue"]
-    retries: int = 0  # of one job
+    retries: int = 0  # per job
 
     @property
     def stops(self) -> bool:
@@ -29,7 +29,7 @@ class RetryPolicy:
         Args:
             reason: the first line of the job's error.
             lost: its process was killed by a signal that the sweep did not send.
-            tried: how many retries it has had.
+            tried: number of retries so far.
         """
         return tried < self.retries and (lost or reason.startswith(OUT_OF_MEMORY))
 

@@ -1,4 +1,4 @@
-"""Runs the jobs of a sweep, a process for each; by default it continues past failures."""
+"""Runs the jobs of a sweep, each in its own process; by default, continues after failures."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from kd_bench.sweep.retry import DEFAULT, RetryPolicy
 from kd_bench.utils.errors import DamagedError, UserError, failure_reason
 from kd_bench.utils.lock import lock_owner
 
-POLL_SECONDS = 0.05  # between two looks at the processes of jobs
-LOOK_SECONDS = 1.0  # between two looks at the files of jobs that are pending, if no job ends
+POLL_SECONDS = 0.05  # between two polls of the processes of jobs
+LOOK_SECONDS = 1.0  # between two checks of the files of pending jobs, if no job ends
 GRACE_SECONDS = 10.0  # for an interrupted job to end by itself
 
 
@@ -38,10 +38,10 @@ class Sweep:
     """Runs jobs in slots until none is left.
 
     Args:
-        jobs: teachers before the jobs that need them.
-        file: the sweep's file, which has `jobs` in this order.
+        jobs: teachers before their students.
+        file: the sweep's file, with `jobs` in this order.
         slots: where they run.
-        display: shows what happens.
+        display: shows progress and results.
         policy: what to do when a job fails.
     """
 
@@ -62,11 +62,11 @@ class Sweep:
         self.failed: dict[str, str] = {}  # folder -> reason
         self.retried: Counter[str] = Counter()  # folder -> number of retries
         self.not_before: dict[str, float] = {}  # folder of a job run elsewhere -> next check
-        self.look_again = 0.0  # when, at the files of the jobs that are pending
+        self.look_again = 0.0  # time of the next check of the pending jobs' files
         self.interruptions = 0  # signals received to end the sweep
 
     def run(self) -> None:
-        """Run all jobs; on SIGINT, SIGTERM or SIGHUP, end all that run."""
+        """Run all jobs; on SIGINT, SIGTERM or SIGHUP, stop the running ones."""
         numbers = [signal.SIGINT, signal.SIGTERM]
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as set by nohup
             numbers.append(signal.SIGHUP)
@@ -92,7 +92,7 @@ class Sweep:
         return bool(self.failed) and self.policy.stops
 
     def _interrupt(self, _number: int, _frame: object) -> None:
-        # Only counted: an exception raised here, between a process's start and its entry in
+        # Only counted: an exception raised here, after a process has started and before it is in
         # `running`, would leave that process behind.
         self.interruptions += 1
 
@@ -114,13 +114,14 @@ class Sweep:
                 self._start(job)
 
     def _is_ready(self, job: Job) -> bool:
-        # A teacher whose files have disappeared since counts as done: the job says so, and fails.
+        # A teacher whose files have since disappeared counts as done: the job then fails with a
+        # message about it.
         teachers = {teacher.folder for teacher in job.teachers}
         waits = (teachers & self.numbers.keys()) - self.records.keys()
         return not (waits or self._is_elsewhere(job))
 
     def _is_elsewhere(self, job: Job) -> bool:
-        """Whether another process still runs a job that was found locked; checked once a second."""
+        """Whether a job that was locked is still run by another process; checked once a second."""
         if job.folder not in self.not_before:
             return False
         if time.monotonic() >= self.not_before[job.folder]:
@@ -135,14 +136,14 @@ class Sweep:
         try:
             self._prepare(job)
             process = slot.start(self.file, self.numbers[job.folder], job.path / CONSOLE)
-        except OSError as error:  # a full disk, say
+        except OSError as error:  # such as a full disk
             self._failed(job, failure_reason(error), lost=False)
         else:
             self.free.remove(slot)
             self.running[slot] = Running(job, process)
 
     def _prepare(self, job: Job) -> None:
-        """Prepare the files of a job that starts.
+        """Prepare the files of a job before it starts.
 
         Raises:
             OSError: they cannot be written.
@@ -151,7 +152,7 @@ class Sweep:
             job.read_record()
         except DamagedError as error:
             self.display.damaged(job, str(error))
-        except UserError:  # of a later version, say; the job says so, and fails
+        except UserError:  # such as a record of a later version: the job fails with that message
             pass
         for folder in (job.path, self.file.parent):
             folder.mkdir(parents=True, exist_ok=True)
@@ -160,7 +161,7 @@ class Sweep:
             write_sweep(self.file, self.jobs)
 
     def _collect(self) -> bool:
-        """Take jobs that have ended from their slots; whether there were any."""
+        """Remove ended jobs from their slots; return whether there were any."""
         ended = [
             (slot, code)
             for slot, running in self.running.items()
@@ -199,7 +200,7 @@ class Sweep:
         self.display.failed(job, reason, waiting)
 
     def _stop(self) -> None:
-        """Interrupt the jobs, then kill what still runs; at once after a second interruption."""
+        """Interrupt the jobs, then kill those still running; at once on a second interruption."""
         for number, seconds in ((signal.SIGINT, GRACE_SECONDS), (signal.SIGTERM, 2.0)):
             if self.interruptions <= 1:
                 self._signal(number)
@@ -223,12 +224,12 @@ class Sweep:
 def _is_locked(job: Job) -> bool:
     try:
         return lock_owner(job.path) is not None
-    except OSError:  # on a full disk; it is looked at again
+    except OSError:  # such as a full disk; the lock is checked again later
         return True
 
 
 def _reason(running: Running, code: int) -> str:
-    """Why a job ended without a result, in one line; written to its folder if it did not do so."""
+    """Why a job ended without a result, in one line; written to its folder if it is not there."""
     folder = running.job.path
     if (reason := read_error(folder)) is None:
         reason = running.process.reason() or _described(code)
@@ -254,7 +255,7 @@ def run_sweep(
     *,
     with_table: bool = True,
 ) -> int:
-    """Run jobs, then print their table unless that is not wanted.
+    """Run jobs, then print their table if `with_table`.
 
     Returns:
         The exit code: 0, 1 if jobs failed, 130 after an interruption.

@@ -1,4 +1,4 @@
-"""Counts the images that jobs run through their teacher: at every step, or once for a cache."""
+"""Counts the images passed through the teachers of jobs: at every step, or once for a cache."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kd_bench.utils.text.formatting import format_bytes, pluralize
 
 @dataclass(frozen=True)
 class TeacherCost:
-    """Forward passes of the teacher in jobs that could share a cache, without and with it."""
+    """Forward passes of the teacher of jobs that could share a cache, without and with it."""
 
     teacher: str
     methods: tuple[str, ...]
@@ -31,14 +31,13 @@ class TeacherCost:
     @property
     def line(self) -> str:
         """Both counts, and which value of teacher.source is cheaper."""
-        current, other = ("table", "online") if self.is_cached else ("online", "table")
+        current = "table" if self.is_cached else "online"
         cheaper = "table" if self.cache < self.online else "online"
-        verdict = "is cheaper" if cheaper == current else f"costs more than {other} would"
         return (
             f"teacher {self.teacher} of {', '.join(self.methods)}: {pluralize(self.jobs, 'job')}"
-            f" would run about {self.online:,} images through it online, a cache of"
-            f" {format_bytes(self.size)} about {self.cache:,} once; teacher.source={current}"
-            f" {verdict}"
+            f" would pass about {self.online:,} images through it online, or about {self.cache:,}"
+            f" once to fill a cache of {format_bytes(self.size)}; teacher.source={cheaper}"
+            f" {'is' if cheaper == current else 'would be'} cheaper"
         )
 
 
@@ -46,9 +45,9 @@ def teacher_costs(jobs: Sequence[Job]) -> list[TeacherCost]:
     """The cost of teachers, one entry per group of jobs that could share a cache.
 
     Args:
-        jobs: that are to run; those whose method cannot use a cache are left out.
+        jobs: the jobs to run; those whose method cannot use a cache are left out.
     """
-    shapes: dict[str, tuple[int, int] | None] = {}  # by settings: seeds have the same
+    shapes: dict[str, tuple[int, int] | None] = {}  # by folder without the seed
     shared: dict[Hashable, list[Job]] = defaultdict(list)
     for job in jobs:
         if job.folder_without_seed not in shapes:
@@ -59,7 +58,7 @@ def teacher_costs(jobs: Sequence[Job]) -> list[TeacherCost]:
     for sharing in shared.values():
         rows, columns = shapes[sharing[0].folder_without_seed] or (0, 0)
         config = sharing[0].config
-        size = config.method.ensemble.size  # so many networks see each image
+        size = config.method.ensemble.size  # number of networks that process each image
         found.append(
             TeacherCost(
                 teacher=teaching_model(config).name,

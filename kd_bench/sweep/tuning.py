@@ -1,4 +1,4 @@
-"""Studies: as many trials for every method, one chosen by validation accuracy, and retrained."""
+"""Studies: equally many trials per method; the best by validation accuracy is retrained."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from kd_bench.utils.files import write_json
 from kd_bench.utils.text.formatting import pluralize
 from kd_bench.utils.text.output import print_lines
 
-TRIALS = ".trials"  # the runs folder of trials, below that of the studies: no table reads it
-HELD_OUT = 5  # by default, one of so many training images
-DIVERGED = FloatingPointError.__name__  # how the reason of a loss that is not finite begins
+TRIALS = ".trials"  # the runs folder of trials, inside that of the studies; tables ignore it
+HELD_OUT = 5  # by default, one in five training images is held out
+DIVERGED = FloatingPointError.__name__  # prefix of the reason if a loss is not finite
 
 Typed = Sequence[str]  # overrides of one job
 
@@ -47,12 +47,12 @@ class Tuning:
     """The studies of some jobs.
 
     Args:
-        jobs: overrides of each, with the seed of its study.
-        trials: of each study.
-        validation: images that they hold out; None: a fifth of the training images.
+        jobs: the overrides of each job, including the seed of its study.
+        trials: number of trials per study.
+        validation: number of images to hold out; None: a fifth of the training images.
 
     Raises:
-        UserError: a method has no `search:`, or a wrong one; a value that is tuned was typed.
+        UserError: a method has no `search:` or an invalid one, or a tuned value was typed.
     """
 
     def __init__(self, jobs: Sequence[Typed], trials: int, validation: int | None):
@@ -68,7 +68,7 @@ class Tuning:
         return [trial for plan in self.plans for trial in plan.trials]
 
     def studies(self) -> list[Study] | None:
-        """The studies by what is on disk; None if a trial neither finished nor diverged."""
+        """The studies, read from disk; None if a trial neither finished nor diverged."""
         jobs = iter([resolve_job(*composed) for composed in compose_jobs(self.trials)])
         studies = []
         for plan in self.plans:
@@ -82,7 +82,7 @@ class Tuning:
         return studies
 
     def chosen(self, studies: Sequence[Study]) -> list[Typed]:
-        """The overrides of a run with the chosen values for each study, whose file is written."""
+        """Write the file of each study and return the overrides of a run with its best values."""
         runs: list[Typed] = [
             (*plan.typed, *_assignments(study.chosen.values))
             for plan, study in zip(self.plans, studies, strict=True)
@@ -104,7 +104,7 @@ def _plan(typed: Typed, job: Job, trials: int, validation: int | None) -> Plan:
         " search: {weights.ce: {factor: 10}}",
     )
     for key in space:
-        require(key not in job.changed, f"{key} is tuned, so its value must not be typed")
+        require(key not in job.changed, f"{key} is tuned, so its value must not be given")
     images = validation or max(1, describe_dataset(config.dataset).train_size // HELD_OUT)
     return Plan(typed, job, space, sobol_points(space, trials, config.seed), images)
 
@@ -118,9 +118,9 @@ def _diverged(job: Job) -> bool:
 
 
 def validation_accuracy(job: Job) -> float | None:
-    """A trial's accuracy at its last epoch in percent of the validation images.
+    """A trial's accuracy in percent of the validation images at its last epoch.
 
-    It is read from the history: a record has only accuracies on test images.
+    Read from the history, because a record only has accuracies on test images.
 
     Raises:
         DamagedError: the history is damaged.

@@ -105,7 +105,7 @@ def _ended_children() -> Iterator[tuple[int, int]]:
 
 def _end_what_is_left() -> None:
     """Terminate all children; their orphans become children of this process, and are next."""
-    begin, asked = time.monotonic(), set()
+    begin, terminated = time.monotonic(), set()
     while _has_children():
         waited = time.monotonic() - begin
         if waited > GRACE_SECONDS + HOPELESS_SECONDS:
@@ -116,9 +116,9 @@ def _end_what_is_left() -> None:
             with suppress(PermissionError):  # it runs as another user
                 if waited > GRACE_SECONDS:
                     os.kill(pid, signal.SIGKILL)
-                elif pid not in asked:
+                elif pid not in terminated:
                     os.kill(pid, signal.SIGTERM)
-                    asked.add(pid)
+                    terminated.add(pid)
         time.sleep(0.01)
         dict(_ended_children())
 

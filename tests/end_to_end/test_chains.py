@@ -32,7 +32,7 @@ def test_a_sweep_trains_each_job_of_its_chains_once_and_then_what_is_missing(tmp
     code, output = run(tmp_path, *command)
     assert code == 0, output
     assert output.count(": done: ") == 2
-    assert output.count("done already, nothing to train") == 6
+    assert output.count("already done, nothing to train") == 6
     after = results(tmp_path)
     trained = {path for path in after if after[path] != before.get(path)}
     assert {path.parent for path in trained} == {assistant, student}

@@ -98,7 +98,7 @@ MISTAKES = {
     "a name that is too long": ([f"dataset.name={'a' * 300}"], "at most 100 bytes"),
     "a value with =": (
         ["teacher.checkpoint=epoch=3.pt"],
-        """cannot read 'teacher.checkpoint=epoch=3.pt'; type a value that has such characters in"""
+        """cannot read 'teacher.checkpoint=epoch=3.pt'; put a value with such characters in"""
         """ quotes: "teacher.checkpoint='epoch=3.pt'\"""",
     ),
     "a value with ü in a sweep": (["-m", "dataset.root=ü", "seed=0,1"], "\"dataset.root='ü'\""),
@@ -211,11 +211,11 @@ MISTAKES = {
     ),
     "Hydra's log": (["hydra.verbose=true"], "kd-bench writes no log; HYDRA_FULL_ERROR=1 shows"),
     "Hydra's variables": (["+hydra.job.env_set.A=1"], "in the shell: NAME=VALUE kd-bench"),
-    "another setting of Hydra's": (["hydra.job.name=x"], "has no effect: Hydra's settings that"),
-    "one job and several": (["-m", "hydra.mode=RUN"], "hydra.mode=RUN is one job, and -m is"),
+    "another setting of Hydra's": (["hydra.job.name=x"], "has no effect: Hydra's settings with"),
+    "one job and several": (["-m", "hydra.mode=RUN"], "hydra.mode=RUN means one job, and -m"),
     "another configuration": (["--config-name", "mine"], "files of your own by --config-dir DIR"),
-    "a flag without its other": (["--resolve"], "are about what --cfg prints: add --cfg job"),
-    "Hydra's way to rerun": (["--experimental-rerun", "x"], "type kd-bench rerun RECORD"),
+    "a flag without its other": (["--resolve"], "apply to the output of --cfg: add --cfg"),
+    "Hydra's way to rerun": (["--experimental-rerun", "x"], "use kd-bench rerun RECORD"),
     "a launcher's setting": (
         ["-m", "hydra.launcher.jobs_at_onse=2"],
         "unknown key 'jobs_at_onse' in hydra.launcher; choose from on_error, retries, jobs_per_gpu",
@@ -303,7 +303,7 @@ def test_a_job_is_run_and_a_second_time_is_found_done(kd_bench, tmp_path):
         shutil.rmtree(folder)
     code, printed = kd_bench(*TINY, "method=st")
     assert code == 0
-    assert "done already, nothing to train" in printed
+    assert "already done, nothing to train" in printed
     assert not list(tmp_path.glob("runs/*/none-*"))
 
 

@@ -155,7 +155,7 @@ def test_sweep_trains_all_jobs_and_prints_a_table_and_trains_nothing_the_second_
     assert len(before) == 5
     code, output = run(tmp_path, *command)
     assert code == 0
-    assert output.count("done already, nothing to train") == 5
+    assert output.count("already done, nothing to train") == 5
     assert results(tmp_path) == before
 
 

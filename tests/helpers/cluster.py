@@ -133,7 +133,7 @@ def check_that_the_failed_job_resumes(folder: Path, *arguments: str) -> None:
     before = {job.pid for job in seen(folder)}
     code, output = finish(start(folder, *arguments))
     assert code == 0, output
-    assert output.count("done already, nothing to train") == 5
+    assert output.count("already done, nothing to train") == 5
     assert len(results(folder)) == 6
     (resumed,) = (job for job in seen(folder) if job.pid not in before)
     assert len(resumed.times) < 4 * STEPS  # from a checkpoint, not from the start

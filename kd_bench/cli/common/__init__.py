@@ -1,1 +1,1 @@
-"""What several commands share: their parser, whose code a record may call, and the display."""
+"""Shared by several commands: the parser, the check of untrusted records, and the display."""

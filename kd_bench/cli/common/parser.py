@@ -1,4 +1,4 @@
-"""The argument parser that all commands share: one-line errors, and common options."""
+"""The argument parser of all commands: one-line errors and common options."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from kd_bench.config.schema import Config, Device
 from kd_bench.utils.errors import UserError, require
 from kd_bench.utils.text.output import print_lines
 
-LIST_OPTIONS = "--list-options"  # a command's only word: what completion asks for
-_INVALID_CHOICE = re.compile(
-    r"argument (\S+): invalid choice: (.*) \(choose from (.*)\)"
-)  # argparse's
+LIST_OPTIONS = "--list-options"  # internal, for completion; the only argument of a command
+# argparse's message
+_INVALID_CHOICE = re.compile(r"argument (\S+): invalid choice: (.*) \(choose from (.*)\)")
 
 
 class Parser(argparse.ArgumentParser):
@@ -32,7 +31,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """Raise a `UserError` with the valid choices, or with the usage."""
+        """Raise a `UserError` with the valid choices or the usage."""
         if match := _INVALID_CHOICE.fullmatch(message):
             option, given = match[1], match[2]
             choices = match[3].replace("'", "")  # quoted by some versions of Python
@@ -41,24 +40,24 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; {usage}")
 
     def add_runs_dir(self, default: str | None, text: str) -> None:
-        """`--runs-dir DIR`, also spelled runs_dir=DIR, as for a job."""
+        """Add `--runs-dir DIR`; `runs_dir=DIR` also works, as for a job."""
         self.add_argument("--runs-dir", metavar="DIR", default=default, help=text)
 
     def add_device(self, default: str) -> None:
-        """`--device`, None where it is not given."""
+        """Add `--device`, which is None if it is not given."""
         choices = [device.value for device in Device]
         self.add_argument(
             "--device", choices=choices, help=f"where to compute (default: {default})"
         )
 
     def add_data(self) -> None:
-        """`--data`, for `with_data`."""
+        """Add `--data`, for `with_data`."""
         self.add_argument(
-            "--data", metavar="DIR", help="where the images are now, if they were moved"
+            "--data", metavar="DIR", help="the folder of the images, if they were moved"
         )
 
     def add_trust(self) -> None:
-        """`--trust`, for `trust.check_calls`."""
+        """Add `--trust`, for `trust.check_calls`."""
         self.add_argument(
             "--trust",
             metavar="PACKAGE",
@@ -69,11 +68,11 @@ class Parser(argparse.ArgumentParser):
         )
 
     def add_source(self, default: str, use: str = "") -> None:
-        """Add the folder that records are read from, as `source`.
+        """Add the option for the folder of the records, as `source`.
 
         Args:
-            default: the folder.
-            use: what it is read for, for the help.
+            default: the default folder.
+            use: appended to the help text.
         """
         self.add_argument(
             "--from",
@@ -86,34 +85,34 @@ class Parser(argparse.ArgumentParser):
         )
 
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
-        """The values of the words."""
+        """Parse the words of a command."""
         if list(words) == [LIST_OPTIONS]:
             print_lines(*self._option_string_actions)
             sys.exit()
-        # Overrides may come before and after options, as for a job.
+        # Overrides may precede and follow options, as for a job.
         return self.parse_intermixed_args(
             [re.sub(r"^runs_dir=", "--runs-dir=", word) for word in words]
         )
 
 
 def existing_runs_dir(path: str) -> Path:
-    """A runs folder, refused where there is none."""
-    require(Path(path).is_dir(), f"there is no folder {path}; give that of the runs: runs_dir=DIR")
+    """The path of a runs folder; raises a `UserError` if it does not exist."""
+    require(Path(path).is_dir(), f"there is no folder {path}; choose the runs with runs_dir=DIR")
     return Path(path)
 
 
 def with_data(config: Config, folder: str | None) -> Config:
-    """A job's configuration with its images in another folder; the same one for None.
+    """A job's configuration with its images in another folder; unchanged if `folder` is None.
 
     Raises:
-        UserError: for images that are in no folder.
+        UserError: the dataset does not read its images from a folder.
     """
     if folder is None:
         return config
     dataset = config.dataset
     require(
         "root" in dataset.source,
-        f"the images of dataset '{dataset.name}' are in no folder; leave out --data",
+        f"the images of dataset '{dataset.name}' are not in a folder; leave out --data",
     )
     source = {**dataset.source, "root": folder}
     return replace(config, dataset=replace(dataset, root=folder, source=source))

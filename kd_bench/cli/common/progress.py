@@ -1,4 +1,4 @@
-"""Shows one job while it runs: a bar over its epochs, or lines, and a line when it is done."""
+"""Shows one job while it runs: a progress bar or lines, and a line when it is done."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from kd_bench.results.record import Record
 from kd_bench.sweep.display import accuracy_text, console
 from kd_bench.utils.text.escape import printable
 
-LINE_SECONDS = 30.0  # least time between two lines about a job where there is no terminal
+LINE_SECONDS = 30.0  # minimum time between two lines about a job, without a terminal
 
 
 def progress_bar(out: Console) -> Progress:
-    """A bar with the epochs that are done, a few words, and the time left; only in a terminal."""
+    """A progress bar of epochs with a short text and the time left; only in a terminal."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -35,9 +35,9 @@ def progress_bar(out: Console) -> Progress:
 
 
 class JobDisplay:
-    """The `Reporter` of a job that was typed, and of its teacher's.
+    """The `Reporter` of a single job and of its teachers' jobs.
 
-    Without a terminal, as in a log file, lines about epochs take the place of the bar.
+    Without a terminal, as in a log file, lines about epochs replace the bar.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class JobDisplay:
         self._task = self._bar.add_task("", total=None, words="", visible=False)
 
     def __reduce__(self) -> tuple[type[JobDisplay], tuple[()]]:
-        """A process in which the job runs gets a display of its own, in the same terminal."""
+        """Pickle as a new display, for a child process that runs the job in the same terminal."""
         return JobDisplay, ()
 
     def message(self, text: str) -> None:
@@ -76,11 +76,11 @@ class JobDisplay:
         self._bar.stop()
 
     def result(self, label: str, record: Record, trained: bool) -> None:
-        """Print a job's accuracy, and whether it had been trained before."""
-        verb = "done" if trained else "done already, nothing to train"
+        """Print a job's accuracy, and whether it had already been trained."""
+        verb = "done" if trained else "already done, nothing to train"
         self.message(f"{label}: {verb}: {accuracy_text(record)}")
 
 
 def epoch_text(row: Mapping[str, Any], timing: Mapping[str, Any]) -> str:
-    """An epoch in a few words: 93.4 % 5,210 images/s."""
+    """An epoch as short text: 93.4 % 5,210 images/s."""
     return f"{row['test_accuracy']:.2f} % {timing['images_per_second']:,.0f} images/s"

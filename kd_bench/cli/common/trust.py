@@ -1,7 +1,7 @@
-"""What a record may call: parts of kd-bench, and packages that the user trusts by name.
+"""Checks what a record may call: parts of kd-bench, and packages that the user trusts.
 
-A record is data, and somebody else may have written it. Each `_target_` in it is checked before
-anything that it names is imported, and what was imported is checked before it is called.
+A record is data that somebody else may have written. Each `_target_` in it is checked before
+anything is imported, and each imported object is checked before it is called.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from kd_bench.config.convert import to_plain
 from kd_bench.config.schema import Config
 from kd_bench.utils.errors import UserError, require
 
-# Where kd-bench's own parts are, by their kind, and where in a configuration each kind belongs.
+# The packages of kd-bench's own parts by kind, and the keys of a configuration for each kind.
 DATA, MODELS, METHODS = "kd_bench.data", "kd_bench.models", "kd_bench.methods"
 PLACES = {
     "dataset.source": DATA,
@@ -34,13 +34,13 @@ SHOWN = 60  # characters of a call's arguments
 class Call:
     """A `_target_` of a record, and its arguments."""
 
-    key: str  # where it is: method.losses.st
+    key: str  # its place in the configuration: method.losses.st
     target: Any
     arguments: Mapping[str, Any]
 
     @property
     def is_path(self) -> bool:
-        """Whether the target is the dotted path of something in a module."""
+        """Whether the target is a dotted path of an object in a module."""
         parts = self.target.split(".") if isinstance(self.target, str) else []
         return len(parts) > 1 and all(part.isidentifier() for part in parts)
 
@@ -51,7 +51,7 @@ class Call:
 
     @property
     def packages(self) -> list[str]:
-        """The packages of kd-bench with what belongs here; all for arguments of something else."""
+        """The packages of kd-bench that may be used here; all of them for nested arguments."""
         if self.key in PLACES:
             return [PLACES[self.key]]
         return [METHODS] if self.key.startswith(PARTS_OF_METHODS) else [DATA, MODELS, METHODS]
@@ -63,7 +63,7 @@ class Call:
 
 
 def student_calls(config: Config) -> dict[str, Any]:
-    """Those parts of a configuration that make its student, for `check_calls`."""
+    """The parts of a configuration that build its student, for `check_calls`."""
     calls: dict[str, Any] = {"model": config.model}
     if config.method.head:
         calls |= {
@@ -74,24 +74,24 @@ def student_calls(config: Config) -> dict[str, Any]:
 
 
 def check_calls(record: Path, config: Any, trusted: Sequence[str]) -> None:
-    """Refuse a record that would call anything but kd-bench's own parts and trusted packages.
+    """Refuse a record that would call anything except kd-bench's own parts and trusted packages.
 
     Args:
         record: its file, for messages.
-        config: those parts of its configuration that are to be used.
-        trusted: packages and modules; what is defined in them and below them may be called.
+        config: the parts of its configuration that will be used.
+        trusted: packages and modules; everything defined in them and their submodules is allowed.
 
     Raises:
-        UserError: with what it would call, and the options that allow it.
+        UserError: with the disallowed calls, and the options that allow them.
     """
     for name in trusted:
         require(
             all(part.isidentifier() for part in name.split(".")),
-            f"--trust takes the name of a package, such as my_package; got '{name}'",
+            f"--trust needs the name of a package, such as my_package; got '{name}'",
         )
     calls = list(_calls(to_plain(config)))
     for call in calls:
-        problem = f"{record}: {call.key}._target_ is no dotted path to a class: {call.target!r}"
+        problem = f"{record}: {call.key}._target_ is not a dotted path to a class: {call.target!r}"
         require(call.is_path, problem)
     strange = [c for c in calls if not _is_below(c.module, [*c.packages, *trusted])]
     _refuse(record, strange, [call.module for call in strange])
@@ -123,13 +123,13 @@ def _refuse(record: Path, calls: Sequence[Call], modules: Sequence[str]) -> None
         names = list(dict.fromkeys(modules))
         options = " ".join(f"--trust {name}" for name in names)
         raise UserError(
-            f"{record} would call {', '.join(map(str, calls))}, and {', '.join(names)}"
-            f" {'is' if len(names) == 1 else 'are'} no part of kd-bench; if it is your own, or you"
-            f" know what it does, add {options}"
+            f"{record} would call {', '.join(map(str, calls))}, but {', '.join(names)}"
+            f" {'is' if len(names) == 1 else 'are'} not part of kd-bench; if it is your own code,"
+            f" or if you trust it, add {options}"
         )
 
 
-# What was imported. These import torch, which takes seconds that a refusal before is spared.
+# Checks of imported objects. They import torch, which takes seconds, so they come last.
 
 
 def _imported(call: Call) -> Any:
@@ -139,7 +139,7 @@ def _imported(call: Call) -> Any:
 
 
 def _origin(found: Any) -> str:
-    """The module that defines what would be called, whatever module it was imported from."""
+    """The module that defines an object, even if it was imported from another module."""
     while isinstance(found, functools.partial):
         found = found.func
     defined = getattr(found, "__module__", None)
@@ -147,7 +147,7 @@ def _origin(found: Any) -> str:
 
 
 def _is_part(found: Any, origin: str, packages: Sequence[str]) -> bool:
-    """Whether this is a class of the kind that one of these packages of kd-bench is for."""
+    """Whether `found` is a class of the kind that belongs to its package among `packages`."""
     from torch import nn
 
     from kd_bench.interfaces import GradientRule, Head, LogitPlugin, Loss

@@ -1,1 +1,1 @@
-"""kd-bench evaluate: weights, what records lack, corrupted images, linear probes."""
+"""kd-bench evaluate: weights, missing metrics, corrupted images, linear probes."""

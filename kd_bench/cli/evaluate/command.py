@@ -1,4 +1,4 @@
-"""kd-bench evaluate: the accuracy of weights on a dataset, and what records lack."""
+"""kd-bench evaluate: the accuracy of weights on a dataset; adds missing metrics to records."""
 
 from __future__ import annotations
 
@@ -24,21 +24,20 @@ from kd_bench.utils.text.formatting import pluralize
 from kd_bench.utils.text.output import print_lines
 
 DESCRIPTION = """\
-Evaluates files of weights on all test images of a dataset. Beside a record, model and dataset are
-those of the record, and the accuracy is compared with the recorded one. What the record of an older
-version lacks, metrics and the logits for all test images, is added to it. For other weights, or
-another dataset, name them:
+Evaluates weights on all test images of a dataset. For a finished job, model and dataset are those
+of its record, and the accuracy is compared with the recorded one; metrics and test logits that are
+missing in records of older versions are added. For other weights or another dataset, specify model
+and dataset:
 
   kd-bench evaluate runs/digits/none-resnet8/baseline/3f9c1a2b/seed0
   kd-bench evaluate teacher.pt model=resnet20 dataset=cifar10
 
-Two more evaluations of finished runs are added to their records. Runs that have them are left as
-they are:
+Two further evaluations of finished runs are added to their records, unless these have them already:
 
   kd-bench evaluate runs/*/*/*/*/seed* --corruptions
   kd-bench evaluate runs/*/*/*/*/seed* --probe dataset=cifar100
 
-A record that calls other code than kd-bench's own is refused, unless you --trust its package.
+A record that calls code outside kd-bench is refused unless you --trust its package.
 """
 SECTIONS = ("model", "dataset")
 
@@ -48,11 +47,11 @@ def main(words: Sequence[str]) -> int:
     args = _parser().parse(words)
     checkpoints = [word for word in args.words if not _is_choice(word)]
     choices = [word for word in args.words if _is_choice(word)]
-    require(len(checkpoints) > 0, "name a file of weights, or the folder of a finished job")
+    require(len(checkpoints) > 0, "add a file of weights, or the folder of a finished job")
     if args.corruptions or args.probe:
         require(
             not choices and args.key is None,
-            "--corruptions and --probe measure finished runs as they are; leave out"
+            "--corruptions and --probe evaluate finished runs unchanged; leave out"
             f" {' '.join([*choices, '--key' if args.key else '']).strip()}",
         )
         _add_to_records(checkpoints, args)
@@ -70,8 +69,8 @@ def _parser() -> Parser:
         "words",
         metavar="CHECKPOINT",
         nargs="+",
-        help="a state dict, such as weights.pt, or the folder of a finished job; behind them, for"
-        " other weights, model=NAME, dataset=NAME, and their values such as model.net.depth=14",
+        help="a state dict, such as weights.pt, or the folder of a finished job; for other weights,"
+        " followed by model=NAME dataset=NAME and their values, such as model.net.depth=14",
     )
     parser.add_argument(
         "--corruptions",
@@ -82,11 +81,11 @@ def _parser() -> Parser:
         "--probe",
         metavar="CHOICE",
         nargs="+",
-        help="dataset=NAME, and its values: accuracy of a linear classifier of the frozen features"
+        help="dataset=NAME and its values: accuracy of a linear classifier on the frozen features"
         " on another dataset",
     )
     parser.add_argument(
-        "--key", help="where in the file the state dict is, such as model_ema (default: as usual)"
+        "--key", help="key of the state dict in the file, such as model_ema (default: common keys)"
     )
     parser.add_argument("--config-dir", metavar="DIR", help="a folder with models of your own")
     parser.add_device("auto")
@@ -100,7 +99,7 @@ def _is_choice(word: str) -> bool:
 
 
 def _add_to_records(checkpoints: Sequence[str], args: Namespace) -> None:
-    """Measure finished runs on corrupted images, or with a probe, and record it."""
+    """Evaluate finished runs on corrupted images or with a probe, and record the results."""
     dataset = probed_dataset(args.probe, args.config_dir) if args.probe else None
 
     def runs() -> list[Finished]:
@@ -113,9 +112,9 @@ def _add_to_records(checkpoints: Sequence[str], args: Namespace) -> None:
 
 
 def _evaluate(checkpoint: str, choices: Sequence[str], args: Namespace) -> None:
-    """Print the accuracy of a file of weights; add to its record what that lacks."""
+    """Print the accuracy of a file of weights; add missing metrics to its record."""
     path = Path(checkpoint)
-    if path.is_dir():  # of a finished job
+    if path.is_dir():  # the folder of a finished job
         path = path / WEIGHTS
     require(path.is_file(), f"there is no file {path}")
     record = open_record(path)[1] if is_done(path.parent) else None
@@ -141,27 +140,28 @@ def _evaluate(checkpoint: str, choices: Sequence[str], args: Namespace) -> None:
 
 
 def _config(record: Record | None, choices: Sequence[str], config_dir: str | None) -> Config:
-    """A job whose model and dataset are those of the record, or those that were chosen."""
+    """A configuration with the model and dataset of the record, or with the chosen ones."""
     if record is not None and not choices:
         return record.config
     missing = _not_chosen(choices)
     if record is None or len(missing) == len(SECTIONS):
-        require(not missing, f"name what it is: add {' '.join(f'{n}=NAME' for n in missing)}")
-    from kd_bench.cli import hydra_app  # Hydra, which the record of a run does without
+        choices_to_add = " ".join(f"{name}=NAME" for name in missing)
+        require(not missing, f"choose the {' and '.join(missing)}: add {choices_to_add}")
+    from kd_bench.cli import hydra_app  # Hydra, which is not needed for the record of a run
 
     config = hydra_app.compose_single(choices, config_dir)
     return replace(config, **({} if record is None else _recorded(record, choices)))
 
 
 def _recorded(record: Record, choices: Sequence[str]) -> dict[str, Any]:
-    """The sections that are the record's; a student's head is made from method and teacher."""
+    """The sections taken from the record; method and teacher are needed for a student's head."""
     names = _not_chosen(choices)
     names += ["method", "teacher"] if "model" in names else []
     return {name: getattr(record.config, name) for name in names}
 
 
 def _called(record: Record, choices: Sequence[str]) -> dict[str, Any]:
-    """Those of the record's sections that are called."""
+    """The sections of the record whose targets will be called."""
     names = _not_chosen(choices)
     data = {"dataset": record.config.dataset} if "dataset" in names else {}
     return data | (student_calls(record.config) if "model" in names else {})
@@ -176,7 +176,7 @@ def _comparison(record: Record, accuracy: float, fingerprint: str) -> str:
     recorded = record.accuracy.last
     text = f"recorded: {recorded:.2f} %"
     if fingerprint != record.data_fingerprint:
-        return f"{text}, of other images: the data have changed since"
+        return f"{text}, on different images: the data have changed since"
     if accuracy == recorded:
         return f"{text}, equal"
     difference = f"{accuracy - recorded:+.2f} points now"

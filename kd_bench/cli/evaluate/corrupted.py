@@ -1,4 +1,4 @@
-"""Measures finished runs on corrupted test images."""
+"""Evaluates finished runs on corrupted test images."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from kd_bench.cli.evaluate.student import load_data, load_network
 from kd_bench.results.record import Corrupted
 from kd_bench.utils.text.output import print_lines
 
-TOGETHER = 8  # runs; if the command is killed, so many are measured again
+TOGETHER = 8  # runs evaluated at once; if the command is killed, these are evaluated again
 
 
 def add_corrupted(runs: Sequence[Finished]) -> None:
-    """Add accuracies on corrupted images to the records that lack them, and print all."""
+    """Add accuracies on corrupted images to records without them, and print those of all runs."""
     from kd_bench.jobs.evaluation.corruptions.catalogue import REVISION
 
     lacking = []
@@ -29,7 +29,7 @@ def add_corrupted(runs: Sequence[Finished]) -> None:
 
 
 def _groups(runs: Sequence[Finished]) -> Iterator[Sequence[Finished]]:
-    """Runs that can be measured together: those with the same images."""
+    """Groups of runs with the same images, which can be evaluated together."""
     rest = list(runs)
     while rest:
         same = [run for run in rest if run.config.dataset == rest[0].config.dataset]

@@ -1,4 +1,4 @@
-"""A finished job whose record may get more than its training stored."""
+"""A finished job, to whose record results may be added."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ class Finished:
 
     folder: Path
     record: Record
-    config: Config  # of the record, with the images and the device of today
+    config: Config  # of the record, with the current location of the images and device
     trusted: Sequence[str]
 
     @classmethod
     def at(
         cls, place: str, data: str | None, device: str | None, trusted: Sequence[str]
     ) -> Finished:
-        """The finished job of a folder, or of a file in it.
+        """The finished job in a folder, or of a file in it.
 
         Raises:
-            UserError: there is none, it calls code that is not trusted, or its weights are not
-                those that its record vouches for.
+            UserError: there is none, it calls code that is not trusted, or the hash of its weights
+                is not that in its record.
         """
         folder, record = open_record(place)
         called = {"dataset": record.config.dataset} | student_calls(record.config)
@@ -54,36 +54,36 @@ class Finished:
 
     @property
     def has_logits(self) -> bool:
-        """Whether the stored logits are those that the record vouches for."""
+        """Whether there are stored logits with the hash in the record."""
         path, known = self.folder / TEST_LOGITS, self.record.test_logits_sha256
         return known is not None and path.exists() and file_hash(path) == known
 
     @property
     def lacks_comparison(self) -> bool:
-        """Whether the record does not compare the student with its teacher."""
+        """Whether the record has a teacher, but no comparison of the student with it."""
         is_compared = self.record.metrics is not None and self.record.metrics.kl is not None
         return self.record.teacher is not None and not is_compared
 
     def check_images(self, data: Data) -> None:
-        """Refuse other images than those of the record.
+        """Check that the images are those of the record.
 
         Raises:
-            UserError: they are others.
+            UserError: they are not.
         """
         require(
             data.fingerprint == self.record.data_fingerprint,
-            f"{self.folder} was trained on other images than those of today",
+            f"{self.folder} was trained on different images",
         )
 
     def add(self, **values: Any) -> None:
         """Add values to its record.
 
         Raises:
-            UserError: another process works in the folder, or it cannot be written to.
+            UserError: another process works in the folder, or it is not writable.
         """
         from kd_bench.jobs.record import add_to_record
 
         try:
             add_to_record(self.folder, values)
         except (Locked, OSError) as error:
-            raise UserError(f"nothing is added to {self.folder / RESULT}: {error}") from None
+            raise UserError(f"nothing was added to {self.folder / RESULT}: {error}") from None

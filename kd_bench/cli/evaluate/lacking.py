@@ -1,4 +1,4 @@
-"""Adds to a record what those of older versions lack: metrics, and the logits beside it."""
+"""Adds metrics and test logits that are missing in records of older versions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # torch takes seconds to import
 
 
 def add_what_is_lacking(finished: Finished, student: Student) -> list[str]:
-    """Add metrics and logits to a finished job that lacks them: in lines, what was added."""
+    """Add missing metrics and logits to a finished job; return lines about what was added."""
     from kd_bench.jobs.evaluation.scoring import measure, to_half
     from kd_bench.jobs.record import add_to_record
     from kd_bench.jobs.teacher import is_close
@@ -31,7 +31,7 @@ def add_what_is_lacking(finished: Finished, student: Student) -> list[str]:
     if record.metrics is not None and finished.has_logits and not finished.lacks_comparison:
         return []
     if not is_close(student.accuracy, record.accuracy.last, record):
-        return ["nothing is added to the record: these are other numbers than it has"]
+        return ["nothing was added to the record: the accuracy differs from the recorded one"]
     metrics, teacher, lines = record.metrics, None, []
     if finished.lacks_comparison:
         try:
@@ -48,7 +48,7 @@ def add_what_is_lacking(finished: Finished, student: Student) -> list[str]:
     try:
         add_to_record(finished.folder, {"metrics": metrics}, to_bytes(to_half(student.logits)))
     except (Locked, OSError) as error:
-        return [*lines, f"nothing is added to the record: {error}"]
+        return [*lines, f"nothing was added to the record: {error}"]
     return [*lines, f"added to {finished.folder}: {' and '.join(what)}"]
 
 

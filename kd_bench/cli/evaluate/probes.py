@@ -21,25 +21,25 @@ if TYPE_CHECKING:  # torch takes seconds to import
 
 
 def probed_dataset(choices: Sequence[str], config_dir: str | None) -> DatasetConfig:
-    """The dataset that `--probe` names.
+    """The dataset chosen with `--probe`.
 
     Raises:
-        UserError: it names none, or something else.
+        UserError: there is no dataset, or there are other choices.
     """
     keys = [choice.partition("=")[0] for choice in choices]
     is_named = "dataset" in keys and all(k == "dataset" or k.startswith("dataset.") for k in keys)
     require(
         is_named,
-        "--probe takes dataset=NAME and values of it, such as dataset.root=DIR, behind the runs;"
+        "--probe takes dataset=NAME and its values, such as dataset.root=DIR, after the runs;"
         f" got {' '.join(choices)}",
     )
-    from kd_bench.cli import hydra_app  # Hydra, which runs alone do without
+    from kd_bench.cli import hydra_app  # Hydra, which is not needed for runs alone
 
     return hydra_app.compose_single(choices, config_dir).dataset
 
 
 def add_probes(runs: Sequence[Finished], dataset: DatasetConfig) -> None:
-    """Add probes on a dataset to the records that lack them, and print all."""
+    """Add probes on a dataset to records without them, and print those of all runs."""
     identity = dataset_identity(to_plain(dataset))
     images: dict[str, Data] = {}
 
@@ -62,7 +62,7 @@ def add_probes(runs: Sequence[Finished], dataset: DatasetConfig) -> None:
 
 
 def _recorded(run: Finished, name: str, identity: dict) -> Probe | None:
-    """A run's probe on these images, unless it was trained otherwise than today."""
+    """A run's recorded probe on this dataset; None if there is none or it is outdated."""
     from kd_bench.jobs.evaluation.probe import REVISION
 
     found = run.record.probes.get(name)
@@ -77,7 +77,7 @@ def _probe(run: Finished, own: Data, other: Data, identity: dict) -> Probe:
     network = load_network(run.config, own, run.weights)
     require(
         FEATURES in network.stages,
-        f"{network.name} has no stage '{FEATURES}', which a linear probe reads; name it under"
+        f"{network.name} has no stage '{FEATURES}', which a linear probe needs; add it to"
         " model.stages",
     )
     try:

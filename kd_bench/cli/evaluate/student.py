@@ -1,4 +1,4 @@
-"""A network with the weights of a file, its dataset, and what it answers."""
+"""A network with the weights of a file, its dataset, and its logits."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Student:
 
     @property
     def accuracy(self) -> float:
-        """Percent of all test images."""
+        """Accuracy in percent of all test images."""
         from kd_bench.training.loop import accuracy
 
         return accuracy(self.logits.argmax(1), self.data.test.target.cpu())
 
 
-# torch takes seconds to import, which a mistake in the arguments is spared
+# torch is imported in the functions because it takes seconds, and arguments are checked before
 
 
 def load_data(config: Config) -> Data:
@@ -45,7 +45,7 @@ def load_data(config: Config) -> Data:
 
 
 def load_network(config: Config, data: Data, checkpoint: str, key: str | None = None) -> Network:
-    """The student of a configuration with the weights of a file, where its images are."""
+    """The student of a configuration with the weights of a file, on the device of its images."""
     from kd_bench.jobs.instantiate import build_student
     from kd_bench.models.weights import load_weights
     from kd_bench.training.execution import memory_format, move
@@ -57,7 +57,7 @@ def load_network(config: Config, data: Data, checkpoint: str, key: str | None = 
 
 
 def load_student(config: Config, checkpoint: str, key: str | None = None) -> Student:
-    """The student of a configuration with the weights of a file, and what it answers."""
+    """The student of a configuration with the weights of a file, and its test logits."""
     from kd_bench.training.loop import all_logits
 
     data = load_data(config)

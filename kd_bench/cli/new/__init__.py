@@ -1,1 +1,1 @@
-"""kd-bench new, and the files from which it makes a method, a model and a dataset."""
+"""kd-bench new, and its templates for a method, a model and a dataset."""

@@ -1,4 +1,4 @@
-"""kd-bench new: the files of a method, model or dataset of one's own, to start from."""
+"""kd-bench new: writes template files for your own method, model or dataset."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from kd_bench.utils.own_modules import search_current_folder
 from kd_bench.utils.text.output import print_lines
 
 DESCRIPTION = """\
-Writes a method, model or dataset to start from into the current folder: NAME.py, its YAML file in
-my_conf/, and test_NAME.py. It works as it is; change the formula, the layers or the images.
+Writes a template of a method, model or dataset to the current folder: NAME.py, its YAML file in
+my_conf/, and test_NAME.py. It works unchanged; replace the formula, the layers or the images.
 
   kd-bench new method cosine
 """
 OWN_CONFIG_DIR = "my_conf"
-TRY = {  # what is typed to train with it
+TRY = {  # the arguments to train with it
     "method": "method={} recipe=quickstart",
     "model": "model={} method=baseline recipe=quickstart",
     "dataset": "dataset={} method=baseline recipe=quickstart",
 }
-# Without '_': classes that the written files import, the weight of cross entropy, a file of pytest,
-# and words that are no text in YAML.
+# Without '_': classes imported by the templates, the weight of cross entropy, a file of pytest, and
+# words that YAML does not read as text.
 TAKEN = {
     "batch",
     "description",
@@ -76,15 +76,15 @@ def _class_name(name: str) -> str:
 
 
 def _check_name(kind: str, name: str) -> None:
-    """Refuse a name that is no module's, or that something else has already."""
+    """Refuse a name that is not valid for a module, or that is already taken."""
     require(
         name.isascii() and name.isidentifier() and not keyword.iskeyword(name) and name[0] != "_",
-        "NAME becomes the name of a Python module: a letter, then letters, digits and '_', and no"
-        f" keyword of Python; got '{name}'",
+        "NAME becomes the name of a Python module: a letter, then letters, digits and '_', and not"
+        f" a Python keyword; got '{name}'",
     )
     require(
         _class_name(name).lower() not in TAKEN,
-        f"'{name}' already means something in these files; choose another name",
+        f"'{name}' already has a meaning in these files; choose another name",
     )
     from kd_bench.config.compose import CONFIG_DIR  # with Hydra, which takes half a second
 

@@ -1,1 +1,1 @@
-"""kd-bench push: finished runs in the trackers of other libraries."""
+"""kd-bench push: copies finished runs to experiment trackers."""

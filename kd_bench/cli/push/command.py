@@ -1,4 +1,4 @@
-"""kd-bench push: finished runs in MLflow, trackio, or Weights & Biases."""
+"""kd-bench push: copies finished runs to MLflow, trackio, or Weights & Biases."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from kd_bench.utils.text.output import print_lines
 TRACKERS = ("mlflow", "trackio", "wandb")
 
 DESCRIPTION = """\
-Copies finished runs into a tracker of experiments, from their records and histories: configuration,
-all metrics, and curves over the epochs, grouped by dataset, pair of models, method and seed. No
-network is needed. The same command again adds the runs that are new.
+Copies finished runs to an experiment tracker, from their records and histories: configuration, all
+metrics, and curves over the epochs, grouped by dataset, pair of models, method and seed. It works
+offline. Repeating the command adds new runs.
 
   kd-bench push --to mlflow                     to MLFLOW_TRACKING_URI, or mlflow.db
   kd-bench push --to trackio --method st,at     to the database in TRACKIO_DIR
@@ -30,14 +30,14 @@ network is needed. The same command again adds the runs that are new.
 
 
 class Tracker(Protocol):
-    """Where runs are pushed."""
+    """The target of a push."""
 
     def push(self, run: TrackedRun) -> bool:
-        """Make a run unless it is there; whether it was made."""
+        """Create a run unless it exists; return whether it was created."""
         ...
 
     def close(self) -> list[str]:
-        """What is left to do, in lines."""
+        """Lines about what the user may do next."""
         ...
 
 
@@ -47,7 +47,10 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--to", choices=TRACKERS, required=True, help="the tracker")
     parser.add_source("runs")
     parser.add_argument(
-        "--project", metavar="NAME", default="kd-bench", help="its name there (default: kd-bench)"
+        "--project",
+        metavar="NAME",
+        default="kd-bench",
+        help="project in the tracker (default: kd-bench)",
     )
     add_filters(parser)
     args = parser.parse(words)
@@ -60,15 +63,15 @@ def main(words: Sequence[str]) -> int:
             made += tracker.push(tracked(folder, record))
         except DamagedError as error:
             warn(f"left out: {error}")
-    print_lines(f"{pluralize(made, 'run')} pushed, of {len(chosen)}", *tracker.close())
+    print_lines(f"pushed {made} of {pluralize(len(chosen), 'run')}", *tracker.close())
     return 0
 
 
 def _chosen(source: str, choice: Mapping[str, Sequence[str]]) -> list[tuple[Path, Record]]:
-    """The finished runs that the filters leave.
+    """The finished runs that match the filters.
 
     Raises:
-        UserError: there are none.
+        UserError: there are no finished runs.
     """
     found = list(find_placed_records(source)) if Path(source).is_dir() else []
     require(

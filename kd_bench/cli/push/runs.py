@@ -1,4 +1,4 @@
-"""A finished run as trackers of experiments see it: group, configuration, metrics, curves."""
+"""A finished run in the form for experiment trackers: group, configuration, metrics, curves."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from kd_bench.results.run_folder import HISTORY
 from kd_bench.utils.errors import DamagedError
 from kd_bench.utils.files import json_hash
 
-FINAL = "final/"  # how the names of metrics begin that are not of an epoch
+FINAL = "final/"  # prefix of metrics that do not belong to an epoch
 
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """What is pushed of a run."""
+    """The data of a run to push."""
 
-    name: str  # <dataset>/<pair>/<method>/<digest>/seed<k>, which no other run has
+    name: str  # <dataset>/<pair>/<method>/<digest>/seed<k>, unique
     group: str  # the same for all seeds: <dataset>/<pair>/<method and its changed values>
     labels: dict[str, str]  # dataset, pair, method, recipe and seed
-    config: dict[str, Any]  # by path
+    config: dict[str, Any]  # by dotted key
     metrics: dict[str, float]  # of the whole run, by name
     curves: list[tuple[int, dict[str, float]]]  # epochs, and their values by name
     finished: float  # seconds since 1970
@@ -37,7 +37,7 @@ class TrackedRun:
 
     @property
     def content(self) -> str:
-        """A hash of all of it, by which a tracker that has the run already is noticed."""
+        """A hash of all fields, to detect runs that a tracker already has."""
         return json_hash(asdict(self), 16)
 
 
@@ -67,7 +67,7 @@ def tracked(folder: Path, record: Record) -> TrackedRun:
 
 
 def _metrics(record: Record) -> dict[str, float]:
-    """All metrics that a table could show of the record, each corruption and probe among them."""
+    """All metrics of the record that a table can show, including each corruption and probe."""
     names = [*METRIC, *(f"probe:{name}" for name in record.probes)]
     if record.corrupted is not None:
         names += [
@@ -82,7 +82,7 @@ def _metrics(record: Record) -> dict[str, float]:
 
 
 def _curves(path: Path) -> list[tuple[int, dict[str, float]]]:
-    """The epochs of a history; none if there is no file."""
+    """The epochs of a history; empty if there is no file."""
     try:
         with open(path, newline="", encoding="utf-8") as file:
             return [(int(row["epoch"]), _numbers(row)) for row in csv.DictReader(file)]

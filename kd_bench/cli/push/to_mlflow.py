@@ -1,4 +1,4 @@
-"""Pushes runs to MLflow: to MLFLOW_TRACKING_URI, a server or a database, or to mlflow.db."""
+"""Pushes runs to MLflow: to the server or database in MLFLOW_TRACKING_URI, or to mlflow.db."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from mlflow.entities import Metric, Param
 from kd_bench.cli.push.runs import TrackedRun
 
 FOLDER, CONTENT = "kd-bench folder", "kd-bench content"  # tags; the second is set last
-BATCH = 100  # entries of a request; MLflow takes no more parameters at once
+BATCH = 100  # entries per request, MLflow's limit for parameters
 
 
 class Target:
-    """An experiment of MLflow."""
+    """An experiment in MLflow."""
 
     def __init__(self, project: str):
         self._client = MlflowClient()
@@ -25,10 +25,10 @@ class Target:
         )
 
     def push(self, run: TrackedRun) -> bool:
-        """Make a run unless it is there; one with other content is replaced.
+        """Create a run unless it exists; a run with other content is replaced.
 
         Returns:
-            Whether it was made.
+            Whether it was created.
         """
         found = self._client.search_runs([self._id], f"tags.`{FOLDER}` = '{run.name}'")
         if any(each.data.tags.get(CONTENT) == run.content for each in found):
@@ -39,7 +39,7 @@ class Target:
         return True
 
     def close(self) -> list[str]:
-        """What is left to do, in lines."""
+        """Lines about what the user may do next."""
         return []
 
     def _make(self, run: TrackedRun) -> None:

@@ -7,7 +7,7 @@ import trackio
 from kd_bench.cli.push.runs import TrackedRun
 
 CONTENT = "kd_bench_content"  # in a run's configuration
-UNFINISHED = " (unfinished)"  # behind its name until all of it is there
+UNFINISHED = " (unfinished)"  # suffix of its name until it is complete
 
 
 class Target:
@@ -17,10 +17,10 @@ class Target:
         self._project = project
 
     def push(self, run: TrackedRun) -> bool:
-        """Make a run unless it is there; one with other content is replaced.
+        """Create a run unless it exists; a run with other content is replaced.
 
         Returns:
-            Whether it was made.
+            Whether it was created.
         """
         for each in self._runs(run.name):
             if (each.config or {}).get(CONTENT) == run.content:
@@ -46,8 +46,8 @@ class Target:
         return True
 
     def close(self) -> list[str]:
-        """What is left to do, in lines."""
-        return [f"look at them: trackio show --project {self._project}"]
+        """Lines about what the user may do next."""
+        return [f"view them: trackio show --project {self._project}"]
 
     def _runs(self, name: str) -> list[trackio.api.Run]:
         try:

@@ -12,7 +12,7 @@ from kd_bench.cli.push.runs import TrackedRun
 
 
 class Target:
-    """The folder `wandb`, in WANDB_DIR or here."""
+    """The folder `wandb`, in WANDB_DIR or the current folder."""
 
     def __init__(self, project: str):
         self._project = project
@@ -20,7 +20,7 @@ class Target:
         self._folder.mkdir(parents=True, exist_ok=True)
 
     def push(self, run: TrackedRun) -> bool:
-        """Write a run unless it is there; one with other content is a run of its own.
+        """Write a run unless it exists; a run with other content becomes a separate run.
 
         Returns:
             Whether it was written.
@@ -28,7 +28,7 @@ class Target:
         identifier = f"kd{run.content}"
         if any(self._folder.glob(f"offline-run-*-{identifier}")):
             return False
-        # Written elsewhere and moved, so that what is there is whole.
+        # Written elsewhere and then moved, so that the folder only has complete runs.
         with tempfile.TemporaryDirectory(prefix=".push", dir=self._folder) as beside:
             self._write(run, identifier, beside)
             for folder in Path(beside, "wandb").glob("offline-run-*"):
@@ -36,7 +36,7 @@ class Target:
         return True
 
     def close(self) -> list[str]:
-        """What is left to do, in lines."""
+        """Lines about what the user may do next."""
         return [f"upload them: wandb sync {self._folder}/offline-run-*"]
 
     def _write(self, run: TrackedRun, identifier: str, folder: str) -> None:

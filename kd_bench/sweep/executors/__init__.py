@@ -1,1 +1,1 @@
-"""Places where jobs run: forks on this machine, Slurm jobs, Ray tasks; none of it knows Hydra."""
+"""Executors, independent of Hydra: forks on this machine, Slurm jobs, Ray tasks."""

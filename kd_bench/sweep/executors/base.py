@@ -1,4 +1,4 @@
-"""What a sweep needs from a place where jobs run: slots, and the processes they start."""
+"""Interface between a sweep and an executor: slots, and the processes that they start."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Protocol
 
 
 class Process(Protocol):
-    """The process of a job, here or on another machine."""
+    """The process of a job, on this or another machine."""
 
     def poll(self) -> int | None:
         """None while it runs, then its exit code: minus the signal's number if it was killed."""
 
     def signal(self, number: int) -> None:
-        """Send it a signal, if it still runs."""
+        """Send it a signal if it is still running."""
 
     def reason(self) -> str | None:
-        """Why it ended without a result, if the executor knows more than the exit code says."""
+        """Why it ended without a result; None if only the exit code is known."""
 
 
 class Slot(Protocol):
@@ -24,7 +24,7 @@ class Slot(Protocol):
 
     @property
     def name(self) -> str:
-        """What a display calls it."""
+        """The name to display."""
 
     def start(self, file: Path, number: int, log: Path) -> Process:
         """Start job `number` of a sweep's file; its output is appended to `log`."""

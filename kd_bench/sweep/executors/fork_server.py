@@ -1,15 +1,15 @@
-"""Starts jobs as forks of one process with PyTorch loaded: loading takes longer than a small job.
+"""Starts jobs as forks of a process that has loaded PyTorch, which can take longer than a job.
 
-That process is `multiprocessing`'s fork server. It imports `PRELOAD` and does nothing else, so that
-no second thread runs and no GPU is in use where it forks. It exits after the sweep and its jobs.
+That process is the fork server of `multiprocessing`. It only imports `PRELOAD`, so that it has a
+single thread and uses no GPU when it forks. It exits after the sweep and its jobs.
 
-`multiprocessing` has no options for what the server and the forks need here. Instead,
-`_server_conditions` sets four global states while it starts them, because CPython 3.10 to 3.13
+`multiprocessing` has no options for some requirements of the server and the forks. Instead,
+`_server_conditions` sets four global states while they start, because CPython 3.10 to 3.13
 
-1. starts the server with the `os.environ` of that moment,
-2. and with the signal mask of that moment, which forks inherit from the server,
-3. places the server's socket below `tempfile.tempdir`,
-4. and re-runs in a fork the main module that `sys.modules["__main__"]` names.
+1. starts the server with the current `os.environ`,
+2. starts it with the current signal mask, which its forks inherit,
+3. creates the server's socket in `tempfile.tempdir`,
+4. and re-runs the main module, `sys.modules["__main__"]`, in each fork.
 
 tests/unit/sweep/test_server_conditions.py has a test for each.
 """
@@ -33,7 +33,7 @@ from kd_bench.jobs.protocol import PARENT
 from kd_bench.jobs.worker import run_supervised
 from kd_bench.utils.supervisor import Ending
 
-PRELOAD = "kd_bench.sweep.executors.preload"  # multiprocessing takes only names of modules
+PRELOAD = "kd_bench.sweep.executors.preload"  # multiprocessing only accepts names of modules
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SAFE_PATH = "PYTHONSAFEPATH"
 MAX_PATH = 60  # characters of the temporary folder's path; a Unix socket's path has at most 107
@@ -43,10 +43,10 @@ _Value = TypeVar("_Value")
 
 
 def prepare(variables: Mapping[str, str]) -> None:
-    """Start the server unless it runs; it loads PyTorch while the caller goes on.
+    """Start the server unless it is running; it loads PyTorch in the background.
 
     Args:
-        variables: of its environment, for libraries that read them when they are loaded.
+        variables: environment variables for libraries that read them when they are loaded.
     """
     with _server_conditions(variables):
         forkserver.ensure_running()
@@ -61,8 +61,8 @@ class ForkedProcess:
         Args:
             file: of the sweep.
             number: of the job.
-            log: its output is appended here.
-            variables: of its environment: those of `prepare`, and those of its slot.
+            log: file to which its output is appended.
+            variables: environment variables: those of `prepare` and those of its slot.
         """
         self._messages, sender = _CONTEXT.Pipe(duplex=False)
         self._ending: Ending | None = None
@@ -74,11 +74,11 @@ class ForkedProcess:
             except (EOFError, ConnectionError):  # the server died just now
                 self._process.start()
         sender.close()
-        with suppress(EOFError):  # it ended at once
-            self._messages.recv()  # it has a process group
+        with suppress(EOFError):  # it ended immediately
+            self._messages.recv()  # now it has its process group
 
     def poll(self) -> int | None:
-        """Its exit code, None while it runs; it died with the server if that was killed."""
+        """Its exit code, None while it runs; if the server is killed, the job dies with it."""
         if self._process.exitcode is None:
             return None
         if self._ending is None:
@@ -93,9 +93,9 @@ class ForkedProcess:
         return None
 
     def signal(self, number: int) -> None:
-        """Send it a signal, which it passes on to the job; SIGKILL to its whole process group.
+        """Send it a signal, which it forwards to the job; SIGKILL goes to its process group.
 
-        After SIGKILL, wait until it is gone.
+        After SIGKILL, wait until it has ended.
         """
         if self._process.exitcode is None and self._process.pid is not None:
             with suppress(ProcessLookupError):  # it has just ended
@@ -107,12 +107,12 @@ class ForkedProcess:
                 self._process.join()
 
     def reason(self) -> str | None:
-        """What it reported, also where a full disk has no room for its error."""
+        """The reason that it reported, which is available even if the disk is full."""
         return None if self._ending is None else self._ending.reason
 
 
 def _unreported(code: int) -> Ending:
-    """The end of a fork that did not say how its job ended."""
+    """The ending of a fork that did not report how its job ended."""
     return Ending(-signal.SIGKILL if code == SERVER_LOST else code)
 
 
@@ -120,12 +120,12 @@ def _run(
     file: Path, number: int, log: Path, variables: Mapping[str, str], messages: Connection
 ) -> None:
     """Run a job, in the process that was forked for it."""
-    os.setsid()  # a group of its own: Ctrl-C reaches only the sweep, which forwards it
+    os.setsid()  # its own process group: Ctrl-C reaches only the sweep, which forwards it
     output = _open(log)
     for stream in (1, 2):
         os.dup2(output, stream)
-    messages.send(None)  # from here on it can be signalled; the server blocks signals until then
-    os.environ.pop(SAFE_PATH, None)  # the server's, not the job's
+    messages.send(None)  # the process group exists, so signals can be sent; they are still blocked
+    os.environ.pop(SAFE_PATH, None)  # only for the server
     # This job must die with the server, because only the server can report its exit code.
     os.environ.update({**variables, PARENT: str(os.getppid())})
     ending = run_supervised(file, number)
@@ -136,31 +136,32 @@ def _run(
 def _open(log: Path) -> int:
     try:
         return os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    except OSError:  # on a full disk the job will say more
+    except OSError:  # such as a full disk, which the job will report
         return os.open(os.devnull, os.O_WRONLY)
 
 
 @contextmanager
 def _server_conditions(variables: Mapping[str, str]) -> Iterator[None]:
-    """The global states in which the server and the forks are started, see the module's docstring.
+    """Set the global states for starting the server and the forks; see the module's docstring.
 
     Args:
         variables: for the server's environment.
     """
     forkserver.set_forkserver_preload([PRELOAD])
-    # 1. numpy's library would start its threads as soon as it is loaded.
+    # 1. OpenBLAS, used by numpy, would start its threads as soon as it is loaded.
     openblas = {"OPENBLAS_NUM_THREADS": os.environ.get("OPENBLAS_NUM_THREADS", "1")}
-    # 3. A path that is too long for a socket's name is replaced.
+    # 3. A path that is too long for a socket is replaced.
     is_long = len(tempfile.gettempdir()) > MAX_PATH
     short = {"tempdir": "/tmp"} if is_long else {}
-    # 4. This module has no file to re-run. A script without `if __name__ == "__main__"` would start
-    # its sweep once more in each fork.
+    # 4. An empty module, so that there is no file to re-run. A script without `if __name__ ==
+    # "__main__"` would start its sweep again in each fork.
     no_main = {"__main__": ModuleType("__main__")}
-    # Python would search the current folder for the server's own libraries (since Python 3.11).
+    # Without it, Python would import the server's libraries from the current folder (honoured
+    # since Python 3.11).
     safe_path = {SAFE_PATH: "1"}
-    # 2. Signals to the whole process group must not end the server before the jobs, and a job only
-    # once it can handle them. The resource tracker, which the server's start needs, is started
-    # before: starting it unblocks SIGINT and SIGTERM.
+    # 2. Signals to the whole process group must not end the server before the jobs, nor a job
+    # before it can handle them. The resource tracker, which the server needs, is started first,
+    # because starting it unblocks SIGINT and SIGTERM.
     with _replaced(os.environ, safe_path):
         resource_tracker.ensure_running()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -177,7 +178,7 @@ def _server_conditions(variables: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _replaced(mapping: MutableMapping[str, _Value], values: Mapping[str, _Value]) -> Iterator[None]:
-    """Set entries of a mapping, and restore what they were at the end."""
+    """Set entries of a mapping, and restore the previous ones at the end."""
     before = {name: mapping[name] for name in values if name in mapping}
     mapping.update(values)
     try:

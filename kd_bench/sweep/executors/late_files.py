@@ -1,4 +1,4 @@
-"""Results written on other machines, which a shared file system may show here with a delay."""
+"""Results written on other machines, which may become visible on a shared file system late."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from pathlib import Path
 
 from kd_bench.results.run_folder import RESULT
 
-LATE_SECONDS = 5.0  # after this long, a file written on another machine is visible here
+LATE_SECONDS = 5.0  # after this time, a file written on another machine is visible here
 
 
 class LateResult:
-    """The result of a job on another machine, from the moment its end is first noticed."""
+    """Waits for the result of a job on another machine to become visible."""
 
     def __init__(self, folder: Path):
         self._folder = folder
         self._ended: float | None = None  # when its end was first noticed
 
     def is_there(self) -> bool:
-        """Whether the job's folder shows its result."""
+        """Whether the result is visible in the job's folder."""
         try:
-            # Lists the folder, because NFS clients cache that a single file does not exist.
+            # Lists the folder, because NFS clients cache the absence of a single file.
             return RESULT in os.listdir(self._folder)
         except OSError:  # the folder has disappeared
             return False
 
     def is_overdue(self) -> bool:
-        """Whether the job ended so long ago that its result would be visible if it had one.
+        """Whether the job ended so long ago that a result would be visible by now.
 
         The first call sets the time of its end.
         """
@@ -41,5 +41,5 @@ class LateResult:
         return code if is_final else None
 
     def restart(self) -> None:
-        """Forget the job's end: it was requeued, and runs again."""
+        """Reset the time of the job's end: it was requeued."""
         self._ended = None

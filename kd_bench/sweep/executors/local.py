@@ -1,4 +1,4 @@
-"""Slots of this machine: a GPU, a share of one, or a few cores, to which a process is pinned."""
+"""Slots of this machine: a GPU, a share of a GPU, or a few cores, to which a process is pinned."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kd_bench.utils import process
 
 @dataclass(frozen=True)
 class LocalSlot:
-    """A GPU, a share of one, or a few cores of this machine."""
+    """A GPU, a share of a GPU, or a few cores of this machine."""
 
     number: int
     name: str
@@ -27,7 +27,7 @@ class LocalSlot:
 
 
 def visible_gpus() -> list[str]:
-    """Ids of the GPUs that this process may use; from nvidia-smi, so that torch is not needed."""
+    """IDs of the GPUs that this process may use; from nvidia-smi, so that torch is not needed."""
     if (chosen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [gpu for gpu in chosen.split(",") if gpu]
     command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
@@ -46,14 +46,14 @@ def local_slots(
     *,
     gpus_per_job: int = 1,
 ) -> list[LocalSlot]:
-    """Each visible GPU, or group of them, `jobs_per_gpu` times; without a GPU, groups of cores.
+    """Each visible GPU, or group of GPUs, `jobs_per_gpu` times; without a GPU, groups of cores.
 
     Args:
         device: of a job; with cpu, GPUs are not used.
-        threads: of a job.
-        jobs_per_gpu: how many jobs share a GPU.
-        jobs_at_once: the most slots; None: no limit.
-        gpus_per_job: GPUs of a job; without a GPU, it has as many times `threads` cores.
+        threads: per process of a job.
+        jobs_per_gpu: number of jobs that share a GPU.
+        jobs_at_once: maximum number of slots; None: no limit.
+        gpus_per_job: GPUs per job; without a GPU, a job gets gpus_per_job * threads cores.
     """
     gpus = [] if device is Device.cpu else visible_gpus()
     groups = [",".join(group) for group in _groups(gpus, gpus_per_job)]
@@ -69,5 +69,5 @@ def local_slots(
 
 
 def _groups(ids: list[str], size: int) -> list[list[str]]:
-    """As many whole groups of `size` as there are."""
+    """Consecutive groups of `size` IDs; an incomplete last group is dropped."""
     return [ids[start : start + size] for start in range(0, len(ids) - size + 1, size)]

@@ -1,7 +1,7 @@
-"""Imports whatever a job may need, once, in the process that a sweep's jobs are forked from.
+"""Imports everything that jobs may need, once, in the process from which they are forked.
 
-All jobs of a sweep then run the same code, even if files are edited meanwhile; the code's version
-is read here for the same reason. torchvision is left out: it takes a second to import, and few jobs
+So all jobs of a sweep run the same code, even if files are edited meanwhile; the version of the
+code is read here for the same reason. torchvision is not imported: it takes a second, and few jobs
 need it.
 """
 

@@ -23,22 +23,22 @@ from kd_bench.utils.process import job_environment
 if TYPE_CHECKING:  # an optional dependency, imported where it is used
     import ray
 
-POLL_SECONDS = 0.2  # between two looks at a task
+POLL_SECONDS = 0.2  # between two polls of a task
 GRACE_SECONDS = 7.0  # for an interrupted job to end by itself
-END_SECONDS = 1.5  # for what it has started; both together are below the scheduler's grace
+END_SECONDS = 1.5  # for its child processes; the sum is below the scheduler's grace period
 
 
 def run_task(file: str, number: int, log: str, folder: str, variables: Mapping[str, str]) -> int:
-    """Run job `number` of a sweep's file as a process of its own; this runs in a worker of Ray's.
+    """Run job `number` of a sweep's file in its own process; this function runs in a Ray worker.
 
-    The environment has the GPUs that Ray chose. An interruption is passed on to the job, and the
-    job ends with this process.
+    The environment contains the GPUs that Ray chose. An interruption is forwarded to the job, and
+    the job ends with this process.
 
     Returns:
         The job's exit code.
     """
-    # It is ignored in processes that a shell starts in the background, as a cluster's nodes often
-    # are; `ray.cancel` would then have no effect.
+    # A shell starts background processes, often including a cluster's nodes, with SIGINT ignored;
+    # `ray.cancel` would then have no effect.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     parent = {PARENT: str(os.getpid())}
     with open(log, "ab") as output:
@@ -58,7 +58,7 @@ def run_task(file: str, number: int, log: str, folder: str, variables: Mapping[s
         process.wait(GRACE_SECONDS)
         raise
     finally:
-        process.terminate()  # which ends also what the job has started
+        process.terminate()  # also ends the job's child processes
         with suppress(subprocess.TimeoutExpired):
             process.wait(END_SECONDS)
         process.kill()
@@ -77,7 +77,7 @@ class RayProcess:
         self._polled_at = -float("inf")
 
     def poll(self) -> int | None:
-        """Its exit code; that of a killed process if its worker or node was lost."""
+        """Its exit code; the one of a killed process if its worker or node was lost."""
         if self._code is None and time.monotonic() - self._polled_at >= POLL_SECONDS:
             self._code = self._exit_code()
             self._polled_at = time.monotonic()
@@ -90,7 +90,7 @@ class RayProcess:
             return None
         try:
             code = ray.get(self._task)
-        except ray.exceptions.RayTaskError as error:  # from `run_task` itself: no such folder, say
+        except ray.exceptions.RayTaskError as error:  # in `run_task` itself: no such folder, e.g.
             self._reason = f"Ray: {message_lines(error)[-1]}"
             return 1
         except ray.exceptions.RayError as error:
@@ -99,20 +99,20 @@ class RayProcess:
         return self._result.final_code(code)
 
     def signal(self, number: int) -> None:
-        """Interrupt it, or end its worker; a task that waits is dropped."""
+        """Interrupt it, or kill its worker; a waiting task is dropped."""
         import ray  # an optional dependency
 
         if self._code is None:
             ray.cancel(self._task, force=number != signal.SIGINT)
 
     def reason(self) -> str | None:
-        """How it ended, according to Ray."""
+        """Why it ended, according to Ray."""
         return self._reason
 
 
 @dataclass(frozen=True)
 class RaySlot:
-    """The share of a cluster that one job takes; Ray chooses the node."""
+    """The share of a cluster for one job; Ray chooses the node."""
 
     number: int
     name: str
@@ -129,20 +129,20 @@ class RaySlot:
 def ray_slots(
     address: str, resources: Mapping[str, float], threads: int, jobs_at_once: int | None
 ) -> list[RaySlot]:
-    """The slots of a sweep: as many as jobs fit into the cluster as it is now.
+    """The slots of a sweep: by default, as many as jobs fit into the cluster now.
 
     Args:
-        address: of a running cluster; "auto": the one that this machine belongs to; "local": a new
-            one that lasts as long as the sweep.
-        resources: of a job, "num_gpus" and "num_cpus".
-        threads: of a job.
-        jobs_at_once: the number of slots; None: as many as jobs fit.
+        address: of a running cluster; "auto": the cluster that this machine belongs to; "local": a
+            new one for the duration of the sweep.
+        resources: per job, "num_gpus" and "num_cpus".
+        threads: per job.
+        jobs_at_once: number of slots; None: as many as jobs fit.
 
     Raises:
-        UserError: there is no such cluster, or no node of it has room for a job.
+        UserError: there is no such cluster, or no node of it can run a job.
     """
     if (Path.home() / ".ray" / "auth_token").exists():
-        # `ray start` then requires this token; it is only sent in this mode.
+        # `ray start` then requires this token, which is only sent in this mode.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     import ray  # an optional dependency
 

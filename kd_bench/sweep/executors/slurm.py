@@ -1,4 +1,4 @@
-"""Slots of a Slurm cluster: each submits one job at a time and follows it through the queue."""
+"""Slots of a Slurm cluster: each submits one job at a time and tracks it in the queue."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:  # an optional dependency, imported where it is used
 
 POLL_SECONDS = 1.0  # between two reads of the queue, one for all jobs
 
-# States of `squeue` in which a job does nothing more, unless it is requeued.
+# States in `squeue` of jobs that have ended, unless they are requeued.
 OVER = {
     "BOOT_FAIL",
     "CANCELLED",
     "COMPLETED",
     "DEADLINE",
     "FAILED",
-    "GONE",  # not one of Slurm's: the queue no longer lists it
+    "GONE",  # not a Slurm state: the job is no longer in the queue
     "NODE_FAIL",
     "OUT_OF_MEMORY",
     "PREEMPTED",
@@ -46,18 +46,18 @@ NEVER = {"BadConstraints", "PartitionConfig", "PartitionNodeLimit", "PartitionTi
 
 
 class Queue:
-    """The state of all jobs submitted here, according to `squeue`; `sacct` is not needed."""
+    """The state of all jobs submitted here, from `squeue`; `sacct` is not needed."""
 
     def __init__(self) -> None:
         self._jobs: dict[str, tuple[str, str]] = {}
         self._read_at = -float("inf")
 
     def add(self, job_id: str) -> None:
-        """Add a job that was submitted."""
+        """Add a submitted job."""
         self._jobs[job_id] = ("PENDING", "None")
 
     def state(self, job_id: str) -> tuple[str, str]:
-        """A job's state (RUNNING, ...) and the reason why it waits (Resources, ...)."""
+        """A job's state (RUNNING, ...) and the reason why it is waiting (Resources, ...)."""
         if time.monotonic() - self._read_at >= POLL_SECONDS:
             self._read()
             self._read_at = time.monotonic()
@@ -69,7 +69,7 @@ class Queue:
         try:
             output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
-            return  # the controller is busy or restarting: keep the states that are known
+            return  # the controller is busy or restarting: keep the last known states
         found = {}
         for line in output.stdout.splitlines():
             job_id, state, reason = line.split("|", 2)
@@ -79,7 +79,7 @@ class Queue:
 
 @dataclass
 class SlurmTask:
-    """What runs on the node, in the process that submitit starts there."""
+    """The function that submitit runs on the node, in a process of its own."""
 
     file: Path  # of the sweep
     number: int  # of the job
@@ -89,8 +89,8 @@ class SlurmTask:
     def __call__(self) -> int:
         """Run the job and return its exit code.
 
-        An interrupted job exits without returning, because submitit would take what is returned
-        for its result.
+        An interrupted job exits without returning, because submitit would treat the return value
+        as its result.
         """
         with open(self.log, "ab") as output:
             for stream in (sys.stdout, sys.stderr):
@@ -103,9 +103,9 @@ class SlurmTask:
         except SystemExit as end:
             if self.is_requeued:
                 raise
-            record_failure(self.file, self.number, failure_reason(end))  # from a user's own code
+            record_failure(self.file, self.number, failure_reason(end))  # in a user's own code
             return FAILED
-        except Exception as error:  # noqa: BLE001  # submitit would print all frames
+        except Exception as error:  # noqa: BLE001  # submitit would print the full traceback
             print_lines(*error_text(error).splitlines(), file=sys.stderr)
             return FAILED
         if code == INTERRUPTED:
@@ -113,7 +113,7 @@ class SlurmTask:
         return code
 
     def checkpoint(self) -> Any:
-        """The task to requeue when the job's time is over: the same job, from its last epoch.
+        """The task to requeue at the time limit: the same job, which resumes from its last epoch.
 
         submitit calls this shortly before Slurm's time limit, and then ends the process.
         """
@@ -135,7 +135,7 @@ class SlurmProcess:
         queue.add(job.job_id)
 
     def poll(self) -> int | None:
-        """Its exit code; that of a killed process if it left the queue without a result."""
+        """Its exit code; the one of a killed process if it left the queue without a result."""
         if self._code is None:
             self._code = self._exit_code()
             if self._code == 0:
@@ -156,14 +156,14 @@ class SlurmProcess:
             return None
         if self._result.is_there():
             return 0
-        # A job that is about to be requeued may look as if it were over.
+        # A job that is about to be requeued may briefly appear to have ended.
         if not (self._result.is_overdue() or self._is_cancelled):
             return None
         self._reason = f"Slurm job {self.job.job_id} ended without a result: {state}"
         return -signal.SIGKILL
 
     def signal(self, number: int) -> None:
-        """Interrupt it if it runs, for SIGINT; otherwise cancel it, running or waiting."""
+        """Interrupt it if the signal is SIGINT and it is running; otherwise cancel it."""
         if self._code is not None:
             return
         self._is_cancelled = True
@@ -171,14 +171,14 @@ class SlurmProcess:
         options = []
         if number == signal.SIGINT and state == "RUNNING":
             options = ["--signal=INT"]
-        # Errors are printed: the user must know if a job stays in the queue.
+        # Errors are printed, so that the user notices if a job stays in the queue.
         subprocess.run(["scancel", "--quiet", *options, self.job.job_id], check=False)
         if number == signal.SIGKILL:
             command = ["scancel", "--quiet", "--full", "--signal=KILL", self.job.job_id]
             subprocess.run(command, check=False)
 
     def reason(self) -> str | None:
-        """How it ended, according to the queue."""
+        """Why it ended, according to the queue."""
         return self._reason
 
     @property
@@ -198,7 +198,7 @@ class SlurmSlot:
 
     @property
     def name(self) -> str:
-        """Its job's state."""
+        """The state of its job."""
         return "Slurm" if self.process is None else self.process.description
 
     def start(self, file: Path, number: int, log: Path) -> SlurmProcess:
@@ -211,7 +211,7 @@ class SlurmSlot:
 
         task = SlurmTask(file.absolute(), number, log.absolute())
         try:
-            with redirect_stderr(io.StringIO()):  # submitit prints the error that it raises, too
+            with redirect_stderr(io.StringIO()):  # submitit also prints the error that it raises
                 submitted = self.executor.submit(task)
         except FailedJobError as error:
             raise UserError(
@@ -227,10 +227,10 @@ def slurm_slots(
     """The slots of a sweep: one for each job that may be in the queue at once.
 
     Args:
-        folder: for submitit's files, on a file system that the nodes share.
-        threads: of a job.
+        folder: for submitit's files, on a file system shared by the nodes.
+        threads: per job.
         parameters: of `submitit.SlurmExecutor`; "setup" is a list of shell commands to run first.
-        number: of slots.
+        number: number of slots.
     """
     require(
         shutil.which("sbatch") is not None,

@@ -1,1 +1,1 @@
-"""Hydra's launchers and sweeper; `registry` makes them known to Hydra."""
+"""Launchers and sweepers for Hydra; `registry` registers them."""

@@ -1,4 +1,4 @@
-"""What kd-bench's launchers share: they prepare the jobs of a sweep, then run them in slots."""
+"""Base of kd-bench's launchers: prepares the jobs of a sweep, then runs them in slots."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from kd_bench.utils.files import json_hash
 
 @dataclass
 class SweepConfig:
-    """Keys of hydra.launcher that all launchers share."""
+    """Keys of hydra.launcher shared by all launchers."""
 
     _target_: str = MISSING  # the plugin
     on_error: OnError = DEFAULT.on_error  # continue: run the other jobs; stop: end the sweep
@@ -30,7 +30,7 @@ class SweepConfig:
 
 
 def require_one_or_more(**numbers: int | None) -> None:
-    """Refuse numbers below 1, given by their names in hydra.launcher; None is allowed."""
+    """Refuse numbers below 1, passed by their names in hydra.launcher; None is allowed."""
     for name, number in numbers.items():
         require(
             number is None or number >= 1, f"hydra.launcher.{name} must be 1 or more, got {number}"
@@ -38,9 +38,9 @@ def require_one_or_more(**numbers: int | None) -> None:
 
 
 def largest(jobs: Sequence[Job]) -> Config:
-    """A job's configuration, with the most threads and processes that any of them has.
+    """A job's configuration with the maximum number of threads and processes of all jobs.
 
-    Two threads on one core would wait for each other: a hundred times slower.
+    Two threads on one core would wait for each other, which is a hundred times slower.
     """
     return replace(
         jobs[0].config,
@@ -50,7 +50,7 @@ def largest(jobs: Sequence[Job]) -> Config:
 
 
 class SweepLauncher(Launcher):
-    """Runs all jobs of a sweep in slots; subclasses say where."""
+    """Runs all jobs of a sweep in slots, which subclasses provide."""
 
     library: str | None = None  # an optional dependency that it needs
     extra: str | None = None  # the extra of kd-bench that installs it
@@ -62,7 +62,7 @@ class SweepLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Keep the sweep's configuration; Hydra calls this before `launch`."""
+        """Store the sweep's configuration; Hydra calls this before `launch`."""
         if self.library and self.extra:
             require_installed(self.library, f"hydra/launcher={self.extra}", extra=self.extra)
         self.config = config
@@ -76,10 +76,10 @@ class SweepLauncher(Launcher):
         return []
 
     def run(self, job_overrides: Sequence[Sequence[str]], *, with_table: bool = True) -> int:
-        """Run all jobs, and print their table unless that is not wanted; the exit code."""
+        """Run all jobs, print their table if `with_table`, and return the exit code."""
         composed = compose.compose_jobs(job_overrides)
         self.start_loading(composed[0][0])
-        # These import torch, which takes seconds: after `start_loading`, and not for --help.
+        # Imported after `start_loading` and not for --help: they import torch, which takes seconds.
         from kd_bench.sweep.display import SweepDisplay
         from kd_bench.sweep.prepare import prepare_jobs
         from kd_bench.sweep.scheduler import run_sweep
@@ -91,18 +91,18 @@ class SweepLauncher(Launcher):
         return run_sweep(jobs, name, slots, display, self.policy, with_table=with_table)
 
     def start_loading(self, config: Config) -> None:
-        """Start in the background what jobs such as `config` need, while they are prepared."""
+        """Start loading in the background what jobs such as `config` need."""
 
     def slots(self, config: Config) -> Sequence[Slot]:
-        """Slots for jobs such as `config`, which has the most threads and processes of any job."""
+        """Slots for jobs such as `config`, which is that of `largest`."""
         raise NotImplementedError
 
     def _name(self, jobs: Sequence[Job]) -> str:
-        """The name of the sweep's file: that of its choice in conf/sweep, and a hash of its jobs.
+        """The name of the sweep's file: its name in conf/sweep and a hash of its jobs.
 
-        After conf/ was edited, the same command may mean other jobs. They get another file, because
-        jobs of the first sweep may still be waiting to read theirs.
+        After an edit of conf/, the same command may mean other jobs. They get another file, because
+        jobs of the first sweep may not have read theirs yet.
         """
         chosen = self.config.hydra.runtime.choices.get("sweep") or "command-line"
-        name = chosen.rpartition("/")[2]  # of a file in a folder: conf/sweep/mine/first.yaml
+        name = chosen.rpartition("/")[2]  # first for conf/sweep/mine/first.yaml
         return f"{name}-{json_hash([job.to_json() for job in jobs], 8)}"

@@ -1,4 +1,4 @@
-"""The launcher of `kd-bench plan`: it shows what another launcher would run, and runs nothing."""
+"""The launcher of `kd-bench plan`: shows what another launcher would run, without running it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TARGET = "hydra_plugins._kd_bench_launchers.DryRunLauncher"
 
 
 def dry_run_config(config: type[SweepConfig]) -> type:
-    """The settings of a launcher, all of them, for the one that shows what it would run."""
+    """The settings of a launcher, adapted to the launcher that shows what it would run."""
     changes = [("_target_", str, TARGET), ("_instead_of_", str, config._target_)]
     return make_dataclass(f"DryRun{config.__name__}", changes, bases=(config,))
 
@@ -29,8 +29,8 @@ class DryRunLauncher(Launcher):
     """Shows what another launcher would run.
 
     Args:
-        _instead_of_: the other launcher's class.
-        settings: of the other launcher, which refuses wrong ones.
+        _instead_of_: path of the other launcher's class.
+        settings: of the other launcher, which checks them.
     """
 
     def __init__(self, _instead_of_: str, **settings: Any):
@@ -45,7 +45,7 @@ class DryRunLauncher(Launcher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Print the plan."""
-        # These import torch, which takes seconds: not for --help.
+        # Not imported for --help: they import torch, which takes seconds.
         from kd_bench.sweep.dry_run import print_plan
         from kd_bench.sweep.prepare import prepare_jobs
 

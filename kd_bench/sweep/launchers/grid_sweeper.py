@@ -1,4 +1,4 @@
-"""The sweeper for a plain grid: all combinations of the values typed and those of conf/sweep."""
+"""The sweeper for a plain grid: all combinations of the values typed and those in conf/sweep."""
 
 from __future__ import annotations
 
@@ -24,16 +24,14 @@ class GridConfig:
     """hydra.sweeper of `hydra/sweeper=grid`."""
 
     _target_: str = "hydra_plugins._kd_bench_launchers.GridSweeper"
-    params: dict[str, Any] = field(
-        default_factory=dict
-    )  # group or key -> values, separated by commas
+    params: dict[str, Any] = field(default_factory=dict)  # group or key -> comma-separated values
 
 
 class GridSweeper(Sweeper):
     """Passes all combinations to the launcher at once.
 
     Hydra's basic sweeper composes every job before the launcher composes it again, and writes a
-    file, multirun.yaml; only its product of the values is used here.
+    file multirun.yaml. Here, only its product of the values is used.
     """
 
     def __init__(self, params: dict[str, Any]):
@@ -49,7 +47,7 @@ class GridSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
-        """Launch all combinations of the sweep file's values; typed values replace them."""
+        """Launch all combinations of the sweep file's values; typed values override these."""
         return [self.launcher.launch(self.combinations(arguments), initial_job_idx=0)]
 
     def combinations(self, arguments: list[str]) -> Sequence[Sequence[str]]:
@@ -63,7 +61,7 @@ class GridSweeper(Sweeper):
 
 
 def _require_values(override: Override) -> None:
-    """Refuse values of which there are none, or any number: a grid needs a list."""
+    """Refuse an interval or an empty list of values: a grid needs a finite list."""
     line, key = override.input_line, override.key_or_group
     require(
         not override.is_interval_sweep(),
@@ -71,4 +69,4 @@ def _require_values(override: Override) -> None:
         f" in {key}=range(0.1,0.5,0.1)",
     )
     is_empty = override.is_sweep_override() and not list(override.sweep_string_iterator())
-    require(not is_empty, f"{line} gives no value; kd-bench --help lists what there is")
+    require(not is_empty, f"{line} gives no value; kd-bench --help lists the available ones")

@@ -18,7 +18,7 @@ class LocalConfig(SweepConfig):
 
     _target_: str = "hydra_plugins._kd_bench_launchers.LocalLauncher"
     jobs_per_gpu: int = 1
-    jobs_at_once: int | None = None  # the most; None: one per GPU (share), or per `threads` cores
+    jobs_at_once: int | None = None  # maximum; None: one per share of a GPU, or `threads` cores
 
 
 class LocalLauncher(SweepLauncher):
@@ -38,7 +38,7 @@ class LocalLauncher(SweepLauncher):
 
     def slots(self, config: Config) -> list[LocalSlot]:
         """This machine's GPUs, or its cores."""
-        # It imports torch, which takes seconds: not for --help.
+        # Not imported for --help: it imports torch, which takes seconds.
         from kd_bench.training.device import check_processes, choose_device
 
         device = choose_device(config.device)

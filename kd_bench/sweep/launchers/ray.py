@@ -17,7 +17,7 @@ class RayConfig(SweepConfig):
 
     _target_: str = "hydra_plugins._kd_bench_launchers.RayLauncher"
     address: str = "local"  # a new cluster on this machine; auto: the running one
-    # Of a job, or of each of its processes if gpus_per_job is above 1:
+    # Per job, or per process of a job if gpus_per_job is above 1:
     num_gpus: float = 1.0  # below 1, several jobs share a GPU
     num_cpus: float = 1.0
     jobs_at_once: int | None = None  # None: as many as fit when the sweep starts
@@ -46,6 +46,6 @@ class RayLauncher(SweepLauncher):
         self.resources = {"num_gpus": num_gpus, "num_cpus": num_cpus}
 
     def slots(self, config: Config) -> list[RaySlot]:
-        """As many as jobs fit into the cluster."""
+        """By default, as many slots as jobs fit into the cluster."""
         resources = {name: config.gpus_per_job * n for name, n in self.resources.items()}
         return ray_slots(self.address, resources, config.threads, self.jobs_at_once)

@@ -1,4 +1,4 @@
-"""Makes the launchers and the sweepers known to Hydra, by the names that are typed for them."""
+"""Registers the launchers and sweepers with Hydra under their short names."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ LAUNCHERS: dict[str, tuple[type[Plugin], type[SweepConfig]]] = {
 
 
 def register(*, dry_run: bool = False) -> None:
-    """Make the launchers and sweepers known to Hydra in this process.
+    """Register the launchers and sweepers with Hydra in this process.
 
-    It is done here and not when a plugin is imported, so that in other Hydra applications of the
-    same environment `hydra/launcher=ray` stays what it was.
+    This is not done on import of a plugin, so that `hydra/launcher=ray` keeps its meaning in other
+    Hydra applications of the same environment.
 
     Args:
-        dry_run: each launcher takes its settings as ever, but only shows what it would run.
+        dry_run: each launcher accepts its usual settings, but only shows what it would run.
     """
     for name, (plugin, config) in LAUNCHERS.items():
         if dry_run:

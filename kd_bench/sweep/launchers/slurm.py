@@ -1,4 +1,4 @@
-"""The launcher for a Slurm cluster: a Slurm job per job, submitted with submitit."""
+"""The launcher for a Slurm cluster: one Slurm job per job, submitted with submitit."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from kd_bench.sweep.retry import OnError
 
 @dataclass
 class SlurmConfig(SweepConfig):
-    """hydra.launcher of `hydra/launcher=slurm`; null leaves a value to the cluster's defaults."""
+    """hydra.launcher of `hydra/launcher=slurm`; null means the cluster's default."""
 
     _target_: str = "hydra_plugins._kd_bench_launchers.SlurmLauncher"
     _convert_: str = "all"
     jobs_at_once: int = 16  # in the queue, waiting or running
     partition: str | None = None
     timeout_min: int = 720  # a job that takes longer is requeued and resumes
-    # Of a job, or of each of its processes if gpus_per_job is above 1:
+    # Per job, or per process of a job if gpus_per_job is above 1:
     gpus_per_node: int | None = 1
     cpus_per_task: int = 4
     mem_gb: float | None = 16
@@ -52,13 +52,13 @@ class SlurmLauncher(SweepLauncher):
         self.mem_gb, self.parameters = mem_gb, {"time": timeout_min} | others
 
     def slots(self, config: Config) -> list[SlurmSlot]:
-        """One for each job that may be in the queue at once."""
+        """One slot for each job that may be in the queue at once."""
         folder = Path(config.runs_dir) / SWEEPS / "slurm"
         parameters = self._parameters(config.gpus_per_job)
         return slurm_slots(folder, config.threads, parameters, self.jobs_at_once)
 
     def _parameters(self, processes: int) -> dict[str, Any]:
-        """Of submitit, for jobs of so many processes on one node."""
+        """Parameters of submitit for jobs with this many processes on one node."""
         parameters = dict(self.parameters)
         for name in ("gpus_per_node", "cpus_per_task"):
             if parameters.get(name) is not None:

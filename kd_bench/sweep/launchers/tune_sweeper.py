@@ -1,4 +1,4 @@
-"""The sweeper of `kd-bench tune`: it runs trials, chooses one, and runs that with all images."""
+"""The sweeper of `kd-bench tune`: runs trials, chooses the best, and reruns it with all images."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class TuneConfig(GridConfig):
     """hydra.sweeper of `hydra/sweeper=tune`."""
 
     _target_: str = "hydra_plugins._kd_bench_launchers.TuneSweeper"
-    trials: int = 5  # of each study
-    studies: int = 3  # the seeds 0, 1, ...: a study's seed is that of its points and its runs
+    trials: int = 5  # per study
+    studies: int = 3  # with seeds 0, 1, ..., which determine the points and are those of the runs
     validation: int | None = None  # images held out in trials; None: a fifth of the training images
 
 
 class TuneSweeper(GridSweeper):
-    """Tunes each job of a grid, which has a seed for each study."""
+    """Tunes each job of a grid, with one seed per study."""
 
     def __init__(self, params: dict[str, Any], trials: int, studies: int, validation: int | None):
         for name, number in {
@@ -40,13 +40,13 @@ class TuneSweeper(GridSweeper):
         self.trials, self.studies, self.validation = trials, studies, validation
 
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
-        """Run the trials of all studies, then each job with the published and chosen values."""
+        """Run the trials of all studies, then each job with the published and the best values."""
         if any(each.partition("=")[0] == SEED for each in arguments):
             last = self.studies - 1
             raise UserError(f"studies={self.studies} has the seeds 0 to {last}; leave out {SEED}=")
         if not isinstance(self.launcher, SweepLauncher):
             raise UserError("kd-bench tune needs hydra/launcher=local, slurm or ray")
-        # It imports torch, which takes seconds: not for --help.
+        # Not imported for --help: it imports torch, which takes seconds.
         from kd_bench.sweep.tuning import Tuning
 
         tuning = Tuning(self.combinations(arguments), self.trials, self.validation)

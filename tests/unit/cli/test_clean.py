@@ -47,12 +47,12 @@ def test_nothing_is_deleted_before_it_was_agreed_to(kd_bench, finished, tmp_path
     assert files(tmp_path) == before
     lines = [" ".join(line.split()) for line in printed.splitlines()]
     assert lines == [
-        "6 B files left half written (1 file)",
+        "6 B partially written files (1 file)",
         "500 B files set aside as damaged (1 file)",
         "3.0 kB checkpoints of finished jobs (1 file)",
         "15 B console output of finished jobs (1 file)",
-        "3.5 kB in all (4 files)",
-        "nothing was deleted; add --yes to delete this",
+        "3.5 kB in total (4 files)",
+        "nothing was deleted; add --yes to delete these files",
     ]
 
 
@@ -89,7 +89,7 @@ def test_a_folder_in_which_a_process_works_is_not_touched(kd_bench, finished):
         code, printed = kd_bench("clean", "--yes")
         assert files(student) == before
     assert code == 0
-    assert printed == "nothing to clean\nleft alone: 1 folder of running jobs\n"
+    assert printed == "nothing to clean\nskipped: 1 folder of running jobs\n"
 
 
 def test_a_file_that_is_being_written_stays(kd_bench, finished):
@@ -131,7 +131,7 @@ def test_a_job_goes_on_with_its_teacher_after_all_that_can_go_is_gone(kd_bench, 
     assert ": done: " in printed
     code, printed = kd_bench(*TINY, "method=st")
     assert code == 0
-    assert "done already, nothing to train" in printed
+    assert "already done, nothing to train" in printed
 
 
 def test_event_files_go_where_that_is_asked_for(kd_bench, finished):
@@ -150,7 +150,7 @@ def test_links_to_event_files_go_with_them(kd_bench, finished, tmp_path):
     (column / "st").symlink_to(os.path.relpath(student / "tensorboard", column))
     (column / "mine").symlink_to(tmp_path / "nowhere")
     _, printed = kd_bench("clean", "--tensorboard")
-    assert "links to event files that are gone (1 file)" in printed
+    assert "links to deleted event files (1 file)" in printed
     assert {path.name for path in column.iterdir()} == {"st", "mine"}
     kd_bench("clean", "--yes", "--tensorboard")
     assert [path.name for path in column.iterdir()] == ["mine"]
@@ -181,7 +181,7 @@ def test_view_tables_go_where_that_is_asked_for_and_are_made_anew(kd_bench, fini
     assert "caches of teachers" not in kd_bench("clean")[1]
     with Lock(finished[0]):
         _, printed = kd_bench("clean", "--tables", "--yes")
-        assert "left alone: 1 folder of running jobs, and teacher caches\n" in printed
+        assert "skipped: 1 folder of running jobs, and teacher caches\n" in printed
     assert files(tables)
     _, printed = kd_bench("clean", "--tables", "--yes")
     assert "caches of teachers' outputs (2 files)" in printed
@@ -226,7 +226,7 @@ def test_what_killed_processes_left_of_their_locks_goes(kd_bench, finished):
     os.utime(teacher / ".0123abcd.writable", (0, 0))
     _, printed = kd_bench("clean")
     assert "0 B  locks of killed processes (2 files)" in printed
-    assert "0 B  files left half written (1 file)" in printed
+    assert "0 B  partially written files (1 file)" in printed
     assert (student / "lock" / dead).exists()
     assert kd_bench("clean", "--yes")[1].endswith("deleted 3 files, 0 B\n")
     assert not [path for path in (*student.iterdir(), *teacher.iterdir()) if "," in path.name]
@@ -244,7 +244,7 @@ def test_a_damaged_file_is_named_and_the_rest_is_cleaned(kd_bench, finished, tmp
     (teacher.with_name("seed8") / "lock").write_text("mine")
     code, printed = kd_bench("clean", "--yes", "--weights")
     assert code == 0
-    assert "kd-bench: --weights is left out: runs/.sweeps/mine.jsonl is damaged, or was" in printed
+    assert "kd-bench: --weights is ignored: runs/.sweeps/mine.jsonl is damaged, or was" in printed
     assert "/seed8/lock is a link or a file, but a lock is a folder" in printed
     assert f"left out: runs/{student.relative_to(tmp_path / 'runs')}/result.json is no" in printed
     assert files(teacher) == KEPT
@@ -264,7 +264,7 @@ def test_a_full_disk_can_be_cleaned(kd_bench, finished, monkeypatch):
 @pytest.mark.parametrize(
     ("typed", "answer"),
     [
-        (["runs_dir=none"], "there is no folder none; give that of the runs: runs_dir=DIR"),
+        (["runs_dir=none"], "there is no folder none; choose the runs with runs_dir=DIR"),
         (["--force"], "unrecognized arguments: --force; usage: kd-bench clean [-h] [--yes]"),
     ],
     ids=str,

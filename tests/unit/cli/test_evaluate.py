@@ -77,7 +77,7 @@ def test_an_accuracy_that_is_not_the_records_is_told(kd_bench, finished):
     assert f"recorded: {last - 1.5:.2f} %, +1.50 points now" in printed
     rewrite_record(student, data_fingerprint="other")
     _, printed = kd_bench("evaluate", student / "weights.pt")
-    assert "of other images: the data have changed since" in printed
+    assert "on different images: the data have changed since" in printed
 
 
 def test_weights_that_are_not_the_records_are_refused(kd_bench, finished):
@@ -115,13 +115,13 @@ def test_choices_may_come_before_and_after_options(kd_bench, finished, tmp_path)
     [
         ([], "the following arguments are required: CHECKPOINT; usage: kd-bench evaluate"),
         (["no.pt"], "there is no file no.pt"),
-        (["mine.pt"], "name what it is: add model=NAME dataset=NAME"),
-        (["mine.pt", "model=resnet20"], "name what it is: add dataset=NAME"),
+        (["mine.pt"], "choose the model and dataset: add model=NAME dataset=NAME"),
+        (["mine.pt", "model=resnet20"], "choose the dataset: add dataset=NAME"),
         (["mine.pt", "model=[resnet8,resnet20]", "dataset=digits"], "choose one; -m model="),
         (["mine.pt", "model=resnet21", "dataset=digits"], "unknown model 'resnet21'; choose from "),
         (["mine.pt", *MODEL, "dataset=digits"], "fc.weight is (4, 16) in the file and (10, 16)"),
         (["mine.pt", *MODEL, "dataset=cifar10"], "dataset.download=true"),
-        (["WEIGHTS", "dataset.pad=1"], "name what it is: add model=NAME dataset=NAME"),
+        (["WEIGHTS", "dataset.pad=1"], "choose the model and dataset: add model=NAME dataset=NAME"),
         (["bad.pt", *MODEL, *IMAGES], "bad.pt is no checkpoint of tensors alone"),
     ],
     ids=str,
@@ -261,7 +261,7 @@ def test_other_numbers_than_the_records_are_not_added_to_it(kd_bench, finished):
     student, _ = finished
     make_older(student)
     rewrite_record(student, accuracy=to_plain(read_record(student).accuracy) | {"last": 20.0})
-    assert "nothing is added to the record: these are other" in kd_bench("evaluate", student)[1]
+    assert "nothing was added to the record: the accuracy" in kd_bench("evaluate", student)[1]
     rewrite_record(student, data_fingerprint="other")
     assert "added" not in kd_bench("evaluate", student)[1]
     assert "metrics" not in values(student)
@@ -299,5 +299,5 @@ def test_a_folder_that_another_process_works_in_is_left_alone(kd_bench, finished
     with Lock(student):
         code, printed = kd_bench("evaluate", student)
     assert code == 0
-    assert "nothing is added to the record: " in printed
+    assert "nothing was added to the record: " in printed
     assert "metrics" not in values(student)

@@ -108,10 +108,11 @@ def test_whether_to_compile_pays_is_told_where_like_jobs_ran_both_ways(
     # Two epochs took 12 s, of which 8 to compile: 2 s an epoch instead of 5 s.
     rewrite_record(other, seconds=12.0, seconds_of_process=12.0, seconds_of_warm_up=8.0)
     told = lines_of(kd_bench(*typed)[1])
-    assert told["compile=true does not pay"] == ("of 3 jobs about 36 s with it, about 30 s without")
+    expected = "3 jobs in about 36 s with it, about 30 s without"
+    assert told["compile=true does not pay off"] == expected
     told = lines_of(kd_bench(*typed, "recipe.epochs=20")[1])
-    assert told["compile=true pays"] == (
-        "of 4 jobs about 3 min 12 s with it, about 6 min 40 s without"
+    assert told["compile=true pays off"] == (
+        "4 jobs in about 3 min 12 s with it, about 6 min 40 s without"
     )
 
 
@@ -135,7 +136,7 @@ def test_places_of_this_machine_share_the_work(tmp_path):
     ]
     assert (
         dry_run._time_line(now, 2)
-        == "time: about 6 min 00 s of training, about 3 min 00 s in 2 places"
+        == "time: about 6 min 00 s of training, about 3 min 00 s in 2 slots"
     )
     assert dry_run._time_line(now, 1) == "time: about 6 min 00 s of training"
 
@@ -193,21 +194,19 @@ def test_it_tells_which_source_asks_the_teacher_less(kd_bench):
     # 4 jobs of 2 epochs of 40 images; 18 views of 40 images, 4 logits of 4 bytes each. The
     # baseline asks nobody, and what `at` reads is in no table.
     assert [line for line in printed.splitlines() if line.startswith("teacher ")] == [
-        "teacher resnet20 of st, logits: 4 jobs would run about 320 images through it online, a"
-        " cache of 11.5 kB about 720 once; teacher.source=online is cheaper"
+        "teacher resnet20 of st, logits: 4 jobs would pass about 320 images through it online, or"
+        " about 720 once to fill a cache of 11.5 kB; teacher.source=online is cheaper"
     ]
     code, printed = kd_bench(*command, "recipe.epochs=6")
     assert "960 images through it online" in printed
-    assert "teacher.source=online costs more than table would" in printed
+    assert "teacher.source=table would be cheaper" in printed
 
 
 def test_a_table_that_was_chosen_is_told_from_one_that_might_be(kd_bench):
     code, printed = kd_bench("plan", *TINY, *VIEWS, "method=st", "teacher.source=table")
     assert code == 0
-    assert "teacher.source=table costs more than online would" in printed
-    assert (
-        ", and 11.5 kB of teacher caches unless they exist; of 2 jobs only the weights" in printed
-    )
+    assert "teacher.source=online would be cheaper" in printed
+    assert "and 11.5 kB of teacher caches unless they exist; only the weights of 2" in printed
 
 
 # Seeds

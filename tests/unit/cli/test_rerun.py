@@ -80,7 +80,7 @@ def test_different_numbers_under_the_same_conditions_are_a_bug(kd_bench, finishe
         code, printed = kd_bench("rerun", teacher)
         assert code == 1
         assert word in printed
-        assert ("not the same then and now" in printed) == is_dirty
+        assert ("conditions that differ: " in printed) == is_dirty
 
 
 def test_a_record_without_its_history_is_compared_by_its_accuracies(kd_bench, finished):
@@ -116,7 +116,10 @@ def test_a_record_older_than_a_key_has_its_default(tmp_path):
         (["."], "there is no result.json in .; give the folder of a finished job: runs/<"),
         ([], "the following arguments are required: RECORD; usage: kd-bench rerun"),
         (["RECORD", "runs_dir=runs"], "runs has this job already"),
-        (["RECORD", "--data", "images"], "dataset 'synthetic' are in no folder; leave out --data"),
+        (
+            ["RECORD", "--data", "images"],
+            "dataset 'synthetic' are not in a folder; leave out --data",
+        ),
         (["RECORD", "--device", "gpu"], "--device: unknown 'gpu'; choose from"),
     ],
     ids=str,

@@ -112,7 +112,7 @@ def test_another_runs_folder_is_chosen_in_either_spelling(kd_bench, started, tmp
     ("typed", "answer"),
     [
         (["quick"], "unknown sweep 'quick' in runs; choose from mine-0a1b2c3d"),
-        (["runs_dir=none"], "there is no folder none; give that of the runs: runs_dir=DIR"),
+        (["runs_dir=none"], "there is no folder none; choose the runs with runs_dir=DIR"),
         (["mine", "other"], "unrecognized arguments: other; usage: kd-bench status [-h]"),
         (["--run-dir", "x"], "unrecognized arguments: --run-dir"),
     ],

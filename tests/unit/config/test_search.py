@@ -72,14 +72,14 @@ def test_more_trials_begin_with_those_of_fewer_and_studies_differ():
 @pytest.mark.parametrize(
     ("search", "message"),
     [
-        ({"losses.st.temperature": {"uniform": [4, 1]}}, r"low below high, got \[4, 1\]"),
+        ({"losses.st.temperature": {"uniform": [4, 1]}}, r"with low below high, got \[4, 1\]"),
         ({"losses.st.temperature": {"log_uniform": [0, 1]}}, "log_uniform must be above 0"),
         ({"losses.st.temperature": {"uniform": [1]}}, r"must be \[low, high\], got \[1\]"),
         ({"losses.st.temperature": {"factor": 1}}, "factor must be above 1, got 1"),
         ({"losses.st.temperature": [1, 4]}, r"one of \{log_uniform: ...\}, \{uniform"),
         ({"losses.st.temprature": {"factor": 2}}, "choose from losses.st.temperature, weights.ce"),
         ({"recipe.weight_decay": {"factor": 2}}, "factor needs a value above 0"),
-        ({key: {"factor": 2} for key in "abcd"}, "has 4 knobs; keep 3 at most: a, b, c, d"),
+        ({key: {"factor": 2} for key in "abcd"}, "has 4 knobs; keep at most 3: a, b, c, d"),
     ],
 )
 def test_what_is_no_search_space_is_refused(search, message):

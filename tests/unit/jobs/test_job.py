@@ -116,7 +116,7 @@ def test_a_sweep_runs_jobs_with_damaged_records_again_and_says_so(finished, tmp_
         (folder / "result.json").write_text("")
     code, printed = run(tmp_path, "-m", *TINY, "method=st", "seed=0")
     assert code == 0, printed
-    assert printed.count(": runs again, as runs/") == 2
+    assert printed.count(": running again, because runs/") == 2
     assert printed.count(": done: ") == 2
     assert all((folder / "result.json.damaged").exists() for folder in finished)
 

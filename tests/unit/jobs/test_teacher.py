@@ -113,7 +113,7 @@ def test_averaged_weights_teach_when_they_are_named(finished, tmp_path):
         net = load_network(one, build_dataset(one.config.dataset).load()).net
         assert torch.equal(net.state_dict()["fc.bias"], expected["fc.bias"])
     assert jobs[0].folder != jobs[1].folder
-    assert teacher_module._answers_key(jobs[0]) != teacher_module._answers_key(jobs[1])
+    assert teacher_module._outputs_key(jobs[0]) != teacher_module._outputs_key(jobs[1])
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_stored_answers_are_of_the_images_that_the_teacher_was_fed(finished, tmp
     given = "method=st", f"teacher.checkpoint={finished[1] / WEIGHTS}"
     plain = job(tmp_path / "runs", *given)
     fed = job(tmp_path / "runs", *given, f"teacher.model.{changed}")
-    assert teacher_module._answers_key(fed) != teacher_module._answers_key(plain)
+    assert teacher_module._outputs_key(fed) != teacher_module._outputs_key(plain)
 
 
 def test_a_given_teacher_off_its_expected_accuracy_is_refused_before_it_trains(finished, tmp_path):

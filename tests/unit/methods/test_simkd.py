@@ -139,7 +139,7 @@ def test_a_head_of_ones_own_needs_trust(kd_bench, done, monkeypatch):
     for command in ("evaluate", "export"):
         code, printed = kd_bench(command, folder)
         assert code == 2
-        assert "as method.head, and kd_bench.methods.simkd is no part of kd-bench" in printed
+        assert "as method.head, but kd_bench.methods.simkd is not part of kd-bench" in printed
 
 
 def test_what_fits_is_known_before_training(runs):

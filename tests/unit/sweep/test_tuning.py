@@ -107,7 +107,7 @@ def test_a_trial_that_diverged_counts_and_one_that_was_lost_does_not(tuning, tri
     ("words", "message"),
     [
         (["method=lwm"], "lwm has no `search:` in its YAML.*add ranges, such as search: "),
-        (["method.weights.st=2"], "method.weights.st is tuned, so its value must not be typed"),
+        (["method.weights.st=2"], "method.weights.st is tuned, so its value must not be given"),
     ],
 )
 def test_what_cannot_be_tuned_is_refused_before_anything_trains(words, message):

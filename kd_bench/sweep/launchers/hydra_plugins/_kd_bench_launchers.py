@@ -1,10 +1,10 @@
-"""kd-bench's launchers and sweepers, in the namespace package from which Hydra 1.3 takes plugins.
+"""kd-bench's launchers and sweepers, in the namespace package that Hydra 1.3 loads plugins from.
 
-Hydra instantiates a plugin only if its module's name begins with `hydra_plugins.`. The underscore
-keeps this module out of the scan that every Hydra application makes of that namespace, so kd-bench
-costs other applications nothing; its own start-up registers these classes instead (see
-`kd_bench.sweep.launchers.registry`). There must be no `__init__.py` in this folder: other plugins
-share the namespace.
+Hydra instantiates a plugin only if its module's name begins with `hydra_plugins.`. Every Hydra
+application scans that namespace; the underscore excludes this module, so kd-bench does not slow
+down other applications. kd-bench registers these classes itself at start-up (see
+`kd_bench.sweep.launchers.registry`). This folder must not contain an `__init__.py`, because other
+plugins share the namespace.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class RayLauncher(ray.RayLauncher):
 
 
 class DryRunLauncher(dry_run.DryRunLauncher):
-    """Each of them in `kd-bench plan`."""
+    """Replaces each launcher in `kd-bench plan`."""
 
 
 class GridSweeper(grid_sweeper.GridSweeper):

@@ -88,7 +88,7 @@ def test_every_published_record_calls_parts_of_kd_bench_alone():
 def test_anything_else_is_refused_before_it_is_imported(own_file, place, target):
     told = refusal(place, target, command="ls")
     module = target.rpartition(".")[0]
-    assert f"result.json would call {target}(command='ls') as {place}, and {module} is no" in told
+    assert f"result.json would call {target}(command='ls') as {place}, but {module} is not" in told
     assert told.endswith(f"add --trust {module}")
     assert "my_nets" not in sys.modules
     assert not (own_file / "imported").exists()
@@ -117,7 +117,7 @@ def test_what_is_in_kd_bench_but_no_part_of_a_job_there_is_refused(place, target
     ids=repr,
 )
 def test_what_is_no_dotted_path_is_refused(target):
-    assert "model.net._target_ is no dotted path to a class" in refusal("model.net", target)
+    assert "model.net._target_ is not a dotted path to a class" in refusal("model.net", target)
 
 
 def test_targets_in_arguments_count_too():
@@ -155,5 +155,5 @@ def test_what_a_trusted_file_only_imports_is_refused(own_file, name):
 
 @pytest.mark.parametrize("name", ["", "my-package", "../x", "a..b"])
 def test_trust_takes_names_of_packages(name):
-    with pytest.raises(UserError, match="--trust takes the name of a package"):
+    with pytest.raises(UserError, match="--trust needs the name of a package"):
         check_calls(RECORD, job_with("model.net", "my_nets.Net"), [name])

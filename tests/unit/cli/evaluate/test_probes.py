@@ -72,7 +72,7 @@ def test_a_probe_of_an_older_revision_is_trained_again(kd_bench, finished, quick
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        (["--probe", "cifar10"], "--probe takes dataset=NAME and values of it"),
+        (["--probe", "cifar10"], "--probe takes dataset=NAME and its values"),
         (["--probe", "model=resnet20"], "behind the runs; got model=resnet20"),
         (["--probe", "dataset=digit"], "unknown dataset 'digit'; choose from "),
         (["--probe"], "argument --probe: expected at least one argument"),
@@ -94,4 +94,4 @@ def test_a_network_without_the_stage_is_named(kd_bench, finished):
     rewrite_record(student, config=config)
     code, printed = kd_bench("evaluate", student, "--probe", *OTHER)
     assert (code, printed.count("\n")) == (2, 1), printed
-    assert "has no stage 'pooled', which a linear probe reads" in printed
+    assert "has no stage 'pooled', which a linear probe needs" in printed

@@ -48,8 +48,8 @@ def test_mlflow_has_each_run_once_with_configuration_metrics_and_curves(
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     set_tracking_uri(uri)
-    assert "3 runs pushed, of 3" in pushed(kd_bench, "mlflow")
-    assert "0 runs pushed, of 3" in pushed(kd_bench, "mlflow")
+    assert "pushed 3 of 3 run" in pushed(kd_bench, "mlflow")
+    assert "pushed 0 of 3 run" in pushed(kd_bench, "mlflow")
     client = MlflowClient()
     experiment = client.get_experiment_by_name("kd-bench").experiment_id
     found = {run.info.run_name: run for run in client.search_runs([experiment])}
@@ -62,7 +62,7 @@ def test_mlflow_has_each_run_once_with_configuration_metrics_and_curves(
     curve = client.get_metric_history(run.info.run_id, "test_accuracy")
     assert [(each.step, each.value) for each in curve] == [(1, 50.0), (2, 60.0)]
     rewrite_record(runs, seconds=61.0)
-    assert "1 run pushed, of 3" in pushed(kd_bench, "mlflow")
+    assert "pushed 1 of 3 run" in pushed(kd_bench, "mlflow")
     (again,) = client.search_runs([experiment], "tags.seed = '1'")
     assert again.data.metrics["final/seconds"] == 61.0
 
@@ -77,8 +77,8 @@ def test_trackio_has_each_run_once_with_configuration_metrics_and_curves(
     from trackio.sqlite_storage import SQLiteStorage
 
     monkeypatch.setattr(sqlite_storage, "TRACKIO_DIR", tmp_path / "trackio")
-    assert "3 runs pushed, of 3" in pushed(kd_bench, "trackio")
-    assert "0 runs pushed, of 3" in pushed(kd_bench, "trackio")
+    assert "pushed 3 of 3 run" in pushed(kd_bench, "trackio")
+    assert "pushed 0 of 3 run" in pushed(kd_bench, "trackio")
     found = {run.name: run for run in trackio.Api().runs("kd-bench")}
     assert set(found) == {each.folder for each in RUNS}
     run = found[RUNS[-1].folder]
@@ -88,7 +88,7 @@ def test_trackio_has_each_run_once_with_configuration_metrics_and_curves(
     assert curve == [(1, 50.0), (2, 60.0)]
     assert logs[-1]["final/last"] == 91.0
     rewrite_record(runs, seconds=61.0)
-    assert "1 run pushed, of 3" in pushed(kd_bench, "trackio")
+    assert "pushed 1 of 3 run" in pushed(kd_bench, "trackio")
     (again,) = [each for each in trackio.Api().runs("kd-bench") if each.name == run.name]
     logs = SQLiteStorage.get_logs("kd-bench", run.name, run_id=again.id)
     assert logs[-1]["final/seconds"] == 61.0
@@ -118,8 +118,8 @@ def wandb_records(content):
 @needs("wandb")
 def test_wandb_gets_a_whole_offline_run_once(kd_bench, runs, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    assert "1 run pushed, of 1" in pushed(kd_bench, "wandb", "--from", str(runs))
-    assert "0 runs pushed, of 1" in pushed(kd_bench, "wandb", "--from", str(runs))
+    assert "pushed 1 of 1 run" in pushed(kd_bench, "wandb", "--from", str(runs))
+    assert "pushed 0 of 1 run" in pushed(kd_bench, "wandb", "--from", str(runs))
     (file,) = tmp_path.glob("wandb/*/*.wandb")
     assert [path.name for path in (tmp_path / "wandb").iterdir()] == [file.parent.name]
     records = list(wandb_records(file.read_bytes()))
