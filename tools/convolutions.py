@@ -1,11 +1,11 @@
-"""python tools/convolutions.py: looks for convolutions that PyTorch's CPU kernels get wrong.
+"""python tools/convolutions.py: searches for convolutions that PyTorch's CPU kernels get wrong.
 
-python tools/convolutions.py                 1,000 random convolutions, as networks use them
-python tools/convolutions.py --raw           as PyTorch has them, without our replacements
+python tools/convolutions.py                 1,000 random convolutions, as in our networks
+python tools/convolutions.py --raw           PyTorch's own, without our replacements
 python tools/convolutions.py --isa AVX2      with the kernels of CPUs without AVX-512
 
-Half of them are alone, half in a small ResNet. Each runs in a process of its own, which may die,
-and its output and gradients are compared with those in double precision. What breaks is printed,
+Half of them are single layers, half are in a small ResNet. Each runs in its own process, since it
+may crash, and its output and gradients are compared with double precision. Failures are printed,
 and the exit code is then 1.
 """
 
@@ -25,12 +25,12 @@ from torch import Tensor, nn
 from kd_bench.models.convolutions import replace_unsafe_convolutions
 from kd_bench.models.resnet import ResNet
 
-TOLERANCE = 0.02  # of the largest value; rounding is below, also in networks of one channel
+TOLERANCE = 0.02  # of the largest value; rounding stays below, even in networks of one channel
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A layer or network, its images, and how it is run."""
+    """A layer or network, its images, and how to run it."""
 
     depth: int  # of a ResNet; 0: a convolution alone
     channels: tuple[int, ...]  # in and out, or the widths of a ResNet
@@ -48,7 +48,7 @@ class Trial:
         return 3 if self.depth else self.channels[0]
 
     def build(self) -> nn.Module:
-        """The layer or network, always of the same weights."""
+        """The layer or network, always with the same weights."""
         torch.manual_seed(0)
         if self.depth:
             return _smooth(ResNet(10, self.depth, self.channels))
@@ -57,7 +57,7 @@ class Trial:
 
 
 def _smooth(net: nn.Module) -> nn.Module:
-    """A network without ReLUs: rounding flips one now and then, and gradients jump."""
+    """Replace ReLUs: rounding occasionally flips one, and gradients jump."""
     for module in list(net.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.ReLU):
@@ -113,7 +113,7 @@ def _results(net: nn.Module, image: Tensor) -> list[Tensor]:
 
 
 def outcome(trial: Trial, raw: bool) -> str:
-    """What is wrong with a trial, run in a fork; empty if nothing is."""
+    """Run a trial in a fork; a description of its failure, or an empty string."""
     read, write = os.pipe()
     if (process := os.fork()) == 0:
         os.write(write, repr(run_trial(trial, raw)).encode())
@@ -123,15 +123,17 @@ def outcome(trial: Trial, raw: bool) -> str:
         error = file.read().decode()
     code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     if code < 0:
-        return f"died of {signal.Signals(-code).name}"
+        return f"killed by {signal.Signals(-code).name}"
     if code > 0:
         return f"ended with exit code {code}"
     return "" if float(error) <= TOLERANCE else f"off by {float(error):.2g}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run random trials, and print those that break."""
-    parser = argparse.ArgumentParser(description="Looks for convolutions that kernels get wrong.")
+    """Run random trials, and print those that fail."""
+    parser = argparse.ArgumentParser(
+        description="Searches for convolutions that CPU kernels get wrong."
+    )
     parser.add_argument("--trials", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0, help="of the trials")
     parser.add_argument("--raw", action="store_true", help="without our replacements")

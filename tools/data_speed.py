@@ -1,12 +1,12 @@
-"""python tools/data_speed.py: how fast images are decoded and streamed, beside torchvision.
+"""python tools/data_speed.py: speed of decoding and streaming images, compared with torchvision.
 
-python tools/data_speed.py                   photo-sized JPEG files, made for it
-python tools/data_speed.py --quick           fewer of them, less precisely
+python tools/data_speed.py                   generated JPEG files of the size of photos
+python tools/data_speed.py --quick           fewer files, less precise
 python tools/data_speed.py --images FOLDER   FOLDER/train/<class>/* and FOLDER/test/<class>/*
 
-The same bytes are decoded by simplejpeg and by Pillow, and the same files become the same number of
-batches of random resized crops here and by torchvision's ImageFolder with a DataLoader, in turns.
-Ratios are what counts: rates depend on the machine, and on what else runs on it.
+simplejpeg and Pillow decode the same bytes. kd-bench and torchvision's ImageFolder with a
+DataLoader take turns at loading the same files as batches of random resized crops. Compare ratios,
+not rates: rates depend on the machine, and on what else runs on it.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from kd_bench.utils.torchvision import import_torchvision
 
 SIZE, BATCH = 224, 64
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-PHOTO = 500, 375  # as most of ImageNet's
-LARGE = 1000, 750  # as some of them
+PHOTO = 500, 375  # the size of most images in ImageNet
+LARGE = 1000, 750  # of some of them
 MB = 2**20
 
 
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def write_photos(root: Path, count: int) -> Path:
-    """JPEG files with the detail of a photo: noise at several scales; one in ten is large."""
+    """JPEG files with as much detail as photos: noise at several scales; one in ten is large."""
     random = np.random.default_rng(0)
     for split, images in (("train", count), ("test", 2)):
         for number in range(images):
@@ -91,7 +91,7 @@ def noise(random: np.random.Generator, width: int, height: int, scale: int) -> n
 
 
 def show_decoding(contents: list[bytes], rounds: int) -> None:
-    """Print images per second of one core, by both libraries."""
+    """Print images per second on one core for both libraries."""
 
     def all_of(decoder: Callable[[bytes, str], object]) -> Callable[[], None]:
         return lambda: [decoder(content, "") for content in contents] and None
@@ -144,7 +144,7 @@ def open_stream(source: Source, workers: int) -> Data:
 
 
 def stream(data: Data, images: int) -> Iterator[torch.Tensor]:
-    """Batches as a training step gets them; images come again if there are fewer."""
+    """Batches as a training step gets them; if there are too few images, they repeat."""
     order = torch.arange(images) % data.train_size
     sizes = [len(part) for part in order.split(BATCH)]
     feed = data.feed(0, sizes)
@@ -155,7 +155,7 @@ def stream(data: Data, images: int) -> Iterator[torch.Tensor]:
 
 
 def torchvision_batches(root: Path, workers: int) -> Iterator[torch.Tensor]:
-    """The batches of torchvision's usual script."""
+    """Batches from the usual torchvision pipeline."""
     import_torchvision()
     from torchvision import datasets, transforms
 
@@ -172,13 +172,13 @@ def torchvision_batches(root: Path, workers: int) -> Iterator[torch.Tensor]:
 
 
 def exhaust(batches: Iterator[torch.Tensor]) -> None:
-    """Take all batches."""
+    """Consume all batches."""
     for _ in batches:
         pass
 
 
 def show_memory(data: Data, images: int, workers: int) -> None:
-    """Print the largest memory of this process and its workers while images are streamed."""
+    """Print the peak memory of this process and its workers while images are streamed."""
     most, others, sampled = 0, 0, 0.0
     for _ in stream(data, images):
         if time.monotonic() - sampled > 1:
@@ -193,18 +193,18 @@ def show_memory(data: Data, images: int, workers: int) -> None:
 
 
 def children() -> list[int]:
-    """The processes that this one has started."""
+    """The child processes of this one."""
     me = os.getpid()
     return [int(pid) for pid in Path(f"/proc/{me}/task/{me}/children").read_text().split()]
 
 
 def resident(pid: int) -> int:
-    """Bytes of a process that are in memory, shared ones included."""
+    """Resident memory of a process in bytes, shared memory included."""
     return _smaps(pid, "Rss:")
 
 
 def private(pid: int) -> int:
-    """Bytes of a process that no other one shares; 0 if it has ended."""
+    """Memory in bytes that a process shares with no other; 0 if it has ended."""
     try:
         return _smaps(pid, "Private_Clean:", "Private_Dirty:")
     except (FileNotFoundError, ProcessLookupError):

@@ -1,10 +1,10 @@
-"""python tools/docs.py: everything in README.md and docs/*.md that a command makes.
+"""python tools/docs.py: regenerates or checks the generated parts of README.md and docs/*.md.
 
-python tools/docs.py --write [FILE ...]    tables, the list of methods, shown outputs; without
+python tools/docs.py --write [FILE ...]    tables, the list of methods, outputs of commands; without
                                            files, the pages of docs/methods/ as well
-python tools/docs.py --check [FILE ...]    exit 1 where something is stale
+python tools/docs.py --check [FILE ...]    exit 1 if something is stale
 
---quick leaves out the outputs of kd-bench, some of which train networks for a minute or two.
+--quick skips the outputs of kd-bench, some of which take a minute or two of training.
 Accuracies, times, sizes and rates in those outputs are not compared.
 """
 
@@ -32,8 +32,8 @@ def parser() -> argparse.ArgumentParser:
     )
     what = result.add_mutually_exclusive_group(required=True)
     what.add_argument("--write", action="store_true", help="regenerate what is stale")
-    what.add_argument("--check", action="store_true", help="name what is stale")
-    result.add_argument("--quick", action="store_true", help="without the outputs of kd-bench")
+    what.add_argument("--check", action="store_true", help="list what is stale")
+    result.add_argument("--quick", action="store_true", help="skip the outputs of kd-bench")
     result.add_argument("files", metavar="FILE", nargs="*", type=Path)
     return result
 
@@ -44,13 +44,13 @@ def pages() -> list[Path]:
 
 
 def run_tool(name: str, *words: str | Path) -> int:
-    """Have one of tools/ regenerate or check what it makes; the exit status."""
+    """Run another tool to regenerate or check its files; the exit status."""
     script = [sys.executable, str(ROOT / "tools" / name)]
     return subprocess.run([*script, *map(str, words)], cwd=ROOT, check=False).returncode
 
 
 def write(path: Path, quick: bool) -> None:
-    """Make the blocks of a file anew."""
+    """Regenerate the stale blocks of a file."""
     there = path.read_text(encoding="utf-8")
     made = blocks.fresh(there, quick)
     if made != there:
@@ -59,7 +59,7 @@ def write(path: Path, quick: bool) -> None:
 
 
 def check(path: Path, quick: bool) -> int:
-    """Name the stale blocks of a file; how many there are."""
+    """Print the stale blocks of a file, and return their number."""
     found = blocks.stale(path.read_text(encoding="utf-8"), quick)
     for block, now in found:
         print(f"{path}:{block.line}: stale; python tools/docs.py --write makes it\n{now}")

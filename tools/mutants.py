@@ -1,9 +1,9 @@
-"""python tools/mutants.py: breaks the most trusted code in 40 ways, and runs the tests on each.
+"""python tools/mutants.py: mutation tests: breaks critical code in 40 ways, and runs its tests.
 
-python tools/mutants.py                 all, in a copy of the checkout
-python tools/mutants.py --only lock     those of the files whose names contain this
+python tools/mutants.py                 all mutants, in a copy of the checkout
+python tools/mutants.py --only lock     only in files whose names contain this
 
-A fault that no test notices is printed as SURVIVED, and the exit code is then 1.
+A mutant that no test detects is printed as SURVIVED, and the exit code is then 1.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ COPIED = ("kd_bench", "conf", "tests", "tools", "results", "docs", "pyproject.to
 
 @dataclass(frozen=True)
 class Mutant:
-    """A fault: text of a file, which occurs once, and what it is replaced with."""
+    """A fault: a text in a file, and its replacement."""
 
     file: str  # below kd_bench/
     right: str
@@ -39,18 +39,18 @@ TABLE = "unit/results"
 METHODS = "unit/methods"
 
 MUTANTS = [
-    # What names a job
+    # Identity of a job
     Mutant("config/identity.py", "value.is_integer()", "False", IDENTITY),
     Mutant("config/identity.py", "if value is not None and canonical", "if canonical", IDENTITY),
-    Mutant("config/identity.py", '{"root", "download", "weights"}', '{"download"}', IDENTITY),
+    Mutant("config/identity.py", '{"root", "download", "weights",', '{"download",', IDENTITY),
     Mutant("config/identity.py", 'teacher["seed"] = config["seed"]', "pass", IDENTITY),
-    Mutant("config/identity.py", '"compile", "precision", "threads")', '"compile")', IDENTITY),
+    Mutant("config/identity.py", '"compile", "precision", "threads",', '"compile",', IDENTITY),
     Mutant("config/identity.py", "if number != 1", "if number > 2", IDENTITY),
     Mutant("config/identity.py", '/seed{seed}"', '/seed0"', IDENTITY),
     Mutant("config/identity.py", r"\w[\w.+-]*", r"[\w.+-]*", IDENTITY),
     Mutant("config/identity.py", "if not (_is_name(name) and len", "if not (len", IDENTITY),
     Mutant("utils/files.py", "sort_keys=True", "sort_keys=False", f"{IDENTITY} {FILES}"),
-    # Who may write
+    # Locks
     Mutant(
         "utils/lock.py",
         "return not _is_alive(int(pid), started)\n        now",
@@ -66,7 +66,7 @@ MUTANTS = [
     Mutant("utils/lock.py", 'state in "ZX"', "False", LOCK),
     Mutant("utils/lock.py", "            return error\n", "            return None\n", LOCK),
     Mutant("utils/locked_folder.py", "check=self.check", "check=lambda: None", LOCK),
-    # What a killed job resumes from
+    # Resuming a killed job
     Mutant("training/checkpoint.py", 'if about["sha256"] != ', "if False and ", CHECKPOINT),
     Mutant("training/checkpoint.py", 'if about["job"] != job', "if False", CHECKPOINT),
     Mutant("training/checkpoint.py", 'if about["format"] != FORMAT', "if False", CHECKPOINT),
@@ -78,21 +78,16 @@ MUTANTS = [
     Mutant(
         "results/run_folder.py", "record.weights_sha256 in (None, file_hash(path))", "True", JOBS
     ),
-    # What a table shows
-    Mutant("results/statistics.py", "(len(sample) - 1 for", "(len(sample) for", TABLE),
-    Mutant("results/statistics.py", "(1 + CONFIDENCE) / 2", "CONFIDENCE", TABLE),
-    Mutant("results/statistics.py", "1 / n + 1 / m", "1 / n", TABLE),
+    # Numbers in tables
+    Mutant("results/analysis/statistics.py", "(len(sample) - 1 for", "(len(sample) for", TABLE),
+    Mutant("results/analysis/statistics.py", "(1 + CONFIDENCE) / 2", "CONFIDENCE", TABLE),
+    Mutant("results/analysis/statistics.py", "1 / n + 1 / m", "1 / n", TABLE),
     Mutant(
         "results/table.py", "cell.values[seed] - baseline.values[seed]", "cell.values[seed]", TABLE
     ),
-    Mutant(
-        "results/table.py",
-        "if means[top] - mean <= half_width",
-        "if means[top] - mean <= 2 * half_width",
-        TABLE,
-    ),
+    Mutant("results/analysis/comparison.py", " if k not in worse}", "}", TABLE),
     Mutant("results/table.py", "    if not _are_alike(columns):\n        return {}\n", "", TABLE),
-    # What a student learns from
+    # Losses
     Mutant("methods/st.py", "self.temperature**2 * distance", "distance", METHODS),
     Mutant(
         "methods/common/functional.py", "F.kl_div(log_q, log_p,", "F.kl_div(log_p, log_q,", METHODS
@@ -106,10 +101,10 @@ MUTANTS = [
 
 
 def survives(mutant: Mutant, copy: Path) -> bool:
-    """Whether the tests pass with a fault.
+    """Whether the tests pass with a mutant.
 
     Raises:
-        ValueError: the right text is not in the file.
+        ValueError: the text to replace is not in the file.
     """
     path = copy / "kd_bench" / mutant.file
     source = path.read_text(encoding="utf-8")
@@ -127,9 +122,9 @@ def survives(mutant: Mutant, copy: Path) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Try the faults, and print each with its outcome."""
-    parser = argparse.ArgumentParser(description="Breaks trusted code, and runs its tests.")
-    parser.add_argument("--only", default="", help="part of the names of the files to break")
+    """Try the mutants, and print each with its outcome."""
+    parser = argparse.ArgumentParser(description="Breaks critical code, and runs its tests.")
+    parser.add_argument("--only", default="", help="only files whose names contain this")
     args = parser.parse_args(arguments)
     chosen = [mutant for mutant in MUTANTS if args.only in mutant.file]
     survivors = 0
@@ -142,10 +137,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for mutant in chosen:
             survived = survives(mutant, copy)
             survivors += survived
-            outcome = "SURVIVED" if survived else "found"
+            outcome = "SURVIVED" if survived else "detected"
             fault = f"{mutant.right.strip()!r} -> {mutant.wrong.strip()!r}"
             print(f"{outcome:>8}  {mutant.file}: {fault}", flush=True)
-    print(f"{len(chosen) - survivors} of {len(chosen)} faults found")
+    print(f"{len(chosen) - survivors} of {len(chosen)} mutants detected")
     return int(survivors > 0)
 
 

@@ -1,1 +1,1 @@
-"""What the documentation shows and a command makes: blocks in Markdown, the table of methods."""
+"""Generated parts of the documentation: blocks in Markdown, tables and pages of methods."""

@@ -1,13 +1,13 @@
-"""Blocks of Markdown files that a command makes, each between two comments.
+"""Blocks of Markdown files that are the output of a command, each between two comments.
 
 <!-- output: kd-bench plan sweep=quickstart -->
 ...
 <!-- /output -->
 
-The blocks of a file run from top to bottom in one scratch folder, so that a later one sees the
-runs of an earlier one. What `python tools/...` prints is Markdown and stands as it is; what
-`kd-bench` prints stands in a fence below its command. A command that shows another one at work
-names it, and a text to wait for:
+The blocks of a file run from top to bottom in one scratch folder, so that later ones see the runs
+of earlier ones. The output of `python tools/...` is Markdown and is inserted as it is; that of
+`kd-bench` is inserted in a code fence, below its command. `while` runs another command in the
+background, and `until` is a text to wait for in the output:
 
 <!-- output: kd-bench status | while: kd-bench sweep=quickstart | until: images/s -->
 """
@@ -34,10 +34,10 @@ from kd_bench.utils.errors import require
 ROOT = Path(__file__).resolve().parents[2]
 START, END = "<!-- output: ", "<!-- /output -->"
 _BLOCK = re.compile(rf"^{START}(?P<head>.*) -->\n(?P<body>(?:.*\n)*?){END}$", re.MULTILINE)
-PATIENCE = 120.0  # seconds in which a text that is waited for must appear
+PATIENCE = 120.0  # seconds to wait for a text
 POLL_SECONDS = 0.2
 
-# What differs from run to run or from machine to machine, and what stands for it in comparisons.
+# Parts that differ between runs or machines, and what replaces them in comparisons.
 _PROGRESS = re.compile(r"^.*: epoch \d+/\d+ \S+ % [\d,]+ images/s\n", re.MULTILINE)
 _MASKS = (
     (r"process \d+ on \S+", "PROCESS"),
@@ -57,17 +57,17 @@ _MASKS = (
 
 @dataclass(frozen=True)
 class Block:
-    """A command and what stands in a file as its output."""
+    """A command, and its output as a file shows it."""
 
-    line: int  # where it starts, counted from 1
+    line: int  # of its start, from 1
     command: str
     body: str
-    meanwhile: str | None = None  # a command that runs while this one is run
-    until: str = ""  # what its output must hold then
+    meanwhile: str | None = None  # a command that runs in the background
+    until: str = ""  # a text that the output must then contain
 
     @property
     def is_markdown(self) -> bool:
-        """Whether the output is Markdown, which no timing changes."""
+        """Whether the output is Markdown, which is the same in every run."""
         return self.command.startswith("python ")
 
 
@@ -95,16 +95,16 @@ def _block(line: int, head: str, body: str) -> Block:
 
 
 def regenerate(text: str, make: Callable[[Block], str]) -> str:
-    """The text with the body of every block made anew."""
+    """The text with the body of every block regenerated."""
     made = iter([make(block) for block in find_blocks(text)])
     return _BLOCK.sub(lambda m: f"{START}{m['head']} -->\n{next(made)}{END}", text)
 
 
 def masked(body: str) -> Counter[str]:
-    """The words of a body without times, sizes, rates and accuracies, in no order.
+    """The words of a body without times, sizes, rates and accuracies, in any order.
 
-    Jobs end in any order, a slow one has more lines about its progress, and a paragraph is wrapped
-    where its numbers have it.
+    Jobs end in any order, a slow job has more progress lines, and the line breaks of a paragraph
+    depend on its numbers.
     """
     body = " ".join(_PROGRESS.sub("", body).split())
     for pattern, word in _MASKS:
@@ -113,7 +113,7 @@ def masked(body: str) -> Counter[str]:
 
 
 class Shell:
-    """Runs commands as typed in a scratch folder, `kd-bench` and `python` being this checkout's."""
+    """Runs commands in a scratch folder, with `kd-bench` and `python` of this checkout."""
 
     def __init__(self, folder: Path):
         self.folder = folder / "work"
@@ -129,12 +129,12 @@ class Shell:
             "PYTHONPATH": str(ROOT),
             "COLUMNS": "100",
             "OMP_NUM_THREADS": "1",
-            "CUDA_VISIBLE_DEVICES": "",  # the same jobs on a machine with a GPU
+            "CUDA_VISIBLE_DEVICES": "",  # so that a machine with a GPU runs the same jobs
             "HYDRA_FULL_ERROR": "0",
         }
 
     def output(self, command: str, at: Path | None = None) -> str:
-        """All that a command prints.
+        """The standard output and standard error of a command.
 
         Raises:
             UserError: it ends with a traceback, or it is one of tools/ and fails.
@@ -155,7 +155,7 @@ class Shell:
 
     @contextmanager
     def background(self, command: str) -> Iterator[None]:
-        """Have a command run meanwhile; it is interrupted at the end."""
+        """Run a command in the background; it is interrupted at the end."""
         process = subprocess.Popen(
             ["bash", "-c", f"exec {command}"],
             cwd=self.folder,
@@ -170,12 +170,12 @@ class Shell:
             process.wait(timeout=PATIENCE)
 
     def run(self, block: Block, is_right: Callable[[str], bool] = lambda body: True) -> str:
-        """The body that a block's command makes.
+        """The new body of a block, from its command.
 
         Args:
-            block: to run.
-            is_right: with a command that shows another one at work, what to wait for besides
-                `block.until`; the last output is returned where it does not come.
+            block: the block.
+            is_right: for a block with a background command, a condition to wait for besides
+                `block.until`; if it is never met, the last output is returned.
         """
         if block.is_markdown:
             return f"\n{self.output(block.command, at=ROOT).strip()}\n\n"
@@ -192,7 +192,7 @@ class Shell:
 
 
 def fenced(command: str, printed: str) -> str:
-    """A command and its output as a terminal shows them."""
+    """A command and its output, as in a terminal."""
     return f"```\n$ {command}\n{printed.rstrip()}\n```\n"
 
 
@@ -204,18 +204,18 @@ def scratch_shell() -> Iterator[Shell]:
 
 
 def fresh(text: str, quick: bool = False) -> str:
-    """A Markdown text with its stale blocks made anew; `quick`: only those that print Markdown."""
+    """A Markdown text with regenerated stale blocks; `quick`: only those that print Markdown."""
     bodies = {block.line: now for block, now in stale(text, quick)}
     return regenerate(text, lambda block: bodies.get(block.line, block.body))
 
 
 def _is_same_masked(expected: Counter[str], body: str) -> bool:
-    """Whether a body, once masked, is the expected one."""
+    """Whether a body equals the expected one after masking."""
     return masked(body) == expected
 
 
 def stale(text: str, quick: bool = False) -> list[tuple[Block, str]]:
-    """The blocks that are not what their commands make, each with the body that it should have."""
+    """The blocks that differ from the output of their commands, each with its new body."""
     found = []
     with scratch_shell() as shell:
         for block in find_blocks(text):

@@ -28,7 +28,7 @@ from kd_bench.utils.text.formatting import pluralize
 
 METHODS, PLUGINS, RULES = (Path(CONFIG_DIR) / group for group in ("method", "plugin", "rule"))
 PAGES = Path(__file__).resolve().parents[2] / "docs/methods"  # of methods with results
-# Images of 32x32, for which weights are published; equal networks, as some methods need.
+# Images of 32x32, for which weights are published; equal networks, which some methods need.
 JOB = ("dataset=synthetic", "dataset.source.size=32", "model=resnet8", "teacher=resnet8")
 BATCH, SIZE = 4, (8, 8)
 _ARXIV = r"arXiv:(\d{4}\.\d{4,5})"
@@ -37,8 +37,8 @@ _CITATION = re.compile(
     rf"^[^.]*(?:et al\.)?[^.]*?(?:{_ARXIV}|CVPR \d{{4}}|OpenReview \w+)(?:\.\d|[^.])*?\. (?=[A-Z])"
 )
 HEAD = ("method", "paper", "loss", "reads", "weights", "source of the weights")
-PLUGIN_HEAD = ("plug-in", "paper", "what it does", "acts on losses", "source of the numbers")
-RULE_HEAD = ("rule", "paper", "what it does", "costs", "source of the numbers")
+PLUGIN_HEAD = ("plug-in", "paper", "what it does", "applies to losses", "source of the values")
+RULE_HEAD = ("rule", "paper", "what it does", "cost", "source of the values")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def _table(head: Iterable[str], rows: Iterable[str]) -> str:
 
 
 def names(folder: Path) -> list[str]:
-    """Every choice of a group's folder."""
+    """The options of a config group, from its folder."""
     return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
@@ -92,8 +92,8 @@ def rule_table() -> str:
 
 
 def rule_row(name: str) -> str:
-    """What the code and the YAML file of a rule have to say of it."""
-    # dkd has the terms that every rule needs.
+    """The row of a rule, from its code and its YAML file."""
+    # dkd has the terms for all rules.
     config = compose_single((*JOB, "method=dkd", f"rule={name}"), None)
     note = comment((RULES / f"{name}.yaml").read_text().partition("\n")[2])  # without the package
     method, _ = _built(config.method)
@@ -102,15 +102,18 @@ def rule_row(name: str) -> str:
         return _row(f"`{name}`", "", escaped(note), "", "")
     passes, buffers = (
         pluralize(number, what)
-        for number, what in ((len(rule.parts), "pass"), (rule.buffers, "buffer"))
+        for number, what in (
+            (len(rule.parts), "additional backward pass"),
+            (rule.buffers, "buffer"),
+        )
     )
-    costs = f"{passes} more back through the student, {buffers} per parameter"
+    costs = f"{passes} through the student, {buffers} per parameter"
     cells = paper(type(rule).__module__), escaped(first_line(type(rule))), costs
     return _row(f"`{name}`", *cells, escaped(_CITATION.sub("", note)))
 
 
 def plugin_row(name: str) -> str:
-    """What the code and the YAML file of a plug-in have to say of it."""
+    """The row of a plug-in, from its code and its YAML file."""
     config = compose_single((*JOB, "method=st", f"plugin={name}"), None).method
     (plugin,) = instantiate.plugin_classes(config).values()
     note = comment((PLUGINS / f"{name}.yaml").read_text().partition("\n")[2])  # without the package
@@ -122,7 +125,7 @@ def plugin_row(name: str) -> str:
 
 
 def configured(name: str) -> MethodConfig:
-    """A method as its YAML file has it."""
+    """The configuration of a method, from its YAML file."""
     return compose_single((*JOB, f"method={name}"), None).method
 
 
@@ -138,7 +141,7 @@ def papers(config: MethodConfig) -> list[str]:
 
 
 def formulas(config: MethodConfig) -> list[str]:
-    """The formula of each loss in Markdown, with its name if there are several."""
+    """The formula of each loss in Markdown, preceded by the loss's name if there are several."""
     classes = instantiate.loss_classes(config)
     found = {key: escaped(first_line(loss)) for key, loss in classes.items()}
     if len(found) == 1:
@@ -147,11 +150,11 @@ def formulas(config: MethodConfig) -> list[str]:
 
 
 def entry(name: str) -> Entry:
-    """What the code and the YAML file of a method have to say of it."""
+    """The row of a method, from its code and its YAML file."""
     config = configured(name)
     classes = instantiate.loss_classes(config)
     note = comment(yaml_of(name))
-    others = _teachers(config)  # of a paper of its own, which is not the losses'
+    others = _teachers(config)  # if any, the method's paper is not that of its losses: keep it
     source = note if others else _CITATION.sub("", note)
     return Entry(
         name,
@@ -164,7 +167,7 @@ def entry(name: str) -> Entry:
 
 
 def _teachers(config: MethodConfig) -> list[str]:
-    """Who teaches, if it is not the teacher alone."""
+    """Teachers besides a single teacher: an ensemble, a chain of jobs."""
     texts = [f"{config.ensemble.size} teachers"] * (config.ensemble.size > 1)
     return [*texts, *(f"a chain of jobs: {name}" for name in config.chain)]
 
@@ -191,7 +194,7 @@ def paper(module: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text without what Markdown would take as a mark, but for code; the row escapes pipes."""
+    """Text with Markdown's special characters escaped, except in code; `_row` escapes pipes."""
     parts = re.split(r"(`[^`]*`)", text)
     return "".join(
         part if part.startswith("`") else re.sub(r"([_*<])", r"\\\1", part) for part in parts
@@ -199,7 +202,7 @@ def escaped(text: str) -> str:
 
 
 def weights_text(config: MethodConfig) -> str:
-    """The weights by term, those of the init phase first."""
+    """The weights of all terms, those of the init phase first."""
     init, main = config.init, _listed(config.weights)
     if not init.weights:
         return main
@@ -222,7 +225,7 @@ def _job() -> Config:
 
 
 class Recorded(Output):
-    """An output that notes which of its parts are looked at."""
+    """An output that records which of its parts are read."""
 
     def __init__(self, output: Output, seen: set[str]):
         super().__init__(output.logits, output.features)
@@ -236,9 +239,9 @@ class Recorded(Output):
 
 
 def reads(config: MethodConfig) -> list[str]:
-    """What the losses of a method read: logits, stages, and what is special about it.
+    """What the losses of a method read: logits, stages, and anything else they need.
 
-    Stages are those that the losses name; whether they read logits is seen in one step.
+    Stages are those that the losses declare; whether they read logits is observed in one step.
     """
     torch.manual_seed(0)
     method, (student, other, context) = _built(config)
@@ -250,12 +253,12 @@ def reads(config: MethodConfig) -> list[str]:
 
 
 def _built(config: MethodConfig) -> tuple[Method, tuple[Any, Any, LossContext]]:
-    """A method, and what it is made from: student, teacher and context."""
+    """A method, and its student, teacher and context."""
     job = _job()
     data, model = instantiate.describe_dataset(job.dataset), job.model
     student, other = (instantiate.build_network(model, data) for _ in range(2))
     classes = instantiate.loss_classes(config).values()
-    # For what a loss reads in special students alone, such as the heads of a ViT's two tokens.
+    # For stages that only some students have, such as the heads of a ViT's two tokens.
     only = dict.fromkeys((stage for loss in classes for stage in loss.student_stages), "fc")
     student = replace(student, stages=student.stages | only)
     has_teacher = any(loss.needs_teacher for loss in classes)
@@ -272,7 +275,7 @@ def _built(config: MethodConfig) -> tuple[Method, tuple[Any, Any, LossContext]]:
 
 
 def _seen(method: Method, student: Any, other: Any, context: LossContext) -> set[str]:
-    """The parts of the outputs that the losses look at in a step of each phase."""
+    """The parts of the outputs that the losses read in one step of each phase."""
     index = torch.arange(BATCH)
     image = torch.randn(BATCH, 3, *SIZE).requires_grad_(method.needs_input_gradients)
     batch = Batch(image, context.labels[index], index, torch.tensor(1.0))
@@ -311,8 +314,8 @@ def _recorder(net: Callable[[Tensor], Output], seen: set[str]) -> Callable[[Tens
 def _special(classes: Iterable[type[Loss]]) -> list[str]:
     texts = {
         "gradients at the input": lambda loss: loss.needs_input_gradients,
-        "further views": lambda loss: loss.extra_views is not Loss.extra_views,
-        "the teacher's answers for other images": (
+        "additional views": lambda loss: loss.extra_views is not Loss.extra_views,
+        "the teacher's outputs for other images": (
             lambda loss: loss.teacher_index is not Loss.teacher_index
         ),
         "a pass of the teacher over the training set": lambda loss: (

@@ -58,11 +58,11 @@ class Results:
 
     @property
     def methods(self) -> list[str]:
-        """Those that have runs in the table, by name."""
+        """The methods with runs in the table, sorted."""
         return sorted(set(self.table.runs["method"]))
 
     def cells(self, method: str) -> Iterator[tuple[str, Column, Cell]]:
-        """The rows of a method, with its plug-ins and changed values, in each of their columns."""
+        """The rows of a method, including plug-ins and changed values, in each of their columns."""
         methods = dict(zip(self.table.runs["row"], self.table.runs["method"], strict=True))
         for column in self.table.columns:
             for row, cell in self.table.under(column).items():
@@ -71,7 +71,7 @@ class Results:
 
 
 def pages(results: Results) -> Files:
-    """Every page and every picture, by path."""
+    """All pages and pictures, by path."""
     known = catalogue.names(catalogue.METHODS)
     files: Files = {}
     for method in results.methods:
@@ -90,12 +90,12 @@ def pages(results: Results) -> Files:
 
 
 def index(methods: Sequence[str]) -> str:
-    """A link to the page of each method from docs/, in one line of Markdown."""
+    """Links from docs/ to the page of each method, in one line of Markdown."""
     return ", ".join(f"[{method}]({PAGES.name}/{method}.md)" for method in methods)
 
 
 def _bands(results: Results, row: str, column: Column) -> dict[str, curves.Band]:
-    """The curves of a row, and of the baseline; none for runs without histories."""
+    """The curves of a row and of the baseline; empty if the row's runs have no histories."""
     found = {}
     for name in dict.fromkeys((row, BASELINE)):
         of_seeds = [run.curve for run in results.runs.get((name, column.label), []) if run.curve]
@@ -133,7 +133,7 @@ def _about(method: str) -> list[str]:
 
 
 def _summary(results: Results, method: str) -> str:
-    """The method's cells, a line for each."""
+    """The method's cells, one line each."""
     cells = list(results.cells(method))
     lines = [_summary_line(results.table, method, *cell) for cell in cells]
     width = len(SUMMARY) if any(cell.delta for _, _, cell in cells) or method != BASELINE else 2
@@ -158,7 +158,7 @@ def _summary_line(table: Table, method: str, row: str, column: Column, cell: Cel
 
 
 def _interval(cell: Cell, digits: int) -> str:
-    """`+0.3 to +2.7`, as far as it is known."""
+    """`+0.3 to +2.7`, or an empty string if it is unknown."""
     if cell.delta is None or cell.delta.half_width is None:
         return ""
     mean, half = cell.delta.mean, cell.delta.half_width
@@ -179,7 +179,7 @@ def _verdict(cell: Cell, *, is_control: bool, is_unlike: bool) -> str:
 
 
 def _runs(results: Results, row: str, column: Column) -> str:
-    """The runs of a cell, a line for each."""
+    """The runs of a cell, one line each."""
     lines = [
         _run_line(results, run.record, run.folder, column.digits)
         for run in results.runs[row, column.label]
@@ -201,7 +201,7 @@ def _run_line(results: Results, record: Record, folder: Path, digits: int) -> li
 
 
 def _teacher(results: Results, record: Record, digits: int) -> str:
-    """Its accuracy, leading to its record; those of an ensemble are numbered."""
+    """The teacher's accuracy, with a link to its record; members of an ensemble are numbered."""
     teacher = record.teacher
     if teacher is None:
         return ""

@@ -23,7 +23,7 @@ def test_a_trial_that_is_off_or_dies_is_named(trial, monkeypatch):
     monkeypatch.setattr(convolutions, "run_trial", lambda trial, raw: 0.5)
     assert convolutions.outcome(trial, raw=True) == "off by 0.5"
     monkeypatch.setattr(convolutions, "run_trial", killed)
-    assert convolutions.outcome(trial, raw=True) == "died of SIGKILL"
+    assert convolutions.outcome(trial, raw=True) == "killed by SIGKILL"
 
 
 def test_the_exit_code_tells_whether_anything_breaks(monkeypatch, capsys):

@@ -179,7 +179,7 @@ def test_a_rule_s_row_says_what_it_costs():
     row = catalogue.rule_row("dot").split(" | ")
     assert row[0] == "| `dot`"
     assert row[1].startswith("DOT: A Distillation-Oriented Trainer")
-    assert row[3] == "1 pass more back through the student, 1 buffer per parameter"
+    assert row[3] == "1 additional backward pass through the student, 1 buffer per parameter"
     assert row[4] == "Delta: the authors' code for CIFAR-100, momentum 0.9 |"
 
 
