@@ -28,18 +28,18 @@ class ActivationBoundary(Loss):
 
     F are the feature maps before a stage's last ReLU; d penalizes values on the wrong side of the
     teacher's activation boundary, or closer to it than the margin. r is a trained 1x1 convolution
-    with batch norm if the channels differ, else the identity. Maps of different size are pooled to
+    with batch norm if the channels differ, else the identity. Maps of different sizes are pooled to
     the smaller one.
 
     Meant for the init phase. Stage weights, margin 1 and weight 3/1000 are those of the authors'
-    code (bhheo/AB_distillation, CIFAR-10) and RepDistiller. After that phase the authors train on
-    soft targets only, at T = 3 and without the factor T^2, with cross entropy as an option; `ab`
+    code (bhheo/AB_distillation, CIFAR-10) and RepDistiller. After that phase, the authors train
+    only on soft targets, at T = 3 and without the factor T^2, with cross entropy as an option; `ab`
     does the same, and its weight 1/9 cancels our factor T^2. RepDistiller and
-    AberHu/Knowledge-Distillation-Zoo train on cross entropy only (method.weights.ce=1
+    AberHu/Knowledge-Distillation-Zoo train only on cross entropy (method.weights.ce=1
     method.weights.st=0).
 
-    One deviation: in the first phase the authors' teacher is in train mode, so it normalizes by the
-    statistics of the batch. Here it is in eval mode in both.
+    One deviation: in the first phase, the authors' teacher is in train mode, so it normalizes with
+    batch statistics. Here it is in eval mode in both phases.
 
     Raises:
         UserError: if the margin is not above 0.

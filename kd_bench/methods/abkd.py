@@ -15,16 +15,16 @@ class AlphaBetaDivergence(PerImageLoss):
     """T^2 sum_k [p^(a+b) / b(a+b) + q^(a+b) / a(a+b) - p^a q^b / ab], p teacher, q student, at T.
 
     The alpha-beta-divergence D(p || q) with a = alpha and b = beta, per image. Its limit for
-    beta = 0 is D = sum_k [p^a log(p / q) / a - (p^a - q^a) / a^2], for alpha = 0 the same with
-    p and q exchanged and beta in place of alpha: (1, 0) is KL(p || q) and thus the method `st`,
+    beta = 0 is D = sum_k [p^a log(p / q) / a - (p^a - q^a) / a^2]; for alpha = 0, p and q are
+    exchanged and beta takes the place of alpha. So (1, 0) is KL(p || q), the method `st`, and
     (0, 1) is KL(q || p), `rkl`. The gradient with respect to log q is q^b (q^a - p^a) / a for each
-    class: a larger beta favours classes with high probabilities in the student, a smaller alpha
-    turns from differences of probabilities towards their ratios.
+    class: a larger beta favours classes with high probabilities in the student, and a smaller alpha
+    shifts from differences of probabilities to their ratios.
 
     The authors' code (ghwang-s/abkd) has no T^2: its weight of 64 at T = 4 is 4 here. For alpha or
-    beta = 0 it divides by the other once instead of twice, which is the limit only if the other is
-    1. There, alpha and beta are searched for each pair; 0.8 and 0.3 are its example for ResNet56 to
-    ResNet20 on CIFAR-100.
+    beta = 0, it divides by the other once instead of twice, which is the limit only if the other is
+    1. The authors searched alpha and beta for each pair; 0.8 and 0.3 are their example for ResNet56
+    to ResNet20 on CIFAR-100.
 
     Raises:
         UserError: if the temperature is not above 0, alpha or beta is below 0, or both are 0.

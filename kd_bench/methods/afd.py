@@ -33,7 +33,7 @@ class ChannelAttention(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, features: Tensor) -> Tensor:
-        # Normalizes in log space: the sigmoids themselves could all underflow to zero.
+        # Normalized in log space, because all sigmoids could underflow to zero.
         return F.softmax(F.logsigmoid(self.layers(features.mean((2, 3)))), dim=1)
 
 
@@ -46,8 +46,8 @@ class AttentiveFeatures(Loss):
     From the paper: distances between channels are weighted by a trained attention over the
     teacher's channels. The form of the attention, the channel normalization, the three stages and
     the weight of 500 are those of AberHu/Knowledge-Distillation-Zoo, whose author found the paper's
-    attention unstable; they have not been checked against the paper. Not implemented: the second
-    half of the paper, feature selection (AFS), which prunes the student. The paper fine-tunes a
+    attention unstable; they have not been checked against the paper. The second half of the paper,
+    feature selection (AFS), which prunes the student, is not implemented. The paper fine-tunes a
     network of the same architecture instead of training a smaller one.
 
     Raises:

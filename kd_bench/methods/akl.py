@@ -16,12 +16,12 @@ from kd_bench.methods.common.functional import kl
 class AdaptiveKL(PerImageLoss):
     """T^2 [w KL(p || q) + (1 - w) KL(q || p)], w the head's share of sum |p - q|, p teacher, at T.
 
-    The head is the teacher's most probable classes up to a cumulative probability of `mass`, at
-    least the first; the others are the tail. w is taken without gradient, per image. Early in
-    training the forward divergence fits the head and the reverse one the tail, so each is weighted
-    by the error there. Details of the head, and `mass` = 0.5, are those of the authors' code
-    (wutaiqiang/LLM_KD_AKL), which gives NaN for a student equal to its teacher. T^2 is Hinton's;
-    the paper has temperature 1.
+    The head contains the teacher's most probable classes up to a cumulative probability of `mass`,
+    at least the first; the others are the tail. w is computed per image and has no gradient. Early
+    in training, the forward divergence fits the head and the reverse one the tail, so each is
+    weighted by the error there. Details of the head, and `mass` = 0.5, are those of the authors'
+    code (wutaiqiang/LLM_KD_AKL), which gives NaN for a student equal to its teacher. T^2 is
+    Hinton's; the paper uses temperature 1.
 
     Raises:
         UserError: if the temperature is not above 0, or mass is not between 0 and 1.
@@ -53,6 +53,6 @@ class AdaptiveKL(PerImageLoss):
 
 def _cumulative(p: Tensor) -> Tensor:
     """Cumulative probabilities: [B, K] -> [B, K]."""
-    # Of integers, because PyTorch warns of the order in which a GPU may add up real numbers.
+    # Summed as integers, because PyTorch warns that the order of float sums on a GPU may vary.
     scale = 2**40
     return (p * scale).long().cumsum(1) / scale

@@ -13,34 +13,34 @@ from kd_bench.interfaces import Batch, Loss, LossContext, Output, require, requi
 from kd_bench.methods.common.adapters import VectorBatchNorm
 from kd_bench.methods.common.functional import kl, unit
 
-MOST_VIEWS = 6  # for which the authors' code has dropout rates and initial values
+MOST_VIEWS = 6  # the authors' code has dropout rates and initial values for up to 6
 
 
 class AngularViews(Loss):
     """T^2 KL(sum_m w_m p_m || p_s), p_0 the teacher's, p_m of trained views at other angles.
 
-    M views of one teacher: each has dropout, a linear map, batch norm and a classifier of its own,
-    on the teacher's pooled features h, and is trained along with the student. Terms, means over
-    images:
+    There are M views of one teacher: each has its own dropout, linear map, batch norm and
+    classifier, takes the teacher's pooled features h, and is trained along with the student. Terms,
+    means over images:
 
     - `target`: the divergence above, at temperature T. The weights are `view_weight` for each view
       and 1 for the teacher, divided by their sum.
     - `label`: cross entropy of the views, summed over them.
     - `feature_inter`, for the features of the views, and `logit_inter`, for their predictions at T:
       (a) the cross entropy of finding a view's own image among the teacher's h of the batch by
-      similarity, over M. The similarity to the own image counts as 1 once it is above 1 - margin.
-      (b) the mean over pairs of views of softplus of their similarity, for images all of whose
-      views are within that margin, and 0 for others.
-    - `feature_intra` and `logit_intra`: the mean over pairs of views of softplus of c, the cosine
-      between their differences from the teacher, mean over the batch.
+      similarity, over M. The similarity to its own image counts as 1 once it is above 1 - margin.
+      (b) the mean over pairs of views of softplus of their similarity, for images whose views are
+      all within that margin, and 0 for others.
+    - `feature_intra` and `logit_intra`: the mean over pairs of views of softplus of c, where c is
+      the cosine between their differences from the teacher, averaged over the batch.
 
     The similarity of features is their cosine; that of predictions is their inner product, as in
-    the authors' code (june6423/Angular-KD), from which all details and numbers are. There `target`
-    trains the views, too. See `PublishedAngularViews` for what is mended here. The linear map has
-    no bias, which batch norm would remove.
+    the authors' code (june6423/Angular-KD), the source of all details and numbers. There, `target`
+    trains the views, too. See `PublishedAngularViews` for errors that are corrected here. The
+    linear map has no bias, since batch norm would remove it.
 
     Raises:
-        UserError: if there are fewer than 2 views or more than 6, or than features; a number is out
+        UserError: if there are fewer than 2 views, or more than 6 or than features; a number is out
             of range; or `pooled` is not a vector.
     """
 
@@ -101,7 +101,7 @@ class AngularViews(Loss):
         }
 
     def log_target(self, views: Tensor, teacher: Tensor) -> Tensor:
-        """log of what the student learns: [M, B, K], [B, K] -> [B, K]."""
+        """log of the student's target: [M, B, K], [B, K] -> [B, K]."""
         log_p = F.log_softmax(torch.cat([views, teacher[None]]), dim=2)
         return (log_p + self.log_weights[:, None, None]).logsumexp(0)
 
@@ -110,7 +110,7 @@ class AngularViews(Loss):
         return raw / raw.sum()
 
     def feature_diversity(self, features: Tensor, teacher: Tensor) -> Tensor:
-        """The similarity of views whose images are within the margin: [M, B, C], [B, C] -> []."""
+        """The similarity of views, for images within the margin: [M, B, C], [B, C] -> []."""
         return self._diversity(unit(features, 2), unit(teacher, 1))
 
     def _contrast(self, views: Tensor, teacher: Tensor) -> Tensor:
@@ -133,10 +133,11 @@ class AngularViews(Loss):
 class PublishedAngularViews(AngularViews):
     """Angular-KD as its published code computes it: the weights w of `target` sum to 2.44.
 
-    For 5 views of weight 0.8. They are divided by their L2 norm, so the target is no distribution,
-    and the pull towards it is 2.44 times what the weight says. And the diversity of features scales
-    each channel to length 1 over the views, where a cosine scales each view over the channels.
-    (Another file of the code, where nothing trained uses it, divides by the sum.)
+    This sum is for 5 views of weight 0.8. The weights are divided by their L2 norm, so the target
+    is not a distribution, and the term is effectively weighted 2.44 times as much. In addition, the
+    diversity of features scales each channel to length 1 over the views, where a cosine scales each
+    view over the channels. (Another file of the code, which is not used in training, divides by the
+    sum.)
     """
 
     def weights(self, raw: Tensor) -> Tensor:
@@ -147,11 +148,11 @@ class PublishedAngularViews(AngularViews):
 
 
 def make_views(count: int, channels: int) -> list[nn.Module]:
-    """Views of features [B, channels], of the same shape.
+    """Modules that map features [B, channels] to views of the same shape.
 
-    Row c of all maps together is orthonormal. The rates of dropout, and how the values of batch
-    norm begin, differ from view to view: one number for all channels, drawn from a normal
-    distribution.
+    For each c, the rows c of all maps are orthonormal. Dropout rates and the initial values of
+    batch norm differ between views; the latter are one normally distributed number for all
+    channels.
     """
     weights = torch.linalg.qr(torch.randn(channels, channels, count)).Q  # [C, C, M]
     return [_view(number, weights[:, :, number]) for number in range(count)]
@@ -175,13 +176,13 @@ def _classifier(channels: int, classes: int) -> nn.Linear:
 
 
 def _even_spread(views: Tensor, teacher: Tensor) -> Tensor:
-    """Whether views lie in one direction from the teacher: [M, B, D], [B, D] -> []."""
+    """Softplus of cosines between views' directions from the teacher: [M, B, D], [B, D] -> []."""
     direction = unit(teacher - views, 2).transpose(0, 1)  # [B, M, D]
     return _mean_of_pairs(F.softplus((direction @ direction.mT).mean(0)))
 
 
 def _mean_of_pairs(matrix: Tensor) -> Tensor:
-    """The mean of what is not on the diagonal: [..., M, M] -> [...]."""
+    """The mean of the off-diagonal entries: [..., M, M] -> [...]."""
     count = matrix.shape[-1]
     diagonal = matrix.diagonal(dim1=-2, dim2=-1).sum(-1)
     return (matrix.sum((-2, -1)) - diagonal) / (count * (count - 1))

@@ -15,10 +15,10 @@ from kd_bench.methods.common.functional import attention_map, sum_of
 class AttentionTransfer(Loss):
     """Sum over stages of mean((Q_s - Q_t)^2), Q the attention map of a network, of unit length.
 
-    The mean is over batch and positions, as in the authors' code, which the weight 1000 belongs to;
+    The mean is over batch and positions, as in the authors' code, to which the weight 1000 belongs;
     equation 2 of the paper has the norm of the difference, not squared. Since Q has unit length,
     the mean scales with 1 / (H W): small images need a smaller weight. Feature maps of different
-    size are pooled to the smaller one before the attention map is computed.
+    sizes are pooled to the smaller one before the attention map is computed.
     """
 
     is_mean_over_images = True

@@ -1,6 +1,6 @@
 """Knowledge Distillation with Adversarial Samples (Heo et al., 2019), AAAI 2019, arXiv:1805.05532.
 
-Full title: "... Supporting Decision Boundary"; BSS are boundary supporting samples.
+Full title: "... Supporting Decision Boundary"; BSS stands for boundary supporting samples.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def base_samples(
     The difference is sum_k (p_t,k - p_s,k)^2 over all classes except the label.
 
     Returns:
-        Indices into the batch, largest difference first, images that a network misclassifies last;
-        and whether both networks classify each of them correctly.
+        Indices into the batch by decreasing difference, with images that a network misclassifies
+        last, and whether both networks classify each of them correctly.
     """
     own = F.one_hot(target, teacher.shape[1]).bool()
     difference = (teacher.softmax(1) - student.softmax(1)).pow(2).masked_fill(own, 0.0).sum(1)
@@ -47,8 +47,8 @@ def base_samples(
 def sample_rival(teacher: Tensor, target: Tensor) -> Tensor:
     """Samples a class other than the label by the teacher's probabilities: [B, K], [B] -> [B]."""
     own = F.one_hot(target, teacher.shape[1]).bool()
-    # Gumbel-max trick: argmax(log(p) + Gumbel noise) is a sample from p. Logits do as well as
-    # log(p), as they differ by a constant per image.
+    # Gumbel-max trick: argmax(log(p) + Gumbel noise) is a sample from p. Logits can replace
+    # log(p), since they differ by a constant per image.
     noise = -torch.empty_like(teacher).exponential_().log()
     return (teacher + noise).masked_fill(own, -math.inf).argmax(1)
 
@@ -69,7 +69,7 @@ def attack(
 
     Args:
         limits: smallest and largest allowed pixel value [1, 3, 1, 1].
-        steps: number of steps; all are always taken, as stopping early would need a device sync.
+        steps: number of steps, which are always all taken; early stopping would need a device sync.
     """
     for _ in range(steps):
         image = image.detach().requires_grad_()
@@ -94,11 +94,11 @@ class BoundarySamples(Loss):
     at three quarters of training.
 
     Follows that code with two deviations. Pixels are clipped to the range of the batch, per
-    channel, instead of [-2.5, 2.5], which suits CIFAR's normalization. And if too few images are
-    classified correctly, the share is filled up with images that are not attacked: the student's
-    batch norm sees them, the loss ignores them. AberHu/Knowledge-Distillation-Zoo omits `clean`
-    (method.weights.bss.clean=0), starts after 10 epochs, lets the weight reach zero at 0.8, and
-    attacks probabilities instead of logits.
+    channel, instead of [-2.5, 2.5], which suits CIFAR's normalization. If too few images are
+    classified correctly, the share is filled up with images that are not attacked: they enter the
+    student's batch norm, but not the loss. AberHu/Knowledge-Distillation-Zoo omits `clean`
+    (method.weights.bss.clean=0), starts after 10 epochs, decreases the weight to zero at 0.8 of
+    training, and attacks probabilities instead of logits.
 
     Each step runs `steps` additional forward and backward passes of the teacher on a share of the
     batch, even after the weight has reached zero, since checking it would synchronize with the
@@ -109,7 +109,7 @@ class BoundarySamples(Loss):
             one class.
     """
 
-    revision = 2  # 1 also attacked images that the student alone misclassifies
+    revision = 2  # 1 also attacked images that only the student misclassifies
     terms = ("clean", "boundary")
     needs_input_gradients = True
     needs_networks = True

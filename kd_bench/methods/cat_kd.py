@@ -13,20 +13,20 @@ class ClassAttentionTransfer(Loss):
     """mean((A_s - A_t)^2), A_k = sum_c w_kc F_c the activation map of class k, averaged to r x r.
 
     F is the map before the global average, `stage`, and w the weights of the network's own
-    classifier, so the mean of a class activation map over its positions is the class's logit apart
-    from the bias. The authors (GzyAftermath/CAT-KD) rewrite the networks so that the classifier is
-    a 1x1 convolution before the average, without a bias. That computes the same maps; here the
-    biases stay, and learn from cross entropy alone. Nothing is added to the student, and the
-    networks may differ in channels and size.
+    classifier, so the mean of a class activation map over positions is the class's logit without
+    the bias. The authors (GzyAftermath/CAT-KD) rewrite the networks so that the classifier is a 1x1
+    convolution before the average, without a bias. This gives the same maps; here the biases remain
+    and are trained only by cross entropy. Nothing is added to the student, and the networks may
+    differ in channels and size.
 
     With `normalize`, the maps of a class are divided by their length, as in the paper. The authors'
-    configurations for CIFAR-100 do so for pairs of different architecture, with weights of 15 to
-    600 and r = 4 for ShuffleNets, and for others do not, with weights that differ by a factor of
-    20: the size of the maps depends on the networks.
+    configurations for CIFAR-100 normalize for pairs of different architectures, with weights of 15
+    to 600 and r = 4 for ShuffleNets. They do not for other pairs, where weights differ by a factor
+    of 20, since the size of the maps depends on the networks.
 
     Raises:
-        UserError: if the classifier's input is not the average of `stage` over its positions, as
-            far as shapes show, or the resolution r is below 1.
+        UserError: if the shapes rule out that the classifier's input is the average of `stage` over
+            positions, or the resolution r is below 1.
     """
 
     needs_networks = True

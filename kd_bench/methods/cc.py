@@ -1,7 +1,7 @@
 """Correlation Congruence for Knowledge Distillation (Peng et al., 2019), ICCV, arXiv:1904.01802.
 
 Several losses are published under this name: `CorrelationCongruence` is the paper's, with its
-kernel; `NeighbourCorrelation` is what RepDistiller and its tables call CC.
+kernel; `NeighbourCorrelation` is the loss called CC in RepDistiller and its tables.
 """
 
 from __future__ import annotations
@@ -30,12 +30,11 @@ def taylor_gaussian(x: Tensor, gamma: float, order: int) -> Tensor:
 class CorrelationCongruence(Loss):
     """mean((K_s - K_t)^2) over a batch's pairs, K the series of a Gaussian kernel; features [B, C].
 
-    The paper's correlation loss, with its kernel: gamma 0.4, order 2. As in
-    AberHu/Knowledge-Distillation-Zoo, which is closest to the paper and whose weight of 100 (at
-    batch size 128) is the default, features are normalized to unit length and not embedded first.
-    The paper also has a soft-target term, and samples batches by class or by cluster. torchdistill
-    embeds, does not normalize, and takes the norm without the square. The networks may differ in
-    width.
+    The paper's correlation loss with its kernel: gamma 0.4, order 2. Features are normalized to
+    unit length and not embedded first, as in AberHu/Knowledge-Distillation-Zoo, which is closest to
+    the paper and whose weight of 100 (at batch size 128) is the default. The paper also has a
+    soft-target term, and samples batches by class or by cluster. torchdistill embeds features, does
+    not normalize them, and uses the norm without the square. The networks may differ in width.
     """
 
     stages = ("pooled",)
@@ -57,10 +56,11 @@ class CorrelationCongruence(Loss):
 class NeighbourCorrelation(Loss):
     """mean_i |e_s - e_t|_i . |e_s - e_t|_{i+1} over neighbours in the batch; embeddings e [B, D].
 
-    The CC of HobbitLong/RepDistiller, according to its comment the code of the paper's first
-    author: no kernel and no correlation between images. Both embeddings are linear and trained, the
-    teacher's too, so they can collapse to a constant, where the loss is zero. The weight of 0.02
-    and 128 channels are RepDistiller's, at batch size 64. The networks may differ in width.
+    The CC of HobbitLong/RepDistiller, which according to a comment there is the code of the paper's
+    first author. It has no kernel and no correlation between images. Both embeddings are linear and
+    trained, including the teacher's, so they can collapse to a constant, where the loss is zero.
+    The weight of 0.02 and 128 channels are RepDistiller's, at batch size 64. The networks may
+    differ in width.
     """
 
     stages = ("pooled",)
@@ -75,5 +75,5 @@ class NeighbourCorrelation(Loss):
         s = self.student(student.features["pooled"])
         t = self.teacher(teacher.features["pooled"])
         gap = (s - t).abs()  # [B, D]
-        neighbours = max(len(gap) - 1, 1)  # a single image has no neighbours and zero loss
+        neighbours = max(len(gap) - 1, 1)  # a single image has no neighbours: zero loss
         return (gap[:-1] * gap[1:]).sum() / neighbours

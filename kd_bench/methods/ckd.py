@@ -16,14 +16,15 @@ from kd_bench.methods.common.functional import unit
 class ContrastiveLogits(PerImageLoss):
     """-log softmax_j(cos(z_t,i, z_s,j) / T) at j = i, mean over images i; j over the batch.
 
-    The teacher's logits of an image should point where the student's do for the same image, and not
-    where they do for the others of the batch, including those of its class. Every image contributes
-    from 0 to log(B) + 2 / T, for B images: log(B) where all cosines are equal, and a student equal
-    to its teacher is not at zero unless T is small. Only directions count: the loss is unchanged
-    by a positive factor of any image's logits, but not by a shift. A batch of one has loss 0.
+    The teacher's logits for an image should have the same direction as the student's for that
+    image, but not as the student's for other images of the batch, including those of the same
+    class. Each of B images contributes between 0 and log(B) + 2 / T: log(B) if all cosines are
+    equal. For a student equal to its teacher, the loss is not 0 unless T is small. Only directions
+    count: the loss is invariant to a positive factor of any image's logits, but not to a shift. A
+    batch of one has loss 0.
 
-    As in the authors' code (ZhouXinzzzzz/CKD), with its temperature of 1, and its weight for
-    CIFAR-100; there, a student trains for 480 epochs.
+    As in the authors' code (ZhouXinzzzzz/CKD), with its temperature of 1 and its weight for
+    CIFAR-100, where it trains students for 480 epochs.
     """
 
     def __init__(self, context: LossContext, temperature: float):

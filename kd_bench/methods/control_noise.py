@@ -13,17 +13,17 @@ from kd_bench.utils.splitmix import below, normal, splitmix64
 
 
 class NoiseTarget(PerImageLoss):
-    """T^2 KL(softmax(z / T) || softmax(z_s / T)), z random logits of each image, no teacher's.
+    """T^2 KL(softmax(z / T) || softmax(z_s / T)), z random logits of each image, not a teacher's.
 
-    z is a function of the job's seed and the image's index, hence the same in every epoch and for
-    every view: a class drawn uniformly, whatever the label is, has the probability `confidence` at
-    temperature 1, and the logits of the others are normal with deviation `spread`. So z has the
-    shape of a trained teacher's answers and says nothing about the image. The student can only
-    learn it by heart; what this row gains over the baseline is regularisation.
+    z depends only on the job's seed and the image's index, so it is the same in every epoch and for
+    every view: a class drawn uniformly, regardless of the label, has the probability `confidence`
+    at temperature 1, and the logits of the others are normal with deviation `spread`. So z looks
+    like a trained teacher's output, but contains no information about the image. The student can
+    only memorize it, and any gain over the baseline is regularisation.
 
-    The term is that of `st`. 0.99 and 2 resemble the digits' teacher on its training images, whose
-    median probability of the label is above 0.999, with a deviation of 2.3 of the other logits.
-    The paper's random control is another one; the comparison is its idea.
+    The term is that of `st`. 0.99 and 2 resemble the digits' teacher on its training images, where
+    the median probability of the label is above 0.999 and the other logits have a deviation of 2.3.
+    The idea of this comparison is the paper's, but its random control is a different one.
 
     Raises:
         UserError: if the temperature is not above 0, `confidence` is not between 1 / K and 1,
@@ -37,7 +37,7 @@ class NoiseTarget(PerImageLoss):
         super().__init__(context)
         classes = context.num_classes
         require_positive("temperature", temperature)
-        require(classes > 1, f"random answers need two classes or more, got {classes}")
+        require(classes > 1, f"random targets need two classes or more, got {classes}")
         require(
             1 / classes < confidence < 1,
             f"confidence must be above 1/{classes}, the probability of a random guess, and below"

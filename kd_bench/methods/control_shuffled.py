@@ -1,4 +1,4 @@
-"""A control: the teacher's answers for other images of the same class; no paper."""
+"""A control: the teacher's outputs for other images of the same class; no paper."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from kd_bench.methods.st import SoftTarget
 def cycles(labels: Tensor) -> Tensor:
     """A random partner of the same class for each image: labels [N] -> [N] int64.
 
-    The images of a class form a single cycle, so nobody is their own partner unless alone in the
-    class, and everybody is the partner of one. The order is drawn on the CPU, whatever the device.
+    The images of a class form a single cycle, so each is the partner of exactly one image, and none
+    is its own partner unless alone in its class. The order is always drawn on the CPU, so it does
+    not depend on the device.
     """
     device, count = labels.device, len(labels)
     drawn = torch.randperm(count).to(device)
@@ -31,14 +32,15 @@ def cycles(labels: Tensor) -> Tensor:
 class OtherImageTarget(SoftTarget):
     """T^2 KL(softmax(z_t' / T) || softmax(z_s / T)), z_t' for another image of the same class.
 
-    Every training image has a partner of its class, drawn once from the job's seed, and the teacher
-    sees the partner, in the partner's own view of that epoch, wherever the student sees the image.
-    So the targets are a teacher's, as often right and as confident as for `st`, whose term this is,
-    but they know of the image no more than its class. What `st` gains over this row is knowledge of
-    single images; what this row gains over `label_smoothing` is knowledge of classes.
+    Every training image has a partner of the same class, drawn once from the job's seed. Whenever
+    the student sees the image, the teacher sees the partner, in the partner's own view of that
+    epoch. So the targets come from a teacher and are as accurate and as confident as for `st`,
+    whose term this is, but contain no information about the image beyond its class. The gain of
+    `st` over this row is knowledge of single images; the gain of this row over `label_smoothing` is
+    knowledge of classes.
 
-    An image that is alone in its class is its own partner. Other losses of the same method get the
-    answers for the partners, too.
+    An image that is alone in its class is its own partner. Other losses of the same method also get
+    the outputs for the partners.
     """
 
     partner: Tensor  # [N] int64

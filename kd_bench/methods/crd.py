@@ -16,8 +16,8 @@ from kd_bench.methods.common.functional import unit
 def sample_others(labels: Tensor, target: Tensor, count: int) -> Tensor:
     """For each image, `count` images of other classes, sampled without replacement, as a mask.
 
-    All of them if there are fewer. Uses PyTorch's global generator on the device of `labels`,
-    without synchronizing.
+    If there are fewer, all are used. Draws from PyTorch's global generator on the device of
+    `labels`, without synchronizing.
 
     Args:
         labels: [N] classes of the images to sample from.
@@ -27,7 +27,7 @@ def sample_others(labels: Tensor, target: Tensor, count: int) -> Tensor:
         [B, N] bool.
     """
     other = labels[None] != target[:, None]
-    # In double precision, ties (and so an extra negative) are practically impossible.
+    # In double precision, ties (and thus an extra negative) are practically impossible.
     lot = torch.rand(other.shape, dtype=torch.double, device=labels.device)
     lot = lot.masked_fill(~other, math.inf)
     drawn = lot.topk(min(count, len(labels)), dim=1, largest=False, sorted=False).values
@@ -56,8 +56,8 @@ def noise_contrast(positive: Tensor, others: Tensor, negatives: Tensor, total: i
 class Memory(nn.Module):
     """Memory bank with a network's latest embedding of every training image.
 
-    Buffers, so that checkpoints contain them: `bank` [N, D], and the logarithm of the constant that
-    turns scores into likelihoods, infinite until it is fixed by the first batch.
+    Stored in buffers, so that checkpoints contain them: `bank` [N, D], and the logarithm of the
+    constant that turns scores into likelihoods, which is infinite until the first batch sets it.
     """
 
     bank: Tensor
@@ -103,17 +103,17 @@ class ContrastiveDistillation(Loss):
     memories are initialized at random, not with unit length, and updated with `momentum` after
     every batch; the constant Z = N mean(exp(score / temperature)) is set by the first batch and
     kept, so a run depends on the images in that batch; weight 0.8, 16,384 negatives, temperature
-    0.07, 128 channels and momentum 0.5, at batch size 64. Knowledge-Distillation-Zoo uses
-    temperature 0.1. The loss may increase in the first epochs, while the memories fill up.
+    0.07, 128 channels and momentum 0.5, at batch size 64. Knowledge-Distillation-Zoo uses a
+    temperature of 0.1. The loss may increase in the first epochs, while the memories fill up.
 
     Negatives are resampled for every image from the images of other classes, uniformly and without
-    replacement; the positive is the image itself ("exact"). If there are fewer than `negatives` of
-    them, all are used, whereas RepDistiller would repeat some; `negatives_used` [K] is the number
-    for an image of each class, and m in the loss is that number.
+    replacement; the positive is the image itself ("exact"). If there are fewer than `negatives`,
+    all are used, whereas RepDistiller would repeat some; `negatives_used` [K] is their number for
+    an image of each class, which is m in the loss.
 
-    Scores are computed against the whole memory and the negatives selected from them: B times N
-    numbers instead of B times 16,384 gathered vectors. At batch size 64 and 50,000 images this
-    takes 0.3 GB, proportional to both. Sampling uses the generator of the device, so it differs
+    Scores are computed against the whole memory, and negatives are selected from the scores: B
+    times N numbers instead of B times 16,384 gathered vectors. At batch size 64 and 50,000 images,
+    this takes 0.3 GB, proportional to both. Sampling uses the device's generator, so it differs
     between CPU and GPU.
 
     Raises:

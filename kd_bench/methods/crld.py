@@ -15,16 +15,16 @@ class CrossViewConsistency(TwoViewLoss, PerImageLoss):
 
     s and t are the predictions of student and teacher at temperature T for an image (w, weak) and
     for a strongly augmented view of it (s, strong). Three terms, mean over images: "within" a view,
-    "across" views, and "label", the cross entropy of the strong view. The masks leave out images of
-    which the teacher is not sure: m_w is 1 where its largest probability (at temperature 1) for the
+    "across" views, and "label", the cross entropy of the strong view. The masks exclude images on
+    which the teacher is uncertain: m_w is 1 if its largest probability (at temperature 1) for the
     weak view is at least `weak_confidence`, else 0; m_s likewise for the strong view, with a lower
     threshold. The mean is over all images, masked or not.
 
     Masks, thresholds, temperature and weights are those of the authors' code (arcaninez/CRLD) for
     CIFAR-100, where m_w masks both parts of "within", and m_s both of "across".
 
-    A batch of B images is one forward pass of 2B images, so batch norm sees both views together;
-    the code has a pass for each.
+    A batch of B images takes one forward pass of 2B images, so batch norm sees both views together;
+    the authors' code runs one pass per view.
 
     Raises:
         UserError: if the temperature is not above 0, or a threshold is not in [0, 1].

@@ -18,15 +18,15 @@ class DiscriminativeConsistent(Loss):
 
     Two terms, means over the images i. "contrast": a student's embedding s_i should be closer to
     the teacher's embedding t_i of the same image than to those of the batch's other images.
-    "consistency": p(j | t_i), by which the teacher's embedding is classified among the student's,
-    should agree with p(j | s_i); gradients flow through both. Cosines are divided by a trained
-    temperature, exp(-tau), of at least 1 / `sharpest`. Embeddings are linear, of `channels`
+    "consistency": p(j | t_i), which classifies the teacher's embedding among the student's, should
+    agree with p(j | s_i); gradients flow through both. Cosines are divided by a trained
+    temperature, exp(-tau), of at least 1 / `sharpest`. Embeddings are linear with `channels`
     dimensions, and trained on both sides.
 
-    Weights, tau = 1 at first, the limit of 10 and 128 channels are from the authors' code
-    (giakoumoglou/distillers). The paper's trained bias is left out: added to all cosines, it
-    changes neither of the softmaxes. The loss is that of CRD without memory banks and sampling: its
-    negatives are the other images of the batch, so it depends on the batch size.
+    Weights, the initial tau = 1, the limit of 10 and 128 channels are from the authors' code
+    (giakoumoglou/distillers). The paper's trained bias is omitted: added to all cosines, it changes
+    neither softmax. The loss is that of CRD without memory banks and sampling: its negatives are
+    the other images of the batch, so it depends on the batch size.
 
     Raises:
         UserError: if `channels` or `sharpest` is not above 0.

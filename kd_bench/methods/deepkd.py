@@ -18,14 +18,14 @@ PARTS = ("target", "ce", "rest")
 
 
 class DeeplyDecoupled(SeparateMomenta):
-    """A momentum each for cross entropy and the terms "target" and "rest", mu + delta of the part.
+    """Separate momenta for cross entropy and the terms "target" and "rest": mu + delta of the part.
 
     For methods whose terms are those of decoupled distillation, such as `dkd`. The paper finds a
-    larger ratio of signal to noise in the gradients of cross entropy and of the rest, and gives
-    them a larger momentum. The authors' code (haiduo/DeepKD) computes otherwise: there cross
-    entropy has the momentum of "target", by an order of conditions. "target" has the weight decay,
-    as there. Deltas of +-0.075 are theirs for CIFAR-100 at mu = 0.9, without Nesterov's momentum.
-    The paper's mask of unlikely classes is a part of the loss: `GrowingMask`.
+    higher signal-to-noise ratio in the gradients of cross entropy and of the rest, and gives them a
+    larger momentum. The authors' code (haiduo/DeepKD) differs: there, cross entropy has the
+    momentum of "target", due to the order of conditions. "target" has the weight decay, as in that
+    code. Deltas of +-0.075 are theirs for CIFAR-100 at mu = 0.9, without Nesterov's momentum. The
+    paper's mask of unlikely classes is part of the loss: `GrowingMask`.
     """
 
     def __init__(
@@ -42,16 +42,16 @@ class DeeplyDecoupled(SeparateMomenta):
 
 
 class GrowingMask(DecoupledDistillation):
-    """As `dkd`, but "rest" is of the teacher's K likeliest classes alone; K grows by the epoch.
+    """As `dkd`, but "rest" covers only the teacher's K likeliest classes; K grows every epoch.
 
-    The classes of the teacher's K largest logits, without the label, are kept on both sides, as in
-    the authors' code (haiduo/DeepKD). There K is constant, and off in the configurations for
-    CIFAR-100. In the paper it grows from a small value, since unlikely classes are noise to a young
-    student. We could not read by which schedule, so ours is a straight line: from `first_share` of
-    the classes, but at least two, in the first epoch to all of them in the last.
+    The classes with the teacher's K largest logits, without the label, are kept on both sides, as
+    in the authors' code (haiduo/DeepKD). There, K is constant, and off in the configurations for
+    CIFAR-100. In the paper it grows from a small value, since unlikely classes are noise early in
+    training. We could not determine its schedule, so ours is linear: from `first_share` of the
+    classes, but at least two, in the first epoch to all of them in the last.
 
     Args:
-        context: of the networks.
+        context: facts about the networks and data.
         temperature: T.
         first_share: share of the classes in the first epoch.
 

@@ -11,11 +11,11 @@ from kd_bench.interfaces import Batch, Loss, LossContext, Output, require
 class DistillationToken(Loss):
     """CE(psi(z_class), y) and CE(psi(z_token), argmax z_t), for a ViT with a distillation token.
 
-    Hard-label distillation, equation 3 of the paper: each token has a classifier, the class token
-    learns from the labels and the distillation token from the teacher's prediction. Terms "label",
-    with the recipe's label smoothing and mixture, and "teacher". At inference, the student's logits
-    are the mean of both, as timm has it; the paper adds up both softmaxes (section 4). The method's
-    `ce` of the mean is left out, by a weight of 0.
+    Hard-label distillation, equation 3 of the paper: each token has a classifier; the class token
+    learns from the labels and the distillation token from the teacher's prediction. Two terms:
+    "label", with the recipe's label smoothing and mixing, and "teacher". At inference, the
+    student's logits are the mean of both, as in timm; the paper adds both softmaxes (section 4).
+    The method's `ce` on the mean is disabled by a weight of 0.
 
     Raises:
         UserError: if the student has no distillation token.
@@ -28,8 +28,8 @@ class DistillationToken(Loss):
         super().__init__(context)
         require(
             all(stage in context.student for stage in self.student_stages),
-            f"{context.student.model} has no distillation token; choose a student that has one, as"
-            " model=timm model.name=deit_tiny_distilled_patch16_224",
+            f"{context.student.model} has no distillation token; choose a student that has one,"
+            " such as model=timm model.name=deit_tiny_distilled_patch16_224",
         )
         self.label_smoothing = context.label_smoothing
 

@@ -28,11 +28,12 @@ from kd_bench.methods.common.adapters import VectorBatchNorm
 class AuxiliaryHead(PerImageLoss):
     """T^2 sum_k log cosh((a_k - z_t,k) / 2T), a the logits of an auxiliary head on h_s.
 
-    That is BinaryKL-Norm, sum_k KL(1/2 || sigmoid((a_k - z_t,k) / T)) over both outcomes: unlike
-    the KL divergence it sees the logits, and not their differences alone. As it would disturb the
-    student's classifier, the head is another one, which is dropped after training. Head (linear,
-    dropout, batch norm, ReLU, linear), its width of 200, dropout of 0.1, T = 2 and the weight of 1
-    are those of the authors' code (penghui-yang/DHKD) for CIFAR-100, which clamps probabilities.
+    This is BinaryKL-Norm, sum_k KL(1/2 || sigmoid((a_k - z_t,k) / T)) over both outcomes: unlike
+    the KL divergence, it depends on the logits and not only on their differences. Since it would
+    disturb the student's classifier, it uses a separate head, which is dropped after training. The
+    head (linear, dropout, batch norm, ReLU, linear), its width of 200, dropout of 0.1, T = 2 and
+    the weight of 1 are those of the authors' code (penghui-yang/DHKD) for CIFAR-100, which clamps
+    probabilities.
     """
 
     stages = ("pooled",)
@@ -61,16 +62,17 @@ class AuxiliaryHead(PerImageLoss):
 
 
 class AlignedGradients(GradientRule):
-    """Takes from the gradient g of all other terms what opposes that of cross entropy, g_ce.
+    """Removes the part of the other terms' gradient g that opposes g_ce, that of cross entropy.
 
-    Where <g, g_ce> < 0, g loses its projection on g_ce. Both are those of the parameters that they
-    share, all together. In the authors' code (penghui-yang/DHKD) the lengths count the classifier,
-    too, which the other terms do not reach, and whose gradient grows by the projection.
+    If <g, g_ce> < 0, the projection of g on g_ce is subtracted from g. Both gradients are over all
+    shared parameters together. In the authors' code (penghui-yang/DHKD), the lengths also include
+    the classifier, which gets no gradient from the other terms, and whose gradient grows by the
+    projection.
     """
 
     def __init__(self, terms: Sequence[str], momentum: float):
         self.parts = [[term for term in terms if term != "ce"]]
-        require(bool(self.parts[0]), "gradients are aligned of a term besides ce, there is none")
+        require(bool(self.parts[0]), "dhkd needs a term besides ce, but the method has none")
 
     def combine(
         self, total: Tensors, parts: list[Tensors], momentum: Tensors, buffers: list[Tensors]

@@ -13,12 +13,12 @@ class RelationMatching(Loss):
 
     p = softmax(z / T), [B, K]. Two terms: "inter", the correlation of each image's probabilities
     over the classes (mean over images), and "intra", that of each class's probabilities over the
-    images of a batch (mean over classes). Affine maps of the student's probabilities with a
-    positive scale change neither, so a student need not be as confident as its teacher. "intra"
-    depends on the batch size, and is constant for a batch of one.
+    images of a batch (mean over classes). Both are invariant to affine maps of the student's
+    probabilities with a positive scale, so a student need not be as confident as its teacher.
+    "intra" depends on the batch size, and is constant for a batch of one.
 
     T^2 and the weight of 2 for both terms are those of the authors' code
-    (hunto/image_classification_sota). It adds 1e-8 to the denominator of rho, which counts at low
+    (hunto/image_classification_sota). It adds 1e-8 to the denominator of rho, which matters at low
     temperatures, for classes that are improbable in all images of a batch; the paper does not, nor
     do we. A constant row or column has correlation 0.
     """

@@ -12,13 +12,13 @@ class DecoupledDistillation(PerImageLoss):
     """T^2 KL(b_t || b_s) and T^2 KL(r_t || r_s), b the label or not, r the softmax without it.
 
     Two terms, "target" (TCKD) and "rest" (NCKD), per image; b = (p_y, 1 - p_y) at temperature T.
-    KL(p_t || p_s) is the first plus 1 - p_y of the teacher times the second (section 3.1 of the
-    paper): ordinary distillation hides what a confident teacher knows of the other classes, and
-    DKD weights it freely. T^2 and the ramp over 20 of 240 epochs are those of the authors' code
-    (megvii-research/mdistiller), which takes logarithms of probabilities and masks the label by
-    subtracting 1000 from its logit; here everything is a difference of logarithms.
+    KL(p_t || p_s) is the first plus the second times the teacher's 1 - p_y (section 3.1 of the
+    paper). So ordinary distillation suppresses the knowledge of a confident teacher about the other
+    classes; DKD weights it independently. T^2 and the ramp over 20 of 240 epochs are those of the
+    authors' code (megvii-research/mdistiller), which takes logarithms of probabilities and masks
+    the label by subtracting 1000 from its logit; here everything is a difference of logarithms.
 
-    The authors tuned the weight of "rest" for every pair of networks, see `conf/method/dkd.yaml`.
+    The authors tuned the weight of "rest" for every pair of networks; see `conf/method/dkd.yaml`.
     With two classes "rest" is 0.
     """
 

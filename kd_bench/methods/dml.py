@@ -18,12 +18,12 @@ class MutualLearning(Loss):
     detached, so no term updates both networks.
 
     The peer is the job's teacher model, trained with the student's recipe; its accuracy is
-    recorded, its weights are not saved. Both learn from predictions made before either is updated,
-    as in AberHu/Knowledge-Distillation-Zoo, which reports the best epoch of the better network; the
-    paper's algorithm alternates: it updates one network and recomputes its predictions before
-    updating the other.
+    recorded, but its weights are not saved. Both learn from predictions made before either is
+    updated, as in AberHu/Knowledge-Distillation-Zoo, which reports the best epoch of the better
+    network. The paper's algorithm alternates: it updates one network and recomputes its predictions
+    before updating the other.
 
-    Combined with other losses, the peer is trained by those as well.
+    If combined with other losses, the peer is trained by those as well.
     """
 
     terms = ("kl", "peer_kl", "peer_ce")

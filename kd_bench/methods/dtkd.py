@@ -7,7 +7,7 @@ from torch import Tensor
 from kd_bench.interfaces import Batch, LossContext, Output, PerImageLoss, require_positive
 from kd_bench.methods.common.functional import soft_kl
 
-SMALLEST = 0.01  # a maximum that is not positive has no temperature; smaller ones count as this
+SMALLEST = 0.01  # lower bound of a maximum, since the formula needs positive ones
 
 
 class DynamicTemperature(PerImageLoss):
@@ -18,11 +18,11 @@ class DynamicTemperature(PerImageLoss):
     student's temperature is not a constant: gradients flow through its maximum, as in the authors'
     code (JinYu1998/DTKD).
 
-    The author has withdrawn the derivation (equations 4 and 5) in the code's README, and stands by
-    the formula's results. A softmax does not change if all logits are shifted, but these
-    temperatures do, and their formula breaks down for maxima that are not positive: it gives
-    negative temperatures or 0 / 0. Here maxima below 0.01 count as 0.01; trained networks have
-    larger ones. The published method adds a soft-target term of the same T (`st`), and cross
+    In the code's README, the author withdraws the derivation (equations 4 and 5), but stands by the
+    formula's results. A softmax is invariant to a shift of all logits, but these temperatures are
+    not, and their formula breaks down for maxima that are not positive, where it gives negative
+    temperatures or 0 / 0. Here, maxima below 0.01 are replaced by 0.01; those of trained networks
+    are larger. The published method adds a soft-target term with the same T (`st`), and cross
     entropy.
     """
 

@@ -23,26 +23,26 @@ from kd_bench.methods.common.functional import soft_kl, sum_of
 
 
 class FunctionConsistency(Loss):
-    """mean((B(F_s) - F_t)^2), and that and KL after later layers of either network, B a bridge.
+    """mean((B(F_s) - F_t)^2), also after either network's later layers, and KL there; B a bridge.
 
-    Features of the student should look like the teacher's, and the later layers should make the
-    same of them. A bridge B per stage and direction is a 3x3 convolution, batch norm and a leaky
+    The student's features should match the teacher's, and lead to the same outputs in the later
+    layers. There is a bridge B per stage and direction: a 3x3 convolution, batch norm and a leaky
     ReLU. A mixed path is one network up to a stage, a bridge, and the other network from there. Of
     the paths of both directions after every stage but the last, each step uses `paths`, drawn
     uniformly without replacement. Terms:
 
-    - `soft`: T^2 KL(t || s), that of `st`.
+    - `soft`: T^2 KL(t || s), as in `st`.
     - `appearance`: mean squared error of bridged student features, summed over stages; at the last
-      stage also that of their averages over positions, of what is positive.
+      stage, also that of the averages over positions of their positive parts.
     - `function`: the same after the teacher's later layers, on the paths that end in the teacher.
     - `mixed`: T^2 KL from the teacher's prediction to that at the end of each path.
 
-    In the authors' code (LiuDongyang6/FCFD), from which bridges and numbers are, the frozen teacher
-    normalises by the statistics of the batch, here by those that it was trained to. Neither
-    network's batch norm records statistics of a mixed path: there a copy does, which nothing reads.
+    Bridges and numbers are from the authors' code (LiuDongyang6/FCFD). There, the frozen teacher
+    normalises with batch statistics; here, with its running statistics. Neither network's batch
+    norm records statistics of a mixed path: in that code, a copy does, which is never read.
 
-    A step's paths are drawn on the host, so no CUDA graph can hold it. The later layers run in
-    single precision.
+    A step's paths are drawn on the host, so it cannot be captured as a CUDA graph. The later layers
+    run in single precision.
 
     Raises:
         UserError: if a stage is not a map, two maps of a stage have sizes other than equal, half or
@@ -91,13 +91,13 @@ class FunctionConsistency(Loss):
         }
 
     def _drawn(self) -> list[tuple[str, bool]]:
-        """The paths of this step: where it leaves a network, and whether it ends in the teacher."""
+        """This step's paths: the stage of the bridge, and whether the path ends in the teacher."""
         every = [(stage, to_teacher) for stage in self.cuts for to_teacher in (True, False)]
         lots = torch.randperm(len(every), device="cpu")[: self.paths]
         return [every[number] for number in lots.tolist()]
 
     def _appearance(self, student: dict[str, Tensor], teacher: dict[str, Tensor]) -> Tensor:
-        """Mean squared errors, summed over the stages in `student`, as wide as the teacher's."""
+        """Mean squared errors, summed over the stages in `student` (with the teacher's widths)."""
         last = self.stages[-1]
         errors = [F.mse_loss(student[stage], teacher[stage]) for stage in student]
         s, t = (each[last].relu().mean((2, 3)) for each in (student, teacher))

@@ -1,4 +1,4 @@
-"""Mean squared error of penultimate features: what the predecessor's tables call "logits".
+"""Mean squared error of penultimate features, called "logits" in the predecessor's tables.
 
 The predecessor is hankyul2/KnowledgeDistillation (2021); there is no paper.
 """

@@ -44,7 +44,7 @@ class AnnealedTarget(Loss):
     Equation 2 of the paper, whose cross entropy differs from the divergence by a constant; there is
     no factor T^2. lambda decreases linearly from `first` in the first epoch to `last` in the last
     one. The authors' code (adri-romsor/FitNets, CIFAR) uses T = 3 and lambda from 4 to 1, but over
-    more epochs than it trains for, so that it ends near 1.8.
+    more epochs than it trains for, so lambda ends near 1.8.
 
     Raises:
         UserError: if the temperature or `first` is not above 0, or `last` is below 0.

@@ -1,6 +1,6 @@
 """A Gift from Knowledge Distillation (Yim, Joo, Bae and Kim, 2017), CVPR 2017.
 
-`fsp` has the two phases of the paper: first the flow alone, then cross entropy alone. `fsp_joint`
+`fsp` has the two phases of the paper: first only the flow, then only cross entropy. `fsp_joint`
 uses both from the first epoch, as the predecessor does (hankyul2/KnowledgeDistillation).
 """
 
@@ -29,9 +29,9 @@ def flow_matrix(first: Tensor, second: Tensor) -> Tensor:
 class FlowOfSolution(Loss):
     """Mean over consecutive pairs of stages of mean((G_s - G_t)^2), G their flow matrix.
 
-    Deviations from the paper, shared with RepDistiller: average pooling instead of max pooling;
-    means over the matrix and the pairs instead of sums. RepDistiller sums over the pairs, so its
-    weight of 1 is 3 here, for three pairs.
+    Deviations from the paper, as in RepDistiller: average pooling instead of max pooling, and means
+    over the matrix and the pairs instead of sums. RepDistiller sums over the pairs, so its weight
+    of 1 is 3 here, for three pairs.
 
     Raises:
         UserError: if there are fewer than two stages, or the networks have different channels.

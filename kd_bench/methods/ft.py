@@ -19,9 +19,10 @@ class FactorTransfer(Loss):
 
     The teacher's factor is the code of an autoencoder of its feature map, the paraphraser, which is
     trained in the init phase (the term `paraphrase`, a mean squared error) and frozen afterwards.
-    The student's factor is the output of the translator, which has the shape of the encoder and is
-    trained with the student (the term `factor`). Each has three 3x3 convolutions, and a factor has
-    `rate` times the teacher's channels. Factors of different size are pooled to the smaller one.
+    The student's factor is the output of the translator, which has the encoder's architecture and
+    is trained with the student (the term `factor`). Each has three 3x3 convolutions, and a factor
+    has `rate` times the teacher's channels. Factors of different sizes are pooled to the smaller
+    one.
 
     The distance with p = 1 as a mean, rate 0.5, the weight of 500 and networks without batch norm
     are those of the authors' code (Jangho-Kim/Factor-Transfer-pytorch, CIFAR-10, batch size 128).

@@ -16,7 +16,7 @@ class GeneralizedDecoupling(PerImageLoss):
     """T^2 KL of the teacher's top-k classes against the rest, within the top k, and in the rest.
 
     Three terms, "split", "top" and "rest", per image. KL(p_t || p_s) is the first plus the others
-    times the teacher's probabilities of the top k and of the rest. With k = 1 "top" is 0 and the
+    times the teacher's probabilities of the top k and of the rest. With k = 1, "top" is 0 and the
     others are DKD's, for the teacher's prediction instead of the label. Classes that tie with the
     k-th are in the top k.
 

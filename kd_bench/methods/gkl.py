@@ -18,20 +18,20 @@ from kd_bench.methods.common.functional import class_means
 class GeneralizedKL(Loss):
     """mean_jk (d_j - d_k)^2 / 4 with weights w_j w_k, d = z_t - z_s; -sum_k p_t,k log p_s,k at T.
 
-    Two terms, "wmse" and "soft_ce". If w is the teacher's prediction, their gradients are the two
-    of KL: the first is that for the teacher, the second that for the student (theorem 1 of IKL).
-    With a fixed teacher the first would be lost, so here it goes to the student.
+    Two terms, "wmse" and "soft_ce". If w is the teacher's prediction, they give the two gradients
+    of KL: the first that for the teacher, the second that for the student (theorem 1 of IKL). With
+    a fixed teacher, the first would be lost, so here it goes to the student.
 
-    The weights are those of the image's class y: w = m_y^power, m_y the mean over its training
-    images of the teacher's softmax at `weight_temperature`. So a wrong prediction for one image
-    does not decide which classes count, and below a power of 1 unlikely classes count more. The
-    weights are normalised over the whole batch.
+    The weights depend on the image's class y: w = m_y^power, where m_y is the mean of the teacher's
+    softmax at `weight_temperature` over the training images of the class. So a wrong prediction for
+    one image does not determine which classes count, and with a power below 1, unlikely classes
+    count more. The weights are normalised over the whole batch.
 
-    A sum over pairs of classes is a weighted variance, sum_jk w_j w_k (d_j - d_k)^2 = 2 W sum_j w_j
-    (d_j - mean d)^2 with W = sum_j w_j, so it takes O(BK) operations; the authors' code
-    (jiequancui/DKL) has tensors [B, K, K]. That code collects m in each epoch for the next, from
-    augmented images, and has equal weights in the first. Here m is computed once, before training,
-    from the images as they are. No T^2, as there.
+    The sum over pairs of classes is a weighted variance, sum_jk w_j w_k (d_j - d_k)^2 = 2 W sum_j
+    w_j (d_j - mean d)^2 with W = sum_j w_j, so it takes O(BK) operations; the authors' code
+    (jiequancui/DKL) uses tensors [B, K, K]. That code collects m in each epoch for the next, from
+    augmented images, with equal weights in the first epoch. Here, m is computed once before
+    training, from images without augmentation. As in that code, there is no T^2.
 
     Raises:
         UserError: if a temperature or the power is not above 0.
@@ -51,11 +51,11 @@ class GeneralizedKL(Loss):
         self.temperature, self.weight_temperature = temperature, weight_temperature
         self.power = power
         classes = context.num_classes
-        # [K, K], a row for each label; equal until the teacher is known.
+        # [K, K], one row per label; equal weights until `prepare`.
         self.register_buffer("weight", torch.ones(classes, classes))
 
     def prepare(self, outputs: Iterable[tuple[Output, Tensor]]) -> None:
-        """The weights of each class."""
+        """Compute the weights of each class."""
         predictions = (
             ((teacher.logits / self.weight_temperature).softmax(1), target)
             for teacher, target in outputs

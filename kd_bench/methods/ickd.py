@@ -26,9 +26,9 @@ class InterChannelCorrelation(Loss):
     The student's map is first projected to the teacher's channels [B, C, H, W] by a 1x1 convolution
     and batch norm, even if the widths are equal. Follows the authors' code for CIFAR-100
     (ADLab-AutoDrive/ICKD), with the last feature map and weight 2.5 at batch size 64, except that
-    the convolution's initial weights are larger, which the batch norm cancels. torchdistill,
-    following the authors' code for ImageNet, divides by B once more and uses weight 500. The
-    feature maps of the networks may differ in channels and size.
+    the convolution's initial weights are larger, which the batch norm cancels. torchdistill follows
+    the authors' code for ImageNet: it divides by B again and uses weight 500. The networks' feature
+    maps may differ in channels and size.
     """
 
     is_mean_over_images = True

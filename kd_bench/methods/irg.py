@@ -16,7 +16,7 @@ from kd_bench.methods.common.adapters import map_stages, to_common_channels, to_
 def edges(x: Tensor) -> Tensor:
     """Edges of the graph: squared distances between images over the largest, [B, ...] -> [B, B]."""
     x = x.flatten(1)
-    x = x - x.mean(0)  # distances are unchanged, rounding errors are smaller
+    x = x - x.mean(0)  # leaves distances unchanged and reduces rounding errors
     square = x.pow(2).sum(1)
     distance = (square[:, None] + square[None] - 2 * x @ x.T).clamp(min=0)
     others = 1 - torch.eye(len(x), device=x.device, dtype=x.dtype)
@@ -46,14 +46,14 @@ class InstanceRelationshipGraph(Loss):
 
     From AberHu/Knowledge-Distillation-Zoo: edges of the maps of `stages` and of the pooled
     features, averaged; the transformation between consecutive `stages`; and the weights, at batch
-    size 128. It halves the channels of the second stage by averaging adjacent pairs, which assumes
-    that they double; here the wider map is averaged to the channels of the narrower one, which is
-    the same if they double. Either way, the pairing of channels is arbitrary.
+    size 128. That code halves the channels of the second stage by averaging adjacent pairs, which
+    assumes that they double. Here, the wider map is averaged to the channels of the narrower one,
+    which is the same if they double. Either way, the pairing of channels is arbitrary.
 
     The authors' code (yufanLIU/IRG) avoids this: it compares the pooled maps of the first and the
-    last block of a stage, which have equal width. It uses edges of pooled features only, and does
+    last block of a stage, which have equal width. It uses only edges of pooled features, and does
     not backpropagate through the largest distance. The paper also mentions a transformation of
-    edges; neither code implements it. The feature maps of the networks may differ in channels and
+    edges, which neither code implements. The networks' feature maps may differ in channels and
     size.
     """
 

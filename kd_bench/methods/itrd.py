@@ -13,19 +13,19 @@ from kd_bench.methods.common.functional import correlation, unit
 class InformationTransfer(Loss):
     """log2 sum_c (1 - r_c)^(2a) over channels, and |G_s|^2 - |G_s * G_t|^2; pooled features h.
 
-    Two terms. "correlation": r_c is Pearson's correlation of a channel of the student, embedded
-    linearly in the teacher's width, with that channel of the teacher over the batch; the power a
+    Two terms. "correlation": r_c is Pearson's correlation over the batch between a channel of the
+    student, linearly embedded to the teacher's width, and that channel of the teacher; the power a
     and the logarithm are those of Renyi's entropy. "mutual": G is the matrix of the cosines of all
-    pairs of images, divided by their number; * multiplies entries, and |.|^2 is the sum of
-    squares, so that its negative logarithm is an entropy of second order. The term is large if the
-    images' similarities in the student say little about those in the teacher. It is computed from
-    the embedded features if the widths differ, else from the features themselves.
+    pairs of images, divided by their number; * is the entrywise product, and |.|^2 the sum of
+    squares, whose negative logarithm is an entropy of second order. The term is large if the
+    images' similarities in the student carry little information about those in the teacher. It is
+    computed from the embedded features if the widths differ, else from the features themselves.
 
-    From the authors' code (roymiles/ITRD): the embedding, a sum of squares where the entropy has
-    its logarithm, and r divided by B / (B - 1), from a variance over B - 1 images and a mean over
+    From the authors' code (roymiles/ITRD): the embedding; a sum of squares where the entropy has
+    its logarithm; and r divided by B / (B - 1), due to a variance over B - 1 images and a mean over
     B, so the logarithm is always finite. Both terms depend on the batch size. Weights and a are
-    its example for networks of one family on CIFAR-100 (wrn-40-2 and wrn-16-2); the defaults there
-    are a = 1.5 and 0.05 for the second term.
+    its example for networks of one family on CIFAR-100 (wrn-40-2 and wrn-16-2); its defaults are
+    a = 1.5 and 0.05 for the second term.
 
     Raises:
         UserError: if the power is not above 0.

@@ -1,6 +1,6 @@
 """On-Policy Distillation of Language Models (Agarwal et al., 2024), ICLR 2024, arXiv:2306.13649.
 
-"GKD". Its divergences for a classifier, without sampling from the student.
+"GKD". Only its divergences, for a classifier, without sampling from the student.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from kd_bench.methods.common.functional import kl, log_mixture, soft_kl
 class JensenShannon(PerImageLoss):
     """T^2 [b KL(p || m) + (1 - b) KL(q || m)], m = b p + (1 - b) q, p teacher, q student, at T.
 
-    The generalised Jensen-Shannon divergence with b = beta, per image; bounded, also where one
-    network gives no probability to the other's class. For beta to 0 it is beta KL(p || q), for beta
-    to 1 it is (1 - beta) KL(q || p): the methods `st` and `rkl`. Near the teacher it is
-    beta (1 - beta) times either. T^2 is Hinton's; the paper has temperature 1.
+    The generalised Jensen-Shannon divergence with b = beta, per image; it is bounded, even if one
+    network assigns no probability to the other's class. As beta approaches 0, it becomes
+    beta KL(p || q), and as beta approaches 1, (1 - beta) KL(q || p): the methods `st` and `rkl`.
+    Near the teacher it is beta (1 - beta) times either. T^2 is Hinton's; the paper uses
+    temperature 1.
 
     Raises:
         UserError: if the temperature is not above 0, or beta is not between 0 and 1.
@@ -45,8 +46,8 @@ class JensenShannon(PerImageLoss):
 class ReverseKL(PerImageLoss):
     """T^2 KL(softmax(z_s / T) || softmax(z_t / T)), summed over classes, mean over the batch.
 
-    The student is not asked to cover all of the teacher's classes, but to avoid those that the
-    teacher finds unlikely. T^2 is Hinton's; the paper has temperature 1.
+    The student need not cover all of the teacher's classes, but should avoid those that the teacher
+    finds unlikely. T^2 is Hinton's; the paper uses temperature 1.
     """
 
     def __init__(self, context: LossContext, temperature: float):

@@ -27,9 +27,9 @@ def channel_directions(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
     The gradient of a singular vector has differences of squared singular values in its denominators
     and is undefined if two are equal. 1/d is replaced by d/(d^2 + MIXED^2), with squared values
-    normalized to sum to one: the exact gradient for distinct values, bounded for nearly equal ones,
-    and vanishing as they become equal. A map of zeros has zero gradient. So everything is always
-    finite, and nothing needs to be zeroed afterwards. The values have no gradient.
+    normalized to sum to one: this gives the exact gradient for distinct values, is bounded for
+    nearly equal ones, and vanishes as they become equal. A map of zeros has zero gradient. So all
+    gradients are finite, and none needs to be zeroed afterwards. The values have no gradient.
     """
     x = x.flatten(2).transpose(1, 2)  # [B, H*W, C]
     x = x / _length(x.detach())
@@ -58,10 +58,10 @@ def _inverse(difference: Tensor) -> Tensor:
 
 
 def align(student: Tensor, teacher: Tensor) -> Tensor:
-    """The student's vectors [B, C, M] most similar to each of the teacher's, sign-corrected.
+    """For each of the teacher's vectors, the most similar student vector, sign-corrected.
 
     Returns:
-        [B, C, K] for teacher vectors [B, C, K].
+        [B, C, K] for student vectors [B, C, M] and teacher vectors [B, C, K].
     """
     cosine = student.detach().transpose(1, 2) @ teacher  # [B, M, K]
     candidate = torch.arange(student.shape[2], device=student.device)[:, None]
@@ -80,19 +80,19 @@ class SingularVectors(Loss):
     A stage's map, as a matrix [H*W, C], is reduced to its first right singular vectors: the
     teacher's first `vectors`, and the most similar of the student's first `candidates`,
     sign-corrected. Both are multiplied by the teacher's singular values (normalized to unit length,
-    so ones for a single vector) and compared between stages with a radial basis function.
+    so 1 for a single vector) and compared between stages with a radial basis function.
 
-    Follows HobbitLong/RepDistiller, itself based on the authors' TensorFlow code
-    (sseung0703/SSKD_SVD), which halves and does not divide by B: 32 times as much at batch size 64.
-    mdistiller uses the matrix [C*H, W], so its vectors describe positions and not channels. These
-    codes zero values and gradients that are not finite; here that is unnecessary, see
-    `channel_directions`. The sign of a singular vector is arbitrary, but R depends on it: the
-    teacher's are flipped to have a positive sum, which makes the first one nonnegative for maps
-    after a ReLU. The weight is mdistiller's 1, at batch size 64, as RepDistiller has no script; the
-    term is then about a hundredth of cross entropy.
+    Follows HobbitLong/RepDistiller, which is based on the authors' TensorFlow code
+    (sseung0703/SSKD_SVD); that halves the sum and does not divide by B, so its loss is 32 times as
+    large at batch size 64. mdistiller uses the matrix [C*H, W], so its vectors describe positions
+    and not channels. These codes zero values and gradients that are not finite; here that is
+    unnecessary, see `channel_directions`. The sign of a singular vector is arbitrary, but R depends
+    on it: the teacher's vectors are flipped to have a positive sum, which makes the first one
+    nonnegative for maps after a ReLU. The weight is mdistiller's 1, at batch size 64, because
+    RepDistiller has no script; the term is then about 1/100 of cross entropy.
 
-    A singular value decomposition synchronizes with the GPU, so CUDA graphs cannot hold this loss.
-    It raises an error for features that are not finite.
+    A singular value decomposition synchronizes with the GPU, so this loss cannot be captured in a
+    CUDA graph. It raises an error for features that are not finite.
 
     Raises:
         UserError: if there are fewer than two stages, the channels differ, or `vectors` exceeds the

@@ -11,9 +11,9 @@ class UniformTarget(PerImageLoss):
     """H(u, p_s) = -1/K sum_k log p_s,k, u uniform over the K classes.
 
     Section 7 of the paper: label smoothing by epsilon is cross entropy with the label times
-    1 - epsilon plus this term times epsilon, which are the weights (0.9 and 0.1 for the paper's
-    epsilon of 0.1). There is no teacher: what a method gains beyond this row is not the effect of
-    softer targets alone.
+    1 - epsilon plus this term times epsilon; these are the weights (0.9 and 0.1 for the paper's
+    epsilon of 0.1). There is no teacher, so any gain of a method over this row is more than the
+    effect of softer targets.
     """
 
     needs_teacher = False

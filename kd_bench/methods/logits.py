@@ -12,9 +12,9 @@ class LogitRegression(Loss):
     """mean((z_s - z_t)^2) over the batch and the classes.
 
     The paper (equation 1) uses half the sum over classes, and no labels. Here, as in
-    AberHu/Knowledge-Distillation-Zoo, it is the mean over classes, added to cross entropy, with
-    that code's weight of 0.1. Note that the row "logits" in the predecessor's tables compares
-    features instead (`feature_mse`).
+    AberHu/Knowledge-Distillation-Zoo, it is the mean over classes, added to cross entropy with that
+    code's weight of 0.1. The row "logits" in the predecessor's tables compares features instead
+    (`feature_mse`).
     """
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:

@@ -16,13 +16,13 @@ class Perception(PerImageLoss):
     """KL(softmax(h_t / T) || softmax(h_s / T)), h each class's logits standardized over the batch.
 
     h_ik = (z_ik - m_k) / d_k with mean m_k and (biased) standard deviation d_k over the images i:
-    how much more an image resembles class k than the others of the batch do. The loss is unchanged
-    by a shift and a positive scale of the student's logits of any class. It depends on the
-    batch size, and is zero for a batch of one. A class with equal logits for all images gets zeros.
+    how much more an image resembles class k than the others of the batch do. The loss is invariant
+    to a shift and a positive scale of the student's logits for any class. It depends on the batch
+    size, and is zero for a batch of one. A class with equal logits for all images gets zeros.
 
     There is no T^2. The authors' code (ismail31416/LumiNet) multiplies by the square of a factor
-    alpha, 33 for ResNet32x4 and ResNet8x4 on CIFAR-100, here in the weight; it adds 1e-5 to the
-    variance.
+    alpha, 33 for ResNet32x4 and ResNet8x4 on CIFAR-100, which is part of the weight here; it adds
+    1e-5 to the variance.
     """
 
     def __init__(self, context: LossContext, temperature: float):

@@ -16,7 +16,7 @@ def grad_cam(logits: Tensor, features: Tensor, target: Tensor, *, create_graph: 
 
     relu(sum_c a_c F_c) with a_c the mean over positions of dz_y / dF_c; Selvaraju et al.,
     arXiv:1610.02391, equations 1 and 2. The channels F_c are activations: `features` must be the
-    very tensor that `logits` were computed from.
+    tensor from which `logits` were computed, not a copy.
     """
     own = F.one_hot(target, logits.shape[1]).to(logits.dtype)  # [B, K]
     (gradient,) = torch.autograd.grad(
@@ -29,20 +29,21 @@ def grad_cam(logits: Tensor, features: Tensor, target: Tensor, *, create_graph: 
 class AttentionDistillation(Loss):
     """Sum over positions of |Q_s / |Q_s| - Q_t / |Q_t||, mean over the batch, Q a Grad-CAM map.
 
-    Q is flattened and normalized to unit Euclidean length; for both networks it is that of the
-    class predicted by the teacher. Maps of different size are pooled to the smaller one. The paper
-    is about learning additional classes; this is its attention distillation loss alone, L_AD,
+    Q is flattened and normalized to unit Euclidean length; for both networks, it is computed for
+    the class predicted by the teacher. Maps of different sizes are pooled to the smaller one. The
+    paper is about learning additional classes; this is only its attention distillation loss, L_AD,
     between networks with the same classes.
 
     AberHu/Knowledge-Distillation-Zoo multiplies the importance of a channel by the gradient again
     instead of by the activation; that carries no spatial information before global average pooling,
-    so it uses the second stage. It also uses the label's class and the mean over positions, which
-    its weight of 0.4 belongs to; for the sum over the 64 positions of an 8x8 map that is 0.4 / 64.
+    so it uses the second stage. It also uses the label's class and the mean over positions, to
+    which its weight of 0.4 belongs; for the sum over the 64 positions of an 8x8 map, this is
+    0.4 / 64.
 
     Raises:
-        UserError: if the stage is not a feature map, or is rearranged tokens, which the logits do
-            not depend on; and in training, if another loss requests extra views, because
-            then the features are slices that the logits do not depend on.
+        UserError: if the stage is not a feature map, or is rearranged tokens, on which the logits
+            do not depend; and in training, if another loss requests extra views, because the
+            features are then slices, on which the logits do not depend.
     """
 
     needs_input_gradients = True
@@ -53,9 +54,9 @@ class AttentionDistillation(Loss):
         for network in (context.student, context.teacher_shapes):
             require(
                 not network.is_rearranged(stage),
-                f"LwM differentiates logits with respect to the map at {stage}, and that of"
-                f" {network.model} is rearranged ({network.paths.get(stage)}), so that logits do"
-                " not depend on it; choose a network that computes maps [C, H, W]",
+                f"LwM differentiates logits with respect to the map at {stage}, but that of"
+                f" {network.model} is rearranged ({network.paths.get(stage)}), so the logits do not"
+                " depend on it; choose a network that computes maps [C, H, W]",
             )
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:

@@ -14,15 +14,15 @@ class MaskedGeneration(PerImageLoss):
 
     F is the map of a stage after its last ReLU, r a trained 1x1 convolution if the channels differ,
     and G is trained: two 3x3 convolutions with a ReLU in between. Each channel of each image is
-    masked with the probability `masked`, so that the student's other channels must suffice to
-    generate the teacher's map. Masks are of channels in the authors' code for classification
-    (yzd-v/MGD), of positions in that for detection and segmentation. There is no setting for small
-    images: the weight belongs to a sum over the 512 x 7 x 7 values of ImageNet's last map, and that
-    of CIFAR's networks has a tenth of them or fewer. Maps of different size are pooled to the
-    smaller one; the networks may differ in width.
+    masked with probability `masked`, so that the student's other channels must suffice to generate
+    the teacher's map. The authors' code (yzd-v/MGD) masks channels for classification, and
+    positions for detection and segmentation. It has no setting for small images: the weight belongs
+    to a sum over the 512 x 7 x 7 values of the last map on ImageNet, and that of CIFAR networks has
+    a tenth as many or fewer. Maps of different sizes are pooled to the smaller one; the networks
+    may differ in width.
 
     Raises:
-        UserError: if the stage is not a feature map, or `masked` is not a share below 1.
+        UserError: if the stage is not a feature map, or `masked` is not at least 0 and below 1.
     """
 
     def __init__(self, context: LossContext, stage: str, masked: float):

@@ -26,7 +26,7 @@ def instance_level(student: Tensor, teacher: Tensor, temperature: float) -> Tens
 
 
 def batch_level(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Difference of P P^T [B, B]: which images are predicted alike."""
+    """Difference of P P^T [B, B]: which images get similar predictions."""
     s, t = ((z / temperature).softmax(1) for z in (student, teacher))
     return squared_difference(s @ s.T, t @ t.T)
 
@@ -45,12 +45,12 @@ class MultiLevel(TwoViewLoss):
     and "class" (squared Frobenius norms), and "label", the cross entropy of the strong view.
 
     The temperatures, the two views, the factor T^2, the weights and the cross entropy of both views
-    are those of the authors' code (Jin-Ying/Multi-Level-Logit-Distillation). What it computes is
-    another matter: see `PublishedMultiLevel`. The code's confidence masks are left out, because
-    there they mask nothing.
+    are those of the authors' code (Jin-Ying/Multi-Level-Logit-Distillation), which however computes
+    something else: see `PublishedMultiLevel`. The code's confidence masks are omitted, because they
+    mask nothing there.
 
-    A batch of B images is one forward pass of 2B images, so batch norm sees both views together;
-    the code has a pass for each.
+    A batch of B images takes one forward pass of 2B images, so batch norm sees both views together;
+    the authors' code runs one pass per view.
 
     Raises:
         UserError: if there is no temperature, or one is not above 0.
@@ -81,20 +81,20 @@ class MultiLevel(TwoViewLoss):
 class PublishedMultiLevel(TwoViewLoss):
     """MLKD as its published code computes it: strong views in "instance" and "label" alone.
 
-    Follows the loss of Jin-Ying/Multi-Level-Logit-Distillation, which other code has taken over
-    (sunshangquan/logit-standardization-KD). It differs from `MultiLevel` thus:
+    Follows the loss of Jin-Ying/Multi-Level-Logit-Distillation, which other code has adopted
+    (sunshangquan/logit-standardization-KD). It differs from `MultiLevel` as follows:
 
-    - "batch" and "class" are those of the weak view; the strong ones are computed and not used.
+    - "batch" and "class" are those of the weak view; the strong ones are computed but not used.
     - "instance" of the strong view is that of the weak view for some temperatures (2 and 6 of 4, 3,
       5, 2 and 6).
-    - Masks should select the half of the images with the lowest confidence of the teacher (their
-      largest probability), and the half of the classes with the lowest sum of probabilities. But
-      the losses are averaged before they are multiplied by the mask. So the masks only scale
-      "batch" and the weak "instance" by the share of those images, and "class" by that of those
-      classes: half, or a little more for ties or an odd number.
+    - Masks should select the half of the images with the teacher's lowest confidence (largest
+      probability), and the half of the classes with the lowest sum of probabilities. But the losses
+      are averaged before they are multiplied by the mask. So the masks only scale "batch" and the
+      weak "instance" by the share of those images, and "class" by the share of those classes: half,
+      or slightly more for ties or an odd number.
 
     Args:
-        context: of the networks.
+        context: facts about the networks and data.
         temperatures: all temperatures.
         weak_again: those at which the strong view is not used.
     """
@@ -131,7 +131,7 @@ class PublishedMultiLevel(TwoViewLoss):
 
 
 def share_below_median(values: Tensor) -> Tensor:
-    """The share of the values [N] that are at most their median (the middle two's mean): []."""
+    """The share of values [N] up to their median (the mean of the middle two): []."""
     median = torch.quantile(values, 0.5)
     return (values <= median).to(values.dtype).mean()
 

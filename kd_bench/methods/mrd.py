@@ -1,7 +1,7 @@
 """Monotonic Rank Distillation: Leveraging Kendall Correlation for Model Compression.
 
-A repository of 2024 without a paper that could be found, ebolk/MonotonicRankDistillation. A related
-ranking loss: Guan et al., 2024, arXiv:2409.17823.
+A repository of 2024, ebolk/MonotonicRankDistillation; no paper could be found. A related ranking
+loss: Guan et al., 2024, arXiv:2409.17823.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ NUMBERS_AT_ONCE = 2**22  # 16 MB each for a few intermediate results in float32
 
 
 class _RankAgreement(torch.autograd.Function):
-    """`rank_agreement`, with the gradient computed along with the value, part by part.
+    """`rank_agreement`, with value and gradient computed together, in chunks.
 
-    So neither needs all pairs in memory at once.
+    So all pairs are never in memory at once.
     """
 
     @staticmethod
@@ -48,8 +48,8 @@ class _RankAgreement(torch.autograd.Function):
 def rank_agreement(x: Tensor, y: Tensor, sharpness: float) -> Tensor:
     """mean_{j != k} tanh(a (x_j - x_k) (y_j - y_k)) of each row: [R, N], [R, N] -> [R].
 
-    A smooth Kendall's tau, which it approaches as the sharpness a grows. 0 for rows of one number.
-    Differentiable in x alone. R N^2 operations.
+    A smooth version of Kendall's tau, which it approaches as the sharpness a grows. 0 for rows of
+    one number. Differentiable only in x. R N^2 operations.
     """
     value: Tensor = _RankAgreement.apply(x, y, sharpness)
     return value
@@ -59,17 +59,17 @@ class MonotonicRank(Loss):
     """1 - rho(z_s, z_t), and 1 - mean_{j<k} tanh(b D_jk^s D_jk^t / 2), over classes and images.
 
     Two terms, each the sum of a mean over images, where j and k are classes, and a mean over
-    classes, where they are images of the batch. "correlation" is Pearson's rho of logits; "rank" a
-    smooth Kendall's tau with D_jk = h_j - h_k, h the logits standardized by their (unbiased)
-    deviation. So the student's logits of an image or a class may differ from the teacher's in shift
-    and scale.
+    classes, where they are images of the batch. "correlation" is Pearson's rho of logits; "rank" is
+    a smooth Kendall's tau with D_jk = h_j - h_k, h the logits standardized by their (unbiased)
+    deviation. So the student's logits for an image or a class may differ from the teacher's in
+    shift and scale.
 
-    "rank" compares all pairs: B K^2 + K B^2 operations, 1 million at B = 64 and K = 100, computed
-    in parts of at most 4 million numbers, so 320 million at B = 256 and K = 1000 take time and no
-    memory.
+    "rank" compares all pairs: B K^2 + K B^2 operations, 1 million at B = 64 and K = 100. They are
+    computed in chunks of at most 4 million numbers, so 320 million at B = 256 and K = 1000 take
+    time but no memory.
 
-    From the code's loss, with its weights. As published, it fails unless B = K, since it adds
-    vectors of these lengths before averaging them.
+    This is the repository's loss, with its weights. As published, it fails unless B = K, since it
+    adds vectors of these lengths before averaging them.
     """
 
     terms = ("correlation", "rank")

@@ -19,11 +19,11 @@ class NormAndDirection(PerImageLoss):
     """1 - <h_s, c_y> / (|c_y| max(|h_s|, |h_t|)), h pooled, c_y the mean of h_t over class y.
 
     ND loss: the student's features should be as large as the teacher's, and point to the centre of
-    their class, which is the mean over its training images without augmentation. A feature that is
-    longer than the teacher's gains nothing by its length. As in the authors' code
-    (WangYZ1608/Knowledge-Distillation-via-ND), the length of a longer student is differentiated.
-    Where the widths differ, h_s is a trained linear map of the student's features, with a bias; in
-    that code with batch norm and dropout before it.
+    their class, which is the mean over its training images without augmentation. Exceeding the
+    teacher's length does not reduce the loss further. As in the authors' code
+    (WangYZ1608/Knowledge-Distillation-via-ND), the length of a longer student feature is
+    differentiated. If the widths differ, h_s is a trained linear map of the student's features with
+    a bias; that code has batch norm and dropout before it.
 
     KD++ adds it to `st`, DKD++ to `dkd`.
     """
@@ -40,7 +40,7 @@ class NormAndDirection(PerImageLoss):
         self.register_buffer("centre", torch.zeros(context.num_classes, teacher[0]))
 
     def prepare(self, outputs: Iterable[tuple[Output, Tensor]]) -> None:
-        """The centres of the classes, as directions."""
+        """Compute the directions of the class centres."""
         features = ((teacher.features["pooled"], target) for teacher, target in outputs)
         self.centre.copy_(unit(class_means(features, len(self.centre)), 1))
 

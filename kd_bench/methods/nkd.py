@@ -15,14 +15,14 @@ from kd_bench.methods.common.partition import is_class, log_within
 class NormalizedDistillation(PerImageLoss):
     """-p_t(y) log p_s(y) and -T^2 sum_k r_t(k) log r_s(k), r the softmax without the label y.
 
-    Two terms, "target" and "rest", per image. p is taken at temperature 1, r at T. Without the
-    normalisation to r, the probabilities of the other classes would have different sums in the
-    two networks, and their cross entropy no minimum at the teacher's. The paper's loss includes the
-    cross entropy of the label, here the term "ce".
+    Two terms, "target" and "rest", per image. p is computed at temperature 1, r at T. Without the
+    normalisation to r, the probabilities of the other classes would have different sums in the two
+    networks, and the minimum of their cross entropy would not be at the teacher's. The paper's loss
+    includes the cross entropy of the label, here the term "ce".
 
-    Cross entropies, not divergences: a student equal to its teacher has a loss above 0. T = 3 and
-    the weight gamma = 3.5 of "rest" are those of the authors' code for CIFAR-100 (yzd-v/cls_KD; 1
-    and 1.5 for ImageNet).
+    These are cross entropies, not divergences: a student equal to its teacher has a loss above 0.
+    T = 3 and the weight gamma = 3.5 of "rest" are those of the authors' code for CIFAR-100
+    (yzd-v/cls_KD; 1 and 1.5 for ImageNet).
     """
 
     terms = ("target", "rest")

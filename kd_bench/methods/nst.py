@@ -25,10 +25,10 @@ class NeuronSelectivity(Loss):
     """Sum over stages of the squared maximum mean discrepancy between the networks' channels.
 
     mean k(s, s') + mean k(t, t') - 2 mean k(s, t) with k(a, b) = (a . b)^2, over all pairs of
-    channels of an image, each channel a vector [H*W] of unit length. The numbers of channels may
-    differ; maps of different size are pooled to the smaller one.
+    channels of an image, where each channel is a vector [H*W] of unit length. The numbers of
+    channels may differ; maps of different sizes are pooled to the smaller one.
 
-    Of the paper's kernels this is the polynomial one, with d = 2 and c = 0. The authors' code
+    This is the paper's polynomial kernel, with d = 2 and c = 0. The authors' code
     (TuSimple/neuron-selectivity-transfer) compares only the last map, with weight 50 for ImageNet
     (method.losses.nst.stages=[stage3]). Three stages with weight 50 each are RepDistiller's.
     """

@@ -20,8 +20,8 @@ def enhanced_cross_entropy(
 ) -> Tensor:
     """-sum_k ((p_t,k + y_k)^g - y_k) log p_s,k from logits, y the label's one-hot: [B, K] -> [B].
 
-    The larger g, the more the label's share counts, and the less those of the others; cross entropy
-    with the teacher's predictions at g = 1.
+    With larger g, the label's share counts more and those of the others less; at g = 1, this is
+    cross entropy with the teacher's predictions.
     """
     is_label = F.one_hot(target, student.shape[1])
     share = (teacher.softmax(1) + is_label).pow(exponent) - is_label
@@ -33,14 +33,15 @@ class OneForAll(PerImageLoss):
 
     Two terms, "logits" and "exits", the latter a sum over the stages; y is the label's one-hot. An
     exit classifies the student's map of a stage by a trained head that is dropped after training.
-    So stages are compared with the teacher's predictions alone, whatever its architecture. After
-    the last stage the head is a 1x1 convolution, before it a separable convolution that halves the
-    map for each stage that follows (two depthwise 3x3 and 1x1 pairs with batch norm and a ReLU),
-    then the average and a linear layer; its width is that of the wider network.
+    So stages are compared only with the teacher's predictions, regardless of its architecture. The
+    head of the last stage starts with a 1x1 convolution; earlier ones start with one separable
+    convolution for each later stage, which halves the map (two depthwise 3x3 and 1x1 pairs with
+    batch norm and a ReLU). An average and a linear layer follow. The head's width is that of the
+    wider network.
 
-    As in the authors' code (Hao840/OFAKD) for students that are convolutional networks, with four
-    stages there; both weights are 1. Its g is 1 in the example for CIFAR-100 and 1.5 for ImageNet.
-    The teacher needs stages of the same names, too, though they are not read.
+    As in the authors' code (Hao840/OFAKD) for convolutional students, which has four stages; both
+    weights are 1. Its g is 1 in the example for CIFAR-100 and 1.5 for ImageNet. The teacher also
+    needs stages with the same names, although they are not read.
 
     Raises:
         UserError: if a stage is not a feature map, or the exponent g is below 1.

@@ -31,7 +31,7 @@ def negative_mean(norm: nn.BatchNorm2d) -> Tensor:
 def partial_distance(student: Tensor, target: Tensor) -> Tensor:
     """Squared error summed except where student <= target <= 0: [B, C, H, W] twice -> [B].
 
-    There the following ReLU makes both zero anyway.
+    There, the following ReLU makes both zero anyway.
     """
     counts = (student > target) | (target > 0)
     return ((student - target).pow(2) * counts).sum((1, 2, 3))
@@ -46,12 +46,12 @@ class FeatureOverhaul(Loss):
     (clovaai/overhaul-distillation, CIFAR-100, batch size 128). In their networks and in these, the
     shortcut is added to the output of that batch norm before the ReLU, which m ignores.
 
-    The authors' code leaves the teacher in train mode, so its maps are normalized by batch
-    statistics and its running statistics change; so does mdistiller. Here a teacher is always in
-    eval mode. Maps of different size are pooled to the smaller one.
+    The authors' code and mdistiller leave the teacher in train mode, so its maps are normalized
+    with batch statistics and its running statistics change. Here, a teacher is always in eval mode.
+    Maps of different sizes are pooled to the smaller one.
 
-    A network needs two more stages for each of `stages`: stage1_pre, before its last ReLU, and
-    stage1_norm, the last batch norm before that.
+    A network needs two more stages for each of `stages`: for stage1, these are stage1_pre, before
+    its last ReLU, and stage1_norm, the last batch norm before that.
 
     Raises:
         UserError: if a network lacks a stage, or its `_norm` is not a batch norm with weights.

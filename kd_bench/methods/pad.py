@@ -15,16 +15,16 @@ class PrimeAwareL2(Loss):
     """mean((h_s - h_t)^2 / v + log v), v a variance predicted by the student; features [B, C].
 
     The negative log-likelihood of a Gaussian: images (and channels) that are hard for the student
-    get a lower weight, so the "prime" ones dominate. Two terms, one for each phase of training:
-    "l2", the plain mean((h_s - h_t)^2), while the predicted variance is still meaningless, then
-    "prime". The head that predicts log v is a linear layer and batch norm on the pooled features.
-    The formula, the head and the weights of 1 are torchdistill's, as the authors published no code.
+    get a lower weight, so the "prime" ones dominate. Two terms, one for each training phase: "l2",
+    the plain mean((h_s - h_t)^2), while the predicted variance is still meaningless, then "prime".
+    The head that predicts log v is a linear layer and batch norm on the pooled features. The
+    formula, the head and the weights of 1 are torchdistill's, since the authors published no code.
 
-    Our choices: student features of a different width, which torchdistill does not support, go
-    through a trained linear layer. And the length of the init phase: torchdistill adds the variance
-    for 30 epochs at a low, constant learning rate to a trained student; here the schedule belongs
-    to the main phase, and the plain loss is used for an eighth of the recipe before it, at the
-    recipe's initial learning rate.
+    Two choices are ours. Student features of a different width, which torchdistill does not
+    support, pass through a trained linear layer. The second is the length of the init phase:
+    torchdistill adds the variance to a trained student, for 30 epochs at a low, constant learning
+    rate. Here, the schedule belongs to the main phase, which is preceded by the plain loss for an
+    eighth of the recipe, at the recipe's initial learning rate.
     """
 
     stages = ("pooled",)

@@ -12,10 +12,10 @@ from kd_bench.methods.common.functional import sum_of, unit
 class ProjectorEnsemble(PerImageLoss):
     """1 - cos(mean_m relu(W_m h_s), h_t), mean over the batch; h the pooled features.
 
-    The projectors W are trained linear layers (with a bias) to the teacher's width, and differ in
-    their random initial values alone; after a ReLU, as the teacher's features are. As in the
-    authors' code (chenyd7/PEFD) with its weight and three projectors. The networks may differ in
-    width.
+    The projectors W are trained linear layers (with a bias) to the teacher's width, which differ
+    only in their random initial values. They are followed by a ReLU, as are the teacher's features.
+    As in the authors' code (chenyd7/PEFD), with its weight and three projectors. The networks may
+    differ in width.
     """
 
     stages = ("pooled",)

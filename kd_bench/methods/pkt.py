@@ -15,7 +15,7 @@ EPSILON = 1e-7  # in the logarithm, as in the authors' code
 
 
 def neighbour_probability(x: Tensor) -> Tensor:
-    """Probability of each image to be another's neighbour: [B, C] -> [B, B], rows sum to one.
+    """Probability that each image is another's neighbour: [B, C] -> [B, B], rows sum to one.
 
     S_ij = (cos(x_i, x_j) + 1) / 2 divided by its row sum: the paper's cosine kernel.
     """

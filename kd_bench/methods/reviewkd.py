@@ -12,7 +12,7 @@ from kd_bench.interfaces import Batch, LossContext, Output, PerImageLoss
 from kd_bench.methods.common.adapters import MapBatchNorm, average_pool, map_stages
 from kd_bench.methods.common.functional import sum_of
 
-WIDEST = 512  # channels in which maps are fused, at most
+WIDEST = 512  # maximum number of channels in which maps are fused
 POOLED_SIZES = (4, 2, 1)
 
 
@@ -50,20 +50,21 @@ class AttentionFusion(nn.Module):
 class KnowledgeReview(PerImageLoss):
     """Sum over stages of d(r_i(F_s,i, F_s,i+1, ..), F_t,i), d over a pyramid of averages.
 
-    Each stage of the teacher is compared with the fusion of the student's stages from that one on:
-    from the deepest to the first, a map passes a 1x1 convolution with batch norm and is fused with
-    the result of the deeper stages by attention (`AttentionFusion`); a 3x3 convolution with batch
-    norm then gives the teacher's channels. After the listed stages, the pooled features are the
-    deepest, as a map of 1x1. Details, such as at most 512 channels where maps are fused, are from
-    the authors' code (dvlab-research/ReviewKD): the student's maps are after the stages' last ReLU,
-    the teacher's before it, and a fused map is resized to the teacher's size by repetition.
+    Each stage of the teacher is compared with the fusion of the student's stages from that one on.
+    From the deepest to the first, a map passes through a 1x1 convolution with batch norm and is
+    fused with the result of the deeper stages by attention (`AttentionFusion`); a 3x3 convolution
+    with batch norm then gives the teacher's channels. The deepest stage is the pooled features, as
+    a 1x1 map. Details, such as at most 512 channels for fused maps, are from the authors' code
+    (dvlab-research/ReviewKD): the student's maps are taken after the stages' last ReLU, the
+    teacher's before it, and a fused map is resized to the teacher's size by repetition.
 
-    The authors' code for CIFAR-100 leaves the teacher in train mode and begins the ramp of its
+    The authors' code for CIFAR-100 leaves the teacher in train mode, and starts the ramp of its
     weight at 0 of 20 epochs; here, as in mdistiller, the teacher is in eval mode and the first
-    epoch has 1/20. mdistiller has the weight of ResNet32x4 and ResNet8x4 alone. The networks may
+    epoch has 1/20. mdistiller has only the weight for ResNet32x4 and ResNet8x4. The networks may
     differ in width and in the sizes of their maps.
 
-    A network needs one more stage for each of `stages`: stage1_pre, before its last ReLU.
+    A network needs one more stage for each of `stages`: for stage1, this is stage1_pre, before its
+    last ReLU.
     """
 
     is_mean_over_images = True
@@ -104,5 +105,5 @@ def _convolution(channels_in: int, channels: int, kernel: int) -> nn.Sequential:
 
 
 def _as_map(features: Tensor) -> Tensor:
-    """Maps as they are, vectors as maps of 1x1: [B, C] -> [B, C, 1, 1]."""
+    """Turn vectors into 1x1 maps, [B, C] -> [B, C, 1, 1]; maps are returned unchanged."""
     return features if features.dim() == 4 else features[:, :, None, None]

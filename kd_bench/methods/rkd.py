@@ -30,9 +30,9 @@ class RelationalDistillation(Loss):
     Two terms, "distance" and "angle", each the mean over all B^2 or B^3 entries, as in the authors'
     code (lenscloth/RKD); the paper sums. The authors' weights of 25 and 50 for CIFAR belong to
     batch size 128, unit-length features and an additional soft-target term; RepDistiller uses them
-    without the latter two at batch size 64, as we do. In both codes equal features have distance
-    1e-6, here 0. Memory is B^2 C and B^3 numbers per network: 1 MB each at B = 64 and C = 64, and 8
-    MB for the triplets at B = 128. The networks may differ in width.
+    without the latter two at batch size 64, as we do. In both codes, equal features have distance
+    1e-6; here, 0. Memory is B^2 C and B^3 numbers per network: 1 MB each at B = 64 and C = 64, and
+    8 MB for the triplets at B = 128. The networks may differ in width.
     """
 
     stages = ("pooled",)

@@ -12,11 +12,11 @@ from kd_bench.methods.common.partition import is_class, kl_within, log_split
 class RefinedLogits(PerImageLoss):
     """R^2 KL(b_t || b_s) and T^2 KL(m_t || m_s): confidence, and classes below the label.
 
-    Two terms, "confidence" and "correlation", per image. b_t is the probability of the teacher's
-    prediction and the rest, b_s that of the label and the rest, at temperature R; m is the softmax,
-    at temperature T, over the classes whose logit in the teacher is below that of the label. Where
-    the teacher is wrong, its confidence is transferred to the label, and nothing is learned of the
-    classes that it ranks above the label. Where it is right this is DKD, if R = T.
+    Two terms, "confidence" and "correlation", per image. b_t has the probabilities of the teacher's
+    prediction and the rest, b_s those of the label and the rest, at temperature R; m is the
+    softmax, at temperature T, over the classes whose logit in the teacher is below that of the
+    label. If the teacher is wrong, its confidence is transferred to the label, and the classes that
+    it ranks above the label are ignored. If it is right and R = T, this is DKD.
 
     R = 1, T = 4, the weights 1 and 8 and the ramp over 20 of 240 epochs are those of the authors'
     code (zju-SWJ/RLD), which also has R = T as an option. With fewer than two classes below the

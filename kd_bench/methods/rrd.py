@@ -18,7 +18,7 @@ from kd_bench.methods.common.functional import unit
 
 
 class Queue(nn.Module):
-    """The latest vectors, in buffers that checkpoints contain; random directions at first."""
+    """The latest vectors, in buffers that are saved in checkpoints; initially random directions."""
 
     entries: Tensor  # [N, D]
     oldest: Tensor  # [] int64, position that is written next
@@ -48,16 +48,16 @@ class Queue(nn.Module):
 class RelationalRepresentation(PerImageLoss):
     """-sum_k p_t,k log p_s,k, p = softmax(cosines with the queue / T), a T for each network.
 
-    The queue has the teacher's embeddings of the latest images, those of the batch included. Both
-    networks' embeddings of an image are compared with its entries, and the student should find the
-    same ones similar as the teacher. Embeddings are linear, of `channels` dimensions and unit
-    length. The teacher's is random and stays so: its embeddings are only ever targets, so the
-    authors' code (giakoumoglou/distillers) has no gradient for it either.
+    The queue contains the teacher's embeddings of the latest images, including those of the batch.
+    Both networks' embeddings of an image are compared with its entries, and the student should have
+    the same similarities as the teacher. Embeddings are linear with `channels` dimensions, and of
+    unit length. The teacher's embedding layer is random and stays so: its output is only used as a
+    target, so the authors' code (giakoumoglou/distillers) has no gradient for it either.
 
-    The paper wants the student's softmax to be sharper than the teacher's; that is 0.02 and 0.1 in
-    the documentation of the authors' code, whose command line has them the other way round. Its
-    queue of 16,384 begins with random vectors shorter than 1, here of unit length, and needs a size
-    that is a multiple of the batch; here it has no more entries than there are images.
+    In the paper, the student's softmax should be sharper than the teacher's; this is 0.02 and 0.1
+    in the documentation of the authors' code, whose command line swaps them. Its queue of 16,384
+    starts with random vectors shorter than 1, and its size must be a multiple of the batch size;
+    here, they have unit length, and the queue has no more entries than there are images.
 
     Raises:
         UserError: if a number is not above 0, or a batch is larger than the queue.

@@ -16,16 +16,16 @@ from kd_bench.methods.common.functional import standardize
 class RedundancySuppression(Loss):
     """sum_c (R_cc - 1)^2 and sum_{c != d} R_cd^2, R_cd the correlation of h_t,c and r(h_s)_d.
 
-    Two terms, "same" and "others", from the correlations over a batch of all pairs of channels of
-    the teacher and of the student: each channel of the student, after a trained projector r, should
-    carry what the teacher's carries and nothing of its other channels. Pooled features h; r is a
-    linear layer to `widening` times the student's width, batch norm, a GELU and a linear layer to
-    the teacher's, both without a bias.
+    Two terms, "same" and "others", from the correlations over a batch of all pairs of a teacher's
+    and a student's channel: each channel of the student, after a trained projector r, should
+    correlate with the same channel of the teacher, but not with its others. Pooled features h; r is
+    a linear layer to `widening` times the student's width, batch norm, a GELU and a linear layer to
+    the teacher's width; the linear layers have no bias.
 
-    From the authors' code (VISION-SJTU/RSD): r, its initial values, the weight of 0.1 and the
-    hundredth of that for other channels, for any pair of networks. It adds 1e-5 to the deviations,
-    and its recipe has label smoothing, which these weights do not. R depends on the batch size: of
-    a few images, unrelated channels are correlated, too.
+    From the authors' code (VISION-SJTU/RSD): r, its initial values, the weight of 0.1 and 1/100 of
+    that for other channels, for any pair of networks. That code adds 1e-5 to the deviations, and
+    its recipe has label smoothing, which is not part of these weights. R depends on the batch size:
+    over few images, unrelated channels are correlated as well.
 
     Raises:
         UserError: if `widening` is below 1.

@@ -24,20 +24,20 @@ from kd_bench.methods.common.functional import soft_kl
 class ScaleDecoupled(Loss):
     """Mean over a map's cells of w T^2 KL(p_t || p_s), p = softmax(logits of a cell / T).
 
-    The map before the global average, `stage`, is averaged over the cells of a grid of m x m for
-    each m of `scales`; each network's own classifier turns the average of a cell into logits. At
-    m = 1 they are the network's. w is `complementary` where the teacher classifies a cell correctly
-    and the image wrongly or vice versa, else 1. The student's classifier learns from cells, too.
-    The maps may differ in channels and size.
+    The map before the global average, `stage`, is averaged over the cells of an m x m grid for each
+    m of `scales`; each network's own classifier turns the average of a cell into logits. At m = 1,
+    they are the network's. w is `complementary` if the teacher classifies a cell correctly and the
+    image wrongly or vice versa, else 1. The student's classifier also learns from the cells. The
+    maps may differ in channels and size.
 
-    Mean over cells as in the authors' code (shicaiwei123/SDD-CVPR2024), as are the weights, T and
-    w; its scales are 1 and 2 if the architectures are alike, else 1, 2 and 4. It averages to 4 x 4
-    first, the same if 4 divides the map's size, and replaces what is not a number by zeros.
-    Other losses than the divergence (SD-DKD, SD-NKD) are subclasses with another `distance`.
+    The mean over cells, the weights, T and w are those of the authors' code
+    (shicaiwei123/SDD-CVPR2024); its scales are 1 and 2 for similar architectures, else 1, 2 and 4.
+    It averages to 4 x 4 first, which is the same if 4 divides the map's size, and replaces NaN by
+    zero. For losses other than the divergence (SD-DKD, SD-NKD), subclasses override `distance`.
 
     Raises:
-        UserError: if the classifier's input is not the average of `stage` over its positions, as
-            far as shapes show, or a number is out of range.
+        UserError: if the shapes rule out that the classifier's input is the average of `stage` over
+            positions, or a number is out of range.
     """
 
     needs_networks = True
@@ -72,7 +72,7 @@ class ScaleDecoupled(Loss):
         return (weight * distance.view_as(target)).mean()
 
     def distance(self, student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
-        """Distance of each cell [B N] from logits [B N, K] and labels [B N]."""
+        """Distance of each cell [B N], from logits [B N, K] and labels [B N]."""
         return self.temperature**2 * soft_kl(student, teacher, self.temperature)
 
     def _cell_logits(self, output: Output, classifier: Classifier | None) -> Tensor:

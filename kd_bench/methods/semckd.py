@@ -16,8 +16,9 @@ from kd_bench.methods.common.functional import unit
 class SimilarityEmbedding(nn.Module):
     """Embedding of each image's similarities with a batch: maps [B, C, H, W] -> [B, n / 4].
 
-    Of unit length, from inner products of maps, by two linear layers with a ReLU in between. They
-    read n similarities, n the batch size; those that a smaller batch lacks are zero.
+    The embedding has unit length and is computed from inner products of maps by two linear layers
+    with a ReLU in between. They take n similarities, n the batch size; a smaller batch is padded
+    with zeros.
     """
 
     def __init__(self, batch_size: int):
@@ -39,7 +40,7 @@ class SimilarityEmbedding(nn.Module):
 
 
 def _regressor(channels_in: int, channels: int) -> nn.Sequential:
-    """1x1, 3x3 and 1x1 convolutions to the teacher's channels, by twice as many."""
+    """1x1, 3x3 and 1x1 convolutions to the teacher's channels, with twice as many in between."""
     middle = 2 * channels
     return nn.Sequential(
         nn.Conv2d(channels_in, middle, 1, bias=False),
@@ -55,19 +56,19 @@ def _regressor(channels_in: int, channels: int) -> nn.Sequential:
 class SemanticCalibration(PerImageLoss):
     """mean_i sum_j a_ij mean((r_ij(F_s,i) - F_t,j)^2) over the stages i and j of the networks.
 
-    Each stage of the student learns from all stages of the teacher, with weights a that add up to
-    one: a_ij is a softmax over j of <q_i, k_j>, for each image. The query q_i of the student and
-    the key k_j of the teacher are trained embeddings of the image's similarities with the batch
-    (`SimilarityEmbedding`), so that layers of similar meaning should find each other. r are trained
-    regressors, one for each pair of stages; of two maps of different size, the larger one is
+    Each stage of the student learns from all stages of the teacher, with weights a that sum to one:
+    a_ij is a softmax over j of <q_i, k_j>, for each image. The query q_i of the student and the key
+    k_j of the teacher are trained embeddings of the image's similarities with the batch
+    (`SimilarityEmbedding`), so that layers with similar semantics are matched. r are trained
+    regressors, one for each pair of stages; of two maps of different sizes, the larger one is
     averaged. The networks may differ in width.
 
     As in the authors' code (DefangChen/SemCKD), with its weight of 400 and soft targets at T = 4.
-    The first layer of the embeddings reads as many numbers as a batch has images, wherefore that
-    code leaves out the last, smaller batch of an epoch; here its missing similarities are zero.
+    The first layer of the embeddings has one input per image of a batch, so that code drops the
+    last, smaller batch of an epoch; here, its missing similarities are zero.
 
     Args:
-        batch_size: the recipe's, the largest number of images of a batch.
+        batch_size: the recipe's batch size, the largest number of images in a batch.
     """
 
     def __init__(self, context: LossContext, stages: Sequence[str], batch_size: int):

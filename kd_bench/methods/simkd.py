@@ -17,13 +17,13 @@ from kd_bench.methods.common.adapters import average_pool, map_stages, to_common
 class ReusedClassifier(Head):
     """The teacher's classifier, on the average of the student's last map P(F_s), P the projector.
 
-    P is a bottleneck of convolutions without biases, each with batch norm and a ReLU: 1x1 to a
-    `factor`-th of the teacher's channels, 3x3, and 1x1 to the teacher's. It takes the map at the
-    size of the teacher's if that is smaller. The classifier is a frozen copy; the teacher must
-    average its last map for it.
+    P is a bottleneck of convolutions without biases, each with batch norm and a ReLU: 1x1 to
+    1/`factor` of the teacher's channels, 3x3, and 1x1 to the teacher's. If the teacher's map is
+    smaller, P takes the student's map averaged to that size. The classifier is a frozen copy, whose
+    input in the teacher must be the average of the last map.
 
     Raises:
-        UserError: if the factor does not leave a channel, or a network has no map at `stage`.
+        UserError: if the factor leaves no channel, or a network has no map at `stage`.
     """
 
     def __init__(self, context: LossContext, stage: str, factor: int):
@@ -45,7 +45,7 @@ class ReusedClassifier(Head):
             *_layer(between, between, kernel=3),
             *_layer(between, channels, kernel=1),
         )
-        assert context.teacher_net is not None  # with the teacher's shapes
+        assert context.teacher_net is not None  # given along with the teacher's shapes
         classifier = context.teacher_net.get_submodule(teacher.classifier)
         self.classifier = deepcopy(classifier).requires_grad_(False)
 
@@ -62,10 +62,10 @@ def _layer(channels_in: int, channels: int, kernel: int) -> tuple[nn.Module, ...
 class ProjectedFeatures(Loss):
     """mean((P(F_s) - F_t)^2), F the last map, P the projector, which stays part of the student.
 
-    The only loss: the student is classified by the teacher's classifier (`ReusedClassifier`), and
-    sees no labels. Projector and classifier count at inference. A larger map of the teacher is
-    averaged to the size of the student's. Weight, projector and its factor of 2 are those of the
-    authors' code (DefangChen/SimKD); a factor of 4 or 8 makes a smaller projector, and scored lower
+    This is the only loss: the student uses the teacher's classifier (`ReusedClassifier`), and sees
+    no labels. Projector and classifier count at inference. A larger map of the teacher is averaged
+    to the size of the student's. Weight, projector and its factor of 2 are those of the authors'
+    code (DefangChen/SimKD); a factor of 4 or 8 makes a smaller projector, with lower accuracy
     there.
     """
 

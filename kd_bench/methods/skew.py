@@ -1,6 +1,6 @@
 """DistiLLM: Towards Streamlined Distillation for Large Language Models (Ko et al., 2024).
 
-ICML 2024, arXiv:2402.03898. Its divergences for a classifier, without sampling from the student.
+ICML 2024, arXiv:2402.03898. Only its divergences, for a classifier, without sampling.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ class SkewedKL(PerImageLoss):
     """T^2 KL(p || a p + (1 - a) q), p the teacher and q the student, or exchanged if `reverse`.
 
     The skewed divergences with a = alpha, per image: at most -T^2 log(a), since the mixture is
-    nowhere much smaller than the first argument. The limit for alpha to 0 is the method `st`, or
-    `rkl` if `reverse`; the gradient near the teacher is (1 - a)^2 times theirs. alpha = 0.1 is the
-    paper's. T^2 is Hinton's; the paper has temperature 1.
+    nowhere much smaller than the first argument. As alpha approaches 0, it becomes the method `st`,
+    or `rkl` if `reverse`; the gradient near the teacher is (1 - a)^2 times theirs. alpha = 0.1 is
+    the paper's. T^2 is Hinton's; the paper uses temperature 1.
 
     Raises:
         UserError: if the temperature is not above 0, or alpha is not between 0 and 1.

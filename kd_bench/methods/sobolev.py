@@ -1,7 +1,7 @@
 """Sobolev Training for Neural Networks (Czarnecki et al., 2017), NeurIPS 2017, arXiv:1706.04859.
 
-In the variant for classifiers of Knowledge Transfer with Jacobian Matching (Srinivas and Fleuret,
-2018), ICML 2018, arXiv:1803.00443.
+In the variant for classifiers from Knowledge Transfer with Jacobian Matching (Srinivas and
+Fleuret, 2018), ICML 2018, arXiv:1803.00443.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from kd_bench.methods.common.functional import unit
 def class_gradient(logits: Tensor, batch: Batch, *, create_graph: bool) -> Tensor:
     """Gradient of the label's logit w.r.t. the pixels of each image: [B, K] -> [B, 3*H*W].
 
-    One backward pass for the whole batch. Batch norm in train mode couples the images of a batch;
-    then this is the gradient of the sum of the batch's logits.
+    One backward pass for the whole batch. Since batch norm in train mode couples the images of a
+    batch, this is then the gradient of the sum of the batch's logits.
     """
     own = F.one_hot(batch.target, logits.shape[1]).to(logits.dtype)  # [B, K]
     (gradient,) = torch.autograd.grad(
@@ -30,17 +30,17 @@ def class_gradient(logits: Tensor, batch: Batch, *, create_graph: bool) -> Tenso
 class JacobianMatching(Loss):
     """|| g_s / |g_s| - g_t / |g_t| ||^2, mean over the batch, g = dz_y / dx: from 0 to 4.
 
-    x is an image [3, H, W], z_y the logit of its label. Gradients are normalized to unit length, as
-    the scale of logits carries no knowledge; zero gradients stay zero.
+    x is an image [3, H, W], z_y the logit of its label. Gradients are normalized to unit length,
+    since the scale of logits carries no knowledge; zero gradients stay zero.
 
-    Czarnecki et al. match gradients without normalization, of the whole output along random
-    directions. This uses the Jacobian row of the label, as in AberHu/Knowledge-Distillation-Zoo,
-    whose weight of 20 belongs to a mean over the 3 H W numbers: divide it by them. That code
-    reports instability without cross entropy.
+    Czarnecki et al. match unnormalized gradients of the whole output along random directions. This
+    uses the Jacobian row of the label, as in AberHu/Knowledge-Distillation-Zoo, whose weight of 20
+    belongs to a mean over the 3 H W numbers; divide it by their number. That code reports
+    instability without cross entropy.
 
-    Training differentiates the student's gradient once more, where the second derivative of a ReLU
-    is zero. A step takes several times as long as one of `st`, much of it in the double backward of
-    batch norm, and keeps the graphs of both networks in memory.
+    Training differentiates the student's gradient again; the second derivative of a ReLU is zero. A
+    step takes several times as long as with `st`, mostly for the double backward pass of batch
+    norm, and keeps the graphs of both networks in memory.
     """
 
     needs_input_gradients = True

@@ -22,10 +22,10 @@ class SimilarityPreserving(Loss):
     """Sum over stages of ||G_s - G_t||_F^2 / B^2, G the similarity matrix of a network.
 
     The paper sums over pairs of layers, here over `stages`: by default only the last map, as in
-    RepDistiller, whose code says that it was verified by the paper's author, with its weight of
-    3000 at batch size 64. Knowledge-Distillation-Zoo uses the mean over three stages with the same
-    weight, torchdistill rows of unit L1 norm: their weights are not comparable. The feature maps of
-    the networks may differ in channels and size.
+    RepDistiller, with its weight of 3000 at batch size 64. According to a comment, that code was
+    verified by the paper's author. Knowledge-Distillation-Zoo uses the mean over three stages with
+    the same weight, and torchdistill rows of unit L1 norm, so their weights are not comparable. The
+    networks' feature maps may differ in channels and size.
     """
 
     def __init__(self, context: LossContext, stages: Sequence[str]):

@@ -16,10 +16,10 @@ EPSILON = 1e-6  # inside the logarithm, which is undefined for equal features
 
 
 def standardise(x: Tensor) -> Tensor:
-    """Standardizes every channel over the batch: [B, C] -> [B, C].
+    """Standardize every channel over the batch: [B, C] -> [B, C].
 
-    Batch norm without parameters. A constant channel becomes zero, and so does a batch of one
-    image.
+    This is batch norm without parameters. A constant channel becomes zero, and so does a batch of
+    one image.
     """
     centred = x - x.mean(0)
     return centred * (centred.square().mean(0) + SPREAD).rsqrt()
@@ -29,11 +29,11 @@ class SimpleRecipe(Loss):
     """log sum |N(W h_s) - N(h_t)|^a and KL(p_t || p_s), N batch norm; pooled features h [B, C].
 
     Two terms, "feature" and "logits". The projector W is a trained linear layer to the teacher's
-    width, used even if the widths are equal. The power a, 4, is a soft maximum over all entries;
-    the logarithm makes the gradient's scale independent of the distance, and of the batch size,
-    since it turns a factor into a constant. Follows the authors' code for ImageNet
+    width, used even if the widths are equal. The power a = 4 acts as a soft maximum over all
+    entries; the logarithm makes the gradient's scale independent of the distance and of the batch
+    size, since it turns a factor into a constant. Follows the authors' code for ImageNet
     (roymiles/Simple-Recipe-Distillation), with its weights of 2 and 1 and temperature 1 at batch
-    size 256, except that there equal features give minus infinity; it has no settings for
+    size 256, except that equal features give minus infinity there; it has no settings for
     CIFAR-100. The networks may differ in width.
 
     Raises:

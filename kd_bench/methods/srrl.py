@@ -15,12 +15,12 @@ from kd_bench.methods.common.adapters import Connector
 class SoftmaxRegression(Loss):
     """mean((x - h_t)^2) and mean((C_t(x) - z_t)^2), x = avg(r(F_s)), C_t the teacher's classifier.
 
-    Two terms, "feature" and "logits": the student's features, seen through a connector r, should be
-    the teacher's penultimate features h_t, and the teacher's classifier should give them the
-    teacher's logits. F_s is the student's last map; r is a 1x1 convolution without bias, batch norm
-    and a ReLU, trained with the student and dropped after training. Connector, initial values and
-    weights are those of the authors' code (jingyang2017/KD_SRRL); in that of SimKD the connector
-    sees pooled features.
+    Two terms, "feature" and "logits": after a connector r, the student's features should equal the
+    teacher's penultimate features h_t, and the teacher's classifier should give them the teacher's
+    logits. F_s is the student's last map; r is a 1x1 convolution without bias, batch norm and a
+    ReLU, trained with the student and dropped after training. Connector, initial values and weights
+    are those of the authors' code (jingyang2017/KD_SRRL); in SimKD's implementation, the connector
+    takes pooled features.
 
     Raises:
         UserError: if the student's stage is not a map, or the teacher's `pooled` is not the input
@@ -35,7 +35,8 @@ class SoftmaxRegression(Loss):
         shape, teacher = context.student[stage], context.teacher_shapes
         require(
             len(shape) == 3,
-            f"SRRL needs the student's last map, and '{stage}' of {context.student.model} is none",
+            f"SRRL needs the student's last map, but '{stage}' of {context.student.model} is not a"
+            " map [C, H, W]",
         )
         teacher.classifier  # noqa: B018  # raises UserError if `pooled` is not its input
         self.stage, self.stages = stage, (stage, "pooled")

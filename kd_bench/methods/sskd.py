@@ -38,26 +38,26 @@ class SelfSupervision(Loss):
     rotated and upright images. Terms, each summed over classes (or columns), mean over images (or
     rows):
 
-    - `teacher_head`: cross entropy of the rows of the teacher's S, whose label is the image's own
-      upright view. Used in the init phase, to train only the teacher's head, which is fixed
+    - `teacher_head`: cross entropy of the rows of the teacher's S, where the label is the image's
+      own upright view. Used in the init phase to train only the teacher's head, which is frozen
       afterwards. The teacher itself is always frozen.
     - `upright`: T^2 KL(softmax(z_t / T) || softmax(z_s / T)); `turned`: the same on rotated images.
     - `similarity`: the same on the rows of S, with its own temperature.
 
     The teacher makes mistakes on rotated images, so `turned` and `similarity` use all images (rows)
-    that the teacher gets right and the given share of the others: those in which the label (the own
-    upright view) has the best rank. Rotations, heads, the four terms and the selection are the
-    paper's. The numbers are those of the authors' code (xuguodong03/SSKD): weights, temperatures,
-    shares, 60 epochs of the init phase compared to 240, and no temperature in it. Deviations from
-    both: the learning rate of the init phase is constant, while they lower it twice; and the
-    student sees flipped images if the dataset's augmentation flips. torchdistill uses ten times the
-    weight for cross entropy.
+    that the teacher gets right, and the given share of the others: those in which the label (the
+    image's own upright view) has the best rank. Rotations, heads, the four terms and the selection
+    are the paper's. The numbers are those of the authors' code (xuguodong03/SSKD): weights,
+    temperatures, shares, 60 epochs of the init phase for 240 of the main phase, and no temperature
+    in the init phase. Deviations from both: the learning rate of the init phase is constant, while
+    they lower it twice; and the student sees flipped images if the dataset's augmentation flips.
+    torchdistill uses ten times the weight for cross entropy.
 
-    A batch of B images is a forward pass of 4B images.
+    A batch of B images takes a forward pass of 4B images.
 
     Raises:
         UserError: if a temperature is not above 0, a share is not in [0, 1], or feature maps are
-            not square: such images cannot be rotated by 90 degrees.
+            not square, since the images cannot be rotated by 90 degrees.
     """
 
     stages = ("pooled",)

@@ -28,6 +28,6 @@ class SoftTarget(PerImageLoss):
         return self.temperature**2 * soft_kl(student.logits, teacher.logits, self.temperature)
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        # The mean of `per_image`, but T^2 last: the rounding of older records, to the bit.
+        # The mean of `per_image`, but with T^2 last, which reproduces older records bitwise.
         distance = soft_kl(student.logits, teacher.logits, self.temperature)  # [B]
         return self.temperature**2 * distance.mean()

@@ -19,7 +19,7 @@ class SelfTraining(Loss):
     Equation 7 of the paper, summed over classes, mean over the batch; teachers of other models are
     rejected. The factor T^2, absent from the equation, is that of the authors' code
     (yuanli2333/Teacher-free-Knowledge-Distillation). That code averages over the classes and
-    compensates with a multiplier specific to each network; weight and temperature are those of its
+    compensates with a multiplier specific to each network; weight and temperature are those for
     ResNet18 on CIFAR-100: 0.95 times 50 / 100 classes.
     """
 
@@ -41,8 +41,8 @@ class VirtualTeacher(Loss):
     p^d has `correct` at the label and distributes the rest equally over the other classes (equation
     8). At temperature T it is softmax(log(p^d) / T), as for a teacher with logits log(p^d). Summed
     over classes, mean over the batch; equation 9 with Hinton's T^2, which the paper's equations
-    omit throughout and without which almost nothing would be left at T = 20. The weight is the
-    paper's alpha for ResNet18 on CIFAR-100, from the authors' configuration.
+    omit, and without which the loss would be negligible at T = 20. The weight is the paper's alpha
+    for ResNet18 on CIFAR-100, from the authors' configuration.
 
     The authors' code computes something else: see `tfkd_reg_as_published`.
 
@@ -83,8 +83,8 @@ class PublishedVirtualTeacher(VirtualTeacher):
     As in the authors' code, yuanli2333/Teacher-free-Knowledge-Distillation: the softmax is applied
     to probabilities, the student has temperature 1, and there is no T^2. At T = 20 the label is 5 %
     above the other classes: the target is almost uniform, and this is label smoothing. The code
-    averages over the classes and compensates with a multiplier; the weight is that of its ResNet18
-    on CIFAR-100: 0.1 times 100 / 100 classes.
+    averages over the classes and compensates with a multiplier; the weight is that for ResNet18 on
+    CIFAR-100: 0.1 times 100 / 100 classes.
     """
 
     def forward(self, student: Output, teacher: Output | None, batch: Batch) -> Tensor:

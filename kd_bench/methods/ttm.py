@@ -16,10 +16,10 @@ class TransformedTeacher(PerImageLoss):
     """KL(q || p_s), q = p_t^gamma / sum_k p_t(k)^gamma, both networks at temperature 1.
 
     The power transform q is softmax(z_t / T) with T = 1 / gamma: ordinary distillation without the
-    student's temperature, and without T^2. The student's probabilities have to become as soft as
-    the teacher's softened ones, which regularises. gamma = 0.1 and the weight of 45 are the
-    example in the authors' README (zkxufo/TTM), VGG13 to VGG8 on CIFAR-100 at batch size 64; they
-    were tuned for every pair.
+    student's temperature, and without T^2. The student's probabilities must become as soft as the
+    teacher's softened ones, which acts as a regulariser. gamma = 0.1 and the weight of 45 are from
+    the example in the authors' README (zkxufo/TTM), VGG13 to VGG8 on CIFAR-100 at batch size 64;
+    they were tuned for every pair.
     """
 
     def __init__(self, context: LossContext, gamma: float):
@@ -35,10 +35,10 @@ class TransformedTeacher(PerImageLoss):
 class WeightedTransformedTeacher(TransformedTeacher):
     """U KL(q || p_s), U = sum_k p_t(k)^gamma, q = p_t^gamma / U, both networks at temperature 1.
 
-    TTM with a weight for each image that is 1 for a teacher without doubt and largest, for
-    gamma < 1, for one without an opinion: K^(1 - gamma), 40 for 100 classes and gamma = 0.2. Hence
-    the lower weight of 4, which with gamma = 0.2 is the example in the authors' README (zkxufo/TTM)
-    for VGG13 to VGG8 on CIFAR-100, where CRD is added with 0.8.
+    TTM with a weight per image, which is 1 if the teacher is certain and, for gamma < 1, largest if
+    its prediction is uniform: K^(1 - gamma), 40 for 100 classes and gamma = 0.2. So the weight of
+    the term is only 4; this and gamma = 0.2 are from the example in the authors' README
+    (zkxufo/TTM) for VGG13 to VGG8 on CIFAR-100, where CRD is added with weight 0.8.
     """
 
     def per_image(self, student: Output, teacher: Output, batch: Batch) -> Tensor:

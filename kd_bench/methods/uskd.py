@@ -1,6 +1,6 @@
 """From Knowledge Distillation to Self-Knowledge Distillation (Yang et al., 2023), arXiv:2303.13005.
 
-ICCV 2023, "a Unified Approach with Normalized Loss and Customized Soft Labels": USKD, which has no
+ICCV 2023, "a Unified Approach with Normalized Loss and Customized Soft Labels": USKD, without a
 teacher.
 """
 
@@ -20,16 +20,16 @@ SMOOTHING = 0.1  # of the labels that the auxiliary classifier learns, in the au
 class SelfKnowledge(PerImageLoss):
     """-(p_y^2 + 1 - mean p_y^2) log p_y; -sum_k Z_k log q_k, k != y; -sum_k smooth_k log w_k.
 
-    Three terms for label y, "target", "others" and "weak", mean over the batch. No teacher: the
-    student's own p = softmax(z) gives the soft label of the class y (a constant in the gradient,
-    of mean 1 over the batch). For the other classes, q = softmax of z without y; Z_k, proportional
-    to 1 / rank, is Zipf's law; ranks are by q + q_w, where q_w is the same for an auxiliary linear
-    classifier of the averaged map at `stage`, usually the last but one. This one learns from
-    smoothed labels, w = softmax of its logits, and is not part of the trained network.
+    Three terms for label y, "target", "others" and "weak", mean over the batch. There is no
+    teacher: the student's own p = softmax(z) gives the soft label of class y (detached, with mean 1
+    over the batch). For the other classes, q is the softmax of z without y. Z_k follows Zipf's law,
+    proportional to 1 / rank. Classes are ranked by q + q_w, where q_w is q for an auxiliary linear
+    classifier on the averaged map at `stage`, usually the last but one. This classifier learns from
+    smoothed labels (w is the softmax of its logits), and is not part of the trained network.
 
-    Where the authors' code (yzd-v/cls_KD) ranks, it has the logarithm of the student's p, divided
-    as if it were p, and it counts y itself in the ranks of the others. Weights are those of its
-    configuration for ResNet18 on CIFAR-100, at batch 16.
+    To rank, the authors' code (yzd-v/cls_KD) uses the logarithm of the student's p, divided as if
+    it were p, and includes y itself in the ranks of the others. Weights are those of its
+    configuration for ResNet18 on CIFAR-100, at batch size 16.
 
     Raises:
         UserError: if `stage` is not a map, or there is only one class.
@@ -52,7 +52,7 @@ class SelfKnowledge(PerImageLoss):
         self.stages = (stage,)
         self.head = nn.Linear(shape[0], classes)
         zipf = 1 / torch.arange(1.0, classes)
-        # The label has the last rank, and no share.
+        # The label is ranked last, and gets no share.
         self.register_buffer("zipf", F.pad(zipf / zipf.sum(), (0, 1)))
 
     def per_image(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ class Gaussian(nn.Module):
     """Normal distribution of each value of the teacher's map, given the student's map.
 
     The mean is computed by three 1x1 convolutions with ReLUs in between; the variance is one
-    trained number per channel, softplus(a) + smallest.
+    trained value per channel, softplus(a) + smallest.
     """
 
     def __init__(self, channels_in: int, channels: int, initial: float, smallest: float):
@@ -53,7 +53,7 @@ class VariationalInformation(Loss):
     positions instead of a sum; it can be negative. Three stages, weight 1, mu without the paper's
     batch norm, and the initial v of 5 are RepDistiller's, reportedly from the authors' code, which
     is no longer public. The paper also has a term for the last layer, which is omitted here. In
-    mdistiller v is never passed to the optimizer, which makes the loss a plain mean squared error.
+    mdistiller, v is never passed to the optimizer, so the loss is a plain mean squared error.
 
     Args:
         initial_variance: v of every channel before training.

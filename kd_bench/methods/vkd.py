@@ -15,14 +15,14 @@ from kd_bench.interfaces import Batch, LossContext, Output, PerImageLoss
 class OrthogonalProjection(nn.Module):
     """Linear map [B, channels_in] -> [B, channels] whose matrix has orthonormal columns, or rows.
 
-    Columns if there are not fewer output channels than inputs: then inner products of features are
-    those of their projections, so the map cannot fit the teacher in the student's place.
+    Its columns are orthonormal if there are at least as many outputs as inputs: the map then
+    preserves inner products of features, so it cannot fit the teacher instead of the student.
 
     The matrix is the product of k reflections 1 - 2 v v^T / |v|^2, k the smaller number of
-    channels, cut to k columns, whatever values the trained vectors v take; v_i is 0 before its
-    entry i, which is 1. The product is computed as 1 - V T V^T with a triangular T (Joffrain et
-    al., 2006), in three products and the solution of a triangular system, without a loop over
-    vectors and without reading values from the device. It begins uniformly random (Stewart, 1980).
+    channels, cut to k columns. So it is orthogonal for any values of the trained vectors v; v_i is
+    0 before its entry i, which is 1. The product is computed as 1 - V T V^T with a triangular T
+    (Joffrain et al., 2006), with three matrix products and a triangular solve, without a loop over
+    vectors or synchronizing with the device. It is initialized uniformly at random (Stewart, 1980).
     """
 
     def __init__(self, channels_in: int, channels: int):
@@ -47,9 +47,9 @@ class OrthogonalProjection(nn.Module):
 
 
 def _random_reflections(tall: int, narrow: int) -> Tensor:
-    """Vectors of the reflections that turn normal columns onto axes, one after the other: [n, k].
+    """Vectors of the reflections that map normal columns to axes, one after the other: [n, k].
 
-    The column's entries below the diagonal, divided by a + sign(a) |column| for an entry a there.
+    A column's entries below the diagonal, divided by a + sign(a) |column|, a its diagonal entry.
     """
     normal = torch.randn(tall, narrow).tril()
     length = torch.linalg.vector_norm(normal, dim=0)
@@ -60,13 +60,13 @@ def _random_reflections(tall: int, narrow: int) -> Tensor:
 class OrthogonalDistillation(PerImageLoss):
     """smooth_l1(P h_s, N(h_t)), mean over channels; P trained, orthogonal; h the pooled features.
 
-    N standardizes the features of an image over the channels (layer norm without parameters), as
-    the paper does for classification; for generation it whitens instead. The smooth L1 distance is
-    the authors' code's (roymiles/VkD), which also has soft targets at temperature 1 with weight 1,
-    as `vkd` does. There they are given to a token of their own of the transformer, here to the
-    student's logits. The authors keep P orthogonal by PyTorch's parametrization, which is by the
-    same reflections (for equal widths: the exponential of a skew-symmetric matrix). The networks
-    may differ in width.
+    N standardizes the features of an image over the channels (layer norm without parameters), as in
+    the paper for classification; for generation, it whitens instead. The smooth L1 distance is that
+    of the authors' code (roymiles/VkD), which also has soft targets at temperature 1 with weight 1,
+    as does `vkd`. There, they apply to a separate token of the transformer, here to the student's
+    logits. The authors keep P orthogonal with PyTorch's parametrization, which uses the same
+    reflections (for equal widths, the exponential of a skew-symmetric matrix). The networks may
+    differ in width.
     """
 
     stages = ("pooled",)

@@ -23,7 +23,7 @@ from kd_bench.interfaces import (
 from kd_bench.methods.common.adapters import ConvRegressor, map_stages
 from kd_bench.methods.common.functional import unit
 
-LEAST = 0.05  # regularization with which nothing overflows, see `transport_cost`
+LEAST = 0.05  # smallest regularization that cannot overflow, see `transport_cost`
 SPREAD = 1e-5  # added to the variance, as in the authors' code
 
 
@@ -42,23 +42,23 @@ def transport_cost(
     regularization: float,
     iterations: int,
 ) -> Tensor:
-    """Cost of moving distributions [B, K] onto others [B, K], by the cost [K, K] of a unit: [B].
+    """Cost of moving distributions [B, K] to others [B, K], given unit costs [K, K]: [B].
 
     sum_ij P_ij C_ij with the plan P of Sinkhorn's iterations (Cuturi, 2013, arXiv:1306.0895), from
     equal factors: its rows sum to the source, and its columns approximately to the target.
 
-    P_ij = u_i exp(-C_ij / r) v_j. Logarithms would make an iteration several times as slow as its
-    two products of [B, K] with [K, K], and are not needed for costs of at most 1 and r of at least
+    P_ij = u_i exp(-C_ij / r) v_j. Log space would make an iteration several times slower than its
+    two products of [B, K] with [K, K], and is not needed for costs of at most 1 and r of at least
     0.05. Entries of the exponential are then at least exp(-20), so the factors of the solution
-    differ from the distributions by no more than that, and no iteration leads away from it: factors
-    are of the order of exp(40) at most, which float32 can even square.
+    differ from the distributions by no more than that, and no iteration moves away from it: factors
+    are of the order of exp(40) at most, and even their squares fit in float32.
 
     Args:
-        source, target: may be zero anywhere.
+        source, target: may contain zeros anywhere.
         among: [B, K], 1 for the classes that take part; 0 for others, which must have no share.
         cost: [K, K], from 0 to 1.
         regularization: r.
-        iterations: how many.
+        iterations: number of iterations.
     """
     kernel = (-cost / regularization).exp()
     u, v = among, target
@@ -75,14 +75,14 @@ class WassersteinLogits(PerImageLoss):
     discrete Wasserstein distance of the predictions among the other classes. Moving probability
     from class i to class j costs 1 - exp(-k (1 - s_ij)), s_ij the similarity of the classes in the
     teacher, here the cosine of the weights of its classifier. So confusing similar classes costs
-    little, unlike in a divergence. Computed by a fixed number of Sinkhorn iterations, through which
-    gradients flow. Each takes B K^2 operations, but no more than B K numbers of memory.
+    little, unlike in a divergence. It is computed by a fixed number of Sinkhorn iterations, through
+    which gradients flow. Each takes B K^2 operations, but memory for only B K numbers.
 
     Weights of the classifier are the option `fc` in the authors' code (JiamingLv/WKD), whose
     configurations use CKA of the classes' features over the training set instead. k = 1, T, the
     weight of 600, the regularization of 0.05 and 10 iterations are from its configuration for
-    ResNet32x4 and ResNet8x4 on CIFAR-100, in which the weight falls to zero from epoch 150 of 240
-    on, which it does not here. That code adds 1e-8 to costs and denominators.
+    ResNet32x4 and ResNet8x4 on CIFAR-100. There, the weight decreases to zero from epoch 150 of
+    240; here it does not. That code adds 1e-8 to costs and denominators.
 
     Raises:
         UserError: if a number is out of range, there is only one class, or the teacher's classifier
@@ -149,14 +149,14 @@ class WassersteinFeatures(PerImageLoss):
 
     Two terms, "mean" and "deviation", of a channel's values at all positions. Together they are
     the squared 2-Wasserstein distance of two normal distributions with diagonal covariance: a map's
-    positions are samples of a distribution over its channels. The student's map passes a trained
-    regressor first, which ends with a ReLU (`ConvRegressor`). With a grid of g x g cells there are
-    as many distributions, and the terms are their means.
+    positions are samples of a distribution over its channels. The student's map first passes
+    through a trained regressor that ends with a ReLU (`ConvRegressor`). A grid of g x g cells has
+    one distribution per cell, over which the terms are averaged.
 
     As in the authors' code (JiamingLv/WKD), with its weights for ResNet32x4 and ResNet8x4 on
-    CIFAR-100, where the mean counts four times, and which fall to zero from epoch 150 of 240 on;
-    here they do not. Variances are divided by the number of positions, not by one less as in that
-    code, which has no value for a single position.
+    CIFAR-100, where the mean counts four times as much. There, the weights decrease to zero from
+    epoch 150 of 240; here they do not. Variances are divided by the number of positions, not by one
+    less as in that code, which is undefined for a single position.
 
     Raises:
         UserError: if the stage is not a feature map, no regressor fits the two sizes, or the grid

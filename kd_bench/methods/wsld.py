@@ -16,11 +16,12 @@ class WeightedSoftLabels(PerImageLoss):
     """w T^2 H(softmax(z_t / T), softmax(z_s / T)), w = 1 - exp(-L_s / L_t), H the cross entropy.
 
     L_s and L_t are the networks' cross entropies with the label, at temperature 1 and without
-    gradient: an image that the student knows better than the teacher would only regularise, and is
-    weighted down. H is a cross entropy and not a divergence, so a student equal to its teacher has
-    a loss above 0. T = 4 and the weight of 2.25 are those of yzd-v/cls_KD for CIFAR-100; the
-    authors' code (bellymonster/Weighted-Soft-Label-Distillation, ImageNet) has 2 and 2.5. It adds
-    1e-7 to L_t, here a number that only matters if L_t is 0.
+    gradient: an image that the student classifies better than the teacher would only act as a
+    regulariser, so its weight is reduced. H is a cross entropy and not a divergence, so a student
+    equal to its teacher has a loss above 0. T = 4 and the weight of 2.25 are those of yzd-v/cls_KD
+    for CIFAR-100; the authors' code (bellymonster/Weighted-Soft-Label-Distillation, ImageNet) has 2
+    and 2.5. It adds 1e-7 to L_t; here, L_t is bounded below by a number that only matters if it
+    is 0.
     """
 
     def __init__(self, context: LossContext, temperature: float):

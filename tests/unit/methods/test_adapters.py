@@ -103,7 +103,7 @@ def test_it_is_told_which_stages_are_maps_and_how_to_make_one_of_a_transformers_
     vit = LossContext(*nets, num_classes=10, labels=torch.zeros(4).long(), epochs=1)
     with pytest.raises(UserError, match=r"'tokens' of vit .* but 17x64; choose from map\.") as told:
         map_stages(vit, ["tokens"])
-    assert "by PATH:map=HxW" in str(told.value)  # which tests of features try
+    assert "as PATH:map=HxW" in str(told.value)  # which tests of features try
 
 
 def test_an_unknown_stage_is_refused_with_the_valid_ones():

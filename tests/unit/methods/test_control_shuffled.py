@@ -142,5 +142,5 @@ def test_losses_that_contradict_each_other_about_the_images_are_refused():
     one, two, three = OtherImageTarget(own, 4.0), OtherImageTarget(own, 4.0), Differentiates(own)
     with pytest.raises(UserError, match=r"^a and b each show the teacher other images; use one$"):
         Method({"a": one, "b": two}, {"ce": 1, "a": 1, "b": 1})
-    with pytest.raises(UserError, match=r"^b differentiates .* and a shows the teacher others"):
+    with pytest.raises(UserError, match=r"^b differentiates .* but a shows the teacher other"):
         Method({"a": one, "b": three}, {"ce": 1, "a": 1, "b": 1})

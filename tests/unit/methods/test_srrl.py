@@ -72,7 +72,7 @@ def test_it_passes_gradcheck():
 
 
 def test_networks_without_a_map_or_a_classifier_are_refused():
-    with pytest.raises(UserError, match="'pooled' of small is none"):
+    with pytest.raises(UserError, match="'pooled' of small is not a map"):
         SoftmaxRegression(CONTEXT, "pooled")
     unknown = context_of({"stage3": (3, 2, 2)}, {"stage3": (3, 2, 2), "pooled": (3,)})
     teacher = shapes("large", pooled=(3,))
