@@ -133,7 +133,7 @@ def test_without_a_span_the_temperature_is_fixed():
     [{"start": 0.0}, {"span": -1.0}, {"span": math.inf}, {"curriculum": 0.0}, {"curriculum": 2}],
     ids=str,
 )
-def test_invalid_numbers_are_refused(wrong):
+def test_numbers_out_of_range_are_refused(wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):
         GlobalTemperature(context(4), **(SHARED | wrong))
 
