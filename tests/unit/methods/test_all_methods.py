@@ -419,7 +419,7 @@ def test_soft_target_at_high_temperature_is_logit_matching():
     # the batch divides by B. That is half the gradient of mean((z - v)^2).
     student, teacher = (x - x.mean(1, keepdim=True) for x in (rand(3, 5), rand(3, 5, seed=1)))
     soft = gradient_of(SoftTarget(CONTEXT, temperature=1e4), student, teacher)
-    # The next term of the series is 1 / T = 1e-4 of the first, hence the tolerance.
+    # The tolerance is for the next term of the series, 1 / T = 1e-4 of the first.
     torch.testing.assert_close(soft, (student - teacher) / (3 * 5), rtol=1e-3, atol=1e-5)
     matching = gradient_of(LogitRegression(CONTEXT), student, teacher)
     torch.testing.assert_close(soft, matching / 2, rtol=1e-3, atol=1e-5)
