@@ -24,7 +24,7 @@ COMMAND_MODULES = sorted(
     for path in (PACKAGE / "cli").glob("*.py")
     if path.stem != "__init__"
 )
-HEAVY = {"torch", "torchvision", "matplotlib", "sklearn"}
+HEAVY = {"torch", "torchvision", "matplotlib", "sklearn", "pandas"}
 
 
 def _all_printed(code: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Chains and ensembles as real sweeps: each job once, resumed, failed together, run again."""
+"""Sweeps with chains and ensembles: each job trains once, missing jobs resume, failures spread."""
 
 import shutil
 from pathlib import Path
@@ -17,11 +17,11 @@ def folder_of(runs: Path, job: str) -> Path:
     return result.parent
 
 
-def test_a_sweep_trains_each_job_of_its_chains_once_and_then_what_is_missing(tmp_path):
+def test_a_sweep_trains_each_job_of_its_chains_once_and_later_only_missing_ones(tmp_path):
     command = ("-m", *FAST, "method=assistant,born_again,ensemble_teacher")
     code, output = run(tmp_path, *command)
     assert code == 0, output
-    # Three that were asked for, teachers of three seeds, the assistant and the first generation
+    # The three requested jobs, teachers of three seeds, the assistant and the first generation
     assert output.count(": done: ") == len(results(tmp_path)) == 8
 
     before = results(tmp_path)
@@ -42,7 +42,7 @@ def test_a_sweep_trains_each_job_of_its_chains_once_and_then_what_is_missing(tmp
     assert "equal bit for bit" in output
 
 
-def test_a_teacher_that_fails_is_one_failure_that_names_the_whole_chain(tmp_path):
+def test_a_failed_teacher_is_one_failure_that_lists_the_whole_chain(tmp_path):
     fails = ("teacher.recipe.lr=1e30", "teacher.recipe.schedule=constant")
     code, output = run(tmp_path, "-m", *FAST, "method=assistant", *fails)
     assert code == 1

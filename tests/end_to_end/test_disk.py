@@ -1,4 +1,4 @@
-"""A sweep on a disk that is full, and in a folder that disappears."""
+"""A sweep on a full disk, and in a folder that disappears."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ COMMAND = (*WORDS, "hydra.launcher.jobs_at_once=1")
 
 
 def write_loss(folder: Path, action: str) -> None:
-    """Write a method whose loss does something at every step."""
+    """Write a method whose loss runs a statement at every step."""
     (folder / "conf" / "method").mkdir(parents=True)
     (folder / "conf" / "method" / "own.yaml").write_text(OWN)
     (folder / "own.py").write_text(
@@ -39,7 +39,7 @@ def can_mount() -> bool:
     return subprocess.run([*NAMESPACE, "mount -t tmpfs tmpfs /tmp"]).returncode == 0
 
 
-# The first job fills the disk to the last byte: not even an error.txt has room then.
+# The first job fills the disk to the last byte, which leaves no room even for error.txt.
 FULL = f"""
 mkdir runs; mount -t tmpfs -o size=4m tmpfs runs
 sweep="{sys.executable} -m kd_bench {" ".join(COMMAND)}"
@@ -52,8 +52,8 @@ $sweep
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not can_mount(), reason="needs a file system of its own, for which it may ask")
-def test_jobs_fail_on_a_full_disk_and_go_on_when_there_is_space(tmp_path):
+@pytest.mark.skipif(not can_mount(), reason="needs permission to mount a file system")
+def test_jobs_fail_on_a_full_disk_and_resume_when_there_is_space(tmp_path):
     write_loss(tmp_path, "Path('fill').exists() and fill()")
     done = subprocess.run(
         [*NAMESPACE, FULL],
@@ -76,7 +76,7 @@ def test_jobs_fail_on_a_full_disk_and_go_on_when_there_is_space(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_sweep_goes_on_after_its_folder_has_disappeared(tmp_path):
+def test_a_sweep_continues_after_its_folder_has_disappeared(tmp_path):
     write_loss(tmp_path, "time.sleep(0.1)")
     sweep = start(tmp_path, *COMMAND)
     wait_until(lambda: list(tmp_path.glob("runs/*/*/*/*/seed0/history.csv")), sweep)

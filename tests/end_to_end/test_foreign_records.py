@@ -1,4 +1,4 @@
-"""Records that somebody else wrote, in a folder full of traps: nothing in it is imported."""
+"""Records from an untrusted folder: none of the Python files in it is imported."""
 
 import json
 import subprocess
@@ -19,7 +19,7 @@ class Mine(SoftTarget):
 
 
 def set_traps(folder):
-    """Files that leave a file `sprung` when they are imported, named like libraries and not."""
+    """Write modules, some named like libraries, that write a file `sprung` when imported."""
     for name in TRAPS:
         path = folder / f"{name}.py"
         path.write_text(f"open({str(folder / 'sprung')!r}, 'a').write({name!r})\n")
@@ -29,12 +29,12 @@ def rewrite(folder, change):
     path = folder / "result.json"
     record = json.loads(path.read_text())
     change(record["config"])
-    record.pop(CHECKSUM)  # whoever writes a record can compute it
+    record.pop(CHECKSUM)  # an attacker can compute it
     path.write_text(json.dumps(record))
 
 
 def started(folder, *words):
-    """`python -m kd_bench` in a folder, which Python itself would search first."""
+    """Run `python -m kd_bench` in a folder, which Python would search first."""
     command = [*KD_BENCH, *map(str, words)]
     done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
@@ -42,7 +42,7 @@ def started(folder, *words):
 
 @pytest.mark.parametrize("command", ["rerun", "evaluate", "export"])
 @pytest.mark.parametrize("target", ["os.mkdir", "trap.Net", "kd_bench_trap.Net"])
-def test_a_record_that_would_call_other_code_is_refused(kd_bench, finished, command, target):
+def test_a_record_that_would_call_untrusted_code_is_refused(kd_bench, finished, command, target):
     student, _ = finished
     net = {"_target_": target, "path": "sprung"}
     rewrite(student, lambda config: config["model"].update(net=net))
@@ -53,14 +53,14 @@ def test_a_record_that_would_call_other_code_is_refused(kd_bench, finished, comm
 
 
 @pytest.mark.parametrize("command", ["evaluate", "export"])
-def test_what_a_command_does_not_call_needs_no_trust(kd_bench, finished, command):
+def test_code_that_a_command_does_not_call_needs_no_trust(kd_bench, finished, command):
     student, _ = finished
     losses = {"mine": {"_target_": "mine.Loss"}}
     rewrite(student, lambda config: config["method"].update(losses=losses))
     assert kd_bench(command, student)[0] == 0
 
 
-def test_a_section_that_is_chosen_anew_needs_no_trust(kd_bench, finished):
+def test_a_section_replaced_on_the_command_line_needs_no_trust(kd_bench, finished):
     student, _ = finished
     rewrite(student, lambda config: config["dataset"].update(source={"_target_": "mine.Images"}))
     images = [word for word in TINY if word.startswith("dataset")]
@@ -68,7 +68,7 @@ def test_a_section_that_is_chosen_anew_needs_no_trust(kd_bench, finished):
 
 
 @pytest.mark.slow
-def test_no_command_that_reads_records_imports_a_file_beside_them(finished, tmp_path):
+def test_no_command_that_reads_records_imports_a_module_next_to_them(finished, tmp_path):
     student, teacher = finished
     set_traps(tmp_path)
     rewrite(student, lambda config: config["model"].update(net={"_target_": "trap.Net"}))
@@ -79,7 +79,7 @@ def test_no_command_that_reads_records_imports_a_file_beside_them(finished, tmp_
 
 
 @pytest.mark.slow
-def test_own_files_are_found_by_sweeps_and_reruns_and_hide_no_library(tmp_path):
+def test_sweeps_and_reruns_import_own_modules_which_shadow_no_library(tmp_path):
     set_traps(tmp_path)
     (tmp_path / "mine.py").write_text(OWN)
     own = ("method=st", "method.losses.st._target_=mine.Mine")

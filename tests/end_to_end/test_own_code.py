@@ -1,4 +1,4 @@
-"""Mistakes in a user's own Python: one line with its place, or the user's own frames alone."""
+"""Errors in a user's own Python: one line with its position, or only the user's frames."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Mine(Loss):
     def forward(self, student, teacher, batch):
 """
 DIFFERENCE = "(student.logits - teacher.logits).pow(2)"
-NUMBER = itertools.count()  # a module that was imported once is not read again
+NUMBER = itertools.count()  # each module needs a new name, as imports are cached
 
 
 def write_method(folder: Path, code: str, weights: str = "1.0") -> str:
-    """Write a loss, the class `Mine` of some code, and its method: the name of both."""
+    """Write a module with the loss `Mine`, and its method; returns the name of both."""
     name = f"own_code_{next(NUMBER)}"
     (folder / f"{name}.py").write_text(code)
     path = folder / "own" / "method" / f"{name}.yaml"
@@ -41,7 +41,7 @@ def write_method(folder: Path, code: str, weights: str = "1.0") -> str:
 
 
 def write_model(folder: Path, code: str, target: str) -> str:
-    """Write a network's code, and its model without stages: the name of both."""
+    """Write a network's module, and its model without stages; returns the name of both."""
     name = f"own_code_{next(NUMBER)}"
     (folder / f"{name}.py").write_text(code)
     path = folder / "own" / "model" / f"{name}.yaml"
@@ -97,7 +97,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_in_a_loss_is_one_line_with_its_place(kd_bench, tmp_path, mistake):
+def test_a_mistake_in_a_loss_is_reported_in_one_line_with_its_position(kd_bench, tmp_path, mistake):
     code, line, answer = MISTAKES[mistake]
     weights = "{a: 1.0, b: 1.0}" if code.startswith(TERMS[:150]) else "1.0"
     name = write_method(tmp_path, code, weights)
@@ -145,7 +145,7 @@ class Mine(LogitPlugin):
     ],
     ids=["no pair", "a loss", "the arguments of a loss", "no forward"],
 )
-def test_a_mistake_in_a_plugin_is_one_line(kd_bench, tmp_path, code, answer):
+def test_a_mistake_in_a_plugin_is_reported_in_one_line(kd_bench, tmp_path, code, answer):
     name = f"own_code_{next(NUMBER)}"
     (tmp_path / f"{name}.py").write_text(code)
     (tmp_path / "own/plugin").mkdir(parents=True)
@@ -170,7 +170,7 @@ def batch_is_late():
     return """
 
 
-def test_a_bug_in_a_loss_shows_its_own_frames_before_anything_trains(kd_bench, tmp_path):
+def test_a_bug_in_a_loss_shows_only_its_frames_before_anything_trains(kd_bench, tmp_path):
     name = write_method(tmp_path, BUG + "True")
     code, printed = kd_bench("--config-dir", "own", *TINY, f"method={name}")
     assert code == 1
@@ -181,11 +181,11 @@ def test_a_bug_in_a_loss_shows_its_own_frames_before_anything_trains(kd_bench, t
     assert not (tmp_path / "runs").exists()
 
 
-# A loss that opens a file for writing is not run before training.
+# Validation does not run a loss that opens a file for writing.
 LATE = BUG + "open('log', 'a').write('x')"
 
 
-def test_a_bug_that_shows_in_training_leaves_its_own_frames(kd_bench, tmp_path, monkeypatch):
+def test_a_bug_found_in_training_shows_only_the_losss_frames(kd_bench, tmp_path, monkeypatch):
     name = write_method(tmp_path, LATE)
     command = ("--config-dir", "own", *TINY, f"method={name}")
     assert kd_bench("plan", *command)[0] == 0
@@ -216,7 +216,7 @@ def test_a_bug_that_shows_in_training_leaves_its_own_frames(kd_bench, tmp_path, 
     ],
     ids=["import", "error", "number", "file"],
 )
-def test_a_mistake_in_a_model_is_one_line(kd_bench, tmp_path, code, target, answer):
+def test_a_mistake_in_a_model_is_reported_in_one_line(kd_bench, tmp_path, code, target, answer):
     name = write_model(tmp_path, code, target)
     command = ("--config-dir", "own", *IMAGES, "method=baseline", f"model={name}")
     exit_code, printed = kd_bench(*command)
@@ -235,7 +235,7 @@ def net(num_classes):
 """
 
 
-def test_a_model_without_stages_serves_methods_that_read_none(kd_bench, tmp_path):
+def test_a_model_without_stages_works_with_methods_that_read_none(kd_bench, tmp_path):
     name = write_model(tmp_path, NET, "{}.net")
     command = ("--config-dir", "own", *IMAGES, "recipe=quickstart", "recipe.epochs=1")
     for method in ("baseline", "st"):
@@ -244,11 +244,11 @@ def test_a_model_without_stages_serves_methods_that_read_none(kd_bench, tmp_path
     code, printed = kd_bench(*command, f"model={name}", "method=at")
     assert (code, printed.count("\n")) == (2, 1), printed
     assert f"{name} has no stages, but the method reads 'stage1'" in printed
-    # not 0.1, which is modified in place
+    # Not 0.1, whose output is modified in place
     assert "PATH is one of 0, 1, 2, 3, 0.0, 0.2, or PATH:input" in printed
 
 
-def test_a_bug_in_a_networks_forward_shows_its_own_frames(kd_bench, tmp_path):
+def test_a_bug_in_a_networks_forward_shows_only_its_frames(kd_bench, tmp_path):
     code = (
         "from torch import nn\n\nclass Net(nn.Flatten):\n    def forward(self, x): return x.no()\n"
     )

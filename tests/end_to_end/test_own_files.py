@@ -1,4 +1,4 @@
-"""What a user's own files (--config-dir) may set, and where they may be."""
+"""A user's own configuration files (--config-dir): what they may set, and where they may be."""
 
 import pytest
 from helpers.jobs import TINY
@@ -23,13 +23,13 @@ def write(path, text):
 
 
 def changes(runs):
-    """What each student's record has under `changed`."""
+    """The `changed` values in each student's record."""
     return [record.changed for _, record in find_records(runs) if "teacher" in record.identity]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", [(), ("-m",)])
-def test_a_value_that_an_experiment_sets_is_a_change(kd_bench, tmp_path, flags):
+def test_a_value_set_by_an_experiment_counts_as_changed(kd_bench, tmp_path, flags):
     write(tmp_path / "own/experiment/soft.yaml", SOFT)
     command = (*flags, "--config-dir", "own", "+experiment=soft", *TINY, "method=st")
     code, printed = kd_bench(*command)
@@ -40,7 +40,7 @@ def test_a_value_that_an_experiment_sets_is_a_change(kd_bench, tmp_path, flags):
 
 
 @pytest.mark.slow
-def test_a_file_that_an_experiment_chooses_is_a_choice(kd_bench, tmp_path):
+def test_a_choice_made_by_an_experiment_does_not_count_as_changed(kd_bench, tmp_path):
     write(tmp_path / "own/experiment/attention.yaml", ATTENTION)
     code, printed = kd_bench("--config-dir", "own", "+experiment=attention", *TINY)
     assert code == 0, printed
@@ -50,7 +50,7 @@ def test_a_file_that_an_experiment_chooses_is_a_choice(kd_bench, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("text", "jobs"), [(QUICKSTART, 16), (THREE_SEEDS, 4)])
-def test_a_sweep_that_an_experiment_chooses_is_run(kd_bench, tmp_path, text, jobs):
+def test_a_sweep_chosen_by_an_experiment_is_run(kd_bench, tmp_path, text, jobs):
     write(tmp_path / "own/experiment/mine.yaml", text)
     code, printed = kd_bench("plan", "--config-dir", "own", "+experiment=mine")
     assert code == 0, printed
@@ -80,7 +80,9 @@ def test_the_folder_may_have_any_name(kd_bench, tmp_path, name):
     ids=["tab", "key twice", "bracket", "unknown key", "list"],
 )
 @pytest.mark.parametrize("flags", [(), ("-m",)], ids=["one", "sweep"])
-def test_a_mistake_in_yaml_is_one_line_with_its_place(kd_bench, tmp_path, flags, text, answer):
+def test_a_mistake_in_yaml_is_reported_in_one_line_with_its_position(
+    kd_bench, tmp_path, flags, text, answer
+):
     write(tmp_path / "own/method/mine.yaml", text)
     code, printed = kd_bench(*flags, "--config-dir", "own", "method=mine")
     assert (code, printed.count("\n")) == (2, 1), printed
@@ -90,7 +92,9 @@ def test_a_mistake_in_yaml_is_one_line_with_its_place(kd_bench, tmp_path, flags,
 
 
 @pytest.mark.parametrize("flags", [(), ("-m",)], ids=["one", "sweep"])
-def test_a_plugin_whose_file_lacks_its_first_line_is_told_what_it_is(kd_bench, tmp_path, flags):
+def test_a_plugin_file_without_a_package_header_is_refused_with_the_missing_line(
+    kd_bench, tmp_path, flags
+):
     text = "# Ours\n# @package method.plugins\nmine: {_target_: mine.Swapped}\n"
     write(tmp_path / "own/plugin/mine.yaml", text)
     code, printed = kd_bench(*flags, "--config-dir", "own", "plugin=mine")
@@ -99,7 +103,7 @@ def test_a_plugin_whose_file_lacks_its_first_line_is_told_what_it_is(kd_bench, t
     assert printed == f"kd-bench: {answer}\n"
 
 
-def test_a_file_of_a_group_that_no_job_chooses_is_added(kd_bench, tmp_path):
+def test_an_experiment_without_a_plus_is_refused_with_the_override_that_adds_it(kd_bench, tmp_path):
     write(tmp_path / "own/experiment/soft.yaml", SOFT)
     code, printed = kd_bench("--config-dir", "own", "experiment=soft")
     assert (code, printed.count("\n")) == (2, 1), printed

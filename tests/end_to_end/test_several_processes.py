@@ -1,4 +1,4 @@
-"""A job in two processes from the command line: killed, resumed, and what it leaves."""
+"""A job in two processes, from the command line: killed, resumed, and its files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from helpers.jobs import TINY
 pytestmark = pytest.mark.slow
 
 COMMAND = [sys.executable, "-m", "kd_bench", *TINY]
-OVERRIDES = ["method=crd", "gpus_per_job=2", "recipe.epochs=24"]
+EPOCHS = 16  # enough to kill a process before the last one
+OVERRIDES = ["method=crd", "gpus_per_job=2", f"recipe.epochs={EPOCHS}"]
 
 
 def start(folder: Path) -> subprocess.Popen:
@@ -35,7 +36,7 @@ def student(folder: Path) -> Path | None:
 
 
 def last_process(of: subprocess.Popen) -> int:
-    """The youngest child with a command line of its own: a process of the job."""
+    """The newest child that multiprocessing has spawned: a process of the job."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         fields = path.read_text().rpartition(")")[2].split()
@@ -56,7 +57,10 @@ def wait_for_epochs(folder: Path, count: int) -> None:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A job that one of whose processes was killed, with what it printed; and one that was not."""
+    """Folders of a resumed job, one of whose processes was killed, and of an undisturbed one.
+
+    With the exit code, output, error and number of epochs of the killed run.
+    """
     killed, whole = tmp_path_factory.mktemp("killed"), tmp_path_factory.mktemp("whole")
     process = start(killed)
     wait_for_epochs(killed, 2)
@@ -73,15 +77,15 @@ def folders(tmp_path_factory):
     return killed, whole, (printed, code, error, done)
 
 
-def test_a_killed_process_ends_the_job_which_says_so(folders):
+def test_a_job_ends_with_an_error_when_one_of_its_processes_is_killed(folders):
     *_, (printed, code, error, done) = folders
     assert code == 1
-    assert 2 <= done < 24
+    assert 2 <= done < EPOCHS
     assert "was lost: Signal 9 (SIGKILL)" in printed
     assert error.startswith("ProcessLost: process ")
 
 
-def test_a_resumed_job_has_the_bits_of_one_that_was_not_interrupted(folders):
+def test_a_resumed_job_has_the_same_bits_as_an_uninterrupted_one(folders):
     killed, whole, _ = folders
     one, other = student(killed), student(whole)
     assert one.relative_to(killed) == other.relative_to(whole)
@@ -89,7 +93,7 @@ def test_a_resumed_job_has_the_bits_of_one_that_was_not_interrupted(folders):
         assert (one / name).read_bytes() == (other / name).read_bytes()
 
 
-def test_one_process_writes_and_the_record_says_how_many_there_were(folders):
+def test_one_process_writes_the_files_and_the_record_has_the_number_of_processes(folders):
     killed, _, _ = folders
     left = {path.name for path in student(killed).iterdir()}
     assert left == {"result.json", "weights.pt", "test_logits.pt", "history.csv", "timing.csv"}

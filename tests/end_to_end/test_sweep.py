@@ -1,4 +1,4 @@
-"""Sweeps as real processes: slots, failures, Ctrl-C, two sweeps of the same jobs."""
+"""Sweeps in real processes: slots, failures, Ctrl-C, two sweeps of the same jobs."""
 
 import json
 import os
@@ -28,11 +28,11 @@ FAST = (*TINY, "recipe.epochs=1")
 
 
 def prepared(tmp_path, *sets):
-    """The jobs of a sweep in which each set of overrides is a job."""
+    """The jobs of a sweep with one job per set of overrides."""
     return prepare_jobs([composed(*TINY, *each, f"runs_dir={tmp_path}") for each in sets])
 
 
-def test_duplicates_run_once_and_teachers_come_first(tmp_path):
+def test_duplicates_are_removed_and_teachers_come_first(tmp_path):
     jobs = prepared(tmp_path, ["method=baseline"], ["method=st"], ["method=st"], ["method=at"])
     assert [job.config.method.name for job in jobs] == ["baseline", "baseline", "st", "at"]
     teacher, *others = jobs
@@ -41,7 +41,7 @@ def test_duplicates_run_once_and_teachers_come_first(tmp_path):
     assert [job.teacher for job in jobs] == [None, None, teacher, teacher]
 
 
-def test_teacher_that_is_also_requested_is_one_job(tmp_path):
+def test_a_teacher_that_is_also_requested_is_one_job(tmp_path):
     same = ["method=baseline", "model=resnet20", "model.net.widths=[16,16,32,64]"]
     same += ["model.net.depth=8", "recipe.epochs=1", "recipe.batch_size=32"]
     teacher, student = prepared(tmp_path, ["method=st"], same)
@@ -66,7 +66,7 @@ def test_all_jobs_are_checked_before_the_first_starts(tmp_path):
     assert "stage3" in str(refused.value)  # one of the stages to choose from
 
 
-def test_jobs_with_equal_labels_get_the_values_that_differ(tmp_path):
+def test_jobs_with_equal_labels_are_labelled_with_the_values_that_differ(tmp_path):
     sets = [[f"recipe.epochs={number}", "method=st"] for number in (3, 5)]
     jobs = prepared(tmp_path, *sets, ["method=at"])
     labels = [job.label for job in jobs if job.is_requested]
@@ -78,14 +78,14 @@ def test_jobs_with_equal_labels_get_the_values_that_differ(tmp_path):
     assert "recipe.epochs" not in labels[2].partition(" seed 0")[2]
 
 
-def test_jobs_with_equal_labels_get_the_names_of_recipes_that_differ(tmp_path):
+def test_jobs_with_equal_labels_are_labelled_with_their_recipes(tmp_path):
     sets = [[f"recipe={name}", "method=baseline"] for name in ("quickstart", "predecessor200")]
     labels = [job.label.partition(" (")[2] for job in prepared(tmp_path, *sets)]
     assert labels == ["recipe=quickstart)", "recipe=predecessor200)"]
 
 
 @pytest.mark.parametrize("others", [[], ["method=baseline", "model=resnet20"]], ids=str)
-def test_a_teacher_s_label_names_its_recipe_alone_and_beside_others(tmp_path, others):
+def test_a_teachers_label_has_its_recipe_with_and_without_other_jobs(tmp_path, others):
     teachers = [
         prepared(tmp_path, ["method=st", f"recipe@teacher.recipe={name}"], *[others] * bool(others))
         for name in ("quickstart", "short")
@@ -97,25 +97,25 @@ def test_a_teacher_s_label_names_its_recipe_alone_and_beside_others(tmp_path, ot
     ]
 
 
-def test_teachers_of_one_recipe_s_name_are_told_apart_by_the_values_that_differ(tmp_path):
+def test_teachers_of_one_recipe_are_labelled_with_the_values_that_differ(tmp_path):
     sets = [["method=st", f"teacher.recipe.epochs={number}"] for number in (1, 3)]
     labels = [job.label for job in prepared(tmp_path, *sets) if not job.is_requested]
     named = "synthetic resnet20 baseline seed 0 (teacher, recipe=quickstart)"
     assert labels == [f"{named} (epochs=1)", f"{named} (epochs=3)"]
 
 
-def test_file_of_a_sweep_has_every_job_with_its_teacher(tmp_path):
+def test_the_file_of_a_sweep_has_every_job_with_its_teacher(tmp_path):
     jobs = prepared(tmp_path, ["method=st"])
     file = write_jobs(jobs, "mine")
     assert file == tmp_path / ".sweeps" / "mine.jsonl"
-    assert len(file.read_text().splitlines()) == 3  # the last one holds the file's hash
+    assert len(file.read_text().splitlines()) == 3  # the last line is the file's hash
     assert read_jobs(file) == jobs
 
 
 # Slots
 
 
-def test_each_visible_gpu_is_as_many_slots_as_may_share_it(monkeypatch):
+def test_each_visible_gpu_has_a_slot_per_job_that_may_share_it(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
     slots = local_slots(Device.auto, 1, jobs_per_gpu=2, jobs_at_once=None)
     assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in slots] == ["4", "6", "4", "6"]
@@ -132,7 +132,7 @@ def test_without_a_gpu_each_group_of_cores_is_a_slot(monkeypatch):
     assert len(local_slots(Device.cpu, 64, 1, None)) == 1
 
 
-def test_a_job_of_several_processes_has_as_many_gpus_or_cores(monkeypatch):
+def test_a_job_of_several_processes_gets_that_many_gpus_or_groups_of_cores(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6,7")
     (slot,) = local_slots(Device.auto, 1, 1, None, gpus_per_job=2)
     assert slot.environment["CUDA_VISIBLE_DEVICES"] == "4,6"
@@ -145,36 +145,29 @@ def test_a_job_of_several_processes_has_as_many_gpus_or_cores(monkeypatch):
 
 
 @pytest.mark.slow
-def test_sweep_trains_all_jobs_and_prints_a_table_and_trains_nothing_the_second_time(tmp_path):
+def test_two_sweeps_of_the_same_jobs_train_each_job_once_and_a_third_one_trains_nothing(tmp_path):
     command = ("-m", *FAST, "method=baseline,st", "seed=0,1")
-    code, output = run(tmp_path, *command)
-    assert code == 0, output
-    assert output.count(": done: ") == 5  # four jobs and the teacher
-    assert re.search(r"^ *baseline +\d", output, re.MULTILINE)
+    sweeps = [start(tmp_path, *command) for _ in range(2)]
+    outputs = [sweep.communicate(timeout=180)[0] for sweep in sweeps]
+    assert [sweep.returncode for sweep in sweeps] == [0, 0], outputs
     before = results(tmp_path)
-    assert len(before) == 5
+    assert len(before) == 5  # four jobs and the teacher
+    # A sweep also reports a job as done that the other one trained while it waited.
+    assert sum(output.count(": done: ") for output in outputs) >= 5
+    for output in outputs:
+        assert re.search(r"^ *baseline +\d", output, re.MULTILINE)  # the table
+    for path in before:
+        assert (path.parent / CONSOLE).exists()
+        assert len((path.parent / TIMING).read_text().splitlines()) == 2  # one epoch, once
+
     code, output = run(tmp_path, *command)
     assert code == 0
     assert output.count("already done, nothing to train") == 5
     assert results(tmp_path) == before
 
 
-@pytest.mark.slow
-def test_two_sweeps_of_the_same_jobs_train_each_job_once(tmp_path):
-    command = ("-m", *FAST, "method=baseline,st", "seed=0,1")
-    sweeps = [start(tmp_path, *command) for _ in range(2)]
-    outputs = [sweep.communicate(timeout=180)[0] for sweep in sweeps]
-    assert [sweep.returncode for sweep in sweeps] == [0, 0], outputs
-    assert len(results(tmp_path)) == 5
-    # A sweep also reports a job as done that the other one trained while it waited.
-    assert sum(output.count(": done: ") for output in outputs) >= 5
-    for path in results(tmp_path):
-        assert (path.parent / CONSOLE).exists()
-        assert len((path.parent / TIMING).read_text().splitlines()) == 2  # one epoch, once
-
-
-# Each step of a job adds a line to the file seen/<mode>: its GPU, and the time. Then the job fails
-# as its mode says; other modes do not fail.
+# Each step of a job appends its GPU and the time to the file seen/<mode>. Then the job fails
+# according to its mode; other modes do not fail.
 FAILING = """
 import os, resource, signal, subprocess, sys, time, torch
 from kd_bench.interfaces import Loss
@@ -223,7 +216,7 @@ def write_method(folder: Path, name: str, yaml: str, module: str, code: str) -> 
 
 
 def steps(folder: Path) -> dict[str, list[tuple[str, int]]]:
-    """The steps of each mode's job: the GPU that it saw, and the time."""
+    """The steps of each mode's job: the visible GPU, and the time."""
     found = {}
     for path in (folder / "seen").iterdir():
         rows = (line.split() for line in path.read_text().splitlines())
@@ -232,9 +225,9 @@ def steps(folder: Path) -> dict[str, list[tuple[str, int]]]:
 
 
 @pytest.mark.slow
-def test_twelve_jobs_on_two_gpus_of_which_six_fail(tmp_path, monkeypatch):
+def test_six_of_twelve_jobs_on_two_gpus_fail_each_with_its_reason(tmp_path, monkeypatch):
     write_method(tmp_path, "fails", FAILS, "failing", FAILING)
-    # PyTorch does not find these GPUs, and uses cores.
+    # PyTorch does not find these GPUs and runs on the CPU.
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
     failing = {
         "raise": "RuntimeError: on purpose; ",
@@ -274,7 +267,7 @@ def test_twelve_jobs_on_two_gpus_of_which_six_fail(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_sweeps_finish_what_a_killed_one_left_and_train_nothing_twice(tmp_path):
+def test_two_sweeps_finish_the_jobs_of_a_killed_one_and_train_nothing_twice(tmp_path):
     write_method(tmp_path, "fails", FAILS, "failing", FAILING)
     values = ("method.losses.f.mode=a,b,c,d,e,f", "method.losses.f.seconds=0.3")
     command = ("--config-dir", "conf", "-m", *FAST, "method=fails", *values)
@@ -302,7 +295,7 @@ def mode_of(result: Path) -> str:
 
 
 @pytest.mark.slow
-def test_failed_teacher_is_one_failure_that_names_the_jobs_that_depend_on_it(tmp_path):
+def test_a_failed_teacher_is_one_failure_that_lists_its_students(tmp_path):
     command = ("-m", *FAST, "method=st,at", "teacher.recipe.lr=1e30")
     code, output = run(tmp_path, *command, "teacher.recipe.schedule=constant")
     assert code == 1
@@ -334,7 +327,7 @@ class Revised(Loss):
 
 
 @pytest.mark.slow
-def test_job_whose_loss_is_revised_while_it_waits_fails_and_says_so(tmp_path):
+def test_a_job_whose_loss_is_revised_while_it_waits_fails_with_both_revisions(tmp_path):
     yaml = "name: revised\nweights: {ce: 1.0, x: 1.0}\nlosses: {x: {_target_: own.Revised}}\n"
     write_method(tmp_path, "revised", yaml, "own", REVISED)
     command = ("--config-dir", "conf", "-m", *FAST, "method=revised", "seed=0,1")
@@ -353,7 +346,7 @@ def test_job_whose_loss_is_revised_while_it_waits_fails_and_says_so(tmp_path):
         assert fact in line.partition("FAILED: ")[2]
     assert len(results(tmp_path)) == 1
 
-    # The same command means other jobs now: both seeds are trained with the second revision.
+    # The same command now has different jobs: both seeds with the second revision.
     code, output = run(tmp_path, *command)
     assert code == 0, output
     assert output.count(": done: ") == 2
@@ -364,7 +357,7 @@ def test_job_whose_loss_is_revised_while_it_waits_fails_and_says_so(tmp_path):
 
 
 def processes_in(folder: Path) -> list[str]:
-    """Command lines of kd-bench's processes whose current folder this is."""
+    """Command lines of kd-bench processes whose working directory is `folder`."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -379,9 +372,9 @@ def processes_in(folder: Path) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signal_ends_the_sweep_and_all_its_processes(tmp_path, number):
+def test_a_signal_ends_the_sweep_and_all_its_processes(tmp_path, number):
     endless = ("recipe.epochs=100000", "method=baseline", "seed=0,1")
-    # As nohup, and a shell that starts it in the background, leave these signals.
+    # These signals are ignored, as with nohup or a shell's background job.
     sweep = start(tmp_path, "-m", *TINY, *endless, ignored=(signal.SIGHUP, signal.SIGINT))
     wait_until(lambda: list(tmp_path.glob(f"runs/*/*/*/*/*/{HISTORY}")), sweep)
     assert processes_in(tmp_path)

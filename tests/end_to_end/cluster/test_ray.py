@@ -1,4 +1,4 @@
-"""Sweeps on Ray: a cluster of two nodes on this machine, with 2 + 1 stand-in GPUs, for .ci/ray."""
+"""Sweeps on a local Ray cluster of two nodes with 2 + 1 simulated GPUs; started by .ci/ray."""
 
 import os
 import shutil
@@ -33,10 +33,7 @@ SIX = (*CLUSTER, "seed=0,1,2,3,4,5", "recipe.epochs=4")
 
 
 def node(folder, gpus: int, *where: str) -> subprocess.Popen:
-    """Start a node that lasts as long as its process.
-
-    It ignores Ctrl-C, like everything that a script starts in the background.
-    """
+    """Start a node that runs as long as its process, and ignores Ctrl-C like a background job."""
     size = (f"--num-gpus={gpus}", f"--num-cpus={gpus}", "--disable-usage-stats")
     with open(folder / f"node-{gpus}.log", "wb") as log:
         return subprocess.Popen(
@@ -50,7 +47,7 @@ def node(folder, gpus: int, *where: str) -> subprocess.Popen:
 
 
 def is_up(address: str, gpus: int) -> bool:
-    """Whether the cluster has so many GPUs."""
+    """Whether the cluster has that many GPUs."""
     command = [shutil.which("ray"), "status", f"--address={address}"]
     environment = os.environ | {"RAY_AUTH_MODE": "token"}
     status = subprocess.run(command, env=environment, capture_output=True, text=True).stdout
@@ -59,7 +56,7 @@ def is_up(address: str, gpus: int) -> bool:
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
-    """Two nodes, found by address=auto; they have their own home, where Ray stores its token."""
+    """Two nodes, found by address=auto; Ray stores its token in a separate home folder."""
     folder = Path(tempfile.mkdtemp(prefix="ray"))  # paths of tmp_path are too long for sockets
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -88,12 +85,12 @@ def parent_of(process: int) -> int:
     return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def test_job_whose_worker_is_killed_is_finished_by_the_same_command(tmp_path):
+def test_a_job_whose_worker_is_killed_is_resumed_by_the_same_command(tmp_path):
     write_method(tmp_path)
     sweep = start(tmp_path, *SIX)
     victim = wait_until(lambda: can_resume(tmp_path), sweep)[0]
-    os.kill(parent_of(victim.parent), signal.SIGKILL)  # Ray's worker, behind the job's supervisor
-    wait_until(lambda: not is_alive(victim.pid), sweep, seconds=5)  # its job ends with it
+    os.kill(parent_of(victim.parent), signal.SIGKILL)  # Ray's worker, parent of the supervisor
+    wait_until(lambda: not is_alive(victim.pid), sweep, seconds=5)  # the job ends with it
     code, output = finish(sweep)
     assert code == 1, output
     (line,) = (line for line in output.splitlines() if "FAILED: " in line)
@@ -115,13 +112,13 @@ def test_ctrl_c_ends_all_jobs(tmp_path):
     assert "the same command resumes the sweep" in output
     assert "Traceback" not in output
     assert not [job for job in seen(tmp_path) if is_alive(job.pid)]
-    time.sleep(2)  # a job that was waiting in Ray's queue would have started by now
+    time.sleep(2)  # a job left in Ray's queue would have started by now
     assert len(seen(tmp_path)) == 3
     assert results(tmp_path) == {}
     assert locks(tmp_path) == []
 
 
-def test_cluster_without_room_for_a_job_is_one_line(tmp_path):
+def test_a_cluster_too_small_for_a_job_is_reported_in_one_line(tmp_path):
     write_method(tmp_path)
     code, output = finish(start(tmp_path, *CLUSTER, "seed=0,1", "hydra.launcher.num_gpus=3"))
     assert code == 2

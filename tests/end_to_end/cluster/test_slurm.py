@@ -1,4 +1,4 @@
-"""Sweeps on a real Slurm of one node with two stand-in GPUs; .ci/slurm starts it and this."""
+"""Sweeps on a real Slurm cluster of one node with two simulated GPUs; started by .ci/slurm."""
 
 import os
 import signal
@@ -28,12 +28,12 @@ SIX = (*SMALL, "seed=0,1,2,3,4,5", "recipe.epochs=4")
 
 
 def queue() -> list[str]:
-    """The jobs that Slurm knows, with their states."""
+    """The jobs in Slurm's queue, with their states."""
     command = ["squeue", "--noheader", "--format=%i %T"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
-def test_cancelled_job_is_finished_by_the_same_command(tmp_path):
+def test_a_cancelled_job_is_resumed_by_the_same_command(tmp_path):
     write_method(tmp_path)
     sweep = start(tmp_path, *SIX)
     victim = wait_until(lambda: can_resume(tmp_path), sweep)[0]
@@ -53,7 +53,7 @@ def test_ctrl_c_leaves_nothing_in_the_queue(tmp_path):
     write_method(tmp_path)
     sweep = start(tmp_path, *SMALL, "seed=0,1,2,3", "recipe.epochs=100000")
     wait_until(lambda: len(seen(tmp_path)) == 2, sweep)
-    assert len(queue()) == 4  # two of them wait
+    assert len(queue()) == 4  # two of them pending
     sweep.send_signal(signal.SIGINT)
     code, output = finish(sweep)
     assert code == INTERRUPTED, output
@@ -72,7 +72,7 @@ def test_requeued_jobs_resume_from_their_last_epoch(tmp_path):
     sweep = start(tmp_path, *SMALL, "seed=0,1", "recipe.epochs=8")
     wait_until(lambda: len(can_resume(tmp_path, epochs=8)) == 2, sweep)
     out_of_time, without_node = seen(tmp_path)
-    # What Slurm does shortly before a job's time limit, and when it takes a node away.
+    # As Slurm does shortly before a job's time limit, and when a node fails.
     subprocess.run(["scancel", "--signal=USR2", out_of_time.slurm_job], check=True)
     subprocess.run(["scontrol", "requeue", without_node.slurm_job], check=True)
     code, output = finish(sweep)
@@ -85,7 +85,7 @@ def test_requeued_jobs_resume_from_their_last_epoch(tmp_path):
     assert locks(tmp_path) == []
 
 
-def test_job_that_slurm_refuses_is_one_line(tmp_path):
+def test_a_job_that_slurm_rejects_is_reported_in_one_line(tmp_path):
     write_method(tmp_path)
     code, output = finish(start(tmp_path, *SMALL, "seed=0,1", "hydra.launcher.partition=nowhere"))
     assert code == 2
@@ -94,7 +94,7 @@ def test_job_that_slurm_refuses_is_one_line(tmp_path):
         assert fact.lower() in output.lower()
 
 
-def test_job_that_no_node_can_run_fails_instead_of_waiting(tmp_path):
+def test_a_job_that_no_node_can_run_fails_instead_of_waiting(tmp_path):
     write_method(tmp_path)
     code, output = finish(start(tmp_path, *SMALL, "seed=0", "hydra.launcher.cpus_per_task=4096"))
     assert code == 1

@@ -1,4 +1,4 @@
-"""kd-bench clean: what finished jobs no longer need goes, when it was shown and agreed to."""
+"""kd-bench clean: lists files that finished jobs no longer need, and deletes them with --yes."""
 
 import errno
 import os
@@ -18,7 +18,7 @@ def files(folder):
 
 
 def litter(folder):
-    """What killed processes and finished jobs leave in a folder."""
+    """Write the files that killed processes and finished jobs leave in a folder."""
     folder.mkdir(exist_ok=True)
     (folder / "checkpoint.pt").write_bytes(bytes(3000))
     (folder / "checkpoint_before.pt.damaged").write_bytes(bytes(500))
@@ -39,7 +39,7 @@ KEPT = {
 }
 
 
-def test_nothing_is_deleted_before_it_was_agreed_to(kd_bench, finished, tmp_path):
+def test_nothing_is_deleted_without_yes(kd_bench, finished, tmp_path):
     litter(finished[0])
     before = files(tmp_path)
     code, printed = kd_bench("clean")
@@ -56,7 +56,7 @@ def test_nothing_is_deleted_before_it_was_agreed_to(kd_bench, finished, tmp_path
     ]
 
 
-def test_with_yes_that_goes_and_all_else_stays(kd_bench, finished):
+def test_with_yes_unneeded_files_are_deleted_and_all_others_are_kept(kd_bench, finished):
     student, teacher = finished
     before = files(teacher)
     litter(student)
@@ -68,20 +68,20 @@ def test_with_yes_that_goes_and_all_else_stays(kd_bench, finished):
     assert kd_bench("clean", "--yes") == (0, "nothing to clean\n")
 
 
-def test_files_are_named_where_that_is_asked_for(kd_bench, finished):
+def test_list_prints_the_files(kd_bench, finished):
     litter(finished[0])
     _, printed = kd_bench("clean", "--list")
     assert f"3.0 kB  {finished[0].relative_to(finished[0].parents[5])}/checkpoint.pt" in printed
 
 
-def test_an_unfinished_job_keeps_what_it_goes_on_from(kd_bench, finished):
+def test_an_unfinished_job_keeps_the_files_it_resumes_from(kd_bench, finished):
     unfinished = finished[0].with_name("seed1")
     litter(unfinished)
     kd_bench("clean", "--yes", "--weights", "--tensorboard")
     assert files(unfinished) == {"checkpoint.pt", "console.log", "tensorboard/events.out"}
 
 
-def test_a_folder_in_which_a_process_works_is_not_touched(kd_bench, finished):
+def test_the_folder_of_a_running_job_is_not_changed(kd_bench, finished):
     student, _ = finished
     litter(student)
     with Lock(student):
@@ -92,14 +92,14 @@ def test_a_folder_in_which_a_process_works_is_not_touched(kd_bench, finished):
     assert printed == "nothing to clean\nskipped: 1 folder of running jobs\n"
 
 
-def test_a_file_that_is_being_written_stays(kd_bench, finished):
+def test_a_file_that_is_being_written_is_kept(kd_bench, finished):
     part = finished[0] / ".result.json.77.part"
     part.touch()
     kd_bench("clean", "--yes")
     assert part.exists()
 
 
-def test_weights_go_where_that_is_asked_for_but_never_those_of_a_teacher(kd_bench, finished):
+def test_weights_deletes_the_weights_of_students_but_not_of_teachers(kd_bench, finished):
     student, teacher = finished
     _, printed = kd_bench("clean", "--yes", "--weights")
     assert "weights of students (1 file)" in printed
@@ -108,14 +108,14 @@ def test_weights_go_where_that_is_asked_for_but_never_those_of_a_teacher(kd_benc
     assert (student / "result.json").exists()
 
 
-def test_logits_go_where_that_is_asked_for_and_their_metrics_stay(kd_bench, finished):
+def test_logits_deletes_stored_logits_but_not_their_metrics(kd_bench, finished):
     _, printed = kd_bench("clean", "--yes", "--logits")
     assert "logits for test images (2 files)" in printed
     assert not any((folder / "test_logits.pt").exists() for folder in finished)
     assert read_record(finished[0]).metrics is not None
 
 
-def test_weights_of_whatever_a_sweep_names_as_a_teacher_stay(kd_bench, finished, tmp_path):
+def test_weights_of_a_run_that_a_sweep_lists_as_a_teacher_are_kept(kd_bench, finished, tmp_path):
     student, _ = finished
     one = job(tmp_path / "runs", "method=baseline", "seed=5")
     teacher = replace(one, folder=student.relative_to(tmp_path / "runs").as_posix())
@@ -124,7 +124,7 @@ def test_weights_of_whatever_a_sweep_names_as_a_teacher_stay(kd_bench, finished,
     assert (student / "weights.pt").exists()
 
 
-def test_a_job_goes_on_with_its_teacher_after_all_that_can_go_is_gone(kd_bench, finished):
+def test_jobs_still_run_after_everything_that_can_be_deleted_is_gone(kd_bench, finished):
     kd_bench("clean", "--yes", "--weights", "--tensorboard")
     code, printed = kd_bench(*TINY, "method=st", "seed=1")
     assert code == 0
@@ -134,7 +134,7 @@ def test_a_job_goes_on_with_its_teacher_after_all_that_can_go_is_gone(kd_bench, 
     assert "already done, nothing to train" in printed
 
 
-def test_event_files_go_where_that_is_asked_for(kd_bench, finished):
+def test_tensorboard_deletes_event_files(kd_bench, finished):
     student, _ = finished
     litter(student)
     kd_bench("clean", "--yes", "--tensorboard")
@@ -142,7 +142,7 @@ def test_event_files_go_where_that_is_asked_for(kd_bench, finished):
     assert not (student / "tensorboard").exists()
 
 
-def test_links_to_event_files_go_with_them(kd_bench, finished, tmp_path):
+def test_links_to_event_files_are_deleted_with_them(kd_bench, finished, tmp_path):
     student, _ = finished
     litter(student)
     column = tmp_path / "runs" / "tensorboard" / "digits"
@@ -159,10 +159,10 @@ def test_links_to_event_files_go_with_them(kd_bench, finished, tmp_path):
     assert not column.exists()
 
 
-def test_what_was_left_half_written_in_a_cache_goes(kd_bench, finished, tmp_path):
+def test_half_written_files_of_a_cache_are_deleted(kd_bench, finished, tmp_path):
     cache = tmp_path / "runs" / ".tables" / "0a1b2c3d"
     cache.mkdir(parents=True)
-    for name in (".table.json.77.part", "rows.f32.part"):  # the second is gone on with
+    for name in (".table.json.77.part", "rows.f32.part"):  # a job can resume the second one
         (cache / name).write_bytes(bytes(10))
         os.utime(cache / name, (0, 0))
     kd_bench("clean", "--yes")
@@ -173,7 +173,7 @@ def test_what_was_left_half_written_in_a_cache_goes(kd_bench, finished, tmp_path
     assert files(cache) == {"rows.f32", "table.json"}
 
 
-def test_view_tables_go_where_that_is_asked_for_and_are_made_anew(kd_bench, finished, tmp_path):
+def test_tables_deletes_teacher_caches_which_are_filled_again(kd_bench, finished, tmp_path):
     table = (*TINY, "method=st", "teacher.source=table")
     assert kd_bench(*table, "seed=1")[0] == 0
     tables = tmp_path / "runs" / ".tables"
@@ -216,7 +216,7 @@ def test_links_are_not_followed(kd_bench, finished, tmp_path):
     assert os.readlink(student / "checkpoint_before.pt") == str(outside / "gone")
 
 
-def test_what_killed_processes_left_of_their_locks_goes(kd_bench, finished):
+def test_locks_of_killed_processes_are_deleted(kd_bench, finished):
     student, teacher = finished
     dead = f"{lock._host()},4194304,1"
     (student / "lock").mkdir()
@@ -233,7 +233,7 @@ def test_what_killed_processes_left_of_their_locks_goes(kd_bench, finished):
     assert not (student / "lock").exists()
 
 
-def test_a_damaged_file_is_named_and_the_rest_is_cleaned(kd_bench, finished, tmp_path):
+def test_a_damaged_file_is_reported_and_the_rest_is_cleaned(kd_bench, finished, tmp_path):
     student, teacher = finished
     for folder in finished:
         litter(folder)
@@ -269,7 +269,7 @@ def test_a_full_disk_can_be_cleaned(kd_bench, finished, monkeypatch):
     ],
     ids=str,
 )
-def test_a_mistake_is_answered_in_one_line(kd_bench, typed, answer):
+def test_a_mistake_is_reported_in_one_line(kd_bench, typed, answer):
     code, printed = kd_bench("clean", *typed)
     assert (code, printed.count("\n")) == (2, 1), printed
     assert answer in printed

@@ -1,4 +1,4 @@
-"""Tab completion: behind a command as without it, options, sweeps, and files of the user's own."""
+"""Tab completion, with and without a command: options, sweeps, and the user's own files."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_status_completes_the_names_of_sweeps(complete, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["", "plan "])
-def test_files_of_ones_own_are_completed(complete, tmp_path, command):
+def test_own_files_are_completed(complete, tmp_path, command):
     (tmp_path / "own" / "method").mkdir(parents=True)
     (tmp_path / "own" / "method" / "mine.yaml").touch()
     assert complete(f"kd-bench {command}--config-dir own method=mi") == ["method=mine"]
@@ -74,7 +74,7 @@ echo "${COMPREPLY[@]}"
 @pytest.mark.skipif(
     not (shutil.which("bash") and shutil.which("kd-bench")), reason="needs bash and the program"
 )
-def test_bash_completes_behind_a_command(tmp_path):
+def test_bash_completes_after_a_command(tmp_path):
     done = subprocess.run(
         ["bash", "-c", BASH], cwd=tmp_path, env=environment(), capture_output=True, text=True
     )

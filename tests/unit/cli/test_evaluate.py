@@ -1,4 +1,4 @@
-"""kd-bench evaluate: the accuracy of a file of weights, and what the record beside it lacks."""
+"""kd-bench evaluate: the accuracy of a checkpoint, and metrics that are missing in its record."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from kd_bench.utils.lock import Lock
 MODEL = ("model=resnet8_half", "model.net.widths=[8,8,16,16]")
 
 
-def test_beside_its_record_it_scores_what_the_record_says(kd_bench, finished):
+def test_the_weights_of_a_run_have_the_recorded_accuracy(kd_bench, finished):
     for folder in finished:
         accuracy = read_record(folder).accuracy.last
         code, printed = kd_bench("evaluate", folder / "weights.pt")
@@ -27,7 +27,7 @@ def test_beside_its_record_it_scores_what_the_record_says(kd_bench, finished):
 
 
 @pytest.mark.parametrize("command", [["evaluate"], ["rerun"], ["export", "--to", "net.pt"]])
-def test_the_record_of_another_job_is_named(kd_bench, finished, command):
+def test_the_record_of_another_job_is_refused(kd_bench, finished, command):
     student, teacher = finished
     shutil.copy(teacher / "result.json", student)
     code, printed = kd_bench(command[0], student, *command[1:])
@@ -37,7 +37,7 @@ def test_the_record_of_another_job_is_named(kd_bench, finished, command):
     assert line.endswith("; delete it to run the job again")
 
 
-def test_elsewhere_model_and_data_are_chosen(kd_bench, finished, tmp_path):
+def test_without_a_record_model_and_dataset_are_chosen(kd_bench, finished, tmp_path):
     student, _ = finished
     shutil.copy(student / "weights.pt", tmp_path / "mine.pt")
     code, printed = kd_bench("evaluate", "mine.pt", *MODEL, *IMAGES)
@@ -46,7 +46,7 @@ def test_elsewhere_model_and_data_are_chosen(kd_bench, finished, tmp_path):
     assert printed == f"resnet8_half on synthetic: {accuracy:.2f} % of 24 test images\n"
 
 
-def test_the_place_in_the_file_may_be_named(kd_bench, finished, tmp_path):
+def test_the_key_of_the_state_dict_can_be_given(kd_bench, finished, tmp_path):
     student, _ = finished
     state = torch.load(student / "weights.pt", weights_only=True)
     changed = state | {"fc.bias": state["fc.bias"] + torch.tensor([1e9, 0.0, 0.0, 0.0])}
@@ -58,7 +58,7 @@ def test_the_place_in_the_file_may_be_named(kd_bench, finished, tmp_path):
     assert "25.00 % of 24 test images" in printed  # all of the first class
 
 
-def test_beside_a_record_another_data_set_may_be_chosen(kd_bench, finished):
+def test_another_dataset_can_be_chosen_for_a_run(kd_bench, finished):
     student, _ = finished
     more = [choice.replace("test=24", "test=48") for choice in IMAGES]
     code, printed = kd_bench("evaluate", student / "weights.pt", *more)
@@ -68,7 +68,7 @@ def test_beside_a_record_another_data_set_may_be_chosen(kd_bench, finished):
     assert "recorded" not in printed
 
 
-def test_an_accuracy_that_is_not_the_records_is_told(kd_bench, finished):
+def test_a_difference_from_the_recorded_accuracy_is_reported(kd_bench, finished):
     student, _ = finished
     record = read_record(student)
     last = record.accuracy.last
@@ -80,7 +80,7 @@ def test_an_accuracy_that_is_not_the_records_is_told(kd_bench, finished):
     assert "on different images: the data have changed since" in printed
 
 
-def test_weights_that_are_not_the_records_are_refused(kd_bench, finished):
+def test_weights_with_another_hash_than_in_the_record_are_refused(kd_bench, finished):
     student, teacher = finished
     shutil.copy(teacher / "weights.pt", student / "weights.pt")
     for typed in (["evaluate", student], ["export", student, "--to", "x.pt"]):
@@ -89,7 +89,7 @@ def test_weights_that_are_not_the_records_are_refused(kd_bench, finished):
         assert "weights.pt is not the file that its record vouches for" in printed
 
 
-def test_a_model_of_ones_own_is_found_with_config_dir(kd_bench, finished, tmp_path):
+def test_an_own_model_is_found_with_config_dir(kd_bench, finished, tmp_path):
     student, _ = finished
     shutil.copy(student / "weights.pt", tmp_path / "mine.pt")
     (tmp_path / "conf" / "model").mkdir(parents=True)
@@ -126,7 +126,7 @@ def test_choices_may_come_before_and_after_options(kd_bench, finished, tmp_path)
     ],
     ids=str,
 )
-def test_a_mistake_is_answered_in_one_line(kd_bench, finished, tmp_path, typed, answer):
+def test_a_mistake_is_reported_in_one_line(kd_bench, finished, tmp_path, typed, answer):
     student, _ = finished
     shutil.copy(student / "weights.pt", tmp_path / "mine.pt")
     torch.save({"model": shutil.rmtree}, tmp_path / "bad.pt")
@@ -136,11 +136,11 @@ def test_a_mistake_is_answered_in_one_line(kd_bench, finished, tmp_path, typed, 
     assert answer in printed
 
 
-# What the records of older versions lack
+# Metrics that are missing in records of older versions
 
 
 def make_older(folder):
-    """Take away what a record of version 0.1 has not: its plain values as they were."""
+    """Remove what a record of version 0.1 lacks; returns the record's values from before."""
     plain = json.loads((folder / RESULT).read_text())
     older = {k: v for k, v in plain.items() if k not in ("metrics", "test_logits_sha256", CHECKSUM)}
     (folder / RESULT).write_text(json.dumps(older))
@@ -152,7 +152,7 @@ def values(folder):
     return json.loads((folder / RESULT).read_text())
 
 
-def test_an_older_record_gets_what_its_job_would_have_stored_today(kd_bench, finished):
+def test_an_older_record_gets_what_its_job_would_store_today(kd_bench, finished):
     for folder in finished:
         logits = (folder / TEST_LOGITS).read_bytes()
         before = make_older(folder)
@@ -160,18 +160,18 @@ def test_an_older_record_gets_what_its_job_would_have_stored_today(kd_bench, fin
         first, second, added = printed.splitlines()
         assert (first.endswith("of 24 test images"), second.endswith("equal")) == (True, True)
         assert added == f"added to {folder}: test_logits.pt and metrics"
-        assert values(folder) == before  # all else, too, and the checksum
+        assert values(folder) == before  # including all other fields and the checksum
         assert (folder / TEST_LOGITS).read_bytes() == logits
 
 
-def test_a_record_that_lacks_nothing_is_not_written(kd_bench, finished):
+def test_a_complete_record_is_not_rewritten(kd_bench, finished):
     student, _ = finished
     os.utime(student / RESULT, (0, 0))
     assert "added" not in kd_bench("evaluate", student)[1]
     assert (student / RESULT).stat().st_mtime == 0
 
 
-def test_values_that_this_version_does_not_know_stay(kd_bench, finished):
+def test_unknown_fields_of_a_record_are_kept(kd_bench, finished):
     student, _ = finished
     make_older(student)
     rewrite_record(student, of_the_future=[1, 2])
@@ -181,7 +181,7 @@ def test_values_that_this_version_does_not_know_stay(kd_bench, finished):
 
 
 @pytest.mark.parametrize("content", [b"", b"no logits", None])
-def test_damaged_or_deleted_logits_are_made_again(kd_bench, finished, content):
+def test_damaged_or_deleted_logits_are_computed_again(kd_bench, finished, content):
     student, _ = finished
     whole, before = (student / TEST_LOGITS).read_bytes(), values(student)
     (student / TEST_LOGITS).unlink()
@@ -193,7 +193,7 @@ def test_damaged_or_deleted_logits_are_made_again(kd_bench, finished, content):
     assert values(student) == before
 
 
-def test_without_its_teacher_a_student_is_compared_later(kd_bench, finished, tmp_path):
+def test_metrics_that_need_a_missing_teacher_are_added_later(kd_bench, finished, tmp_path):
     student, teacher = finished
     before = make_older(student)
     teacher.rename(tmp_path / "elsewhere")
@@ -207,7 +207,7 @@ def test_without_its_teacher_a_student_is_compared_later(kd_bench, finished, tmp
     assert values(student) == before
 
 
-def test_the_weights_of_another_teacher_are_told(kd_bench, finished):
+def test_weights_of_another_teacher_are_reported(kd_bench, finished):
     student, teacher = finished
     make_older(student)
     content = torch.load(teacher / "weights.pt", weights_only=True)
@@ -221,7 +221,9 @@ def test_the_weights_of_another_teacher_are_told(kd_bench, finished):
     assert "% according to the record" in kd_bench("evaluate", student)[1]
 
 
-def test_a_given_checkpoint_is_compared_unless_it_was_changed(kd_bench, finished, tmp_path):
+def test_a_student_is_compared_with_its_given_checkpoint_once_that_is_found(
+    kd_bench, finished, tmp_path
+):
     _, teacher = finished
     shutil.copy(teacher / "weights.pt", tmp_path / "given.pt")
     words = (
@@ -237,7 +239,7 @@ def test_a_given_checkpoint_is_compared_unless_it_was_changed(kd_bench, finished
     assert values(folder) == before
 
 
-def test_a_teacher_that_was_trained_along_is_not_kept(kd_bench, tmp_path):
+def test_a_teacher_trained_with_its_student_is_reported_as_not_kept(kd_bench, tmp_path):
     _, folder = trained(job(tmp_path / "runs", "method=dml"))
     make_older(folder)
     _, printed = kd_bench("evaluate", folder)
@@ -245,7 +247,7 @@ def test_a_teacher_that_was_trained_along_is_not_kept(kd_bench, tmp_path):
     assert printed.endswith(f"added to {folder}: test_logits.pt and metrics\n")
 
 
-def test_a_teacher_of_other_code_needs_trust(kd_bench, finished):
+def test_a_teacher_of_untrusted_code_needs_trust(kd_bench, finished):
     student, _ = finished
     make_older(student)
     config = values(student)["config"]
@@ -257,7 +259,7 @@ def test_a_teacher_of_other_code_needs_trust(kd_bench, finished):
     assert "add --trust other\n" in printed
 
 
-def test_other_numbers_than_the_records_are_not_added_to_it(kd_bench, finished):
+def test_metrics_are_not_added_if_the_accuracy_differs_from_the_record(kd_bench, finished):
     student, _ = finished
     make_older(student)
     rewrite_record(student, accuracy=to_plain(read_record(student).accuracy) | {"last": 20.0})
@@ -268,11 +270,11 @@ def test_other_numbers_than_the_records_are_not_added_to_it(kd_bench, finished):
 
 
 class Killed(BaseException):
-    """Ends a command as SIGKILL would."""
+    """Ends a command like SIGKILL."""
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_a_command_that_is_killed_before_a_rename_adds_all_the_next_time(
+def test_a_command_killed_before_a_rename_adds_everything_the_next_time(
     kd_bench, finished, monkeypatch, number
 ):
     student, _ = finished
@@ -293,7 +295,7 @@ def test_a_command_that_is_killed_before_a_rename_adds_all_the_next_time(
     assert values(student) == before
 
 
-def test_a_folder_that_another_process_works_in_is_left_alone(kd_bench, finished):
+def test_the_folder_of_a_running_job_is_not_changed(kd_bench, finished):
     student, _ = finished
     make_older(student)
     with Lock(student):

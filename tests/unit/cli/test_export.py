@@ -1,4 +1,4 @@
-"""kd-bench export: a trained network for other programs, and what one must know to use it."""
+"""kd-bench export: a trained network for other programs, and a JSON file that describes it."""
 
 import json
 
@@ -24,7 +24,7 @@ def network(finished, tmp_path):
     return net.eval(), instantiate.build_dataset(one.dataset).load()
 
 
-def test_a_state_dict_is_the_weights_as_they_are(kd_bench, finished, tmp_path):
+def test_a_state_dict_has_the_unchanged_weights(kd_bench, finished, tmp_path):
     student, _ = finished
     code, printed = kd_bench("export", student, "--to", "out/net.pt")
     assert (code, printed) == (0, "wrote out/net.pt and out/net.pt.json\n")
@@ -37,7 +37,7 @@ def test_a_state_dict_is_the_weights_as_they_are(kd_bench, finished, tmp_path):
     assert all(tensor.is_contiguous() for tensor in now.values())
 
 
-def test_what_one_must_know_is_beside_it(kd_bench, finished, tmp_path, network):
+def test_a_json_file_describes_model_images_and_accuracy(kd_bench, finished, tmp_path, network):
     student, _ = finished
     kd_bench("export", student, "--to", "net.pt")
     told = json.loads((tmp_path / "net.pt.json").read_text())
@@ -54,7 +54,7 @@ def test_what_one_must_know_is_beside_it(kd_bench, finished, tmp_path, network):
 
 
 @pytest.mark.parametrize("file_format", ["safetensors", pytest.param("program", marks=SLOW)])
-def test_images_are_those_that_the_network_in_the_file_is_given(
+def test_the_described_images_are_the_inputs_of_the_exported_network(
     kd_bench, finished, tmp_path, file_format
 ):
     student, _ = finished
@@ -64,7 +64,7 @@ def test_images_are_those_that_the_network_in_the_file_is_given(
     rewrite_record(student, config=record["config"])
     assert kd_bench("export", student, "--format", file_format, "--to", "net")[0] == 0
     told = json.loads((tmp_path / "net.json").read_text())["image"]
-    if file_format == "program":  # which has the layer that changes size and normalisation
+    if file_format == "program":  # contains the layer that changes size and normalisation
         assert told["shape"] == [3, 8, 8]
         assert told["mean"] != mean
         return
@@ -73,7 +73,7 @@ def test_images_are_those_that_the_network_in_the_file_is_given(
 
 
 @pytest.mark.slow
-def test_a_program_says_what_the_network_says_for_any_number_of_images(
+def test_a_program_has_the_networks_logits_for_any_batch_size(
     kd_bench, finished, tmp_path, network
 ):
     student, _ = finished
@@ -89,7 +89,7 @@ def test_a_program_says_what_the_network_says_for_any_number_of_images(
             torch.testing.assert_close(program(image), net(image))
 
 
-def test_safetensors_are_the_weights_as_they_are(kd_bench, finished, tmp_path):
+def test_safetensors_have_the_unchanged_weights(kd_bench, finished, tmp_path):
     student, _ = finished
     code, printed = kd_bench("export", student, "--format", "safetensors", "--to", "n.safetensors")
     assert (code, printed) == (0, "wrote n.safetensors and n.safetensors.json\n")
@@ -100,9 +100,7 @@ def test_safetensors_are_the_weights_as_they_are(kd_bench, finished, tmp_path):
 
 
 @pytest.mark.slow
-def test_onnx_says_what_the_network_says_for_any_number_of_images(
-    kd_bench, finished, tmp_path, network
-):
+def test_onnx_has_the_networks_logits_for_any_batch_size(kd_bench, finished, tmp_path, network):
     onnxruntime = pytest.importorskip("onnxruntime")
     student, _ = finished
     code, printed = kd_bench("export", student, "--format", "onnx", "--to", "net.onnx")
@@ -117,7 +115,7 @@ def test_onnx_says_what_the_network_says_for_any_number_of_images(
 
 
 @pytest.mark.parametrize("file_format", ["safetensors", "onnx"])
-def test_a_library_that_is_missing_is_named_with_the_command_that_installs_it(
+def test_a_missing_library_is_reported_with_the_command_that_installs_it(
     kd_bench, finished, tmp_path, monkeypatch, file_format
 ):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -130,7 +128,7 @@ def test_a_library_that_is_missing_is_named_with_the_command_that_installs_it(
 
 
 @pytest.mark.parametrize("file_format", export.ENDINGS)
-def test_a_file_that_gives_other_logits_is_not_written(
+def test_an_export_with_other_logits_is_not_written(
     kd_bench, finished, tmp_path, monkeypatch, file_format
 ):
     def wrong(net, image):
@@ -155,7 +153,7 @@ def test_a_file_that_gives_other_logits_is_not_written(
     ],
     ids=str,
 )
-def test_a_mistake_is_answered_in_one_line(kd_bench, finished, tmp_path, prepare, typed, answer):
+def test_a_mistake_is_reported_in_one_line(kd_bench, finished, tmp_path, prepare, typed, answer):
     student, _ = finished
     if prepare == "there":
         (tmp_path / "there.pt").touch()

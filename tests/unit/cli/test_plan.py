@@ -1,4 +1,4 @@
-"""kd-bench plan: what there is to do, what it takes; nothing is trained or written."""
+"""kd-bench plan: the jobs to do and their time and disk space; nothing is trained or written."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ def lines_of(printed):
     return dict(line.split(": ", 1) for line in printed.splitlines())
 
 
-def test_a_sweep_of_which_nothing_is_done_is_all_to_do_and_its_time_unknown(kd_bench, tmp_path):
+def test_all_jobs_of_a_new_sweep_are_to_do_and_the_time_is_unknown(kd_bench, tmp_path):
     code, printed = kd_bench("plan", "-m", *TINY, "method=baseline,st", "seed=0,1")
     told = lines_of(printed)
     assert code == 0
@@ -45,7 +45,7 @@ def test_one_job_is_planned_with_its_teacher(kd_bench, tmp_path):
     assert contents(tmp_path) == {}
 
 
-def test_what_is_done_running_failed_or_begun_is_told_apart_and_nothing_is_written(
+def test_done_running_failed_and_resumable_jobs_are_listed_and_nothing_is_written(
     kd_bench, finished, tmp_path
 ):
     student, _ = finished
@@ -64,28 +64,28 @@ def test_what_is_done_running_failed_or_begun_is_told_apart_and_nothing_is_writt
     assert code == 0
     assert told["synthetic seed 0"].startswith("done: ")
     assert f"running, process {os.getpid()} on " in told["synthetic seed 1"]
-    # one of two epochs is over and took 5 s
+    # one of two epochs is done and took 5 s
     assert told["synthetic seed 1"].endswith("epoch 1/2 50.00 % 10 images/s, 5 s left")
-    # there is no checkpoint that it could go on from
+    # without a checkpoint it starts again
     assert told["synthetic seed 2"].startswith("to do, about ")
     assert told["synthetic seed 2"].endswith("; failed before: RuntimeError: as it was told to")
     assert told["synthetic seed 3"].startswith("to do from epoch 2 of 2, about 5 s")
     assert told["5 jobs"] == "2 done, 1 running, 2 to do (1 failed before)"
 
 
-def test_time_and_disk_are_those_of_like_jobs(kd_bench, finished):
+def test_time_and_disk_space_are_estimated_from_similar_jobs(kd_bench, finished):
     student, _ = finished
     rewrite_record(student, seconds=10.0, seconds_of_process=13.0, seconds_of_warm_up=0.0)
     (student / "weights.pt").write_bytes(bytes(2_000_000))
     _, printed = kd_bench("plan", "-m", *TINY, "method=st", "seed=1,2,3", "recipe.epochs=4")
     told = lines_of(printed)
-    # 2 epochs took 10 s and 3 s to begin; 4 take 20 s and 3 s; three such jobs 69 s
+    # 2 epochs took 10 s, and 3 s to start; 4 take 20 s + 3 s; three such jobs 69 s
     assert told["synthetic resnet20-resnet8_half st seed 1"] == "to do, about 23 s"
     assert told["time"].startswith("about 1 min 09 s of training")
     assert told["disk"] == "about 6.0 MB"
 
 
-def test_times_of_another_kind_of_device_are_not_taken(kd_bench, finished):
+def test_times_on_another_kind_of_device_are_not_used(kd_bench, finished):
     for folder in finished:
         rewrite_record(folder, device="cuda")
     _, printed = kd_bench("plan", *TINY, "method=st", "seed=1", "device=cpu")
@@ -93,9 +93,7 @@ def test_times_of_another_kind_of_device_are_not_taken(kd_bench, finished):
 
 
 @pytest.mark.slow
-def test_whether_to_compile_pays_is_told_where_like_jobs_ran_both_ways(
-    kd_bench, finished, tmp_path
-):
+def test_compiling_is_advised_if_similar_jobs_ran_with_and_without_it(kd_bench, finished, tmp_path):
     student, _ = finished
     typed = ("plan", "-m", *TINY, "method=st", "seed=0,1,2,3")
     rewrite_record(student, seconds=10.0, seconds_of_process=10.0, seconds_of_warm_up=0.0)
@@ -105,7 +103,7 @@ def test_whether_to_compile_pays_is_told_where_like_jobs_ran_both_ways(
     shutil.copytree(student, other)
     plain = compiled.to_json()
     rewrite_record(other, **{name: plain[name] for name in ("config", "identity", "folder")})
-    # Two epochs took 12 s, of which 8 to compile: 2 s an epoch instead of 5 s.
+    # Two epochs took 12 s, 8 of them to compile: 2 s per epoch instead of 5 s.
     rewrite_record(other, seconds=12.0, seconds_of_process=12.0, seconds_of_warm_up=8.0)
     told = lines_of(kd_bench(*typed)[1])
     expected = "3 jobs in about 36 s with it, about 30 s without"
@@ -127,7 +125,7 @@ def test_a_sweep_for_a_cluster_is_planned_and_not_submitted(kd_bench, finished, 
     assert contents(tmp_path) == before
 
 
-def test_places_of_this_machine_share_the_work(tmp_path):
+def test_slots_of_this_machine_share_the_work(tmp_path):
     jobs = prepare.prepare_jobs(
         [(config(tmp_path, "method=baseline", f"seed={k}"), {}) for k in range(4)]
     )
@@ -141,10 +139,10 @@ def test_places_of_this_machine_share_the_work(tmp_path):
     assert dry_run._time_line(now, 1) == "time: about 6 min 00 s of training"
 
 
-def test_without_a_like_job_the_weights_alone_are_counted(tmp_path):
+def test_without_a_similar_job_only_the_weights_are_counted(tmp_path):
     (one,) = prepare.prepare_jobs([(config(tmp_path, "method=baseline"), {})])
     net = instantiate.build_network(one.config.model, FOUR_CLASSES).net
-    # four bytes for each parameter; batch norm: two more numbers a channel, and a counter of eight
+    # 4 bytes per parameter; per batch norm, 2 more numbers per channel and a counter of 8 bytes
     norms = [m for m in net.modules() if hasattr(m, "running_mean")]
     numbers = sum(p.numel() for p in net.parameters()) + sum(2 * m.num_features for m in norms)
     assert dry_run.weights_size(one) == 4 * numbers + 8 * len(norms)
@@ -170,29 +168,29 @@ def test_without_a_like_job_the_weights_alone_are_counted(tmp_path):
     ],
     ids=str,
 )
-def test_a_mistake_is_answered_as_it_would_be_without_the_word(kd_bench, tmp_path, typed, answer):
+def test_a_mistake_is_reported_as_without_plan(kd_bench, tmp_path, typed, answer):
     code, printed = kd_bench("plan", *typed)
     assert (code, printed.count("\n")) == (2, 1), printed
     assert answer in printed
     assert contents(tmp_path) == {}
 
 
-def test_help_shows_what_may_be_typed(kd_bench):
+def test_help_shows_an_example(kd_bench):
     code, printed = kd_bench("plan", "--help")
     assert code == 0
     assert "kd-bench plan sweep=quickstart" in printed
 
 
-VIEWS = ("dataset.pad=1", "dataset.flip=true")  # 9 places for a crop, 2 ways to face: 18
+VIEWS = ("dataset.pad=1", "dataset.flip=true")  # 9 crops times 2 flips: 18
 
 
 @pytest.mark.slow
-def test_it_tells_which_source_asks_the_teacher_less(kd_bench):
+def test_the_teacher_source_with_fewer_forward_passes_is_advised(kd_bench):
     command = ("plan", "-m", *TINY, *VIEWS, "method=baseline,st,logits,at", "seed=0,1")
     code, printed = kd_bench(*command)
     assert code == 0
     # 4 jobs of 2 epochs of 40 images; 18 views of 40 images, 4 logits of 4 bytes each. The
-    # baseline asks nobody, and what `at` reads is in no table.
+    # baseline needs no teacher, and a cache cannot hold the features that `at` reads.
     assert [line for line in printed.splitlines() if line.startswith("teacher ")] == [
         "teacher resnet20 of st, logits: 4 jobs would pass about 320 images through it online, or"
         " about 720 once to fill a cache of 11.5 kB; teacher.source=online is cheaper"
@@ -202,7 +200,7 @@ def test_it_tells_which_source_asks_the_teacher_less(kd_bench):
     assert "teacher.source=table would be cheaper" in printed
 
 
-def test_a_table_that_was_chosen_is_told_from_one_that_might_be(kd_bench):
+def test_a_chosen_cache_that_costs_more_is_reported(kd_bench):
     code, printed = kd_bench("plan", *TINY, *VIEWS, "method=st", "teacher.source=table")
     assert code == 0
     assert "teacher.source=online would be cheaper" in printed
@@ -212,11 +210,9 @@ def test_a_table_that_was_chosen_is_told_from_one_that_might_be(kd_bench):
 # Seeds
 
 
-def test_the_seeds_that_a_difference_takes_follow_from_the_deviation_of_each_column(
-    kd_bench, tmp_path
-):
-    # SD 0.25 and 0.5 in two cells each; 12 seeds at 0.25 (tests of statistics, by scipy.stats.nct),
-    # and as many for twice the difference at twice the deviation
+def test_the_seeds_to_detect_a_difference_follow_from_the_standard_deviation(kd_bench, tmp_path):
+    # SD 0.25 and 0.5 in two cells each; 12 seeds at 0.25 (checked with scipy.stats.nct in the
+    # tests of statistics), and as many for twice the difference at twice the deviation
     steps = [-0.25, 0.0, 0.25]
     records = [
         *seeds("baseline", *(90 + step for step in steps)),
@@ -238,7 +234,7 @@ def test_the_seeds_that_a_difference_takes_follow_from_the_deviation_of_each_col
     assert "corrected for 10 methods" in kd_bench("plan", "--detect", "0.3", "--methods", "10")[1]
 
 
-def test_without_two_seeds_of_a_job_no_number_of_seeds_is_known(kd_bench, tmp_path):
+def test_without_two_seeds_of_any_method_no_number_of_seeds_is_given(kd_bench, tmp_path):
     write(tmp_path / "runs", [record(), record("st")])
     code, printed = kd_bench("plan", "--detect", "0.3")
     assert code == 2
@@ -246,7 +242,7 @@ def test_without_two_seeds_of_a_job_no_number_of_seeds_is_known(kd_bench, tmp_pa
 
 
 @pytest.mark.parametrize("words", [["--detect", "0"], ["--detect", "1", "--methods", "0"]])
-def test_a_difference_and_a_number_of_methods_are_above_zero(kd_bench, words):
+def test_the_difference_and_the_number_of_methods_must_be_above_zero(kd_bench, words):
     code, printed = kd_bench("plan", *words)
     assert code == 2
     assert "must be" in printed

@@ -1,4 +1,4 @@
-"""kd-bench prepare: from a folder of images to a dataset that trains."""
+"""kd-bench prepare: packs a folder of images into a dataset for training."""
 
 import pytest
 from helpers.image_files import write_folder
@@ -56,7 +56,7 @@ def test_all_undecodable_images_are_listed(kd_bench, root):
         ([], "the following arguments are required"),
     ],
 )
-def test_what_cannot_be_packed_is_refused(kd_bench, words, message):
+def test_datasets_and_sizes_that_cannot_be_packed_are_refused(kd_bench, words, message):
     code, printed = kd_bench("prepare", *words, "--to", "packed")
     assert code == 2
     assert message in printed
@@ -67,7 +67,7 @@ def test_resized_images_cannot_be_packed(kd_bench, root):
     assert "packed images keep their shape; leave out dataset.source.size" in printed
 
 
-def test_a_place_that_cannot_be_written_to_is_one_line(kd_bench, root, tmp_path):
+def test_a_target_that_cannot_be_written_is_reported_in_one_line(kd_bench, root, tmp_path):
     (tmp_path / "file").touch()
     code, printed = kd_bench("prepare", *choices(root), "--to", "file/packed")
     assert (code, printed) == (2, "kd-bench: cannot write to file: Not a directory\n")

@@ -17,7 +17,7 @@ def data_of(path):
     return json.loads(re.search(r'id="data">(.*?)</script>', text)[1])
 
 
-def test_the_page_of_the_own_runs(kd_bench, tmp_path):
+def test_a_page_of_the_runs_folder_is_written(kd_bench, tmp_path):
     write(tmp_path / "runs", RECORDS)
     code, printed = kd_bench("report")
     assert code == 0
@@ -36,7 +36,7 @@ def test_another_folder_metric_and_file(kd_bench, tmp_path):
     assert values["runs"][0]["link"] == f"../other/{record().folder}/{RESULT}"
 
 
-def test_a_damaged_record_is_named_and_left_out_and_an_unfinished_job_too(kd_bench, tmp_path):
+def test_a_damaged_record_is_reported_and_unfinished_jobs_are_left_out(kd_bench, tmp_path):
     write(tmp_path / "runs", RECORDS)
     damaged = tmp_path / "runs" / RECORDS[0].folder / RESULT
     damaged.write_text(damaged.read_text()[:500])
@@ -49,6 +49,6 @@ def test_a_damaged_record_is_named_and_left_out_and_an_unfinished_job_too(kd_ben
     assert len(data_of(tmp_path / "report.html")["runs"]) == len(RECORDS) - 1
 
 
-def test_without_runs_the_way_to_some_is_told(kd_bench):
+def test_without_runs_the_command_that_starts_some_is_given(kd_bench):
     code, printed = kd_bench("report")
     assert "no finished runs in runs; start some with" in f"{code}{printed}"

@@ -1,4 +1,4 @@
-"""kd-bench rerun: a recorded job once more; equal, or what differs."""
+"""kd-bench rerun: runs a recorded job again and reports differences."""
 
 import shutil
 import tempfile
@@ -15,14 +15,14 @@ from kd_bench.results.run_folder import read_record
 
 @pytest.fixture(autouse=True)
 def temporary(tmp_path, monkeypatch):
-    """Where the reruns of a test go."""
+    """The folder for the reruns of a test."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     return folder
 
 
-def test_equal_numbers_are_said_to_be_and_leave_nothing_behind(kd_bench, finished, temporary):
+def test_equal_results_are_reported_and_the_rerun_is_deleted(kd_bench, finished, temporary):
     student, _ = finished
     code, printed = kd_bench("rerun", student)
     accuracy = read_record(student).accuracy.last
@@ -40,7 +40,9 @@ def test_a_published_record_is_enough(kd_bench, finished, tmp_path, temporary):
     assert not (tmp_path / "runs").exists()
 
 
-def test_different_numbers_are_told_with_what_differs_and_kept(kd_bench, finished, temporary):
+def test_different_results_are_reported_with_changed_conditions_and_kept(
+    kd_bench, finished, temporary
+):
     student, _ = finished
     old = read_record(student)
     versions = old.versions | {"torch": "1.0.0"}
@@ -67,7 +69,7 @@ def test_different_numbers_are_told_with_what_differs_and_kept(kd_bench, finishe
     assert f"the new run is in {kept}" in printed
 
 
-def test_different_numbers_under_the_same_conditions_are_a_bug(kd_bench, finished, monkeypatch):
+def test_different_results_under_the_same_conditions_are_a_bug(kd_bench, finished, monkeypatch):
     _, teacher = finished
     accuracy = to_plain(read_record(teacher).accuracy) | {"last": 12.5}
     for is_dirty, word in (
@@ -91,7 +93,7 @@ def test_a_record_without_its_history_is_compared_by_its_accuracies(kd_bench, fi
     assert "no history.csv beside the record: only accuracies are compared" in printed
 
 
-def test_the_folder_may_be_chosen_and_is_kept(kd_bench, finished, tmp_path):
+def test_a_chosen_folder_is_kept(kd_bench, finished, tmp_path):
     _, teacher = finished
     code, printed = kd_bench("rerun", teacher, "runs_dir=again")
     folder = tmp_path / "again" / read_record(teacher).folder
@@ -100,7 +102,7 @@ def test_the_folder_may_be_chosen_and_is_kept(kd_bench, finished, tmp_path):
     assert f"the new run is in {folder.relative_to(tmp_path)}" in printed
 
 
-def test_a_record_older_than_a_key_has_its_default(tmp_path):
+def test_keys_missing_in_an_older_record_have_their_defaults(tmp_path):
     record, _ = trained(job(tmp_path, "method=baseline", "recipe.epochs=1"))
     older = record.to_json()
     config = older["config"]
@@ -124,7 +126,7 @@ def test_a_record_older_than_a_key_has_its_default(tmp_path):
     ],
     ids=str,
 )
-def test_a_mistake_is_answered_in_one_line(kd_bench, finished, temporary, typed, answer):
+def test_a_mistake_is_reported_in_one_line(kd_bench, finished, temporary, typed, answer):
     _, teacher = finished
     code, printed = kd_bench("rerun", *(teacher if word == "RECORD" else word for word in typed))
     assert (code, printed.count("\n")) == (2, 1), printed

@@ -1,4 +1,4 @@
-"""kd-bench status: how far sweeps are, from their files alone."""
+"""kd-bench status: the progress of sweeps, read from their files."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ from kd_bench.utils.lock import Lock
 
 @pytest.fixture
 def started(finished, tmp_path):
-    """A sweep of which two jobs are done, written down as when it was started: its jobs."""
+    """The jobs of a started sweep, two of which are done."""
     sets = [["method=st", f"seed={seed}"] for seed in range(4)]
     jobs = prepare.prepare_jobs([(config(tmp_path / "runs", *overrides), {}) for overrides in sets])
     write_jobs(jobs, "mine-0a1b2c3d")
@@ -36,7 +36,7 @@ def begin(folder, epoch=1, seconds=2.0):
     (folder / "timing.csv").write_text(f"epoch,train,evaluation,images_per_second\n{row}\n")
 
 
-def test_done_running_failed_and_left_are_counted_and_told(kd_bench, started):
+def test_done_running_failed_and_pending_jobs_are_counted_and_listed(kd_bench, started):
     _, _, runs, failed, _ = started
     begin(runs.path)
     failed.path.mkdir()
@@ -51,14 +51,14 @@ def test_done_running_failed_and_left_are_counted_and_told(kd_bench, started):
     assert failure == f"  {failed.label}: FAILED: killed by SIGKILL; see runs/{failed.folder}"
 
 
-def test_a_job_that_has_no_epoch_behind_it_is_starting(kd_bench, started):
+def test_a_running_job_without_a_finished_epoch_is_starting(kd_bench, started):
     started[2].path.mkdir()
     with Lock(started[2].path):
         _, printed = kd_bench("status")
     assert f"  {started[2].label}: starting (process {os.getpid()} on " in printed
 
 
-def test_those_who_wait_for_a_teacher_that_failed_have_failed(kd_bench, tmp_path):
+def test_students_of_a_failed_teacher_count_as_failed(kd_bench, tmp_path):
     jobs = prepare.prepare_jobs([(config(tmp_path / "runs", "method=st"), {})])
     write_jobs(jobs, "mine")
     jobs[0].path.mkdir(parents=True)
@@ -68,7 +68,7 @@ def test_those_who_wait_for_a_teacher_that_failed_have_failed(kd_bench, tmp_path
     assert f"FAILED: its teacher failed: {jobs[0].folder}" in printed
 
 
-def test_a_lock_of_a_dead_process_is_nobody_at_work(kd_bench, started):
+def test_a_job_locked_by_a_dead_process_is_not_running(kd_bench, started):
     folder = started[2].path
     folder.mkdir()
     code = (
@@ -81,7 +81,7 @@ def test_a_lock_of_a_dead_process_is_nobody_at_work(kd_bench, started):
     assert "2 done, 0 running, 0 failed, 3 pending" in printed
 
 
-def test_a_lock_of_another_host_counts_while_it_is_touched(kd_bench, started):
+def test_a_lock_of_another_host_counts_while_its_heartbeat_is_recent(kd_bench, started):
     folder = started[2].path
     (folder / "lock").mkdir(parents=True)
     owner = folder / "lock" / "elsewhere~1,77,5"
@@ -93,7 +93,7 @@ def test_a_lock_of_another_host_counts_while_it_is_touched(kd_bench, started):
     assert "0 running" in printed
 
 
-def test_sweeps_are_chosen_by_how_their_names_begin(kd_bench, started):
+def test_sweeps_are_chosen_by_a_prefix_of_their_names(kd_bench, started):
     write_jobs(started[:1], "other-00000000")
     assert kd_bench("status")[1].count(" done, ") == 2
     assert kd_bench("status", "mi")[1].splitlines()[0].startswith("mine-0a1b2c3d: 2 done")
@@ -102,7 +102,7 @@ def test_sweeps_are_chosen_by_how_their_names_begin(kd_bench, started):
     )
 
 
-def test_another_runs_folder_is_chosen_in_either_spelling(kd_bench, started, tmp_path):
+def test_another_runs_folder_can_be_given_in_either_spelling(kd_bench, started, tmp_path):
     (tmp_path / "runs").rename(tmp_path / "elsewhere")
     for typed in (["runs_dir=elsewhere"], ["--runs-dir", "elsewhere"], ["--runs-dir=elsewhere"]):
         assert "2 done, 0 running, 0 failed, 3 pending" in kd_bench("status", *typed)[1]
@@ -118,19 +118,19 @@ def test_another_runs_folder_is_chosen_in_either_spelling(kd_bench, started, tmp
     ],
     ids=str,
 )
-def test_a_mistake_is_answered_in_one_line(kd_bench, started, typed, answer):
+def test_a_mistake_is_reported_in_one_line(kd_bench, started, typed, answer):
     code, printed = kd_bench("status", *typed)
     assert (code, printed.count("\n")) == (2, 1), printed
     assert answer in printed
 
 
-def test_a_folder_without_sweeps_is_said_to_be_one(kd_bench, finished):
+def test_a_folder_without_sweeps_is_reported(kd_bench, finished):
     code, printed = kd_bench("status")
     assert (code, printed.count("\n")) == (2, 1)
     assert "no sweep was started in runs" in printed
 
 
-def test_a_file_of_another_version_is_named(kd_bench, started, tmp_path):
+def test_a_sweep_file_of_another_version_is_reported(kd_bench, started, tmp_path):
     (tmp_path / "runs" / ".sweeps" / "old.jsonl").write_text('{"folder": "a/b/c/d/seed0"}\n')
     code, printed = kd_bench("status", "old")
     assert (code, printed.count("\n")) == (2, 1)
@@ -141,7 +141,7 @@ def test_a_file_of_another_version_is_named(kd_bench, started, tmp_path):
     assert "\nmine-0a1b2c3d: 2 done" in f"\n{printed}"
 
 
-def test_damaged_files_of_a_job_are_named_and_the_others_are_told_of(kd_bench, started, finished):
+def test_damaged_files_of_a_job_are_reported_and_other_jobs_are_listed(kd_bench, started, finished):
     student, _ = finished
     (student / "result.json").write_text('{"format"')
     _, _, runs, *_ = started
@@ -160,7 +160,7 @@ def test_damaged_files_of_a_job_are_named_and_the_others_are_told_of(kd_bench, s
         assert f"seed 0: to do, time unknown; runs/{started[1].folder}/result.json is no" in planned
 
 
-def test_a_record_of_a_later_version_is_a_job_that_would_be_refused(kd_bench, started, finished):
+def test_a_job_with_a_record_of_a_later_version_counts_as_failed(kd_bench, started, finished):
     (finished[0] / "result.json").write_text('{"format": 2}')
     _, printed = kd_bench("status")
     assert "1 done, 0 running, 1 failed, 3 pending" in printed
@@ -174,7 +174,7 @@ TIMING = b"epoch,train,evaluation,images_per_second\n1,1.5,0.5,1234.5\n2,1.4,0.5
 
 @settings(deadline=None)
 @given(st.data(), st.sampled_from(["history.csv", "timing.csv"]))
-def test_damaged_progress_is_named_or_shown_as_finite_numbers(data, name):
+def test_damaged_progress_is_reported_or_shown_as_finite_numbers(data, name):
     with TemporaryDirectory() as folder:
         path = Path(folder) / name
         (Path(folder) / "history.csv").write_bytes(HISTORY)
@@ -191,7 +191,7 @@ def test_damaged_progress_is_named_or_shown_as_finite_numbers(data, name):
         assert "nan" not in text
 
 
-def test_neither_hydra_nor_torch_is_loaded(started, tmp_path):
+def test_neither_hydra_nor_torch_is_imported(started, tmp_path):
     code = (
         "import sys; sys.argv = ['kd-bench', 'status']\n"
         "from kd_bench.cli.main import main; main()\n"

@@ -1,4 +1,4 @@
-"""kd-bench tune: trials, choice and runs by one command, which resumes."""
+"""kd-bench tune: runs trials, chooses the best and trains with it; the same command resumes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ TUNE = ("tune", *TINY, "recipe.epochs=1", "method=baseline,st", "trials=2", "stu
 
 
 @pytest.mark.slow
-def test_each_method_ends_in_two_rows_and_the_second_time_nothing_trains(
-    tmp_path,
-):
+def test_each_method_has_two_rows_and_a_second_run_trains_nothing(tmp_path):
     code, printed = run(tmp_path, *TUNE)
     assert code == 0, printed
     trials = list(tmp_path.glob(f"runs/{TRIALS}/synthetic/*/*/*/seed0/result.json"))
@@ -45,14 +43,14 @@ def test_each_method_ends_in_two_rows_and_the_second_time_nothing_trains(
         (["method=lwm"], "lwm has no `search:`"),
     ],
 )
-def test_mistakes_are_one_line(kd_bench, words, message):
+def test_mistakes_are_reported_in_one_line(kd_bench, words, message):
     code, printed = kd_bench("tune", *TINY, *words)
     assert code == 2
     assert message in printed
     assert len(printed.splitlines()) == 1
 
 
-def test_help_says_how(kd_bench):
+def test_help_shows_the_options(kd_bench):
     code, printed = kd_bench("tune", "--help")
     assert code == 0
     assert "trials=N" in printed

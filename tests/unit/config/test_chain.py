@@ -1,4 +1,4 @@
-"""Who teaches: the configurations of the jobs that a method's ensemble and chain stand for."""
+"""Chains and ensembles: the configurations of the jobs that teach a student."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ def config(*overrides: str) -> Config:
 
 
 def generations(config: Config) -> list[Config]:
-    """A job's configuration, its teacher's, that one's teacher's, ..."""
+    """The configurations of a job, of its teacher, of the teacher's teacher, ..."""
     found = [config]
     while found[-1].method.name != BASELINE:
         found += teacher_configs(found[-1])
@@ -33,14 +33,14 @@ def test_a_method_without_a_chain_is_taught_by_a_baseline():
     assert facts(teacher) == ("resnet20", "short", "baseline", 1)
 
 
-def test_an_ensemble_is_of_the_seeds_from_the_teachers_on():
+def test_an_ensemble_has_consecutive_seeds_from_the_teachers_seed():
     teachers = teacher_configs(config("method=ensemble_teacher", "teacher.seed=2"))
     assert [facts(each) for each in teachers] == [
         ("resnet20", "short", "baseline", seed) for seed in (2, 3, 4)
     ]
 
 
-def test_an_assistant_is_a_job_of_st_between_teacher_and_student():
+def test_an_assistant_is_distilled_with_st_between_teacher_and_student():
     student, assistant, teacher = generations(config("method=assistant", "seed=1"))
     assert facts(student) == ("resnet8", "quickstart", "assistant", 1)
     assert facts(assistant) == ("resnet14", "short", "st", 0)
@@ -64,7 +64,7 @@ def test_generations_repeat_the_students_model_and_recipe():
 
 
 def with_chain(**chain: dict) -> Config:
-    """A job of st with these links."""
+    """A job of st with these links in its chain."""
     plain = config("method=st")
     return replace(plain, method=replace(plain.method, chain=chain))
 
@@ -72,13 +72,13 @@ def with_chain(**chain: dict) -> Config:
 ST = {"name": "st", "weights": {"ce": 1.0}, "losses": {}}
 
 
-def test_links_are_in_the_order_of_the_file_whatever_their_names():
+def test_links_are_in_the_order_of_the_file():
     chain = {name: {"model": {"name": name}, "method": ST} for name in ("z", "a", "m")}
     found = generations(with_chain(**chain))
     assert [each.model.name for each in found] == ["resnet8", "m", "a", "z", "resnet20"]
 
 
-def test_a_link_may_have_a_chain_and_an_ensemble_of_its_own():
+def test_a_link_may_have_its_own_chain_and_ensemble():
     inner = {**ST, "chain": {"inner": {"model": {"name": "inner"}, "method": ST}}}
     outer = {"model": {"name": "outer"}, "method": inner}
     first = {"model": {"name": "first"}, "method": ST}
@@ -89,7 +89,7 @@ def test_a_link_may_have_a_chain_and_an_ensemble_of_its_own():
     assert [each.seed for each in teacher_configs(one)] == [0, 1]
 
 
-def test_the_model_that_teaches_is_that_of_the_last_link():
+def test_the_teaching_model_is_that_of_the_last_link():
     assert teaching_model(config("method=st")).name == "resnet20"
     assert teaching_model(config("method=assistant")).name == "resnet14"
     assert teaching_model(config("method=born_again")).name == "resnet8"
@@ -106,12 +106,12 @@ def test_the_model_that_teaches_is_that_of_the_last_link():
         (None, r"^method\.chain\.one must have keys and values, got None$"),
     ],
 )
-def test_a_link_that_is_wrong_is_refused_by_its_key(link, message):
+def test_an_invalid_link_is_refused_with_its_key(link, message):
     with pytest.raises(UserError, match=message):
         links(with_chain(one=link).method)
 
 
-def test_two_links_of_one_name_are_refused():
+def test_two_links_with_the_same_name_are_refused():
     inner = {**ST, "chain": {"one": {"method": ST}}}
     with pytest.raises(UserError, match=r"^method\.chain\.two\.method\.chain .* same name: one$"):
         teacher_configs(with_chain(one={"method": ST}, two={"method": inner}))

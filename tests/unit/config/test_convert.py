@@ -1,4 +1,4 @@
-"""Plain values and the schema's dataclasses: there and back."""
+"""Conversion between plain values and the schema's dataclasses."""
 
 import json
 
@@ -33,6 +33,6 @@ def test_sections_enums_and_missing_values_are_converted():
         (Config, {"speed": "fast"}, r"unknown value 'fast' of speed; choose from reference, repro"),
     ],
 )
-def test_what_the_schema_does_not_have_is_refused_with_what_it_has(kind, values, message):
+def test_unknown_keys_and_values_are_refused_with_the_valid_ones(kind, values, message):
     with pytest.raises(UserError, match=message):
         to_dataclass(kind, values)

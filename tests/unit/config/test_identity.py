@@ -1,4 +1,4 @@
-"""A job's identity: what is in it, its digest, the folder it names."""
+"""A job's identity: its content, its digest, and its folder."""
 
 import json
 import tempfile
@@ -14,7 +14,7 @@ from kd_bench.utils.errors import UserError
 
 
 def config(**changes):
-    """A whole job; `changes` by dotted key, with `__` for the dot."""
+    """A complete job; `changes` by dotted key, with `__` for the dot."""
     job = {
         "dataset": {
             "name": "digits",
@@ -66,7 +66,7 @@ def digest(needs_teacher=True, teacher_learns=False, revisions=(), **changes):
         {"dataset__root": "/somewhere"},
         {"dataset__source__root": "/somewhere"},
         {"method__losses__st__temperature": 4},  # the same number in another spelling
-        {"recipe__momentum": 0.9},  # the schema's default, spelt out
+        {"recipe__momentum": 0.9},  # the schema's default
         {"recipe__optimizer": "sgd"},
         {"recipe__decay_vectors": True},
         {"recipe__linear_warmup": 0},
@@ -80,12 +80,12 @@ def digest(needs_teacher=True, teacher_learns=False, revisions=(), **changes):
         {"model__mean": None, "model__std": None, "model__input_size": None},
         {"model__weights": None},
         {"teacher__model__mean": None, "teacher__model__weights": None},
-        {"method__role": "control"},  # it moves the row of a table, not a number
-        {"method__search": {"weights.ce": {"factor": 10}}},  # what others may try
+        {"method__role": "control"},  # moves the row in tables, but changes no number
+        {"method__search": {"weights.ce": {"factor": 10}}},  # only for tuning
     ],
     ids=str,
 )
-def test_what_changes_nothing_that_is_learnt_changes_no_digest(change):
+def test_a_change_without_effect_on_training_keeps_the_digest(change):
     assert digest(**change) == digest()
 
 
@@ -128,39 +128,39 @@ def test_what_changes_nothing_that_is_learnt_changes_no_digest(change):
     ],
     ids=str,
 )
-def test_what_changes_something_that_is_learnt_changes_the_digest(change):
+def test_a_change_that_affects_training_changes_the_digest(change):
     assert digest(**change) != digest()
 
 
-def test_a_job_without_a_teacher_is_the_same_under_every_pair():
+def test_a_job_without_a_teacher_is_the_same_for_every_pair():
     assert digest(needs_teacher=False) == digest(needs_teacher=False, teacher__seed=7)
 
 
-def test_a_teacher_that_learns_along_counts_by_its_model_alone():
+def test_of_a_teacher_that_learns_only_the_model_counts():
     assert digest(teacher_learns=True) == digest(teacher_learns=True, teacher__seed=7)
     assert digest(teacher_learns=True) != digest(teacher_learns=True, teacher__model__net__depth=32)
 
 
-def test_a_raised_revision_makes_another_job():
+def test_a_higher_revision_is_another_job():
     assert digest(revisions={"st": 1}) == digest()
     assert digest(revisions={"st": 2}) != digest()
 
 
-def test_a_given_checkpoint_counts_by_its_content(tmp_path):
+def test_a_given_checkpoint_is_identified_by_its_content(tmp_path):
     one, same, other = (tmp_path / name for name in "abc")
     one.write_text("x"), same.write_text("x"), other.write_text("y")
     digests = [digest(teacher__checkpoint=str(path)) for path in (one, same, other)]
     assert digests[0] == digests[1] != digests[2]
 
 
-def test_the_place_in_a_given_checkpoint_counts_where_it_is_named(tmp_path):
+def test_the_key_in_a_given_checkpoint_counts_if_it_is_set(tmp_path):
     (tmp_path / "a").write_text("x")
     given = {"teacher__checkpoint": str(tmp_path / "a")}
     assert digest(**given) == digest(**given, teacher__checkpoint_key=None)
     assert digest(**given) != digest(**given, teacher__checkpoint_key="model_ema")
 
 
-def test_the_folder_tells_dataset_pair_method_and_seed():
+def test_the_folder_has_dataset_pair_method_digest_and_seed():
     job = identity.job_identity(config(), needs_teacher=True, teacher_learns=False, revisions={})
     name = identity.folder_name(job, 3)
     assert name == f"digits/large-small/st/{identity.digest(job)}/seed3"
@@ -168,12 +168,12 @@ def test_the_folder_tells_dataset_pair_method_and_seed():
     assert identity.folder_name(job, 0).startswith("digits/none-small/st/")
 
 
-def test_plugins_act_in_an_order():
+def test_the_order_of_plugins_counts():
     both = {"ea": {"temperature": 3}, "swap": {}}
     assert digest(method__plugins=both) != digest(method__plugins=dict(reversed(both.items())))
 
 
-def test_the_folder_of_a_method_with_plugins_names_them():
+def test_the_folder_of_a_method_with_plugins_has_their_names():
     with_both = config(method__plugins={"ea": {"temperature": 3}, "swap": {}})
     job = identity.job_identity(with_both, needs_teacher=True, teacher_learns=False, revisions={})
     name = identity.folder_name(job, 0)
@@ -183,7 +183,7 @@ def test_the_folder_of_a_method_with_plugins_names_them():
 
 @pytest.mark.parametrize("part", ["plugins", "rule"])
 @pytest.mark.parametrize("name", ["../x", "a/b", " ", "x" * 101])
-def test_a_plugin_or_rule_that_cannot_name_a_folder_is_refused(part, name):
+def test_a_plugin_or_rule_whose_name_cannot_be_in_a_folder_is_refused(part, name):
     identity.check_names(config(**{f"method__{part}": {"ea": {}}}))
     with pytest.raises(UserError, match=rf"^method\.{part} must be letters, digits"):
         identity.check_names(config(**{f"method__{part}": {name: {}}}))
@@ -203,25 +203,25 @@ values = strategies.recursive(
 
 
 @given(values)
-def test_the_canonical_spelling_is_equal_and_survives_json(value):
+def test_the_canonical_form_is_equal_and_survives_json(value):
     canonical = identity.canonical(value)
     assert canonical == value
     assert identity.canonical(json.loads(json.dumps(canonical))) == canonical
 
 
 @given(strategies.integers(-(10**6), 10**6))
-def test_a_whole_number_has_one_spelling(number):
+def test_a_whole_number_has_one_canonical_form(number):
     assert json.dumps(identity.canonical(float(number))) == json.dumps(number)
 
 
-def test_a_new_key_with_its_default_orphans_no_record():
+def test_a_new_key_with_its_default_keeps_digests():
     old = {"name": "r", "epochs": 2, "batch_size": 4, "lr": 0.1}
     new = to_plain(schema.RecipeConfig(**old))
     kind = schema.RecipeConfig
     assert identity.without_defaults(new, kind) == identity.without_defaults(old, kind)
 
 
-def test_what_older_records_say_was_not_given_orphans_none():
+def test_null_stages_in_older_records_keep_their_digests():
     model = {"name": "small", "net": {"_target_": "m.Net", "depth": 8}}
     assert digest(model={**model, "stages": None}) == digest(model={**model, "stages": {}})
     assert digest(model={**model, "stages": {"one": "a"}}) != digest(model=model)
@@ -259,7 +259,7 @@ def test_a_seed_that_cannot_be_a_folder_is_refused(key, seed):
 @pytest.mark.parametrize(
     "folder", ["", "a/b/c/d", "/a/b/c/seed0", "a/../c/d/seed0", "a/b/.c/d/seed0", "a/b/c/d/e", None]
 )
-def test_a_folder_that_is_no_jobs_is_refused(folder):
+def test_a_folder_that_is_not_a_jobs_is_refused(folder):
     with pytest.raises(UserError, match="folder must be <dataset>/"):
         identity.check_folder(folder)
 
@@ -280,7 +280,7 @@ names = strategies.text("ab0é.-_+", max_size=101) | strategies.text("a./", max_
 @given(strategies.dictionaries(sections, names), strategies.integers(-1, 2**64))
 @example(dict.fromkeys(["dataset", "model", "teacher__model", "method"], "a" * 100), 2**63 - 1)
 @example(dict.fromkeys(["dataset", "model", "teacher__model", "method"], "seed0"), 0)
-def test_whatever_passes_is_a_folder_below_the_runs_and_is_found(named, seed):
+def test_accepted_names_make_a_folder_below_the_runs_folder_which_is_found(named, seed):
     job = config(**{f"{section}__name": name for section, name in named.items()}, seed=seed)
     if not passes(identity.check_names, job):
         return

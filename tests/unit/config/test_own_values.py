@@ -1,4 +1,4 @@
-"""A hyperparameter of one method in a sweep of several: the others run once, without it."""
+"""A hyperparameter of one method in a sweep of several: other methods run once, without it."""
 
 import pytest
 from helpers.jobs import TINY
@@ -17,7 +17,7 @@ def hydra():
 
 
 def swept(methods, *values):
-    """Each job of a sweep of methods and values: its method, and what was changed in it."""
+    """The method and the changed method values of each job in a sweep of methods and values."""
     grid = [[*TINY, f"method={method}", value] for method in methods for value in values]
     jobs = compose.compose_jobs(grid)
     changes = [{k: v for k, v in changed.items() if "method" in k} for _, changed in jobs]
@@ -62,12 +62,12 @@ def test_a_plugin_is_left_out_of_the_jobs_whose_method_has_no_losses():
     assert spans == [None, None, None, None, 3, 3]
 
 
-def test_no_plugin_replaces_one_that_was_chosen_before():
+def test_plugin_null_removes_a_plugin_chosen_before():
     (job, _), *_ = compose.compose_jobs([[*TINY, "plugin=ea", "plugin=null"]])
     assert not job.method.plugins
 
 
-def test_a_key_that_is_added_is_no_methods_own():
+def test_an_added_key_applies_to_every_method():
     jobs = swept(["baseline", "st"], "+method.ramp_epochs.st=1")
     assert jobs == [(name, {"method.ramp_epochs.st": 1}) for name in ("baseline", "st")]
 
@@ -85,13 +85,13 @@ def test_a_key_that_is_added_is_no_methods_own():
     ],
 )
 @pytest.mark.parametrize("methods", [["baseline", "st"], ["st", "baseline"]], ids=str)
-def test_a_key_that_no_method_has_is_refused_with_the_keys_of_the_closest(methods, value, answer):
+def test_a_key_that_no_method_has_is_refused_with_the_closest_methods_keys(methods, value, answer):
     with pytest.raises(ConfigCompositionException) as refused:
         swept(methods, value)
     assert one_line(refused.value).startswith(answer)
 
 
-def test_a_job_alone_and_a_sweep_of_one_method_refuse_the_keys_of_others():
+def test_a_single_job_and_a_sweep_of_one_method_refuse_keys_of_others():
     for run in (compose.compose_job, lambda job: compose.compose_jobs([job])):
         with pytest.raises(ConfigCompositionException):
             run([*TINY, "method=baseline", "method.losses.st.temperature=1"])

@@ -23,7 +23,7 @@ SMALL_STEPS = ("mobilenet_v2", "shufflenet_v1", "shufflenet_v2")
 
 
 @pytest.mark.parametrize("name", choices("pair"))
-def test_a_pair_is_named_teacher_student_and_uses_shipped_models(name, tmp_path):
+def test_a_pairs_name_is_teacher_student_and_its_models_grow_in_size(name, tmp_path):
     (tmp_path / "config.yaml").write_text(
         "defaults:\n- model: resnet20\n- model@teacher.model: resnet20\n"
         "- model@assistant: resnet20\n- pair: ???\n- _self_\n"
@@ -40,7 +40,7 @@ def test_a_pair_is_named_teacher_student_and_uses_shipped_models(name, tmp_path)
 
 
 def size(model: DictConfig) -> int:
-    """The number of parameters of a pair's model, which may be one of timm's."""
+    """The number of parameters of a pair's model, which may come from timm."""
     if model.name in choices("model"):
         return sum(parameter.numel() for parameter in network(model.name).parameters())
     pytest.importorskip("kd_bench.utils.torchvision").declare_operators()
@@ -51,13 +51,13 @@ def size(model: DictConfig) -> int:
     return sum(parameter.numel() for parameter in net.parameters())
 
 
-def test_a_model_beside_a_pair_of_timms_is_refused():
+def test_another_model_with_a_pair_from_timm_is_refused():
     config, _ = composed("pair=regnety_160-deit_tiny_distilled_patch16_224", "model=resnet8")
     with pytest.raises(UserError, match="unknown argument 'name'; ResNet takes"):
         build_network(config.model, IMAGENET)
 
 
-def test_the_rate_of_a_pair_is_its_students_and_not_its_teachers():
+def test_the_learning_rate_of_a_pair_applies_only_to_the_student():
     pair = ("pair=vgg13-mobilenet_v2", "recipe=crd240")
     config, _ = composed(*pair)
     assert (config.recipe.lr, config.teacher.recipe.lr) == (0.01, 0.05)
@@ -71,7 +71,7 @@ def values_of(sweep: str) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize(("name", "pairs"), [("crd_same", 7), ("crd_cross", 6)])
-def test_the_sweeps_of_crd_have_its_pairs_and_its_recipe(name, pairs):
+def test_the_crd_sweeps_have_the_papers_number_of_pairs_and_its_recipe(name, pairs):
     sweep = values_of(name)
     assert len(sweep["pair"]) == pairs
     assert set(sweep["pair"]) <= set(choices("pair"))
@@ -80,7 +80,7 @@ def test_the_sweeps_of_crd_have_its_pairs_and_its_recipe(name, pairs):
     assert (recipe.epochs, recipe.batch_size, recipe.lr) == (240, 64, 0.05)
 
 
-def test_the_sweep_of_imagenet_has_shipped_parts_and_images_of_imagenet():
+def test_the_imagenet_sweep_has_shipped_choices_and_models_for_imagenet():
     sweep = values_of("imagenet")
     for group in ("dataset", "pair", "recipe", "method"):
         assert set(sweep[group]) <= set(choices(group))

@@ -1,4 +1,4 @@
-"""Search spaces: ranges by hand, scipy's Sobol points in them, and what is refused in one line."""
+"""Search spaces: ranges computed by hand, scipy's Sobol points, and one-line errors."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from kd_bench.utils.errors import UserError
 
 
 def space_of(search, *overrides):
-    """The space of st at lr 0.1, with another `search:`."""
+    """The search space of st at lr 0.1 with another `search:`."""
     config = composed("method=st", "recipe.lr=0.1", *overrides)[0]
     return search_space(replace(config, method=replace(config.method, search=search)))
 
 
-def test_knobs_are_of_the_method_unless_they_are_the_recipe_s():
+def test_keys_are_below_method_unless_they_begin_with_recipe():
     found = space_of(
         {
             "losses.st.temperature": {"log_uniform": [1, 16]},
@@ -43,7 +43,7 @@ def test_a_factor_is_around_the_weight_that_the_dataset_sets():
     assert elsewhere == {"method.weights.at": Range(100, 10_000, is_log=True)}
 
 
-def test_values_of_a_range_by_hand_to_three_digits():
+def test_values_of_a_range_are_rounded_to_three_digits():
     logarithmic, uniform = Range(1, 16, is_log=True), Range(1, 16, is_log=False)
     assert [logarithmic.at(place) for place in (0, 0.25, 0.5, 1)] == [1, 2, 4, 16]
     assert [uniform.at(place) for place in (0, 0.5, 1)] == [1, 8.5, 16]
@@ -51,7 +51,7 @@ def test_values_of_a_range_by_hand_to_three_digits():
 
 
 @pytest.mark.parametrize("study", [0, 1])
-def test_points_are_those_of_scipy_s_scrambled_sequence(study):
+def test_points_are_those_of_scipys_scrambled_sobol_sequence(study):
     space = {"a": Range(0, 1, is_log=False), "b": Range(1, 100, is_log=True)}
     places = qmc.Sobol(2, scramble=True, seed=study).random(8)[:5]
     points = sobol_points(space, 5, study)
@@ -59,10 +59,10 @@ def test_points_are_those_of_scipy_s_scrambled_sequence(study):
     assert np.log10([point["b"] for point in points]) / 2 == pytest.approx(places[:, 1], abs=2e-3)
 
 
-def test_more_trials_begin_with_those_of_fewer_and_studies_differ():
+def test_more_trials_extend_fewer_trials_and_studies_differ():
     space = {"a": Range(0, 1, is_log=False)}
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # scipy's, about numbers that are no power of two
+        warnings.simplefilter("error")  # scipy warns if the number is not a power of two
         by_trials = [sobol_points(space, trials, 0) for trials in (1, 3, 5, 8)]
     assert [len(points) for points in by_trials] == [1, 3, 5, 8]
     assert all(points == by_trials[-1][: len(points)] for points in by_trials)
@@ -82,7 +82,7 @@ def test_more_trials_begin_with_those_of_fewer_and_studies_differ():
         ({key: {"factor": 2} for key in "abcd"}, "has 4 knobs; keep at most 3: a, b, c, d"),
     ],
 )
-def test_what_is_no_search_space_is_refused(search, message):
+def test_an_invalid_search_space_is_refused(search, message):
     with pytest.raises(UserError, match=message) as refused:
         space_of(search, "recipe.weight_decay=0")
     assert "search of st" in str(refused.value)
@@ -90,7 +90,7 @@ def test_what_is_no_search_space_is_refused(search, message):
 
 
 @pytest.mark.parametrize("name", choices("method"))
-def test_every_shipped_range_is_around_the_published_value(name):
+def test_every_shipped_range_contains_the_published_value(name):
     config = replace(composed("method=baseline")[0], method=load("method", name))
     for key, each in search_space(config).items():
         value = config

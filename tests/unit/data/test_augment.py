@@ -42,7 +42,7 @@ def test_the_view_count_is_crops_times_flips(pad, flip, count):
 
 
 def chi_square(drawn, count):
-    """p value of `drawn` being uniform over 0..count-1."""
+    """The p-value of `drawn` being uniform over 0..count-1."""
     seen = Counter(drawn)
     assert set(seen) <= set(range(count))
     return stats.chisquare([seen[k] for k in range(count)]).pvalue
@@ -61,17 +61,17 @@ def test_views_are_uniform_over_images_epochs_and_seeds():
     assert passes(chi_square(over_images.tolist(), 162))
     assert passes(chi_square(over_epochs.tolist(), 162))
     assert passes(chi_square(over_seeds, 162))
-    assert not passes(chi_square((many % 162).tolist(), 162))  # the test can fail: too uniform
-    assert not passes(chi_square((over_images * 0.99).int().tolist(), 162))  # not uniform enough
+    # The check can fail: too uniform, and not uniform enough
+    assert not passes(chi_square((many % 162).tolist(), 162))
+    assert not passes(chi_square((over_images * 0.99).int().tolist(), 162))
 
 
 def test_views_of_consecutive_epochs_are_independent():
     index = torch.arange(16_200)
     now, then = (augment.sample_view(0, epoch, index, 9) for epoch in (1, 2))
     assert passes(chi_square((9 * now + then).tolist(), 81))
-    assert passes(
-        chi_square((9 * now[:-1] + now[1:]).tolist(), 81)
-    )  # and independent of the next image
+    # and of consecutive images
+    assert passes(chi_square((9 * now[:-1] + now[1:]).tolist(), 81))
 
 
 def test_an_epoch_may_be_a_tensor_of_any_type():
@@ -146,6 +146,6 @@ def test_a_view_has_the_same_bits_on_the_gpu(data):
     on_gpu = Dataset(source, pad=2, padding="zero", flip=True).load("cuda")
     index = torch.arange(60)
     epoch = torch.tensor(4.0, device="cuda")
-    for each in (epoch, 4):  # on the device as in a captured step, and as a number
+    for each in (epoch, 4):  # a tensor on the device, as in a captured step, and a number
         there = augmented(on_gpu, index.cuda(), each, 9)
         assert torch.equal(there.cpu(), augmented(data, index, 4, 9))

@@ -22,11 +22,11 @@ from kd_bench.data.synthetic import Synthetic
 from kd_bench.interfaces import UserError
 
 CONFIGS = sorted((CONF / "dataset").glob("*.yaml"))
-OF_ONES_OWN = ("csv", "image_folder", "shards")
+OWN_DATA = ("csv", "image_folder", "shards")
 
 
 class InMemory:
-    """A source made of two splits."""
+    """A source that consists of two given splits."""
 
     def __init__(self, train, test, num_classes=2):
         self.train, self.test, self.num_classes = train, test, num_classes
@@ -59,7 +59,7 @@ def refused(message):
 # --- digits -------------------------------------------------------------------------------------
 
 
-def test_digits_are_those_of_scikit_learn_in_file_order():
+def test_digits_are_scikit_learns_in_file_order():
     expected = load_digits()
     train, test = Digits(train=500).load()
     assert (len(train.target), len(test.target)) == (500, 1297)
@@ -167,7 +167,7 @@ def test_pixels_are_scaled_to_one_and_standardized():
         torch.testing.assert_close(batch[:, :, 0, 0], expected, rtol=0, atol=1e-6)
 
 
-def test_mean_and_deviation_are_those_of_the_training_images():
+def test_mean_and_standard_deviation_are_those_of_the_training_images():
     generator = torch.Generator().manual_seed(0)
     image = torch.randint(256, (40, 5, 4, 3), generator=generator).to(torch.uint8)
     image[..., 1] //= 3
@@ -187,7 +187,7 @@ def test_validation_images_are_excluded_from_the_mean():
     np.testing.assert_allclose(data.mean, np.full(3, np.mean(left) / 255), rtol=1e-6)
 
 
-def test_batches_are_channels_last_floats_and_the_rest_stays_bytes():
+def test_batches_are_channels_last_floats_and_stored_images_are_bytes():
     data = dataset(validation=4, padding="reflect", flip=True).load()
     for batch in (augmented(data, torch.arange(16), 1, 0), data.eval_batch(data.test, 0, 6)):
         assert batch.dtype == torch.float32
@@ -207,7 +207,7 @@ def test_clean_images_are_whole_and_unshifted_in_every_split():
     assert len(data.eval_batch(data.test, 5, 10)) == 2  # the last batch is smaller
 
 
-def test_a_view_belongs_to_the_image_of_its_index():
+def test_an_augmented_image_is_the_image_at_its_index():
     data = dataset(flip=True, validation=7, mean=[0.0] * 3, std=[1 / 255] * 3).load()
     shown = augmented(data, torch.tensor([12, 0, 3]), 5, 1)
     kept = data.train.image[:, 1, 1, 0]  # numbered images: the pixel value is the index
@@ -234,7 +234,7 @@ def test_a_smaller_validation_set_is_a_subset_of_a_larger_one():
 
 
 def test_validation_images_are_spread_over_the_training_set():
-    # 500 of 1000: a half that came first, last or in turns would not look like this
+    # 500 of 1000: the first half, the last half, or every second image would fail
     train = Split(torch.zeros(1000, 1, 1, 3, dtype=torch.uint8), torch.arange(1000))
     _, held = split_validation(train, 500)
     first = (held.target < 500).sum().item()
@@ -256,7 +256,7 @@ def test_training_excludes_the_validation_images():
 # --- fingerprint --------------------------------------------------------------------------------
 
 
-def test_the_fingerprint_is_of_images_and_labels_and_nothing_else():
+def test_the_fingerprint_depends_only_on_images_and_labels():
     plain = dataset().load().fingerprint
     assert re.fullmatch("[0-9a-f]{16}", plain)
     assert dataset(pad=2, flip=True, padding="reflect").load().fingerprint == plain
@@ -273,7 +273,7 @@ def test_the_fingerprint_changes_with_any_byte(split, part):
     assert dataset(InMemory(*splits)).load().fingerprint != plain
 
 
-# --- what is refused ----------------------------------------------------------------------------
+# --- errors -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -338,12 +338,12 @@ def test_a_constant_channel_needs_a_configured_std():
 
 @pytest.fixture(autouse=True)
 def nothing_installed(tmp_path, monkeypatch):
-    """As on a machine without Debian's package of Fashion-MNIST."""
+    """Hide Debian's package of Fashion-MNIST, if it is installed."""
     monkeypatch.setattr(vision, "DEBIAN", tmp_path / "installed")
 
 
 def composed(path, **changed):
-    """A dataset file merged with the schema, as for a job."""
+    """A dataset file merged with the schema, as in a job."""
     config = OmegaConf.structured(Config)
     changes = OmegaConf.create({"dataset": changed})
     return OmegaConf.merge(config, {"dataset": OmegaConf.load(path)}, changes).dataset
@@ -364,9 +364,9 @@ def test_every_dataset_file_builds_a_source(path, tmp_path):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_a_dataset_file_is_named_after_its_data_set(path):
+def test_a_dataset_file_has_the_name_of_its_dataset(path):
     name = OmegaConf.to_container(OmegaConf.load(path))["name"]
-    assert name == (path.stem if path.stem not in OF_ONES_OWN else "???")
+    assert name == (path.stem if path.stem not in OWN_DATA else "???")
 
 
 @pytest.mark.parametrize(

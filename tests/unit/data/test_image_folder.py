@@ -30,7 +30,7 @@ def plain(colour, height=4, width=4):
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    """Two red cats and one blue dog to train on, one of each to test."""
+    """Two red cats and one blue dog for training, one of each for testing."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     root = tmp_path / "pets"
     for name in ("train/cat/b.png", "train/cat/a.png", "train/dog/z.png"):
@@ -67,7 +67,7 @@ def test_sizes_are_read_from_the_header_of_one_image(root):
     assert (described.height, described.width) == (16, 16)
 
 
-def test_an_image_folder_works_like_any_other_dataset(root):
+def test_images_of_a_folder_can_be_augmented(root):
     data = Dataset(ImageFolder(str(root), None), pad=1, padding="reflect", flip=True).load()
     assert augmented(data, torch.arange(3), 1, 0).shape == (3, 3, 4, 4)
     assert data.train.target.tolist() == [0, 0, 1]
@@ -82,7 +82,7 @@ def test_formats_of_pil_are_read(root, suffix):
     assert train.image[2, 0, 0].tolist() == [0, 128, 255]
 
 
-def test_jpegs_are_read_up_to_their_loss(root):
+def test_jpegs_are_read_up_to_compression_errors(root):
     save(root / "train/dog/x.JPEG", plain((0, 128, 255)), quality=95)
     train, _ = load(root)
     assert (train.image[2, 0, 0].int() - torch.tensor([0, 128, 255])).abs().max() <= 3
@@ -107,10 +107,10 @@ def test_hidden_files_are_skipped(root):
 
 
 def test_resizing_is_antialiased(root):
-    # Stripes, one column in four white, made four times smaller. The bilinear filter is then 16
-    # columns / 4 = a triangle of 4 columns to each side: white columns at distance 1.5 and 2.5
-    # of a new pixel's centre weigh .625 and .375 out of 4: 255 / 4 = 63.75. Two neighbouring
-    # columns alone (no antialiasing) would be black.
+    # Every fourth column is white, and the image is made four times smaller. The bilinear filter is
+    # a triangle of 4 columns to each side: white columns at distances 1.5 and 2.5 from the center
+    # of a new pixel weigh .625 and .375 out of 4: 255 / 4 = 63.75. Without antialiasing, only
+    # the two nearest columns would count, which are black.
     stripes = np.zeros((32, 32, 3))
     stripes[:, ::4] = 255
     save(root / "train/cat/a.png", stripes)
@@ -138,14 +138,14 @@ def test_images_of_two_sizes_are_refused_with_a_file_of_each(root):
 
 
 @pytest.mark.parametrize("size", [None, 8])
-def test_a_file_that_is_not_an_image_is_named(root, size):
+def test_a_file_that_is_not_an_image_is_reported(root, size):
     (root / "train/dog/notes.txt").write_text("good dog")
     with refused(f"{root}/train/dog/notes.txt is not an image that PIL can read"):
         load(root, size)
 
 
 @pytest.mark.parametrize("name", ["train/cat/a.png", "train/dog/z.png"])
-def test_a_cut_off_image_is_named(root, name):
+def test_a_truncated_image_is_reported(root, name):
     save(root / name, np.random.default_rng(0).integers(256, size=(4, 4, 3)))
     path = root / name
     path.write_bytes(path.read_bytes()[:60])
@@ -154,21 +154,21 @@ def test_a_cut_off_image_is_named(root, name):
 
 
 @pytest.mark.parametrize("name", ["train/cat/0.png", "train/dog/z.png", "test/dog/9.png"])
-def test_a_link_to_a_missing_image_is_named(root, name):
+def test_a_link_to_a_missing_image_is_reported(root, name):
     (root / name).unlink(missing_ok=True)
     (root / name).symlink_to(root / "gone.png")
     with refused(f"{root / name} is a link to a file that does not exist"):
         load(root)
 
 
-def test_a_link_to_a_missing_class_folder_is_named(root):
+def test_a_link_to_a_missing_class_folder_is_reported(root):
     (root / "train/fox").symlink_to(root / "gone")
     with refused(f"{root}/train/fox is a broken link"):
         load(root)
 
 
 @pytest.mark.slow
-def test_an_image_that_would_fill_the_memory_is_named(root):
+def test_an_image_that_is_too_large_is_reported(root):
     path = root / "train/dog/bomb.png"
     Image.new("1", (20_000, 20_000)).save(path)
     assert path.stat().st_size < 100_000
@@ -206,7 +206,7 @@ def test_a_folder_without_class_folders_is_refused(root):
         ImageFolder(str(root), None).describe()
 
 
-def test_a_missing_folder_is_named_in_full(tmp_path, monkeypatch):
+def test_a_missing_folder_is_reported_with_its_full_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with refused(f"no folder {tmp_path}/data/birds/train: "):
         ImageFolder("data/birds", None).describe()
@@ -323,13 +323,13 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_cache_file_is_named_and_made_again(root, decoded, damage):
+def test_a_damaged_cache_file_is_reported_and_replaced(root, decoded, damage):
     save(root / "train/cat/a.png", plain((9, 9, 9)))
     whole, _ = load(root)
     image = whole.image.clone()
     [path] = cached(root)
     content = path.read_bytes()
-    path.unlink()  # and not written over, as it is mapped
+    path.unlink()  # not overwritten, as it is memory-mapped
     path.write_bytes(damage(content))
     with pytest.warns(UserWarning, match=f"{path} is damaged and will be rebuilt: "):
         again, _ = load(root)
@@ -339,7 +339,7 @@ def test_a_damaged_cache_file_is_named_and_made_again(root, decoded, damage):
     assert len(decoded) == 10
 
 
-def test_a_damaged_cache_in_a_read_only_folder_gives_way_to_that_in_the_users_cache(
+def test_a_damaged_cache_in_a_read_only_folder_is_replaced_in_the_users_cache(
     root, decoded, monkeypatch
 ):
     load(root)
@@ -352,7 +352,7 @@ def test_a_damaged_cache_in_a_read_only_folder_gives_way_to_that_in_the_users_ca
     assert len(decoded) == 10
 
 
-def test_what_a_killed_writer_left_of_a_cache_is_removed(root):
+def test_partial_cache_files_of_killed_processes_are_removed(root):
     cache.save(root, "key", {})
     left = root / ".kd_bench_cache" / "key.0123.part"
     left.touch()

@@ -29,7 +29,7 @@ LABELS = [k % 10 for k in range(TRAIN + TEST)]
 
 @pytest.fixture(autouse=True)
 def nothing_installed(tmp_path, monkeypatch):
-    """As on a machine without Debian's package of Fashion-MNIST."""
+    """Hide Debian's package of Fashion-MNIST, if it is installed."""
     monkeypatch.setattr(vision, "DEBIAN", tmp_path / "installed")
 
 
@@ -64,7 +64,7 @@ def write_cifar100(root):
 
 def write_svhn(root):
     for name, part in (("train", slice(None, TRAIN)), ("test", slice(TRAIN, None))):
-        labels = np.array([[k or 10] for k in LABELS[part]])  # its digit 0 is class 10
+        labels = np.array([[k or 10] for k in LABELS[part]])  # SVHN's digit 0 is class 10
         content = {"X": IMAGES[32][part].transpose(1, 2, 3, 0), "y": labels}
         scipy.io.savemat(root / f"{name}_32x32.mat", content)
 
@@ -94,7 +94,7 @@ KINDS = pytest.mark.parametrize("kind", list(WRITERS), ids=lambda kind: kind.__n
 
 @pytest.fixture
 def tiny_files_pass(monkeypatch):
-    """Make torchvision accept files other than the published ones, by replacing checksums."""
+    """Make torchvision accept files other than the published ones, by disabling checksums."""
 
     def exists(path, md5=None):
         return Path(path).is_file()
@@ -104,7 +104,7 @@ def tiny_files_pass(monkeypatch):
 
 
 @KINDS
-def test_images_and_labels_are_those_in_the_published_file_format(kind, tmp_path, tiny_files_pass):
+def test_images_and_labels_are_read_from_the_published_file_format(kind, tmp_path, tiny_files_pass):
     WRITERS[kind](tmp_path)
     source = kind(str(tmp_path), download=False)
     images = IMAGES[source.size].copy()
@@ -159,7 +159,7 @@ def test_files_with_a_wrong_checksum_are_refused(kind, tmp_path):
         kind(str(tmp_path), download=False).load()
 
 
-def test_a_cut_off_file_without_checksum_is_refused(tmp_path):
+def test_a_truncated_file_without_a_checksum_is_refused(tmp_path):
     write_fashion_mnist(tmp_path)
     path = tmp_path / "FashionMNIST" / "raw" / "t10k-images-idx3-ubyte"
     path.write_bytes(path.read_bytes()[:-1])
@@ -191,7 +191,7 @@ def test_fashion_mnist_is_read_from_debians_package(tmp_path):
         assert torch.equal(mine.target, theirs.target)
 
 
-def test_files_in_the_root_come_before_installed_ones(tmp_path):
+def test_files_in_the_root_are_preferred_to_installed_ones(tmp_path):
     write_installed(tmp_path / "installed")
     write_fashion_mnist(tmp_path)
     write_idx(tmp_path / "FashionMNIST/raw/train-labels-idx1-ubyte", np.full(TRAIN, 3))
@@ -200,7 +200,7 @@ def test_files_in_the_root_come_before_installed_ones(tmp_path):
 
 
 @pytest.mark.parametrize("damage", [lambda c: c[:-9], lambda c: b"", lambda c: b"text"])
-def test_a_damaged_installed_file_is_named(tmp_path, damage):
+def test_a_damaged_installed_file_is_reported(tmp_path, damage):
     write_installed(tmp_path / "installed")
     path = tmp_path / "installed/t10k-images-idx3-ubyte.gz"
     path.write_bytes(damage(path.read_bytes()))
@@ -230,7 +230,7 @@ def test_an_existing_dataset_is_not_downloaded_again(tmp_path, monkeypatch, tiny
     assert sorted(tmp_path.iterdir()) == before  # so the folder can be read-only
 
 
-def test_a_failed_download_is_one_line(tmp_path, monkeypatch):
+def test_a_failed_download_is_reported_in_one_line(tmp_path, monkeypatch):
     def download(self):
         raise RuntimeError("Error downloading data:\nTried https://example.org\n<no network>\n")
 
@@ -243,7 +243,7 @@ def test_a_failed_download_is_one_line(tmp_path, monkeypatch):
     assert "\n" not in message
 
 
-def test_two_jobs_do_not_download_to_one_folder_at_once(tmp_path):
+def test_two_jobs_do_not_download_to_the_same_folder_at_once(tmp_path):
     events = []
 
     def second():

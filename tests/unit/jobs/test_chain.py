@@ -1,4 +1,4 @@
-"""Ensembles and chains as real jobs: whose answers the student gets, resuming, what is refused."""
+"""Training with ensembles and chains: the student's targets, resuming, and errors."""
 
 import shutil
 
@@ -35,7 +35,7 @@ def answers(setup, image):
 
 
 def alone(the_job: Job, image):
-    """The logits of a job's own network."""
+    """The logits of a job's trained network."""
     net = setup_of(the_job).student.net
     net.load_state_dict(torch.load(the_job.path / WEIGHTS, weights_only=True))
     with torch.no_grad():
@@ -44,7 +44,7 @@ def alone(the_job: Job, image):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mean", ["probabilities", "logits"])
-def test_an_ensemble_gives_the_mean_of_what_its_teachers_give(runs, mean):
+def test_an_ensembles_output_is_the_mean_of_its_teachers_outputs(runs, mean):
     the_job = job(runs, *ENSEMBLE, f"method.ensemble.mean={mean}")
     setup = setup_of(the_job)
     image = setup.data.eval_batch(setup.data.test, 0, 6)
@@ -57,7 +57,7 @@ def test_an_ensemble_gives_the_mean_of_what_its_teachers_give(runs, mean):
 
 
 @pytest.mark.slow
-def test_an_ensemble_of_one_trains_with_the_plain_teachers_bits(runs, tmp_path):
+def test_an_ensemble_of_one_trains_to_the_same_bits_as_a_single_teacher(runs, tmp_path):
     plain, one = (
         setup_of(job(runs, *overrides))
         for overrides in (("method=st",), ("method=ensemble_teacher", "method.ensemble.size=1"))
@@ -68,7 +68,7 @@ def test_an_ensemble_of_one_trains_with_the_plain_teachers_bits(runs, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_record_of_an_ensemble_names_its_teachers_and_scores_them_together(runs):
+def test_the_record_of_an_ensemble_lists_its_teachers_and_has_their_joint_accuracy(runs):
     the_job = job(runs, *ENSEMBLE)
     record = the_job.read_record()
     assert record.teacher.folder is None
@@ -106,7 +106,7 @@ def test_each_teacher_of_an_ensemble_is_checked_against_its_own_record(runs, tmp
 
 
 @pytest.mark.slow
-def test_a_cache_serves_an_ensemble_and_a_chain_with_the_same_numbers(runs, tmp_path):
+def test_with_a_cache_ensembles_and_chains_have_the_same_losses(runs, tmp_path):
     for overrides in (ENSEMBLE, ("method=assistant", LINKS)):
         online = setup_of(job(runs, *overrides))
         table = setup_of(job(runs, *overrides, "teacher.source=table"))
@@ -116,7 +116,7 @@ def test_a_cache_serves_an_ensemble_and_a_chain_with_the_same_numbers(runs, tmp_
 
 
 @pytest.mark.slow
-def test_an_assistants_student_gets_the_answers_of_the_assistant(runs):
+def test_an_assistants_student_is_taught_by_the_assistant(runs):
     the_job = job(runs, "method=assistant", LINKS)
     setup = setup_of(the_job)
     image = setup.data.eval_batch(setup.data.test, 0, 6)
@@ -127,7 +127,7 @@ def test_an_assistants_student_gets_the_answers_of_the_assistant(runs):
 
 
 @pytest.mark.slow
-def test_a_single_job_trains_what_is_missing_of_its_chain_and_nothing_else(runs, tmp_path):
+def test_a_single_job_trains_only_the_missing_links_of_its_chain(runs, tmp_path):
     folder = tmp_path / "runs"
     shutil.copytree(runs, folder)
     longer = job(folder, "method=born_again", "method.chain.generation.repeat=2")
@@ -147,7 +147,7 @@ def prepared(folder, *sets: tuple[str, ...]) -> list[Job]:
 
 
 @pytest.mark.slow
-def test_a_sweep_has_each_job_of_a_chain_once_and_before_those_that_it_teaches(tmp_path):
+def test_a_sweep_has_each_job_of_a_chain_once_and_before_its_students(tmp_path):
     sets = [
         (f"method={method}", f"seed={seed}", LINKS)
         for method in ("born_again", "assistant", "ensemble_teacher", "st")
@@ -155,7 +155,7 @@ def test_a_sweep_has_each_job_of_a_chain_once_and_before_those_that_it_teaches(t
     ]
     jobs = prepared(tmp_path, *sets)
     folders = [each.folder for each in jobs]
-    # Eight that were asked for, of which one is also a generation; three teachers, one assistant
+    # Eight requested jobs, one of which is also a generation; three teachers, one assistant
     assert len(folders) == len(set(folders)) == 12
     for each in jobs:
         for teacher in each.teachers:
@@ -165,7 +165,7 @@ def test_a_sweep_has_each_job_of_a_chain_once_and_before_those_that_it_teaches(t
 
 
 @pytest.mark.slow
-def test_what_a_done_student_was_taught_by_is_not_trained_again(runs, tmp_path):
+def test_a_missing_teacher_of_a_done_student_is_not_trained_again(runs, tmp_path):
     folder = tmp_path / "runs"
     shutil.copytree(runs, folder)
     done = job(folder, "method=assistant", LINKS)
@@ -189,7 +189,7 @@ def test_a_teacher_that_failed_fails_the_whole_chain_in_status(tmp_path):
 
 
 @pytest.mark.slow
-def test_weights_of_all_that_teaches_are_kept(runs, tmp_path):
+def test_weights_of_all_teachers_are_kept(runs, tmp_path):
     for overrides in (("method=assistant", LINKS), ENSEMBLE, ("method=born_again",)):
         assert {each.folder for each in job(runs, *overrides).ancestors()} <= teachers(runs)
     waiting = job(tmp_path, "method=born_again", "method.chain.generation.repeat=3")
@@ -205,7 +205,7 @@ REFUSED = {
         ("method=at", "method.ensemble.size=3"),
         r"^the ensemble of 3 resnet20 provides only logits, but the method reads stage 'stage1'$",
     ),
-    "nor weights": (
+    "an ensemble has no weights": (
         ("method=wkd_logit", "method.ensemble.size=3"),
         r"^the ensemble of 3 resnet20 provides only logits, but the method reads stage 'pooled'$",
     ),
@@ -213,12 +213,12 @@ REFUSED = {
         ("method=baseline", "method.ensemble.size=3"),
         r"'baseline' has no teacher, so method\.ensemble\.size=3 would have no effect; leave it",
     ),
-    "trained along": (
+    "a teacher that learns": (
         ("method=dml", "method.ensemble.size=3"),
         r"'dml' trains one teacher along with the student; leave out method\.ensemble\.size=3$",
     ),
-    "none": (("method=st", "method.ensemble.size=0"), r"whole number of 1 or more, got 0$"),
-    "a file": (
+    "size 0": (("method=st", "method.ensemble.size=0"), r"whole number of 1 or more, got 0$"),
+    "a checkpoint": (
         ("method=st", "method.ensemble.size=2", "teacher.checkpoint=FILE"),
         r"^method\.ensemble\.size=2 .* teacher\.checkpoint is one file; leave out one of them$",
     ),
@@ -228,7 +228,7 @@ REFUSED = {
         r" resnet56 has 855,380 parameters, resnet8_half .* and resnet20 77,652; assistant=NAME"
         r" takes resnet8_half, resnet8$",
     ),
-    "a link with a head of its own": (
+    "a link with its own head": (
         ("method=assistant", LINKS, f"+method.chain.assistant.method.head={HEAD}"),
         r"^method\.chain\.assistant: a student with another head cannot be a teacher$",
     ),

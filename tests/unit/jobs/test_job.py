@@ -1,4 +1,4 @@
-"""Frozen jobs: what a worker does with them, and with damaged records and sweep files."""
+"""Jobs that were prepared by a sweep, and damaged records and sweep files."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class OtherDefaults(RecipeConfig):
     weight_decay: float = 1.0
 
 
-# A folder is agreed upon, whatever changes in between
+# The folder is fixed when the sweep is prepared
 
 
 @pytest.fixture
 def frozen(tmp_path, monkeypatch) -> tuple[Job, Path]:
-    """A job whose teacher is done, and the sweep's file that it was written to."""
+    """A job whose teacher is done, and the sweep file in which it is."""
     monkeypatch.setattr(sys, "path", list(sys.path))  # a worker adds the current folder
     the_job = job(tmp_path, "method=st")
     trained(the_job.teacher)
@@ -50,13 +50,13 @@ def students(folder: Path) -> list[Path]:
 
 
 @pytest.mark.slow
-def test_a_worker_works_in_the_frozen_folder_when_defaults_have_changed(
+def test_a_worker_uses_the_prepared_folder_even_if_defaults_have_changed(
     frozen, tmp_path, monkeypatch
 ):
     the_job, file = frozen
     monkeypatch.setattr(identity, "RecipeConfig", OtherDefaults)
     monkeypatch.setattr(identity, "EXECUTION_KEYS", ("speed", "device"))
-    assert job(tmp_path, "method=st").folder != the_job.folder  # what would be typed now
+    assert job(tmp_path, "method=st").folder != the_job.folder  # if it were prepared now
     assert run_job(file, 0) == 0
     assert students(tmp_path) == [the_job.path]
     record = read_record(the_job.path)
@@ -72,7 +72,7 @@ def test_a_worker_works_in_the_frozen_folder_when_defaults_have_changed(
         (["method=st", "plugin=sort"], SortedTeacher, "plugins.sort"),
     ],
 )
-def test_a_revised_part_of_a_method_makes_another_job(tmp_path, monkeypatch, choices, part, name):
+def test_a_method_with_a_revised_part_is_another_job(tmp_path, monkeypatch, choices, part, name):
     before = job(tmp_path, *choices)
     assert before.traits.revisions[name] == 1
     assert "revisions" not in before.identity
@@ -111,7 +111,7 @@ def test_a_job_whose_record_is_damaged_runs_again_to_the_same_accuracy(kd_bench,
 
 
 @pytest.mark.slow
-def test_a_sweep_runs_jobs_with_damaged_records_again_and_says_so(finished, tmp_path):
+def test_a_sweep_runs_jobs_with_damaged_records_again_and_reports_it(finished, tmp_path):
     for folder in finished:
         (folder / "result.json").write_text("")
     code, printed = run(tmp_path, "-m", *TINY, "method=st", "seed=0")
@@ -121,7 +121,7 @@ def test_a_sweep_runs_jobs_with_damaged_records_again_and_says_so(finished, tmp_
     assert all((folder / "result.json.damaged").exists() for folder in finished)
 
 
-def test_the_record_of_another_job_is_not_taken_for_its_own(finished, tmp_path):
+def test_a_job_with_the_record_of_another_job_is_not_done(finished, tmp_path):
     student, teacher = finished
     one = job(tmp_path / "runs", "method=st")
     assert one.is_done
@@ -141,7 +141,7 @@ def test_a_record_of_a_later_version_is_neither_used_nor_overwritten(kd_bench, f
     assert (student / "result.json").read_bytes() == before
 
 
-def test_a_sweep_file_that_was_cut_off_after_a_job_is_refused(tmp_path):
+def test_a_sweep_file_truncated_after_a_job_is_refused(tmp_path):
     file = write_jobs([job(tmp_path, "method=baseline", f"seed={k}") for k in (0, 1)], "mine")
     lines = file.read_text().splitlines(keepends=True)
     assert len(read_jobs(file)) == 2

@@ -1,4 +1,4 @@
-"""What a finished job's record has beside accuracy: metrics of its logits, and what they cost."""
+"""Fields of a finished job's record besides accuracy: metrics of its logits, teacher images."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_logits_of_all_test_images_are_stored_and_the_record_has_their_hash(
         assert record.test_logits_sha256 == file_hash(stored)
 
 
-def test_the_metrics_are_those_of_the_networks_that_were_saved(finished, tmp_path):
+def test_the_metrics_are_those_of_the_saved_networks(finished, tmp_path):
     student, teacher = finished
     setup = setup_of(job(tmp_path / "runs", "method=st"))
     setup.student.net.load_state_dict(torch.load(student / WEIGHTS, weights_only=True))
@@ -52,19 +52,19 @@ def test_the_metrics_are_those_of_the_networks_that_were_saved(finished, tmp_pat
     assert read_record(teacher).metrics.kl is None
 
 
-def test_with_validation_images_the_calibration_is_scaled(tmp_path):
+def test_with_validation_images_there_is_a_scaled_calibration_error(tmp_path):
     record, _ = trained(job(tmp_path, "method=baseline", "dataset.validation=10"))
     assert record.metrics.temperature > 0
     assert record.metrics.ece_scaled is not None
 
 
-def test_a_teacher_that_is_trained_along_is_compared_as_it_ended(tmp_path):
+def test_a_student_is_compared_with_the_final_weights_of_a_teacher_that_learns(tmp_path):
     record, _ = trained(job(tmp_path, "method=dml"))
     assert record.metrics.kl >= 0
     assert record.teacher.folder is None
 
 
-def test_after_training_the_student_sees_the_test_images_once_more(tmp_path, monkeypatch):
+def test_test_logits_take_one_more_pass_over_the_test_images(tmp_path, monkeypatch):
     the_job = job(tmp_path, "method=st")
     trained(the_job.teacher)
     passes, answers = [], loop._answers
@@ -96,14 +96,8 @@ def test_after_training_the_student_sees_the_test_images_once_more(tmp_path, mon
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_the_images_that_training_asks_of_the_teacher(runs, typed, images):
+def test_the_number_of_images_passed_through_the_teacher(runs, typed, images):
     assert _teacher_images(setup_of(job(runs, *typed))) == images
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """A folder of runs, so that the teachers are trained once."""
-    return tmp_path_factory.mktemp("runs")
 
 
 def test_a_cache_is_filled_with_every_view_once(runs):
@@ -111,10 +105,10 @@ def test_a_cache_is_filled_with_every_view_once(runs):
     assert _teacher_images(setup) == 40 * setup.data.view_count
 
 
-# Records of versions that had none of this
+# Records of older versions
 
 
-def test_an_older_record_has_no_metrics_and_is_read(finished):
+def test_an_older_record_without_metrics_can_be_read(finished):
     plain = json.loads((finished[0] / "result.json").read_text())
     for name in ("metrics", "test_logits_sha256", "teacher_images", CHECKSUM):
         del plain[name]
@@ -123,7 +117,7 @@ def test_an_older_record_has_no_metrics_and_is_read(finished):
     assert Record.from_json(record.to_json()) == record
 
 
-def test_metrics_that_are_no_metrics_make_a_record_damaged(finished):
+def test_a_record_with_invalid_metrics_is_damaged(finished):
     plain = read_record(finished[0]).to_json()
     del plain[CHECKSUM]
     with pytest.raises(DamagedError, match="is no record"):

@@ -1,4 +1,4 @@
-"""Chains and ensembles as jobs: each is an ordinary job with its own identity, shared by all."""
+"""Jobs of chains and ensembles: ordinary jobs with their own identity, shared between methods."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ ALONE = ("model=resnet8", "model.net.widths=[16,16,32,64]", "recipe.epochs=1")
 LINKS = ("model@assistant=resnet8",)
 
 
-def test_an_assistants_job_is_the_one_that_its_own_command_makes(tmp_path):
+def test_an_assistants_job_is_that_of_its_own_command(tmp_path):
     student = job(tmp_path, "method=assistant", *LINKS)
     typed = job(tmp_path, "method=st", *ALONE, "recipe.batch_size=32")
     (assistant,) = student.teachers
@@ -24,7 +24,7 @@ def test_an_assistants_job_is_the_one_that_its_own_command_makes(tmp_path):
     assert list(student.ancestors()) == [*assistant.teachers, assistant]
 
 
-def test_the_first_generation_is_the_students_own_row_of_st(tmp_path):
+def test_the_first_generation_is_the_students_job_of_st(tmp_path):
     student = job(tmp_path, "method=born_again", "seed=1")
     assert student.teacher.folder == job(tmp_path, "method=st").folder
     second = job(tmp_path, "method=born_again", "method.chain.generation.repeat=2")
@@ -32,7 +32,7 @@ def test_the_first_generation_is_the_students_own_row_of_st(tmp_path):
     assert first.folder == student.teacher.folder
 
 
-def test_an_ensemble_of_one_is_the_plain_teacher_s_job(tmp_path):
+def test_an_ensemble_of_one_has_the_plain_teachers_job(tmp_path):
     one, three = (
         job(tmp_path, "method=ensemble_teacher", f"method.ensemble.size={size}") for size in (1, 3)
     )
@@ -45,7 +45,7 @@ def test_an_ensemble_of_one_is_the_plain_teacher_s_job(tmp_path):
     ]
 
 
-def test_a_method_that_has_neither_keeps_its_identity(tmp_path):
+def test_a_method_without_chain_and_ensemble_keeps_its_identity(tmp_path):
     plain = job(tmp_path, "method=st")
     assert plain.identity["method"].keys() == {"name", "losses", "weights"}
     assert plain.identity.keys() == {"dataset", "model", "method", "recipe", "teacher"}
@@ -53,7 +53,7 @@ def test_a_method_that_has_neither_keeps_its_identity(tmp_path):
 
 
 def differs(tmp_path, *overrides: str) -> bool:
-    """Whether these make another job of a student of an assistant."""
+    """Whether the overrides change the digest of an assistant's student."""
     own = job(tmp_path, "method=assistant", *LINKS)
     return digest(job(tmp_path, "method=assistant", *LINKS, *overrides).identity) != digest(
         own.identity
@@ -73,16 +73,16 @@ def differs(tmp_path, *overrides: str) -> bool:
         "teacher.recipe.epochs=2",
     ],
 )
-def test_what_changes_a_link_changes_all_that_it_teaches(tmp_path, change):
+def test_a_change_of_a_link_changes_its_students_digest(tmp_path, change):
     assert differs(tmp_path, change)
 
 
 @pytest.mark.parametrize("change", ["seed=1", "+method.chain.assistant.repeat=1", "device=auto"])
-def test_what_changes_nothing_in_a_chain_changes_no_digest(tmp_path, change):
+def test_a_change_without_effect_on_a_chain_keeps_the_digest(tmp_path, change):
     assert not differs(tmp_path, change)
 
 
-def test_a_revised_loss_of_a_link_makes_other_jobs_down_to_the_student(tmp_path, monkeypatch):
+def test_a_revised_loss_of_a_link_changes_all_jobs_down_to_the_student(tmp_path, monkeypatch):
     before = job(tmp_path, "method=assistant", "method.losses.st.temperature=2", *LINKS)
 
     def revised(config):
@@ -105,7 +105,7 @@ def test_a_given_checkpoint_teaches_the_first_link(tmp_path):
     assert (
         assistant.folder == job(tmp_path, "method=st", *ALONE, "recipe.batch_size=32", given).folder
     )
-    # Its recipe is no part of the teacher's identity, and yet of that of the student.
+    # The teacher's recipe is not in the assistant's identity, but in the student's.
     other = job(tmp_path, "method=assistant", *LINKS, given, "teacher.recipe.epochs=2")
     assert other.folder != student.folder
 
@@ -115,7 +115,7 @@ def labels(*overrides: str) -> list[str]:
     return [each.label.partition(" seed ")[0] for each in (*found.ancestors(), found)]
 
 
-def test_labels_tell_generations_and_assistants_apart():
+def test_labels_distinguish_generations_and_assistants():
     pair = "synthetic resnet20-resnet8_half"
     assert labels("method=born_again", "method.chain.generation.repeat=3") == [
         "synthetic resnet20 baseline",
@@ -124,14 +124,14 @@ def test_labels_tell_generations_and_assistants_apart():
         f"{pair} st (chain=generation x 2)",
         f"{pair} born_again (repeat=3)",
     ]
-    assert labels("method=assistant")[-1] == f"{pair} assistant"  # the pair's own
+    assert labels("method=assistant")[-1] == f"{pair} assistant"  # the pair's default
     assert labels("method=assistant", "model@assistant=resnet20", "recipe.epochs=3")[1:] == [
         "synthetic resnet20-resnet20 st",
         f"{pair} assistant (model.name=resnet20, depth=20)",
     ]
 
 
-def test_changes_of_a_link_are_changes_of_its_job():
+def test_changed_values_of_a_link_are_changed_values_of_its_job():
     changed = "method.chain.assistant.method.losses.st.temperature=2"
     found = resolve_job(*composed(*TINY, "method=assistant", changed, "assistant.net.depth=14"))
     assert (
@@ -147,7 +147,7 @@ def test_changes_of_a_link_are_changes_of_its_job():
     assert "st (temperature=2)" in found.teacher.label
 
 
-def test_a_job_survives_the_file_of_its_sweep(tmp_path):
+def test_a_job_survives_json(tmp_path):
     for method in ("ensemble_teacher", "assistant", "born_again"):
         found = job(tmp_path, f"method={method}")
         assert Job.from_json(found.to_json()) == found

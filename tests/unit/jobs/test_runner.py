@@ -1,4 +1,4 @@
-"""Runs a job whose surroundings change meanwhile."""
+"""A job whose folder disappears while it runs."""
 
 import pytest
 from helpers.jobs import job
@@ -7,7 +7,7 @@ from kd_bench.interfaces import UserError
 from kd_bench.jobs.runner import NullReporter, run
 
 
-def test_a_folder_that_disappears_is_one_line(tmp_path):
+def test_a_folder_that_disappears_is_reported_in_one_line(tmp_path):
     baseline = job(tmp_path, "method=baseline")
 
     class Unmounts(NullReporter):

@@ -1,4 +1,4 @@
-"""A teacher is the one that its record vouches for, or the job is refused with the remedy."""
+"""Checks of a job's teacher: its weights must match its record; errors come with a remedy."""
 
 import shutil
 from pathlib import Path
@@ -21,7 +21,7 @@ IMAGE = 100 / 24  # percent
 
 @pytest.fixture
 def student(finished, tmp_path) -> Job:
-    """A student that is to be trained, of a teacher that is done."""
+    """An untrained student of a finished teacher."""
     return job(tmp_path / "runs", "method=st", "seed=1")
 
 
@@ -40,7 +40,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_teacher_is_refused_with_the_command_that_mends_it(student, damage):
+def test_a_damaged_teacher_is_refused_with_the_command_that_repairs_it(student, damage):
     weights = student.teacher.path / WEIGHTS
     weights.write_bytes(damage(weights.read_bytes()))
     with pytest.raises(UserError) as error:
@@ -54,21 +54,21 @@ def test_a_damaged_teacher_is_refused_with_the_command_that_mends_it(student, da
     trained(student)
 
 
-def test_another_teacher_of_the_same_shapes_is_refused(student, tmp_path):
+def test_weights_of_another_teacher_are_refused(student, tmp_path):
     other = job(tmp_path / "runs", "method=st", "teacher.seed=1").teacher
     shutil.copy(trained(other)[1] / WEIGHTS, student.teacher.path / WEIGHTS)
     with pytest.raises(UserError, match="is not the file that its record vouches for"):
         trained(student)
 
 
-def test_a_teacher_without_weights_is_refused_with_the_command_that_mends_it(student):
+def test_a_teacher_without_weights_is_refused_with_the_command_that_repairs_it(student):
     (student.teacher.path / WEIGHTS).unlink()
     with pytest.raises(UserError, match=f"weights.pt is missing; .* rm -r {student.teacher.path}"):
         trained(student)
 
 
 def record_accuracy(folder: Path, images: int, **values) -> None:
-    """Record some images more than were classified correctly."""
+    """Record an accuracy that is higher by some images."""
     accuracy = read_record(folder).accuracy
     changed = to_plain(accuracy) | {"last": accuracy.last + images * IMAGE}
     rewrite_record(folder, accuracy=changed, **values)
@@ -78,7 +78,7 @@ def record_accuracy(folder: Path, images: int, **values) -> None:
     ("images", "conditions", "is_refused"),
     [
         (0, {}, False),
-        (1, {}, False),  # rounded otherwise
+        (1, {}, False),  # rounding errors
         (2, {}, True),
         (0, {"weights_sha256": None}, False),
         (1, {"weights_sha256": None}, True),
@@ -86,7 +86,7 @@ def record_accuracy(folder: Path, images: int, **values) -> None:
         (2, {"weights_sha256": None, "device_name": "another"}, True),
     ],
 )
-def test_a_teacher_is_as_accurate_as_its_record_says(student, images, conditions, is_refused):
+def test_a_teacher_must_have_the_accuracy_of_its_record(student, images, conditions, is_refused):
     record_accuracy(student.teacher.path, images, **conditions)
     if not is_refused:
         record, _ = trained(student)
@@ -99,7 +99,7 @@ def test_a_teacher_is_as_accurate_as_its_record_says(student, images, conditions
     assert not (student.path / "history.csv").exists()  # refused before it trains
 
 
-def test_averaged_weights_teach_when_they_are_named(finished, tmp_path):
+def test_a_key_selects_the_averaged_weights_of_a_checkpoint(finished, tmp_path):
     _, teacher = finished
     given = tmp_path / "given.pt"
     state = torch.load(teacher / WEIGHTS, weights_only=True)
@@ -120,14 +120,18 @@ def test_averaged_weights_teach_when_they_are_named(finished, tmp_path):
     "changed",
     ["mean=[0.5,0.5,0.5]", "std=[0.1,0.1,0.1]", "input_size=[16,16]"],
 )
-def test_stored_answers_are_of_the_images_that_the_teacher_was_fed(finished, tmp_path, changed):
+def test_cached_logits_depend_on_the_teachers_input_size_and_normalisation(
+    finished, tmp_path, changed
+):
     given = "method=st", f"teacher.checkpoint={finished[1] / WEIGHTS}"
     plain = job(tmp_path / "runs", *given)
     fed = job(tmp_path / "runs", *given, f"teacher.model.{changed}")
     assert teacher_module._outputs_key(fed) != teacher_module._outputs_key(plain)
 
 
-def test_a_given_teacher_off_its_expected_accuracy_is_refused_before_it_trains(finished, tmp_path):
+def test_a_given_teacher_without_its_expected_accuracy_is_refused_before_training(
+    finished, tmp_path
+):
     _, teacher = finished
     accuracy = read_record(teacher).accuracy.last
     given = f"teacher.checkpoint={teacher / WEIGHTS}"
@@ -138,11 +142,11 @@ def test_a_given_teacher_off_its_expected_accuracy_is_refused_before_it_trains(f
     with pytest.raises(UserError, match=rf"{accuracy:.2f} % of the test .* {accuracy + 2.5:.2f} %"):
         trained(jobs[0])
     assert not (jobs[0].path / "history.csv").exists()
-    assert jobs[0].folder == jobs[1].folder  # what is expected is no part of the identity
+    assert jobs[0].folder == jobs[1].folder  # the expected accuracy is not in the identity
     trained(jobs[1])
 
 
-def test_a_place_in_no_file_is_refused(tmp_path):
+def test_a_checkpoint_key_without_a_checkpoint_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"teacher.checkpoint_key is a key in the file"):
         validate_job(job(tmp_path, "method=st", "teacher.checkpoint_key=ema"))
 

@@ -1,4 +1,4 @@
-"""TensorBoard reads what a job wrote, and names it by what was changed in it."""
+"""TensorBoard files of a job, and the names of runs in TensorBoard."""
 
 import inspect
 import io
@@ -40,7 +40,7 @@ def read(folder):
     return events
 
 
-def test_every_term_accuracy_rate_and_speed_is_a_scalar_of_every_epoch(written):
+def test_every_term_accuracy_rate_and_speed_is_logged_every_epoch(written):
     _, events = written
     wanted = {"ce", "st", "total", "lr", "train_accuracy", "test_accuracy", "images_per_second"}
     assert wanted <= set(events.Tags()["scalars"])
@@ -48,13 +48,13 @@ def test_every_term_accuracy_rate_and_speed_is_a_scalar_of_every_epoch(written):
 
 
 def hyperparameters(events) -> dict:
-    """The settings as TensorBoard's table reads them."""
+    """The settings as shown in TensorBoard's HPARAMS table."""
     content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     found = parse_session_start_info_plugin_data(content).hparams
     return {name: getattr(value, value.WhichOneof("kind")) for name, value in found.items()}
 
 
-def test_what_runs_are_compared_by_are_hyperparameters(written):
+def test_the_settings_of_a_run_are_hyperparameters(written):
     _, events = written
     found = hyperparameters(events)
     names = ("dataset", "student", "teacher", "method", "recipe", "seed")
@@ -64,20 +64,20 @@ def test_what_runs_are_compared_by_are_hyperparameters(written):
     assert found["method.losses.st.temperature"] == 4
     assert found["method.weights.ce"] == 1
     assert found["recipe.epochs"] == 2
-    assert found["recipe.momentum"] == 0.9  # a default, too: a blank would look like a difference
+    assert found["recipe.momentum"] == 0.9  # also defaults: a blank would look like a difference
     assert found["recipe.nesterov"] is True
     assert found["teacher.recipe.epochs"] == 1
     assert not [name for name in found if name.endswith(("_target_", ".name"))]
 
 
-def test_a_job_without_a_teacher_has_no_settings_of_one(tmp_path):
+def test_a_job_without_a_teacher_has_no_settings_of_a_teacher(tmp_path):
     record, _ = trained(job(tmp_path, "method=baseline"))
     found = tensorboard.settings(record)
     assert found["teacher"] == ""
     assert not [name for name in found if name.startswith("teacher.")]
 
 
-def test_the_results_stand_with_the_hyperparameters(written):
+def test_the_results_are_logged_with_the_hyperparameters(written):
     record, events = written
     results = {tag for tag in events.Tags()["scalars"] if tag.startswith("result/")}
     assert {f"result/{name}" for name in ("last", "best", "nll", "agreement", "seconds")} <= results
@@ -93,7 +93,7 @@ ARGUMENTS = inspect.signature(Context.experiment_from_metadata).parameters
 @pytest.mark.skipif(
     "include_metrics" not in ARGUMENTS, reason="TensorBoard had another interface for this"
 )
-def test_tensorboard_compares_the_runs_of_a_folder_by_what_differs(tmp_path):
+def test_tensorboard_shows_the_hyperparameters_in_which_runs_differ(tmp_path):
     for typed in ("method=baseline", "method=st"):
         trained(job(tmp_path, typed, "tensorboard=true"))
     logs = EventMultiplexer().AddRunsFromDirectory(str(tmp_path / "tensorboard")).Reload()
@@ -109,7 +109,7 @@ def test_tensorboard_compares_the_runs_of_a_folder_by_what_differs(tmp_path):
     assert "result/last" in {info.name.tag for info in experiment.metric_infos}
 
 
-def test_the_images_of_the_first_step_are_there_once_as_it_shows_them(tmp_path, monkeypatch):
+def test_the_augmented_images_of_the_first_step_are_logged_once(tmp_path, monkeypatch):
     seen = []
     make = EpochRunner._batch
     monkeypatch.setattr(
@@ -120,14 +120,14 @@ def test_the_images_of_the_first_step_are_there_once_as_it_shows_them(tmp_path, 
     (event,) = read(folder).Images("images/augmented")
     assert event.step == 0
     shown = np.asarray(Image.open(io.BytesIO(event.encoded_image_string)))
-    assert shown.shape == (8, 8 * 9, 3)  # of 8 x 8 pixels each, and a line
+    assert shown.shape == (8, 8 * 9, 3)  # 8 images of 8 x 8 pixels, each with a line
     data = setup_of(the_job).data
     pixels = 255 * (seen[0].image[:8].permute(0, 2, 3, 1) * data.std + data.mean)
     for number, image in enumerate(pixels.round().to(torch.uint8).numpy()):
         assert np.array_equal(shown[:, 9 * number : 9 * number + 8], image)
 
 
-def test_images_do_not_change_what_is_trained(tmp_path):
+def test_tensorboard_does_not_change_the_training(tmp_path):
     histories = []
     for name, option in (("with", "true"), ("without", "false")):
         _, folder = trained(job(tmp_path / name, "method=baseline", f"tensorboard={option}"))
@@ -140,7 +140,7 @@ class EndsAfterAllEpochs(NullReporter):
         raise KeyboardInterrupt
 
 
-def test_a_job_that_resumes_after_its_last_epoch_writes_all_epochs_again(tmp_path):
+def test_a_job_that_resumes_after_its_last_epoch_logs_all_epochs_again(tmp_path):
     the_job = job(tmp_path, "method=baseline", "tensorboard=true")
     with pytest.raises(KeyboardInterrupt):
         run(the_job, EndsAfterAllEpochs())
@@ -156,11 +156,11 @@ def test_a_job_that_resumes_after_its_last_epoch_writes_all_epochs_again(tmp_pat
 
 
 def made(tmp_path, *overrides):
-    """A job as if it had been typed, with its changes."""
+    """A job with its changed values, as from the command line."""
     return resolve_job(*composed(*TINY, f"runs_dir={tmp_path}", "method=st", *overrides))
 
 
-def test_a_run_is_named_by_dataset_pair_method_and_seed_with_its_changed_values(tmp_path):
+def test_a_runs_name_has_dataset_pair_method_seed_and_changed_values(tmp_path):
     link = link_events(made(tmp_path, "method.losses.st.temperature=8", "seed=3"))
     logs, dataset, pair, method, seed = link.relative_to(tmp_path).parts
     assert (logs, dataset, method, seed) == (
@@ -183,7 +183,7 @@ def test_a_run_is_named_by_dataset_pair_method_and_seed_with_its_changed_values(
         "teacher.checkpoint=FILE",
     ],
 )
-def test_jobs_that_differ_in_what_was_typed_have_other_names_without_a_digest(tmp_path, typed):
+def test_jobs_that_differ_in_given_values_have_different_names_without_a_digest(tmp_path, typed):
     (tmp_path / "weights.pt").write_bytes(b"weights")
     typed = typed.replace("FILE", f"{tmp_path}/weights.pt")
     jobs = [made(tmp_path), made(tmp_path, typed)]
@@ -194,7 +194,7 @@ def test_jobs_that_differ_in_what_was_typed_have_other_names_without_a_digest(tm
         assert os.path.normpath(link.parent / os.readlink(link)) == str(each.path / "tensorboard")
 
 
-def test_a_folder_of_links_that_is_itself_a_link_has_links_that_lead_somewhere(tmp_path):
+def test_links_in_a_folder_that_is_itself_a_link_are_valid(tmp_path):
     (tmp_path / "elsewhere" / "deeper").mkdir(parents=True)
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "tensorboard").symlink_to(tmp_path / "elsewhere" / "deeper")
@@ -203,11 +203,11 @@ def test_a_folder_of_links_that_is_itself_a_link_has_links_that_lead_somewhere(t
     assert os.path.samefile(link_events(the_job), the_job.path / "tensorboard")
 
 
-def test_a_job_that_is_resumed_finds_its_link(tmp_path):
+def test_a_resumed_job_finds_its_link(tmp_path):
     assert link_events(made(tmp_path)) == link_events(made(tmp_path))
 
 
-def test_two_jobs_of_one_name_have_a_link_each(tmp_path):
+def test_two_jobs_of_the_same_name_have_different_links(tmp_path):
     one, other = (replace(made(tmp_path, f"recipe.epochs={n}"), changed={}) for n in (1, 2))
     links = [link_events(each) for each in (one, other, one, other)]
     assert links[:2] == links[2:]
@@ -215,7 +215,7 @@ def test_two_jobs_of_one_name_have_a_link_each(tmp_path):
     assert links[1].name == f"seed 0 {digest(other.identity)}"
 
 
-def test_a_label_that_no_file_can_have_is_made_one(tmp_path, monkeypatch):
+def test_a_label_that_is_not_a_valid_file_name_is_made_valid(tmp_path, monkeypatch):
     label = "st (path=../../x\n" + "ü" * 200 + ")"
     monkeypatch.setattr(tensorboard, "method_label", lambda *_: label)
     link = link_events(made(tmp_path))
@@ -231,7 +231,7 @@ def test_tensorboard_finds_the_events_of_a_job_under_its_name(tmp_path):
     assert os.path.samefile(found, folder / "tensorboard")
 
 
-def test_a_file_system_without_links_ends_no_job(tmp_path, monkeypatch):
+def test_a_job_succeeds_on_a_file_system_without_links(tmp_path, monkeypatch):
     def refuse(*_):
         raise PermissionError("no links here")
 

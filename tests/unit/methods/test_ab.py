@@ -5,13 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers.maps import channels
-from helpers.outputs import (
-    batch_of,
-    context_of,
-    output_of,
-    passes_gradcheck,
-    rand,
-)
+from helpers.outputs import batch_of, context_of, output_of, rand
 from helpers.shipped import load
 from torch import nn
 
@@ -36,8 +30,8 @@ def ab(context: LossContext = WIDER, stages=("stage1", "stage2"), margin=1.0) ->
 
 
 def test_values_within_the_margin_or_on_the_wrong_side_are_penalized():
-    # Teacher active: 2 is beyond the margin, 1/2 is 1/2 short of it. Inactive: -1/2 is 1/2 short,
-    # -2 is beyond, 1 is 2 short. Zero counts as inactive. (1/4 + 1/4 + 4) = 4.5
+    # Teacher active: 2 is beyond the margin, 1/2 misses it by 1/2. Inactive: -1/2 misses it by 1/2,
+    # -2 is beyond, 1 misses it by 2. Zero counts as inactive. (1/4 + 1/4 + 4) = 4.5
     student = channels([2.0, 0.5, -0.5, -2.0, 1.0])
     teacher = channels([9.0, 1.0, 0.0, -1.0, -7.0])
     assert boundary_distance(student, teacher, 1.0).tolist() == [4.5]
@@ -71,8 +65,8 @@ def test_the_loss_is_zero_for_equal_activation_patterns_beyond_the_margin():
 
 
 def test_stage_weights_are_a_quarter_a_half_and_one_and_images_are_averaged():
-    # All values are zero, so each is 1 short of the margin: the distance is the number of values,
-    # 8, 4 and 2 in each of two images.
+    # All values are zero and miss the margin by 1: the distance is the number of values, 8, 4 and 2
+    # in each of two images.
     loss = ab(EQUAL, ["stage1", "stage2", "stage3"])
     zeros = output_of(**{stage: torch.zeros(2, *STAGES[stage]) for stage in loss.stages})
     assert loss(zeros, zeros, BATCH).item() == 8 / 4 + 4 / 2 + 2
@@ -82,12 +76,6 @@ def test_connectors_exist_only_if_channels_differ():
     equal = ab(EQUAL).connectors["stage1_pre"]
     assert isinstance(equal, nn.Identity)
     assert ab().connectors["stage1_pre"](torch.zeros(2, 2, 2, 2)).shape == (2, 3, 2, 2)
-
-
-@pytest.mark.parametrize("context", [EQUAL, WIDER])
-def test_it_passes_gradcheck(context):
-    torch.manual_seed(0)
-    assert passes_gradcheck(ab(context), context)
 
 
 @pytest.mark.parametrize("margin", [0.0, -1.0, None])

@@ -1,4 +1,4 @@
-"""ABKD: well-known divergences as cases, the paper's formula in a loop, and its limits."""
+"""ABKD: well-known divergences as special cases, the paper's formula in a loop, and limits."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_its_gradient_is_a_difference_of_powers_weighted_by_the_students_confide
     torch.testing.assert_close(gradients(loss, STUDENT, TEACHER, SEEN)[""], pull)
 
 
-def test_exchanging_both_the_networks_and_the_powers_changes_nothing():
+def test_swapping_the_networks_and_the_powers_changes_nothing():
     loss = AlphaBetaDivergence(context(5), 1.0, 0.3, 0.8)
     exchanged = per_image(loss, TEACHER, STUDENT, SEEN)
     assert value(0.8, 0.3) == pytest.approx(exchanged)

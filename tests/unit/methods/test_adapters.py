@@ -1,4 +1,4 @@
-"""Adapters between feature shapes, and errors that name both shapes."""
+"""Adapters between feature shapes, and errors with both shapes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def context() -> LossContext:
     return LossContext(student, teacher, num_classes=10, labels=torch.zeros(4).long(), epochs=1)
 
 
-def test_the_larger_map_is_averaged_to_the_smaller():
+def test_the_larger_map_is_averaged_to_the_size_of_the_smaller():
     # [[1, 2, 3, 4], [5, 6, 7, 8]] in blocks of 2x2: (1+2+5+6)/4 = 3.5, (3+4+7+8)/4 = 5.5
     large = torch.arange(1.0, 9).view(1, 1, 2, 4)
     small = torch.tensor([[[[7.0, 9.0]]]])
@@ -41,7 +41,7 @@ def test_the_larger_map_is_averaged_to_the_smaller():
     assert torch.equal(t, torch.tensor([[[[3.5, 5.5]]]]))
 
 
-def test_cells_overlap_where_sizes_do_not_divide():
+def test_cells_overlap_if_sizes_do_not_divide():
     # 3 to 2: cells 0..1 and 1..2 of [1, 2, 6], so (1+2)/2 = 1.5 and (2+6)/2 = 4
     large, small = torch.tensor([[[[1.0, 2.0, 6.0]]]]), torch.zeros(1, 1, 1, 2)
     assert to_common_size(small, large)[1].flatten().tolist() == [1.5, 4.0]
@@ -80,7 +80,7 @@ def test_unequal_channels_are_refused_with_both_shapes():
         require_equal_channels(context(), "stage2", "FSP")
 
 
-def test_stages_that_are_maps_in_both_networks_are_taken_in_their_order():
+def test_stages_that_are_maps_in_both_networks_keep_their_order():
     assert map_stages(context(), ["stage2", "stage1"]) == ("stage2", "stage1")
 
 
@@ -97,7 +97,7 @@ def test_a_stage_that_is_not_a_map_is_refused():
         map_stages(context(), ["stage1", "pooled"])
 
 
-def test_it_is_told_which_stages_are_maps_and_how_to_make_one_of_a_transformers_tokens():
+def test_the_message_lists_maps_and_how_to_turn_tokens_into_a_map():
     tokens = {"tokens": (17, 64), "map": (64, 4, 4)}
     nets = shapes("vit", **tokens), shapes("large", tokens=(64, 4, 4), map=(8, 4, 4))
     vit = LossContext(*nets, num_classes=10, labels=torch.zeros(4).long(), epochs=1)
@@ -130,7 +130,7 @@ def regressor(student: tuple[int, ...], teacher: tuple[int, ...]) -> ConvRegress
         ((4, 2, 1), (6, 1, 1), (2, 1)),  # only the height is halved
     ],
 )
-def test_a_regressor_gives_the_teachers_shape_and_is_nonnegative(student, teacher, kernel):
+def test_a_regressor_has_the_teachers_shape_and_is_nonnegative(student, teacher, kernel):
     adapter = regressor(student, teacher)
     x = torch.randn(3, *student)
     assert adapter[0].kernel_size == kernel
@@ -150,12 +150,12 @@ def test_a_connector_changes_the_channels_and_can_be_negative():
     assert out.shape == (4, 300, 2, 2)
     assert out.min() < 0
     assert adapter[0].bias is None
-    # Variance 2 / 300; that of 60,000 samples is within 2 %.
+    # Variance 2 / 300; the estimate from 60,000 samples is within 2 %.
     assert adapter[0].weight.var().item() == pytest.approx(2 / 300, rel=0.02)
 
 
 def test_the_wider_map_is_averaged_over_adjacent_channels():
-    # Twice the channels in pairs: (1 + 3) / 2 and (5 + 9) / 2. Five for three over the cells of
+    # Twice the channels, in pairs: (1 + 3) / 2 and (5 + 9) / 2. Five to three, over the cells of
     # adaptive pooling: 0-1, 1-3 and 3-4.
     two, four = torch.zeros(1, 2, 1, 1), torch.tensor([1.0, 3.0, 5.0, 9.0]).view(1, 4, 1, 1)
     narrow, wide = to_common_channels(two, four)

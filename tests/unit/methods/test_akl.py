@@ -1,4 +1,4 @@
-"""Adaptive KL: a value by hand, the head of a distribution, and a student equal to its teacher."""
+"""Adaptive KL: a value by hand, the head of a distribution, and equal networks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def share(mass: float, p: list[float], q: list[float]) -> float:
 
 
 def test_a_value_by_hand():
-    # The head is the first class, with .4 of the errors .4, 0, .4: the mean of
+    # The head is the first class, with .4 of the errors .4, 0, .4, so a share of 1/2: the mean of
     # KL(p || q) = .6 ln 3 + .1 ln .2 = 0.498223 and KL(q || p) = .2 ln 1/3 + .5 ln 5 = 0.584997
     student, teacher = probabilities([0.2, 0.3, 0.5]), probabilities([0.6, 0.3, 0.1])
     value = per_image(make(classes=3), student, teacher, labelled(0))
@@ -34,7 +34,7 @@ def test_a_value_by_hand():
 @pytest.mark.parametrize(
     ("mass", "expected"),
     [
-        (0.3, 3 / 8),  # the first class is the head, whatever its probability
+        (0.3, 3 / 8),  # the first class is always in the head
         (0.5, 3 / 8),  # .4 is below .5, .7 above
         (0.75, 4 / 8),  # .4 and .7
         (0.95, 5 / 8),  # .4, .7 and .9
@@ -74,7 +74,7 @@ def test_the_factor_is_the_squared_temperature():
 
 
 @pytest.mark.parametrize("mass", [0.0, 1.0])
-def test_a_mass_of_nothing_or_all_is_refused(mass):
+def test_a_mass_of_0_or_1_is_refused(mass):
     with pytest.raises(UserError, match=f"^mass must be above 0 and below 1, got {mass}"):
         make(mass)
 

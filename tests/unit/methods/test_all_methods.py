@@ -33,10 +33,10 @@ METHODS = choices("method")
 K, B, SIZE = 10, 6, (8, 8)
 TEACHER_WIDTHS = [6, 6, 12, 20]
 
-# Their losses read gradients of whole networks, which their own tests replace by smooth functions.
+# Losses that read gradients of whole networks; their own tests use smooth functions instead.
 READ_GRADIENTS = {"at_gradient", "lwm", "sobolev"}
-# Parts of these are constants by definition, which finite differences do not know: the peer's
-# prediction, and weights that depend on logits.
+# Losses that detach a part, which finite differences do not: the peer's prediction, and weights
+# that depend on logits.
 HAVE_CONSTANTS = {"dml", "uskd", "wsld"}
 
 
@@ -44,7 +44,7 @@ HAVE_CONSTANTS = {"dml", "uskd", "wsld"}
 
 
 def _favour_the_first_class(net: ResNet) -> None:
-    """Make a network sure of the first class: correct for one image of a batch, the first."""
+    """Make a network certain of the first class: only the first image of a batch is correct."""
     net.fc.bias.data[0] += 6.0
 
 
@@ -57,7 +57,7 @@ class MethodFixture:
         torch.manual_seed(0)
         self.classes, self.size = classes, size
         self.config = copy.deepcopy(load("method", name))
-        if name == "fcfd":  # whose steps have some of its paths: here, all of them
+        if name == "fcfd":  # use all paths in every step, instead of a random selection
             self.config.losses["fcfd"]["paths"] = 4
         traits = method_traits(self.config)
         self.has_teacher, self.learns = traits.needs_teacher, traits.teacher_learns
@@ -74,7 +74,7 @@ class MethodFixture:
     def _build(self, student_widths: list[int]) -> None:
         net, teacher = ResNet(self.classes, 8, student_widths), self.teacher_net
         _favour_the_first_class(net)
-        net.stages |= {"class_head": "fc", "token_head": "fc"}  # as of a ViT with both tokens
+        net.stages |= {"class_head": "fc", "token_head": "fc"}  # as in a ViT with both tokens
         self.context = LossContext(
             student=probe_shapes(net, net.stages, SIZE, "student"),
             teacher=probe_shapes(teacher, teacher.stages, SIZE, "teacher")
@@ -97,7 +97,7 @@ class MethodFixture:
         self.method.prepare(self._training_outputs)
 
     def _training_outputs(self) -> list[tuple[Output, Tensor]]:
-        """What a loss sees of the teacher before training."""
+        """The teacher's outputs that are passed to `prepare` before training."""
         target = self.context.labels
         with torch.no_grad():
             return [(self.teacher(torch.randn(len(target), 3, *SIZE)), target)]
@@ -122,20 +122,20 @@ class MethodFixture:
         return self.method(*outputs, batch, networks, phase)
 
     def terms(self, phase: str) -> dict[str, Tensor]:
-        """The terms of an epoch's first step, on random images."""
+        """The terms of the first step of an epoch, for random images."""
         self.method.on_epoch_start(phase)
         batch = self.batch()
         return self.terms_of(self.outputs(batch, phase), batch, phase)
 
     def assert_finite(self, terms: dict[str, Tensor]) -> None:
-        """The terms are finite, and so is the gradient of all that is trained."""
+        """Check that the terms and the gradients of all trained parameters are finite."""
         assert all(term.isfinite() for term in terms.values())
         sum(terms.values()).backward()
         learning = [*self.method.parameters(), *self.student.parameters()]
         assert all(p.grad is None or p.grad.isfinite().all() for p in learning)
 
     def double(self) -> MethodFixture:
-        """This, in double precision."""
+        """Convert everything to double precision."""
         for module in (self.student, self.teacher.network, self.method):
             module.double()
         self.dtype = torch.double
@@ -144,12 +144,12 @@ class MethodFixture:
     def function_of(
         self, student: Output, teacher: Output | None, batch: Batch, phase: str
     ) -> Callable[..., Tensor]:
-        """The sum of the terms as a function of the student's tensors, all else being as it is."""
+        """The sum of the terms as a function of the student's tensors, everything else fixed."""
         method, draws = self.method, torch.get_rng_state()
 
         def value(*tensors: Tensor) -> Tensor:
             torch.set_rng_state(draws)
-            self.method = copy.deepcopy(method)  # memories are updated by every call
+            self.method = copy.deepcopy(method)  # every call updates memory banks
             outputs = [with_tensors(student, iter(tensors)), teacher]
             total = sum(self.terms_of(outputs, batch, phase).values())
             self.method = method
@@ -159,17 +159,17 @@ class MethodFixture:
 
 
 def first_layer(net: torch.nn.Module) -> Tensor:
-    """The weights that the images meet first."""
+    """The weights of the first layer."""
     return next(net.parameters())
 
 
 @pytest.fixture(params=METHODS)
-def meeting(request) -> MethodFixture:
+def setup(request) -> MethodFixture:
     return MethodFixture(request.param)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_method_is_named_after_its_file(name):
+def test_a_method_has_the_name_of_its_file(name):
     assert load("method", name).name == name
 
 
@@ -183,28 +183,28 @@ def test_hyperparameters_have_their_only_default_in_yaml(name):
         assert all(p.default is inspect.Parameter.empty for p in taken)
 
 
-def test_terms_are_named_as_declared_and_are_finite_scalars(meeting):
-    for phase in meeting.phases:
-        terms = meeting.terms(phase)
-        assert list(terms) == list(meeting.method.weights_of(phase))
+def test_terms_have_the_declared_names_and_are_finite_scalars(setup):
+    for phase in setup.phases:
+        terms = setup.terms(phase)
+        assert list(terms) == list(setup.method.weights_of(phase))
         assert all(term.shape == () and term.isfinite() for term in terms.values())
 
 
-def test_gradient_reaches_student_and_every_adapter_but_not_the_teacher(meeting):
-    for phase in meeting.phases:
-        sum(meeting.terms(phase).values()).backward()
-    adapters = [p for p in meeting.method.parameters() if p.requires_grad]
-    for parameter in [*adapters, first_layer(meeting.student)]:
+def test_gradients_reach_student_and_every_adapter_but_not_the_teacher(setup):
+    for phase in setup.phases:
+        sum(setup.terms(phase).values()).backward()
+    adapters = [p for p in setup.method.parameters() if p.requires_grad]
+    for parameter in [*adapters, first_layer(setup.student)]:
         assert parameter.grad.isfinite().all()
         assert parameter.grad.any()
-    assert meeting.learns == any(p.grad is not None for p in meeting.teacher_net.parameters())
+    assert setup.learns == any(p.grad is not None for p in setup.teacher_net.parameters())
 
 
-def test_every_term_has_a_gradient_for_a_trained_parameter(meeting):
-    for phase in meeting.phases:
-        terms = meeting.terms(phase)
-        adapters = [p for p in meeting.method.parameters() if p.requires_grad]
-        peers = [meeting.student.net, *([meeting.teacher_net] if meeting.learns else [])]
+def test_every_term_has_a_gradient_for_a_trained_parameter(setup):
+    for phase in setup.phases:
+        terms = setup.terms(phase)
+        adapters = [p for p in setup.method.parameters() if p.requires_grad]
+        peers = [setup.student.net, *([setup.teacher_net] if setup.learns else [])]
         learning = [*map(first_layer, peers), *adapters]
         for term in terms.values():
             pulls = torch.autograd.grad(term, learning, retain_graph=True, allow_unused=True)
@@ -212,12 +212,12 @@ def test_every_term_has_a_gradient_for_a_trained_parameter(meeting):
 
 
 def with_views(outputs: list[Output | None]) -> list[Output]:
-    """The outputs of the networks, without None, and those of their extra views."""
+    """The outputs of the networks that exist, and those of their extra views."""
     return [x for out in outputs if out is not None for x in (out, *out.views.values())]
 
 
 class RecordingDict(dict):
-    """Features that record in `read` which of them are accessed."""
+    """Features that add the names of accessed stages to `read`."""
 
     def __init__(self, features: dict[str, Tensor], read: set[str]):
         super().__init__(features)
@@ -228,67 +228,66 @@ class RecordingDict(dict):
         return super().__getitem__(stage)
 
 
-def test_a_method_reads_exactly_the_stages_it_declares(meeting):
+def test_a_method_reads_exactly_the_stages_it_declares(setup):
     read = set()
-    for phase in meeting.phases:
-        meeting.method.on_epoch_start(phase)
-        batch = meeting.batch()
-        outputs = meeting.outputs(batch, phase)
+    for phase in setup.phases:
+        setup.method.on_epoch_start(phase)
+        batch = setup.batch()
+        outputs = setup.outputs(batch, phase)
         for output in with_views(outputs):
             output.features = RecordingDict(output.features, read)
-        meeting.terms_of(outputs, batch, phase)
-    assert read == set(meeting.method.student_stages)
+        setup.terms_of(outputs, batch, phase)
+    assert read == set(setup.method.student_stages)
 
 
-def test_labels_as_shares_of_classes_give_equal_terms_unless_labels_are_needed(meeting):
-    if meeting.method.label_readers:
+def test_one_hot_labels_give_equal_terms_unless_the_method_needs_class_indices(setup):
+    if setup.method.label_readers:
         return
-    batch = meeting.batch()
-    outputs = meeting.outputs(batch)
-    twin = copy.deepcopy(meeting.method)  # memories are updated by every call
+    batch = setup.batch()
+    outputs = setup.outputs(batch)
+    twin = copy.deepcopy(setup.method)  # every call updates memory banks
     torch.manual_seed(1)
-    expected = meeting.terms_of(outputs, batch)
-    meeting.method = twin
+    expected = setup.terms_of(outputs, batch)
+    setup.method = twin
     torch.manual_seed(1)
     batch.target = shares_of(batch.target, K)
-    for name, term in meeting.terms_of(outputs, batch).items():
+    for name, term in setup.terms_of(outputs, batch).items():
         torch.testing.assert_close(term, expected[name])
 
 
-def test_a_method_resumes_from_its_state_dict(meeting):
-    batch = meeting.batch()
-    outputs = meeting.outputs(batch)
-    meeting.terms_of(outputs, batch)  # fills the memory banks
-    twin = instantiate.build_method(meeting.config, meeting.context)
-    twin.load_state_dict(meeting.method.state_dict())
+def test_a_method_resumes_from_its_state_dict(setup):
+    batch = setup.batch()
+    outputs = setup.outputs(batch)
+    setup.terms_of(outputs, batch)  # fills the memory banks
+    twin = instantiate.build_method(setup.config, setup.context)
+    twin.load_state_dict(setup.method.state_dict())
     torch.manual_seed(1)
-    expected = meeting.terms_of(outputs, batch)
+    expected = setup.terms_of(outputs, batch)
     torch.manual_seed(1)
-    meeting.method = twin
-    for name, term in meeting.terms_of(outputs, batch).items():
+    setup.method = twin
+    for name, term in setup.terms_of(outputs, batch).items():
         assert torch.equal(term, expected[name])
 
 
 @pytest.mark.parametrize(("scale", "logit"), [(0.0, 0.0), (0.0, 1e4), (1e4, 1e4)])
-def test_terms_and_gradients_are_finite_for_features_and_logits_of_any_size(meeting, scale, logit):
-    # The predictions are opposite for every image. Features are all zero, or the student's are huge
-    # beside ones.
-    batch = meeting.batch()
-    outputs = meeting.outputs(batch)
+def test_terms_and_gradients_are_finite_for_features_and_logits_of_any_size(setup, scale, logit):
+    # Predictions are opposite for every image. Features are all zero, or huge for the student and
+    # ones for the teacher.
+    batch = setup.batch()
+    outputs = setup.outputs(batch)
     for sign, part in ((1, outputs[:1]), (-1, outputs[1:])):
         factor, ones = (scale, 0.0) if sign == 1 else (0.0, float(scale > 0))
         for output in with_views(part):
             extreme = sign * logit * torch.tensor([1.0, -1.0]).repeat(K // 2)
             output.features = {stage: factor * x + ones for stage, x in output.features.items()}
-            tie = sum(
-                x.sum() for x in output.features.values()
-            )  # keeps logits dependent on features
+            # Keeps logits dependent on features
+            tie = sum(x.sum() for x in output.features.values())
             output.logits = output.logits * 0 + tie * 0 + extreme
-    meeting.assert_finite(meeting.terms_of(outputs, batch))
+    setup.assert_finite(setup.terms_of(outputs, batch))
 
 
 def drawn(output: Output, dtype: torch.dtype, scale: float = 1.0) -> Output:
-    """Random logits and features in place of an output's and its views', cut from the network."""
+    """Random leaf tensors in place of the logits and features of an output and its views."""
 
     def draw(like: Tensor) -> Tensor:
         return (scale * torch.randn_like(like, dtype=dtype)).requires_grad_()
@@ -299,7 +298,7 @@ def drawn(output: Output, dtype: torch.dtype, scale: float = 1.0) -> Output:
 
 
 def tensors_of(output: Output) -> list[Tensor]:
-    """Logits and features of an output, then those of its views."""
+    """The logits and features of an output, then those of its views."""
     return [x for each in with_views([output]) for x in (each.logits, *each.features.values())]
 
 
@@ -311,29 +310,27 @@ def with_tensors(output: Output, values: Iterator[Tensor]) -> Output:
 
 
 @pytest.mark.parametrize("name", sorted(set(METHODS) - READ_GRADIENTS))
-def test_most_probabilities_may_underflow(name):
-    meeting = MethodFixture(name)
-    for phase in meeting.phases:
-        meeting.method.on_epoch_start(phase)
-        batch = meeting.batch()
-        made = meeting.outputs(batch, phase)
+def test_terms_and_gradients_are_finite_if_most_probabilities_underflow(name):
+    setup = MethodFixture(name)
+    for phase in setup.phases:
+        setup.method.on_epoch_start(phase)
+        batch = setup.batch()
+        made = setup.outputs(batch, phase)
         student, teacher = (out and drawn(out, torch.float, scale=50.0) for out in made)
-        terms = meeting.terms_of([student, teacher], batch, phase)
-        meeting.assert_finite(terms)
+        terms = setup.terms_of([student, teacher], batch, phase)
+        setup.assert_finite(terms)
         assert all(x.grad is None or x.grad.isfinite().all() for x in tensors_of(student))
 
 
 @pytest.mark.parametrize("name", sorted(set(METHODS) - READ_GRADIENTS - HAVE_CONSTANTS))
-def test_gradients_are_those_of_finite_differences(name):
-    meeting = MethodFixture(name).double()
-    for phase in meeting.phases:
-        meeting.terms(phase)  # fills memories, and fixes what the first step decides
-        batch = meeting.batch()
-        student, teacher = (
-            out and drawn(out, torch.double) for out in meeting.outputs(batch, phase)
-        )
-        value = meeting.function_of(student, teacher, batch, phase)
-        # The tolerance is for mean values over a batch, whose gradients are small.
+def test_gradients_match_finite_differences(name):
+    setup = MethodFixture(name).double()
+    for phase in setup.phases:
+        setup.terms(phase)  # fills memory banks, and fixes values set by the first step
+        batch = setup.batch()
+        student, teacher = (out and drawn(out, torch.double) for out in setup.outputs(batch, phase))
+        value = setup.function_of(student, teacher, batch, phase)
+        # The tolerance accounts for small gradients of means over a batch.
         assert gradcheck(value, tensors_of(student), atol=1e-7, fast_mode=True)
 
 
@@ -344,22 +341,22 @@ def test_gradients_are_those_of_finite_differences(name):
 @pytest.mark.parametrize("name", METHODS)
 def test_two_classes_one_image_and_one_image_per_class_are_finite_or_refused(name, classes, size):
     try:
-        meeting = MethodFixture(name, classes, size)
+        setup = MethodFixture(name, classes, size)
     except UserError as error:
         assert classes == 2
         assert "from 1 to 1" in str(error)  # noqa: PT017  # a number of classes below 2
         return
-    for phase in meeting.phases:
-        meeting.assert_finite(meeting.terms(phase))
+    for phase in setup.phases:
+        setup.assert_finite(setup.terms(phase))
 
 
 @pytest.mark.parametrize("name", ["st", "logits", "at", "st_at", "feature_mse", "fsp_joint"])
-def test_networks_may_differ_in_width_unless_channels_are_compared(name):
-    met_alike = MethodFixture(name).context.student["stage1"] == (6, 8, 8)
-    assert met_alike == (name in {"feature_mse", "fsp_joint"})
+def test_networks_may_differ_in_width_unless_the_method_compares_channels(name):
+    has_equal_widths = MethodFixture(name).context.student["stage1"] == (6, 8, 8)
+    assert has_equal_widths == (name in {"feature_mse", "fsp_joint"})
 
 
-def test_the_weight_of_attention_defaults_to_that_of_the_paper():
+def test_the_weight_of_attention_transfer_is_the_papers():
     assert load("method", "at").weights == {"ce": 1.0, "at": 1000.0}
 
 
@@ -399,7 +396,7 @@ def test_soft_target_is_sixteen_times_the_divergence_at_temperature_four():
 
 
 @pytest.mark.parametrize("temperature", [3.0, 4.0])
-def test_soft_target_is_rounded_as_in_older_records(temperature):
+def test_soft_target_is_the_mean_of_soft_kl_bit_for_bit(temperature):
     student, teacher = rand(29, 10).float(), rand(29, 10, seed=1).float()
     batch = Batch(
         torch.zeros(29, 3, 4, 4), torch.zeros(29).long(), torch.arange(29), torch.ones(())
@@ -422,7 +419,7 @@ def test_soft_target_at_high_temperature_is_logit_matching():
     # the batch divides by B. That is half the gradient of mean((z - v)^2).
     student, teacher = (x - x.mean(1, keepdim=True) for x in (rand(3, 5), rand(3, 5, seed=1)))
     soft = gradient_of(SoftTarget(CONTEXT, temperature=1e4), student, teacher)
-    # The next term of the series is 1 / T = 1e-4 of the first, hence the tolerance.
+    # The tolerance is for the next term of the series, 1 / T = 1e-4 of the first.
     torch.testing.assert_close(soft, (student - teacher) / (3 * 5), rtol=1e-3, atol=1e-5)
     matching = gradient_of(LogitRegression(CONTEXT), student, teacher)
     torch.testing.assert_close(soft, matching / 2, rtol=1e-3, atol=1e-5)
@@ -449,7 +446,7 @@ def test_soft_target_sums_over_classes_and_averages_over_images():
 
 
 @pytest.mark.parametrize("loss", [SoftTarget(CONTEXT, 4.0), LogitRegression(CONTEXT)])
-def test_the_student_is_pulled_to_the_teacher_and_stays_there(loss):
+def test_the_loss_pulls_the_student_to_the_teacher_and_is_stationary_there(loss):
     student, teacher = rand(3, 5), rand(3, 5, seed=1)
     pull = gradient_of(loss, student, teacher)
     nearer = loss(output_of(student - 0.01 * pull), output_of(teacher), BATCH)
@@ -473,7 +470,7 @@ def test_logit_regression_is_the_mean_square():
     assert LogitRegression(CONTEXT)(output_of(student), output_of(teacher), BATCH).item() == 2.25
 
 
-def test_feature_mse_compares_what_the_classifier_reads():
+def test_feature_mse_compares_the_inputs_of_the_classifiers():
     # Likewise, (1 + 4 + 0 + 4) / 4; logits are not used.
     student = output_of(rand(2, 2), pooled=torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
     teacher = output_of(rand(2, 2, seed=1), pooled=torch.tensor([[0.0, 0.0], [3.0, 6.0]]))
@@ -494,7 +491,7 @@ def test_attention_transfer_adds_up_the_stages():
     assert loss(student, teacher, BATCH).item() == pytest.approx(1.04)
 
 
-def test_attention_transfer_averages_over_images_and_places():
+def test_attention_transfer_averages_over_images_and_positions():
     # Four positions instead of two, half of them zero: the same difference over twice as many
     loss = AttentionTransfer(CONTEXT, ["stage1"])
     student, teacher = output_of(stage1=maps(3, 4, 0, 0)), output_of(stage1=maps(4, 3, 0, 0))
@@ -513,14 +510,14 @@ def test_attention_transfer_is_invariant_to_channels_and_scale():
 
 
 def test_attention_transfer_pools_maps_before_squaring():
-    # [1, 3] averages to 2 and [4, 4] to 4: energies [4, 16], over sqrt(272). Squared first it
-    # would be [5, 16]. Against [1, 0]: ((1 - 4/sqrt(272))^2 + (16/sqrt(272))^2) / 2 = 0.757464
+    # [1, 3] averages to 2 and [4, 4] to 4: energies [4, 16], over sqrt(272). Squaring first would
+    # give [5, 16]. Against [1, 0]: ((1 - 4/sqrt(272))^2 + (16/sqrt(272))^2) / 2 = 0.757464
     student = output_of(stage1=torch.tensor([[[[1.0, 3.0, 4.0, 4.0]]]]))
     loss = AttentionTransfer(CONTEXT, ["stage1"])(student, output_of(stage1=maps(1, 0)), BATCH)
     assert loss.item() == pytest.approx(0.757464, abs=1e-6)
 
 
-def test_flow_is_the_inner_product_of_channels_over_places():
+def test_flow_is_the_inner_product_of_channels_over_positions():
     # Rows [1, 2] and [3, 4] with rows [1, 0] and [0, 1], over two positions
     first = torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]]])
     second = torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]]]])
@@ -555,7 +552,7 @@ def test_fsp_is_the_mean_over_pairs_of_the_mean_square():
 
 
 def test_fsp_is_invariant_to_the_order_of_positions():
-    # Positions are summed over: the same permutation in both stages does not change the flow.
+    # The flow sums over positions, so the same permutation in both stages does not change it.
     order = [3, 0, 2, 1]
     first, second = rand(2, 3, 1, 4), rand(2, 2, 1, 4, seed=1)
     shuffled = flow_matrix(first[..., order], second[..., order])
@@ -587,7 +584,7 @@ def test_an_unknown_stage_is_refused_when_the_loss_is_built(loss):
         loss(CONTEXT, ["stage1", "stage9"])
 
 
-def test_the_sweeps_over_older_and_newer_methods_have_all_of_them():
+def test_the_sweeps_classics_and_modern_have_all_methods():
     listed = []
     for name in ("classics", "modern"):
         sweep = (CONF / "sweep" / f"{name}.yaml").read_text()
@@ -612,9 +609,9 @@ def halves(out: Output | None) -> list[Output | None]:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_mean_over_images_is_the_mean_of_those_of_both_halves(name):
+def test_a_mean_over_images_is_the_mean_of_both_halves(name):
     work = MethodFixture(name)
-    work.method.eval()  # batch norm is of the whole batch, or of each process's share of it
+    work.method.eval()  # batch statistics differ between halves
     for phase in work.phases:
         work.method.on_epoch_start(phase)
         batch = work.batch()

@@ -1,4 +1,4 @@
-"""Angular-KD: values by hand, a loop over images and views, and what the published code does."""
+"""Angular-KD: values by hand, a loop over images and views, and the published code's variant."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def random_inputs() -> tuple[Tensor, Tensor, Tensor]:
 
 
 class Given(nn.Module):
-    """A view, or a classifier of one, whose output is given."""
+    """A view, or a view's classifier, with a given output."""
 
     def __init__(self, output: Tensor):
         super().__init__()
@@ -64,7 +64,7 @@ def softplus(x: float) -> float:
 
 
 def inter(views, teacher, similarity, margin: float) -> float:
-    """What the losses of angles between views are, view by view and image by image."""
+    """The inter-angle losses of views, in loops over views and images."""
     m, images = len(views), len(teacher)
     contrast = diversity = 0.0
     for i in range(images):
@@ -98,13 +98,13 @@ def intra(views, teacher) -> float:
     return total
 
 
-@pytest.mark.parametrize("margin", [0.2, 0.9, 2.0])  # that no, some and all images meet
+@pytest.mark.parametrize("margin", [0.2, 0.9, 2.0])  # met by no, some and all images
 def test_terms_are_those_of_a_loop_over_images_and_views(margin):
     student, teacher, pooled = random_inputs()
     features, logits = pooled + rand(3, B, C, seed=3), 2 * rand(3, B, K, seed=4)
     loss = with_views(make(margin=margin), features, logits)
     found = evaluate(loss, student, teacher, pooled)
-    p, p_teacher = ([softmax(row, T) for row in x.tolist()] for x in (teacher, teacher))
+    p_teacher = [softmax(row, T) for row in teacher.tolist()]
     p = [[softmax(row, T) for row in view] for view in logits.tolist()]
     target = label = 0.0
     for i in range(B):
@@ -146,8 +146,8 @@ def test_the_published_target_is_the_mean_times_the_ratio_of_norms():
         assert torch.equal(a[name], b[name])
 
 
-def test_equal_views_in_the_teachers_place_are_as_similar_as_can_be():
-    # All cosines are 1: softplus(1) = ln(1 + e), and no image is found but the own one
+def test_views_equal_to_the_teachers_features_have_the_largest_diversity_loss():
+    # All cosines are 1: softplus(1) = ln(1 + e)
     _, _, pooled = random_inputs()
     loss = make()
     views = pooled.expand(3, B, C)
@@ -172,7 +172,7 @@ def test_the_teacher_gets_no_gradient_and_student_and_views_do():
     assert all(parameter.grad.any() for parameter in loss.parameters())
 
 
-def test_its_gradient_is_that_of_finite_differences():
+def test_its_gradient_matches_finite_differences():
     loss = make().double().eval()
     student, teacher, pooled = random_inputs()
     linear = loss.views[0][1]
@@ -204,6 +204,6 @@ def test_values_out_of_range_are_refused(changed, message):
         make(**changed)
 
 
-def test_features_that_are_no_vector_are_refused():
+def test_features_that_are_not_vectors_are_refused():
     with pytest.raises(UserError, match="'pooled' of large is 6x2x2"):
         make(context_of({"pooled": (4,)}, {"pooled": (6, 2, 2)}))

@@ -1,4 +1,4 @@
-"""Gradient-based attention transfer: hand-computed values, a limit, second derivatives."""
+"""Gradient-based attention transfer: values by hand, a limit, second derivatives."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def of_linear(student, teacher, images):
     return LOSS(linear(seen.image, student), linear(seen.image, teacher), seen).item()
 
 
-def test_it_is_half_the_squared_distance_of_the_losses_gradients():
+def test_it_is_half_the_squared_distance_between_the_gradients_of_the_losses():
     # At x = 0 both classes are at 1/2, so J_s = (1/2 - 1) (1, 2, 2) and J_t = 0: |J_s|^2 = 9/4
     assert of_linear(STUDENT, BLIND, images=1) == pytest.approx(9 / 8)
 
@@ -32,7 +32,7 @@ def test_the_loss_is_zero_for_a_student_equal_to_its_teacher():
 
 
 def test_a_certain_teacher_leaves_a_penalty_on_the_students_gradient():
-    # Its cross entropy is flat, p - y = 0: what remains is |J_s|^2 / 2 (Drucker and Le Cun, 1992)
+    # Its cross entropy is flat, p - y = 0, which leaves |J_s|^2 / 2 (Drucker and Le Cun, 1992)
     seen = batch(rand(3, 3, 2, 2), [2, 0, 3])
     student = smooth(seen.image, rand(5, 3, seed=1), rand(4, 5, seed=2))
     sure = torch.nn.functional.one_hot(seen.target, 4) * 1e4

@@ -34,7 +34,7 @@ def test_a_value_by_hand():
     assert value.tolist() == pytest.approx([expected], rel=1e-5)
 
 
-def test_a_slow_loop():
+def test_it_matches_a_slow_loop():
     student, teacher = rand(3, K), rand(3, K, seed=1)
     expected = []
     for s, t in zip((student / 2).softmax(1), (teacher / 2).softmax(1), strict=True):
@@ -63,9 +63,9 @@ def test_with_alpha_a_half_it_is_symmetric_and_otherwise_not():
     )
 
 
-def test_beta_zero_ignores_how_probable_classes_are_and_beta_one_does_not():
-    # p_t / p_s is 0.8, 1 and 1.5 in both pairs; the classes that differ are ten times as probable
-    # in the first one.
+def test_beta_zero_ignores_the_probability_of_classes_and_beta_one_does_not():
+    # p_t / p_s is 0.8, 1 and 1.5 in both pairs; classes that differ are ten times more probable in
+    # the first pair.
     pairs = [([0.5, 0.3, 0.2], [0.4, 0.3, 0.3]), ([0.05, 0.93, 0.02], [0.04, 0.93, 0.03])]
 
     def values(beta: float) -> list[float]:
@@ -94,7 +94,7 @@ def test_it_stays_finite_for_large_random_logits(classes, size, beta):
     assert is_finite_for_random_logits(make(context, beta=beta), context, size=size)
 
 
-def test_probabilities_that_underflow_count_as_much_as_they_do_in_double_precision():
+def test_probabilities_that_underflow_count_as_in_double_precision():
     student, teacher = 200 * rand(4, K), 200 * rand(4, K, seed=1)
     single = per_image(student.float(), teacher.float(), beta=0.0)
     torch.testing.assert_close(

@@ -64,8 +64,8 @@ def test_images_misclassified_by_the_teacher_come_last_and_are_marked():
     assert right.tolist() == [True, False, False]
 
 
-def test_images_misclassified_by_the_student_alone_come_last_and_are_marked():
-    # The first image differs most, 0.7^2 + 0.0^2, but the student takes it for class 1.
+def test_images_misclassified_only_by_the_student_come_last_and_are_marked():
+    # The first image differs most, 0.7^2 + 0.0^2, but the student predicts class 1.
     teacher = probabilities([0.8, 0.1, 0.1], [0.8, 0.1, 0.1], [0.6, 0.3, 0.1])
     student = probabilities([0.1, 0.8, 0.1], [0.6, 0.2, 0.2], [0.6, 0.1, 0.3])
     chosen, right = base_samples(student, teacher, torch.tensor([0, 0, 0]), 3)
@@ -107,8 +107,8 @@ def attacked(*places, limits=WIDE, steps=10, step_size=0.3):
 
 
 def test_a_step_is_proportional_to_the_margin_and_stops_beyond_the_boundary():
-    # From 1: the lead is 4, the step 0.3 * 4.0001 = 1.20003 against the unit gradient; there, at
-    # -0.20003, the other class is ahead and nothing moves any more.
+    # From 1: the margin is 4, the step 0.3 * 4.0001 = 1.20003 against the unit gradient. At
+    # -0.20003 the other class is ahead, and the image stops.
     assert attacked(1.0) == pytest.approx([-0.20003])
 
 
@@ -161,8 +161,8 @@ def test_the_student_learns_the_teachers_predictions_at_the_boundary():
     assert value.item() == pytest.approx(0.002218, abs=1e-6)
 
 
-def test_an_image_that_the_student_alone_misclassifies_does_not_count():
-    # The student's logits are (2 x - 3, 0): it is wrong at 1, right at 2. The teacher is right at
+def test_an_image_misclassified_only_by_the_student_does_not_count():
+    # The student's logits are (2 x - 3, 0): wrong at 1, correct at 2. The teacher is correct at
     # both, and wrong at -0.5, so only the image at 2 counts. It moves by 0.3 * 8.0001 to -0.40003,
     # where the teacher's logits are (-1.60012, 0) and the student's (-3.80006, 0): at T = 3 the
     # first class has p = 0.369730 and q = 0.219825, and the divergence is 0.057758.

@@ -1,4 +1,4 @@
-"""CAT-KD: class activation maps against the rewritten networks, and invariances."""
+"""CAT-KD: class activation maps compared with rewritten networks, and invariances."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def networks() -> tuple[nn.Linear, nn.Linear, Networks]:
 
 
 def test_a_value_by_hand():
-    # One class of weight 2, whose bias of 7 has no part in it: maps 2 (1, 3) against 2 (0, 0)
-    # (at resolution 1: 2 (2) against 0), so (4 + 36) / 2 and 16
+    # One class of weight 2, whose bias of 7 does not count: maps 2 (1, 3) against 2 (0, 0), or at
+    # resolution 1, 2 (2) against 0: (4 + 36) / 2 and 16
     layer = nn.Linear(1, 1)
     layer.weight.data.fill_(2.0)
     layer.bias.data.fill_(7.0)
@@ -66,7 +66,7 @@ def test_a_value_by_hand():
 
 
 @pytest.mark.parametrize("normalize", [False, True])
-def test_maps_are_those_of_a_convolution_before_the_average(normalize):
+def test_maps_equal_a_convolution_before_average_pooling(normalize):
     fc_s, fc_t, both = networks()
     student, teacher = rand(6, 3, 4, 4), rand(6, 5, 8, 8, seed=1)
     maps = []
@@ -78,7 +78,7 @@ def test_maps_are_those_of_a_convolution_before_the_average(normalize):
     assert value(loss, student, teacher, both).item() == pytest.approx(F.mse_loss(*maps).item())
 
 
-def test_at_resolution_one_logits_are_compared_apart_from_their_biases():
+def test_at_resolution_one_logits_without_biases_are_compared():
     fc_s, fc_t, both = networks()
     student, teacher = rand(6, 3, 4, 4), rand(6, 5, 4, 4, seed=1)
     s, t = (fc(x.mean((2, 3))) - fc.bias for fc, x in ((fc_s, student), (fc_t, teacher)))
@@ -93,7 +93,7 @@ def test_normalized_maps_ignore_the_scale_of_each_class_of_the_teacher():
     torch.testing.assert_close(value(loss, student, teacher), value(loss, student, teacher * scale))
 
 
-def test_the_students_classifier_learns_apart_from_its_bias():
+def test_the_students_classifier_learns_except_its_bias():
     fc_s, fc_t, both = networks()
     fc_t.requires_grad_(False)
     loss = make(context(shapes("s", 3, 4), shapes("t", 5, 8)))
@@ -103,7 +103,7 @@ def test_the_students_classifier_learns_apart_from_its_bias():
 
 
 class Classified(ClassAttentionTransfer):
-    """With the networks' classifiers, as if it needed none."""
+    """The loss with identity classifiers, so that it needs no networks."""
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         return super().forward(student, teacher, batch, UNCHANGED)

@@ -1,4 +1,4 @@
-"""CC, the paper's and RepDistiller's: hand-computed values, the kernel's limit, collapse."""
+"""CC, the paper's and RepDistiller's: values by hand, the kernel's limit, collapse."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def unembedded() -> NeighbourCorrelation:
 
 
 def test_gaps_of_neighbours_are_multiplied():
-    # Gaps [1, 0], [0, 2], [3, 3]: products with the next 0 and 2 * 3 = 6, mean 3
+    # Gaps [1, 0], [0, 2], [3, 3]: inner products with the next 0 and 2 * 3 = 6, mean 3
     student = torch.tensor([[1.0, 0.0], [0.0, 4.0], [-3.0, 3.0]])
     teacher = torch.tensor([[0.0, 0.0], [0.0, 2.0], [0.0, 0.0]])
     assert value(unembedded(), student, teacher) == 3
@@ -99,6 +99,3 @@ def test_constant_embeddings_have_zero_loss():
 def test_an_embedding_of_no_channels_is_refused():
     with pytest.raises(UserError, match=r"^channels must be a number above 0, got 0"):
         NeighbourCorrelation(CONTEXT, channels=0)
-
-
-# --- both -------------------------------------------------------------------------------------

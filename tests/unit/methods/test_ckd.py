@@ -1,4 +1,4 @@
-"""CKD: values by hand, the best assignment of students to teachers, and what changes nothing."""
+"""CKD: values by hand, the best assignment of students to teachers, and invariances."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def test_values_by_hand():
 
 
 def test_the_softmax_runs_over_the_students_images():
-    # Both students point to the first teacher: no row can tell them apart, so log 2 for each. Over
-    # the teachers, the two would be told apart.
+    # Both students point to the first teacher: no row distinguishes them, so log 2 for each. A
+    # softmax over the teachers would.
     teacher = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     student = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
     assert per_image(student, teacher).tolist() == pytest.approx([math.log(2)] * 2)
 
 
-def test_of_all_permutations_the_students_own_images_are_best():
+def test_the_loss_is_smallest_for_the_matching_permutation():
     teacher = rand(5, 4)
     losses = {
         order: per_image(teacher[list(order)], teacher).mean().item()

@@ -1,10 +1,10 @@
-"""Random answers: a fixed function of seed and image, of a teacher's confidence, label-free."""
+"""Random targets: fixed by seed and image, as confident as a teacher, independent of labels."""
 
 import math
 
 import pytest
 import torch
-from helpers.jobs import job, setup_of, train, trained
+from helpers.jobs import job, setup_of, train
 from helpers.logit_losses import context, divergence, labelled, per_image, softmax
 from helpers.outputs import rand
 from scipy import stats
@@ -35,7 +35,7 @@ def test_the_value_is_the_soft_target_loss_of_the_random_logits():
     assert loss(Output(student), None, batch).item() == pytest.approx(soft.item())
 
 
-def test_an_image_gets_the_same_answer_in_any_batch_and_epoch():
+def test_an_image_has_the_same_target_in_any_batch_and_epoch():
     loss = make()
     whole = loss.logits(INDEX)
     assert torch.equal(loss.logits(INDEX.flip(0)).flip(0), whole)
@@ -44,7 +44,7 @@ def test_an_image_gets_the_same_answer_in_any_batch_and_epoch():
     assert torch.equal(loss.logits(INDEX), whole)
 
 
-def test_a_seed_gives_its_own_answers_and_a_resumed_job_those_that_it_had():
+def test_targets_depend_on_the_seed_and_a_resumed_job_keeps_them():
     one, other = make(seed=0), make(seed=1)
     assert torch.equal(one.logits(INDEX), make(seed=0).logits(INDEX))
     assert not torch.equal(one.logits(INDEX), other.logits(INDEX))
@@ -61,7 +61,7 @@ def test_one_class_has_the_confidence_and_the_others_are_normal(classes):
     assert stats.kstest(others[:5000].numpy() / 2.0, "norm").pvalue > 0.01
 
 
-def test_the_class_is_drawn_uniformly_and_says_nothing_about_the_label():
+def test_the_class_is_uniform_and_independent_of_the_label():
     chosen = make().logits(INDEX).argmax(1)
     seen = torch.zeros(10, 10)
     seen.index_put_((INDEX % 10, chosen), torch.ones(len(INDEX)), accumulate=True)
@@ -79,9 +79,9 @@ def test_without_weight_it_is_the_baseline_bit_for_bit(tmp_path):
 
 
 def test_it_needs_no_teacher(tmp_path):
-    record, _ = trained(job(tmp_path, "method=control_noise"))
-    assert record.teacher is None
-    assert record.folder.startswith("synthetic/none-resnet8_half/control_noise/")
+    the_job = job(tmp_path, "method=control_noise")
+    assert the_job.teacher is None
+    assert the_job.folder.startswith("synthetic/none-resnet8_half/control_noise/")
 
 
 @pytest.mark.parametrize(

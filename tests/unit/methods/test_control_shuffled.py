@@ -1,4 +1,4 @@
-"""Shuffled answers: each image gets the teacher's answer for a fixed other image of its class."""
+"""Shuffled targets: each image gets the teacher's output for a fixed other image of its class."""
 
 from dataclasses import replace
 
@@ -35,13 +35,13 @@ def test_partners_are_a_single_cycle_through_each_class():
                 at = partner[at].item()
             assert at == members[0]
             assert sorted(seen) == members.tolist()
-    assert partner[2] == 2  # alone in its class
+    assert partner[2] == 2  # the only image of its class
 
 
 def test_partners_depend_on_the_seed_and_are_uniform():
     assert torch.equal(partners(3), partners(3))
     drawn = torch.stack([partners(seed)[0] for seed in range(600)])
-    # Any of the five others of class 0, each about 120 times
+    # Each of the five others of class 0 about 120 times
     assert set(drawn.tolist()) == {3, 5, 6, 8, 11}
     assert drawn.bincount()[[3, 5, 6, 8, 11]].min() > 80
 
@@ -57,7 +57,7 @@ def test_a_resumed_job_keeps_its_partners():
 
 @pytest.fixture
 def seen(tmp_path, monkeypatch):
-    """A job's setup, and what each of its steps gets: pairs of batches and of the terms."""
+    """A job's setup, and the pairs of batches passed to its steps: the student's, the teacher's."""
     work, steps = setup_of(job(tmp_path, "method=control_shuffled")), []
     original = Step.__call__
 
@@ -70,12 +70,12 @@ def seen(tmp_path, monkeypatch):
     return work, steps
 
 
-def test_the_teacher_sees_the_partners_in_their_own_views_and_the_student_does_not(seen):
+def test_the_teacher_gets_the_partners_with_the_partners_augmentation(seen):
     work, steps = seen
     runner = EpochRunner(work, phases(work)[0])
     for epoch in (1, 2):
         runner.run(epoch)
-    own = {}  # (epoch, image) -> what the student sees
+    own = {}  # (epoch, index) -> the student's image
     for number, (batch, _) in enumerate(steps):
         epoch = number // len(work.step_sizes)
         own |= {(epoch, i.item()): x for i, x in zip(batch.index, batch.image, strict=True)}
@@ -89,7 +89,7 @@ def test_the_teacher_sees_the_partners_in_their_own_views_and_the_student_does_n
             assert torch.equal(image, own[epoch, index])
 
 
-def test_the_loss_is_the_soft_target_of_the_teachers_answers_for_the_partners(seen):
+def test_the_loss_is_soft_target_with_the_teachers_outputs_for_the_partners(seen):
     work, steps = seen
     EpochRunner(work, phases(work)[0]).run(1)
     batch, shown = steps[0]
@@ -100,7 +100,7 @@ def test_the_loss_is_the_soft_target_of_the_teachers_answers_for_the_partners(se
     )
 
 
-def test_a_job_whose_images_are_their_own_partners_is_soft_target_bit_for_bit(tmp_path):
+def test_with_each_image_as_its_own_partner_it_is_soft_target_bit_for_bit(tmp_path):
     plain, shuffled = (
         setup_of(job(tmp_path, f"method={name}")) for name in ("st", "control_shuffled")
     )
@@ -111,7 +111,7 @@ def test_a_job_whose_images_are_their_own_partners_is_soft_target_bit_for_bit(tm
     assert all(map(torch.equal, *(w.student.net.state_dict().values() for w in (plain, shuffled))))
 
 
-def test_a_cache_of_the_teacher_serves_it_with_the_same_numbers(tmp_path):
+def test_with_a_teacher_cache_it_has_the_same_losses(tmp_path):
     online, table = (
         setup_of(job(tmp_path, "method=control_shuffled", f"teacher.source={source}"))
         for source in ("online", "table")
@@ -137,7 +137,7 @@ class Differentiates(Loss):
         return student.logits.sum() * 0
 
 
-def test_losses_that_contradict_each_other_about_the_images_are_refused():
+def test_losses_that_need_different_teacher_images_are_refused():
     own = replace(context(4), labels=LABELS)
     one, two, three = OtherImageTarget(own, 4.0), OtherImageTarget(own, 4.0), Differentiates(own)
     with pytest.raises(UserError, match=r"^a and b each show the teacher other images; use one$"):

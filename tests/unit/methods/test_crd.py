@@ -1,4 +1,4 @@
-"""CRD: hand-computed contrast, sampling of negatives, and memories against a loop."""
+"""CRD: the contrast by hand, sampling of negatives, and memory banks compared with a loop."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def outputs(size: int, seed: int = 0) -> tuple[Output, Output]:
 
 
 def test_one_image_against_two_others():
-    # Two negatives of four images: m/N = 1/2. The own entry has u = 1/2: log(0.5 / 1) = -ln 2; the
+    # Two negatives of four images: m/N = 1/2. The positive has u = 1/2: log(0.5 / 1) = -ln 2; the
     # negatives 1/2 and 3/2: log(0.5 / 1) = -ln 2 and log(0.5 / 2) = -ln 4. Together 4 ln 2; the
-    # last entry is not a negative.
+    # last entries are not negatives.
     others = torch.tensor([[0.5, 1.5, 7.0, 9.0]]).log()
     counts = torch.tensor([[True, True, False, False]])
     value = noise_contrast(torch.tensor([0.5]).log(), others, counts, total=4)
@@ -44,7 +44,7 @@ def test_likelihoods_beyond_the_range_of_exp_are_handled():
     others = torch.tensor([[500.0, -500.0], [-500.0, -500.0]], requires_grad=True)
     value = noise_contrast(positive, others, torch.ones(2, 2, dtype=torch.bool), total=2)
     value.backward()
-    # m/N = 1, log 1 = 0: -log u of the own, log u of the negative above it, and all else is zero
+    # m/N = 1, log 1 = 0: -log u of the first positive, log u of its first negative; the rest is 0
     assert value.item() == pytest.approx((500 + 500) / 2)
     assert positive.grad.tolist() == [-0.5, 0]
     assert others.grad.tolist() == [[0.5, 0], [0, 0]]
@@ -73,7 +73,7 @@ def test_all_others_are_negatives_if_there_are_fewer_than_requested():
 
 
 def test_images_of_other_classes_are_sampled_uniformly():
-    # 10 of 30: each with probability 1/3, 2000 times; five standard deviations are 105.
+    # 10 of 30, 2000 times: each with probability 1/3; five standard deviations are 105.
     torch.manual_seed(0)
     labels = torch.cat([torch.zeros(10), torch.ones(30)]).long()
     often = sample_others(labels, torch.zeros(2000).long(), 10).sum(0)
@@ -95,7 +95,7 @@ def test_the_number_of_negatives_is_exposed():
 
 
 def slow_step(bank: dict, z: dict, anchor: dict, index: list[int], labels: list[int]) -> float:
-    """RepDistiller's step with every other-class image as a negative, in loops; moves `bank`."""
+    """RepDistiller's step in loops, with all other-class images as negatives; updates `bank`."""
     images, loss = len(labels), 0.0
     for side, memory in (("student", "teacher"), ("teacher", "student")):
         scores = []
@@ -169,7 +169,7 @@ def trained(loss: ContrastiveDistillation, steps: range) -> list[Tensor]:
     return [loss(*outputs(4, seed), batch_of(CONTEXT, 4)).detach() for seed in steps]
 
 
-def test_memories_survive_a_checkpoint_bitwise():
+def test_memory_banks_survive_a_checkpoint_bit_for_bit():
     loss, file = make(CONTEXT), io.BytesIO()
     trained(loss, range(3))
     torch.save(loss.state_dict(), file)
@@ -182,9 +182,9 @@ def test_memories_survive_a_checkpoint_bitwise():
         assert torch.equal(other.state_dict()[name], tensor)
 
 
-def test_it_needs_less_than_two_gigabytes_for_cifar():
-    # Tensors saved for backward, and the memories. Gathered vectors, as in other implementations,
-    # would be 64 x 16,385 x 128 floats per direction: 1.1 GB.
+def test_it_needs_less_than_half_a_gigabyte_for_cifar():
+    # Tensors saved for backward, and the memory banks. Gathered vectors, as in other
+    # implementations, would take 64 x 16,385 x 128 floats, or 0.5 GB, per direction.
     context = context_of({"pooled": (64,)}, {"pooled": (64,)}, classes=100, images=50_000)
     loss = make(context, negatives=16384, channels=128)
     kept: dict[int, int] = {}

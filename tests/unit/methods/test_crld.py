@@ -1,4 +1,4 @@
-"""CRLD: a value by hand, a loop over images and views, and the masks at their edges."""
+"""CRLD: a value by hand, a loop over images and views, and masks at their thresholds."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def make(temperature=4.0, weak=0.9, strong=0.2, classes=K):
 
 def test_a_value_by_hand():
     # At T = 1, with p_s = [1/2 1/2] in both views, teacher [3/4 1/4] (weak) and [1/4 3/4] (strong):
-    # every divergence is 3/4 ln(3/2) + 1/4 ln(1/2) = 0.130812. The second teacher is unsure: its
-    # 1/2 is below 0.7, in both views; its divergences are 0, and it counts in the mean.
+    # every divergence is 3/4 ln(3/2) + 1/4 ln(1/2) = 0.130812. For the second image, 1/2 is below
+    # 0.7 in both views: its divergences are 0, and it counts in the mean.
     student = two_views(*torch.zeros(2, 2, 2).double())
     teacher = two_views(probabilities([0.75, 0.25], [0.5, 0.5]),
                         probabilities([0.25, 0.75], [0.5, 0.5]))  # fmt: skip
@@ -48,7 +48,7 @@ def test_terms_are_those_of_a_loop_over_images():
         kept.append((max(softmax(rows[2])) >= 0.6, max(softmax(rows[3])) >= 0.5))
         within += kept[-1][0] * 9 * (divergence(t_w, s_w) + divergence(t_s, s_s)) / B
         across += kept[-1][1] * 9 * (divergence(t_w, s_s) + divergence(t_s, s_w)) / B
-    assert len(set(kept)) > 2  # images that one mask keeps, or both, or none
+    assert len(set(kept)) > 2  # images kept by one mask, both or none
     assert found["within"] == pytest.approx(within)
     assert found["across"] == pytest.approx(across)
 
@@ -72,7 +72,7 @@ def test_an_image_at_the_threshold_is_kept():
     assert above["within"] == above["across"] == 0
 
 
-def test_every_image_is_on_its_own():
+def test_the_loss_of_an_image_does_not_depend_on_others():
     student, teacher = random_pair(B, K)
     whole = make().per_image(student, teacher, labelled(*LABELS))
     for i, label in enumerate(LABELS):

@@ -68,8 +68,8 @@ def test_equal_embeddings_are_consistent():
     assert terms(plain(), x, x)["consistency"].item() == pytest.approx(0, abs=1e-12)
 
 
-def test_the_temperature_is_trained_up_to_its_limit():
-    # Embeddings that agree are told apart best by the sharpest softmax.
+def test_the_temperature_is_trained_up_to_its_bound():
+    # The sharpest softmax separates equal embeddings best.
     x = rand(5, 3)
     for tau, moves in ((1.0, True), (2.2, True), (2.4, False)):  # ln 10 = 2.303
         loss = plain(tau=tau)
@@ -79,7 +79,7 @@ def test_the_temperature_is_trained_up_to_its_limit():
     assert value.item() == terms(plain(tau=50.0), x, x)["contrast"].item()
 
 
-def test_chance_is_the_logarithm_of_the_batch_size():
+def test_for_uninformative_embeddings_the_contrast_is_the_log_of_the_batch_size():
     value = terms(plain(), torch.zeros(6, 3), torch.ones(6, 3))
     assert value["contrast"].item() == pytest.approx(math.log(6))
     assert value["consistency"].item() == 0

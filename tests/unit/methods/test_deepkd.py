@@ -1,4 +1,4 @@
-"""DeepKD's mask: a loop over images, its growth, and that all classes make it DKD."""
+"""DeepKD's mask: a loop over images, its growth, and DKD as the case of all classes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def in_epoch(epoch: float):
     return replace(SEEN, epoch=torch.tensor(epoch))
 
 
-def test_k_grows_along_a_line_to_all_classes():
+def test_k_grows_linearly_to_all_classes():
     # 30 % of 6 classes are 2 (rounded up), and then 3, 4, 5 and 6
     loss = make()
     assert [loss.kept(torch.tensor(float(e))).item() for e in range(1, 6)] == [2, 3, 4, 5, 6]
@@ -64,13 +64,13 @@ def test_in_the_last_epoch_it_is_dkd():
     assert early["rest"] != found["rest"]
 
 
-def test_classes_that_are_masked_get_no_gradient_of_the_rest():
+def test_masked_classes_have_no_gradient_from_the_rest_term():
     teacher = torch.tensor([[0.0, 5.0, 4.0, -1.0, -2.0, -3.0]] * 4).double()
     found = gradients(make(), rand(4, K), teacher, in_epoch(2.0))["rest"]  # three are kept
     reached = torch.tensor([[1, 1, 1, 0, 0, 0]] * 4).bool() & (
         torch.arange(K) != SEEN.target[:, None]
     )
-    # Image 3 has label 4, which is masked anyway, and keeps three classes; others keep two
+    # The last image has label 4, which is masked, and keeps three classes; the others keep two
     assert torch.equal(found != 0, reached)
 
 

@@ -1,4 +1,4 @@
-"""DeiT's distillation token: values worked out by hand, a ViT of timm, and other students."""
+"""DeiT's distillation token: values by hand, a ViT from timm, and other students."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ P = torch.tensor([0.5, 0.25, 0.125, 0.125]).log()  # -log2 is 1, 2, 3, 3
 
 
 def value(smoothing: float = 0.0, target: Tensor | None = None) -> dict[str, float]:
-    """The terms of two images, whose heads give p in this order and reversed."""
+    """The terms for two images: the class head predicts P, the token head P reversed."""
     loss = DistillationToken(replace(CONTEXT, label_smoothing=smoothing))
     student = output_of(class_head=P.expand(2, 4), token_head=P.flip(0).expand(2, 4))
     teacher = output_of(torch.tensor([[0.0, 0.0, 0.0, 9.0], [0.0, 0.0, 5.0, 0.0]]))
@@ -36,12 +36,12 @@ def value(smoothing: float = 0.0, target: Tensor | None = None) -> dict[str, flo
 
 
 def test_each_head_has_its_own_labels():
-    # The class head has 1 and 2 bits for the labels 0 and 1; the other 1 and 2 for the teacher's
-    # classes 3 and 2.
+    # The class head has 1 and 2 bits for labels 0 and 1; the token head 1 and 2 for the teacher's
+    # predictions 3 and 2.
     assert value() == pytest.approx({"label": 1.5 * LN2, "teacher": 1.5 * LN2})
 
 
-def test_labels_are_smoothed_and_mixed_and_the_teachers_classes_are_not():
+def test_labels_are_smoothed_and_mixed_but_the_teachers_predictions_are_not():
     # The mean over the classes is 9 / 4 bits
     smoothed = {"label": (0.8 * 1.5 + 0.2 * 2.25) * LN2, "teacher": 1.5 * LN2}
     assert value(smoothing=0.2) == pytest.approx(smoothed)
@@ -49,17 +49,17 @@ def test_labels_are_smoothed_and_mixed_and_the_teachers_classes_are_not():
     assert value(target=shares) == pytest.approx({"label": 2 * LN2, "teacher": 1.5 * LN2})
 
 
-def test_another_student_is_refused_with_one_that_has_the_token(tmp_path):
+def test_a_student_without_the_token_is_refused_with_one_that_has_it(tmp_path):
     with pytest.raises(UserError, match=r"resnet8_half has no distillation token; .*distilled"):
         validate_job(job(tmp_path, "method=deit_token"))
 
 
-# --- a ViT of timm ----------------------------------------------------------------------------
+# --- a ViT from timm --------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
-    """What a small distilled ViT trains with, taught by a ResNet."""
+    """The setup of a small distilled ViT with a ResNet as its teacher."""
     pytest.importorskip("kd_bench.utils.torchvision").declare_operators()
     pytest.importorskip("timm", reason="timm is not installed: pip install timm")
     choices = (

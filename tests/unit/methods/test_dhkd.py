@@ -1,4 +1,4 @@
-"""DHKD's loss: values by hand, the definition, and its head; its rule is in training/test_rules."""
+"""DHKD's loss: values by hand and the definition; its rule is tested in test_rules.py."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def make(context: LossContext = CONTEXT, temperature: float = 2.0) -> AuxiliaryH
 
 
 def per_image(student: Tensor, teacher: Tensor, temperature: float = 2.0) -> Tensor:
-    """The loss of an auxiliary head that gives the student's features as its logits."""
+    """The loss with an identity as the auxiliary head: its logits are the student's features."""
     loss = make(temperature=temperature)
     loss.head = nn.Identity()
     outputs = output_of(pooled=student), output_of(teacher)
@@ -44,7 +44,7 @@ def test_it_is_the_divergence_of_each_difference_from_a_fair_coin(temperature):
     torch.testing.assert_close(per_image(student, teacher, temperature), expected)
 
 
-def test_a_shift_of_all_logits_is_seen():
+def test_a_shift_of_all_logits_increases_the_loss():
     logits = rand(3, K)
     assert per_image(logits, logits).tolist() == pytest.approx([0.0] * 3, abs=1e-12)
     assert (per_image(logits + 1, logits) > 0.4).all()

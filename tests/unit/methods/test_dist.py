@@ -1,4 +1,4 @@
-"""DIST: a value by hand, affine maps of the student's probabilities, and classes never seen."""
+"""DIST: a value by hand, affine maps of the student's probabilities, and improbable classes."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_the_loss_is_zero_for_the_teacher_and_twice_the_factor_for_its_opposite(
 
 
 def test_a_class_that_is_improbable_in_all_images_counts_like_any_other():
-    # Its probabilities, around e^-30, are correlated as any others are.
+    # The correlation also counts for probabilities around e^-30.
     unlikely = torch.tensor([0.0, 0.0, 0.0, -30.0])
     student, teacher = rand(5, K) + unlikely, rand(5, K, seed=1) + unlikely
     columns = zip(student.softmax(1).T, teacher.softmax(1).T, strict=True)

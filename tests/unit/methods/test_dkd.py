@@ -1,4 +1,4 @@
-"""DKD: values by hand, its two parts of the divergence, and a teacher without doubt."""
+"""DKD: values by hand, the two parts of the divergence, and a certain teacher."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_it_matches_a_loop_at_a_temperature():
     assert value["rest"] == pytest.approx(expected["rest"])
 
 
-def test_weighted_with_the_teachers_doubt_the_rest_makes_it_the_divergence_of_each_image():
+def test_with_the_rest_weighted_by_the_teachers_doubt_it_is_the_divergence():
     # alpha = 1 and beta = 1 - p_t(y), at temperature 1
     student, teacher = 3 * rand(4, 5), 3 * rand(4, 5, seed=1)
     doubt = 1 - teacher.softmax(1)[range(4), SEEN.target]
@@ -63,7 +63,7 @@ def test_weighted_with_the_teachers_doubt_the_rest_makes_it_the_divergence_of_ea
     torch.testing.assert_close(value["target"] + doubt * value["rest"], whole)
 
 
-def test_the_rest_knows_nothing_of_the_label():
+def test_the_rest_does_not_depend_on_the_label():
     student, teacher = rand(4, 5), rand(4, 5, seed=1)
     surer = teacher + 9 * torch.nn.functional.one_hot(SEEN.target, 5)
     before, after = (terms(make(), student, t, SEEN) for t in (teacher, surer))
@@ -72,7 +72,7 @@ def test_the_rest_knows_nothing_of_the_label():
     assert not gradients(make(), student, teacher, SEEN)["rest"][range(4), SEEN.target].any()
 
 
-def test_the_rest_of_a_teacher_without_doubt_is_learned():
+def test_the_rest_of_a_certain_teacher_is_learned():
     # Its other classes have probabilities of e^-200 and less, zero in single precision.
     student = torch.tensor([[0.0, 0.0, 0.0]])
     teacher = torch.tensor([[200.0, math.log(3), 0.0]])
@@ -81,7 +81,7 @@ def test_the_rest_of_a_teacher_without_doubt_is_learned():
     assert value["target"] == [pytest.approx(math.log(3), abs=1e-6)]
 
 
-def test_with_two_classes_the_target_is_the_divergence_and_the_rest_nothing():
+def test_with_two_classes_the_target_is_the_divergence_and_the_rest_is_zero():
     student, teacher, seen = rand(2, 2), rand(2, 2, seed=1), labelled(0, 1)
     value = terms(make(classes=2), student, teacher, seen)
     assert value["target"] == pytest.approx(soft_kl(student, teacher, 1.0).tolist())

@@ -49,7 +49,7 @@ def test_equal_predictions_have_zero_loss_and_gradient():
 
 
 def test_it_sums_over_classes():
-    # Classes that nobody predicts change nothing; KLDivLoss's default would divide by them.
+    # Classes of probability zero change nothing; KLDivLoss's default divides by their number.
     def terms(pad):
         nobody = torch.full((2, pad), -1e4, dtype=torch.double)
         student, peer = (torch.cat([rand(2, 5, seed=i), nobody], 1) for i in (0, 1))
@@ -60,7 +60,7 @@ def test_it_sums_over_classes():
 
 def test_it_passes_gradcheck():
     def value(student, peer):
-        # What is learnt from is a constant, so each side is checked beside the other's copy.
+        # Targets are constants, so each side is checked with fixed predictions of the other.
         as_student = LOSS(Output(student), Output(rand(2, 5, seed=3)), SEEN)
         as_peer = LOSS(Output(rand(2, 5, seed=4)), Output(peer), SEEN)
         return as_student["kl"], as_peer["peer_kl"], as_peer["peer_ce"]
@@ -68,7 +68,7 @@ def test_it_passes_gradcheck():
     assert gradcheck(value, tuple(rand(2, 5, seed=i).requires_grad_() for i in (0, 1)))
 
 
-# A job whose teacher learns along
+# A job whose teacher learns
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""DTKD: temperatures by hand, the limit of equal maxima, and maxima that have no temperature."""
+"""DTKD: temperatures by hand, the limit of equal maxima, and maxima that are not positive."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ def test_maxima_that_are_not_positive_have_positive_temperatures():
 
 
 def test_gradients_flow_through_the_students_temperature():
-    # A fixed temperature would leave the gradient of a softmax, which sums to zero over classes.
+    # With a fixed temperature, it would be the gradient of a softmax, which sums to zero.
     student = (2 * rand(5, K)).requires_grad_()
     (gradient,) = torch.autograd.grad(value(make(), student, rand(5, K, seed=1)), student)
     assert (gradient.sum(1).abs() > 1e-3).any()
 
 
-def test_a_tiny_maximum_beside_a_large_one_stays_finite():
+def test_the_loss_is_finite_for_a_tiny_and_a_large_maximum():
     student = torch.tensor([[0.011, -1e4], [-1e4, -2e4]]).requires_grad_()
     loss = value(make(), student, torch.tensor([[1e4, -1e4], [1e4, -1e4]]))
     loss.backward()

@@ -1,4 +1,4 @@
-"""FCFD: its terms by hand, its paths, and what they train."""
+"""FCFD: its terms by hand, its paths, and the parameters they train."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ B, K, SIZE, T = 4, 5, (8, 8), 4.0
 
 
 class Pair:
-    """A student and a wider teacher, both small, and one step's outputs."""
+    """A small student, a wider teacher, and their outputs for one step."""
 
     def __init__(self, paths: int = 4):
         torch.manual_seed(0)
@@ -46,7 +46,7 @@ def kl(teacher: Tensor, student: Tensor) -> Tensor:
     return T**2 * F.kl_div(log_q, p, reduction="batchmean")
 
 
-def test_terms_are_those_of_running_each_layer_by_hand():
+def test_terms_match_running_each_layer_by_hand():
     pair = Pair()
     (student, teacher), loss = pair.outputs, pair.loss
     s, t = student.features, teacher.features
@@ -76,7 +76,7 @@ def test_terms_are_those_of_running_each_layer_by_hand():
         torch.testing.assert_close(term, expected[name])
 
 
-def test_a_step_has_that_many_paths_and_all_have_equal_chances():
+def test_a_step_draws_the_given_number_of_paths_uniformly():
     loss = Pair(paths=2).loss
     drawn = [loss._drawn() for _ in range(400)]
     assert all(len(set(paths)) == 2 for paths in drawn)
@@ -84,10 +84,10 @@ def test_a_step_has_that_many_paths_and_all_have_equal_chances():
     for path in (path for paths in drawn for path in paths):
         counts[path] = counts.get(path, 0) + 1
     assert counts.keys() == {(s, to) for s in ("stage1", "stage2") for to in (True, False)}
-    assert all(160 <= count <= 240 for count in counts.values())  # 200, deviation 10
+    assert all(160 <= count <= 240 for count in counts.values())  # 200, standard deviation 10
 
 
-def test_without_paths_nothing_but_the_bridges_to_the_teacher_is_added_to_distillation():
+def test_without_paths_only_the_appearance_term_is_added_to_distillation():
     pair = Pair(paths=0)
     terms = pair.terms()
     assert terms["function"].item() == terms["mixed"].item() == 0
@@ -95,19 +95,19 @@ def test_without_paths_nothing_but_the_bridges_to_the_teacher_is_added_to_distil
     assert all(p.grad is None for p in pair.loss.to_student.parameters())
 
 
-def test_the_gradient_reaches_student_and_bridges_and_not_the_teacher():
+def test_gradients_reach_student_and_bridges_but_not_the_teacher():
     pair = Pair()
     pair.terms()["mixed"].backward()
     assert all(p.grad.any() for p in pair.loss.to_student.parameters())
     assert all(
         p.grad.any() for s in ("stage1", "stage2") for p in pair.loss.to_teacher[s].parameters()
     )
-    assert pair.student.net.layer3[0].conv1.weight.grad.any()  # by the student's later layers
-    assert pair.student.net.conv1.weight.grad.any()  # through the teacher's
+    assert pair.student.net.layer3[0].conv1.weight.grad.any()  # paths through the student's layers
+    assert pair.student.net.conv1.weight.grad.any()  # paths through the teacher's layers
     assert all(p.grad is None for p in pair.teacher.parameters())
 
 
-def test_mixed_paths_leave_the_statistics_of_both_networks_alone():
+def test_mixed_paths_do_not_change_the_statistics_of_either_network():
     pair = Pair()
     before = [b.clone() for net in (pair.student, pair.teacher) for b in net.buffers()]
     pair.terms()
@@ -115,7 +115,7 @@ def test_mixed_paths_leave_the_statistics_of_both_networks_alone():
     assert all(map(torch.equal, before, after))
 
 
-def test_equal_networks_with_bridges_that_change_nothing_lose_nothing():
+def test_equal_networks_with_identity_bridges_have_zero_loss():
     pair = Pair()
     pair.loss.to_teacher = nn.ModuleDict({stage: nn.Identity() for stage in STAGES})
     pair.loss.to_student = nn.ModuleDict({stage: nn.Identity() for stage in STAGES[:-1]})
@@ -157,7 +157,7 @@ def test_values_out_of_range_are_refused(changed, message):
         FunctionConsistency(context_of(stages, stages), **(values | changed))
 
 
-def test_maps_of_other_sizes_are_refused_by_name():
+def test_maps_of_incompatible_sizes_are_refused_with_both_sizes():
     small, large = ({"stage1": (3, n, n), "stage2": (3, 2, 2)} for n in (5, 7))
     with pytest.raises(UserError, match="stage1 is 5x5 in small and 7x7 in large"):
         FunctionConsistency(context_of(small, large), T, ["stage1", "stage2"], 1)

@@ -50,7 +50,7 @@ def test_factors_of_different_size_are_pooled_to_the_smaller_one():
 
 
 @pytest.mark.parametrize(("rate", "factors"), [(0.5, 3), (1.5, 9), (0.01, 1)])
-def test_a_factor_has_a_rate_of_the_teachers_channels(rate, factors):
+def test_the_channels_of_a_factor_are_the_teachers_times_the_rate(rate, factors):
     loss = ft("main", rate)
     student, teacher = outputs()
     assert loss.encoder(teacher.features["stage3"]).shape == (2, factors, 3, 3)
@@ -69,7 +69,7 @@ def test_the_encoder_is_three_convolutions_with_leaky_relus():
 
 
 def learning(loss: FactorTransfer, student) -> set[str]:
-    """Which parts get a gradient: modules of the loss, and the student."""
+    """The parts that get a gradient: modules of the loss, and the student."""
     student.features["stage3"].requires_grad_()
     terms = loss(student, outputs()[1], BATCH)
     sum(terms.values()).backward()
@@ -110,7 +110,7 @@ def test_the_paraphraser_learns_to_reconstruct_the_teachers_map():
     assert values[-1] < 0.2 * values[0]
 
 
-def test_factors_that_are_zero_have_a_finite_distance_and_gradient():
+def test_zero_factors_have_a_finite_distance_and_gradient():
     zero = torch.zeros(1, 1, 1, 2, requires_grad=True)
     value = factor_distance(zero, channels([3.0, 4.0]))
     value.backward()

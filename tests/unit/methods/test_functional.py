@@ -1,4 +1,4 @@
-"""Shared functions: hand-computed values, loops, and limits stated in the papers."""
+"""Shared functions: values by hand, loops, and limits stated in the papers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 
 import pytest
 import torch
+from helpers.logit_losses import divergence, softmax
+from helpers.outputs import rand
 from hypothesis import given, settings, strategies
 from torch.autograd import gradcheck
 
@@ -16,21 +18,6 @@ from kd_bench.methods.common.functional import (
     standardize,
     unit,
 )
-
-
-def rand(*shape: int, seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.double)
-
-
-def slow_kl(student: list[float], teacher: list[float], temperature: float) -> float:
-    p, q = slow_softmax(teacher, temperature), slow_softmax(student, temperature)
-    return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
-
-
-def slow_softmax(logits: list[float], temperature: float) -> list[float]:
-    powers = [math.exp(z / temperature) for z in logits]
-    return [power / sum(powers) for power in powers]
 
 
 def test_soft_kl_of_three_quarters_against_a_half():
@@ -47,7 +34,7 @@ def test_soft_kl_of_three_quarters_against_a_half():
 def test_soft_kl_is_the_sum_over_classes_for_each_image(seed, temperature):
     student, teacher = 3 * rand(3, 5, seed=seed), 3 * rand(3, 5, seed=seed + 1000)
     rows = zip(student.tolist(), teacher.tolist(), strict=True)
-    expected = [slow_kl(s, t, temperature) for s, t in rows]
+    expected = [divergence(softmax(t, temperature), softmax(s, temperature)) for s, t in rows]
     distance = soft_kl(student, teacher, temperature)
     assert distance.tolist() == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
@@ -128,7 +115,7 @@ def test_attention_passes_gradcheck():
 
 
 def test_unit_vectors_have_length_one_except_zero():
-    # [3, 4] / 5 and nothing; the gradient of a zero vector is what is behind it, not 1e12 of it.
+    # [3, 4] / 5, and zero. The gradient passes through a zero vector unscaled, not times 1e12.
     x = torch.tensor([[3.0, 4.0], [0.0, 0.0]], requires_grad=True)
     directions = unit(x, 1)
     assert directions.tolist() == [[pytest.approx(0.6), pytest.approx(0.8)], [0, 0]]
@@ -155,8 +142,8 @@ def test_standardized_values_are_unchanged_by_shift_and_scale(scale):
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e-30, -3e8])
-def test_values_that_differ_by_rounding_alone_become_zeros_without_gradient(value):
-    # The mean of seven tenths is not a tenth in float32.
+def test_values_that_differ_only_by_rounding_become_zeros_without_gradient(value):
+    # In float32, the mean of seven values of 0.1 is not 0.1.
     x = torch.full((2, 7), value).requires_grad_()
     y = standardize(x, 1)
     y[:, 0].sum().backward()

@@ -1,4 +1,4 @@
-"""GDKD: values by hand, the three parts of the divergence, DKD as a case, and ties."""
+"""GDKD: values by hand, the three parts of the divergence, DKD as a special case, and ties."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_with_one_class_it_is_dkd_for_the_teachers_predictions():
     assert value["top"] == [0, 0, 0, 0]
 
 
-def test_with_one_class_it_is_dkd_where_the_teacher_is_right_and_only_there():
+def test_with_one_class_it_is_dkd_only_where_the_teacher_is_correct():
     student, teacher = 5 * rand(4, 5), 5 * rand(4, 5, seed=1)
     teacher[:2] += 40 * torch.nn.functional.one_hot(SEEN.target, 5)[:2]  # two of four are right
     teacher[2:] -= 40 * torch.nn.functional.one_hot(SEEN.target, 5)[2:]
@@ -60,7 +60,7 @@ def test_with_one_class_it_is_dkd_where_the_teacher_is_right_and_only_there():
         assert same == [True, True, False, False]
 
 
-def test_a_single_class_of_rest_teaches_nothing():
+def test_a_rest_of_a_single_class_is_zero():
     value = terms(make(4), rand(4, 5), rand(4, 5, seed=1), SEEN)
     assert value["rest"] == [0, 0, 0, 0]
     assert all(term > 0 for term in value["top"])
@@ -75,7 +75,7 @@ def test_the_order_of_classes_that_tie_has_no_effect():
         assert other[name] == pytest.approx(one[name])
 
 
-def test_a_teacher_without_an_opinion_gives_one_group_with_all_classes():
+def test_with_a_uniform_teacher_all_classes_are_in_one_group():
     student, teacher = rand(4, 5), torch.zeros(4, 5).double()
     value = terms(make(2), student, teacher, SEEN)
     assert value["top"] == pytest.approx(soft_kl(student, teacher, 1.0).tolist())
@@ -89,6 +89,6 @@ def test_a_student_equal_to_its_teacher_has_no_gradient():
 
 
 @pytest.mark.parametrize("k", [0, 5])
-def test_a_group_that_is_no_part_of_the_classes_is_refused(k):
+def test_a_group_of_no_or_all_classes_is_refused(k):
     with pytest.raises(UserError, match=f"k must be from 1 to 4, got {k}"):
         make(k)

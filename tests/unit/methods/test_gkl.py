@@ -1,4 +1,4 @@
-"""GKL: the sum over pairs of classes, KL's two gradients, and weights from the training set."""
+"""GKL: the sum over pairs of classes, both gradients of KL, and weights from the training set."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def make(classes: int = 5, power: float = 0.5, temperature: float = 2.0) -> Gene
 
 
 def over_pairs(d: Tensor, weight: Tensor) -> float:
-    """The definition: every pair of classes of every image."""
+    """The definition: a loop over all pairs of classes of every image."""
     above = below = 0.0
     for row, w in zip(d.tolist(), weight.tolist(), strict=True):
         for j in range(len(row)):
@@ -36,7 +36,7 @@ def test_the_weighted_variance_is_the_sum_over_pairs():
 
 
 def test_values_by_hand():
-    # d = (2, 0): of four equally weighted pairs two differ by 2, (4 + 4) / 4 / 4 = 0.5. The soft
+    # d = (2, 0): two of four equally weighted pairs differ by 2, (4 + 4) / 4 / 4 = 0.5. The soft
     # cross entropy of (3/4, 1/4) and (1/2, 1/2) is log 2
     loss = make(classes=2, temperature=1.0)
     student = torch.zeros(1, 2)
@@ -46,7 +46,7 @@ def test_values_by_hand():
     assert terms["soft_ce"].item() == pytest.approx(0.693147, abs=1e-6)
 
 
-def test_the_terms_have_the_gradients_of_kl_for_its_two_sides():
+def test_the_terms_have_the_gradients_of_kl_for_both_networks():
     student, teacher = rand(1, 5), rand(1, 5, seed=1)
     loss, batch = make(temperature=1.0).double(), labelled(2)
     loss.weight[2] = teacher.softmax(1)[0]  # the image's own prediction
@@ -91,7 +91,7 @@ def test_a_shift_of_either_networks_logits_changes_nothing():
     torch.testing.assert_close(shifted, plain)
 
 
-def test_classes_that_the_teacher_never_predicts_leave_it_finite():
+def test_it_is_finite_for_classes_that_the_teacher_never_predicts():
     loss = make()
     logits = torch.full((5, 5), -1e4).fill_diagonal_(1e4)
     loss.prepare([(Output(logits), torch.arange(5))])

@@ -1,4 +1,4 @@
-"""ICKD: hand-computed channel correlations."""
+"""ICKD: channel correlations by hand."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def make(context) -> InterChannelCorrelation:
     return InterChannelCorrelation(context, ["stage1", "stage2"])
 
 
-def test_channels_that_agree_and_one_that_does_not():
+def test_the_correlation_of_two_equal_channels_and_a_different_one():
     # Products [[1, 1, 0], [1, 1, 0], [0, 0, 4]], each row over its length
     x = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 2.0]]).view(1, 3, 1, 2)
     half = math.sqrt(0.5)

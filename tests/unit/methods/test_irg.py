@@ -1,4 +1,4 @@
-"""IRG: hand-computed edges and transformations, and unequal channels."""
+"""IRG: edges and transformations by hand, and unequal channels."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_twice_the_channels_are_averaged_in_pairs():
 def test_either_stage_can_be_the_wider_one():
     first, second = rand(3, 5, 1, 1), rand(3, 3, 1, 1, seed=1)
     torch.testing.assert_close(transformation(first, second), transformation(second, first))
-    # Cells of five channels for three: 0-1, 1-3, 3-4 (adaptive pooling's)
+    # Five channels to three, over the cells of adaptive pooling: 0-1, 1-3, 3-4
     cells = torch.stack([first[:, a:b].mean(1) for a, b in ((0, 2), (1, 4), (3, 5))], 1)
     expected = (cells - second).square().sum((1, 2, 3))
     torch.testing.assert_close(transformation(first, second), expected / expected.max())

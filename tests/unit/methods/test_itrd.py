@@ -1,4 +1,4 @@
-"""ITRD: both terms by hand, against slow loops, and in their limits."""
+"""ITRD: both terms by hand, compared with slow loops, and in their limits."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def terms(loss: InformationTransfer, student: Tensor, teacher: Tensor) -> dict[s
 
 
 def test_a_correlation_by_hand():
-    # Two images: the first channel rises in both (r = 1, times (2 - 1) / 2), the second falls in
-    # one (-1/2): (1/2)^3 + (3/2)^3 = 3.5 at power 1.5
+    # Two images: the first channel increases in both networks (r = 1, times (2 - 1) / 2), the
+    # second decreases in one (-1/2): (1/2)^3 + (3/2)^3 = 3.5 at power 1.5
     student, teacher = torch.tensor([[0.0, 5.0], [1.0, 9.0]]), torch.tensor([[2.0, 3.0], [4.0, 1]])
     assert terms(plain(), student, teacher)["correlation"].item() == pytest.approx(math.log2(3.5))
 
 
-def test_equal_images_leave_the_smallest_correlation_of_the_batch_size():
+def test_the_smallest_correlation_term_depends_on_the_batch_size():
     # r = (B - 1) / B in all five channels: log2(5 / 6^3)
     x = rand(6, 5)
     value = terms(plain(), x, 3 * x + 1)["correlation"].item()
@@ -65,7 +65,7 @@ def test_a_mutual_distance_by_hand():
     assert mutual_distance(student, teacher).item() == pytest.approx(0.5)
 
 
-def test_a_teacher_that_tells_no_images_apart_has_no_mutual_distance():
+def test_the_mutual_distance_to_a_constant_teacher_is_zero():
     student, teacher = rand(6, 4), torch.ones(6, 5).double()
     assert mutual_distance(student, teacher).item() == pytest.approx(0, abs=1e-12)
 
@@ -76,7 +76,7 @@ def test_the_mutual_distance_ignores_lengths_and_rotations():
     torch.testing.assert_close(mutual_distance(turned, teacher), mutual_distance(student, teacher))
 
 
-def test_equal_widths_leave_the_features_out_of_the_embedding():
+def test_the_mutual_term_uses_the_embedding_only_if_widths_differ():
     student, teacher = rand(6, 5), rand(6, 5, seed=1)
     value = terms(make(EQUAL).double(), student, teacher)["mutual"]
     torch.testing.assert_close(value, mutual_distance(student, teacher))

@@ -36,7 +36,7 @@ def test_values_by_hand(beta, expected):
     assert value(beta, student, teacher) == [pytest.approx(expected, abs=1e-6)]
 
 
-def test_its_limits_are_the_divergences_in_both_directions():
+def test_its_limits_are_the_two_kl_divergences():
     forward, reverse = soft_kl(STUDENT, TEACHER, 4.0), soft_kl(TEACHER, STUDENT, 4.0)
     first = [v / 1e-6 for v in value(1e-6, temperature=4.0)]
     last = [v / 1e-6 for v in value(1 - 1e-6, temperature=4.0)]
@@ -44,22 +44,22 @@ def test_its_limits_are_the_divergences_in_both_directions():
     assert last == pytest.approx((16 * reverse).tolist(), rel=1e-4)
 
 
-def test_reverse_kl_is_the_divergence_of_the_teacher_from_the_student():
+def test_reverse_kl_is_kl_with_the_networks_swapped():
     loss = ReverseKL(context(5), 4.0)
     expected = 16 * soft_kl(TEACHER, STUDENT, 4.0)
     assert per_image(loss, STUDENT, TEACHER, SEEN) == pytest.approx(expected.tolist())
     assert per_image(loss, TEACHER, TEACHER, SEEN) == [0, 0, 0, 0]
 
 
-def test_reverse_kl_punishes_what_the_teacher_excludes_and_not_what_the_student_leaves_out():
-    # The teacher sees two classes, the student one of them: ln 2, where KL(p || q) is 50 or so.
+def test_reverse_kl_penalizes_classes_the_teacher_excludes_but_not_missed_classes():
+    # The teacher predicts two classes, the student one of them: ln 2, whereas KL(p || q) is ~50.
     teacher, student = torch.tensor([[0.0, 0.0, -100.0]]), torch.tensor([[100.0, 0.0, 0.0]])
     loss = ReverseKL(context(3), 1.0)
     assert per_image(loss, student, teacher, labelled(0)) == [pytest.approx(math.log(2))]
     assert per_image(loss, -student, teacher, labelled(0))[0] > 40
 
 
-def test_exchanging_the_networks_and_the_shares_changes_nothing():
+def test_swapping_the_networks_and_the_shares_changes_nothing():
     assert value(0.2, TEACHER, STUDENT) == pytest.approx(value(0.8))
 
 
@@ -79,7 +79,7 @@ def test_with_the_weight_in_its_file_a_student_near_its_teacher_has_the_gradient
 
 
 @pytest.mark.parametrize("beta", [0.0, 1.0, -0.5])
-def test_a_share_of_nothing_or_all_is_refused_with_the_methods_that_are_the_limits(beta):
+def test_a_share_of_0_or_1_is_refused_with_the_methods_for_these_limits(beta):
     message = rf"^beta must be above 0 and below 1, got {beta}; the limits are st \(0\) and rkl"
     with pytest.raises(UserError, match=message):
         JensenShannon(context(5), 4.0, beta)

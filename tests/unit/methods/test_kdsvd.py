@@ -41,7 +41,7 @@ def radial(*differences: float) -> list[float]:
 def test_two_stages_of_two_channels(candidates, student):
     # The teacher's channels point to [1, 0] and then to [0.6, 0.8], so the entries differ by
     # [[0.6 - 1, 0.6 - 0], [0.8 - 1, 0.8 - 0]]. The student's point to [1, 0] twice: [[0, 1],
-    # [-1, 0]]. With a second candidate it has [0, 1], which is more alike: [[-1, 0], [0, 1]].
+    # [-1, 0]]. The second candidate is [0, 1], which is more similar: [[-1, 0], [0, 1]].
     loss = SingularVectors(TWO, ["stage1", "stage2"], vectors=1, candidates=candidates)
     given = output_of(stage1=pointing(1, 0), stage2=pointing(1, 0))
     wanted = output_of(stage1=pointing(1, 0), stage2=pointing(0.6, 0.8))
@@ -51,7 +51,7 @@ def test_two_stages_of_two_channels(candidates, student):
     assert value == pytest.approx(expected, rel=1e-4)
 
 
-def test_it_is_summed_over_stages_and_averaged_over_images():
+def test_it_sums_over_stages_and_averages_over_images():
     s = {stage: rand(3, *CONTEXT.student[stage], seed=i) for i, stage in enumerate(STAGES)}
     t = {stage: rand(3, *CONTEXT.teacher[stage], seed=9 + i) for i, stage in enumerate(STAGES)}
     expected = sum(slow(s, t, image) for image in range(3)) / 3
@@ -81,7 +81,7 @@ def slow(student: dict, teacher: dict, image: int) -> float:
     return total
 
 
-def test_directions_are_about_channels_and_not_about_places():
+def test_directions_are_of_channels_not_of_positions():
     # mdistiller reshapes to [C*H, W]: its vectors are as long as the image is wide.
     vectors, values = channel_directions(rand(2, 5, 3, 4), 4)
     assert vectors.shape == (2, 5, 4)
@@ -123,7 +123,7 @@ def test_relation_compares_every_pair_of_entries():
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 2, 4), (2, 6, 2, 2), (2, 4, 2, 2), (2, 1, 2, 2)])
-def test_directions_have_the_gradient_that_differences_give(shape):
+def test_the_gradient_of_directions_matches_finite_differences(shape):
     # More positions than channels, fewer, equal, one channel. Projectors are sign-free.
     def projector(x: torch.Tensor) -> torch.Tensor:
         vectors, _ = channel_directions(x, 2)
@@ -155,7 +155,7 @@ def test_two_vectors_pass_gradcheck():
     assert passes_gradcheck(make(CONTEXT, 2), CONTEXT, size=2)
 
 
-# --- what is refused --------------------------------------------------------------------------
+# --- errors -----------------------------------------------------------------------------------
 
 
 def test_unequal_channels_are_refused_with_both_shapes():

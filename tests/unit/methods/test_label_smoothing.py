@@ -1,4 +1,4 @@
-"""Label smoothing: its two weighted terms are the cross entropy with smoothed labels."""
+"""Label smoothing: the weighted sum of its terms is cross entropy with smoothed labels."""
 
 import math
 
@@ -37,7 +37,7 @@ def test_the_weighted_sum_is_cross_entropy_with_smoothed_labels():
     )
 
 
-def test_equal_logits_have_no_gradient_and_others_are_pulled_together():
+def test_equal_logits_have_no_gradient_and_other_logits_are_pulled_together():
     loss = UniformTarget(context(5))
     assert gradients(loss, torch.ones(3, 5), None, BATCH)[""].abs().max() < 1e-7
     student = rand(3, 5)

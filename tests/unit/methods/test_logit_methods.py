@@ -1,4 +1,4 @@
-"""Rules for every method in conf/method that reads logits alone."""
+"""Rules for every method in conf/method that reads only logits."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from kd_bench.jobs import instantiate
 
 
 def build(name: str, for_context: LossContext) -> Loss:
-    """The loss of a method that has one, with the hyperparameters of its file."""
+    """The loss of a method with a single loss, with the hyperparameters of its file."""
     (loss,) = instantiate.build_method(load("method", name), for_context).losses.values()
     return loss
 
 
-def reads_logits_alone(name: str) -> bool:
-    """Whether the method has one loss, which needs nothing else of the networks."""
+def reads_only_logits(name: str) -> bool:
+    """Whether the method has a single loss, which needs only logits."""
     if len(load("method", name).losses) != 1:
         return False
     try:
         loss = build(name, context(10))
-    except UserError as error:  # the networks of the context have no stages and no tokens
+    except UserError as error:  # the networks in the context have no stages and no tokens
         assert re.search("stage|token", str(error))  # noqa: PT017
         return False
     more = loss.needs_networks or loss.needs_input_gradients or loss.stages
     return not more and type(loss).extra_views is Loss.extra_views
 
 
-METHODS = [name for name in choices("method") if reads_logits_alone(name)]
+METHODS = [name for name in choices("method") if reads_only_logits(name)]
 PER_IMAGE = [name for name in METHODS if isinstance(build(name, context(10)), PerImageLoss)]
-RELATE_IMAGES = {"ckd", "luminet"}  # one number per image, which depends on the batch by design
-DRAW_TARGETS = {"control_noise"}  # by the image's index and the class's number
+RELATE_IMAGES = {"ckd", "luminet"}  # the loss of an image depends on the batch by design
+DRAW_TARGETS = {"control_noise"}  # from the index of the image and of the class
 
 
 def evaluate(loss: Loss, student: Tensor, teacher: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -50,7 +50,7 @@ def evaluate(loss: Loss, student: Tensor, teacher: Tensor, batch: Batch) -> tupl
 
 
 def logits(size: int, classes: int, scale: float) -> tuple[Tensor, Tensor, Batch]:
-    """Logits of both networks, and a batch; teachers of half of the images are right."""
+    """Logits of both networks, and a batch; the teacher is correct on half of the images."""
     batch = labelled(*(i % classes for i in range(size)))
     student, teacher = scale * rand(size, classes), scale * rand(size, classes, seed=1)
     teacher[::2] += 3 * scale * torch.nn.functional.one_hot(batch.target, classes)[::2]
@@ -62,7 +62,7 @@ def logits(size: int, classes: int, scale: float) -> tuple[Tensor, Tensor, Batch
 def test_large_logits_few_classes_and_single_images_give_finite_values_and_gradients(
     name, precision
 ):
-    # Losses get logits in single precision, of networks that may have computed them in bfloat16.
+    # Losses get logits in single precision, which networks may have computed in bfloat16.
     for classes in (2, 10, 100):
         try:
             loss = build(name, context(classes))
@@ -80,7 +80,7 @@ def test_large_logits_few_classes_and_single_images_give_finite_values_and_gradi
 
 @pytest.mark.parametrize("scale", [0.1, 1.0, 5.0, 50.0])
 @pytest.mark.parametrize("name", METHODS)
-def test_single_precision_gives_what_double_precision_gives(name, scale):
+def test_single_and_double_precision_agree(name, scale):
     student, teacher, batch = logits(12, 10, scale)
     student, teacher = student.float(), teacher.float()
     loss = build(name, context(10))
@@ -103,7 +103,7 @@ def test_the_order_of_the_classes_has_no_effect(name):
 
 
 @pytest.mark.parametrize("name", sorted(set(PER_IMAGE) - RELATE_IMAGES - DRAW_TARGETS))
-def test_a_loss_per_image_depends_on_that_image_alone(name):
+def test_a_per_image_loss_depends_only_on_that_image(name):
     student, teacher, batch = logits(6, 10, scale=3.0)
     loss = build(name, context(10)).double()
     whole = loss.per_image(Output(student), Output(teacher), batch)
@@ -114,5 +114,5 @@ def test_a_loss_per_image_depends_on_that_image_alone(name):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_no_loss_waits_for_the_device(name):
+def test_no_loss_synchronizes_with_the_device(name):
     assert needs_no_device_sync(lambda meta: build(name, meta), context(10))

@@ -1,4 +1,4 @@
-"""LumiNet: a value by hand, shifts and scales of a class, and batches without variation."""
+"""LumiNet: a value by hand, shifts and scales of classes, and batches without variation."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def test_values_by_hand():
     assert per_image(student, teacher, 2.0).tolist() == pytest.approx([expected] * 2)
 
 
-def test_there_is_no_factor_of_the_temperature():
-    # Near T = infinity, T^2 KL is constant: the loss falls as 1 / T^2.
+def test_the_loss_is_not_multiplied_by_the_squared_temperature():
+    # For large T, T^2 KL is constant, so the loss decreases like 1 / T^2.
     student, teacher = rand(6, K), rand(6, K, seed=1)
     hot, hotter = (per_image(student, teacher, t).mean() for t in (1e3, 1e4))
     assert (hot / hotter).item() == pytest.approx(100, rel=1e-2)
@@ -58,7 +58,7 @@ def test_a_student_of_another_scale_is_at_the_minimum():
 
 @pytest.mark.parametrize("size", [1, 5])
 def test_equal_images_have_no_loss_and_no_gradient(size):
-    # float32: the mean of five equal numbers may be off by rounding
+    # In float32, the mean of five equal numbers may have a rounding error
     student = torch.full((size, K), 0.1).requires_grad_()
     value = per_image(student, torch.full((size, K), 0.7)).mean()
     value.backward()

@@ -1,4 +1,4 @@
-"""Attention distillation by Grad-CAM: hand-computed values, and the use of activations."""
+"""Attention distillation with Grad-CAM: values by hand, and the use of activations."""
 
 import pytest
 import torch
@@ -24,8 +24,8 @@ def cam(out, target):
 
 
 def test_channels_are_weighted_by_gradient_and_localized_by_activation():
-    # dz_0/dF is 2 / 2 places in the first channel, -1 in the second: 1 * (3, 0) - 1 * (0, 1)
-    # = (3, -1), and what speaks against the class is cut off
+    # dz_0/dF is 2 / 2 positions in the first channel, -1 in the second: 1 * (3, 0) - 1 * (0, 1)
+    # = (3, -1), and the ReLU removes evidence against the class
     assert cam(network(STAGE), 0).tolist() == [[[[3.0, 0.0]]]]
     assert cam(network(STAGE), 1).tolist() == [[[[0.0, 1.0]]]]
 

@@ -55,7 +55,7 @@ def test_the_total_is_the_weighted_sum_of_the_terms():
     assert method.total(terms, torch.tensor(1.0)).item() == pytest.approx(0.6931472 + 523)
 
 
-def test_smoothed_labels_are_spread_over_all_classes_and_mixed_ones_too():
+def test_labels_are_smoothed_over_all_classes_also_when_mixed():
     p = torch.tensor([[0.5, 0.25, 0.125, 0.125]])
     out = Output(p.log().expand(2, 4))
     method = Method({}, {"ce": 1.0}, label_smoothing=0.2)
@@ -98,7 +98,7 @@ def test_a_ramp_with_an_unknown_term_or_no_epochs_is_refused(ramp):
         Method({"c": Constant(1.0)}, {"ce": 1, "c": 1}, ramp)
 
 
-def test_each_phase_computes_the_terms_it_has_weights_for():
+def test_each_phase_computes_only_the_terms_with_weights():
     losses = {"first": Constant(2.0), "later": Constant(3.0)}
     method = Method(losses, {"ce": 1, "later": 1}, init_weights={"first": 7})
     terms = method(uniform(), uniform(), batch(), phase="init")
@@ -133,18 +133,18 @@ class Evaluating(Loss):
         return networks.student(batch.image).logits.sum() - networks.teacher(2.0).logits.sum()
 
 
-def test_views_per_step_count_what_the_students_loss_of_the_main_phase_sees():
+def test_views_per_step_counts_the_students_images_in_the_main_phase():
     losses = {"views": Evaluating(), "plain": Constant(2.0)}
     losses["views"].extra_student_images = 0.25
     image = torch.zeros(4, 3, 2, 2)
     weights = {"ce": 1, "views": 1, "plain": 1}
-    # the images, as many flipped ones, and a quarter that the loss runs the student on
+    # the images, as many flipped ones, and a quarter on which the loss itself runs the student
     assert Method(losses, weights).views_per_step(image) == 2.25
     only_first = Method(losses, {"ce": 1, "plain": 1}, init_weights={"views": 1})
     assert only_first.views_per_step(image) == 1
 
 
-def test_a_loss_that_needs_the_networks_gets_them_without_owning_them():
+def test_a_loss_gets_the_networks_without_registering_their_parameters():
     net = torch.nn.Linear(1, 1)
     networks = Networks(
         lambda image: Output(net(image.flatten()[:1])), lambda x: Output(torch.ones(2))
@@ -202,7 +202,7 @@ ONE = torch.tensor(1.0)
     ],
     ids=str,
 )
-def test_a_loss_must_return_what_it_declares(loss, answer):
+def test_a_loss_must_return_its_declared_terms(loss, answer):
     method = Method({"x": loss}, {"ce": 1, "x": dict.fromkeys(loss.terms, 1) or 1})
     with pytest.raises(UserError, match=r"^loss 'x' .*test_method\.py, line \d+\): .*" + answer):
         method(uniform(), uniform(), batch())

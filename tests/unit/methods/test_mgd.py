@@ -1,4 +1,4 @@
-"""MGD: a value by hand, the masks, and generation from what is left."""
+"""MGD: a value by hand, the masks, and generation from the unmasked channels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kd_bench.interfaces import LossContext, UserError
 from kd_bench.methods.mgd import MaskedGeneration
 
 CONTEXT = context_of({"stage3": (2, 4, 4)}, {"stage3": (3, 2, 2)})
-BATCH = batch_of(CONTEXT, 1)  # which the loss does not read
+BATCH = batch_of(CONTEXT, 1)  # not read by the loss
 EQUAL = context_of({"stage3": (3, 2, 2)}, {"stage3": (3, 2, 2)})
 
 
@@ -52,7 +52,7 @@ def test_equal_channels_need_no_alignment():
 
 
 def masks(loss: MaskedGeneration, features: Tensor) -> Tensor:
-    """What is left of every channel: the targets are zero, and errors the features themselves."""
+    """2 for unmasked and 0 for masked features of ones: the gradient of squares against zero."""
     loss = without_adapter(loss, "generate")
     (pull,) = torch.autograd.grad(
         per_image(loss, features.requires_grad_(), torch.zeros_like(features)).sum(), features
@@ -60,8 +60,8 @@ def masks(loss: MaskedGeneration, features: Tensor) -> Tensor:
     return pull
 
 
-def test_whole_channels_are_masked_each_image_its_own():
-    # 3000 channels are masked with probability 0.3: five standard deviations are 125.
+def test_whole_channels_are_masked_independently_for_each_image():
+    # 3000 channels, each masked with probability 0.3: five standard deviations are 125.
     ones = torch.ones(1000, 3, 2, 2)
     left = masks(make(EQUAL, masked=0.3), ones).flatten(2)
     assert torch.equal(left, left[:, :, :1].expand_as(left))
@@ -70,7 +70,7 @@ def test_whole_channels_are_masked_each_image_its_own():
     assert len(left[:, :, 0].unique(dim=0)) == 8  # all combinations of three channels
 
 
-def test_masks_are_drawn_anew_in_every_step_from_the_global_generator():
+def test_new_masks_are_drawn_in_every_step_from_the_global_generator():
     loss, features = make(EQUAL), torch.ones(20, 3, 2, 2)
     torch.manual_seed(3)
     first, second = masks(loss, features.clone()), masks(loss, features.clone())

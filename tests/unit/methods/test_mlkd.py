@@ -1,4 +1,4 @@
-"""MLKD: values by hand, loops over the formulas, and what its published code does instead."""
+"""MLKD: values by hand, loops over the formulas, and the variant of the published code."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_the_published_code_scales_by_shares_and_uses_weak_views_twice():
         for each in AT
     }
     p = [softmax(row) for row in teacher.logits.tolist()]
-    # 5 images: the median is the third, so 3 of 5 are at most as sure; 2 of 4 classes.
+    # 5 images: the median is the third, so 3 of 5 are at most as confident; 2 of 4 classes.
     assert len({max(row) for row in p}) == 5
     images, classes = 3 / 5, 2 / 4
     found = numbers(published(), student, teacher, LABELS)
@@ -110,7 +110,7 @@ def test_the_published_code_scales_by_shares_and_uses_weak_views_twice():
 
 
 @pytest.mark.parametrize("loss", [paper(AT), published()], ids=["paper", "published"])
-def test_a_student_equal_to_its_teacher_has_no_distance_whatever_is_added_to_its_logits(loss):
+def test_a_student_equal_to_its_teacher_up_to_a_shift_has_no_distance(loss):
     _, teacher = random_pair(B, K)
     shifted = two_views(*(z + rand(B, 1) for z in (teacher.logits, teacher.views[STRONG].logits)))
     found = numbers(loss, shifted, teacher, LABELS)
@@ -118,9 +118,9 @@ def test_a_student_equal_to_its_teacher_has_no_distance_whatever_is_added_to_its
     assert found["label"] > 0
 
 
-def test_without_a_strong_view_of_its_own_the_published_code_is_a_multiple_of_the_formula():
-    # Six images of which three are below the median, both views alike and all T used once:
-    # instance 1/2 + 1 instead of 2, batch and class 1/2 instead of 2.
+def test_with_equal_views_the_published_code_is_a_multiple_of_the_formula():
+    # Six images, three of them below the median, with equal views and each T used once: instance
+    # 1/2 + 1 instead of 2, batch and class 1/2 instead of 2.
     z_s, z_t = 2 * rand(6, K), 2 * rand(6, K, seed=1)
     pair = two_views(z_s, z_s), two_views(z_t, z_t)
     formula = numbers(paper(AT), *pair, [*LABELS, 1])
@@ -130,7 +130,7 @@ def test_without_a_strong_view_of_its_own_the_published_code_is_a_multiple_of_th
     assert code["class"] == pytest.approx(formula["class"] / 4)
 
 
-def test_class_level_does_not_see_which_image_is_which():
+def test_the_class_level_is_invariant_to_the_order_of_images():
     student, teacher = random_pair(B, K)
     order = torch.tensor([3, 0, 4, 1, 2])
     moved = two_views(student.logits[order], student.views[STRONG].logits[order])
@@ -139,7 +139,7 @@ def test_class_level_does_not_see_which_image_is_which():
     assert after["batch"] != pytest.approx(before["batch"])
 
 
-def test_the_strong_view_is_of_the_images_and_of_their_size():
+def test_the_strong_view_has_the_size_of_the_images():
     image = torch.rand(3, 3, 8, 8)
     (view,) = paper().extra_views(image).values()
     assert view.shape == image.shape

@@ -1,4 +1,4 @@
-"""MRD: pairs by hand and in a loop, the limits of Kendall and Pearson, and pairs in parts."""
+"""MRD: pairs by hand and in a loop, the limits of Kendall and Pearson, and chunks of pairs."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_the_rank_term_is_a_mean_over_pairs_of_classes_and_of_images():
     assert terms(student, teacher)["rank"] == pytest.approx(expected)
 
 
-def test_the_correlation_term_is_the_distance_of_pearson_over_classes_and_over_images():
+def test_the_correlation_term_is_pearsons_distance_over_classes_and_images():
     student, teacher = rand(6, K), rand(6, K, seed=1)
     rows = [torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(student, teacher, strict=True)]
     columns = [
@@ -77,7 +77,7 @@ def test_a_low_sharpness_gives_pearsons_correlation():
     assert (2 - value) / 1e-5 == pytest.approx(rho.item(), rel=1e-5)
 
 
-def test_a_shift_and_scale_of_all_of_the_students_logits_change_nothing():
+def test_a_shift_and_scale_of_all_student_logits_change_nothing():
     student, teacher = rand(6, K), rand(6, K, seed=1)
     assert terms(5 * student - 3, teacher) == pytest.approx(terms(student, teacher))
 
@@ -100,7 +100,7 @@ def test_the_agreement_passes_gradcheck():
 
 
 def test_a_batch_of_one_has_no_order_of_images():
-    # A student equal to its teacher: nothing over classes but the soft ranks; 1 over images
+    # For a student equal to its teacher, the distance is 0 over classes and 1 over images
     student = rand(1, K)
     assert terms(student, student)["correlation"] == pytest.approx(1)
     assert terms(student, student, sharpness=1e9)["rank"] == pytest.approx(1)

@@ -1,4 +1,4 @@
-"""ND loss: values by hand, centres of classes, and what length and direction are worth."""
+"""ND loss: values by hand, class centres, and the effects of length and direction."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_centre_is_the_direction_of_the_mean_over_the_images_of_its_class():
         torch.testing.assert_close(loss.centre[label].double(), mean / mean.norm())
 
 
-def test_length_beyond_the_teachers_is_worth_nothing():
+def test_a_length_beyond_the_teachers_has_no_effect():
     loss = make().double()
     teacher = rand(4, 3, seed=1)
     longer = 3 * teacher.norm(dim=1, keepdim=True) * nn.functional.normalize(rand(4, 3), dim=1)
@@ -65,7 +65,7 @@ def test_length_beyond_the_teachers_is_worth_nothing():
     torch.testing.assert_close(gained, 2 * (1 - per_image(loss, shorter, teacher)))
 
 
-def test_a_feature_of_the_teachers_length_at_its_centre_is_perfect():
+def test_a_feature_of_the_teachers_length_in_its_centres_direction_has_zero_loss():
     loss = make().double()
     teacher = rand(4, 3)
     loss.centre.copy_(nn.functional.normalize(rand(4, 3, seed=1), dim=1))
@@ -73,7 +73,7 @@ def test_a_feature_of_the_teachers_length_at_its_centre_is_perfect():
     assert per_image(loss, student, teacher).tolist() == pytest.approx([0.0] * 4, abs=1e-12)
 
 
-def test_features_of_another_width_are_mapped_and_equal_ones_are_not():
+def test_only_features_of_another_width_are_projected():
     assert [tuple(p.shape) for p in make(NARROW).parameters()] == [(3, 2), (3,)]
     assert not list(make().parameters())
 
@@ -84,7 +84,7 @@ def test_it_stays_finite(context, scale):
     assert has_finite_value_and_gradient(make(context), context, scale)
 
 
-def test_two_dead_features_are_as_far_as_can_be():
+def test_zero_features_have_the_largest_loss():
     loss = make()
     student = torch.zeros(2, 3, requires_grad=True)
     value = per_image(loss, student, torch.zeros(2, 3))

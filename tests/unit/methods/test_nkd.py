@@ -1,4 +1,4 @@
-"""NKD: values by hand, a loop, and what the normalisation is for."""
+"""NKD: values by hand, a loop, and the effect of normalisation."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_it_matches_a_loop():
     assert value["rest"] == pytest.approx(expected["rest"])
 
 
-def test_the_target_pulls_like_the_label_times_the_teachers_confidence():
+def test_the_targets_gradient_is_that_of_the_label_times_the_teachers_confidence():
     student, teacher = rand(4, 5), rand(4, 5, seed=1)
     confidence = teacher.softmax(1)[range(4), SEEN.target]
     hard = student.softmax(1) - torch.nn.functional.one_hot(SEEN.target, 5)
@@ -58,14 +58,14 @@ def test_the_target_pulls_like_the_label_times_the_teachers_confidence():
     torch.testing.assert_close(pull, confidence[:, None] * hard)
 
 
-def test_a_student_with_the_teachers_order_of_others_is_not_pulled_whatever_its_confidence():
-    # Normalised over the other classes, both are equal; without it they would sum to other numbers.
+def test_the_rest_does_not_depend_on_the_students_confidence_in_the_label():
+    # Both are equal after normalisation over the other classes; without it, their sums differ.
     teacher = rand(4, 5)
     surer = teacher + 7 * torch.nn.functional.one_hot(SEEN.target, 5)
     assert gradients(make(3.0), surer, teacher, SEEN)["rest"].abs().max() < 1e-15
 
 
-def test_the_rest_of_two_classes_is_nothing():
+def test_the_rest_of_two_classes_is_zero():
     value = terms(make(classes=2), rand(2, 2), rand(2, 2, seed=1), labelled(0, 1))
     assert value["rest"] == [0, 0]
 

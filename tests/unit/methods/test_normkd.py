@@ -1,4 +1,4 @@
-"""NormKD: a value by hand, scaled logits, and equal logits, which have no deviation."""
+"""NormKD: a value by hand, scaled logits, and equal logits, whose standard deviation is 0."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def per_image(student: Tensor, teacher: Tensor, deviations: float = 2.0) -> Tens
 
 
 def test_values_by_hand():
-    # [a, 0, -a] has (unbiased) deviation a. With c = 1 / ln 2 the student [5, 0, -5] becomes
-    # softmax(ln 2, 0, -ln 2) = (4, 2, 1) / 7; the teacher [3, 0, 0], of deviation sqrt(3) and
-    # sqrt(3) ln 2 after division, softmax = (r, 1, 1) / (r + 2) with r = 2^sqrt(3).
+    # [a, 0, -a] has the (unbiased) standard deviation a. With c = 1 / ln 2 the student [5, 0, -5]
+    # becomes softmax(ln 2, 0, -ln 2) = (4, 2, 1) / 7. The teacher [3, 0, 0] has deviation sqrt(3):
+    # softmax(sqrt(3) ln 2, 0, 0) = (r, 1, 1) / (r + 2) with r = 2^sqrt(3).
     student, teacher = torch.tensor([[5.0, 0.0, -5.0]]), torch.tensor([[3.0, 0.0, 0.0]])
     r = 2 ** math.sqrt(3)
     p, q = [r / (r + 2), 1 / (r + 2), 1 / (r + 2)], [4 / 7, 2 / 7, 1 / 7]
@@ -46,7 +46,7 @@ def test_it_is_the_divergence_at_two_temperatures():
     torch.testing.assert_close(per_image(student, teacher), expected)
 
 
-def test_the_students_scale_changes_nothing_and_the_teachers_is_a_weight():
+def test_the_students_scale_has_no_effect_and_the_teachers_squared_is_a_factor():
     student, teacher = rand(5, K), rand(5, K, seed=1)
     scale = torch.tensor([[0.01], [0.5], [1.0], [7.0], [1e3]])
     before = per_image(student, teacher)
@@ -55,7 +55,7 @@ def test_the_students_scale_changes_nothing_and_the_teachers_is_a_weight():
 
 
 def test_gradients_flow_through_the_students_deviation():
-    # Unchanged by a scale, so the gradient is orthogonal to the logits of each image.
+    # The loss is invariant to scale, so the gradient is orthogonal to the logits of each image.
     student = rand(5, K).requires_grad_()
     (gradient,) = torch.autograd.grad(per_image(student, rand(5, K, seed=1)).sum(), student)
     assert gradient.any()

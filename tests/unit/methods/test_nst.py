@@ -64,7 +64,7 @@ def test_it_is_invariant_to_the_order_scale_and_number_of_channels():
 
 
 def test_maps_of_different_size_are_pooled_to_the_smaller_one():
-    # [2, 4, 6, 6] averages to [3, 6], which is [1, 2] in another scale.
+    # [2, 4, 6, 6] averages to [3, 6], a multiple of [1, 2].
     value = nst(channels([2.0, 4.0, 6.0, 6.0]), channels([1.0, 2.0]))
     assert value.item() == pytest.approx(0, abs=1e-6)
 

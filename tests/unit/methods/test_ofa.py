@@ -1,4 +1,4 @@
-"""OFA: the enhanced target by hand and in its limits, and exits."""
+"""OFA: the enhanced target by hand and in its limits, and the exits."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ def test_exponent_one_is_cross_entropy_with_the_teacher():
 
 
 def test_a_larger_exponent_moves_weight_to_the_label():
-    # The student's best answer is proportional to the shares: the gradient is zero there.
+    # The optimal prediction is proportional to the shares: the gradient is zero there.
     teacher, target = rand(1, K), torch.tensor([2])
     p = teacher.softmax(1)
-    answers = []
+    optima = []
     for g in (1.0, 1.5, 3.0):
         share = p**g
         share[0, 2] = (p[0, 2] + 1) ** g - 1
         student = share.log().requires_grad_()
         value = enhanced_cross_entropy(student, teacher, target, g)
         assert torch.autograd.grad(value, student)[0].abs().max() < 1e-12
-        answers.append((share / share.sum())[0, 2].item())
-    assert answers[0] == pytest.approx(p[0, 2].item())
-    assert answers == sorted(answers)
+        optima.append((share / share.sum())[0, 2].item())
+    assert optima[0] == pytest.approx(p[0, 2].item())
+    assert optima == sorted(optima)
 
 
 @pytest.mark.parametrize("exponent", [1.0, 1.5, 4.0])
@@ -72,7 +72,7 @@ def test_large_logits_and_two_classes_stay_finite(exponent):
 # --- the exits --------------------------------------------------------------------------------
 
 
-def test_logits_and_exits_are_compared_alike():
+def test_logits_and_exits_are_compared_in_the_same_way():
     loss, batch = make().double(), batch_of(CONTEXT, 3)
     maps = {s: rand(3, *CONTEXT.student[s], seed=i) for i, s in enumerate(MAPS)}
     student, teacher = output_of(rand(3, K), **maps), output_of(rand(3, K, seed=9))
@@ -82,7 +82,7 @@ def test_logits_and_exits_are_compared_alike():
     torch.testing.assert_close(value, {"logits": own, "exits": early[0] + early[1] + early[2]})
 
 
-def test_heads_halve_the_map_once_for_each_stage_that_follows():
+def test_exits_halve_the_map_once_per_following_stage():
     loss = make()
     for stage, sizes, channels in (
         ("stage1", [4, 4, 4, 4, 2, 2, 2, 2], [2, 2, 2, 4, 4, 4, 4, 12]),

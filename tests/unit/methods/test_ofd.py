@@ -44,22 +44,22 @@ def norm(*rows: tuple[float, float]) -> nn.BatchNorm2d:
 
 
 def test_the_margin_is_the_mean_of_the_negative_part():
-    # Mean 0, deviation 1: -sqrt(2 / pi) = -0.797885. Mean 1, deviation 2: the density of 0.5 is
-    # 0.352065 and 0.308538 lies below -0.5, so 1 - 2 · 0.352065 / 0.308538 = -1.282153; the sign
-    # of a weight does not matter. Mean -10: nearly all values are negative, and their mean is -10.
+    # Mean 0, deviation 1: -sqrt(2 / pi) = -0.797885. Mean 1, deviation 2: the density at 0.5 is
+    # 0.352065 and the mass below -0.5 is 0.308538, so 1 - 2 · 0.352065 / 0.308538 = -1.282153; the
+    # sign of a weight does not matter. Mean -10: nearly all values are negative, with mean -10.
     margin = negative_mean(norm((0.0, 1.0), (1.0, 2.0), (1.0, -2.0), (-10.0, 1.0)))
     assert margin.tolist() == pytest.approx([-0.797885, -1.282153, -1.282153, -10.0], abs=1e-5)
 
 
 def test_the_margin_matches_monte_carlo_samples():
     draws = torch.randn(10**6, generator=torch.Generator().manual_seed(0)) * 1.5 + 0.7
-    # A standard error of about 1e-3
+    # The standard error is about 1e-3
     (margin,) = negative_mean(norm((0.7, 1.5))).tolist()
     assert margin == pytest.approx(draws[draws < 0].mean().item(), abs=5e-3)
 
 
 def test_the_margin_is_three_deviations_if_almost_nothing_is_negative():
-    # A share of 0.001 is at 3.0902 deviations.
+    # The 0.001 quantile is at -3.0902 standard deviations.
     assert negative_mean(norm((3.1, 1.0), (8.0, 2.0))).tolist() == [-3.0, -6.0]
     assert negative_mean(norm((3.08, 1.0))).item() > -0.3
 
@@ -70,7 +70,7 @@ def test_a_channel_without_variance_has_a_finite_margin():
 
 
 def test_values_that_the_relu_zeroes_in_both_are_ignored():
-    # 2 for 1: 1. -1 where -2 is wanted: 1. -3 where -2 is wanted: nothing. -1 for 1: 4.
+    # Student and target 2 and 1: 1. -1 and -2: 1. -3 and -2: nothing. -1 and 1: 4.
     student, target = channels([2.0, -1.0, -3.0, -1.0]), channels([1.0, -2.0, -2.0, 1.0])
     assert partial_distance(student, target).tolist() == [6.0]
     student = channels([-3.0, -2.0]).requires_grad_()
@@ -92,8 +92,8 @@ def test_the_margins_are_those_of_the_last_batch_norms_of_the_stages():
 
 
 def test_stage_weights_are_a_quarter_a_half_and_one_and_images_are_averaged():
-    # All values of the student are 1 where the teacher has 0, above any margin: as many squares of
-    # 1 as values, 12, 8 and 6 in each of two images.
+    # All values of the student are 1, the teacher's 0, above any margin: the sum of squares is the
+    # number of values, 12, 8 and 6 in each of two images.
     loss = without_adapter(FeatureOverhaul(pair(), MAPS), "connectors")
     sizes = {"stage1_pre": (2, 3, 2, 2), "stage2_pre": (2, 4, 1, 2), "stage3_pre": (2, 6, 1, 1)}
     student = output_of(**{stage: torch.ones(size) for stage, size in sizes.items()})
@@ -137,7 +137,7 @@ def test_a_stage_that_is_not_a_batch_norm_is_refused():
         FeatureOverhaul(odd, ["stage1"])
 
 
-def test_a_job_is_checked_without_any_weights(tmp_path):
+def test_a_job_is_validated_without_weights(tmp_path):
     validate.validate_job(job(tmp_path, "method=ofd"))
 
 

@@ -1,4 +1,4 @@
-"""PAD: hand-computed likelihood, its optimal variance, and adaptive weights."""
+"""PAD: the likelihood by hand, its optimal variance, and adaptive weights."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def test_squares_are_divided_by_the_variance():
     assert both["prime"].item() == pytest.approx(1.125 + math.log(2), abs=1e-5)
 
 
-def test_the_variance_is_each_channels_own():
+def test_each_channel_has_its_own_variance():
     # (1/1 + 4/4 + 0/1 + 4/4) / 4 + (ln 1 + ln 4) / 2
     both = terms(with_variance(1.0, 4.0), STUDENT, TEACHER)
     assert both["prime"].item() == pytest.approx(0.75 + math.log(4) / 2, abs=1e-5)
 
 
-def test_the_best_variance_is_the_mean_square():
+def test_the_optimal_variance_is_the_mean_square():
     # As for any Gaussian: channel squares average (1 + 0) / 2 and (4 + 4) / 2.
     loss = with_variance(0.5, 4.0)
     terms(loss, STUDENT, TEACHER)["prime"].backward()

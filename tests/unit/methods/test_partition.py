@@ -32,12 +32,12 @@ def test_top_classes():
     assert top_classes(logits, 3).tolist() == [[False, True, True, True]]
 
 
-def test_classes_that_tie_with_the_last_of_the_top_belong_to_it():
+def test_classes_that_tie_with_the_last_top_class_are_included():
     logits = torch.tensor([[2.0, 1.0, 3.0, 2.0]])
     assert top_classes(logits, 2).tolist() == [[True, False, True, True]]
 
 
-def test_a_group_against_the_rest():
+def test_the_probabilities_of_a_group_and_the_rest():
     split = log_split(probabilities([0.5, 0.2, 0.3]), FIRST_TWO).exp()
     assert split[0].tolist() == pytest.approx([0.7, 0.3])
 
@@ -47,20 +47,20 @@ def test_probabilities_within_a_group():
     assert within[0].tolist() == pytest.approx([math.log(5 / 8), math.log(3 / 8), 0])
 
 
-def test_the_probability_of_the_rest_is_exact_where_the_groups_rounds_to_one():
-    # log(1 - 1) would be minus infinity: the rest has e^-60 of it.
+def test_the_probability_of_the_rest_is_exact_if_the_groups_rounds_to_one():
+    # log(1 - 1) would be minus infinity; the rest has probability e^-60.
     logits = torch.tensor([[60.0, 0.0]])
     split = log_split(logits, torch.tensor([[True, False]]))
     assert split[0].tolist() == [0.0, -60.0]
 
 
-def test_the_other_classes_have_no_part_however_low_the_groups_logits_are():
+def test_other_classes_have_no_effect_within_a_group_of_low_logits():
     logits = torch.tensor([[5000.0, -3000.0, -3000.0]])
     within = log_within(logits, torch.tensor([[False, True, True]])).exp()
     assert within[0, 1:].tolist() == pytest.approx([0.5, 0.5])
 
 
-def test_divergence_splits_into_that_between_and_those_within():
+def test_the_divergence_is_the_sum_of_those_between_and_within_groups():
     student, teacher = rand(5, 6), rand(5, 6, seed=1)
     group = rand(5, 6, seed=2) > 0
     group[:, 0], group[:, 1] = True, False
@@ -74,7 +74,7 @@ def test_divergence_splits_into_that_between_and_those_within():
 
 
 @pytest.mark.parametrize("count", [0, 3])
-def test_a_group_of_no_class_or_all_has_finite_terms_and_gradients(count):
+def test_a_group_of_no_or_all_classes_has_finite_terms_and_gradients(count):
     group = torch.arange(3)[None] < torch.tensor([[count]])
     student = torch.tensor([[1e4, 0.0, -1e4]], requires_grad=True)
     teacher = -student.detach()

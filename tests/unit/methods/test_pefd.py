@@ -1,4 +1,4 @@
-"""PEFD: a value by hand, the ensemble, and directions alone."""
+"""PEFD: a value by hand, the ensemble of projectors, and invariance to scale."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_the_teachers_scale_changes_nothing():
     )
 
 
-def test_a_dead_ensemble_is_orthogonal_and_has_no_gradient():
+def test_an_ensemble_of_dead_relus_has_loss_1_and_no_gradient():
     loss = make(projectors=1)
     loss.projectors = nn.ModuleList([scaled(1.0)])
     student = torch.tensor([[-1.0, -2.0]]).requires_grad_()

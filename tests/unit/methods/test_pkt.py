@@ -1,4 +1,4 @@
-"""PKT: hand-computed neighbour probabilities, and the dependence on batch size."""
+"""PKT: neighbour probabilities by hand, and the dependence on batch size."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_it_is_the_mean_over_pairs_of_a_divergence():
     assert neighbour_probability(student).sum(1).tolist() == pytest.approx([1.0] * 4)
 
 
-def test_only_the_direction_of_gradients_matters():
+def test_only_the_directions_of_features_matter():
     # Cosines are invariant to the length of each feature and to rotations.
     student, teacher = rand(4, 3), rand(4, 5, seed=1)
     turn, _ = torch.linalg.qr(rand(3, 3, seed=2))
@@ -58,8 +58,9 @@ def test_only_the_direction_of_gradients_matters():
 
 
 def test_doubling_the_batch_size_halves_the_term():
-    # Duplicated images: probabilities halve, ratios are equal, rows still sum to one: the sum over
-    # pairs doubles and the mean over four times the pairs halves (but for the epsilon of 1e-7).
+    # With duplicated images, probabilities halve and ratios are equal. Each row's sum is unchanged:
+    # the sum over pairs doubles, and the mean over four times as many pairs halves (up to the
+    # epsilon of 1e-7).
     student, teacher = rand(4, 3), rand(4, 5, seed=1)
     twice = value(student.repeat(2, 1), teacher.repeat(2, 1))
     assert twice == pytest.approx(value(student, teacher) / 2, rel=1e-5)

@@ -1,4 +1,4 @@
-"""How plug-ins act on the losses of a method: order, weights, and what they leave alone."""
+"""The effect of plug-ins on a method's losses: order, weights, and losses they do not change."""
 
 from dataclasses import replace
 
@@ -44,7 +44,7 @@ class OfFeatures(Mean):
 
 
 class Plugin(LogitPlugin):
-    """What a function makes of a pair."""
+    """Applies a function to the pair."""
 
     def __init__(self, function, weights_images=False):
         super().__init__(None)
@@ -66,14 +66,14 @@ def times(factor):
 
 
 def value(loss, **plugins):
-    """The loss if the teacher's first logits are 1, 2 and 6."""
+    """The loss for a teacher whose first logits are 1, 2 and 6."""
     method = Method({"loss": loss(None)}, {"ce": 1, "loss": 1}, plugins=plugins)
     teacher = torch.tensor([[1.0, 0.0], [2.0, 0.0], [6.0, 0.0]])
     batch = labelled(0, 1, 1)
     return method(Output(torch.zeros(3, 2)), Output(teacher), batch)["loss"].item()
 
 
-def test_plugins_act_in_the_order_in_which_they_are_listed():
+def test_plugins_are_applied_in_the_order_in_which_they_are_listed():
     # The mean of 1, 2 and 6 is 3
     assert value(Mean, first=add(1.0), second=times(10.0)) == 40.0
     assert value(Mean, first=times(10.0), second=add(1.0)) == 31.0
@@ -90,12 +90,12 @@ def test_a_weight_may_be_a_number_on_the_device():
     assert value(Mean, heavy=Plugin(lambda pair: replace(pair, weight=torch.tensor(2.0)))) == 6.0
 
 
-def test_a_weight_of_each_image_is_within_the_mean():
+def test_image_weights_are_applied_before_the_mean():
     uneven = Plugin(lambda pair: replace(pair, weight=torch.tensor([3.0, 0.0, 1.0])), True)
     assert value(FirstLogits, uneven=uneven) == (3 + 0 + 6) / 3
 
 
-def test_the_terms_of_a_loss_are_weighted_and_added_up_each():
+def test_each_term_of_a_loss_is_weighted_and_added_up():
     student, teacher = rand(3, 10), rand(3, 10, seed=1)
     plain = terms(build("dkd", context(10)), student, teacher, BATCH)
     method = build("dkd", context(10))
@@ -107,7 +107,7 @@ def test_the_terms_of_a_loss_are_weighted_and_added_up_each():
         torch.testing.assert_close(term, plain[name] * (1 if name == "ce" else 3))
 
 
-def test_a_loss_of_features_and_cross_entropy_are_left_alone():
+def test_losses_of_features_and_cross_entropy_are_not_changed():
     losses = {"plain": Mean(None), "features": OfFeatures(None)}
     weights = {"ce": 1, "plain": 1, "features": 1}
     far = Plugin(lambda pair: LogitPair(pair.student + rand(3, 2), pair.teacher + 100))
@@ -117,7 +117,7 @@ def test_a_loss_of_features_and_cross_entropy_are_left_alone():
     assert {name for name in before if not torch.equal(before[name], after[name])} == {"plain"}
 
 
-def test_without_plugins_the_bits_are_those_of_the_losses():
+def test_without_plugins_the_losses_have_the_same_bits():
     student, teacher = rand(29, 10).float(), rand(29, 10, seed=1).float()
     batch = labelled(*(i % 10 for i in range(29)))
     method = Method({"st": SoftTarget(None, 3.0)}, {"ce": 1, "st": 1})
@@ -126,7 +126,7 @@ def test_without_plugins_the_bits_are_those_of_the_losses():
     assert list(method.state_dict()) == list(method.parameters()) == []
 
 
-def test_a_phase_without_a_loss_of_logits_computes_no_plugin():
+def test_a_phase_without_a_loss_of_logits_runs_no_plugin():
     def fail(pair):
         raise AssertionError
 
@@ -149,7 +149,7 @@ def test_a_plugin_is_notified_when_an_epoch_starts(phase):
     assert plugin.phase == phase
 
 
-def test_a_graph_can_hold_the_step_unless_a_plugin_waits_for_the_device():
+def test_a_method_is_safe_for_cuda_graphs_unless_a_plugin_is_not():
     plugin = add(0.0)
     method = Method({"loss": Mean(None)}, {"ce": 1, "loss": 1}, plugins={"add": plugin})
     assert method.cuda_graph_safe
@@ -157,7 +157,7 @@ def test_a_graph_can_hold_the_step_unless_a_plugin_waits_for_the_device():
     assert not method.cuda_graph_safe
 
 
-# What is refused
+# Errors
 
 
 def test_a_plugin_without_a_loss_of_logits_is_refused():
@@ -166,13 +166,13 @@ def test_a_plugin_without_a_loss_of_logits_is_refused():
 
 
 @pytest.mark.parametrize("name", ["baseline", "tfkd_reg", "dml", "sobolev", "bss", "at"])
-def test_methods_that_compare_no_logits_of_a_frozen_teacher_alone_take_no_plugins(name):
+def test_plugins_are_refused_if_no_loss_compares_only_logits_of_a_frozen_teacher(name):
     shapes = {f"stage{i}": (8, 4, 4) for i in (1, 2, 3)}
     with pytest.raises(UserError, match="plug-in 'swap' has no effect"):
         build(name, context_of(shapes, shapes, 10), "swap")
 
 
-def test_weights_of_images_are_refused_for_a_loss_that_is_no_mean():
+def test_image_weights_are_refused_for_a_loss_that_is_not_a_mean():
     even = Plugin(lambda pair: pair, weights_images=True)
     with pytest.raises(
         UserError, match="weights images, but loss 'loss' is not a mean over images"
@@ -180,7 +180,7 @@ def test_weights_of_images_are_refused_for_a_loss_that_is_no_mean():
         value(Mean, even=even)
 
 
-def test_weights_of_images_must_be_declared():
+def test_image_weights_must_be_declared():
     even = Plugin(lambda pair: replace(pair, weight=torch.ones(3)))
     with pytest.raises(UserError, match="weights_images = True"):
         value(Mean, even=even)

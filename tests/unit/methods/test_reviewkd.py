@@ -1,4 +1,4 @@
-"""ReviewKD: the pyramid of averages by hand, and the fusion against the formula in plain loops."""
+"""ReviewKD: the pyramid of averages by hand, and the fusion compared with the formula."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def outputs(size: int, seed: int = 0) -> tuple[Output, Output]:
 
 
 def test_a_distance_by_hand():
-    # One error of 1 in four positions: 1/4, and 1/4^2 after averaging, at half the weight:
+    # One error of 1 in four positions: 1/4, and (1/4)^2 after averaging, with half the weight:
     # (1/4 + 1/32) / (3/2) = 3/16
     error = torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]])
     assert hierarchical_distance(error, torch.zeros(1, 1, 2, 2)).tolist() == [3 / 16]
@@ -55,7 +55,7 @@ def test_four_levels_have_weights_one_to_an_eighth():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (4, 4), (5, 7), (8, 8)])
-def test_a_constant_error_is_its_square_at_any_size(size):
+def test_the_distance_of_a_constant_error_is_its_square_at_any_size(size):
     teacher = rand(2, 3, *size)
     distance = hierarchical_distance(teacher + 3, teacher)
     torch.testing.assert_close(distance, torch.full_like(distance, 9.0))
@@ -64,8 +64,8 @@ def test_a_constant_error_is_its_square_at_any_size(size):
 # --- the fusion -------------------------------------------------------------------------------
 
 
-def test_the_deeper_map_is_repeated_and_both_have_a_map_of_weights():
-    # Weights 0 of the convolution: sigmoid(ln 3) = 3/4 for x, sigmoid(0) = 1/2 for y.
+def test_the_deeper_map_is_upsampled_and_each_map_has_a_weight_map():
+    # With zero weights of the convolution: sigmoid(ln 3) = 3/4 for x, sigmoid(0) = 1/2 for y.
     fuse = AttentionFusion(1)
     fuse.attention.weight.data.zero_()
     fuse.attention.bias.data = torch.tensor([3.0, 1.0]).log()
@@ -115,7 +115,7 @@ def test_the_loss_is_the_sum_over_stages_of_fused_maps():
     ],
 )
 def test_a_stage_of_the_teacher_is_compared_with_the_students_deeper_ones(target, read):
-    # Another target changes the gradient of its own distance alone.
+    # Another target changes only the gradient of its own distance.
     loss, (student, teacher), batch = make().double(), outputs(3), batch_of(CONTEXT, 3)
     leaves = [student.features[s].requires_grad_() for s in ("stage1", "stage2", "pooled")]
     first = loss(student, teacher, batch)
@@ -125,7 +125,7 @@ def test_a_stage_of_the_teacher_is_compared_with_the_students_deeper_ones(target
     assert moved == [s in read for s in ("stage1", "stage2", "pooled")]
 
 
-def test_a_wide_student_is_fused_in_at_most_512_channels():
+def test_a_wide_student_is_fused_with_at_most_512_channels():
     wide = context_of(network((2, 2, 2), (3, 1, 1), 600), network((4, 2, 2), (5, 1, 1), 6))
     assert make(wide).reduce["pooled"][0].out_channels == 512
     assert make().reduce["stage1"][0].out_channels == 3

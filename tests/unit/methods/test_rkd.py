@@ -1,4 +1,4 @@
-"""RKD: a hand-computed triangle, triplets against a loop, and invariances."""
+"""RKD: a triangle by hand, triplets compared with a loop, and invariances."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def terms(student: torch.Tensor, teacher: torch.Tensor) -> dict[str, float]:
 def test_a_right_triangle_against_an_equilateral_one():
     # Sides 3, 4, 5 over their mean 4: 0.75, 1, 1.25; equal sides: 1. Each pair occurs twice among
     # nine: 4 (0.25^2 / 2) / 9 = 0.0138889.
-    # Cosines at the corners 0, 3/5, 4/5 against 1/2, each twice among 27 (all else is 0 or 1 in
+    # Cosines at the corners 0, 3/5, 4/5 against 1/2, each twice among 27 (the others are 0 or 1 in
     # both): 2 (0.5^2 + 0.1^2 + 0.3^2) / 2 / 27 = 0.35 / 27
     right = torch.tensor([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]])
     equal = torch.eye(3)

@@ -1,4 +1,4 @@
-"""RLD: values by hand for a teacher that is wrong, DKD for one that is right, and its masks."""
+"""RLD: values by hand for a wrong teacher, DKD for a correct one, and its masks."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def make(confidence: float = 1.0, temperature: float = 1.0, classes: int = 5) ->
     return RefinedLogits(context(classes), confidence, temperature)
 
 
-def test_values_by_hand_for_a_teacher_that_is_wrong():
-    # Confidence: its .4 for class 1 against the student's 1/4 for the label, .4 ln 1.6 + .6 ln .8
-    # = 0.054115. Below the label's .3: (2/3, 1/3) against halves, 0.056633
+def test_values_by_hand_for_a_wrong_teacher():
+    # Confidence: the teacher's .4 for class 1 against the student's 1/4 for the label: .4 ln 1.6 +
+    # .6 ln .8 = 0.054115. Below the label's .3: (2/3, 1/3) against halves, 0.056633
     teacher = probabilities([0.3, 0.4, 0.2, 0.1])
     value = terms(make(classes=4), torch.zeros(1, 4).double(), teacher, labelled(0))
     assert value == {
@@ -30,7 +30,7 @@ def test_values_by_hand_for_a_teacher_that_is_wrong():
     }
 
 
-def test_it_is_dkd_where_the_teacher_is_right():
+def test_it_is_dkd_where_the_teacher_is_correct():
     student, teacher = 3 * rand(4, 5), 3 * rand(4, 5, seed=1)
     teacher += 20 * torch.nn.functional.one_hot(SEEN.target, 5)
     dkd = terms(DecoupledDistillation(context(5), 4.0), student, teacher, SEEN)
@@ -48,13 +48,13 @@ def test_each_term_has_its_own_temperature_and_its_square():
     assert warm["correlation"] == pytest.approx([9 * term for term in cold["correlation"]])
 
 
-def test_nothing_is_learned_of_classes_that_the_teacher_does_not_put_below_the_label():
+def test_only_classes_that_the_teacher_ranks_below_the_label_have_a_gradient():
     teacher = torch.tensor([[2.0, 5.0, 2.0, 1.0, 0.0]])  # class 2 ties with the label
     pull = gradients(make(), rand(1, 5).float(), teacher, labelled(0))["correlation"]
     assert (pull != 0).tolist() == [[False, False, False, True, True]]
 
 
-def test_confidence_pulls_the_label_up_where_the_teacher_is_sure_of_another_class():
+def test_confidence_raises_the_label_if_the_teacher_is_certain_of_another_class():
     teacher = torch.tensor([[0.0, 9.0, 0.0]])
     pull = gradients(make(classes=3), torch.zeros(1, 3), teacher, labelled(0))["confidence"]
     assert pull[0, 0] < 0
@@ -72,7 +72,7 @@ def test_with_fewer_than_two_classes_below_the_label_there_is_no_correlation(oth
     assert not student.grad.any()
 
 
-def test_its_gradient_is_that_which_differences_give():
+def test_its_gradient_matches_finite_differences():
     teacher = Output(3 * rand(4, 5, seed=1))
 
     def value(student):

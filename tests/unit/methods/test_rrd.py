@@ -15,7 +15,7 @@ from kd_bench.interfaces import LossContext, UserError
 from kd_bench.methods.rrd import Queue, RelationalRepresentation
 
 CONTEXT = context_of({"pooled": (3,)}, {"pooled": (5,)})  # twelve images
-BATCH = batch_of(CONTEXT, 1)  # which the loss does not read
+BATCH = batch_of(CONTEXT, 1)  # not read by the loss
 
 
 def make(context: LossContext = CONTEXT, **changed) -> RelationalRepresentation:
@@ -43,7 +43,7 @@ def test_the_oldest_entries_are_replaced_in_turn():
     assert queue.oldest.item() == 4
 
 
-def test_it_begins_with_random_directions():
+def test_it_is_initialized_with_random_directions():
     torch.manual_seed(0)
     entries = Queue(50, 8).entries
     torch.testing.assert_close(entries.norm(dim=1), torch.ones(50))
@@ -61,7 +61,7 @@ def test_a_batch_that_does_not_fit_is_refused():
         per_image(make(entries=2), torch.ones(3, 3), torch.ones(3, 5))
 
 
-def test_it_survives_a_checkpoint_bitwise():
+def test_it_survives_a_checkpoint_bit_for_bit():
     loss, file = make(), io.BytesIO()
     steps = [(rand(3, 3, seed=i).float(), rand(3, 5, seed=50 + i).float()) for i in range(6)]
     for step in steps[:3]:
@@ -78,8 +78,8 @@ def test_it_survives_a_checkpoint_bitwise():
 
 
 def test_an_image_by_hand():
-    # Two entries: the batch's image (1, 0) and (0, 1) from before. Cosines of the teacher (1, 0),
-    # over T = 1 / ln 3: (3/4, 1/4). The student's (0, 1), over 1 / ln 9: (1/10, 9/10)
+    # Two entries: the batch's image (1, 0), and an older one (0, 1). The teacher's cosines (1, 0)
+    # over T = 1 / ln 3: (3/4, 1/4). The student's (0, 1) over 1 / ln 9: (1/10, 9/10)
     loss = without_adapter(without_adapter(make(entries=2, channels=2), "student"), "teacher")
     loss.temperatures = 1 / math.log(9), 1 / math.log(3)
     loss.queue.entries.copy_(torch.tensor([[0.6, 0.8], [0.0, 1.0]]))
@@ -106,7 +106,7 @@ def test_two_steps_match_a_slow_loop():
         assert per_image(loss, student, teacher).tolist() == pytest.approx(expected)
 
 
-def test_the_student_is_best_with_the_teachers_relations():
+def test_the_loss_is_minimal_at_the_teachers_relations():
     # At equal temperatures, the gradient at the teacher's own embedding is zero.
     loss = make(student_temperature=0.5)
     loss = without_adapter(without_adapter(loss, "student"), "teacher").double()

@@ -1,4 +1,4 @@
-"""RSD: correlations of channels by hand, in a loop, and what changes nothing."""
+"""RSD: correlations of channels by hand and in a loop, and invariances."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def terms(loss: RedundancySuppression, student: Tensor, teacher: Tensor) -> dict
 
 
 def test_two_channels_by_hand():
-    # Four images. The student's channels are -1, -1, 1, 1 and -1, 1, -1, 1, uncorrelated; so are
-    # the teacher's, the same ones but for the second's sign. R = [[1, 0], [0, -1]]: (1 + 1)^2.
+    # Four images. The student's channels are -1, -1, 1, 1 and -1, 1, -1, 1, uncorrelated. The
+    # teacher's are the same, with the second negated. R = [[1, 0], [0, -1]]: (1 + 1)^2.
     first, second = torch.tensor([0.0, 0.0, 1.0, 1.0]), torch.tensor([3.0, 5.0, 3.0, 5.0])
     student = torch.stack([first, second], 1)
     value = terms(plain(), student, torch.stack([10 * first, -second], 1))
     assert value == pytest.approx({"same": 4.0, "others": 0.0}, abs=1e-6)
-    # The channels exchanged: R = [[0, 1], [1, 0]]
+    # The channels swapped: R = [[0, 1], [1, 0]]
     value = terms(plain(), student, torch.stack([second, first], 1))
     assert value == pytest.approx({"same": 2.0, "others": 2.0}, abs=1e-6)
 
@@ -78,7 +78,7 @@ def test_equal_uncorrelated_channels_have_no_loss():
     assert terms(plain(), x, 3 * x) == pytest.approx({"same": 0, "others": 0}, abs=1e-12)
 
 
-def test_a_single_image_tells_nothing():
+def test_a_single_image_has_no_correlations():
     loss = make()
     value = terms(loss, torch.ones(1, 3), torch.ones(1, 5))
     assert value == {"same": 5.0, "others": 0.0}

@@ -1,4 +1,4 @@
-"""SDD: cells by hand, the global average as a limit, complementary cells, and what is refused."""
+"""SDD: cells by hand, the global average as a limit, complementary cells, and errors."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def value(loss: ScaleDecoupled, student: Tensor, teacher: Tensor, target: list[i
 
 
 def test_cells_by_hand():
-    # Two classes, one image of 2 x 2, the student zero everywhere: uniform. Teacher's logits of
-    # class 0: 4a, 0, 0, 0 with a = ln 3, class 1: zeros. Cells: the mean, a: (3/4, 1/4), 0.130812
-    # from uniform. The first quarter: 81/82, far; the others uniform, where class 0 wins the tie.
-    # All are class 0, the label: weights 1.
+    # Two classes, one image of 2 x 2; the student is zero everywhere: uniform. The teacher's logits
+    # for class 0 are 4a, 0, 0, 0 with a = ln 3, for class 1 zero. The mean, a, gives (3/4, 1/4),
+    # 0.130812 from uniform. The first quarter gives 81/82; the others are uniform, and class 0 wins
+    # the tie. All predict class 0, the label: weights 1.
     a = math.log(3)
     teacher = torch.tensor([[[[4 * a, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]]])
     given = context(shapes("small", 2, 2), shapes("large", 2, 2), classes=2)
@@ -62,10 +62,10 @@ def test_cells_by_hand():
     assert loss.item() == pytest.approx((0.130812 + far) / 5, abs=1e-6)
 
 
-def test_complementary_cells_weigh_more():
-    # The teacher's left half says class 0, its right half class 1, more firmly, and so does the
-    # average. Whichever of the two is the label, the left cells and the image differ in being
-    # right; for class 2, nothing is.
+def test_complementary_cells_have_a_larger_weight():
+    # The teacher's left half predicts class 0, its right half class 1 with larger logits, and so
+    # does the average. If the label is 0 or 1, either the left cells or the image are correct, but
+    # not both; for label 2, neither is.
     teacher = torch.zeros(1, 4, 4, 4)
     teacher[:, 0, :, :2], teacher[:, 1, :, 2:] = 3.0, 5.0
     cells = [torch.tensor([[x, y, 0.0, 0.0]]) for x, y in ((1.5, 2.5), (3, 0), (0, 5))]
@@ -75,7 +75,7 @@ def test_complementary_cells_weigh_more():
         assert loss.item() == pytest.approx((whole + 2 * weight * left + 2 * right) / 5)
 
 
-def test_the_whole_image_alone_is_the_soft_target():
+def test_with_only_the_whole_image_it_is_soft_target():
     student, teacher = rand(5, 4, 4, 4), rand(5, 4, 4, 4, seed=1)
     loss = value(make(scales=[1], temperature=3.0), student, teacher, [0, 1, 2, 3, 0])
     outputs = (network_output(x) for x in (student, teacher))
@@ -83,7 +83,7 @@ def test_the_whole_image_alone_is_the_soft_target():
     assert loss.item() == pytest.approx(expected.item())
 
 
-def test_constant_maps_have_equal_cells():
+def test_all_scales_are_equal_for_constant_maps():
     student, teacher = (x[:, :, None, None].expand(5, 4, 4, 4) for x in (rand(5, 4), rand(5, 4)))
     target = [0, 1, 2, 3, 0]
     one = value(make(scales=[1]), student, 2 * teacher, target)
@@ -92,7 +92,7 @@ def test_constant_maps_have_equal_cells():
     )
 
 
-def test_a_slow_loop_over_cells_of_two_networks():
+def test_it_matches_a_slow_loop_over_cells():
     torch.manual_seed(0)
     fc = {name: nn.Linear(c, 4).double() for name, c in (("student", 3), ("teacher", 5))}
     given = context(shapes("small", 3, 4), shapes("large", 5, 8))
@@ -165,7 +165,7 @@ def test_a_network_without_a_known_classifier_is_refused():
         make(context(shapes("small", 4, pooled="avgpool"), shapes("large", 4)))
 
 
-def test_another_distance_may_be_put_in():
+def test_subclasses_may_use_another_distance():
     class Squared(ScaleDecoupled):
         def distance(self, student, teacher, target):
             return (student - teacher).square().sum(1) + 0 * target

@@ -1,4 +1,4 @@
-"""SemCKD: attention to the teacher's stages by hand and in a loop, and batches of another size."""
+"""SemCKD: attention to the teacher's stages by hand and in a loop, and other batch sizes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Fixed(nn.Module):
 
 def test_a_value_by_hand():
     # Queries (1, 0) and (0, 1), keys (ln 3, 0) and (0, 0): weights (3/4, 1/4) and (1/2, 1/2). The
-    # squared distances are 1 and 16 of the first stage, and 9 and 4 of the second.
+    # squared distances are 1 and 16 for the first stage, 9 and 4 for the second.
     shapes = {"stage1": (1, 1, 1), "stage2": (1, 1, 1)}
     loss = without_adapter(make(context_of(shapes, shapes)), "regressors")
     loss.query.update({"stage1": Fixed(1.0, 0.0), "stage2": Fixed(0.0, 1.0)})
@@ -85,7 +85,7 @@ def test_it_matches_a_slow_loop():
     torch.testing.assert_close(value, expected)
 
 
-def test_a_smaller_batch_has_similarities_of_zero():
+def test_similarities_of_a_smaller_batch_are_padded_with_zeros():
     torch.manual_seed(0)
     embedding, x = SimilarityEmbedding(8).double(), rand(3, 2, 2, 2)
     similarity = torch.zeros(3, 8).double()

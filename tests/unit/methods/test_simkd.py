@@ -35,11 +35,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def done(runs):
-    """A finished job: its record and its folder."""
+    """The record and the folder of a finished job."""
     return trained(job(runs, "method=simkd"))
 
 
-def test_a_student_with_the_teachers_features_and_no_projector_is_as_accurate(runs):
+def test_a_student_with_the_teachers_features_has_its_accuracy(runs):
     work = setup_of(job(runs, "method=simkd", *ALIKE))
     net, teacher = work.student.net, work.teacher.network
     net.backbone.net.load_state_dict(teacher.net.state_dict(), strict=False)
@@ -52,10 +52,10 @@ def test_a_student_with_the_teachers_features_and_no_projector_is_as_accurate(ru
     assert own > 25  # 4 classes
 
 
-def test_the_loss_is_zero_there_and_pulls_to_it():
+def test_the_loss_is_the_mean_square_of_pooled_features():
     context = context_of({"stage3": (2, 2, 2)}, {"stage3": (2, 4, 4)})
     loss = ProjectedFeatures(context, "stage3")
-    # Averages of 2x2 places: (1 - 0)^2 in one channel, (1 - 3)^2 in the other
+    # Averages of 2x2 positions: (1 - 0)^2 in one channel, (1 - 3)^2 in the other
     student, teacher = torch.ones(1, 2, 2, 2), torch.zeros(1, 2, 4, 4)
     teacher[:, 1] = 3.0
     batch = batch_of(context, 1)
@@ -75,9 +75,9 @@ def test_only_backbone_and_projector_are_trained(runs, tmp_path):
     assert torch.equal(work.student.net.head.classifier.weight, work.teacher.network.net.fc.weight)
 
 
-def test_the_student_starts_from_the_weights_of_every_other_method(runs):
+def test_the_student_has_the_same_initial_weights_as_with_other_methods(runs):
     plain, headed = (setup_of(job(runs, f"method={name}")) for name in ("st", "simkd"))
-    assert type(plain.student.net) is ResNet  # no head, nothing around it
+    assert type(plain.student.net) is ResNet  # not wrapped
     backbone = headed.student.net.backbone.net.state_dict()
     for name, tensor in plain.student.net.state_dict().items():
         assert name.startswith("fc.") or torch.equal(backbone[name], tensor)
@@ -100,7 +100,7 @@ def test_projector_and_classifier_count_at_inference(done):
     )
 
 
-def test_a_table_of_other_methods_says_nothing_of_parameters(runs):
+def test_a_table_of_other_methods_has_no_note_about_parameters(runs):
     record, _ = trained(job(runs, "method=st"))
     assert "arameters" not in render_records([record], format_name="markdown")
 
@@ -118,7 +118,7 @@ def test_its_weights_can_be_evaluated_and_exported(kd_bench, done, tmp_path):
 
 
 @pytest.mark.slow
-def test_its_program_classifies_like_the_student(kd_bench, done):
+def test_its_exported_program_has_the_students_logits(kd_bench, done):
     record, folder = done
     code, printed = kd_bench("export", folder, "--to", "net.pt2", "--format", "program")
     assert code == 0, printed
@@ -131,7 +131,7 @@ def test_its_program_classifies_like_the_student(kd_bench, done):
         torch.testing.assert_close(program(image), network.net.eval()(image))
 
 
-def test_a_head_of_ones_own_needs_trust(kd_bench, done, monkeypatch):
+def test_an_own_head_needs_trust(kd_bench, done, monkeypatch):
     _, folder = done
     from kd_bench.cli.common import trust
 
@@ -142,7 +142,7 @@ def test_a_head_of_ones_own_needs_trust(kd_bench, done, monkeypatch):
         assert "as method.head, but kd_bench.methods.simkd is not part of kd-bench" in printed
 
 
-def test_what_fits_is_known_before_training(runs):
+def test_mistakes_are_found_before_training(runs):
     validate_job(job(runs, "method=simkd"))
     for stage, message in (("pooled", "is not a map"), ("stage9", "unknown stage")):
         with pytest.raises(UserError, match=message):

@@ -28,7 +28,7 @@ def test_a_value_by_hand():
     assert value == [pytest.approx(0.332727, abs=1e-6)]
 
 
-def test_reversed_it_exchanges_the_networks():
+def test_reverse_swaps_the_networks():
     forward = per_image(make(0.2), STUDENT, TEACHER, SEEN)
     assert per_image(make(0.2, reverse=True), TEACHER, STUDENT, SEEN) == forward
     assert per_image(make(0.2, reverse=True), STUDENT, TEACHER, SEEN) != pytest.approx(forward)
@@ -62,7 +62,7 @@ def test_it_passes_gradcheck(reverse):
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
-def test_a_skew_of_nothing_or_all_is_refused(alpha):
+def test_a_skew_of_0_or_1_is_refused(alpha):
     with pytest.raises(UserError, match=f"^alpha must be above 0 and below 1, got {alpha}"):
         make(alpha)
 

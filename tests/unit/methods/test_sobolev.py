@@ -1,4 +1,4 @@
-"""Jacobian matching: hand-computed values, invariances, and the second derivative."""
+"""Jacobian matching: values by hand, invariances, and the second derivative."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from torch.autograd import gradcheck
 from kd_bench.methods.sobolev import JacobianMatching, class_gradient
 
 LOSS = JacobianMatching(context())
-# The Jacobian row of class 0, of length five, so that its unit vector is rational
+# The first row has length 5, so that its unit vector is rational
 STUDENT = torch.tensor([[3.0, 4.0, 0.0], [1.0, 1.0, 1.0]])
 TEACHER = torch.tensor([[4.0, 3.0, 0.0], [1.0, 0.0, 2.0]])
 
@@ -24,7 +24,7 @@ def test_unit_length_gradients_of_the_labels_logit_are_compared():
 
 
 def test_it_is_the_mean_over_images():
-    # Class 1, where both rows are equal, adds nothing: (0.08 + 0) / 2
+    # Both rows are equal for class 1: (0.08 + 0) / 2
     teacher = torch.stack([TEACHER[0], 7 * STUDENT[1]])
     assert of_linear(STUDENT, teacher, [0, 1]).item() == pytest.approx(0.04)
 
@@ -54,7 +54,7 @@ def test_it_passes_gradcheck():
     assert gradcheck(value, (rand(5, 3).requires_grad_(), rand(4, 5, seed=1).requires_grad_()))
 
 
-def test_dead_features_give_neither_gradients_nor_nan():
+def test_zero_gradients_give_a_finite_loss_and_gradient():
     student = torch.zeros(2, 3, requires_grad=True)
     loss = of_linear(student, TEACHER, [0])
     loss.backward()

@@ -1,4 +1,4 @@
-"""SP: hand-computed similarities, and invariances."""
+"""SP: similarities by hand, and invariances."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def value(student: torch.Tensor, teacher: torch.Tensor) -> float:
 
 def test_two_different_images_against_two_equal_ones():
     # Student: products [[1, 0], [0, 4]], rows [1, 0] and [0, 1]. Teacher: all equal, rows
-    # [1, 1] / sqrt(2). A row: (1 - 1/sqrt(2))^2 + 1/2 = 2 - sqrt(2); two rows over B^2 = 4
+    # [1, 1] / sqrt(2). Each row: (1 - 1/sqrt(2))^2 + 1/2 = 2 - sqrt(2); two rows over B^2 = 4
     student = torch.tensor([[1.0, 0.0], [0.0, 2.0]]).view(2, 2, 1, 1)
     teacher = torch.ones(2, 3, 1, 1)
     assert value(student, teacher) == pytest.approx((2 - math.sqrt(2)) / 2, rel=1e-6)

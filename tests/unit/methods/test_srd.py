@@ -39,8 +39,8 @@ def test_two_swapped_images():
 
 
 def test_logits_are_compared_by_divergence_without_squared_temperature():
-    # softmax([ln 3, 0]) = [3/4, 1/4] against [1/2, 1/2]: 0.130812 for every image. With temperature
-    # 2 and logits twice as large the same: there is no T^2.
+    # softmax([ln 3, 0]) = [3/4, 1/4] against [1/2, 1/2]: 0.130812 for every image. The same for
+    # temperature 2 and logits twice as large, as there is no T^2.
     logits = torch.tensor([[math.log(3), 0.0]] * 2)
     for temperature in (1.0, 2.0):
         loss = SimpleRecipe(CONTEXT, 4.0, temperature)
@@ -59,7 +59,7 @@ def test_standardised_channels_have_mean_zero_and_variance_one():
 
 
 def test_a_high_power_approaches_the_maximum():
-    # (sum d^a)^(1/a) -> max d; with 20 entries the logarithm is off by ln(20) / a at most.
+    # (sum d^a)^(1/a) -> max d; with 20 entries the error of the logarithm is at most ln(20) / a.
     student, teacher = rand(4, 5), rand(4, 5, seed=1)
     largest = (standardise(student) - standardise(teacher)).abs().max().log().item()
     value = feature_term(unprojected(200.0), student, teacher).item() / 200

@@ -1,4 +1,4 @@
-"""SRRL: values by hand, the teacher's classifier, and what is trained."""
+"""SRRL: values by hand, the teacher's classifier, and the trained parameters."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def evaluate(loss, student: Tensor, teacher: Output, classifier) -> dict[str, Te
 
 
 def test_values_by_hand():
-    # The connector passes the two channels through a ReLU: averages over places (2, 1) against
-    # (0, 0) give (4 + 1) / 2. The classifier adds them: 3 against 1 and 0 against 0 give 4 / 2
+    # The connector is a ReLU: averages over positions (2, 1) against (0, 0) give (4 + 1) / 2. The
+    # classifier adds the channels: 3 against 1 and 0 against 0 give 4 / 2
     loss = SoftmaxRegression(CONTEXT, "stage3")
     loss.connector = nn.ReLU()
     student = torch.tensor([[[[4.0, 0.0]], [[-2.0, 2.0]]]])
@@ -41,7 +41,7 @@ def test_values_by_hand():
     assert {name: term.item() for name, term in terms.items()} == {"feature": 2.5, "logits": 2.0}
 
 
-def test_both_terms_vanish_where_the_connector_gives_the_teachers_features():
+def test_both_terms_are_zero_if_the_connector_gives_the_teachers_features():
     loss = SoftmaxRegression(CONTEXT, "stage3").double()
     student, classifier = rand(6, 3, 2, 2), nn.Linear(5, 4).double()
     pooled = loss.connector(student).mean((2, 3)).detach()
@@ -49,7 +49,7 @@ def test_both_terms_vanish_where_the_connector_gives_the_teachers_features():
     assert all(term.item() == pytest.approx(0, abs=1e-25) for term in terms.values())
 
 
-def test_the_gradient_goes_through_the_classifier_to_student_and_connector_alone():
+def test_the_gradient_goes_through_the_classifier_only_to_student_and_connector():
     loss = SoftmaxRegression(CONTEXT, "stage3")
     classifier = nn.Linear(5, 4).requires_grad_(False)
     student = torch.randn(6, 3, 2, 2, requires_grad=True)

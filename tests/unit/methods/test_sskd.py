@@ -26,7 +26,7 @@ def loss(phase="main", **changed):
 
 
 def output(seed):
-    """Output of a network for upright and rotated images."""
+    """The output of a network for upright and rotated images."""
     outputs = [Output(rand(B, K, seed=seed + i), {"pooled": rand(B, D, seed=50 + seed + i)})
                for i in range(4)]  # fmt: skip
     outputs[0].views = dict(zip(TURNS, outputs[1:], strict=True))
@@ -65,7 +65,7 @@ def test_the_rank_is_the_number_of_higher_scores():
 
 @pytest.mark.parametrize(
     ("share", "kept"),
-    # Of ranks 2 0 1 3 1 0: both correct ones, and a share of the four others, best rank first
+    # Of the ranks 2 0 1 3 1 0: both correct ones, and a share of the four others by rank
     [(0.0, [1, 5]), (0.25, [1, 2, 5]), (0.75, [0, 1, 2, 4, 5]), (0.99, [0, 1, 2, 4, 5]),
      (1.0, [0, 1, 2, 3, 4, 5])],
 )  # fmt: skip
@@ -83,7 +83,7 @@ def divergence(t, s, temperature):
 
 
 def best(rows, answers, share):
-    """The selected rows, computed with plain Python."""
+    """The selected rows, in plain Python."""
     ranks = [sorted(row.tolist(), reverse=True).index(row[a]) for row, a in zip(rows, answers)]  # noqa: B905
     right = [i for i, rank in enumerate(ranks) if rank == 0]
     wrong = sorted((i for i, rank in enumerate(ranks) if rank), key=lambda i: (ranks[i], i))

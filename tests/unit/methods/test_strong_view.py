@@ -1,4 +1,4 @@
-"""Strong views: each operation against Pillow's, randomness, and what a CUDA graph needs."""
+"""Strong views: each operation compared with Pillow's, randomness, and CUDA graphs."""
 
 import numpy as np
 import pytest
@@ -71,7 +71,7 @@ STRENGTHS = (0.13, 0.5, 0.77)  # fractions of an operation's range
 
 
 def strengths_of(low, high):
-    """Of three images: [3, 1, 1, 1] and as a list."""
+    """The strengths for three images, as a tensor [3, 1, 1, 1] and as a list."""
     values = [low + (high - low) * share for share in STRENGTHS]
     return torch.tensor(values).view(3, 1, 1, 1), values
 
@@ -79,17 +79,17 @@ def strengths_of(low, high):
 @pytest.mark.parametrize(
     ("operation", "low", "high"), COLOURS, ids=[each[0].__name__ for each in COLOURS]
 )
-def test_a_colour_operation_is_pillows_to_a_level(operation, low, high):
+def test_a_colour_operation_equals_pillows_up_to_one_level(operation, low, high):
     for level in (images(), images(1, (32, 32)), images(2, (2, 3))):
         strength, values = strengths_of(low, high)
         ours = operation(level, strength)
         theirs = by_pillow(operation.__name__, level, values)
         assert (ours - theirs).abs().max() <= 1
-        assert (ours != theirs).float().mean() < 0.02  # where a rounding error crosses a level
+        assert (ours != theirs).float().mean() < 0.02  # rounding errors that cross a level
 
 
 @pytest.mark.parametrize(("move", "low", "high"), PLACES, ids=[each[0].__name__ for each in PLACES])
-def test_an_operation_on_places_is_pillows_exactly(move, low, high):
+def test_a_geometric_operation_equals_pillows_exactly(move, low, high):
     for level in (images(), images(1, (32, 32))):
         strength, values = strengths_of(low, high)
         y, x = (torch.broadcast_to(each, level[:, :1].shape)
@@ -110,7 +110,7 @@ def test_without_operations_and_holes_a_view_is_the_image(monkeypatch):
     assert view.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_each_image_has_operations_of_its_own_from_the_global_generator():
+def test_each_image_has_its_own_operations_from_the_global_generator():
     level = images(count=3)[:1].expand(200, -1, -1, -1)
     view = StrongView(context(mean=MEAN, std=STD))
     torch.manual_seed(1)
@@ -132,12 +132,12 @@ def test_every_operation_is_chosen(monkeypatch):
     torch.manual_seed(0)
     result = strong_view.random_operation(torch.full((2000, 3, 2, 2), 99.0))
     counts = result[:, 0].amax((1, 2)).long().bincount(minlength=100)
-    share = 1 / len(seen)  # of 2000 images, with a deviation of sqrt(2000 p (1 - p)) = 11.5
+    share = 1 / len(seen)  # of 2000 images, standard deviation sqrt(2000 p (1 - p)) = 11.5
     assert (counts[: len(COLOURS)] - 2000 * share).abs().max() < 4 * 11.5
     assert counts[99] == pytest.approx(2000 * share * len(PLACES), abs=4 * 21.5)
 
 
-def test_a_hole_has_the_training_sets_mean_and_is_at_most_half_as_wide(monkeypatch):
+def test_a_hole_has_the_training_mean_and_is_at_most_half_as_wide_as_the_image(monkeypatch):
     monkeypatch.setattr(strong_view, "OPERATIONS_PER_IMAGE", 0)
     torch.manual_seed(0)
     level = torch.full((500, 3, 16, 16), 255.0)
@@ -147,11 +147,11 @@ def test_a_hole_has_the_training_sets_mean_and_is_at_most_half_as_wide(monkeypat
     rows, columns = hole[:, 0].any(2).sum(1), hole[:, 0].any(1).sum(1)
     assert torch.equal(area, rows * columns)
     assert columns.max() == rows.max() == 8
-    # Without edges, the mean area is 256 E[(u / 2)^2] = 256 / 12 = 21.3; edges cut off some of it.
+    # Without edges, the mean area is 256 E[(u / 2)^2] = 256 / 12 = 21.3; edges clip some holes.
     assert 14 < area.float().mean() < 21.3
 
 
-def test_a_cuda_graph_can_hold_it():
+def test_it_can_be_captured_in_a_cuda_graph():
     view = StrongView(context(mean=MEAN, std=STD)).to(META)
     with guarded():
         assert view(torch.zeros(4, 3, 8, 8, device=META)).shape == (4, 3, 8, 8)

@@ -1,10 +1,10 @@
-"""Teacher-free distillation: a trained copy, a virtual teacher, and the published variant of it."""
+"""Teacher-free distillation: self-training, a virtual teacher, and its published variant."""
 
 import math
 
 import pytest
 import torch
-from helpers.jobs import job, trained
+from helpers.jobs import job
 from helpers.small_nets import batch, context, rand
 from torch.autograd import gradcheck
 
@@ -36,7 +36,7 @@ def test_self_training_is_the_divergence_times_the_squared_temperature():
 
 
 def test_self_training_sums_over_classes_and_averages_over_images():
-    # The authors' code divides by the number of classes: 100 classes, a gradient 100 times smaller
+    # The authors' code divides by the number of classes: with 100, a gradient 100 times smaller
     loss = SelfTraining(context(), temperature=6.0)
     student, teacher = rand(3, 5), rand(3, 5, seed=1)
     value = loss(Output(student), Output(teacher), SEEN)
@@ -74,8 +74,7 @@ def test_the_teacher_is_the_baseline_of_the_students_own_model(tmp_path):
     same = "teacher.model.net.widths=[8,8,16,16]"
     the_job = job(tmp_path, "method=tfkd_self", model, same)
     validate.validate_job(the_job)
-    record, _ = trained(the_job)
-    assert record.teacher.folder.startswith("synthetic/none-resnet8_half/baseline/")
+    assert the_job.teacher.folder.startswith("synthetic/none-resnet8_half/baseline/")
 
 
 # Virtual teacher
@@ -106,7 +105,7 @@ def designed(label):
     return [0.99 if k == label else 0.01 / 4 for k in range(K)]
 
 
-def test_the_virtual_teacher_is_softened_like_real_logits():
+def test_the_virtual_teacher_is_softened_like_logits():
     # softmax(log(p) / T) is p^(1/T), normalised
     logits = rand(3, K)
     expected = by_hand(logits, lambda y: normalised([p ** (1 / 20) for p in designed(y)]), 20)
@@ -136,8 +135,8 @@ def test_a_student_equal_to_its_virtual_teacher_has_zero_gradient():
 
 
 def test_the_published_target_is_almost_uniform():
-    # exp(0.99 / 20) / exp(0.0025 / 20) = 1.05: the label is 5 % above the others, so a student
-    # with equal logits has almost no gradient, and a confident one is pulled back to them.
+    # exp(0.99 / 20) / exp(0.0025 / 20) = 1.05: the label is 5 % above the others, so the gradient
+    # is almost zero for equal logits, and makes a confident student less confident.
     loss = virtual(PublishedVirtualTeacher)
     assert gradient_of(loss, torch.zeros(3, K)).abs().max() < 0.01
     right = 4 * torch.nn.functional.one_hot(SEEN.target, K).double()
@@ -146,7 +145,7 @@ def test_the_published_target_is_almost_uniform():
 
 
 @pytest.mark.parametrize("loss", [VirtualTeacher, PublishedVirtualTeacher])
-def test_virtual_teachers_have_the_gradient_that_differences_give(loss):
+def test_the_gradients_of_virtual_teachers_match_finite_differences(loss):
     def value(logits):
         return virtual(loss)(Output(logits), None, SEEN)
 
@@ -173,7 +172,6 @@ def test_a_temperature_of_zero_is_refused(make):
 
 
 def test_a_job_with_a_virtual_teacher_trains_no_teacher(tmp_path):
-    record, _ = trained(job(tmp_path, "method=tfkd_reg"))
-    assert record.teacher is None
-    assert record.folder.startswith("synthetic/none-resnet8_half/tfkd_reg/")
-    assert len(list(tmp_path.glob("*/*/*"))) == 1
+    the_job = job(tmp_path, "method=tfkd_reg")
+    assert the_job.teacher is None
+    assert the_job.folder.startswith("synthetic/none-resnet8_half/tfkd_reg/")

@@ -23,8 +23,8 @@ BOTH = [TransformedTeacher, WeightedTransformedTeacher]
 
 
 def test_values_by_hand():
-    # (.9, .1)^(1/2) = (.948683, .316228), of sum U = 1.264911: (3/4, 1/4) against (1/2, 1/2) is
-    # 0.130812, and times U 0.165466
+    # (.9, .1)^(1/2) = (.948683, .316228) with sum U = 1.264911: (3/4, 1/4) against (1/2, 1/2) is
+    # 0.130812, and 0.165466 times U
     student, teacher = probabilities([0.5, 0.5]), probabilities([0.9, 0.1])
     plain, weighted = (
         per_image(loss(context(2), gamma=0.5), student, teacher, labelled(0)) for loss in BOTH
@@ -34,7 +34,7 @@ def test_values_by_hand():
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0, 10.0])
-def test_it_is_the_divergence_from_the_tempered_teacher_of_a_student_that_is_not(temperature):
+def test_it_is_the_divergence_of_a_tempered_teacher_from_an_untempered_student(temperature):
     student, teacher = 3 * rand(4, 5), 3 * rand(4, 5, seed=1)
     rows = zip(student.tolist(), teacher.tolist(), strict=True)
     expected = [divergence(softmax(t, temperature), softmax(s)) for s, t in rows]
@@ -60,12 +60,12 @@ def test_wttm_with_weights_of_one_is_ttm():
         for loss in (TransformedTeacher, Unweighted)
     )
     assert one == plain
-    # which they are for gamma = 1
+    # The weights are one for gamma = 1
     plain, weighted = (per_image(loss(context(5), 1.0), student, teacher, SEEN) for loss in BOTH)
     assert weighted == pytest.approx(plain)
 
 
-def test_the_weight_is_one_for_a_sure_teacher_and_largest_for_one_without_an_opinion():
+def test_the_weight_is_one_for_a_certain_teacher_and_largest_for_a_uniform_one():
     loss = WeightedTransformedTeacher(context(100), gamma=0.2)
     sure, undecided = torch.zeros(1, 100).double(), torch.zeros(1, 100).double()
     sure[0, 7] = 1e4
@@ -74,7 +74,7 @@ def test_the_weight_is_one_for_a_sure_teacher_and_largest_for_one_without_an_opi
 
 
 def test_a_probability_that_rounds_to_zero_still_counts():
-    # Its power of 0.1 is e^-20 / (1 + e^-20) of the target, where 0^0.1 would be 0.
+    # With the power 0.1 it is e^-20 / (1 + e^-20) of the target; 0^0.1 would be 0.
     teacher = torch.tensor([[200.0, 0.0]])
     loss = TransformedTeacher(context(2), gamma=0.1)
     pull = gradients(loss, torch.tensor([[20.0, 0.0]]), teacher, labelled(0))[""]

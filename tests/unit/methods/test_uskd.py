@@ -1,4 +1,4 @@
-"""USKD: soft labels by hand, Zipf's law of the ranks, and what has no gradient."""
+"""USKD: soft labels by hand, Zipf's law over ranks, and constants without gradient."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def make(context: LossContext = CONTEXT) -> SelfKnowledge:
 def per_image(
     logits: Tensor, target: list[int], weak: Tensor | None = None, context: LossContext = CONTEXT
 ) -> dict[str, Tensor]:
-    """The terms if the auxiliary classifier says `weak`, by default nothing."""
+    """The terms if the auxiliary classifier has logits `weak`, zeros by default."""
     loss = make(context)
     loss.head = torch.nn.Identity()
-    says = torch.zeros_like(logits) if weak is None else weak
+    auxiliary = torch.zeros_like(logits) if weak is None else weak
     label = torch.tensor(target)
     batch = Batch(torch.zeros(len(label), 3, 4, 4), label, label, torch.tensor(1.0))
-    features = says[:, :, None, None].expand(-1, -1, 2, 2)
+    features = auxiliary[:, :, None, None].expand(-1, -1, 2, 2)
     return loss.per_image(output_of(logits, stage2=features), None, batch)
 
 
@@ -52,8 +52,8 @@ def test_the_soft_label_of_the_target_is_a_constant():
     torch.testing.assert_close(gradient, label[:, None] * (p - own))
 
 
-def test_other_classes_get_zipfs_law_by_their_rank():
-    # Label 1; of the others, class 3 comes first, then 0, then 2: shares 1, 1/2, 1/3 over 11/6.
+def test_other_classes_have_targets_from_zipfs_law_by_rank():
+    # Label 1; the others rank class 3, then 0, then 2: shares 1, 1/2, 1/3 over 11/6.
     logits = torch.tensor([[2.0, 9.0, 1.0, 4.0]]).log()
     value = per_image(logits, [1])["others"]
     shares, q = [6 / 11, 3 / 11, 2 / 11], [4 / 7, 2 / 7, 1 / 7]
@@ -124,7 +124,7 @@ def test_a_batch_of_one_and_large_logits_are_finite(scale):
 
 
 def test_the_soft_labels_are_left_out_of_the_gradient():
-    # So differences of the whole value would disagree in "target"; the other terms pass.
+    # Finite differences would therefore disagree for "target"; the other terms pass.
     class Rest(SelfKnowledge):
         def per_image(self, student, teacher, batch):
             terms = super().per_image(student, teacher, batch)

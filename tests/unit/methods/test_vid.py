@@ -67,9 +67,9 @@ def test_a_variance_stays_above_its_minimum():
     assert gaussian.variance().tolist() == pytest.approx([0.1, 0.1])
 
 
-def test_trained_variances_are_the_mean_squares_of_their_channels_errors():
-    # The maximum likelihood estimate of the variance. Errors of 2 in the first channel,
-    # of 1/2 in the second: 4 and 1/4, both far from the initial 5.
+def test_trained_variances_converge_to_the_mean_squared_errors_of_their_channels():
+    # The maximum likelihood estimates. Errors are 2 in the first channel and 1/2 in the second: 4
+    # and 1/4, both far from the initial 5.
     loss = with_plain_mean(vid())
     optimizer = torch.optim.SGD(loss.parameters(), lr=1.0, momentum=0.9)
     teacher = channels([2.0, -2.0], [0.5, -0.5])
@@ -90,7 +90,7 @@ def test_a_job_trains_its_variances(tmp_path):
     assert all((variance - 5).abs().max() < 1e-5 for variance in before.values())
     train(work, tmp_path)
     for stage, gaussian in gaussians.items():
-        # Weight decay alone would change all equally; the data make channels differ.
+        # Weight decay alone would change all equally; the data makes channels differ.
         assert (gaussian.variance() - before[stage]).abs().min() > 0
         assert gaussian.variance().unique().numel() > 1
 

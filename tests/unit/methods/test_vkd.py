@@ -19,7 +19,7 @@ def make(context: LossContext = CONTEXT) -> OrthogonalDistillation:
 
 
 def projection(channels_in: int, channels: int, scale: float = 1.0) -> OrthogonalProjection:
-    """Of any parameters, as in the middle of training."""
+    """A projection with random parameters, as in the middle of training."""
     module = OrthogonalProjection(channels_in, channels).double()
     module.below.data = scale * rand(*module.below.shape)
     return module
@@ -29,7 +29,7 @@ def projection(channels_in: int, channels: int, scale: float = 1.0) -> Orthogona
 
 
 def test_a_reflection_by_hand():
-    # v = (1, 2): 1 - 2 v v^T / 5, of which the first column is (1 - 2/5, -4/5)
+    # v = (1, 2): the first column of 1 - 2 v v^T / 5 is (1 - 2/5, -4/5)
     module = OrthogonalProjection(1, 2)
     module.below.data = torch.tensor([[7.0], [2.0]])  # the 7 is not below the diagonal
     assert module.weight.flatten().tolist() == pytest.approx([0.6, -0.8])
@@ -49,7 +49,7 @@ def test_it_is_the_product_of_reflections(shape):
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 100.0])
-def test_inner_products_survive_if_the_teacher_is_at_least_as_wide(scale):
+def test_inner_products_are_preserved_if_the_teacher_is_at_least_as_wide(scale):
     x = rand(6, 16, seed=1)
     for channels in (16, 40):
         projected = projection(16, channels, scale)(x)
@@ -66,9 +66,9 @@ def test_it_stays_orthogonal_in_single_precision():
     torch.testing.assert_close(weight.T @ weight, torch.eye(64), atol=1e-5, rtol=0)
 
 
-def test_it_is_random_in_all_directions_at_first():
-    # E[Q_ij^2] = 1 / n for an orthogonal Q without a preferred direction. An entry's square has
-    # a standard deviation below 0.25, so that of the mean of 500 is 0.011.
+def test_its_initialization_has_no_preferred_direction():
+    # E[Q_ij^2] = 1 / n for an orthogonal Q without a preferred direction. The standard deviation of
+    # a squared entry is below 0.25, so that of the mean of 500 is 0.011.
     torch.manual_seed(0)
     squares = torch.stack([OrthogonalProjection(3, 5).weight.square() for _ in range(500)])
     torch.testing.assert_close(squares.mean(0), torch.full((5, 3), 0.2), atol=0.06, rtol=0)
@@ -96,4 +96,4 @@ def test_the_teachers_offset_and_scale_change_nothing():
         loss.per_image(output_of(pooled=student), output_of(pooled=x), batch)
         for x in (teacher, change * teacher + 7)
     )
-    torch.testing.assert_close(once, again, rtol=1e-4, atol=1e-6)  # apart from layer norm's epsilon
+    torch.testing.assert_close(once, again, rtol=1e-4, atol=1e-6)  # layer norm has an epsilon

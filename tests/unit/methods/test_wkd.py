@@ -1,4 +1,4 @@
-"""WKD: transport on a line and by Sinkhorn's iterations in a loop, and normal distributions."""
+"""WKD: transport on a line, Sinkhorn iterations in a loop, and normal distributions."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ VALUES = {"temperature": 2.0, "sharpness": 1.0, "regularization": 0.05, "iterati
 
 
 def context(classifier: nn.Module | None = None, path: str = "fc:input", classes: int = K):
-    """A teacher that is a classifier alone, by default a linear one with random weights."""
+    """A teacher that is only a classifier, by default a linear one with random weights."""
     torch.manual_seed(0)
     net = nn.ModuleDict({"fc": classifier or nn.Linear(6, classes)})
     shapes = StageShapes("large", {"pooled": (6,)}, {"pooled": path})
@@ -54,7 +54,7 @@ def per_image(loss: WassersteinLogits, student: Tensor, teacher: Tensor) -> dict
 
 
 def distributions(*shape: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Two distributions, and that all classes take part."""
+    """Two distributions, and a mask with all classes."""
     everyone = torch.ones(shape, dtype=torch.double)
     return rand(*shape).softmax(1), rand(*shape, seed=1).softmax(1), everyone
 
@@ -68,7 +68,7 @@ def test_the_cost_is_that_of_transport_on_a_line():
     torch.testing.assert_close(transport_cost(p, q, everyone, cost, 0.01, 1000), area)
 
 
-def test_it_is_the_cost_of_sinkhorns_plan():
+def test_it_is_the_cost_of_the_sinkhorn_plan():
     p, q, everyone = distributions(1, 5)
     cost = class_distances(rand(5, 3, seed=2), 1.0)
     u = [1.0] * 5
@@ -81,7 +81,7 @@ def test_it_is_the_cost_of_sinkhorns_plan():
     assert value.item() == pytest.approx(expected.item())
 
 
-def test_source_and_target_are_not_mixed_up_where_costs_are_not_symmetric():
+def test_source_and_target_are_not_swapped_for_asymmetric_costs():
     cost = torch.tensor([[0.0, 0.5], [0.25, 0.0]])
     first, second = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
     everyone = torch.ones(1, 2)
@@ -89,7 +89,7 @@ def test_source_and_target_are_not_mixed_up_where_costs_are_not_symmetric():
     assert transport_cost(second, first, everyone, cost, 0.05, 10).item() == pytest.approx(0.25)
 
 
-def test_absent_classes_take_no_part():
+def test_masked_classes_have_no_effect():
     p, q, everyone = distributions(3, 4)
     cost = class_distances(rand(5, 3, seed=2), 1.0)
     nobody = torch.zeros(3, 1, dtype=torch.double)
@@ -128,7 +128,7 @@ def test_the_label_has_no_influence_on_the_other_classes():
 
 
 def test_confusing_similar_classes_costs_less():
-    # Of the classes 1, 2 and 3, the last two are similar. The label is 0.
+    # Classes 2 and 3 are similar, class 1 is not. The label is 0.
     fc = nn.Linear(2, K)
     fc.weight.data = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.1, 1.0]])
     near, far, teacher = (torch.zeros(1, K) for _ in range(3))
@@ -138,7 +138,7 @@ def test_confusing_similar_classes_costs_less():
     assert 10 * near < far
 
 
-def test_logits_that_differ_by_the_temperature_have_the_same_distance():
+def test_scaling_logits_by_the_temperature_keeps_the_distance():
     student, teacher = rand(4, K), rand(4, K, seed=1)
     hot, cold = make(temperature=2.0), make(temperature=1.0)
     assert torch.allclose(
@@ -165,8 +165,8 @@ def test_it_stays_finite_for_large_random_logits(classes, size, regularization):
     assert is_finite_for_random_logits(loss, given, size=size)
 
 
-def test_single_precision_is_accurate_where_probabilities_underflow():
-    # Classes in opposite directions are 1 - e^-20 apart, so that factors have the largest range.
+def test_single_precision_is_accurate_if_probabilities_underflow():
+    # Classes in opposite directions are 1 - e^-20 apart, which gives factors of the largest range.
     student, teacher = (300 * rand(20, 6, seed=seed) for seed in (0, 1))
     cost = class_distances(rand(6, 2, seed=2), 10.0)
     assert cost.max() > 0.999

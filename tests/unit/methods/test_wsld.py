@@ -40,21 +40,21 @@ def test_the_gradient_is_that_of_soft_targets_times_the_weight():
     torch.testing.assert_close(pull, (1 - (-s / t).exp())[:, None] * soft)
 
 
-def test_images_that_the_student_knows_better_than_the_teacher_count_less():
+def test_images_with_a_lower_loss_of_the_student_have_a_smaller_weight():
     teacher = torch.tensor([[2.0, 0.0]])
     falling = [weights(torch.tensor([[z, 0.0]]), teacher) for z in (-2.0, 0.0, 2.0, 4.0, 8.0)]
     assert falling == sorted(falling, reverse=True)
-    assert falling[2] == pytest.approx(1 - math.exp(-1))  # both know it equally well
+    assert falling[2] == pytest.approx(1 - math.exp(-1))  # equal losses
     assert falling[4] < 0.01
 
 
-def test_a_teacher_whose_loss_rounds_to_zero():
+def test_the_weights_for_a_teacher_whose_loss_rounds_to_zero():
     sure, unsure = torch.tensor([[500.0, 0.0]]), torch.tensor([[1.0, 0.0]])
     assert weights(unsure, sure) == 1
     assert weights(sure, sure) == 0  # there is nothing to learn
 
 
-def test_a_teacher_that_is_wrong_without_doubt():
+def test_the_weight_for_a_teacher_that_is_certain_and_wrong():
     wrong = torch.tensor([[-1e4, 1e4]])
     ratio = math.log1p(math.exp(-1)) / 2e4  # of the student's loss to the teacher's
     assert weights(torch.tensor([[1.0, 0.0]]), wrong) == pytest.approx(1 - math.exp(-ratio))

@@ -1,4 +1,4 @@
-"""What a record may call: kd-bench's own parts, and what the user trusts, before it is imported."""
+"""Code that a record may call: parts of kd-bench, and packages that the user trusts."""
 
 import sys
 from pathlib import Path
@@ -49,7 +49,7 @@ def job_with(place, target, **arguments):
 
 @pytest.fixture
 def own_file(tmp_path, monkeypatch):
-    """A file my_nets.py in the current folder; importing it leaves a file `imported`."""
+    """A module my_nets.py in the current folder; importing it creates a file `imported`."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "my_nets.py").write_text(OWN_FILE)
@@ -63,7 +63,7 @@ def refusal(place, target, *trusted, **arguments):
     return str(refused.value)
 
 
-def test_every_published_record_calls_parts_of_kd_bench_alone():
+def test_every_published_record_calls_only_parts_of_kd_bench():
     configs = {
         str(record.config.method): record.config for record in read_records(ROOT / "results")
     }
@@ -85,7 +85,7 @@ def test_every_published_record_calls_parts_of_kd_bench_alone():
         "kd_bench.cli.clean.main",
     ],
 )
-def test_anything_else_is_refused_before_it_is_imported(own_file, place, target):
+def test_other_code_is_refused_before_it_is_imported(own_file, place, target):
     told = refusal(place, target, command="ls")
     module = target.rpartition(".")[0]
     assert f"result.json would call {target}(command='ls') as {place}, but {module} is not" in told
@@ -97,17 +97,17 @@ def test_anything_else_is_refused_before_it_is_imported(own_file, place, target)
 @pytest.mark.parametrize(
     ("place", "target"),
     [
-        ("dataset.source", "kd_bench.data.cache.save"),  # no source of images
-        ("dataset.source", "kd_bench.models.resnet.ResNet"),  # not here
+        ("dataset.source", "kd_bench.data.cache.save"),  # not a source of images
+        ("dataset.source", "kd_bench.models.resnet.ResNet"),  # a network in the place of a source
         ("model.net", "kd_bench.models.features.probe_shapes"),
-        ("model.net", "kd_bench.models.resnet.nn"),  # what one of our modules imports
+        ("model.net", "kd_bench.models.resnet.nn"),  # imported by one of our modules
         ("model.net", "kd_bench.models.features.partial"),
-        ("method.losses.st", "kd_bench.methods.common.method.Method"),  # no loss
+        ("method.losses.st", "kd_bench.methods.common.method.Method"),  # not a loss
         ("method.losses.st", "kd_bench.methods.at.sum_of"),
         ("dataset.source", "kd_bench.data.digits.__class__"),
     ],
 )
-def test_what_is_in_kd_bench_but_no_part_of_a_job_there_is_refused(place, target):
+def test_code_of_kd_bench_that_is_no_part_of_a_job_is_refused(place, target):
     assert "--trust " in refusal(place, target)
 
 
@@ -116,11 +116,11 @@ def test_what_is_in_kd_bench_but_no_part_of_a_job_there_is_refused(place, target
     ["system", "", ".os.system", "os..system", "kd_bench.data./etc/x.y", ["os.system"], None, 3],
     ids=repr,
 )
-def test_what_is_no_dotted_path_is_refused(target):
+def test_a_target_that_is_not_a_dotted_path_is_refused(target):
     assert "model.net._target_ is not a dotted path to a class" in refusal("model.net", target)
 
 
-def test_targets_in_arguments_count_too():
+def test_targets_in_arguments_are_checked_too():
     inner = [{"wrapped": {"_target_": "subprocess.run", "args": "ls"}}]
     target = "kd_bench.models.resnet.ResNet"
     told = refusal("model.net", target, inner=inner)
@@ -129,7 +129,7 @@ def test_targets_in_arguments_count_too():
     check_calls(RECORD, job_with("model.net", target, inner=inner), [])
 
 
-def test_all_that_has_to_be_trusted_is_told_at_once():
+def test_all_packages_that_need_trust_are_listed_at_once():
     job = job_with("model.net", "my_nets.Net")
     job["dataset"]["source"] = {"_target_": "images.of.Birds"}
     with pytest.raises(UserError, match=r"add --trust images\.of --trust my_nets$"):
@@ -148,12 +148,12 @@ def test_trust_in_another_package_is_not_enough(own_file, trusted):
 
 
 @pytest.mark.parametrize("name", ["run", "call_later"])
-def test_what_a_trusted_file_only_imports_is_refused(own_file, name):
+def test_code_that_a_trusted_module_only_imports_is_refused(own_file, name):
     told = refusal("model.net", f"my_nets.{name}", "my_nets")
     assert told.endswith("add --trust subprocess")
 
 
 @pytest.mark.parametrize("name", ["", "my-package", "../x", "a..b"])
-def test_trust_takes_names_of_packages(name):
+def test_trust_accepts_only_package_names(name):
     with pytest.raises(UserError, match="--trust needs the name of a package"):
         check_calls(RECORD, job_with("model.net", "my_nets.Net"), [name])

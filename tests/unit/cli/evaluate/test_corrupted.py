@@ -1,4 +1,4 @@
-"""kd-bench evaluate --corruptions: what is added to records, once, and how a table shows it."""
+"""kd-bench evaluate --corruptions: accuracies are added to records once, and shown in tables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kd_bench.utils.lock import Lock
 
 @pytest.fixture
 def few(monkeypatch):
-    """Two corruptions, and an extra one; how often they were measured."""
+    """Two corruptions and an extra one; returns the number of networks of each measurement."""
     chosen = ("contrast", "fog")
     monkeypatch.setattr(robustness, "CORRUPTIONS", {n: catalogue.CORRUPTIONS[n] for n in chosen})
     monkeypatch.setattr(robustness, "EXTRA", {"saturate": catalogue.EXTRA["saturate"]})
@@ -35,7 +35,7 @@ def plain(folder):
     return values
 
 
-def test_runs_on_equal_images_are_measured_together_and_once(kd_bench, finished, few):
+def test_runs_on_the_same_images_are_measured_together_and_once(kd_bench, finished, few):
     before = [plain(folder) for folder in finished]
     code, printed = kd_bench("evaluate", *finished, "--corruptions")
     assert code == 0, printed
@@ -57,7 +57,7 @@ def test_runs_on_equal_images_are_measured_together_and_once(kd_bench, finished,
     assert (few, again.count("as recorded")) == ([2], 2)
 
 
-def test_what_an_interrupted_command_left_is_measured_alone(kd_bench, finished, few):
+def test_only_runs_without_corruptions_are_measured(kd_bench, finished, few):
     student, teacher = finished
     kd_bench("evaluate", student, "--corruptions")
     kd_bench("evaluate", student, teacher / "weights.pt", "--corruptions")
@@ -106,7 +106,7 @@ def test_a_table_shows_the_mean_and_single_corruptions(kd_bench, finished, few):
     ],
     ids=str,
 )
-def test_a_mistake_is_answered_in_one_line(kd_bench, finished, few, words, answer):
+def test_a_mistake_is_reported_in_one_line(kd_bench, finished, few, words, answer):
     student, _ = finished
     code, printed = kd_bench("evaluate", *(student if word == "RUN" else word for word in words))
     assert (code, printed.count("\n")) == (2, 1), printed
@@ -114,7 +114,7 @@ def test_a_mistake_is_answered_in_one_line(kd_bench, finished, few, words, answe
     assert not few
 
 
-def test_other_images_than_the_records_are_refused(kd_bench, finished, few):
+def test_images_other_than_those_of_the_record_are_refused(kd_bench, finished, few):
     student, _ = finished
     rewrite_record(student, data_fingerprint="other")
     code, printed = kd_bench("evaluate", student, "--corruptions")
@@ -122,7 +122,7 @@ def test_other_images_than_the_records_are_refused(kd_bench, finished, few):
     assert printed == f"kd-bench: {student} was trained on different images\n"
 
 
-def test_a_folder_that_another_process_works_in_is_left_alone(kd_bench, finished, few):
+def test_the_folder_of_a_running_job_is_not_changed(kd_bench, finished, few):
     student, _ = finished
     with Lock(student):
         code, printed = kd_bench("evaluate", student, "--corruptions")

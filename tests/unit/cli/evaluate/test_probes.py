@@ -1,4 +1,4 @@
-"""kd-bench evaluate --probe: linear probes of finished runs, once for each dataset."""
+"""kd-bench evaluate --probe: linear probes of finished runs, trained once per dataset."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OTHER = (
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Short training; how often there was one."""
+    """Train probes for 3 epochs; returns (features' shape, classes, seed) of each training."""
     trained, train = [], probe.train_classifier
     monkeypatch.setattr(probe, "EPOCHS", 3)
 
@@ -32,7 +32,7 @@ def quick(monkeypatch):
     return trained
 
 
-def test_each_run_is_probed_once_and_its_table_shows_it(kd_bench, finished, quick):
+def test_each_run_is_probed_once_and_tables_show_the_accuracy(kd_bench, finished, quick):
     student, teacher = finished
     code, printed = kd_bench("evaluate", student, teacher, "--probe", *OTHER)
     assert code == 0, printed
@@ -79,13 +79,13 @@ def test_a_probe_of_an_older_revision_is_trained_again(kd_bench, finished, quick
     ],
     ids=str,
 )
-def test_a_mistake_is_answered_in_one_line(kd_bench, finished, quick, words, answer):
+def test_a_mistake_is_reported_in_one_line(kd_bench, finished, quick, words, answer):
     code, printed = kd_bench("evaluate", finished[0], *words)
     assert (code, printed.count("\n"), quick) == (2, 1, []), printed
     assert answer in printed
 
 
-def test_a_network_without_the_stage_is_named(kd_bench, finished):
+def test_a_network_without_the_probed_stage_is_refused(kd_bench, finished):
     student, _ = finished
     record = read_record(student)
     stages = {name: path for name, path in record.config.model.stages.items() if name != "pooled"}

@@ -1,4 +1,4 @@
-"""kd-bench push: runs are pushed into real local trackers, once, and replaced when they changed."""
+"""kd-bench push: runs are pushed to real local trackers once, and replaced when they change."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RUNS = [record("baseline", 0, 89.0), record("st", 0, 90.0), record("st", 1, 91.0
 
 @pytest.fixture
 def runs(tmp_path):
-    """runs/ with a baseline and two seeds of st: the folder of the last."""
+    """runs/ with a baseline and two seeds of st; returns the folder of the last."""
     write(tmp_path / "runs", RUNS)
     for each in RUNS:
         (tmp_path / "runs" / each.folder / HISTORY).write_text(ROWS)
@@ -26,7 +26,7 @@ def runs(tmp_path):
 
 
 def needs(library):
-    """The test runs where the library is installed."""
+    """Skip the test if the library is not installed."""
     missing = importlib.util.find_spec(library) is None
     reason = f"{library} is not installed: pip install 'kd-bench[{library}]'"
     return pytest.mark.skipif(missing, reason=reason)
@@ -97,8 +97,8 @@ def test_trackio_has_each_run_once_with_configuration_metrics_and_curves(
 def wandb_records(content):
     """The records of a .wandb file: a header of 7 bytes, then a log in LevelDB's format.
 
-    In blocks of 32 KiB, each part of a record has 4 bytes of checksum, 2 of length, and 1 of kind:
-    1 if it is whole, 2 if it begins, 3 if it goes on, and 4 if it ends a record.
+    In blocks of 32 KiB, each chunk has a checksum (4 bytes), a length (2) and a type (1): 1 for a
+    full record, 2 for the first, 3 for a middle and 4 for the last part of a record.
     """
     from wandb.proto.wandb_internal_pb2 import Record
 
@@ -116,7 +116,7 @@ def wandb_records(content):
 
 @pytest.mark.slow
 @needs("wandb")
-def test_wandb_gets_a_whole_offline_run_once(kd_bench, runs, tmp_path, monkeypatch):
+def test_wandb_gets_a_complete_offline_run_once(kd_bench, runs, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     assert "pushed 1 of 1 run" in pushed(kd_bench, "wandb", "--from", str(runs))
     assert "pushed 0 of 1 run" in pushed(kd_bench, "wandb", "--from", str(runs))
@@ -137,7 +137,7 @@ def test_wandb_gets_a_whole_offline_run_once(kd_bench, runs, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("library", ["mlflow", "trackio", "wandb"])
-def test_a_library_that_is_missing_is_named_with_its_extra(kd_bench, runs, monkeypatch, library):
+def test_a_missing_library_is_reported_with_its_extra(kd_bench, runs, monkeypatch, library):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     code, printed = kd_bench("push", "--to", library)
     assert (code, printed) == (
@@ -155,7 +155,7 @@ def test_a_library_that_is_missing_is_named_with_its_extra(kd_bench, runs, monke
     ],
     ids=str,
 )
-def test_a_mistake_is_answered_in_one_line(kd_bench, words, answer):
+def test_a_mistake_is_reported_in_one_line(kd_bench, words, answer):
     code, printed = kd_bench("push", *words)
     assert (code, printed.count("\n")) == (2, 1), printed
     assert answer in printed

@@ -1,4 +1,4 @@
-"""What is pushed of a run: its names, all of its numbers, and its curves."""
+"""The parts of a run that are pushed: its names, all of its numbers, and its curves."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_run_is_named_by_its_folder_and_grouped_with_its_other_seeds(of):
     assert first.config["method.losses.st.temperature"] == 8
 
 
-def test_its_numbers_are_all_that_a_table_could_show(of):
+def test_its_numbers_are_all_metrics_that_a_table_can_show(of):
     corrupted = Corrupted(1, {"fog": [60.0] * 5}, {"saturate": [80.0] * 5})
     probes = {"cifar10": Probe(55.5, {}, "images", 1)}
     run = of(record("st", accuracy=91.0, best=92.0, corrupted=corrupted, probes=probes))
@@ -56,7 +56,7 @@ def test_its_numbers_are_all_that_a_table_could_show(of):
         "final/corrupted/saturate": 80.0,
         "final/probe/cifar10": 55.5,
     }.items() <= run.metrics.items()
-    assert "final/nll" not in run.metrics  # which the record does not have
+    assert "final/nll" not in run.metrics  # not in the record
 
 
 def test_its_curves_are_the_columns_of_its_history(of):
@@ -66,7 +66,7 @@ def test_its_curves_are_the_columns_of_its_history(of):
     ]
 
 
-def test_its_content_is_that_of_record_and_history(of):
+def test_its_content_hash_depends_on_record_and_history(of):
     run = record()
     other = [of(replace(run, seconds=61.0)), of(run, ROWS.replace("60.0", "61.0"))]
     assert len({each.content for each in [of(run), *other]}) == 3
@@ -74,6 +74,6 @@ def test_its_content_is_that_of_record_and_history(of):
 
 
 @pytest.mark.parametrize("history", ["epoch\nx\n", "lr\n1\n", "epoch,lr\n1,fast\n"])
-def test_a_damaged_history_is_named(of, history):
+def test_a_damaged_history_is_reported(of, history):
     with pytest.raises(DamagedError, match=r"history\.csv is damaged"):
         of(record(), history)

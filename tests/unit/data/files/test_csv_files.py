@@ -1,4 +1,4 @@
-"""CSV files of paths and labels: what is read, and what is refused."""
+"""CSV files of paths and labels: reading them, and errors."""
 
 import re
 
@@ -26,7 +26,7 @@ def refused(message):
     return pytest.raises(UserError, match=re.escape(message))
 
 
-def test_tables_of_a_folder_give_the_images_of_that_folder(root):
+def test_csv_files_of_a_folder_have_the_images_of_that_folder(root):
     described = ImageFolder(str(root), None).describe()
     assert source(root).describe() == described
     for mine, theirs in zip(source(root).load(), ImageFolder(str(root), None).load(), strict=True):
@@ -34,7 +34,7 @@ def test_tables_of_a_folder_give_the_images_of_that_folder(root):
         assert torch.equal(mine.target, theirs.target)
 
 
-def test_rows_are_in_the_order_of_the_table_and_paths_may_be_absolute(root):
+def test_images_are_in_the_order_of_the_rows_and_paths_may_be_absolute(root):
     lines = ["path,label,note", f"{root}/train/bee/001.jpg,bee,x", "train/ant/000.jpg,ant,"]
     (root / "train.csv").write_text("\n".join(lines))
     train, _ = source(root).load()
@@ -43,7 +43,7 @@ def test_rows_are_in_the_order_of_the_table_and_paths_may_be_absolute(root):
     assert torch.equal(train.image[1], both.image[0])
 
 
-def test_labels_that_are_whole_numbers_are_sorted_as_such(root):
+def test_labels_that_are_whole_numbers_are_sorted_numerically(root):
     names = ["9", "10", "2"]
     rows = [f"train/ant/000.jpg,{name}" for name in names]
     for split in ("train", "test"):
@@ -51,7 +51,7 @@ def test_labels_that_are_whole_numbers_are_sorted_as_such(root):
     assert source(root).load()[0].target.tolist() == [1, 2, 0]
 
 
-def test_other_labels_are_no_images_of_the_cache(root):
+def test_changed_labels_invalidate_the_cache(root):
     assert source(root).load()[0].target.tolist() == [0] * 6 + [1] * 6
     text = (root / "train.csv").read_text().splitlines()
     text[1] = text[1].replace("ant,", "bee,")  # the label; the path stays
@@ -71,12 +71,12 @@ def test_other_labels_are_no_images_of_the_cache(root):
         ("path,label\na.jpg,cow\n", "only in train: cow; only in test: ant, bee"),
     ],
 )
-def test_what_is_no_table_of_images_is_refused(root, text, message):
+def test_an_invalid_csv_file_is_refused(root, text, message):
     (root / "train.csv").write_text(text)
     with refused(message):
         source(root).describe()
 
 
-def test_a_missing_table_is_named(tmp_path):
+def test_a_missing_csv_file_is_reported(tmp_path):
     with refused(f"no file {tmp_path}/train.csv"):
         source(tmp_path).describe()

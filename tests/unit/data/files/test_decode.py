@@ -1,4 +1,4 @@
-"""Decoding: simplejpeg and Pillow agree bit for bit; what is converted, and what is refused."""
+"""Decoding: simplejpeg and Pillow agree bit for bit; conversions to RGB, and errors."""
 
 import io
 import re
@@ -23,7 +23,7 @@ CHANNELS = {"RGB": 3, "L": 1, "CMYK": 4}
 
 
 def picture(mode="RGB", height=37, width=51):
-    """Smooth random colours: photos are smooth, and noise would hide how chroma is upsampled."""
+    """Smooth random colours, like a photo: noise would hide errors in chroma upsampling."""
     random = np.random.default_rng(height * width)
     coarse = random.integers(256, size=(height // 8 + 2, width // 8 + 2, CHANNELS[mode]))
     coarse = coarse.astype(np.uint8)
@@ -58,11 +58,11 @@ KINDS = {
 @pytest.mark.parametrize("size", [(37, 51), (16, 16), (1, 1), (120, 17)])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
-def test_simplejpeg_gives_the_bits_of_pillow(options, mode, size):
+def test_simplejpeg_has_the_same_bits_as_pillow(options, mode, size):
     pytest.importorskip("simplejpeg")
     content = encoded(picture(mode, *size), **options)
     fast = decoding._decode_jpeg(content)
-    assert fast is not None  # else Pillow would be compared with itself
+    assert fast is not None  # otherwise Pillow would be compared with itself
     reference = decode_with_pillow(content, "")
     assert fast.dtype == reference.dtype == np.uint8
     assert fast.shape == (*size, 3)
@@ -76,7 +76,7 @@ def test_without_simplejpeg_pillow_decodes(without_simplejpeg):
     assert versions() == {"pillow": PIL.__version__}
 
 
-def test_the_versions_of_both_libraries_are_known():
+def test_versions_has_both_libraries():
     simplejpeg = pytest.importorskip("simplejpeg")
     assert versions() == {"simplejpeg": simplejpeg.__version__, "pillow": PIL.__version__}
 
@@ -90,7 +90,7 @@ def test_the_versions_of_both_libraries_are_known():
     ],
     ids=["CMYK", "RGB without conversion", "trailing bytes"],
 )
-def test_unusual_jpegs_are_as_pillow_decodes_them(content):
+def test_unusual_jpegs_are_decoded_as_by_pillow(content):
     expected = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
     assert np.array_equal(decode(content), expected)
 
@@ -124,7 +124,7 @@ def test_a_rotation_is_found_in_each_format(kind):
     assert orientation(encoded(picture(), kind), "") == 1
 
 
-def test_what_pillow_turns_itself_is_upright():
+def test_a_tiff_that_pillow_rotates_itself_counts_as_upright():
     exif = Image.Exif()
     exif[ORIENTATION] = 6
     content = encoded(picture(), "TIFF", exif=exif, description="Exif")
@@ -133,7 +133,7 @@ def test_what_pillow_turns_itself_is_upright():
 
 
 @pytest.mark.parametrize("turn", [0, 9])
-def test_a_rotation_that_is_none_turns_nothing(turn):
+def test_an_invalid_orientation_counts_as_upright(turn):
     exif = Image.Exif()
     exif[ORIENTATION] = turn
     assert orientation(encoded(picture(), exif=exif), "") == 1
@@ -159,26 +159,26 @@ def test_palette_and_transparent_images_become_rgb():
             "cat.jpg has more than 8 bits per channel (PIL mode I;16)",
         ),
     ],
-    ids=["truncated", "header alone", "empty", "text", "16 bits"],
+    ids=["truncated", "only a header", "empty", "text", "16 bits"],
 )
-def test_what_is_no_image_is_named(content, message, library, monkeypatch):
+def test_a_file_that_is_not_an_image_is_reported(content, message, library, monkeypatch):
     if library == "pillow":
         monkeypatch.setattr(decoding, "simplejpeg", None)
     with refused(message):
         decode(content, "cat.jpg")
 
 
-def test_a_jpeg_that_would_fill_the_memory_is_named(monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # Pillow refuses from twice that on
+def test_a_jpeg_that_is_too_large_is_reported(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # Pillow refuses more than twice that
     with refused("cat.jpg is too large for PIL to decode"):
         decode(encoded(picture()), "cat.jpg")
 
 
-def test_a_folder_in_place_of_an_image_is_named(tmp_path):
+def test_a_folder_in_place_of_an_image_is_reported(tmp_path):
     with refused(f"cannot read {tmp_path}: Is a directory"):
         decode(tmp_path)
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_a_missing_file_is_reported(tmp_path):
     with refused(f"{tmp_path}/none.jpg does not exist"):
         decode(tmp_path / "none.jpg")

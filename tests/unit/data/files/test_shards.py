@@ -1,4 +1,4 @@
-"""Packed images: what is copied, what is made smaller, and damage, which is named."""
+"""Packed images: small ones are copied, large ones resized, and damage is reported."""
 
 import io
 import json
@@ -36,7 +36,7 @@ def _made(tmp_path_factory):
 
 @pytest.fixture
 def root(_made, tmp_path):
-    """A folder of images and its packed copies, in `packed`; of the test's own."""
+    """A test's copy of a folder of images, with packed copies in `packed`."""
     return shutil.copytree(_made, tmp_path / "pets")
 
 
@@ -52,7 +52,7 @@ def test_packed_images_are_those_of_the_folder(root):
         assert torch.equal(mine.target, theirs.target)
 
 
-def test_packed_images_stream_like_those_in_memory(root):
+def test_packed_images_are_streamed_with_the_same_views_as_in_memory(root):
     settings = {"pad": 1, "padding": "zero", "flip": True, "workers": 0}
     held = Dataset(ImageFolder(str(root), None), **settings).load()
     streamed = Dataset(Shards(str(root / "packed")), streamed=True, **settings).load()
@@ -71,7 +71,7 @@ def test_small_images_are_copied_byte_by_byte(root):
     assert train.name(0) == f"{root}/packed/train-00000.shard: train/ant/000.jpg"
 
 
-def test_a_new_shard_begins_when_one_is_full(root, monkeypatch):
+def test_a_new_shard_starts_when_one_is_full(root, monkeypatch):
     monkeypatch.setattr(packing, "SHARD", 1)
     packed(root, root / "many")
     assert len(list((root / "many").glob("train-*.shard"))) == 12
@@ -79,7 +79,7 @@ def test_a_new_shard_begins_when_one_is_full(root, monkeypatch):
     assert torch.equal(many.load()[0].image, one.load()[0].image)
 
 
-def test_a_second_packing_gives_the_same_fingerprint(root):
+def test_packing_again_gives_the_same_fingerprint(root):
     packed(root, root / "again")
     of_both = [Shards(str(root / name)).open()[0].fingerprint for name in ("packed", "again")]
     assert of_both[0] == of_both[1]
@@ -91,7 +91,7 @@ def photo(path, width, height, **options):
     Image.fromarray(pixels).save(path, **options)
 
 
-def test_a_large_image_becomes_a_jpeg_whose_shorter_side_is_that_asked_for(tmp_path):
+def test_a_large_image_becomes_a_jpeg_with_the_given_shorter_side(tmp_path):
     path = tmp_path / "wide.png"
     photo(path, 900, 512)
     made = make_copy(str(path), 256, upright=False)
@@ -103,23 +103,23 @@ def test_a_large_image_becomes_a_jpeg_whose_shorter_side_is_that_asked_for(tmp_p
 
 
 @pytest.mark.parametrize("upright", [False, True])
-def test_a_rotation_in_exif_is_reported_and_turned_if_asked_for(tmp_path, upright):
+def test_a_rotation_in_exif_is_reported_and_applied_if_requested(tmp_path, upright):
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned clockwise
+    exif[0x0112] = 6  # to be rotated clockwise
     path = tmp_path / "turned.jpg"
     photo(path, 40, 20, exif=exif, quality=95)
     made = make_copy(str(path), 256, upright=upright)
     assert made.is_rotated
     assert made.is_new == upright
-    red = decode(made.content)[..., 0].astype(int)  # grows from the top of the file's pixels
-    if upright:  # its top is now to the right
+    red = decode(made.content)[..., 0].astype(int)  # increases from the top of the stored pixels
+    if upright:  # their top is now on the right
         assert red.shape == (40, 20)
         assert (red[:, :5].mean(), red[:, -5:].mean()) == pytest.approx((222, 25), abs=8)
     else:
         assert red.shape == (20, 40)
 
 
-def test_all_images_that_cannot_be_decoded_are_named_and_nothing_is_left(root):
+def test_all_images_that_cannot_be_decoded_are_listed_and_nothing_is_written(root):
     (root / "train/bee/001.jpg").write_bytes(b"no image")
     whole = (root / "test/ant/000.jpg").read_bytes()
     (root / "test/ant/000.jpg").write_bytes(whole[:-30])
@@ -133,7 +133,7 @@ def test_all_images_that_cannot_be_decoded_are_named_and_nothing_is_left(root):
     assert not list(root.glob("new*"))
 
 
-def test_what_a_killed_preparation_left_is_made_again(root):
+def test_the_partial_output_of_a_killed_process_is_replaced(root):
     (root / "new.part").mkdir()
     (root / "new.part/train-00000.shard").write_bytes(b"half")
     packed(root, root / "new")
@@ -157,7 +157,7 @@ def change_byte(path, place):
     path.write_bytes(content)
 
 
-def test_a_damaged_image_is_named(root):
+def test_a_damaged_image_is_reported(root):
     shard = root / "packed/train-00000.shard"
     first = len((root / "train/ant/000.jpg").read_bytes())
     change_byte(shard, first + 5)  # in the second image
@@ -167,7 +167,7 @@ def test_a_damaged_image_is_named(root):
         train.read(1)
 
 
-def test_a_truncated_shard_is_named_before_anything_is_read(root):
+def test_a_truncated_shard_is_reported_before_anything_is_read(root):
     shard = root / "packed/test-00000.shard"
     length = shard.stat().st_size
     shard.write_bytes(shard.read_bytes()[:-7])
@@ -177,20 +177,20 @@ def test_a_truncated_shard_is_named_before_anything_is_read(root):
         Shards(str(root / "packed")).describe()
 
 
-def test_a_missing_shard_is_named(root):
+def test_a_missing_shard_is_reported(root):
     (root / "packed/test-00000.shard").unlink()
     with refused(f"cannot read {root}/packed/test-00000.shard: No such file", DamagedError):
         Shards(str(root / "packed")).describe()
 
 
-def test_a_damaged_table_is_named(root):
+def test_a_damaged_table_is_reported(root):
     change_byte(root / "packed/train.npz", 300)
     with refused(f"{root}/packed/train.npz is damaged: its content does not match", DamagedError):
         Shards(str(root / "packed")).describe()
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 1'])
-def test_a_damaged_index_is_named(root, text):
+def test_a_damaged_index_is_reported(root, text):
     (root / "packed/index.json").write_text(text)
     with refused(f"{root}/packed/index.json is damaged", DamagedError):
         Shards(str(root / "packed")).describe()
@@ -203,12 +203,12 @@ def test_an_index_of_another_version_is_refused(root):
         Shards(str(root / "packed")).describe()
 
 
-def test_a_folder_that_was_not_prepared_is_named(tmp_path):
+def test_a_folder_that_was_not_prepared_is_reported(tmp_path):
     with refused(f"no file {tmp_path}/index.json: pack images with kd-bench prepare"):
         Shards(str(tmp_path)).describe()
 
 
-def test_images_of_two_sizes_are_refused_in_memory(tmp_path):
+def test_images_of_two_sizes_are_refused_if_held_in_memory(tmp_path):
     root = write_folder(tmp_path, sizes=((8, 8), (9, 8)))
     packed(root, root / "packed")
     with refused("images differ in size"):

@@ -1,4 +1,4 @@
-"""Tiny ImageNet, as its archive unpacks."""
+"""Tiny ImageNet, with the folders of its archive."""
 
 import re
 
@@ -12,7 +12,7 @@ from kd_bench.interfaces import UserError
 
 def save(path, value):
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((4, 4), value, np.uint8)).save(path)  # some of its images are grey
+    Image.fromarray(np.full((4, 4), value, np.uint8)).save(path)  # some images are grey
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_images_have_their_classes(root):
     assert test.image[:, 0, 0].tolist() == [[grey] * 3 for grey in (50, 51, 52)]
 
 
-def test_missing_files_are_named(root, tmp_path):
+def test_missing_files_are_reported(root, tmp_path):
     (root / "val/val_annotations.txt").unlink()
     for folder, message in (
         (root, f"cannot read {root}/val/val_annotations.txt: No such file or directory"),
@@ -46,7 +46,7 @@ def test_missing_files_are_named(root, tmp_path):
             TinyImageNet(str(folder)).describe()
 
 
-def test_a_class_without_its_folder_of_images_is_named(root):
+def test_a_class_without_its_folder_of_images_is_reported(root):
     (root / "train/n03").mkdir()
     message = f"no folder {root}/train/n03/images: Tiny ImageNet is incomplete"
     with pytest.raises(UserError, match=re.escape(message)):

@@ -1,4 +1,4 @@
-"""RandAugment of streamed images: torchvision's operations, drawn by the view's number alone."""
+"""RandAugment of streamed images: torchvision's, seeded only by the number of the view."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ IMAGES = list(np.random.default_rng(0).integers(256, size=(3, 8, 8, 3), dtype=np
 VIEWS = torch.tensor([5, 2**61 + 7, 99])
 
 
-def test_it_is_torchvisions_of_the_crops_seeded_by_the_views_number():
+def test_it_equals_torchvisions_randaugment_of_the_crops_seeded_by_the_view():
     made = RandAugmented(CROPS, operations=2, magnitude=9).augmented(IMAGES, VIEWS)
     crops = CROPS.augmented(IMAGES, VIEWS % CROPS.count)
     theirs = import_torchvision().transforms.RandAugment(num_ops=2, magnitude=9)
@@ -26,7 +26,7 @@ def test_it_is_torchvisions_of_the_crops_seeded_by_the_views_number():
     assert not torch.equal(made, crops)
 
 
-def test_neither_the_batch_nor_the_generator_outside_matters():
+def test_it_depends_neither_on_the_batch_nor_on_the_global_generator():
     views = RandAugmented(CROPS, operations=2, magnitude=9)
     whole = views.augmented(IMAGES, VIEWS)
     before = torch.get_rng_state()
@@ -34,7 +34,7 @@ def test_neither_the_batch_nor_the_generator_outside_matters():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_evaluated_images_are_left_as_they_are():
+def test_test_images_are_not_augmented():
     views = RandAugmented(CROPS, operations=2, magnitude=9)
     assert torch.equal(views.plain(IMAGES), CROPS.plain(IMAGES))
 
@@ -46,6 +46,6 @@ def test_evaluated_images_are_left_as_they_are():
         ((2, 31), "magnitude must be from 0 to 30"),
     ],
 )
-def test_numbers_that_torchvision_does_not_take_are_refused(numbers, message):
+def test_numbers_that_torchvision_does_not_accept_are_refused(numbers, message):
     with pytest.raises(UserError, match=message):
         check_randaugment(*numbers)

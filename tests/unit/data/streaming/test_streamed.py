@@ -1,4 +1,4 @@
-"""Streamed images: the bits of images in memory, by any number of workers; what is refused."""
+"""Streamed images: the same bits as images in memory, with any number of workers; errors."""
 
 import re
 
@@ -36,7 +36,7 @@ def refused(message):
 
 
 def epoch_of(data, order, sizes, epoch=3, seed=5):
-    """The normalised images of an epoch's steps, as the training loop gets them."""
+    """The normalised images of each step of an epoch, as the training loop gets them."""
     feed = data.feed(seed, sizes)
     feed.start(order, epoch)
     for part in order[: sum(sizes)].split(sizes):
@@ -46,7 +46,7 @@ def epoch_of(data, order, sizes, epoch=3, seed=5):
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["folder", "resized folder", "csv"])
-def test_streamed_batches_have_the_bits_of_those_in_memory(root, kind, workers):
+def test_streamed_batches_have_the_same_bits_as_those_in_memory(root, kind, workers):
     def source():
         if kind == "csv":
             return CsvFiles(str(root), None, "train.csv", "test.csv")
@@ -74,7 +74,7 @@ def test_streamed_batches_have_the_bits_of_those_in_memory(root, kind, workers):
     assert streamed.image_size == held.image_size
 
 
-def test_streaming_draws_nothing_from_the_random_numbers_of_methods(root):
+def test_streaming_does_not_use_the_global_generator(root):
     data = load(folder(root), streamed=True)
     torch.manual_seed(3)
     expected = torch.rand(1)
@@ -84,7 +84,7 @@ def test_streaming_draws_nothing_from_the_random_numbers_of_methods(root):
     assert torch.equal(torch.rand(1), expected)
 
 
-def test_steps_that_are_dropped_are_not_decoded(root):
+def test_dropped_steps_are_not_decoded(root):
     data = load(folder(root), streamed=True)
     order = torch.arange(12).flip(0)
     assert [len(image) for image in epoch_of(data, order, [5, 5])] == [5, 5]
@@ -102,7 +102,7 @@ def test_a_new_epoch_may_start_before_the_last_one_ends(root):
     assert torch.equal(shown, expected)
 
 
-def test_the_fingerprint_is_that_of_a_copy_and_changes_with_files_and_labels(root, tmp_path):
+def test_the_fingerprint_of_a_copy_is_equal_and_changes_with_labels(root, tmp_path):
     whole = load(folder(root), streamed=True).fingerprint
     assert re.fullmatch("[0-9a-f]{16}", whole)
     copy = write_folder(tmp_path / "copy")
@@ -117,7 +117,7 @@ def test_the_record_has_the_versions_of_the_decoders_of_streamed_images(root):
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_damaged_image_is_named_in_one_line(root, workers):
+def test_a_damaged_image_is_reported_in_one_line(root, workers):
     data = load(folder(root), streamed=True, workers=workers, mean=[0.5] * 3, std=[0.2] * 3)
     (root / "test/bee/003.jpg").write_bytes(b"no image")
     with refused(f"{root}/test/bee/003.jpg is not an image that PIL can read") as caught:
@@ -137,14 +137,14 @@ def test_a_source_without_files_cannot_be_streamed():
         load(Digits(train=500), streamed=True)
 
 
-def test_workers_are_a_number(root):
+def test_a_negative_number_of_workers_is_refused(root):
     with refused("dataset.workers must be 0 or more, got -1"):
         load(folder(root), streamed=True, workers=-1)
 
 
 def test_images_that_do_not_fit_into_the_memory_are_refused_before_decoding(root, monkeypatch):
     (root / "test/ant/000.jpg").write_bytes(b"no image")
-    # 18 images of 8x8 pixels as decoded, and the 12 of them that train again, padded to 12x12
+    # 18 decoded images of 8x8 pixels, and padded copies of 12x12 of the 12 training images
     needed = 3 * (18 * 64 + 12 * 144)
     monkeypatch.setattr(dataset_module, "available_memory", lambda: needed - 1)
     with refused(
@@ -157,7 +157,7 @@ def test_images_that_do_not_fit_into_the_memory_are_refused_before_decoding(root
         load(folder(root))
 
 
-def test_a_source_that_cannot_be_streamed_is_refused_without_that_advice(monkeypatch):
+def test_a_source_that_cannot_be_streamed_is_refused_without_advising_it(monkeypatch):
     monkeypatch.setattr(dataset_module, "available_memory", lambda: 1000)
     with refused("1,797 images of 8x8 pixels need") as caught:
         load(Digits(train=500))

@@ -1,4 +1,4 @@
-"""Random resized crops: their boxes and pixels; the evaluated center; what is refused."""
+"""Random resized crops: their boxes and pixels, the center crop of test images, and errors."""
 
 import math
 import re
@@ -19,7 +19,7 @@ def crop(**changed):
 
 
 def image(height=20, width=30):
-    """Red is the row, green the column."""
+    """An image whose red is the row and whose green is the column."""
     y, x = np.mgrid[:height, :width]
     return np.stack([y, x, 0 * x], -1).astype(np.uint8)
 
@@ -34,15 +34,15 @@ def words(*fractions):
 
 
 def test_a_box_by_hand():
-    # area: half way from 0.08 to 1 of 100 x 200 pixels; ratio: half way from log 1/2 to log 2, so 1
-    # side = sqrt(0.54 * 20000) = 103.9, higher than the image; then 0.08 and 1: sqrt(1600) = 40
+    # area: halfway from 0.08 to 1 of 100 x 200 pixels; ratio: halfway from log 1/2 to log 2, so 1;
+    # side = sqrt(0.54 * 20000) = 103.9, larger than the image; then 0.08 and 1: sqrt(1600) = 40
     made = crop(ratio=[0.5, 2.0])
     drawn = [*words(0.5, 0.5), 7, 7, *words(0.0, 0.5), 161 * 5 + 3, 61 * 9 + 2]
     assert made.box(100, 200, drawn) == (3, 2, 40, 40)
 
 
-def test_a_box_that_never_fits_is_the_largest_one_in_the_center():
-    # a whole image four times as wide as high, as a box of ratio 1
+def test_if_no_box_fits_the_largest_one_in_the_center_is_used():
+    # boxes with the area of the whole image and ratio 1, for images of ratio 4 and 1/4
     made = crop(area=[1.0, 1.0], ratio=[1.0, 1.0])
     assert made.box(10, 40, [0] * 41) == (15, 0, 10, 10)
     assert made.box(40, 10, [0] * 41) == (0, 15, 10, 10)
@@ -57,7 +57,7 @@ def test_boxes_have_the_distribution_of_area_and_ratio():
     assert (left + width <= 400).all()
     assert (top + height <= 400).all()
     area, ratio = width * height / 400**2, width / height
-    # uniform in [0.1, 0.4], nearly: the widest of the largest boxes do not fit
+    # nearly uniform in [0.1, 0.4]: the widest of the largest boxes do not fit
     assert area.mean() == pytest.approx(0.25, abs=0.01)
     assert np.quantile(area, 0.2) == pytest.approx(0.16, abs=0.01)
     assert np.log(ratio).mean() == pytest.approx(0, abs=3 * 2 * math.log(2) / math.sqrt(12 * 4000))
@@ -66,7 +66,7 @@ def test_boxes_have_the_distribution_of_area_and_ratio():
     assert place.mean() == pytest.approx(0.5, abs=3 / math.sqrt(12 * 4000))
 
 
-def test_all_numbers_of_a_view_follow_from_its_own():
+def test_all_random_numbers_of_a_view_follow_from_its_number():
     [drawn] = crop()._words(torch.tensor([12345]))
     state = reference_splitmix64(12345)
     for place in (0, 1, 40):
@@ -86,7 +86,7 @@ def test_a_view_is_the_same_in_every_batch():
 
 
 def test_a_box_is_cropped_before_it_is_resized_and_half_of_the_views_are_flipped():
-    # The whole image, 4x4, at its own size: a view is the image or its mirror image.
+    # Boxes of the whole 4x4 image at its size: a view is the image or its mirror image.
     made = crop(area=[1.0, 1.0], ratio=[1.0, 1.0])
     whole = torch.from_numpy(image(4, 4))
     shown = made.augmented([image(4, 4)] * 200, views(200))
@@ -100,8 +100,8 @@ def test_a_box_is_cropped_before_it_is_resized_and_half_of_the_views_are_flipped
     assert torch.equal(never.augmented([image(4, 4)] * 9, views(9)), whole.expand(9, 4, 4, 3))
 
 
-def test_the_evaluated_view_is_the_center_of_the_resized_image():
-    # 10x20 to 5x10: two pixels each become one; of its columns 0..9, the center has 3..6
+def test_a_test_image_is_the_center_of_the_resized_image():
+    # 10x20 to 5x10: 2x2 pixels become one; of the columns 0..9, the center has 3..6
     plain = crop(size=4, resize=5).plain([np.repeat(np.repeat(image(5, 10), 2, 0), 2, 1)])
     assert plain.shape == (1, 4, 4, 3)
     assert plain[0, :, :, 1].float().mean(0).round().tolist() == [3, 4, 5, 6]

@@ -1,4 +1,4 @@
-"""The linear probe: its features and sizes, and accuracy against scikit-learn's classifier."""
+"""The linear probe: its features, image sizes, and accuracy compared with scikit-learn's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kd_bench.utils.errors import UserError
 
 
 def blobs(count, seed, classes=3, features=8):
-    """Overlapping clouds of points around a mean for each class."""
+    """Overlapping Gaussian clusters, one per class."""
     random = torch.Generator().manual_seed(seed)
     target = torch.arange(count) % classes
     means = torch.randn(classes, features, generator=torch.Generator().manual_seed(9))
@@ -28,7 +28,7 @@ def accuracy_of(classifier, test):
     return (classifier(test.value).argmax(1) == test.target).float().mean().item()
 
 
-def test_the_classifier_is_as_good_as_scikit_learns():
+def test_the_classifier_is_as_accurate_as_scikit_learns():
     train, test = standardized(blobs(600, 0), blobs(600, 1))
     reference = LogisticRegression().fit(train.value.numpy(), train.target.numpy())
     expected = reference.score(test.value.numpy(), test.target.numpy())
@@ -37,7 +37,7 @@ def test_the_classifier_is_as_good_as_scikit_learns():
     assert found == pytest.approx(expected, abs=0.02)
 
 
-def test_its_weights_follow_from_the_seed_alone(monkeypatch):
+def test_its_weights_depend_only_on_the_seed(monkeypatch):
     monkeypatch.setattr(probe, "EPOCHS", 2)
     first, again, other = (
         probe.train_classifier(blobs(200, 0), 3, seed).weight for seed in (0, 0, 1)
@@ -54,7 +54,7 @@ def test_features_are_standardized_by_the_training_images():
     assert ready[1].value.tolist() == [[2, 1]]
 
 
-def test_images_are_resized_by_means_of_boxes_and_keep_their_size_otherwise():
+def test_images_are_resized_with_antialiasing_unless_they_have_the_size():
     image = torch.arange(4 * 4 * 3, dtype=torch.uint8).view(1, 4, 4, 3)
     assert resized(image, (4, 4)) is image
     one = torch.full((1, 6, 6, 3), 7, dtype=torch.uint8)
@@ -84,7 +84,7 @@ class Small(nn.Module):
         return self.fc(image.flatten(1))
 
 
-def test_the_network_sees_the_other_images_at_its_size_normalized_as_its_own(both, monkeypatch):
+def test_images_are_resized_and_normalized_for_the_network(both, monkeypatch):
     own, other = both
     assert isinstance(other, ResidentData)
     monkeypatch.setattr(probe, "EPOCHS", 30)
@@ -96,7 +96,7 @@ def test_the_network_sees_the_other_images_at_its_size_normalized_as_its_own(bot
         torch.cat(net.seen[-1:])[:24], own.normalise(resized(other.test.image, (8, 8)))
     )
     assert sum(map(len, net.seen)) == 90 + 24
-    assert found > 60  # 33 by chance
+    assert found > 60  # chance is 33
 
 
 def test_features_that_are_not_finite_are_refused(both):

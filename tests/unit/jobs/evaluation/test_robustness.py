@@ -1,4 +1,4 @@
-"""Accuracy on corrupted images, of networks whose answers are known."""
+"""Accuracy on corrupted images, for networks with known predictions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FEW = {"contrast": CORRUPTIONS["contrast"], "brightness": CORRUPTIONS["brightnes
 
 
 class Constant(nn.Module):
-    """Puts every image in one class."""
+    """Predicts the same class for every image."""
 
     def __init__(self, answer):
         super().__init__()
@@ -28,7 +28,7 @@ class Constant(nn.Module):
 
 
 class Bright(nn.Module):
-    """Puts images in class 1 if their mean is above a threshold, else in class 0."""
+    """Predicts class 1 if the mean of an image is above 0, otherwise class 0."""
 
     def forward(self, image):
         is_bright = (image.mean((1, 2, 3)) > 0).long()
@@ -44,7 +44,7 @@ def extractor(net):
     return FeatureExtractor(net, {}, (), "net")
 
 
-def test_each_network_gets_its_share_of_correct_answers(data, monkeypatch):
+def test_each_network_has_its_share_of_correct_predictions(data, monkeypatch):
     monkeypatch.setattr(robustness, "CORRUPTIONS", FEW)
     monkeypatch.setattr(robustness, "EXTRA", {})
     names = []
@@ -58,7 +58,7 @@ def test_each_network_gets_its_share_of_correct_answers(data, monkeypatch):
     assert first.mean == pytest.approx(share[0])
 
 
-def test_networks_see_the_corrupted_images_in_their_parts(data, monkeypatch):
+def test_images_are_corrupted_part_by_part(data, monkeypatch):
     monkeypatch.setattr(robustness, "CORRUPTIONS", {})
     monkeypatch.setattr(robustness, "EXTRA", {"speckle_noise": EXTRA["speckle_noise"]})
     (found,) = measure_corrupted([extractor(Bright())], data, lambda name: None)
@@ -70,7 +70,7 @@ def test_networks_see_the_corrupted_images_in_their_parts(data, monkeypatch):
     assert found.extra["speckle_noise"][4] == pytest.approx(expected)
 
 
-def test_a_network_is_evaluated_in_eval_mode_and_keeps_its_own(data, monkeypatch):
+def test_a_network_is_evaluated_in_eval_mode_and_its_mode_is_restored(data, monkeypatch):
     monkeypatch.setattr(robustness, "CORRUPTIONS", FEW)
     monkeypatch.setattr(robustness, "EXTRA", {})
     net = nn.Sequential(nn.BatchNorm2d(3), Bright()).train()

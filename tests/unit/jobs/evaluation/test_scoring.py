@@ -1,4 +1,4 @@
-"""Metrics of logits: values worked out by hand, scikit-learn's, and what must not change them."""
+"""Metrics of logits compared with values by hand, scikit-learn's and SciPy's; invariances."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_negative_log_likelihood_by_hand():
     assert value == pytest.approx(2 * math.log(2), rel=1e-6)
 
 
-def test_likelihood_and_accuracies_are_those_of_scikit_learn():
+def test_likelihood_and_accuracies_equal_scikit_learns():
     logits, target = random_logits()
     probabilities, classes = softmax(logits.double().numpy(), 1), range(10)
     assert scoring.negative_log_likelihood(logits, target) == pytest.approx(
@@ -53,7 +53,7 @@ def test_likelihood_and_accuracies_are_those_of_scikit_learn():
 
 
 def test_top_5_by_hand():
-    # the labels are the largest, the fifth and the sixth of seven logits
+    # the labels have the largest, the fifth and the sixth largest of seven logits
     logits = torch.arange(7.0).expand(3, 7)
     assert scoring.top_accuracy(logits, torch.tensor([6, 2, 1])) == pytest.approx(100 * 2 / 3)
 
@@ -73,24 +73,24 @@ def test_a_class_without_test_images_has_no_accuracy():
 
 
 def test_the_calibration_error_by_hand():
-    # Confidence 0.6 of two images is in bin 9 (8/15 < 0.6 <= 9/15), one of them right:
-    # |0.5 - 0.6| = 0.1; 0.9 of two images is in bin 14, both right: |1 - 0.9| = 0.1;
-    # 0.75 of one image is in bin 12, wrong: |0 - 0.75|. (2 * 0.1 + 2 * 0.1 + 0.75) / 5 = 0.23
+    # Two images with confidence 0.6 in bin 9 (8/15 < 0.6 <= 9/15), one correct: |0.5 - 0.6| = 0.1;
+    # two with 0.9 in bin 14, both correct: |1 - 0.9| = 0.1; one with 0.75 in bin 12, wrong:
+    # |0 - 0.75|. (2 * 0.1 + 2 * 0.1 + 0.75) / 5 = 0.23
     rows = [[0.6, 0.4], [0.6, 0.4], [0.9, 0.1], [0.1, 0.9], [0.75, 0.25]]
     error = scoring.calibration_error(logits_of(*rows), torch.tensor([0, 1, 0, 1, 1]))
     assert error == pytest.approx(23.0, rel=1e-5)
 
 
-def test_gaps_of_one_bin_cancel_and_those_of_two_add_up():
-    # In one bin, 0.95 right and 0.95 wrong: |0.5 - 0.95|; in two, 0.95 right and 0.55 wrong:
-    # (|1 - 0.95| + |0 - 0.55|) / 2
+def test_errors_in_one_bin_cancel_and_those_of_two_bins_add_up():
+    # In one bin, 0.95 correct and 0.95 wrong: |0.5 - 0.95|; in two bins, 0.95 correct and 0.55
+    # wrong: (|1 - 0.95| + |0 - 0.55|) / 2
     one, two = logits_of([0.95, 0.05], [0.95, 0.05]), logits_of([0.95, 0.05], [0.55, 0.45])
     target = torch.tensor([0, 1])
     assert scoring.calibration_error(one, target) == pytest.approx(45.0, rel=1e-5)
     assert scoring.calibration_error(two, target) == pytest.approx(30.0, rel=1e-5)
 
 
-def test_the_calibration_error_is_that_of_a_loop_over_numpy_bins():
+def test_the_calibration_error_equals_a_loop_over_bins():
     logits, target = random_logits()
     probabilities = softmax(logits.double().numpy(), 1)
     confidence, is_right = probabilities.max(1), probabilities.argmax(1) == target.numpy()
@@ -104,14 +104,14 @@ def test_the_calibration_error_is_that_of_a_loop_over_numpy_bins():
 
 @pytest.mark.parametrize("certain", [0.0, 1e4])
 def test_confidences_at_the_ends_are_in_the_first_and_last_bins(certain):
-    # one class: confidence 1, always right; certain and right: likewise
+    # one class: confidence 1 and correct; two classes, certain and correct: the same
     logits = torch.tensor([[certain]]) if not certain else torch.tensor([[certain, 0.0]])
     assert scoring.calibration_error(logits, torch.tensor([0])) == 0.0
 
 
 @pytest.mark.parametrize("factor", [0.25, 1.0, 3.0])
-def test_the_temperature_undoes_a_factor_of_calibrated_logits(factor):
-    # Of 4 images with probabilities (3/4, 1/4), three are of the first class: T = 1 is the best.
+def test_the_temperature_cancels_a_factor_of_calibrated_logits(factor):
+    # Of 4 images with probabilities (3/4, 1/4), three are of the first class: T = 1 is optimal.
     logits = factor * logits_of(*[[0.75, 0.25]] * 4)
     temperature = scoring.best_temperature(logits, torch.tensor([0, 0, 0, 1]))
     assert temperature == pytest.approx(factor, rel=1e-3)
@@ -126,7 +126,7 @@ def test_no_other_temperature_has_a_smaller_loss():
     assert at_best <= min(losses) + 1e-12
 
 
-def test_without_an_error_the_temperature_is_small_but_not_zero():
+def test_without_errors_the_temperature_is_small_but_not_zero():
     assert 0.01 <= scoring.best_temperature(torch.eye(3), torch.arange(3)) < 0.1
 
 
@@ -140,7 +140,7 @@ def test_the_divergence_by_hand():
     assert value == pytest.approx(math.log(4 / 3) / 2 / 2, rel=1e-5)
 
 
-def test_the_divergence_is_that_of_scipy_from_the_teacher_to_the_student():
+def test_the_divergence_equals_scipys_from_teacher_to_student():
     (teacher, _), (student, _) = random_logits(seed=1), random_logits(seed=2)
     p, q = (softmax(logits.double().numpy(), 1) for logits in (teacher, student))
     assert scoring.divergence(teacher, student) == pytest.approx(entropy(p, q, axis=1).mean())
@@ -148,8 +148,8 @@ def test_the_divergence_is_that_of_scipy_from_the_teacher_to_the_student():
 
 
 def test_agreement_where_the_teacher_errs_by_hand():
-    # The teacher errs on images 1, 2 and 3; the student says the same of 2, is right about 1, and
-    # makes an error of its own on 3. What both say of image 0 does not count.
+    # The teacher is wrong on images 1, 2 and 3; the student agrees on 2, is correct on 1, and makes
+    # another error on 3. Image 0 does not count.
     teacher, student = torch.eye(4)[[0, 2, 2, 1]], torch.eye(4)[[0, 1, 2, 2]]
     target = torch.tensor([0, 1, 1, 0])
     assert scoring.agreement_on_errors(teacher, student, target) == pytest.approx(100 / 3)
@@ -159,7 +159,7 @@ def test_a_teacher_without_errors_has_no_agreement_on_them():
     assert scoring.agreement_on_errors(torch.eye(3), torch.eye(3), torch.arange(3)) is None
 
 
-# All of them
+# All metrics
 
 
 def data_of(target, validation=None):
@@ -169,14 +169,14 @@ def data_of(target, validation=None):
     )
 
 
-def test_what_does_not_apply_is_none():
+def test_metrics_that_do_not_apply_are_none():
     logits, target = random_logits(classes=3)
     metrics = measure(StudentLogits(logits, None), None, data_of(target))
     unknown = {name for name, value in vars(metrics).items() if value is None}
     assert unknown == {"top5", "temperature", "ece_scaled", "kl", "teacher_errors"}
 
 
-def test_the_temperature_is_fitted_on_the_validation_images_alone():
+def test_the_temperature_is_fitted_only_on_the_validation_images():
     logits, target = random_logits()
     held, held_target = random_logits(seed=3)
     metrics = measure(StudentLogits(logits, held), None, data_of(target, held_target))
@@ -207,7 +207,7 @@ def test_logits_of_any_size_have_finite_metrics():
     assert 0 <= metrics.ece_scaled <= 100
 
 
-def test_half_precision_holds_logits_beyond_its_range():
+def test_half_precision_clips_logits_beyond_its_range():
     stored = scoring.to_half(torch.tensor([[1e9, 1.5, -1e9]]))
     assert stored.dtype == torch.half
     assert stored.tolist() == [[65504.0, 1.5, -65504.0]]

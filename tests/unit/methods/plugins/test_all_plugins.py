@@ -1,4 +1,4 @@
-"""Rules for every plug-in in conf/plugin, with some methods of different kinds."""
+"""Rules for every plug-in in conf/plugin, with methods of different kinds."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from kd_bench.methods.common.method import Method
 
 PLUGINS = choices("plugin")
 METHODS = ("st", "dkd", "wsld")
-DRAWING = {"tekap"}  # random numbers
-TELLS_CLASSES_APART = {"ctkd_instance"}  # by its trained weights
+RANDOM = {"tekap"}  # draws random numbers
+NOT_EQUIVARIANT = {"ctkd_instance"}  # its weights depend on the order of the classes
 each_plugin = pytest.mark.parametrize("plugin", PLUGINS)
 each_method = pytest.mark.parametrize("method", METHODS)
 
 
 def inputs(size: int, classes: int, scale: float) -> tuple[Tensor, Tensor, Batch]:
-    """Logits of both networks, and a batch; teachers of half of the images are right."""
+    """Logits of both networks, and a batch; the teacher is correct on half of the images."""
     batch = labelled(*(i % classes for i in range(size)))
     student, teacher = scale * rand(size, classes), scale * rand(size, classes, seed=1)
     teacher[::2] += 3 * scale * torch.nn.functional.one_hot(batch.target, classes)[::2]
@@ -42,7 +42,7 @@ def evaluate(method: Method, student: Tensor, teacher: Tensor, batch: Batch) -> 
 
 
 @each_plugin
-def test_a_plugin_is_named_after_its_file(plugin):
+def test_a_plugin_has_the_name_of_its_file(plugin):
     assert list(arguments(plugin)) == [plugin]
 
 
@@ -68,9 +68,9 @@ def test_large_logits_few_classes_and_single_images_are_finite(method, plugin):
 
 @each_plugin
 @each_method
-def test_single_precision_gives_what_double_precision_gives(method, plugin):
-    if plugin in DRAWING:
-        pytest.skip("draws other numbers in double precision")
+def test_single_and_double_precision_agree(method, plugin):
+    if plugin in RANDOM:
+        pytest.skip("draws other random numbers in double precision")
     student, teacher, batch = inputs(12, 10, scale=5.0)
     student, teacher = student.float(), teacher.float()
     built = build(method, context(10), plugin)
@@ -83,8 +83,8 @@ def test_single_precision_gives_what_double_precision_gives(method, plugin):
 @each_plugin
 @each_method
 def test_the_order_of_the_classes_has_no_effect(method, plugin):
-    if plugin in DRAWING | TELLS_CLASSES_APART:
-        pytest.skip("has one by design")
+    if plugin in RANDOM | NOT_EQUIVARIANT:
+        pytest.skip("depends on the order by design")
     student, teacher, batch = inputs(12, 10, scale=3.0)
     order = torch.randperm(10, generator=torch.Generator().manual_seed(0))
     renamed = replace(batch, target=order.argsort()[batch.target])
@@ -96,7 +96,7 @@ def test_the_order_of_the_classes_has_no_effect(method, plugin):
 
 
 @each_plugin
-def test_it_changes_the_loss_but_not_cross_entropy(plugin):
+def test_a_plugin_changes_the_loss_but_not_cross_entropy(plugin):
     student, teacher, batch = inputs(12, 10, scale=3.0)
     plain = terms(build("st", context(10)).double(), student, teacher, batch)
     changed = terms(build("st", context(10), plugin).double(), student, teacher, batch)
@@ -135,8 +135,8 @@ def test_a_plugin_resumes_from_its_state_dict(plugin):
 
 @each_plugin
 @each_method
-def test_nothing_waits_for_the_device(method, plugin):
-    # On the meta device whatever would synchronize with a GPU raises an error.
+def test_a_plugin_does_not_synchronize_with_the_device(method, plugin):
+    # On the meta device, code that would synchronize with a GPU raises an error.
     with torch.device("meta"):
         built = build(
             method, replace(context(10), labels=torch.empty(12, dtype=torch.long)), plugin

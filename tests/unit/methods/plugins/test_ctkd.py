@@ -1,4 +1,4 @@
-"""Curriculum temperature: values by hand, reversed gradients, the curriculum, one T per image."""
+"""Curriculum temperature: values by hand, reversed gradients, the curriculum, T per image."""
 
 import math
 from dataclasses import replace
@@ -23,7 +23,7 @@ SHARED = {"start": 1.0, "span": 20.0, "curriculum": 0.25}
 
 
 def trained_for(epochs: int) -> LossContext:
-    """The context of a recipe with so many epochs, and ten classes."""
+    """The context of a recipe with that many epochs, and ten classes."""
     return replace(context(10), epochs=epochs)
 
 
@@ -41,7 +41,7 @@ def test_values_by_hand():
     assert pair.weight.item() == pytest.approx(2 * 16**2)
 
 
-def test_the_first_temperature_is_that_of_the_authors():
+def test_the_initial_temperature_is_that_of_the_authors():
     # 1 + 20 sigmoid(1), with the loss's own temperature of 4
     plugin = build("st", context(4), "ctkd").parts["plugins.ctkd"]
     pair = LogitPair(rand(3, 4), rand(3, 4))
@@ -68,14 +68,14 @@ def test_the_adversary_grows_over_the_first_epochs(epoch, adversity):
 
 
 def slope(plugin_name: str, epoch: float, method: str = "st") -> Tensor:
-    """The gradient of a loss for the first parameter of a plug-in."""
+    """The gradient of a loss with respect to the first parameter of a plug-in."""
     torch.manual_seed(0)
     built = build(method, trained_for(240), plugin_name).double()
     loss = terms(built, rand(3, 10), rand(3, 10, seed=1), in_epoch(epoch))[method]
     return torch.autograd.grad(loss, next(built.parameters()))[0]
 
 
-def test_the_gradient_is_that_of_a_step_uphill():
+def test_the_gradient_of_the_temperature_is_reversed():
     # The slope of T^2 KL(T) by finite differences: times -1 in epoch 10, and -1/2 in epoch 5
     def loss(w: float) -> float:
         built = build("st", context(10), "ctkd").double()
@@ -105,7 +105,7 @@ def test_reversing_changes_no_value():
     torch.testing.assert_close(x.grad, torch.full((5,), -0.3))
 
 
-def test_each_image_has_a_temperature_of_its_own():
+def test_each_image_has_its_own_temperature():
     plugin = InstanceTemperature(context(10), **SHARED, hidden=16).double()
     student, teacher = rand(3, 10), rand(3, 10, seed=1)
     pair = one(plugin, LogitPair(student, teacher), BATCH)
@@ -133,11 +133,11 @@ def test_without_a_span_the_temperature_is_fixed():
     [{"start": 0.0}, {"span": -1.0}, {"span": math.inf}, {"curriculum": 0.0}, {"curriculum": 2}],
     ids=str,
 )
-def test_numbers_without_sense_are_refused(wrong):
+def test_numbers_out_of_range_are_refused(wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):
         GlobalTemperature(context(4), **(SHARED | wrong))
 
 
-def test_a_hidden_layer_has_a_width():
+def test_a_hidden_layer_of_width_0_is_refused():
     with pytest.raises(UserError, match="hidden"):
         InstanceTemperature(context(4), **SHARED, hidden=0)

@@ -1,4 +1,4 @@
-"""Entropy-adaptive weights: by hand, for equal entropies, without gradient, as published."""
+"""Entropy-adaptive weights: values by hand, equal entropies, no gradient, published variant."""
 
 import math
 
@@ -59,7 +59,7 @@ def test_equal_entropies_give_a_constant_times_the_plain_loss(method):
         torch.testing.assert_close(weighted[name], term * (1 if name == "ce" else constant))
 
 
-def test_a_teacher_without_doubt_and_one_without_opinion():
+def test_weights_for_certain_and_for_uniform_predictions():
     sure, none = 100.0 * torch.eye(4)[:2], torch.zeros(2, 4)
     assert weights(EntropyAdaptive, 4, none, sure) == pytest.approx([0.0, 0.0])
     assert weights(EntropyAdaptive, 4, none, none) == pytest.approx([math.log(4)] * 2)

@@ -1,4 +1,4 @@
-"""Logit standardization: invariance, a value worked by hand, and logits that are all equal."""
+"""Logit standardization: values by hand, invariance, and logits that are all equal."""
 
 import math
 
@@ -26,7 +26,7 @@ def test_values_by_hand():
     assert pair.teacher.tolist()[0] == pytest.approx([-1, 1, -1, 1])
 
 
-def test_any_shift_and_positive_scale_of_either_network_leaves_the_loss_as_it_is():
+def test_the_loss_is_invariant_to_shift_and_positive_scale_of_either_network():
     method = build("dkd", context(10), "standardize").double()
     student, teacher = rand(3, 10), rand(3, 10, seed=1)
     before = terms(method, student, teacher, BATCH)
@@ -36,7 +36,7 @@ def test_any_shift_and_positive_scale_of_either_network_leaves_the_loss_as_it_is
         torch.testing.assert_close(after[name], before[name])
 
 
-def test_the_gradient_changes_neither_the_mean_nor_the_deviation_of_the_logits():
+def test_the_gradient_changes_neither_mean_nor_standard_deviation_of_the_logits():
     method = build("st", context(10), "standardize").double()
     student = rand(3, 10).requires_grad_()
     loss = terms(method, student, rand(3, 10, seed=1), BATCH)["st"]

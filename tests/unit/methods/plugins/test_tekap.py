@@ -1,4 +1,4 @@
-"""Perturbed teachers: what is drawn, the sum of the losses, and new draws in every step."""
+"""Perturbed teachers: the noise, the sum of the losses, and new draws in every step."""
 
 import pytest
 import torch
@@ -14,10 +14,10 @@ BATCH = labelled(0, 1, 2)
 PAIR = LogitPair(rand(3, 10), rand(3, 10, seed=1), 2.0)
 
 
-def test_the_teacher_itself_and_perturbed_ones():
+def test_the_pairs_are_the_teacher_and_perturbed_teachers():
     first, *others = PerturbedTeachers(context(10), teachers=2, noise=0.25, weight=0.5)(PAIR, BATCH)
     assert first is PAIR
-    assert [pair.weight for pair in others] == [1.0, 1.0]  # 0.5 of the pair's own 2
+    assert [pair.weight for pair in others] == [1.0, 1.0]  # 0.5 times the pair's weight of 2
     assert all(pair.student is PAIR.student for pair in others)
     assert not torch.equal(others[0].teacher, others[1].teacher)
 
@@ -26,12 +26,12 @@ def test_the_noise_is_standard_normal():
     zeros = LogitPair(torch.zeros(100, 100), torch.full((100, 100), 8.0))
     torch.manual_seed(0)
     _, other = PerturbedTeachers(context(10), teachers=1, noise=0.25, weight=1.0)(zeros, BATCH)
-    # (1 - 0.25) * 8 + 0.25 e: mean 6, deviation 0.25; ten thousand draws
+    # (1 - 0.25) * 8 + 0.25 e: mean 6, standard deviation 0.25; ten thousand draws
     assert other.teacher.mean().item() == pytest.approx(6.0, abs=0.01)
     assert other.teacher.std().item() == pytest.approx(0.25, abs=0.01)
 
 
-def test_the_loss_is_that_of_the_teacher_and_the_weighted_ones_of_the_others():
+def test_the_loss_is_the_teachers_plus_the_weighted_losses_of_perturbed_teachers():
     # In the code of the paper: KL + 0.8 sum of KL to 0.9 z_t + 0.1 e, with T^2
     torch.manual_seed(0)
     found = terms(build("st", context(10), "tekap"), PAIR.student, PAIR.teacher, BATCH)["st"]
@@ -47,20 +47,20 @@ def test_the_loss_is_that_of_the_teacher_and_the_weighted_ones_of_the_others():
     assert found.item() == pytest.approx(by_hand)
 
 
-def test_without_noise_the_loss_is_a_constant_times_the_plain_one():
+def test_without_noise_the_loss_is_a_multiple_of_the_plain_loss():
     plugin = PerturbedTeachers(context(10), teachers=3, noise=0.0, weight=0.8)
     pairs = plugin(LogitPair(PAIR.student, PAIR.teacher), BATCH)
     assert all(torch.equal(pair.teacher, PAIR.teacher) for pair in pairs)
     assert sum(pair.weight for pair in pairs) == pytest.approx(3.4)
 
 
-def test_every_step_draws_anew():
+def test_every_step_draws_new_noise():
     method = build("st", context(10), "tekap")
     first, second = (terms(method, PAIR.student, PAIR.teacher, BATCH)["st"] for _ in range(2))
     assert first != second
 
 
 @pytest.mark.parametrize("wrong", [{"teachers": 0}, {"noise": 1.5}, {"weight": 0.0}], ids=str)
-def test_numbers_without_sense_are_refused(wrong):
+def test_numbers_out_of_range_are_refused(wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):
         PerturbedTeachers(context(10), **({"teachers": 3, "noise": 0.1, "weight": 0.8} | wrong))

@@ -1,4 +1,4 @@
-"""All corruptions by name: what each must keep, and that they are the same every time."""
+"""Rules for all corruptions: shapes, determinism, and growth with the severity."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NAMES = [*CORRUPTIONS, *EXTRA]
 
 
 def images(count=3, size=32, seed=0):
-    """Smooth pictures in color."""
+    """Smooth color images."""
     random = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, 3, 4, 4, generator=random)
     fine = torch.nn.functional.interpolate(coarse, (size, size), mode="bicubic").clamp(0, 1)
@@ -29,10 +29,10 @@ def test_images_are_changed_in_the_same_way_every_time(name):
     assert (made.dtype, made.shape) == (torch.uint8, image.shape)
     assert torch.equal(made, corrupted(image, name, 3, 0))
     assert distance(made, image) > 0.3
-    assert torch.equal(image, images())  # the given ones stay
+    assert torch.equal(image, images())  # not modified in place
 
 
-# not of elastic_transform, whose affine part is the largest at strength 1
+# Except elastic_transform, whose affine part is largest at strength 1
 @pytest.mark.parametrize("name", [name for name in CORRUPTIONS if name != "elastic_transform"])
 def test_the_highest_strength_changes_more_than_the_lowest(name):
     image = images()
@@ -47,12 +47,12 @@ def test_images_may_have_other_sizes(name, size):
 
 
 @pytest.mark.parametrize("name", ["gaussian_noise", "glass_blur", "motion_blur", "snow", "fog"])
-def test_parts_and_strengths_have_random_numbers_of_their_own(name):
+def test_each_part_has_its_own_random_numbers(name):
     image = images()
     assert not torch.equal(corrupted(image, name, 3, 0), corrupted(image, name, 3, 1))
 
 
-def test_fourteen_of_the_papers_fifteen_are_made_and_three_of_its_four_others():
+def test_14_of_the_papers_15_corruptions_and_3_of_its_4_extra_ones_exist():
     assert "frost" not in NAMES
     assert "spatter" not in NAMES
     assert (len(CORRUPTIONS), len(EXTRA)) == (14, 3)

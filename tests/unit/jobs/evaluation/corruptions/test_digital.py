@@ -1,4 +1,4 @@
-"""Digital corruptions: against the standard library, Pillow and OpenCV's conventions."""
+"""Digital corruptions compared with the standard library and SciPy."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def random():
 
 
 def pictures(count=2, size=32):
-    """Whole levels, as of stored images."""
+    """Random images with 8-bit values in 0..1."""
     return random().integers(0, 256, (count, size, size, 3)) / 255
 
 
-def test_contrast_draws_pixels_to_the_mean_of_their_channel():
+def test_contrast_moves_pixels_towards_the_mean_of_their_channel():
     image = np.zeros((1, 1, 2, 3))
     image[0, 0, 1] = [1.0, 0.5, 0.2]
     made = digital.contrast(image, 2, random())
@@ -40,14 +40,14 @@ def test_saturation_is_that_of_hsv(strength, factor, more):
         assert after == pytest.approx(colorsys.hsv_to_rgb(hue, saturation, value), abs=1e-9)
 
 
-def test_pixels_are_means_of_boxes():
+def test_pixelation_averages_boxes():
     image = pictures(1, 4)  # 0.65 of 4 pixels are 2
     made = digital.pixelate(image, 5, random())
     means = image.reshape(1, 2, 2, 2, 2, 3).mean(axis=(2, 4))
     assert made == pytest.approx(means.repeat(2, 1).repeat(2, 2), abs=1 / 255)
 
 
-def test_jpeg_loses_more_at_a_higher_strength_and_nothing_of_a_grey_picture():
+def test_jpeg_errors_grow_with_strength_and_are_zero_for_a_grey_image():
     image = pictures()
     lost = [np.abs(digital.jpeg_compression(image, s, random()) - image).mean() for s in (1, 3, 5)]
     assert lost == sorted(lost)
@@ -55,7 +55,7 @@ def test_jpeg_loses_more_at_a_higher_strength_and_nothing_of_a_grey_picture():
     assert digital.jpeg_compression(grey, 5, random()) == pytest.approx(grey)
 
 
-def test_pictures_are_warped_as_scipy_maps_coordinates():
+def test_images_are_warped_as_by_scipys_map_coordinates():
     image, (y, x) = pictures(), np.mgrid[0.0:32, 0.0:32]
     x, y = x + random().uniform(-3, 3, (2, 32, 32)), y + random().uniform(-3, 3, (2, 32, 32))
     made = digital.warped(image, x, y)
@@ -65,13 +65,13 @@ def test_pictures_are_warped_as_scipy_maps_coordinates():
             assert made[n, :, :, c] == pytest.approx(expected)
 
 
-def test_an_affine_map_moves_its_three_corners_and_nothing_without_a_distance():
+def test_an_affine_map_with_distance_0_is_the_identity():
     y, x = np.mgrid[0.0:32, 0.0:32]
     still = digital._affine(x, y, 0.0, 1, random())
     assert (still[0][0], still[1][0]) == (pytest.approx(x), pytest.approx(y))
 
 
-def test_an_affine_map_brings_three_corners_to_their_new_places():
+def test_an_affine_map_moves_three_corners_to_their_new_places():
     y, x = np.mgrid[0.0:32, 0.0:32]
     source_x, source_y = (each[0] for each in digital._affine(x, y, 2.0, 1, random()))
     corners = np.array([[26, 26], [26, 6], [6, 6]])
@@ -85,7 +85,7 @@ def test_an_affine_map_brings_three_corners_to_their_new_places():
 
 
 def test_the_strongest_distortion_has_the_smallest_wavelength():
-    # a displacement alone, of a ramp from left to right, is the displacement of its values
+    # displacing a ramp from left to right changes its values by the displacement
     ramp = np.broadcast_to(np.linspace(0, 1, 32)[None, None, :, None], (4, 32, 32, 3)).copy()
     made = [digital.elastic_transform(ramp, strength, random()) for strength in (1, 5)]
     rough = [np.abs(np.diff(each[:, 8:24, 8:24, 0], n=2, axis=1)).mean() for each in made]

@@ -1,4 +1,4 @@
-"""Weather: light against the standard library's HSV, clouds, and the formula of fog."""
+"""Weather: brightness compared with the standard library's HSV, clouds, fog and snow."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_brightness_raises_the_value_of_hsv():
         assert after == pytest.approx(colorsys.hsv_to_rgb(hue, saturation, min(value + 0.3, 1)))
 
 
-def test_clouds_reach_from_0_to_1_in_every_picture_and_differ():
+def test_clouds_range_from_0_to_1_in_every_image_and_differ():
     clouds = weather.plasma(3, 20, 2.0, random())
     assert clouds.shape == (3, 32, 32)
     assert (clouds.min(axis=(1, 2)) == 0).all()
@@ -40,8 +40,8 @@ def test_clouds_are_smoother_with_a_larger_decay():
 
 
 def test_clouds_of_two_by_two_pixels_by_hand():
-    # the corner is 0; the middle is the mean of four corners, which are one on a torus, and noise;
-    # the others are means of two corners and two middles, and noise
+    # The corner is 0. The center is the mean of four corners, which are the same pixel on a torus,
+    # plus noise. The others are means of two corners and two centers, plus noise.
     drawn = np.random.default_rng(0).uniform(-1e4, 1e4, 3)
     middle = drawn[0]
     found = np.array([[0, middle / 2 + drawn[1]], [middle / 2 + drawn[2], middle]])
@@ -49,18 +49,18 @@ def test_clouds_of_two_by_two_pixels_by_hand():
     assert weather.plasma(1, 2, 3.0, random())[0] == pytest.approx(expected)
 
 
-def test_fog_keeps_the_brightest_value_possible_and_adds_clouds():
+def test_fog_adds_clouds_and_keeps_the_maximum():
     image = np.full((1, 32, 32, 3), 0.5)
     clouds = weather.plasma(1, 32, 3.0, random())[..., None]
     expected = (0.5 + 0.2 * clouds) * 0.5 / 0.7
     assert weather.fog(image, 1, random()) == pytest.approx(np.broadcast_to(expected, image.shape))
 
 
-def test_fog_leaves_a_black_picture_black():
+def test_fog_leaves_a_black_image_black():
     assert not weather.fog(np.zeros((1, 8, 8, 3)), 5, random()).any()
 
 
-def test_snow_brightens_and_falls_alike_on_all_channels():
+def test_snow_brightens_all_channels_equally():
     image = np.full((2, 32, 32, 3), 0.5)
     made = weather.snow(image, 3, random())
     assert (made >= 0.5).all()
