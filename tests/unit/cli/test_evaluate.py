@@ -122,7 +122,7 @@ def test_choices_may_come_before_and_after_options(kd_bench, finished, tmp_path)
         (["mine.pt", *MODEL, "dataset=digits"], "fc.weight is (4, 16) in the file and (10, 16)"),
         (["mine.pt", *MODEL, "dataset=cifar10"], "dataset.download=true"),
         (["WEIGHTS", "dataset.pad=1"], "name what it is: add model=NAME dataset=NAME"),
-        (["bad.pt", *MODEL, *IMAGES], "bad.pt is no checkpoint of tensors alone"),
+        (["bad.pt", *MODEL, *IMAGES], "bad.pt is not a checkpoint of tensors only"),
     ],
     ids=str,
 )
