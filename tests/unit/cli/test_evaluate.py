@@ -86,7 +86,7 @@ def test_weights_that_are_not_the_records_are_refused(kd_bench, finished):
     for typed in (["evaluate", student], ["export", student, "--to", "x.pt"]):
         code, printed = kd_bench(*typed)
         assert (code, printed.count("\n")) == (2, 1), printed
-        assert "weights.pt is not the file that its record vouches for" in printed
+        assert "weights.pt does not match the hash in its record" in printed
 
 
 def test_a_model_of_ones_own_is_found_with_config_dir(kd_bench, finished, tmp_path):
@@ -215,7 +215,7 @@ def test_the_weights_of_another_teacher_are_told(kd_bench, finished):
     (teacher / "w.pt").rename(teacher / "weights.pt")
     _, printed = kd_bench("evaluate", student)
     assert "not compared with the teacher: " in printed
-    assert "is not the file that its record vouches for" in printed
+    assert "does not match the hash in its record" in printed
     rewrite_record(teacher, weights_sha256=None)  # of version 0.1
     rewrite_record(student, teacher=values(student)["teacher"] | {"accuracy": 90.0})
     assert "% of the test images correctly, and the record says" in kd_bench("evaluate", student)[1]

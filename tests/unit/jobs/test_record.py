@@ -126,5 +126,5 @@ def test_an_older_record_has_no_metrics_and_is_read(finished):
 def test_metrics_that_are_no_metrics_make_a_record_damaged(finished):
     plain = read_record(finished[0]).to_json()
     del plain[CHECKSUM]
-    with pytest.raises(DamagedError, match="is no record"):
+    with pytest.raises(DamagedError, match="is not a valid record"):
         Record.from_json(plain | {"metrics": {"nll": 1}})
