@@ -1,1 +1,1 @@
-"""Networks, a file per family, and how their features are read."""
+"""Networks, one file per family, and feature extraction."""

@@ -1,4 +1,4 @@
-"""Feeds a network what it expects: images of another normalisation or size than the dataset's."""
+"""Adapts images to the normalisation and size that a network expects."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from kd_bench.models.wrapped import WrappedNetwork
 
 @dataclass(frozen=True)
 class ExpectedImages:
-    """What a network expects; None where that is what the dataset has."""
+    """The input that a network expects; None means that of the dataset."""
 
-    mean: tuple[float, ...] | None = None  # per channel, of pixels in [0, 1]
+    mean: tuple[float, ...] | None = None  # per channel, for pixels in [0, 1]
     std: tuple[float, ...] | None = None
     size: tuple[int, int] | None = None  # height and width
 
@@ -29,10 +29,10 @@ class ExpectedImages:
         std: Sequence[float] | None,
         size: Sequence[int] | None,
     ) -> ExpectedImages:
-        """Checked values of a configuration.
+        """Validated values of a configuration.
 
         Raises:
-            UserError: with what is valid.
+            UserError: a value is invalid; the message has the valid ones.
         """
         for name, values in (("mean", mean), ("std", std)):
             require(
@@ -51,7 +51,7 @@ class ExpectedImages:
         )
 
     def or_else(self, other: ExpectedImages) -> ExpectedImages:
-        """These values, and those of `other` where there is none."""
+        """These values, with those of `other` in place of None."""
         return ExpectedImages(
             self.mean or other.mean, self.std or other.std, self.size or other.size
         )
@@ -59,7 +59,7 @@ class ExpectedImages:
 
 @dataclass(frozen=True)
 class GivenImages:
-    """What is given to a network: the size of images, and the mean and deviation [3] of them."""
+    """The images passed to a network: their size, and mean and deviation [3] of normalisation."""
 
     size: tuple[int, int]
     mean: Tensor
@@ -67,12 +67,11 @@ class GivenImages:
 
 
 class AdaptedInput(WrappedNetwork):
-    """A network behind a layer that changes normalisation and size; image -> logits [B, K].
+    """A network after a layer that changes normalisation and size; image -> logits [B, K].
 
-    (pixel - mean) / std of the dataset becomes that of the network; then images are resized, by
-    bilinear interpolation with antialiasing. The resize is two matrix products instead of
-    `F.interpolate`, with equal results: its gradient is deterministic on every device, and has a
-    gradient itself.
+    Images normalised for the dataset are normalised for the network, then resized by bilinear
+    interpolation with antialiasing. The resize is two matrix products, with the same result as
+    `F.interpolate`, since their gradient is deterministic on every device and differentiable.
     """
 
     scale: Tensor
@@ -85,7 +84,7 @@ class AdaptedInput(WrappedNetwork):
         mean = given.mean if expected.mean is None else torch.tensor(expected.mean)
         std = given.std if expected.std is None else torch.tensor(expected.std)
         size = expected.size or given.size
-        self.inner = GivenImages(size, mean, std)  # what `net` is given
+        self.inner = GivenImages(size, mean, std)  # the input of `net`
         self._buffer("scale", (given.std / std)[:, None, None])
         self._buffer("shift", ((given.mean - mean) / std)[:, None, None])
         self.is_resized = size != given.size
@@ -103,7 +102,7 @@ class AdaptedInput(WrappedNetwork):
 
 
 def _resize_matrix(before: int, after: int) -> Tensor:
-    """Weights [after, before] that resize a line of pixels."""
-    lines = torch.eye(before)[None, None]  # one image whose every column is a line of its own
+    """The matrix [after, before] that resizes a line of pixels."""
+    lines = torch.eye(before)[None, None]  # one image, each of whose columns is a unit vector
     size = (after, before)
     return F.interpolate(lines, size, mode="bilinear", antialias=True)[0, 0]

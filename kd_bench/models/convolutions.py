@@ -1,10 +1,10 @@
-"""Convolutions that PyTorch's CPU kernels get wrong, replaced by equal ones that they get right.
+"""Replaces convolutions that PyTorch's CPU kernels get wrong by equivalent ones that are right.
 
 oneDNN's kernel for the weight gradient of a strided 1x1 convolution in channels-last layout reads
-and writes out of bounds if there are fewer input channels than its block: 8 on CPUs with AVX2, and
-16 with AVX-512 and two threads or more. A process dies of it, or learns from wrong gradients
+and writes out of bounds if there are fewer input channels than its block size: 8 on CPUs with AVX2,
+and 16 with AVX-512 and two threads or more. The process crashes or computes wrong gradients
 (uxlfoundation/oneDNN#6035; seen with PyTorch 2.6 and 2.13). torch.compile chooses that layout
-whatever the layout of the image, so another layout for the network would not help.
+for any layout of the image, so changing the network's layout would not help.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-BLOCK = 16  # channels, the larger one; `tools/convolutions.py` looks for shapes that break
+BLOCK = 16  # channels, the larger block; `tools/convolutions.py` searches for failing shapes
 
 
 class SubsampledConv2d(nn.Conv2d):
-    """A strided 1x1 convolution that drops the pixels it does not read, and then has stride 1."""
+    """A strided 1x1 convolution, computed as subsampling and a convolution of stride 1."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # as in nn.Conv2d
         """[B, channels_in, H, W] -> [B, channels, ceil(H / s), ceil(W / s)]."""
@@ -26,11 +26,11 @@ class SubsampledConv2d(nn.Conv2d):
 
 
 def replace_unsafe_convolutions(net: nn.Module) -> nn.Module:
-    """Replace, in place, those convolutions that the kernel named above would compute.
+    """Replace, in place, the convolutions that the kernel described above would compute.
 
-    This follows from the network alone, so that a network is the same on every machine. Weights,
-    their names and the stages of the network stay as they are. Convolutions of a subclass of
-    `nn.Conv2d` are left alone, since they may compute something else.
+    The choice depends only on the network, so that a network is the same on every machine. Weights,
+    their names and the network's stages do not change. Subclasses of `nn.Conv2d` are not replaced,
+    since they may compute something else.
 
     Returns:
         `net`.

@@ -1,4 +1,4 @@
-"""The layers of a network after a stage, as a network of their own that shares its weights."""
+"""The layers of a network after a stage, as a separate network that shares its weights."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ def rest_after(
 ) -> GraphModule:
     """The layers after the stage `start`: feature [B, C, ...] -> (logits, features of `then`).
 
-    Its modules are those of `net`, in the mode in which they are when it runs. torch.fx traces the
-    code between the modules of the stages, not that in them.
+    It shares the modules of `net`, including their current train or eval mode. torch.fx traces the
+    code between the modules of the stages, not the code inside them.
 
     Args:
         net: the network.
         paths: module path of each stage.
-        start: the stage whose features it takes.
+        start: the stage whose features are its input.
         then: later stages.
         model: name of the network, for error messages.
 
     Raises:
         UserError: later layers read more than that stage, or torch.fx cannot trace the network.
     """
-    whose = f"{model} cannot be cut at stage '{start}'"
+    whose = f"{model} cannot be cut at stage '{start}'"  # begins each error message
     wanted = {stage: paths[stage] for stage in (start, *then)}
     if any(MAP in path for path in wanted.values()):
         raise UserError(f"{whose}: its features there are tokens or maps [H, W, C], read as maps")
@@ -56,7 +56,7 @@ def rest_after(
 
 
 class _Leaves(Tracer):
-    """Traces a network without looking into some of its modules."""
+    """Traces a network without tracing into some of its modules."""
 
     def __init__(self, paths: Iterable[str]):
         super().__init__()
@@ -78,18 +78,18 @@ def _trace(net: nn.Module, leaves: Iterable[str], whose: str) -> Graph:
 
 
 def _node(graph: Graph, path: str, whose: str) -> Node:
-    """Where a stage's features are in a graph; for a module called twice, the last call counts."""
+    """The node of a stage's features; for a module called more than once, of the last call."""
     module = path.removesuffix(INPUT)
     calls = [node for node in graph.nodes if (node.op, node.target) == ("call_module", module)]
     if not calls:
-        raise UserError(f"{whose}: '{module}' is part of another stage that is needed, or unused")
+        raise UserError(f"{whose}: '{module}' is part of another stage that is used, or never runs")
     (first, *_) = calls[-1].args
     return first if path.endswith(INPUT) else calls[-1]
 
 
 @contextmanager
 def unrecorded_statistics(net: nn.Module) -> Iterator[None]:
-    """Batch norm normalises as its mode says, but does not record a batch's statistics."""
+    """Batch norm normalises according to its mode, without updating its running statistics."""
     recording = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     try:
         for norm in recording:

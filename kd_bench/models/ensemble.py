@@ -1,4 +1,4 @@
-"""Several networks that answer as one."""
+"""An ensemble of networks."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 
 class Ensemble(nn.Module):
-    """Logits of the mean of several networks' answers: images [B, 3, H, W] -> [B, K].
+    """Logits of the mean of several networks' outputs: images [B, 3, H, W] -> [B, K].
 
     Args:
         nets: the networks, with the same classes.
-        of_logits: average logits instead of probabilities. Logits of a mean of probabilities are
-            its logarithms, log(mean_m softmax(z_m)): their softmax at temperature 1 is the mean.
+        of_logits: average logits instead of probabilities. The logits of a mean of probabilities
+            are its logarithm, log(mean_m softmax(z_m)), whose softmax at temperature 1 is the mean.
     """
 
     def __init__(self, nets: Iterable[nn.Module], *, of_logits: bool):

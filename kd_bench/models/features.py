@@ -2,8 +2,8 @@
 
 A stage is a name for a place in a network: `path` means the output of the module at that path,
 `path:input` its first input. For a module called more than once in a forward pass, the last call
-counts. `:map` at the end turns channels-last maps [B, H, W, C] into maps [B, C, H, W], and
-`:map=2x3` tokens [B, N, C] of 2 rows of 3 patches; class tokens, which come first, are dropped.
+counts. A trailing `:map` permutes channels-last maps [B, H, W, C] to [B, C, H, W]; `:map=2x3`
+reshapes tokens [B, N, C] of 2 rows of 3 patches to a map, dropping the class tokens in front.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class FeatureExtractor(nn.Module):
 
     `forward(image)` returns an `Output` with exactly the features of `stages`. They are the
     network's own tensors, not copies, so later in-place operations would change them;
-    `probe_shapes` rejects such stages. The hooks stay on `net`, which belongs to this object from
-    then on. Save a network's weights from `.net`.
+    `probe_shapes` rejects such stages. The hooks stay on `net`, so it should not be used on its own
+    afterwards. Save the network's weights from `.net`.
 
     Raises:
         UserError: if a stage is not in `stage_paths`, or a path does not exist in `net`.
@@ -49,7 +49,7 @@ class FeatureExtractor(nn.Module):
         self.net = net
         self.stages = tuple(stages)
         self._paths, self._model = dict(stage_paths), model_name
-        self._rests: dict[tuple[str, ...], GraphModule] = {}  # made of the modules of `net`
+        self._rests: dict[tuple[str, ...], GraphModule] = {}  # share the modules of `net`
         self._pooled = stage_paths.get("pooled", "")
         self._features: dict[str, Tensor] = {}  # of the current forward pass
         for stage in dict.fromkeys(self.stages):
@@ -62,19 +62,19 @@ class FeatureExtractor(nn.Module):
     def forward(self, image: Tensor) -> Output:
         logits = self.net(image)
         features = dict(self._features)
-        self._features.clear()  # otherwise this step's graph would be kept until the next step
+        self._features.clear()  # otherwise this step's graph would stay alive until the next step
         return Output(logits, features)
 
     @property
     def classifier(self) -> nn.Module | None:
-        """The module whose input is the stage `pooled`; None where that is not a module's input."""
+        """The module whose input is the stage `pooled`; None if that is not a module's input."""
         path = self._pooled.removesuffix(INPUT)
         return None if path == self._pooled else self.net.get_submodule(path)
 
     def rest(self, start: str, feature: Tensor, then: Sequence[str] = ()) -> Output:
-        """Logits, and features of the stages `then`, of other features [B, C, ...] at `start`.
+        """Logits and features of the stages `then`, from given features [B, C, ...] at `start`.
 
-        Only later layers run, and batch norm records nothing of it.
+        Only later layers run, and batch norm's running statistics are not updated.
 
         Raises:
             UserError: the network cannot be cut there.
@@ -84,13 +84,13 @@ class FeatureExtractor(nn.Module):
             self._rests[key] = rest_after(self.net, self._paths, start, then, self._model)
         with unrecorded_statistics(self.net):
             logits, features = self._rests[key](feature)
-        self._features.clear()  # which the hooks have filled
+        self._features.clear()  # filled by the hooks
         return Output(logits, features)
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a stage is read, and how it is turned into a map."""
+    """Where a stage is read, and how it is rearranged into a map."""
 
     module: str
     is_input: bool
@@ -99,7 +99,7 @@ class _Place:
 
     @classmethod
     def at(cls, path: str) -> _Place:
-        """The place that a path names."""
+        """Parse the path of a stage."""
         place, is_map, end = path.partition(MAP)
         grid = re.fullmatch(r"=(\d+)x(\d+)", end)
         require(
@@ -115,35 +115,33 @@ class _Place:
         )
 
     def read(self, feature: object) -> object:
-        """A feature [B, ...] as it is, or as a map [B, C, H, W].
+        """A feature [B, ...], rearranged into a map [B, C, H, W] if `is_map`.
 
         Raises:
-            UserError: it cannot be one.
+            UserError: its shape does not allow this.
         """
         if not self.is_map or not isinstance(feature, Tensor):
             return feature
         if self.grid is None:
             shape = list(feature.shape[1:])
-            require(
-                len(shape) == 3, f"'{self.module}{MAP}' reads maps [H, W, C], but they are {shape}"
-            )
+            require(len(shape) == 3, f"'{self.module}{MAP}' expects maps [H, W, C], got {shape}")
             return feature.permute(0, 3, 1, 2)
         rows, columns = self.grid
         require(
             feature.dim() == 3 and feature.shape[1] >= rows * columns,
-            f"'{self.module}{MAP}={rows}x{columns}' reads tokens [N, C] of at least"
-            f" {rows * columns} patches, but they are {list(feature.shape[1:])}",
+            f"'{self.module}{MAP}={rows}x{columns}' expects tokens [N, C] of at least"
+            f" {rows * columns} patches, got {list(feature.shape[1:])}",
         )
         return feature[:, -rows * columns :].mT.unflatten(2, self.grid)
 
 
 def map_path(path: str, grid: tuple[int, int] | None = None) -> str:
-    """The path of a stage as a map, of channels-last maps or of tokens in rows and columns."""
+    """The path of a stage as a map, made from channels-last maps, or from tokens on a grid."""
     return path + MAP + ("" if grid is None else f"={grid[0]}x{grid[1]}")
 
 
 class _Declared(dict[str, Tensor]):
-    """Features of the stages that losses declare; says what to do where one reads another."""
+    """Features of the declared stages; reading any other raises an error with the remedy."""
 
     def __missing__(self, stage: str) -> Tensor:
         declared = ", ".join([*self, stage])
@@ -155,9 +153,9 @@ class _Declared(dict[str, Tensor]):
 def forward_with_views(
     net: Callable[[Tensor], Output], image: Tensor, views: Mapping[str, Tensor]
 ) -> Output:
-    """Output of a network for images and for further views of them, in a single forward pass.
+    """Output of a network for images and further views of them, in a single forward pass.
 
-    A single pass, so that batch norm sees all of them together, as in the published methods.
+    With a single pass, batch norm sees all of them together, as in the published methods.
     """
     parts = [image, *views.values()]
     whole = net(image if not views else torch.cat(parts))
@@ -176,7 +174,7 @@ def forward_with_views(
 def probe_shapes(
     net: nn.Module, stages: Mapping[str, str], image_size: tuple[int, int], model_name: str
 ) -> StageShapes:
-    """Shapes, without the batch, of all stages for images of `image_size` (height, width).
+    """Shapes, without the batch axis, of all stages for images of `image_size` (height, width).
 
     Runs `net` once on black images, in eval mode and without gradients, and leaves it bitwise
     unchanged: parameters, buffers, the mode of each module, its hooks. On the meta device this
@@ -184,8 +182,8 @@ def probe_shapes(
 
     Raises:
         UserError: if a path does not exist in `net`, a stage is not a tensor [B, ...] or is
-            modified in place after it was read (as far as eval mode shows), or `net` does not
-            accept images of this size.
+            modified in place after it was read (in eval mode), or `net` does not accept images of
+            this size.
     """
     paths = stages or {path: path for path in _some_modules(net)}
     seen, handles = _Seen(), []
@@ -209,11 +207,11 @@ def probe_shapes(
     return StageShapes(model_name, shapes, stages)
 
 
-_MODULES = 24  # the most that a message lists, unless the network has more children
+_MODULES = 24  # most modules listed in a message, unless the network has more children
 
 
 def _some_modules(net: nn.Module) -> list[str]:
-    """Paths of a network's modules, from the top down, in as many whole levels as are few."""
+    """Paths of a network's modules, level by level, as long as they are few."""
     levels = defaultdict(list)
     for path, _ in net.named_modules():
         levels[path.count(".")].append(path)
@@ -229,7 +227,7 @@ _BATCH = 2  # not 1, to distinguish the batch dimension from singleton dimension
 
 
 class _Seen(dict):
-    """Features with their tensor version at the time; in-place operations increment the version."""
+    """Features with their tensor version when read; in-place operations increment the version."""
 
     def __setitem__(self, stage: str, feature: object) -> None:
         version = feature._version if isinstance(feature, Tensor) else None
@@ -247,7 +245,7 @@ class _Seen(dict):
         return tuple(self[stage][0].shape[1:])
 
     def is_stage(self, stage: str) -> bool:
-        """Whether it is a tensor [B, ...] that was not modified since."""
+        """Whether it is a tensor [B, ...] that has not been modified since."""
         return self._is_batch(stage) and self[stage][0]._version == self[stage][1]
 
     def _is_batch(self, stage: str) -> bool:
@@ -262,8 +260,8 @@ def _black(net: nn.Module, image_size: tuple[int, int]) -> Tensor:
 
 @contextmanager
 def eval_mode(net: nn.Module) -> Iterator[None]:
-    """A network in eval mode for a while; each module's own mode comes back."""
-    # Module by module, as `net.train()` would also affect modules frozen in eval mode.
+    """Put a network into eval mode, then restore the mode of each module."""
+    # Module by module, since `net.train()` would also affect modules frozen in eval mode.
     modes = {module: module.training for module in net.modules()}
     try:
         for module in modes:
@@ -282,7 +280,7 @@ def _hook(
     module = _module(net, stage, place.module, model_name)
     # partial, not a closure, so that a deep copy of the network writes to its own features.
     if place.is_input:
-        # A pre-hook, as the module may modify its input in place.
+        # A pre-hook, since the module may modify its input in place.
         return module.register_forward_pre_hook(partial(_keep_input, features, stage, place))
     return module.register_forward_hook(partial(_keep_output, features, stage, place))
 

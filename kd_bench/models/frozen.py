@@ -1,4 +1,4 @@
-"""A frozen network, rewritten to be faster: fewer operations, the same logits up to rounding."""
+"""Rewrites a frozen network to run faster: fewer operations, the same logits up to rounding."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from kd_bench.utils.errors import message_lines
 
-# As functions and, in a traced network, as names of methods
+# Functions and, in a traced network, method names
 _RELUS = (F.relu, torch.relu, "relu", "relu_")
 _SUMS = (operator.add, operator.iadd, torch.add, "add", "add_")
 
@@ -24,11 +24,11 @@ _SUMS = (operator.add, operator.iadd, torch.add, "add", "add_")
 def fold_batchnorm(net: nn.Module) -> GraphModule | None:
     """A copy of a network in eval mode with batch norm folded into convolutions.
 
-    Logits change by rounding alone. Where torch.fx cannot trace the network, a warning says why,
-    unless there is no batch norm in it.
+    Logits change only by rounding. If torch.fx cannot trace the network, warns with the reason,
+    unless the network has no batch norm.
 
     Returns:
-        The copy; None where the network cannot be traced.
+        The copy; None if the network cannot be traced.
     """
     try:
         folded = cast("GraphModule", fuse(net))
@@ -41,17 +41,17 @@ def fold_batchnorm(net: nn.Module) -> GraphModule | None:
 
 
 def can_fuse_on(device: torch.device) -> bool:
-    """Whether `FusedNetwork` runs there: on the CPUs for which it has been tried."""
+    """Whether `FusedNetwork` runs on a device: only on the kinds of CPUs it was tested on."""
     is_x86 = platform.machine().lower() in ("x86_64", "amd64")
     return device.type == "cpu" and is_x86 and torch.backends.mkldnn.is_available()
 
 
 class FusedNetwork(nn.Module):
-    """A traced network whose convolutions on the CPU also compute the ReLU or the sum after them.
+    """A traced network whose convolutions on the CPU also compute the ReLU or sum after them.
 
-    oneDNN does both while it writes the result of a convolution, which saves the time to read and
-    write it again. Weights are laid out for its kernels once. The outputs are bitwise those of the
-    traced network on the CPUs that we know.
+    oneDNN does both while writing the result of a convolution, which saves reading and writing it
+    again. Weights are laid out for its kernels once. On all CPUs tested, the outputs are bitwise
+    equal to those of the traced network.
 
     Args:
         traced: frozen, in eval mode, on the CPU, in single precision.
@@ -64,7 +64,7 @@ class FusedNetwork(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits [B, K] of images [B, 3, H, W]."""
-        if not self._is_fused:  # only now are the sizes of all maps known
+        if not self._is_fused:  # the sizes of all maps are known only now
             _fuse(self.traced, image)
             self._is_fused = True
         return self.traced(image)
@@ -73,8 +73,8 @@ class FusedNetwork(nn.Module):
 class _FusedConv2d(nn.Module):
     """relu(conv(x)), conv(x) + sum, or relu(conv(x) + sum), in one kernel.
 
-    The operations are those that torch.compile uses for frozen weights; they are in no public
-    part of PyTorch, but unchanged from 2.6 to 2.13.
+    The operations are those that torch.compile uses for frozen weights. They are not part of
+    PyTorch's public API, but unchanged from 2.6 to 2.13.
     """
 
     def __init__(self, conv: nn.Conv2d, relu: bool):
@@ -82,10 +82,10 @@ class _FusedConv2d(nn.Module):
         self.activation = "relu" if relu else None
         self.geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
         self.weight, self.bias = conv.weight, conv.bias
-        self._laid_out: Tensor | None = None  # the weight, as the kernels read it
+        self._laid_out: Tensor | None = None  # the weight in the kernels' layout
 
     def forward(self, x: Tensor, accumulator: Tensor | None = None) -> Tensor:
-        """[B, channels_in, H, W] -> [B, channels, H', W']; the result is put into `accumulator`."""
+        """[B, channels_in, H, W] -> [B, channels, H', W']; overwrites `accumulator`, if given."""
         ops = torch.ops.mkldnn
         if self._laid_out is None:
             self._laid_out = ops._reorder_convolution_weight(
@@ -118,7 +118,7 @@ def _remove_identities(net: GraphModule) -> None:
 
 
 def _fuse_from(conv: Node, net: GraphModule) -> None:
-    """Put one operation in the place of a convolution and what can be computed with it."""
+    """Replace a convolution and the operations that can be fused with it by one operation."""
     chain, inputs = [conv], [conv.args[0]]
     total = _only_user(conv)
     if total is not None and _is_sum(total):
@@ -149,10 +149,10 @@ def _can_fuse(node: Node, net: GraphModule) -> bool:
 
 
 def _accumulator(total: Node, conv: Node, net: GraphModule) -> Node | None:
-    """What a sum adds to a convolution's output, if it may be overwritten by the sum.
+    """The tensor added to a convolution's output, if the sum may overwrite it.
 
-    It may if nothing reads it afterwards, be it as a view: all other users are convolutions, whose
-    outputs are new tensors, and they come before.
+    It may if nothing reads it afterwards, not even through a view: all other users are convolutions
+    that run before, and whose outputs are new tensors.
     """
     other = next((arg for arg in total.args if isinstance(arg, Node) and arg is not conv), None)
     if other is None or len(total.args) != 2 or not _makes_new_tensor(other, net):

@@ -12,7 +12,7 @@ class HeadedNetwork(nn.Module):
     """A network without its classifier, and a head in its place; image -> logits [B, K].
 
     Args:
-        net: the network; it loses its classifier here.
+        net: the network; its classifier is removed in place.
         shapes: of its stages. `pooled` must be the input of its classifier.
         head: reads one of them.
     """

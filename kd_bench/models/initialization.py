@@ -1,4 +1,4 @@
-"""Initial weights as the field's reference code draws them."""
+"""Weight initialization as in the reference code of the field."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from torch import nn
 
 
 def initialize_convolutions(net: nn.Module) -> None:
-    """Kaiming's normal weights, variance 2 / (kernel area · channels out), and zero biases.
+    """Kaiming normal weights, variance 2 / (kernel area · output channels), and zero biases.
 
-    As in He et al., 2015, arXiv:1502.01852, equation 14. The channels are all channels of a grouped
-    convolution, as in RepDistiller.
+    He et al., 2015, arXiv:1502.01852, equation 14. For a grouped convolution, the channels of all
+    groups count, as in RepDistiller.
     """
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
@@ -19,6 +19,6 @@ def initialize_convolutions(net: nn.Module) -> None:
 
 
 def initialize_classifier(linear: nn.Linear) -> None:
-    """Normal weights of deviation 0.01 and zero biases, as of VGG and MobileNetV2."""
+    """Normal weights of standard deviation 0.01 and zero biases, as in VGG and MobileNetV2."""
     nn.init.normal_(linear.weight, std=0.01)
     nn.init.zeros_(linear.bias)

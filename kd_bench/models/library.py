@@ -1,6 +1,6 @@
-"""What networks of other libraries have in common: names, pretrained weights, and their stages.
+"""Shared parts of networks from other libraries: names, pretrained weights, and stages.
 
-Stages are found by running the network once, without weights, and watching its modules.
+Stages are found by running the network once, without weights, with hooks on its modules.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ POOLS = ("MaxPool2d", "AvgPool2d", "AdaptiveAvgPool2d", "AdaptiveMaxPool2d")
 
 
 class PretrainedNetwork(WrappedNetwork):
-    """A network of a library, which has pretrained weights for it."""
+    """A network of a library that provides pretrained weights."""
 
     @staticmethod
     @abstractmethod
     def expected_images(name: str, weights: str) -> ExpectedImages:
-        """What some pretrained weights of the network `name` were made for.
+        """The input for which pretrained weights of the network `name` were trained.
 
         Raises:
             UserError: there is no such network, or it has no such weights.
@@ -37,7 +37,7 @@ class PretrainedNetwork(WrappedNetwork):
 
     @abstractmethod
     def load_pretrained(self, weights: str) -> None:
-        """Load pretrained weights; those of the classifier only if they are for as many classes.
+        """Load pretrained weights, including the classifier's if the number of classes matches.
 
         Raises:
             UserError: they cannot be downloaded.
@@ -45,32 +45,32 @@ class PretrainedNetwork(WrappedNetwork):
 
 
 def unknown_name(library: str, name: str, known: Sequence[str]) -> UserError:
-    """The error for a name that a library does not have, with those that come closest."""
+    """The error for a name that a library does not have, with the closest names."""
     close = get_close_matches(name, known, n=5, cutoff=0.5)
     choice = f"; the closest are {', '.join(close)}" if close else ""
     return UserError(f"unknown model '{name}' of {library}{choice}")
 
 
 def not_downloaded(library: str, name: str, error: Exception) -> UserError:
-    """The error for pretrained weights that could not be had."""
+    """The error for pretrained weights that could not be downloaded."""
     return UserError(
-        f"cannot get the pretrained weights of {library}'s {name}"
-        f" ({type(error).__name__}: {message_lines(error)[0]}); load them where there is a network,"
-        " which keeps them in the library's cache, or leave out model.weights"
+        f"cannot download the pretrained weights of {library}'s {name}"
+        f" ({type(error).__name__}: {message_lines(error)[0]}); load them once with an internet"
+        " connection, which puts them into the library's cache, or leave out model.weights"
     )
 
 
 def without_in_place(net: nn.Module) -> nn.Module:
-    """The network, with no module that modifies its input: the input may be a stage."""
+    """Disable in-place operation of all modules, since the input of any may be a stage."""
     for module in net.modules():
         if hasattr(module, "inplace"):
-            setattr(module, "inplace", False)  # noqa: B010  # mypy takes it for a module
+            setattr(module, "inplace", False)  # noqa: B010  # mypy infers a module
     return net
 
 
 @dataclass(frozen=True)
 class Call:
-    """A call of a module in a forward pass; an earlier call of the same module is left out."""
+    """The last call of a module in a forward pass."""
 
     path: str
     module: nn.Module
@@ -79,7 +79,7 @@ class Call:
 
 
 def watch(net: nn.Module, image_size: tuple[int, int]) -> list[Call]:
-    """The calls of a network's modules, in the order in which they end, of tensors to tensors."""
+    """The calls of a network's modules from tensor to tensor, in the order in which they return."""
     calls: dict[str, Call] = {}
     handles = [
         module.register_forward_hook(partial(_keep, calls, path))
@@ -112,15 +112,15 @@ def found_stages(
 ) -> dict[str, str]:
     """Stages and their paths: stem, stage1, ..., pooled, and the maps before the last activation.
 
-    Maps of half the image's side and more are the stem. Where many blocks have maps of the same
-    side, as in a ViT, each is a stage `block1`, ..., and the last of each quarter is `stage1`,
-    ..., `stage4`.
+    The stem is the stage with maps of at least half the image's side. If all of many blocks have
+    maps of the same side, as in a ViT, each is a stage `block1`, ..., and the last of each quarter
+    is `stage1`, ..., `stage4`.
 
     Args:
         calls: of the network.
         ends: path of the module at the end of each stage, its reduction (pixels of the image per
             position), and its channels.
-        image_size: that of the calls, height and width.
+        image_size: height and width of the image in these calls.
         classifier: path of the last linear layer.
     """
     by_path = {call.path: call for call in calls}
@@ -143,7 +143,7 @@ def found_stages(
 def _suffix(
     output: Tensor, reduction: int, channels: int, image_size: tuple[int, int]
 ) -> str | None:
-    """What makes a map [C, H, W] of a module's output; None where nothing does."""
+    """The suffix that makes a path read a map [C, H, W]; None if the output cannot be a map."""
     if output.dim() == 4:
         return "" if output.shape[1] == channels else map_path("")
     height, width = (-(-side // reduction) for side in image_size)
@@ -154,7 +154,7 @@ def _suffix(
 
 
 def _before_activation(call: Call, calls: Sequence[Call]) -> str:
-    """The path of the input of the activation that ends a stage; the stage's own without one."""
+    """The path of the input of a stage's last activation; the stage's own path without one."""
     maker = next(each for each in calls if each.output is call.output)
     is_activation = ".activation" in type(maker.module).__module__  # of torch.nn.modules, of timm
     return maker.path + INPUT if is_activation else call.path
@@ -174,10 +174,10 @@ def _named(ends: Sequence[tuple[str, int]]) -> Iterator[tuple[str, str]]:
 
 
 def ends_of_sides(calls: Sequence[Call], image_size: tuple[int, int]) -> list[tuple[str, int, int]]:
-    """The module after which maps next get smaller, for each size of maps: `ends` of their stages.
+    """The last module of each map size, as `ends` for `found_stages`.
 
-    What pooling returns is not the end of one. Of several modules that return the same tensor, the
-    outermost is taken.
+    The output of pooling does not end a stage. Of several modules that return the same tensor, the
+    outermost is used.
 
     Args:
         calls: of the network, for square images.
@@ -188,7 +188,7 @@ def ends_of_sides(calls: Sequence[Call], image_size: tuple[int, int]) -> list[tu
     for call in calls:
         shape = call.output.shape
         is_map = len(shape) == 4 and (shape[2] == shape[3] or shape[1] == shape[2])
-        is_outer = call.path.count(".") < 2  # inside of blocks, branches have maps of either side
+        is_outer = call.path.count(".") < 2  # inside blocks, branches have maps of either size
         if is_map and is_outer and not any(call.output is each for each in pooled):
             side, channels = (shape[2], shape[1]) if shape[2] == shape[3] else (shape[1], shape[3])
             if side > 1:

@@ -1,4 +1,4 @@
-"""MobileNetV1 (Howard et al., 2017), arXiv:1704.04861, table 1, for images of ImageNet."""
+"""MobileNetV1 (Howard et al., 2017), arXiv:1704.04861, table 1, for ImageNet."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from kd_bench.interfaces import require_positive
 from kd_bench.models.initialization import initialize_convolutions
 
 STEM = 32  # channels
-# Channels and stride of each block: table 1 of the paper, whose last block has a stride of 1, as
-# the size of its input there says.
+# Channels and stride of each block: table 1 of the paper. The last block has a stride of 1, which
+# follows from the size of its input in the table.
 BLOCKS = (
     *((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2)),
     *((512, 1),) * 5,
     *((1024, 2), (1024, 1)),
 )
-# The last block of each stage, before the next stride.
+# The last block of each stage, before the next strided one.
 ENDS = {"stem": 0, "stage1": 2, "stage2": 4, "stage3": 10, "stage4": 12}
 
 
@@ -39,12 +39,12 @@ class SeparableConvolution(nn.Sequential):
 class MobileNetV1(nn.Module):
     """A stem of stride 2 and thirteen separable convolutions; image -> logits [B, K].
 
-    `width` is a factor of the channels in the paper.
+    `width` multiplies the numbers of channels in the paper.
 
     Stages (224x224 image): stem [64, 112, 112], stage1 [128, 56, 56], stage2 [256, 28, 28], stage3
-    [512, 14, 14], stage4 [1024, 7, 7], of the sides that a ResNet has there, each after its ReLU,
-    and before it under the same name with `_pre`; pooled [1024], the input of the classifier.
-    `_norm` is the batch norm before that ReLU. Initialized as the other networks: convolutions by
+    [512, 14, 14], stage4 [1024, 7, 7], of the same sizes as in a ResNet. Each is read after its
+    ReLU, and before it with the suffix `_pre`; `_norm` is the batch norm before that ReLU. pooled
+    [1024] is the input of the classifier. Initialized like the other networks: convolutions by
     `initialize_convolutions`, batch norm (1, 0), the classifier by PyTorch's default.
     """
 

@@ -1,8 +1,8 @@
 """MobileNetV2 (Sandler et al., 2018), arXiv:1801.04381, for small images.
 
-As in RepDistiller, where it has half the width: ReLU instead of ReLU6, a stem of stride 2 and
-blocks of stride 1 in the first two groups, an expansion by a 1x1 convolution in the first block,
-too, and no dropout.
+As in RepDistiller, which uses half the width: ReLU instead of ReLU6, a stem of stride 2 and blocks
+of stride 1 in the first two groups, an expansion by a 1x1 convolution in the first block as well,
+and no dropout.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kd_bench.interfaces import require_positive
 from kd_bench.models.initialization import initialize_classifier, initialize_convolutions
 
-STEM, HEAD = 32, 1280  # channels before and after the blocks; a narrow network keeps the head's
+STEM, HEAD = 32, 1280  # channels before and after the blocks; a width below 1 keeps the head's
 # Expansion, channels, blocks, and stride of the first block: table 2 of the paper, for 32x32.
 GROUPS = (
     (1, 16, 1, 1),
@@ -31,7 +31,7 @@ class InvertedResidual(nn.Module):
     """Expansion, depthwise convolution and a linear projection; [B, channels_in, H, W] -> ...
 
     A 1x1, a depthwise 3x3 and a 1x1 convolution, each with batch norm, a ReLU after the first two.
-    There is a shortcut where the shape stays the same.
+    There is a shortcut if the shape does not change.
     """
 
     def __init__(self, channels_in: int, channels: int, stride: int, expansion: int):
@@ -61,12 +61,12 @@ def _convolution(channels_in: int, channels: int, kernel: int, stride: int) -> n
 class MobileNetV2(nn.Module):
     """A stem, seven groups of inverted residuals, a 1x1 convolution; image -> logits [B, K].
 
-    `width` is a factor of the channels in the paper.
+    `width` multiplies the numbers of channels in the paper.
 
     Stages (32x32 image, width 0.5): stem [16, 16, 16], stage1 [12, 16, 16], stage2 [16, 8, 8],
-    stage3 [48, 4, 4], stage4 [160, 2, 2]; pooled [1280], the input of the classifier. Blocks are
-    linear at their end, so there is no ReLU after stage1 to stage4, and they are the same under
-    the names with `_pre`; that of the stem is before its ReLU. `_norm` is the last batch norm.
+    stage3 [48, 4, 4], stage4 [160, 2, 2]; pooled [1280], the input of the classifier. Blocks have
+    a linear output, so there is no ReLU after stage1 to stage4, and `stage1_pre` etc. equal them;
+    `stem_pre` is before the stem's ReLU. `_norm` is the last batch norm.
     Initialized as in RepDistiller: convolutions by `initialize_convolutions`, batch norm (1, 0),
     the classifier by `initialize_classifier`.
     """

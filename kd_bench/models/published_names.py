@@ -1,7 +1,7 @@
-"""The names of tensors in the checkpoints of RepDistiller and mdistiller, as ours.
+"""Maps the names of tensors in checkpoints of RepDistiller and mdistiller to ours.
 
-Both have the same networks, and most names are ours already: those of the ResNets of 6n+2 layers,
-VGG and ShuffleNet V1. (github.com/HobbitLong/RepDistiller, github.com/megvii-research/mdistiller)
+Both have the same networks, and most names equal ours: those of the ResNets of 6n+2 layers, VGG and
+ShuffleNet V1. (github.com/HobbitLong/RepDistiller, github.com/megvii-research/mdistiller)
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ Renames = Iterable[tuple[str, str]]  # pattern and replacement, for `re.sub`
 
 
 def _parts(block: str, ours: str) -> Renames:
-    """Of one kind of block: the names of conv1, bn1, conv2, bn2, ... in this order."""
+    """Renames for one kind of block; `ours` are our names of conv1, bn1, conv2, bn2, ..."""
     parts = enumerate(ours.split(), start=2)
     theirs = [(f"{('conv', 'bn')[i % 2]}{i // 2}", name) for i, name in parts]
     return [(rf"^({block})\.{old}\.", rf"\1.{new}.") for old, new in theirs]
@@ -34,7 +34,7 @@ RENAMES: Mapping[str, Renames] = {
 
 
 def find_renames(found: Set[str], expected: Set[str]) -> dict[str, str]:
-    """Name in a file -> name in the network, by the renames that give all of the network's names.
+    """Name in a file -> name in the network, by the renames that yield exactly the network's names.
 
     Empty if none do.
     """

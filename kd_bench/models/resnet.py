@@ -1,8 +1,8 @@
 """Residual networks for small images (He et al., 2016), arXiv:1512.03385, section 4.2.
 
 Shortcuts are projections if the shape changes (option B of the paper), as is usual in the
-distillation literature, not the paper's option A for CIFAR. Modules are named as in published
-checkpoints of these networks.
+distillation literature, instead of the paper's option A for CIFAR. Modules are named as in
+published checkpoints of these networks.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from kd_bench.models.initialization import initialize_convolutions
 
 
 def conv3x3(channels_in: int, channels: int, stride: int = 1) -> nn.Conv2d:
-    """A 3x3 convolution that keeps the size but for its stride."""
+    """A 3x3 convolution with padding 1, so that only its stride changes the size."""
     return nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=False)
 
 
 def projection_shortcut(channels_in: int, channels: int, stride: int) -> nn.Module:
-    """The identity, or where the shape changes, a 1x1 convolution and batch norm."""
+    """The identity, or a 1x1 convolution and batch norm if the shape changes."""
     if stride == 1 and channels_in == channels:
         return nn.Identity()
     projection = nn.Conv2d(channels_in, channels, 1, stride, bias=False)
@@ -31,7 +31,7 @@ def projection_shortcut(channels_in: int, channels: int, stride: int) -> nn.Modu
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut; [B, channels_in, H, W] -> [B, channels, H/s, W/s].
 
-    The last ReLU is a separate module and not in place, so that its input can be read by a hook.
+    The last ReLU is a separate module and not in-place, so that a hook can read its input.
     """
 
     def __init__(self, channels_in: int, channels: int, stride: int):
@@ -59,12 +59,12 @@ class ResNet(nn.Module):
     """A ResNet of 6n+2 layers: a 3x3 stem and three stages of n blocks; image -> logits [B, K].
 
     `widths` are the channels of the stem and of the three stages; the second and third stage halve
-    the resolution. Any image size works, as the last map is averaged globally.
+    the resolution. Any image size works, since the last map is averaged globally.
 
     Stages (32x32 image, widths 16, 16, 32, 64): stem and stage1 [16, 32, 32], stage2 [32, 16, 16],
-    stage3 [64, 8, 8], each after its ReLU, and before it under the same name with `_pre`; pooled
-    [64], the input of the classifier. `stage1_norm` etc. is the batch norm before that ReLU, on the
-    residual branch.
+    stage3 [64, 8, 8], each after its ReLU, and before it with the suffix `_pre`; pooled [64], the
+    input of the classifier. `stage1_norm` etc. is the batch norm before that ReLU, on the residual
+    branch.
     """
 
     def __init__(self, num_classes: int, depth: int, widths: Sequence[int]):
@@ -81,7 +81,7 @@ class ResNet(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(layers[2], num_classes)
         self.stages = _stages(blocks)
-        initialize_convolutions(self)  # batch norm (1, 0) and classifier have PyTorch's defaults
+        initialize_convolutions(self)  # batch norm (1, 0) and classifier keep PyTorch's defaults
 
     def forward(self, image: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(image)))  # [B, stem, H, W]

@@ -1,7 +1,7 @@
 """ResNet-18, 34 and 50 (He et al., 2016), arXiv:1512.03385, table 1.
 
 For small images, the stem is a 3x3 convolution of stride 1 without max pooling, as is usual for
-32x32; for those of ImageNet it is the paper's, a 7x7 convolution of stride 2 and max pooling.
+32x32; for ImageNet it is the paper's, a 7x7 convolution of stride 2 and max pooling.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from kd_bench.models.initialization import initialize_convolutions
 from kd_bench.models.resnet import BasicBlock, conv3x3, projection_shortcut
 
 WIDTHS = (64, 128, 256, 512)  # of the 3x3 convolutions in the four stages
-EXPANSION = 4  # channels out of a bottleneck, per channel of its 3x3 convolution
+EXPANSION = 4  # output channels of a bottleneck, per channel of its 3x3 convolution
 
 
 class Bottleneck(nn.Module):
     """1x1, 3x3 and 1x1 convolutions and a shortcut; [B, channels_in, H, W] -> [B, channels, ..].
 
-    The 3x3 convolution has a quarter of the `channels`, and the stride, as is usual today; the
-    paper's first 1x1 convolution has it. The last ReLU is a module of its own for hooks.
+    The 3x3 convolution has a quarter of the `channels`, and the stride, as is usual today; in the
+    paper, the first 1x1 convolution has the stride. The last ReLU is a separate module for hooks.
     """
 
     def __init__(self, channels_in: int, channels: int, stride: int):
@@ -48,7 +48,7 @@ class Bottleneck(nn.Module):
 
 Block = Callable[[int, int, int], nn.Module]  # channels in, channels out, stride
 
-# Depth -> the blocks of each stage, and their kind.
+# Depth -> number of blocks in each stage, and their kind.
 LAYOUTS: dict[int, tuple[tuple[int, ...], type[BasicBlock] | type[Bottleneck]]] = {
     18: ((2, 2, 2, 2), BasicBlock),
     34: ((3, 4, 6, 3), BasicBlock),
@@ -67,12 +67,13 @@ class ImageNetResNet(nn.Module):
     Args:
         num_classes: K.
         depth: 18, 34 or 50.
-        stem: "small", or "imagenet" with a stride of 4, after whose ReLU `stem` is read.
+        stem: "small", or "imagenet" with a total stride of 4; the stage `stem` is read after its
+            ReLU, before pooling.
 
     Stages (32x32 image, ResNet-50): stem [64, 32, 32], stage1 [256, 32, 32], stage2 [512, 16, 16],
-    stage3 [1024, 8, 8], stage4 [2048, 4, 4], each after its ReLU, and before it under the same name
-    with `_pre`; pooled [2048], the input of the classifier. `stage1_norm` etc. is the batch norm
-    before that ReLU, on the residual branch. Initialized as in RepDistiller: convolutions by
+    stage3 [1024, 8, 8], stage4 [2048, 4, 4], each after its ReLU, and before it with the suffix
+    `_pre`; pooled [2048], the input of the classifier. `stage1_norm` etc. is the batch norm before
+    that ReLU, on the residual branch. Initialized as in RepDistiller: convolutions by
     `initialize_convolutions`, batch norm (1, 0), the classifier by PyTorch's default.
     """
 
@@ -84,7 +85,7 @@ class ImageNetResNet(nn.Module):
         )
         require(
             stem in ("small", "imagenet"),
-            f"stem of this ResNet must be small, imagenet; got {stem!r}",
+            f"stem of this ResNet must be small or imagenet; got {stem!r}",
         )
         blocks, block = LAYOUTS[depth]
         factor = EXPANSION if block is Bottleneck else 1
@@ -106,7 +107,7 @@ class ImageNetResNet(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(image)))  # [B, 64, H, W]
         x = self.layer1(self.maxpool(x))
-        x = self.layer4(self.layer3(self.layer2(x)))  # [B, stage4, H/8, W/8], or H/32
+        x = self.layer4(self.layer3(self.layer2(x)))  # [B, stage4, H/8, W/8] or [.., H/32, W/32]
         return self.fc(self.avgpool(x).flatten(1))
 
 

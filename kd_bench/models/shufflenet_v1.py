@@ -1,7 +1,7 @@
 """ShuffleNet (Zhang et al., 2018), arXiv:1707.01083, for small images.
 
-As in RepDistiller: a 1x1 stem of stride 1 without pooling, and a ReLU after the depthwise
-convolution, too, which the paper does not have.
+As in RepDistiller: a 1x1 stem of stride 1 without pooling, and, unlike in the paper, a ReLU after
+the depthwise convolution.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ BLOCKS = (4, 8, 4)
 
 
 def shuffled(x: Tensor, groups: int) -> Tensor:
-    """Channels in the order 0, n, 2n, .., 1, n + 1, .., n channels a group: [B, C, H, W]."""
+    """Channels in the order 0, n, 2n, .., 1, n + 1, .. for n channels per group: [B, C, H, W]."""
     return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
 
 
 class ShuffleUnit(nn.Module):
     """Grouped 1x1, depthwise 3x3 and grouped 1x1 convolutions and a shortcut.
 
-    [B, channels_in, H, W] -> [B, channels, H/s, W/s]. With a stride of 2 the shortcut is an
-    averaged image, and `channels - channels_in` channels are put beside it instead of added.
+    [B, channels_in, H, W] -> [B, channels, H/s, W/s]. With a stride of 2 the shortcut is average
+    pooling, and the convolutions' `channels - channels_in` channels are concatenated, not added.
     """
 
     def __init__(self, channels_in: int, channels: int, stride: int):
@@ -61,9 +61,9 @@ class ShuffleNetV1(nn.Module):
     """A 1x1 stem and three stages that halve the resolution; image -> logits [B, K].
 
     Stages (32x32 image): stem [24, 32, 32], stage1 [240, 16, 16], stage2 [480, 8, 8], stage3
-    [960, 4, 4], each after its ReLU, and before it under the same name with `_pre`; pooled [960],
-    the input of the classifier. `stage1_norm` etc. is the batch norm before that ReLU, on the
-    residual branch. Initialized by PyTorch's defaults, as in RepDistiller.
+    [960, 4, 4], each after its ReLU, and before it with the suffix `_pre`; pooled [960], the input
+    of the classifier. `stage1_norm` etc. is the batch norm before that ReLU, on the residual
+    branch. Initialized by PyTorch's defaults, as in RepDistiller.
     """
 
     def __init__(self, num_classes: int):

@@ -25,10 +25,10 @@ def _depthwise(channels: int, stride: int) -> list[nn.Module]:
 
 
 class SplitUnit(nn.Module):
-    """One half of the channels passes, the other three convolutions: [B, C, H, W] -> same.
+    """Three convolutions of half of the channels, none of the others: [B, C, H, W] -> same.
 
-    The last ReLU is that of both halves, so that its input is the unit before it. For the half
-    that passes it changes nothing, as this is not negative.
+    The last ReLU is applied to both halves, so that its input is the unit's whole output before the
+    ReLU. It does not change the half without convolutions, which is nonnegative.
     """
 
     def __init__(self, channels: int):
@@ -45,7 +45,7 @@ class SplitUnit(nn.Module):
 
 
 class DownUnit(nn.Module):
-    """Two branches of stride 2 beside each other: [B, channels_in, H, W] -> [B, C, H/2, W/2]."""
+    """Two concatenated branches of stride 2: [B, channels_in, H, W] -> [B, channels, H/2, W/2]."""
 
     def __init__(self, channels_in: int, channels: int):
         super().__init__()
@@ -69,11 +69,11 @@ class ShuffleNetV2(nn.Module):
     """A 1x1 stem, three stages that halve the resolution, a 1x1 convolution; image -> [B, K].
 
     Stages (32x32 image): stem [24, 32, 32], stage1 [116, 16, 16], stage2 [232, 8, 8], stage3
-    [464, 4, 4], each after its ReLU, and before it under the same name with `_pre`; half of the
-    channels of stage1_pre etc. are from the unit before, and so not negative. (RepDistiller's have
-    the order of channels before the shuffle, unlike its stages; these have the stages' order.)
-    pooled [1024] is the input of the classifier. `stem_norm` is the stem's batch norm; no batch
-    norm has all the channels of a stage. Initialized by PyTorch's defaults, as in RepDistiller.
+    [464, 4, 4], each after its ReLU, and before it with the suffix `_pre`; half of the channels of
+    stage1_pre etc. come from the previous unit, so they are nonnegative. (RepDistiller's have the
+    channel order before the shuffle, unlike its stages; these have the stages' order.) pooled
+    [1024] is the input of the classifier. `stem_norm` is the stem's batch norm; no batch norm has
+    all the channels of a stage. Initialized by PyTorch's defaults, as in RepDistiller.
     """
 
     def __init__(self, num_classes: int):

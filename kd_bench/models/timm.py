@@ -23,18 +23,18 @@ from kd_bench.utils.errors import message_lines
 from kd_bench.utils.torchvision import import_torchvision
 
 HEADS = ("class_head", "token_head")  # stages: the logits of a ViT's class and distillation token
-DEFAULT = "DEFAULT"  # the pretrained weights that timm takes when none are named
+DEFAULT = "DEFAULT"  # timm's default pretrained weights
 
 
 class TimmNetwork(PretrainedNetwork):
-    """timm's network `name`, which may have a tag, with timm's initial weights.
+    """timm's network `name`, which may include a tag, with timm's initial weights.
 
-    Its stages are those of timm's feature info: `stem`, `stage1`, ..., the blocks of a ViT as
-    `block1`, ..., with the last of each quarter as `stage1`, ..., `stage4`; and `pooled`. Tokens
-    are read as maps, without class tokens. Of a ViT with a distillation token, which has a
-    classifier for each of both tokens and returns the mean of their logits, `class_head` and
-    `token_head` are what each gives, and `pooled` is the class token. Networks for a fixed size of
-    images are built for `image_size`.
+    Its stages are those of timm's feature info, `stem`, `stage1`, ..., and `pooled`. The blocks of
+    a ViT are `block1`, ..., and the last of each quarter is `stage1`, ..., `stage4`. Tokens are
+    read as maps, without class tokens. A ViT with a distillation token has a classifier for each
+    of its two tokens, and returns the mean of their logits: `class_head` and `token_head` are the
+    logits of each, and `pooled` is the class token. Networks for a fixed image size are built for
+    `image_size`.
 
     Args:
         num_classes: of the classifier.
@@ -43,7 +43,7 @@ class TimmNetwork(PretrainedNetwork):
         options: further arguments of timm's constructor, such as `drop_path_rate`.
 
     Raises:
-        UserError: timm has no such network, or cannot build it so.
+        UserError: timm has no such network, or cannot build it with these arguments.
     """
 
     def __init__(self, num_classes: int, image_size: tuple[int, int], name: str, **options: Any):
@@ -64,7 +64,7 @@ class TimmNetwork(PretrainedNetwork):
         )
 
     def load_pretrained(self, weights: str) -> None:
-        """Load weights by their tag, or `DEFAULT`, from timm's hub or from its cache."""
+        """Load weights by their tag, or `DEFAULT`, from timm's hub or its cache."""
         timm = import_timm()
         name = self.arguments["model_name"]
         if weights != DEFAULT:
@@ -73,13 +73,13 @@ class TimmNetwork(PretrainedNetwork):
             net = _created(timm, {**self.arguments, "model_name": name, "pretrained": True})
         except UserError:
             raise
-        except Exception as error:  # anything, from the hub's errors to those of sockets
+        except Exception as error:  # anything, from hub errors to socket errors
             raise not_downloaded("timm", name, error) from error
         self.net.load_state_dict(net.state_dict())
 
 
 def import_timm() -> ModuleType:
-    """timm; its import takes some seconds.
+    """Import timm, which takes some seconds.
 
     Raises:
         UserError: it is not installed.
@@ -94,13 +94,13 @@ def import_timm() -> ModuleType:
 
 
 def _has_fixed_size(timm: ModuleType, name: str) -> bool:
-    require(isinstance(name, str), f"the name of timm's model must be a text, got {name!r}")
+    require(isinstance(name, str), f"the name of timm's model must be a string, got {name!r}")
     if not timm.is_model(_without_tag(name)):
         raise unknown_name("timm", _without_tag(name), timm.list_models())
     tag = name.partition(".")[2]
     require(
         not tag or tag in _tags(timm, name),
-        f"timm has no weights '{tag}' of {_without_tag(name)}; choose from"
+        f"timm has no weights '{tag}' for {_without_tag(name)}; choose from"
         f" {', '.join(_tags(timm, name)) or 'none: leave out the tag'}",
     )
     config = timm.get_pretrained_cfg(name)
@@ -126,12 +126,12 @@ def _created(timm: ModuleType, arguments: dict[str, Any]) -> nn.Module:
 
 
 def _pretrained_config(timm: ModuleType, name: str, weights: str) -> Any:
-    _has_fixed_size(timm, name)  # refuses an unknown one
+    _has_fixed_size(timm, name)  # refuses unknown names
     tags = _tags(timm, name)
-    require(bool(tags), f"timm has no pretrained weights of {name}; leave out model.weights")
+    require(bool(tags), f"timm has no pretrained weights for {name}; leave out model.weights")
     require(
         weights in (DEFAULT, *tags),
-        f"timm has no weights '{weights}' of {name}; choose from {', '.join((DEFAULT, *tags))}",
+        f"timm has no weights '{weights}' for {name}; choose from {', '.join((DEFAULT, *tags))}",
     )
     return timm.get_pretrained_cfg(
         name if weights == DEFAULT else f"{_without_tag(name)}.{weights}"
@@ -140,7 +140,7 @@ def _pretrained_config(timm: ModuleType, name: str, weights: str) -> Any:
 
 @lru_cache(maxsize=32)
 def _stages(arguments: tuple[tuple[str, Any], ...], image_size: tuple[int, int]) -> dict[str, str]:
-    """Stage -> path in timm's network, found in one without weights."""
+    """Stage -> path in timm's network, found in a copy without weights."""
     with torch.device("meta"):
         net = without_in_place(_created(import_timm(), dict(arguments)))
     calls = watch(net, image_size)
@@ -152,6 +152,6 @@ def _stages(arguments: tuple[tuple[str, Any], ...], image_size: tuple[int, int])
 
 
 def _classifiers(net: Any) -> tuple[str, ...]:
-    """Paths of the classifiers, of which a ViT with a distillation token has two."""
+    """Paths of the classifiers; a ViT with a distillation token has two."""
     classifier = net.default_cfg["classifier"]
     return (classifier,) if isinstance(classifier, str) else tuple(classifier or ())

@@ -25,10 +25,10 @@ from kd_bench.models.library import (
 from kd_bench.utils.errors import message_lines
 from kd_bench.utils.torchvision import import_torchvision
 
-WATCHED = (224, 224)  # pixels, on which the maps of all stages differ in size
-# Networks with a second classifier in training, whose output would be a tuple. Their weights come
-# from TensorFlow, with pixels from -1 to 1; torchvision converts ImageNet's normalisation to that
-# in the network, but only in one that it builds with weights.
+WATCHED = (224, 224)  # pixels; at this size, the maps of all stages differ in size
+# Networks with an auxiliary classifier in training, whose output would be a tuple. Their weights
+# come from TensorFlow and expect pixels from -1 to 1; torchvision converts ImageNet's normalisation
+# to that inside the network, but only if it builds the network with weights.
 TWO_CLASSIFIERS = ("googlenet", "inception_v3")
 
 
@@ -36,9 +36,9 @@ class TorchvisionNetwork(PretrainedNetwork):
     """torchvision's classifier `name`, with torchvision's initial weights.
 
     Its stages are `stem`, `stage1`, ...: the modules after which maps get smaller, and `pooled`.
-    The blocks of a ViT are `block1`, ..., with the last of each quarter as `stage1`, ...,
-    `stage4`, read as maps without the class token. A ViT is built for `image_size`. GoogLeNet and
-    Inception have no second classifier here.
+    The blocks of a ViT are `block1`, ..., and the last of each quarter is `stage1`, ..., `stage4`;
+    they are read as maps without the class token. A ViT is built for `image_size`. GoogLeNet and
+    Inception are built without auxiliary classifiers.
 
     Args:
         num_classes: of the classifier.
@@ -47,7 +47,7 @@ class TorchvisionNetwork(PretrainedNetwork):
         options: further arguments of torchvision's constructor.
 
     Raises:
-        UserError: torchvision has no such network, or cannot build it so.
+        UserError: torchvision has no such network, or cannot build it with these arguments.
     """
 
     def __init__(self, num_classes: int, image_size: tuple[int, int], name: str, **options: Any):
@@ -55,7 +55,7 @@ class TorchvisionNetwork(PretrainedNetwork):
         if name.startswith("vit_"):
             require(
                 image_size[0] == image_size[1],
-                f"torchvision's {name} takes square images, got {image_size[0]}x{image_size[1]};"
+                f"torchvision's {name} needs square images, got {image_size[0]}x{image_size[1]};"
                 " use model.input_size=[SIDE,SIDE]",
             )
             options["image_size"] = image_size[0]
@@ -68,7 +68,7 @@ class TorchvisionNetwork(PretrainedNetwork):
 
     @staticmethod
     def expected_images(name: str, weights: str) -> ExpectedImages:
-        """Mean, deviation and size of the images that torchvision evaluates these weights on."""
+        """Mean, deviation and image size with which torchvision evaluates these weights."""
         preset = _weights(name, weights).transforms()
         (side,) = preset.crop_size
         if name in TWO_CLASSIFIERS:
@@ -76,13 +76,13 @@ class TorchvisionNetwork(PretrainedNetwork):
         return ExpectedImages(tuple(preset.mean), tuple(preset.std), (side, side))
 
     def load_pretrained(self, weights: str) -> None:
-        """Load weights by their name, from torchvision's server or from its cache."""
+        """Load weights by their name, from torchvision's server or its cache."""
         name = self.arguments["name"]
         try:
             state = _weights(name, weights).get_state_dict(progress=False, check_hash=True)
         except UserError:
             raise
-        except Exception as error:  # anything, from those of sockets to those of the disk
+        except Exception as error:  # anything, from socket errors to disk errors
             raise not_downloaded("torchvision", name, error) from error
         state = {_of_today(key): tensor for key, tensor in state.items()}
         own = self.net.state_dict()
@@ -90,12 +90,12 @@ class TorchvisionNetwork(PretrainedNetwork):
         fits = {key for key in own if key in state and state[key].shape == own[key].shape}
         for key in (key for key in own if key not in fits):
             module, _, kind = key.rpartition(".")
-            # PyTorch counts batches since 0.4.1; older files lack the counts.
+            # PyTorch counts batches since 0.4.1; older files do not have the counts.
             require(
                 module == classifier or kind == "num_batches_tracked",
-                f"the weights {weights} do not fit {name} as it is configured: {key} is"
-                f" {_shape(state, key)} in them and {_shape(own, key)} in the model; leave out what"
-                " changes it, such as model.input_size",
+                f"the weights {weights} do not fit {name} as configured: {key} is"
+                f" {_shape(state, key)} in the weights and {_shape(own, key)} in the model; leave"
+                " out the setting that changes it, such as model.input_size",
             )
         self.net.load_state_dict({key: state[key] for key in fits}, strict=False)
 
@@ -113,14 +113,14 @@ def _weights(name: str, weights: str) -> Any:
     choices = import_torchvision().models.get_model_weights(name)
     require(
         weights in choices.__members__,
-        f"torchvision has no weights '{weights}' of {name};"
+        f"torchvision has no weights '{weights}' for {name};"
         f" choose from {', '.join(choices.__members__)}",
     )
     return choices[weights]
 
 
 def _of_today(key: str) -> str:
-    """The name of a tensor; in the files of DenseNets, layers have older names, such as norm.1."""
+    """The current name of a tensor; DenseNet files have older layer names, such as norm.1."""
     return re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", key)
 
 
@@ -138,7 +138,7 @@ def _created(arguments: dict[str, Any]) -> nn.Module:
 
 @lru_cache(maxsize=32)
 def _stages(arguments: tuple[tuple[str, Any], ...], image_size: tuple[int, int]) -> dict[str, str]:
-    """Stage -> path in torchvision's network, found in one without weights."""
+    """Stage -> path in torchvision's network, found in a copy without weights."""
     with torch.device("meta"):
         net = without_in_place(_created(dict(arguments)))
     is_vit = "image_size" in dict(arguments)
@@ -154,7 +154,7 @@ def _blocks(vit: Any) -> list[tuple[str, int, int]]:
 
 
 def _classifier(net: nn.Module, calls: list[Call]) -> str | None:
-    """Path of the last linear layer, unless something comes after it."""
+    """Path of the last linear layer, unless another layer follows it."""
     last = calls[-1]
     leaf = next(call for call in calls if call.output is last.output)
     return leaf.path if isinstance(leaf.module, nn.Linear) else None

@@ -1,6 +1,6 @@
 """VGG (Simonyan and Zisserman, 2015), arXiv:1409.1556, with batch norm, for small images.
 
-As in RepDistiller: one linear layer as classifier, and no pooling after the fourth block.
+As in RepDistiller: a single linear layer as classifier, and no pooling after the fourth block.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ def _block(convolutions: int, channels_in: int, channels: int) -> nn.Sequential:
 class VGG(nn.Module):
     """Five blocks of 3x3 convolutions, max pooling after the first three; image -> logits [B, K].
 
-    Images have at least 8x8 pixels; the last map is averaged globally.
+    Images must have at least 8x8 pixels; the last map is averaged globally.
 
     Stages (32x32 image): stem [64, 32, 32], stage1 [128, 16, 16], stage2 [256, 8, 8], stage3 and
-    stage4 [512, 4, 4], the blocks after their last ReLU, and before it under the same name with
-    `_pre`, which is the output of the batch norm `_norm`; pooled [512], the input of the
-    classifier. Initialized as in RepDistiller: convolutions by `initialize_convolutions`, batch
-    norm (1, 0), the classifier by `initialize_classifier`.
+    stage4 [512, 4, 4], the blocks after their last ReLU, and before it with the suffix `_pre`,
+    which is the output of the batch norm `_norm`; pooled [512], the input of the classifier.
+    Initialized as in RepDistiller: convolutions by `initialize_convolutions`, batch norm (1, 0),
+    the classifier by `initialize_classifier`.
     """
 
     def __init__(self, num_classes: int, depth: int):

@@ -1,4 +1,4 @@
-"""Weights from a file: where in it they are, under which names, and whether they fit a network."""
+"""Loads weights from a file: finds the state dict, maps its names, and checks that it fits."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from kd_bench.utils.text.output import print_lines
 
 State = dict[str, Tensor]
 
-# Where programs keep a state dict; averaged weights (EMA) last, so they count only when alone.
+# Usual keys of a state dict. Averaged weights (EMA) come last, so they are used only if alone.
 KEYS = ("state_dict", "model", "state_dict_ema", "model_ema", "ema")
 
-# Before all names of a network in the checkpoints of DataParallel, Lightning, torch.compile, and
-# mdistiller's trainer. Beside them may be what is no part of the network, such as a teacher.
+# Prefixes of a network's names in checkpoints of DataParallel, Lightning, torch.compile, and
+# mdistiller's trainer. Tensors without them are not part of the network; a teacher's, for example.
 PREFIXES = ("module.", "model.", "_orig_mod.", "student.")
 
 
-NUMPY_CORES = "core", "_core"  # of its generations 1 and 2
+NUMPY_CORES = "core", "_core"  # module names in NumPy 1 and 2
 
-# Plain objects that programs keep beside weights: the options of RepDistiller's and timm's command,
-# and mdistiller's best accuracy, a number of NumPy.
+# Plain objects often saved with weights: the command-line options of RepDistiller and timm, and
+# mdistiller's best accuracy, which is a NumPy number.
 PLAIN: list[Any] = [
     argparse.Namespace,
     np.dtype,
@@ -40,25 +40,25 @@ PLAIN: list[Any] = [
 
 
 def load_weights(net: nn.Module, path: str | Path, model: str, key: str | None = None) -> None:
-    """Load the weights in a file into `net`, as `read_weights` does, without executing its code.
+    """Load the weights in a file into `net`, without executing any code in it; see `read_weights`.
 
     Raises:
-        UserError: as `read_weights`.
+        UserError: as in `read_weights`.
     """
     net.load_state_dict(read_weights(net, path, model, key))
 
 
 def read_weights(net: nn.Module, path: str | Path, model: str, key: str | None = None) -> State:
-    """The weights in a file, under the names of `net`, which may be on meta.
+    """The weights in a file, under the names of `net`, which may be on the meta device.
 
     The file is a state dict, or a dict with one under one of `KEYS`, written by `torch.save` or
-    safetensors. What was taken and what was left is printed, unless all is taken as it is.
+    safetensors. Prints what was loaded and what was ignored, unless everything is used unchanged.
 
     Args:
-        net: the network that they are for.
+        net: the network that the weights are for.
         path: the file.
         model: the network's name, for messages.
-        key: the only place to look for the state dict; None: the first of `KEYS` that is there.
+        key: the key of the state dict; None means the first of `KEYS` that exists.
 
     Raises:
         UserError: the file cannot be read, or its tensors do not fit the network.
@@ -69,12 +69,12 @@ def read_weights(net: nn.Module, path: str | Path, model: str, key: str | None =
     state = _with_counts(state)
     names = {} if state.keys() == expected.keys() else find_renames(state.keys(), expected.keys())
     taken = [f"'{found}' ({len(state)} tensors)" if found else f"{len(state)} tensors"]
-    taken += [f"'{prefix}' taken off their names"] if prefix else []
+    taken += [f"without the prefix '{prefix}'"] if prefix else []
     taken += ["renamed from RepDistiller's and mdistiller's names"] if names else []
     left += beside
     if found or left or len(taken) > 1:
-        rest = f"; left {', '.join(map(repr, left))}" if left else ""
-        _say_once(f"{path}: took {', '.join(taken)}{rest}")
+        rest = f"; ignored {', '.join(map(repr, left))}" if left else ""
+        _say_once(f"{path}: loaded {', '.join(taken)}{rest}")
     state = {names.get(name, name): tensor for name, tensor in state.items()}
     _check_fits(expected, state, path, model)
     return state
@@ -93,30 +93,30 @@ def _read(path: str | Path) -> Any:
         with torch.serialization.safe_globals(PLAIN):
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        reason = error.strerror or error  # safetensors raises its own, without
+        reason = error.strerror or error  # safetensors' own errors have no strerror
         raise UserError(f"cannot read the checkpoint {path}: {reason}") from None
     except Exception as error:  # torch.load raises anything from KeyError to UnpicklingError
         # PyTorch's own message recommends unsafe loading, which could execute code.
-        raise UserError(f"{path} is no checkpoint of tensors alone{_objects(path)}") from error
+        raise UserError(f"{path} is not a checkpoint of tensors only{_objects(path)}") from error
 
 
 def _objects(path: str | Path) -> str:
-    """What is in a file beside tensors and plain values, and what to do about it."""
+    """The objects in a file that are neither tensors nor plain values, and the remedy."""
     try:
         with torch.serialization.safe_globals(PLAIN):
             names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # noqa: BLE001  # it is no checkpoint at all
+    except Exception:  # noqa: BLE001  # not a checkpoint at all
         return ""
     if not names:
         return ""
     return (
-        f": it also has {', '.join(sorted(names))}, and loading that could run code; save the"
-        " weights by themselves, torch.save(net.state_dict(), FILE)"
+        f": it also has {', '.join(sorted(names))}, and loading that could run code; save only the"
+        " weights, torch.save(net.state_dict(), FILE)"
     )
 
 
 def _find_state(content: Any, path: str | Path, key: str | None) -> tuple[State, str, list[str]]:
-    """The state dict in a file, its keys joined by dots, and the keys beside it."""
+    """The state dict in a file, its keys joined by dots, and the ignored keys next to it."""
     keys = KEYS if key is None else (key,)
     taken, left = [], []
     while isinstance(content, dict) and not _is_state(content):
@@ -129,7 +129,7 @@ def _find_state(content: Any, path: str | Path, key: str | None) -> tuple[State,
         keys = KEYS
     require(
         _is_state(content) and (key is None or bool(taken)),
-        f"{path} has no state dict (name -> tensor), not even under"
+        f"{path} has no state dict (name -> tensor), neither at the top level nor under"
         f" {' or '.join(map(repr, keys))}" + _others(content),
     )
     return content, ".".join(taken), left
@@ -140,7 +140,7 @@ def _is_state(content: Any) -> bool:
 
 
 def _others(content: Any) -> str:
-    """The keys of a file under which there are state dicts."""
+    """A list of the keys of a file that contain state dicts."""
     if not isinstance(content, dict):
         return ""
     names = [str(name) for name, value in content.items() if _is_state(value) and value]
@@ -148,7 +148,7 @@ def _others(content: Any) -> str:
 
 
 def _with_counts(state: State) -> State:
-    """A state dict with the batches that each batch norm has seen: PyTorch 0.4.0 did not count."""
+    """A state dict with `num_batches_tracked`, which PyTorch 0.4.0 did not have yet."""
     counts = {
         f"{name.removesuffix('running_mean')}num_batches_tracked": torch.tensor(0)
         for name in state
@@ -158,7 +158,7 @@ def _with_counts(state: State) -> State:
 
 
 def _without_prefix(state: State, expected: Mapping) -> tuple[State, str, list[str]]:
-    """A state dict without prefixes that hide all its names, these, and what is beside them."""
+    """A state dict without the prefixes of its names, these prefixes, and what was ignored."""
     taken, left = "", []
     while not expected.keys() & state.keys():
         prefix = next((p for p in PREFIXES if any(name.startswith(p) for name in state)), None)
@@ -186,7 +186,7 @@ def _say_once(text: str) -> None:
 
 
 def _check_fits(expected: State, found: State, path: str | Path, model: str) -> None:
-    """Refuse a state dict that has not the names and shapes of the network."""
+    """Refuse a state dict whose names or shapes differ from the network's."""
     shapes = [{name: tuple(tensor.shape) for name, tensor in x.items()} for x in (expected, found)]
     wanted, given = shapes
     differing = [name for name in wanted | given if wanted.get(name) != given.get(name)]
@@ -199,18 +199,18 @@ def _check_fits(expected: State, found: State, path: str | Path, model: str) -> 
     )
     if classes := _class_counts(wanted, given, differing):
         raise UserError(
-            f"the checkpoint {path} is of {classes[1]} classes, and the dataset has"
-            f" {classes[0]}: {example}"
+            f"the checkpoint {path} has {classes[1]} classes, but the dataset has {classes[0]}:"
+            f" {example}"
         )
     kind = "size" if wanted.keys() == given.keys() else "architecture"
     raise UserError(
-        f"the checkpoint {path} is not one of {model}, but of another {kind}: {len(differing)} of"
+        f"the checkpoint {path} is not for {model}, but for another {kind}: {len(differing)} of"
         f" {len(wanted | given)} tensors differ; {example}"
     )
 
 
 def _class_counts(wanted: Mapping, given: Mapping, differing: list[str]) -> tuple[int, int] | None:
-    """The classes of the network and the file, if one layer differs, in its outputs alone."""
+    """The numbers of classes of network and file, if only the outputs of one layer differ."""
     if len({name.rpartition(".")[0] for name in differing}) > 1 or wanted.keys() != given.keys():
         return None
     if any(not wanted[name] or wanted[name][1:] != given[name][1:] for name in differing):

@@ -1,4 +1,4 @@
-"""A network inside another one, whose weights keep their names."""
+"""A wrapper around a network that keeps the names of its weights."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ INNER = "net."
 
 
 class WrappedNetwork(nn.Module):
-    """A network, called `net`, and what a subclass does around it; image -> logits [B, K].
+    """A network in the attribute `net`, to be wrapped by a subclass; image -> logits [B, K].
 
     Its state dict is that of the network, so checkpoints fit with and without the wrapper. Tensors
-    of a subclass are buffers with `persistent=False`.
+    of a subclass must be buffers with `persistent=False`.
     """
 
     def __init__(self, net: nn.Module):
@@ -28,7 +28,7 @@ class WrappedNetwork(nn.Module):
 
     @staticmethod
     def paths(stages: Mapping[str, str]) -> dict[str, str]:
-        """The paths of a network's stages, from the wrapper."""
+        """The paths of a network's stages, relative to the wrapper."""
         return {stage: INNER + path for stage, path in stages.items()}
 
 
@@ -43,4 +43,4 @@ def _put_prefix_on(module: nn.Module, state: dict[str, Any], prefix: str, *_: An
 def _rename(state: dict[str, Any], before: str, after: str) -> None:
     names = [name for name in state if name.startswith(before)]
     moved = {after + name.removeprefix(before): state.pop(name) for name in names}
-    state.update(moved)  # at the end: a new name may be an old one of another tensor
+    state.update(moved)  # last, since a new name may equal the old name of another tensor

@@ -12,9 +12,9 @@ STEM = 16  # channels
 
 
 class PreActivationBlock(nn.Module):
-    """Batch norm, ReLU and a 3x3 convolution, twice, and a shortcut: a sum without a ReLU.
+    """Batch norm, ReLU and a 3x3 convolution, twice, and a shortcut, without a ReLU after the sum.
 
-    [B, channels_in, H, W] -> [B, channels, H/s, W/s]. Where the number of channels changes, the
+    [B, channels_in, H, W] -> [B, channels, H/s, W/s]. If the number of channels changes, the
     shortcut is a 1x1 convolution of the first ReLU's output.
     """
 
@@ -49,12 +49,11 @@ class WideResNet(nn.Module):
 
     Stages (32x32 image, width 2): stem [16, 32, 32], stage1 [32, 32, 32], stage2 [64, 16, 16],
     stage3 [128, 8, 8], after the batch norm and the ReLU that follow a stage (those of the next
-    stage's first block, or the last ones), and before that ReLU under the same name with `_pre`,
-    which is the output of that batch norm, `_norm`. The sum at the end of a stage has the name
-    with `_sum`: RepDistiller and the authors of attention transfer read that. pooled [128] is the
-    input of the classifier. Initialized as in RepDistiller: convolutions by
-    `initialize_convolutions`, batch norm (1, 0), the classifier by PyTorch's default with zero
-    biases.
+    stage's first block, or the last ones). The suffix `_pre` means before that ReLU, which is the
+    output of that batch norm, `_norm`. The suffix `_sum` means the sum at the end of a stage, which
+    RepDistiller and the authors of attention transfer read. pooled [128] is the input of the
+    classifier. Initialized as in RepDistiller: convolutions by `initialize_convolutions`, batch
+    norm (1, 0), the classifier by PyTorch's default with zero biases.
     """
 
     def __init__(self, num_classes: int, depth: int, width: int):

@@ -1,1 +1,1 @@
-"""Records of finished runs, and the tables made of them."""
+"""Records of finished runs, and tables made from them."""

@@ -1,4 +1,4 @@
-"""Labels of rows and columns: a name, followed by what was changed, in brackets."""
+"""Labels of rows and columns: a name, followed by changed values in brackets."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def format_value(value: Any) -> str:
 
 def natural_key(text: str) -> list[str | float]:
     """Sort key that compares numbers in names by value: resnet8, resnet20; 0.25, 0.5."""
-    # Text and number alternate, so equal types are compared.
+    # Text and numbers alternate, so only equal types are compared.
     parts = re.split(r"(\d+(?:\.\d+)?(?:e[+-]\d+)?)", text)
     return [float(part) if place % 2 else part for place, part in enumerate(parts)]
 
@@ -65,25 +65,25 @@ def changed_in(changed: Mapping[str, Any], section: str) -> dict[str, str]:
 
 
 def _assignments(section: Any, values: Mapping[str, str], shown: Iterable[str]) -> list[str]:
-    """Changed values as "temperature=8", with as much of the path as is needed to be unique."""
+    """Changed values as "temperature=8", with as much of the path as needed to be unique."""
     shown = sorted(shown)
     all_paths = paths(to_plain(section)) if shown else []
     return [f"{short_name(path, all_paths)}={values[path]}" for path in shown]
 
 
 def method_name(method: MethodConfig) -> str:
-    """A method's name with its plug-ins, in their order, and its rule: "st + standardize + dot".
+    """A method's name with its plug-ins, in order, and its rule: "st + standardize + dot".
 
-    A rule that is the method's own has its name.
+    A method's own rule, which has the same name, is omitted.
     """
     rule = (name for name in method.rule if name != method.name)
     return " + ".join((method.name, *method.plugins, *rule))
 
 
 def method_label(config: Config, changed: Mapping[str, Any], more: Sequence[str] = ()) -> str:
-    """The label of a row, the method, its changed values, and more: "st (temperature=8, tuned)"."""
+    """The label of a row: the method, changed values, and `more`: "st (temperature=8, tuned)"."""
     values = changed_in(changed, "method")
-    method = replace(config.method, search={})  # whose keys are paths of the others
+    method = replace(config.method, search={})  # its keys are paths of other values
     return in_brackets(method_name(method), [*_assignments(method, values, values), *more])
 
 
@@ -96,16 +96,16 @@ def non_method_changes(
         values = changed_in(changed, name)
         shown = [p for p in values if name != "dataset" or not LOCATION_KEYS & set(p.split("."))]
         texts += _assignments(getattr(config, name), values, shown)
-    teacher_parts = identity.get("teacher", {})  # all of it, its model, or nothing
+    teacher_parts = identity.get("teacher", {})  # the whole teacher, its model, or nothing
     values = changed_in(changed, "teacher")
     shown = [path for path in values if path.split(".")[0] in teacher_parts]
     return texts + [f"teacher.{text}" for text in _assignments(config.teacher, values, shown)]
 
 
 def differences(identities: Sequence[Mapping]) -> list[list[str]]:
-    """For each of several identities, its values at the paths where not all are equal.
+    """For each of several identities, its values at the paths where they differ.
 
-    Defaults are left out of identities, so a list may be empty.
+    Identities do not contain defaults, so a list may be empty.
     """
     flat = [flatten(identity) for identity in identities]
     all_paths = sorted(set().union(*flat))
@@ -115,7 +115,7 @@ def differences(identities: Sequence[Mapping]) -> list[list[str]]:
 
 
 def conflict(identities: Mapping[str, Mapping]) -> str:
-    """Where the identities of some folders differ, in one line: "method.beta is 2 in A, 3 in B"."""
+    """How the identities of folders differ, in one line: "method.beta is 2 in A, 3 in B"."""
     by_folder = {folder: flatten(identity) for folder, identity in identities.items()}
     texts = []
     for path in sorted(set().union(*by_folder.values())):

@@ -1,4 +1,4 @@
-"""Tables in Markdown files, between two comments; the first contains the command that makes it.
+"""Tables in Markdown files, between two comments; the first contains the command that generates it.
 
 <!-- table: python tools/table.py --from results --dataset digits -->
 ...
@@ -22,8 +22,8 @@ _BLOCK = re.compile(rf"^{START}(?P<command>.*) -->\n(?P<body>(?:.*\n)*?){END}$",
 DIFF_LINES = 12
 
 Files = dict[Path, str]  # contents by path
-# From the command of a block, and the file that it stands in, to its table in Markdown, and other
-# files that the command writes.
+# (command of a block, file that contains it) -> its table in Markdown, and other files that the
+# command writes
 Make = Callable[[str, Path], tuple[str, Files]]
 
 
@@ -57,7 +57,7 @@ def regenerate(text: str, make: Callable[[str], str]) -> str:
 
     Args:
         text: of a Markdown file.
-        make: from the command of a block to its table in Markdown.
+        make: maps the command of a block to its table in Markdown.
     """
     tables = iter([make(block.command) for block in blocks(text)])
     return _BLOCK.sub(lambda m: f"{START}{m['command']} -->\n\n{next(tables)}\n{END}", text)
@@ -81,7 +81,7 @@ def regenerated_files(path: Path, make: Make) -> Files:
     """A Markdown file with all blocks regenerated, and the other files of its blocks.
 
     Raises:
-        UserError: the file does not exist, or has an invalid block; the message names the file.
+        UserError: the file does not exist or has an invalid block; the message names the file.
     """
     require(path.is_file(), f"there is no file {path}")
     files: Files = {}
@@ -99,7 +99,7 @@ def regenerated_files(path: Path, make: Make) -> Files:
 
 
 def is_fresh(path: Path, text: str) -> bool:
-    """Whether a file has this content, or, for a figure, was drawn from the same numbers."""
+    """Whether a file has this content or, for a figure, was drawn from the same numbers."""
     current = path.read_text(encoding="utf-8") if path.exists() else ""
     if path.suffix == ".svg":
         return data_hash(current) == data_hash(text)
@@ -107,7 +107,7 @@ def is_fresh(path: Path, text: str) -> bool:
 
 
 def stale_parts(path: Path, make: Make) -> list[str]:
-    """What regenerating a file's blocks would change: a text per block and other file."""
+    """What regenerating a file's blocks would change: a text for each changed block and file."""
     files = regenerated_files(path, make)
     current = path.read_text(encoding="utf-8")
     pairs = zip(blocks(current), blocks(files.pop(path)), strict=True)

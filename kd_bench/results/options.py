@@ -1,4 +1,4 @@
-"""What can be chosen about a table; imports no pandas, so that `--help` is fast."""
+"""The options of a table; does not import pandas, so that `--help` is fast."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class Metric:
     """A number of a run that a table can show."""
 
     heading: str  # of its columns
-    text: str  # what it is, as the begin of a caption
-    short: str  # the same for the two lines of a terminal
+    text: str  # description at the beginning of a caption
+    short: str  # the same, for a terminal's short caption
     value: Callable[[Record], float | None]  # None for a run that does not have it
-    why_none: str = EVALUATE  # how a run gets it
-    better: int = 1  # 1: the higher, -1: the lower; 0: a cost, of which nothing is bold
+    why_none: str = EVALUATE  # how to add it to a run
+    better: int = 1  # 1: higher is better, -1: lower is better; 0: a cost, for which none is bold
     unit: str = "points"  # of a difference
-    digits: int | None = None  # decimal places; None: as the number of test images allows
-    is_accuracy: bool = False  # the teacher's is shown above it
+    digits: int | None = None  # decimal places; None: depends on the number of test images
+    is_accuracy: bool = False  # the teacher's accuracy is shown above it
     needs_teacher: bool = False
 
 
@@ -208,10 +208,10 @@ METRICS_TEXT = f"{', '.join(METRICS)}, corrupted:NAME, probe:DATASET"
 
 
 def check_metric(name: str) -> None:
-    """Refuse what is no metric.
+    """Refuse an unknown metric.
 
     Raises:
-        UserError: with those that there are.
+        UserError: the metric is unknown; the message lists all metrics.
     """
     kind, _, which = name.partition(":")
     is_known = name in METRICS or (kind in OF_ONE and which != "")
@@ -224,13 +224,13 @@ FORMAT_NAMES = ("terminal", "markdown", "latex", "csv")
 
 @dataclass(frozen=True)
 class TableOptions:
-    """A table as asked for on the command line."""
+    """A table as requested on the command line."""
 
     source: str  # folder with records
     choice: dict[str, Sequence[str]] = field(default_factory=dict)  # filter -> names
     metric: str = METRICS[0]
     note: str = ""  # a sentence for the caption
-    format: str | None = None  # of what is printed
+    format: str | None = None  # of the printed table
     csv: Path | None = None  # file for the cells
     figure: Path | None = None  # SVG file for the differences from the baseline
     plot: Path | None = None  # SVG file for accuracy against swept values
@@ -238,5 +238,5 @@ class TableOptions:
     cost_figure: Path | None = None  # SVG file for accuracy against a cost
     cost: str = COSTS[0]
     summary: bool = False  # a second table, of the methods over all pairs
-    published: bool = False  # values of papers beside one's own
-    untuned: bool = False  # without rows whose values a study chose
+    published: bool = False  # add published values
+    untuned: bool = False  # without rows whose values were chosen by a study

@@ -1,4 +1,4 @@
-"""The files in a run's folder: their names, its record and its error."""
+"""The files in a run's folder: file names, the record and the error."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from kd_bench.utils.errors import DamagedError, UserError, require, warn
 from kd_bench.utils.files import atomic_write, file_hash
 from kd_bench.utils.lock import lock_owner
 
-RESULT = "result.json"  # the record; written last, so its presence means that the job is done
+RESULT = "result.json"  # the record; written last, so its existence means that the job is done
 ERROR = "error.txt"  # why the last attempt failed; the first line is the reason
 HISTORY = "history.csv"  # a row per epoch; bitwise equal between equal runs
 TIMING = "timing.csv"  # seconds and images/s of each epoch
-WEIGHTS = "weights.pt"  # the student's, of a finished job
+WEIGHTS = "weights.pt"  # the student's weights, of a finished job
 TEST_LOGITS = "test_logits.pt"  # its logits for all test images, in half precision [N, K]
 CHECKPOINTS = ("checkpoint.pt", "checkpoint_before.pt")  # of an unfinished job, newest first
 CONSOLE = "console.log"  # output of a sweep's job
 TENSORBOARD = "tensorboard"  # folder of event files
 # Below the runs folder:
-TEACHER_CACHES = ".tables"  # a folder per cache of a teacher's outputs
-CACHED_ROWS = "rows.f32"  # in such a folder: its numbers,
-CACHE_RECORD = "table.json"  # and what they are; written last, so its presence means it is whole
+TEACHER_CACHES = ".tables"  # one folder per cache of a teacher's outputs
+CACHED_ROWS = "rows.f32"  # the numbers in such a folder
+CACHE_RECORD = "table.json"  # their description; written last, so it means the cache is complete
 SWEEPS = ".sweeps"  # the jobs of each sweep
 
 
@@ -39,7 +39,7 @@ def read_record(folder: Path) -> Record | None:
     """The record of a finished job; None if it is not finished.
 
     Raises:
-        DamagedError: the file is no record.
+        DamagedError: the file is not a valid record.
         UserError: it cannot be read, or another version of kd-bench wrote it.
     """
     path = folder / RESULT
@@ -50,12 +50,12 @@ def read_record(folder: Path) -> Record | None:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise DamagedError(f"{path} is no record: {error}") from None
+        raise DamagedError(f"{path} is not a valid record: {error}") from None
     return Record.from_json(values, path)
 
 
 def find_record(folder: Path) -> Record | None:
-    """As `read_record`, but what cannot be read is left out, with a line to standard error."""
+    """Like `read_record`, but warns and returns None if the record cannot be read."""
     try:
         return read_record(folder)
     except UserError as error:
@@ -64,17 +64,17 @@ def find_record(folder: Path) -> Record | None:
 
 
 def check_weights(folder: Path, record: Record) -> None:
-    """Check that a finished job's weights are those that its record vouches for.
+    """Check that a finished job's weights match the hash in its record.
 
     Raises:
-        UserError: they are not, or are missing; it has the command that mends it.
+        UserError: they do not, or are missing; the message has the command to fix it.
     """
     path = folder / WEIGHTS
     again = f"delete its folder to train it again: rm -r {shlex.quote(str(folder))}"
     require(path.exists(), f"{path} is missing; {again}")
     require(
         record.weights_sha256 in (None, file_hash(path)),
-        f"{path} is not the file that its record vouches for: it was damaged or replaced; {again}",
+        f"{path} does not match the hash in its record: it was damaged or replaced; {again}",
     )
 
 
@@ -95,7 +95,7 @@ def read_error(folder: Path) -> str | None:
 
 
 def write_error(folder: Path, reason: str) -> None:
-    """Write why the folder's job failed, in one line; where even that is impossible, say so."""
+    """Write why the folder's job failed, in one line; warn if that is impossible."""
     path = folder / ERROR
     try:
         atomic_write(path, f"{reason}\n")
@@ -103,14 +103,14 @@ def write_error(folder: Path, reason: str) -> None:
         warn(f"cannot write {path}: {error.strerror}")
 
 
-# A sweep's file: a line for each job, and a last line by which damage is noticed
+# A sweep's file: one line per job, and a last line with a checksum
 
 
 def write_sweep_file(path: Path, lines: Iterable[str]) -> None:
-    """Write a sweep's file, whole or not at all.
+    """Write a sweep's file atomically.
 
     Raises:
-        UserError: its folder is not there, or not any more.
+        UserError: its folder does not exist or was deleted.
     """
     text = "".join(f"{line}\n" for line in lines)
     try:
@@ -123,7 +123,7 @@ def read_sweep_file(path: Path) -> list[str]:
     """The lines of a sweep's file.
 
     Raises:
-        DamagedError: it is not what `write_sweep_file` wrote.
+        DamagedError: it was not written by `write_sweep_file`, or changed since.
         UserError: it cannot be read.
     """
     try:
@@ -140,7 +140,7 @@ def read_sweep_file(path: Path) -> list[str]:
 
 
 def _last_line(path: Path, text: str) -> str:
-    """A checksum, of the file's name as well: that of another sweep does not take its place."""
+    """A checksum that includes the file's name, so that another sweep's file is not accepted."""
     content = f"{path.name}\n{text}".encode()
     return json.dumps({"sha256": hashlib.sha256(content).hexdigest()}) + "\n"
 

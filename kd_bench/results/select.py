@@ -1,18 +1,17 @@
 """Assigns runs to the columns and rows of a table.
 
-A column compares methods under equal conditions. Each run has three keys, JSON of parts of its
-identity:
+A column compares methods under equal conditions. Each run has three keys, which are JSON of parts
+of its identity:
 
-- `setting_key`: everything but method, teacher and seed: dataset, student, recipe, execution;
+- `setting_key`: everything except method, teacher and seed: dataset, student, recipe, execution;
 - `teacher_model_key`: the teacher's model; "" for a run without a teacher;
 - `teacher_key`: the whole teacher, with its recipe and seed or its checkpoint; "" for a run
-  without a teacher, and for one whose teacher is trained along with the student.
+  without a teacher, or whose teacher is trained together with the student.
 
-The rule: a run with a `teacher_key` belongs to the column of its setting and teacher. A run whose
-teacher is trained along belongs to all columns with its setting and teacher model. A run without a
-teacher (a baseline) belongs to all columns with its setting. A run for which there is no such
-column gets a column of its own, unless that column would consist of runs that were only needed as
-teachers.
+A run with a `teacher_key` belongs to the column of its setting and teacher. A run whose teacher is
+trained together with the student belongs to all columns with its setting and teacher model. A run
+without a teacher (a baseline) belongs to all columns with its setting. A run without such a column
+gets its own, unless that column would contain only runs that were needed as teachers.
 """
 
 from __future__ import annotations
@@ -44,8 +43,8 @@ from kd_bench.utils.errors import require
 from kd_bench.utils.text.formatting import pluralize
 
 SETTING = ("dataset", "model", "recipe", *EXECUTION_KEYS)  # the parts of an identity
-TUNED = "tuned"  # a row whose values were chosen on validation images
-METHOD = "method."  # how the paths of a method's values begin
+TUNED = "tuned"  # marks rows whose values were chosen on validation images
+METHOD = "method."  # prefix of the paths of a method's values
 COLUMN_KEYS = ["setting_key", "teacher_model_key", "teacher_key", "pair"]
 
 Line = dict[Hashable, Any]  # a run, as a row of the data frame
@@ -61,7 +60,7 @@ def _describe(job: Record | Failure) -> Line:
     if config is None or identity is None or changed is None:
         raise TypeError(f"the job of {job.folder} is unknown")
     study = job.study
-    if study is not None:  # the run stands beside those with the published values
+    if study is not None:  # the run goes into the column of runs with the published values
         identity, changed = study.identity, study.without_knobs(changed)
     teacher = identity.get("teacher", {})
     is_pretrained = "seed" in teacher or "checkpoint" in teacher
@@ -74,7 +73,7 @@ def _describe(job: Record | Failure) -> Line:
         "recipe_text": f"{config.recipe.name} ({pluralize(config.recipe.epochs, 'epoch')})",
         "speed": execution_text(identity),
         "method": config.method.name,
-        # With its plug-ins; tuned and published values are two rows
+        # With its plug-ins; tuned and published values are separate rows
         "variant": in_brackets(method_name(config.method), [TUNED] if study else []),
         "config": config,
         "setting_changes": non_method_changes(config, changed, identity),
@@ -91,7 +90,7 @@ def _describe(job: Record | Failure) -> Line:
 
 def _line(record: Record, metric: str) -> Line:
     line = _describe(record)
-    has_own_teachers = "taught_by" in record.identity  # not the teacher of its column alone
+    has_own_teachers = "taught_by" in record.identity  # not only the teacher of its column
     teacher = record.teacher if line["teacher_key"] and not has_own_teachers else None
     return line | {
         "failed": False,
@@ -118,11 +117,11 @@ def _line(record: Record, metric: str) -> Line:
 def with_metric(
     records: Iterable[Record], metric: str
 ) -> tuple[Sequence[Record], Sequence[Record]]:
-    """The records that have a metric, and those that lack it although they could have it.
+    """The records that have a metric, and those that could have it but do not.
 
     Args:
         records: as from `store.read_records`.
-        metric: as `options.check_metric` takes it.
+        metric: a name accepted by `options.check_metric`.
 
     Raises:
         UserError: an unknown metric, or no record has it.
@@ -130,7 +129,7 @@ def with_metric(
     check_metric(metric)
     chosen = METRIC[metric]
     records = [each for each in records if each.teacher or not chosen.needs_teacher]
-    require(len(records) > 0, f"no run has a teacher, which {metric} needs")
+    require(len(records) > 0, f"no run has a teacher, which {metric} requires")
     having = [record for record in records if chosen.value(record) is not None]
     require(len(having) > 0, f"no run has {metric}; {chosen.why_none}")
     return having, [record for record in records if chosen.value(record) is None]
@@ -141,7 +140,7 @@ def to_frame(records: Iterable[Record], metric: str = METRICS[0]) -> pd.DataFram
 
     Args:
         records: as from `with_metric`.
-        metric: as `options.check_metric` takes it.
+        metric: a name accepted by `options.check_metric`.
     """
     return pd.DataFrame([_line(record, metric) for record in records])
 
@@ -160,7 +159,7 @@ def failed_line(failure: Failure, lines: Sequence[Line]) -> Line | None:
 
 
 def assign_columns(runs: pd.DataFrame, teachers: Iterable[str] = ()) -> pd.DataFrame:
-    """The runs with their final column keys, one line for each column a run belongs to.
+    """The runs with their final column keys, one line for each column that a run belongs to.
 
     Args:
         runs: as from `to_frame`.
@@ -186,7 +185,7 @@ def _only_taught(runs: pd.DataFrame, teachers: set[str]) -> pd.Series:
 
 
 def _add_to_columns(assigned: pd.DataFrame, runs: pd.DataFrame, key: list[str]) -> pd.DataFrame:
-    """`assigned` and the runs: each in all columns with its key, or else in one of its own."""
+    """Add runs to `assigned`, each to all columns with its key, or else to a column of its own."""
     columns = assigned[COLUMN_KEYS].drop_duplicates()
     own = [name for name in COLUMN_KEYS if name not in key]
     shared = runs.drop(columns=own).merge(columns, on=key)
@@ -202,7 +201,7 @@ def _with_column_labels(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _column_labels(runs: pd.DataFrame) -> dict[tuple[str, ...], str]:
-    """A label for each (setting_key, teacher_key, pair), with details only if they are needed."""
+    """A label for each (setting_key, teacher_key, pair), with details only if needed."""
     varying = [kind for kind in ("recipe", "speed") if runs[kind].nunique() > 1]
     names, details = {}, {}
     for key, group in runs.groupby(["setting_key", "teacher_key", "pair"]):
@@ -227,8 +226,8 @@ def _column_identity(key: tuple[str, ...]) -> dict[str, Any]:
 def _with_row_labels(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs with the label of their row as "row", and the values in it, by path, as "named".
 
-    Rows of a method, with the same plug-ins, all name the values that any of them changes. So the
-    row of its file has a label like those beside it: "st (temperature=4)" next to "st
+    The labels of all rows of a method with the same plug-ins include the values that any of them
+    changes. So the unchanged method gets a label like the others: "st (temperature=4)" next to "st
     (temperature=8)".
 
     Args:
@@ -249,7 +248,7 @@ def _with_row_labels(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _tuned(studies: pd.Series) -> dict[Hashable, list[str]]:
-    """What the labels of tuned runs add, with the number of trials if that differs."""
+    """What the labels of tuned runs add, including the number of trials if that differs."""
     trials = {index: len(study.trials) for index, study in studies.items()}
     several = len(set(trials.values())) > 1
     return {
@@ -265,10 +264,10 @@ def _of_method(changed: dict[str, Any]) -> dict[str, Any]:
 
 
 def _values_of_file(runs: pd.DataFrame, paths: list[str]) -> dict[str, Any]:
-    """The values at some paths in those runs of a method that did not change them.
+    """The values at some paths in the runs of a method that do not change them.
 
-    A value that is not the same in all of them, such as a weight that a dataset sets, is left out:
-    the row of the method's file spans all datasets.
+    A value that differs between them, such as a weight set by a dataset, is left out, since the
+    row of the unchanged method spans all datasets.
     """
     values = {}
     for path in paths:
@@ -288,12 +287,12 @@ def select_runs(runs: pd.DataFrame, choice: Mapping[str, Sequence[str]]) -> pd.D
 
     Args:
         runs: as from `to_frame`.
-        choice: any of `options.FILTERS` -> names. The baseline is always kept, because
-            differences are taken from it. A chosen pair or student is shown even if its runs are
-            only teachers.
+        choice: any of `options.FILTERS` -> names. The baseline is always kept, since differences
+            are relative to it. A chosen pair or student is shown even if its runs are only
+            teachers.
 
     Raises:
-        UserError: a name that no run has, or no runs are left.
+        UserError: no run has a chosen name, or no runs are left.
     """
     choice = {kind: list(names) for kind, names in choice.items() if names}
     shows_teachers = "pair" in choice or "student" in choice
@@ -302,7 +301,7 @@ def select_runs(runs: pd.DataFrame, choice: Mapping[str, Sequence[str]]) -> pd.D
         names = _check_names(kind, choice[kind], runs)
         runs = runs[runs[kind].isin([*names, BASELINE] if kind == "method" else names)]
     runs = assign_columns(runs, teachers)
-    if "pair" in choice:  # the pair of a baseline is that of its column, which is known only now
+    if "pair" in choice:  # a baseline has the pair of its column, which is known only now
         runs = runs[runs["pair"].isin(_check_names("pair", choice["pair"], runs))]
     filters = ", ".join(f"{kind} {' or '.join(names)}" for kind, names in choice.items())
     require(len(runs) > 0, f"no records of {filters}")

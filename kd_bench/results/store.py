@@ -1,4 +1,4 @@
-"""Reads what jobs left on disk: records of finished jobs, error messages of failed ones."""
+"""Reads the results of jobs on disk: records of finished jobs, error messages of failed ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from kd_bench.utils.errors import UserError, require, warn
 
 
 def _job_folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    """All folders below `root`, sorted by name, with the names of their files."""
+    """All folders below `root`, sorted by name, with their file names."""
     for folder, folders, files in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield Path(folder), files
@@ -39,18 +39,18 @@ def find_jobs(root: str | Path) -> Iterator[Path]:
 
 
 def folder_size(folder: Path) -> int:
-    """Total bytes of all files in a folder and below it."""
+    """Total size in bytes of all files in a folder and its subfolders."""
     paths = (Path(at) / name for at, _, files in os.walk(folder) for name in files)
     return sum(path.lstat().st_size for path in paths)
 
 
 def find_records(root: str | Path) -> Iterator[tuple[Path, Record]]:
-    """Each finished job below `root`: the folder it is in, and its record, with its study.
+    """The folder and record of each finished job below `root`; the record includes its study.
 
-    Files that cannot be read are left out, with a line to standard error.
+    Skips files that cannot be read, with a warning.
 
     Raises:
-        UserError: `root` is no folder.
+        UserError: `root` is not a folder.
     """
     root = Path(root)
     require(root.is_dir(), f"there is no folder {root} to read records from")
@@ -60,7 +60,7 @@ def find_records(root: str | Path) -> Iterator[tuple[Path, Record]]:
 
 
 def find_placed_records(root: str | Path) -> Iterator[tuple[Path, Record]]:
-    """As `find_records`, but the record of another job in a job's folder is left out, too."""
+    """Like `find_records`, but also skips a record that is in the folder of another job."""
     for folder, record in find_records(root):
         if _is_in_place(record, folder):
             yield folder, record
@@ -74,7 +74,7 @@ def read_records(root: str | Path) -> list[Record]:
 
 
 def _is_in_place(record: Record, folder: Path) -> bool:
-    """Whether a record is in its own folder, or in none that a job has."""
+    """Whether a record is in its own job's folder, or in a folder that is not a job's."""
     return not _is_job(folder) or record.folder.endswith(_digest_and_seed(folder))
 
 
@@ -87,10 +87,10 @@ def _digest_and_seed(folder: Path) -> str:
 
 
 def open_record(path: str | Path) -> tuple[Path, Record]:
-    """A finished job's folder and record, from that folder or a file in it.
+    """A finished job's folder and record, given that folder or a file in it.
 
     Raises:
-        UserError: there is no record, it is of another format, or another job's.
+        UserError: there is no record, it has another format, or belongs to another job.
     """
     example = "the folder of a finished job: runs/<dataset>/<pair>/<method>/<digest>/seed<k>"
     require(Path(path).exists(), f"there is no {path}; give {example}")
@@ -106,7 +106,7 @@ def open_record(path: str | Path) -> tuple[Path, Record]:
 
 
 def read_failures(root: str | Path) -> list[Failure]:
-    """The jobs below `root` that failed and have not been finished since, sorted by folder."""
+    """The jobs below `root` that failed and have not finished since, sorted by folder."""
     failed = [
         folder.absolute()
         for folder, files in _job_folders(Path(root))
@@ -130,7 +130,7 @@ def _failure(folder: Path, job: dict[str, Any] | None) -> Failure:
 
 
 def _sweep_jobs(runs: Path) -> dict[str, dict[str, Any]]:
-    """The jobs listed by the sweeps of a runs folder, as plain values, by folder."""
+    """The jobs of all sweeps in a runs folder, as plain values, by folder."""
     jobs: dict[str, dict[str, Any]] = {}
     for path in sorted((runs / SWEEPS).glob("*.jsonl")):
         try:

@@ -1,4 +1,4 @@
-"""A study: the trials of a method's values, and the one that validation accuracy chose."""
+"""A study: trials of a method's values, and the one chosen by validation accuracy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STUDY = "study.json"  # in the folder of the run that has the chosen values
 
 @dataclass(frozen=True)
 class Trial:
-    """Values that a study tried."""
+    """One set of values that a study tried."""
 
     values: dict[str, float]  # by key, such as method.losses.st.temperature
     validation_accuracy: float | None  # percent, at the last epoch; None: its loss was not finite
@@ -25,7 +25,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Study:
-    """What one study tried and chose; its seed is that of its points, its trials and its run."""
+    """The trials of a study; its seed is also that of its points, its trials and its run."""
 
     seed: int
     validation: int  # images held out of the training images in its trials
@@ -35,10 +35,10 @@ class Study:
 
     @property
     def chosen(self) -> Trial:
-        """The trial with the highest validation accuracy; the first of equal ones.
+        """The trial with the highest validation accuracy; the first one in a tie.
 
         Raises:
-            UserError: no trial has one.
+            UserError: no trial has a validation accuracy.
         """
         scores = [trial.validation_accuracy for trial in self.trials]
         finite = [score for score in scores if score is not None]
@@ -47,11 +47,11 @@ class Study:
 
     @property
     def budget(self) -> dict[str, Any]:
-        """All that studies of one row have in common."""
+        """What all studies of a row have in common."""
         return to_plain({"trials": len(self.trials), "images": self.validation} | self.space)
 
     def without_knobs(self, changed: Mapping[str, Any]) -> dict[str, Any]:
-        """A run's changed values without those that the study chose."""
+        """A run's changed values without those chosen by the study."""
         return {path: value for path, value in changed.items() if path not in self.space}
 
     def to_json(self) -> dict[str, Any]:
@@ -63,7 +63,7 @@ class Study:
         """A study from plain values.
 
         Raises:
-            AttributeError, KeyError, TypeError: they are none.
+            AttributeError, KeyError, TypeError: they are not a study.
         """
         return cls(
             values["seed"],
@@ -78,7 +78,7 @@ def read_study(folder: Path) -> Study | None:
     """The study that chose a run's values, from its folder; None if there was none.
 
     Raises:
-        DamagedError: the file is no study.
+        DamagedError: the file is not a valid study.
         UserError: it cannot be read.
     """
     path = folder / STUDY
@@ -90,12 +90,12 @@ def read_study(folder: Path) -> Study | None:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
         raise DamagedError(
-            f"{path} is no study; delete it, and kd-bench tune writes it again"
+            f"{path} is not a valid study; delete it, and kd-bench tune writes it again"
         ) from None
 
 
 def find_study(folder: Path) -> Study | None:
-    """As `read_study`, but what cannot be read is left out, with a line to standard error."""
+    """Like `read_study`, but warns and returns None if the study cannot be read."""
     try:
         return read_study(folder)
     except UserError as error:

@@ -1,9 +1,9 @@
 """The results table: cells of runs that differ only in their seeds, compared within columns.
 
 Rows are grouped by what their methods learn from and by their training budget, and the best are
-marked group by group.
+marked within each group.
 
-`select.to_frame` makes a line of each record, `select.select_runs` assigns the lines to columns,
+`select.to_frame` makes a line from each record, `select.select_runs` assigns the lines to columns,
 and `table_from` averages over the seeds of each row and column.
 """
 
@@ -35,10 +35,10 @@ COLUMN_ORDER = ("dataset", "pair", "label")
 
 @dataclass(frozen=True)
 class Delta:
-    """A method's accuracy minus the baseline's in points, averaged over the seeds both have."""
+    """A method's accuracy minus the baseline's in points, averaged over their shared seeds."""
 
     mean: float
-    pairs: int  # seeds that both have
+    pairs: int  # number of shared seeds
     half_width: float | None  # of the 95 % interval; None if no cell of the column has two seeds
 
 
@@ -51,7 +51,7 @@ class Cell:
     delta: Delta | None = None
     bold: bool = False  # the best of its column and group, or not significantly different from it
     effect: int = 0  # 1: significantly above the baseline, -1: below
-    unproven: bool = False  # a method that is not significantly above the best control
+    unproven: bool = False  # not significantly above the best control
     changed: dict[str, Any] = field(default_factory=dict)  # configuration values, by path
 
     @property
@@ -80,19 +80,19 @@ class Average:
 
 @dataclass(frozen=True)
 class Column:
-    """What the runs of a column have in common: everything but method and seed."""
+    """What the runs of a column have in common: everything except method and seed."""
 
     label: str
     dataset: str
     pair: str
     recipe: str
     speed: str
-    conditions: str  # recipes, execution and what was changed in them, in one comparable text
+    conditions: str  # recipes, execution and their changed values, as one comparable string
     images: Images | None  # None if all runs failed
     teachers: tuple[float, ...]  # accuracy of each teacher; usually one, or none
     digits: int  # decimal places
-    deviation: Pooled | None  # over the cells of the column; None also for what is not compared
-    unlike: frozenset[str] = frozenset()  # rows that vary more than that, and so are not tested
+    deviation: Pooled | None  # over the cells of the column; None also if cells are not compared
+    unlike: frozenset[str] = frozenset()  # rows that vary more than that, so they are not tested
 
 
 @dataclass(frozen=True)
@@ -104,15 +104,15 @@ class Table:
     rows: dict[str, str]  # row label -> name of its method, with its plug-ins
     groups: dict[str, Group]  # by row label; rows of one group are next to each other
     cells: dict[tuple[str, str], Cell]  # by row label and column label; a missing cell is absent
-    named: dict[str, dict[str, Any]]  # by row label, the values that it names, by path
-    averages: dict[str, Average]  # by row label, only for complete rows of like columns
+    named: dict[str, dict[str, Any]]  # by row label, the values in it, by path
+    averages: dict[str, Average]  # by row label, only for complete rows of comparable columns
     runs: pd.DataFrame  # as from `select_runs`
     crossed: list[Crossed]  # variances of columns whose seeds of student and teacher are crossed
     unplaced: list[Failure]  # failures whose row and column are unknown
-    lacking: list[str]  # folders of runs that are left out, as they do not have the metric
+    lacking: list[str]  # folders of runs that are left out, since they do not have the metric
     note: str = ""  # a sentence for the caption
-    command: str = ""  # the command line that makes the table
-    published: list[Published] = field(default_factory=list)  # of its pairs, set beside columns
+    command: str = ""  # the command line that generates the table
+    published: list[Published] = field(default_factory=list)  # of its pairs, shown next to columns
     pages: dict[str, str] = field(default_factory=dict)  # by row label, a link for Markdown
 
     def under(self, column: Column) -> dict[str, Cell]:
@@ -136,7 +136,7 @@ def _check_cell(runs: Sequence[Line], row: str, column: str) -> None:
 
 
 def _grouped(runs: Iterable[Line], key: str) -> dict[Any, list[Line]]:
-    """The runs by one of their values; pandas takes milliseconds for each group of a wide frame."""
+    """Group runs by one of their values; pandas takes milliseconds per group of a wide frame."""
     groups: dict[Any, list[Line]] = {}
     for run in runs:
         groups.setdefault(run[key], []).append(run)
@@ -144,10 +144,10 @@ def _grouped(runs: Iterable[Line], key: str) -> dict[Any, list[Line]]:
 
 
 def _check_images(runs: pd.DataFrame, column: str) -> None:
-    """Refuse a column whose runs saw different images, even if their configurations agree."""
+    """Refuse a column whose runs used different images, even if their configurations agree."""
     folders = dict(zip(runs["data_fingerprint"], runs["folder"], strict=True))
     different = ", ".join(f"{folders[data]} ({data})" for data in sorted(folders))
-    require(len(folders) <= 1, f"the runs of {column} saw different images: {different}")
+    require(len(folders) <= 1, f"the runs of {column} used different images: {different}")
 
 
 def _cell(runs: Sequence[Line], row: str, column: str) -> Cell:
@@ -159,7 +159,7 @@ def _cell(runs: Sequence[Line], row: str, column: str) -> Cell:
 
 
 def _turned(cell: Cell, metric: Metric) -> Cell:
-    """A cell with the opposite sign of its values, if the lower are the better."""
+    """A cell with the opposite sign of its values, if lower is better."""
     if metric.better >= 0:
         return cell
     values = {seed: -value for seed, value in cell.values.items()}
@@ -196,7 +196,7 @@ def _digits(images: Images | None) -> int:
 
 
 def _conditions(runs: pd.DataFrame) -> str:
-    """What the columns of an average must share: recipes, execution, and all changes."""
+    """What the columns of an average must share: recipes, execution, and all changed values."""
     first = runs.iloc[0]
     setting, teacher = json.loads(first["setting_key"]), json.loads(first["teacher_key"] or "{}")
     changes = sorted(set().union(*runs["setting_changes"]))
@@ -205,13 +205,13 @@ def _conditions(runs: pd.DataFrame) -> str:
 
 
 def _are_alike(columns: Sequence[Column]) -> bool:
-    """Whether columns differ in dataset and models alone, so that their mean means something."""
+    """Whether columns differ only in dataset and models, so that averaging them makes sense."""
     compared = {(column.dataset, column.pair) for column in columns}
     return len({c.conditions for c in columns}) == 1 and len(compared) == len(columns)
 
 
 def _delta(cell: Cell, baseline: Cell, deviation: Pooled | None) -> Delta | None:
-    """Averaged over the seeds that both have; None if they share no seed."""
+    """The difference averaged over shared seeds; None if there are none."""
     seeds = cell.values.keys() & baseline.values.keys()
     if not seeds:
         return None
@@ -223,7 +223,7 @@ def _delta(cell: Cell, baseline: Cell, deviation: Pooled | None) -> Delta | None
 def _compared(
     cells: dict[str, Cell], groups: Mapping[str, Group], column: Column
 ) -> dict[str, Cell]:
-    """The cells of a column with their deltas, and with what the seeds show about them."""
+    """The cells of a column with their deltas and the results of the tests."""
     baseline = cells.get(BASELINE)
     deltas = {
         row: _delta(cell, baseline, None if row in column.unlike else column.deviation)
@@ -252,7 +252,7 @@ def _compared(
 def _averages(
     rows: Iterable[str], columns: Sequence[Column], cells: Mapping[tuple[str, str], Cell]
 ) -> dict[str, Average]:
-    """The average of each complete row; none over columns that are not alike."""
+    """The average of each complete row; empty if columns are not comparable."""
     if not _are_alike(columns):
         return {}
     found = {row: _average([cells.get((row, column.label)) for column in columns]) for row in rows}
@@ -274,7 +274,7 @@ def _rank(name: str, order: Sequence[str]) -> tuple:
 
 
 def _groups(runs: pd.DataFrame) -> dict[str, Group]:
-    """The group of each row: the last, because a failed job's budget may be underestimated."""
+    """The last group of each row's runs, since a failed job's budget may be underestimated."""
     groups: dict[str, Group] = {}
     for row, group in zip(runs["row"], runs["group"], strict=True):
         groups[row] = max(groups.get(row, group), group)
@@ -284,8 +284,8 @@ def _groups(runs: pd.DataFrame) -> dict[str, Group]:
 def _rows(runs: pd.DataFrame, groups: Mapping[str, Group], order: Sequence[str]) -> dict[str, str]:
     """Row labels with their methods, group by group.
 
-    Methods by the recipe's own budget are first; in each group, the baseline is first, and a method
-    comes before its changed versions.
+    Methods with the recipe's own budget come first; in each group, the baseline is first, and a
+    method precedes its changed versions.
     """
     methods = dict(zip(runs["row"], runs["method"], strict=True))
     variants = dict(zip(runs["row"], runs["variant"], strict=True))
@@ -306,22 +306,22 @@ def table_from(
     note: str = "",
     command: str = "",
 ) -> Table:
-    """The results table of some records.
+    """The results table of records.
 
     Args:
         records: as from `store.read_records`, in any order.
         failures: as from `store.read_failures`.
         metric: one of `options.METRICS`; runs without it are left out.
-        order: names of methods, the order of the rows; others follow by name.
+        order: names of methods in the order of the rows; others follow by name.
         choice: what to show, see `select_runs`; names are shown in the order given.
         note: a sentence for the caption.
-        command: the command line that makes the table, shown below it.
+        command: the command line that generates the table, shown below it.
 
     Raises:
         UserError: no records, an unknown metric or choice, or runs in one cell that differ in more
             than the seed.
     """
-    require(len(records) > 0, "there are no records to make a table of")
+    require(len(records) > 0, "there are no records to make a table from")
     choice = choice or {}
     having, lacking = with_metric(records, metric)
     lines: list[Line] = to_frame(having, metric).to_dict("records")
@@ -361,7 +361,7 @@ def _fill_cells(
         by_row = {row: _cell(of, row, label) for row, of in sorted(_grouped(lines, "row").items())}
         column = _column(label, in_column, by_row, metric)
         columns.append(column)
-        # Compared as if the higher were the better, and then turned back
+        # Signs are changed so that higher is better, and changed back after the comparison
         turned = {row: _turned(cell, metric) for row, cell in by_row.items()}
         compared = _compared(turned, groups, column)
         cells |= {(row, label): _turned(cell, metric) for row, cell in compared.items()}
@@ -369,7 +369,7 @@ def _fill_cells(
 
 
 def _may_be_chosen(job: Failure | Record, choice: Mapping[str, Sequence[str]]) -> bool:
-    """Whether a job could be part of the table, as far as its folder shows."""
+    """Whether a job could be part of the table, according to its folder."""
     names = dict(zip(("dataset", "pair", "method"), job.folder.split("/"), strict=False))
     chosen = {kind: choice.get(kind) or [name] for kind, name in names.items()}
     has_plugins = any(names["method"].startswith(f"{method}+") for method in chosen["method"])

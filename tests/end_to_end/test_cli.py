@@ -278,7 +278,7 @@ def test_class_counts_that_differ_between_train_and_test_are_refused(kd_bench, t
 @pytest.mark.parametrize(
     ("change", "answer"),
     [
-        ({"depth": 14}, "is not one of resnet20"),
+        ({"depth": 14}, "is not for resnet20"),
         ({"num_classes": 7}, "fc.weight is (7, 64) in the file and (10, 64) in the model"),
     ],
     ids=str,
@@ -297,7 +297,7 @@ def test_a_checkpoint_that_could_run_code_is_refused(kd_bench, tmp_path):
     torch.save({"model": subprocess.Popen}, tmp_path / "teacher.pt")
     code, printed = kd_bench("teacher.checkpoint=teacher.pt")
     assert (code, printed.count("\n")) == (2, 1)
-    assert "no checkpoint of tensors alone" in printed
+    assert "not a checkpoint of tensors only" in printed
 
 
 def test_a_finished_job_is_not_trained_again(kd_bench, tmp_path):

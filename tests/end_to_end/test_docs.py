@@ -46,7 +46,6 @@ SCREEN = 40  # lines
 ALL = [command for page in PAGES for command in commands(page)]
 KD_BENCH = [command for command in ALL if command.words[0] == "kd-bench"]
 OURS = [c for c in ALL if c.words[0] == "python" and c.words[1:2] != ["-m"]]
-PAGES_WITH_OUTPUTS = [page for page in PAGES if blocks.find_blocks(page.read_text())]
 PLACEHOLDERS = ("RUN", "FOLDER")  # to be replaced by the reader
 
 

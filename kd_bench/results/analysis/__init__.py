@@ -1,1 +1,1 @@
-"""What the runs of a table show: tests, intervals and variances, from plain numbers."""
+"""Statistics of a table's runs: tests, intervals and variances, from plain numbers."""

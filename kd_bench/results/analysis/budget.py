@@ -1,8 +1,8 @@
-"""The training budget of a job: how much more its student is trained than by the recipe alone.
+"""The training budget of a job: how much more its student is trained than the recipe specifies.
 
-A method that shows the student several views of each image in a step, or that has an init phase,
-trains it more than the baseline. Its accuracy is then partly due to that, so a table ranks it only
-among methods of its own budget.
+A method that runs the student on several views of each image in a step, or that has an init phase,
+trains it more than the baseline. This explains part of its accuracy, so a table ranks it only
+among methods of the same budget.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from kd_bench.config.schema import MethodConfig
 
 @dataclass(frozen=True, order=True)
 class Budget:
-    """What a method trains with, relative to the recipe; the smallest is the recipe's own."""
+    """The training budget of a method, relative to the recipe's, which is the smallest."""
 
     views_per_step: float = 1.0  # images that the student processes for each image of a batch
     extra_epochs: float = 0.0  # of the init phase, as a fraction of the recipe's epochs
@@ -45,9 +45,9 @@ def budget_of(method: MethodConfig, views_per_step: float | None) -> Budget:
 
 
 def _views_per_step(method: MethodConfig) -> float:
-    """Views per step of a method that older records, up to version 0.2, may have."""
+    """Views per step of the methods that exist in records of versions up to 0.2."""
     if "sskd" in method.losses:
-        return 4.0  # upright, and three rotations
+        return 4.0  # the image and three rotations
     if "bss" in method.losses:
-        return 1.0 + method.losses["bss"].get("share", 0.0)  # of the batch, attacked
+        return 1.0 + method.losses["bss"].get("share", 0.0)  # of the batch is attacked
     return 1.0

@@ -1,7 +1,7 @@
-"""The rows of a column compared: with the baseline, with the controls, and with the best.
+"""Compares the rows of a column with the baseline, with the controls, and with the best.
 
-Each of the three is a family of tests, corrected together by Holm: at most 5 % of columns have
-any false claim of a family. The rows of a column share one pooled deviation.
+Each of the three is a family of tests with Holm's correction: at most 5 % of columns contain a
+false claim of a family. The rows of a column share one pooled deviation.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class Mean:
 
 @dataclass(frozen=True)
 class Verdicts:
-    """What a column shows about its rows."""
+    """The results of the tests in a column."""
 
     effects: dict[str, int]  # of rows significantly above (1) or below (-1) the baseline
-    best: set[str]  # the best of each group, and what is not significantly different from it
+    best: set[str]  # the best of each group, and rows not significantly different from it
     unproven: set[str]  # methods that are not significantly above the best control
 
 
@@ -42,10 +42,10 @@ def compare(
     """The verdicts on a column.
 
     Args:
-        means: by row, of those with a finished run.
-        deltas: by row, from the baseline; `n` is the number of seeds that both have.
+        means: by row, for rows with a finished run.
+        deltas: by row, from the baseline; `n` is the number of shared seeds.
         groups: by row.
-        deviation: pooled over the column; None: there are no verdicts.
+        deviation: pooled over the column; without one (None), there are no verdicts.
     """
     if deviation is None:
         return Verdicts({}, set(), set())
@@ -70,17 +70,17 @@ def _effects(deltas: Mapping[str, Mean], deviation: Pooled) -> dict[str, int]:
 
 
 def _arrays(means: Mapping[str, Mean]) -> tuple[np.ndarray, np.ndarray]:
-    """Their values and numbers of runs."""
+    """The values of means and their numbers of runs."""
     return np.array([m.value for m in means.values()]), np.array([m.n for m in means.values()])
 
 
 def _best(
     means: Mapping[str, Mean], effects: Mapping[str, int], deviation: Pooled, has_baseline: bool
 ) -> set[str]:
-    """The best of a group and all that the seeds cannot tell from it.
+    """The best of a group and all rows that do not differ from it significantly.
 
-    Nothing is best if the first one does not differ from the baseline. All pairs are tested, since
-    which row is the best is only known from the same seeds.
+    Empty if the best does not differ from the baseline. All pairs are tested, since the best row
+    was itself selected with these seeds.
     """
     if len(means) < 2:
         return set()
@@ -92,7 +92,7 @@ def _best(
 
 
 def _as_good_as(top: str, means: Mapping[str, Mean], deviation: Pooled) -> set[str]:
-    """The rows that do not differ from `top`, and itself, if all pairs of rows are tested."""
+    """`top` and the rows that do not differ from it, with all pairs of rows tested."""
     rows = list(means)
     values, n = _arrays(means)
     first, second = np.triu_indices(len(rows), k=1)

@@ -1,4 +1,4 @@
-"""Seeds of student and teacher crossed: columns that differ in the teacher's seed alone."""
+"""Crossed seeds of student and teacher: columns that differ only in the teacher's seed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kd_bench.results.analysis.statistics import Variances, crossed_variances
 
 @dataclass(frozen=True)
 class Crossed:
-    """Columns with the same seeds of the student under teachers of several seeds."""
+    """Columns with the same student seeds and different teacher seeds."""
 
     label: str  # of the first column
     rows: list[str]  # whose runs are crossed
@@ -22,7 +22,7 @@ class Crossed:
 
 
 def crossed_columns(runs: pd.DataFrame) -> list[Crossed]:
-    """The sets of columns in which a row has at least two seeds of the student and the teacher.
+    """The sets of columns in which a row has at least two seeds of both student and teacher.
 
     Args:
         runs: as from `select_runs`, sorted by folder.
@@ -30,7 +30,7 @@ def crossed_columns(runs: pd.DataFrame) -> list[Crossed]:
     done = runs[~runs["failed"]]
     identities = done["identity_key"].map(json.loads)
     teachers = identities.map(lambda identity: identity.get("teacher", {}))
-    # Ensembles of neighbouring seeds share teachers, and links of a chain vary with its beginning.
+    # Ensembles of neighbouring seeds share teachers, and later jobs of a chain vary with its first.
     is_taught_once = teachers.map(lambda teacher: "seed" in teacher) & ~identities.map(
         lambda identity: "taught_by" in identity
     )
@@ -40,7 +40,7 @@ def crossed_columns(runs: pd.DataFrame) -> list[Crossed]:
     )[is_taught_once]
     found = []
     for _, alike in taught.groupby(["setting_key", "teacher_but_seed", "pair"]):
-        if alike["teacher_seed"].nunique() < 2:  # as usual; pandas takes 5 ms for each table
+        if alike["teacher_seed"].nunique() < 2:  # the usual case; pandas takes 5 ms per table
             continue
         tables = {row: _table(same) for row, same in alike.groupby("row")}
         tables = {row: table for row, table in tables.items() if min(table.shape) > 1}
@@ -56,5 +56,5 @@ def _without_seed(teacher: Mapping[str, object]) -> str:
 
 
 def _table(runs: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy by seed of the student and the teacher, of seeds that all teachers taught."""
+    """Accuracy by seed of the student and the teacher, for student seeds that all teachers have."""
     return runs.pivot_table("accuracy", "seed", "teacher_seed").dropna()

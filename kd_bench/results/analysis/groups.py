@@ -1,4 +1,4 @@
-"""Groups of rows that stand together in a table: only rows of one group are ranked."""
+"""Groups of rows in a table: rows are ranked only within their group."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from kd_bench.results.analysis.budget import RECIPE, Budget
 
 
 class Kind(IntEnum):
-    """What a row learns from, in the order of a table."""
+    """What the method of a row learns from, in the order of a table."""
 
-    METHOD = 0  # a teacher and labels; the baseline is among them, too
+    METHOD = 0  # a teacher and labels; includes the baseline
     LABEL_FREE = 1
     TEACHER_FREE = 2
     CONTROL = 3
@@ -27,7 +27,7 @@ HEADINGS = {
 }
 
 
-# The roles of kd-bench's own methods in records of versions that had none.
+# The roles of kd-bench's own methods in records of versions without roles.
 OF_OLDER = {
     "ab": Role.label_free,
     "simkd": Role.label_free,

@@ -1,4 +1,4 @@
-"""Statistics of a few seeds: pooled deviation, intervals, corrected tests, power, variances."""
+"""Statistics for a few seeds: pooled deviation, intervals, corrected tests, power, variances."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ import numpy as np
 from scipy.special import fdtrc, nctdtrinc, stdtr, stdtrit
 
 CONFIDENCE = 0.95  # two-sided
-POWER = 0.8  # the probability with which a detectable difference is found significant
-OUTLIER = 0.01  # level of the test for a variance that is not that of the others
-MOST_SEEDS = 1_000_000  # that a plan counts to
+POWER = 0.8  # the probability that a detectable difference is found significant
+OUTLIER = 0.01  # level of the test for an outlying variance
+MOST_SEEDS = 1_000_000  # largest number of seeds that a plan considers
 
 
 @dataclass(frozen=True)
 class Pooled:
-    """A standard deviation estimated from several cells, assumed to be the same in all."""
+    """A standard deviation estimated from several cells, assumed to be equal in all of them."""
 
     sd: float
     df: int  # degrees of freedom: the sum of n - 1
 
 
 def pooled(samples: Iterable[Sequence[float]]) -> Pooled | None:
-    """The SD within the samples, each around its own mean; None if none has two values.
+    """The SD within samples, each around its own mean; None if no sample has two values.
 
     sd^2 = sum_i sum_k (x_ik - mean_i)^2 / sum_i (n_i - 1)
     """
@@ -39,16 +39,16 @@ def pooled(samples: Iterable[Sequence[float]]) -> Pooled | None:
 
 
 def unlike(samples: Mapping[str, Sequence[float]], keep: str) -> set[str]:
-    """The samples whose values vary so much more than the others' that no SD is common to them.
+    """The samples that vary so much more than the others that they cannot share a common SD.
 
-    One by one, the sample of the largest variance is left out if an F test against the pooled
-    variance of the remaining ones rejects equality at 1 %, divided by the number of samples: the
-    test of Cochran for the largest variance, for any sizes ('t Lam, Analytica Chimica Acta 659
-    (2010)).
+    One by one, the sample with the largest variance is removed if an F test against the pooled
+    variance of the remaining ones rejects equality at 1 % divided by the number of samples. This is
+    Cochran's test for the largest variance, for any sample sizes ('t Lam, Analytica Chimica Acta
+    659 (2010)).
 
     Args:
         samples: by name.
-        keep: a name that is never left out, since all others are compared with it.
+        keep: a name that is never removed, since all others are compared with it.
     """
     left = {name: values for name, values in samples.items() if len(values) > 1}
     found: set[str] = set()
@@ -56,7 +56,7 @@ def unlike(samples: Mapping[str, Sequence[float]], keep: str) -> set[str]:
         name = max(left, key=lambda name: variance(left[name]))
         others = pooled(values for other, values in left.items() if other != name)
         df = len(left[name]) - 1
-        assert others is not None  # there are two at least
+        assert others is not None  # there are at least two
         is_like = variance(left[name]) <= 0 or (
             others.sd > 0
             and fdtrc(df, others.df, variance(left[name]) / others.sd**2) > OUTLIER / len(left)
@@ -72,8 +72,8 @@ def half_width(deviation: Pooled, n: int, m: int) -> float:
     """Half the width of the 95 % interval of the difference between means of `n` and `m` runs.
 
     t_{0.975, df} * sd * sqrt(1/n + 1/m), with runs treated as independent. If runs of the same seed
-    are correlated, the interval of their paired difference is shorter; three seeds are too few to
-    estimate that, so the wider one is given.
+    are positively correlated, the interval of their paired difference is shorter; three seeds are
+    too few to estimate that, so this is the wider one.
     """
     quantile = float(stdtrit(deviation.df, (1 + CONFIDENCE) / 2))
     return quantile * deviation.sd * math.sqrt(1 / n + 1 / m)
@@ -82,13 +82,13 @@ def half_width(deviation: Pooled, n: int, m: int) -> float:
 def p_values(
     deviation: Pooled, differences: np.ndarray, n: np.ndarray, m: np.ndarray
 ) -> np.ndarray:
-    """Two-sided p-values of differences between means of `n` and `m` runs; as `half_width`.
+    """Two-sided p-values of differences between means of `n` and `m` runs; see `half_width`.
 
     Args:
-        deviation: of the runs; if it is 0, all seeds of each cell are equal.
+        deviation: of the runs; 0 if all seeds of each cell are equal.
         differences: in points, shape (k,).
-        n: runs of the one mean, shape (k,).
-        m: runs of the other, shape (k,).
+        n: runs of one mean, shape (k,).
+        m: runs of the other mean, shape (k,).
     """
     if deviation.sd == 0:
         return (differences == 0).astype(float)
@@ -97,11 +97,11 @@ def p_values(
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Which hypotheses are rejected, so that any false rejection has a probability of 5 % at most.
+    """Which hypotheses are rejected, with a family-wise error rate of at most 5 %.
 
-    From the smallest p-value on, the k-th of m is rejected if p <= 0.05 / (m - k + 1), up to the
-    first that is not. Holm, Scandinavian Journal of Statistics 6 (1979). It holds whether or not
-    the tests are independent.
+    In ascending order of p-values, the k-th of m is rejected if p <= 0.05 / (m - k + 1), up to the
+    first that is not. Holm, Scandinavian Journal of Statistics 6 (1979). Valid whether or not the
+    tests are independent.
 
     Args:
         p_values: shape (m,).
@@ -118,17 +118,18 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def detectable(deviation: Pooled, n: int, m: int, comparisons: int = 1) -> float:
-    """The true difference between means of `n` and `m` runs that is significant with 80 % power.
+    """The true difference between means of `n` and `m` runs that is detected with 80 % power.
 
-    delta sd sqrt(1/n + 1/m), where a noncentral t of df degrees of freedom and noncentrality delta
-    exceeds the two-sided quantile of t with a probability of 80 %. The opposite tail, less than
-    1e-5, is left out.
+    delta sd sqrt(1/n + 1/m), where a noncentral t with df degrees of freedom and noncentrality
+    delta exceeds the two-sided quantile of t with a probability of 80 %. The opposite tail, less
+    than 1e-5, is neglected.
 
     Args:
         deviation: of the runs.
         n: runs of one method.
         m: runs of the other.
-        comparisons: that the level is divided by (Bonferroni), a bound for the first step of Holm.
+        comparisons: number of tests that the level is divided by (Bonferroni), a bound for the
+            first step of Holm.
     """
     quantile = float(stdtrit(deviation.df, 1 - (1 - CONFIDENCE) / (2 * comparisons)))
     noncentrality = float(nctdtrinc(deviation.df, 1 - POWER, quantile))
@@ -136,9 +137,9 @@ def detectable(deviation: Pooled, n: int, m: int, comparisons: int = 1) -> float
 
 
 def seeds_to_detect(sd: float, difference: float, methods: int = 1) -> int | None:
-    """Seeds of each of `methods` and of the baseline, so that a difference is `detectable`.
+    """Seeds per method, of `methods` and the baseline, that make a difference `detectable`.
 
-    The deviation is pooled over the cells of those seeds: df = (methods + 1) (seeds - 1).
+    The deviation is pooled over all these cells: df = (methods + 1) (seeds - 1).
 
     Returns:
         The number, at least 2; None if it is above a million.
@@ -152,30 +153,30 @@ def seeds_to_detect(sd: float, difference: float, methods: int = 1) -> int | Non
 
 
 def _first(is_enough: Callable[[int], bool]) -> int | None:
-    """The smallest number of seeds from 2 on that is enough."""
+    """The smallest number of seeds, at least 2, that is enough."""
     found = 2 + bisect_left(range(2, MOST_SEEDS + 1), True, key=is_enough)
     return found if found <= MOST_SEEDS else None
 
 
 @dataclass(frozen=True)
 class Variances:
-    """Variances of an accuracy by what its runs differ in; below 0 where an estimate is."""
+    """Variance components of an accuracy; an estimate may be negative."""
 
     student: float  # between seeds of the student
     teacher: float  # between seeds of the teacher
-    both: float  # of the combination: what neither seed explains alone
+    both: float  # of the combination: not explained by either seed alone
 
 
 def crossed_variances(tables: Sequence[Sequence[Sequence[float]]]) -> Variances | None:
-    """Variances of student and teacher by the two-way analysis of variance with random effects.
+    """Variances of student and teacher from a two-way analysis of variance with random effects.
 
     Method of moments with one run per combination of s student seeds (rows) and t teacher seeds
     (columns): MS_r = sum_ij (x_ij - x_i. - x_.j + x_..)^2 / ((s - 1)(t - 1)) estimates `both`,
-    (t sum_i (x_i. - x_..)^2 / (s - 1) - MS_r) / t the student's variance, and the teacher's alike.
+    (t sum_i (x_i. - x_..)^2 / (s - 1) - MS_r) / t the student's variance; likewise for the teacher.
     Searle, Casella and McCulloch, Variance Components (1992), chapter 4.
 
     Args:
-        tables: accuracies of some methods, (s, t) each with s, t >= 2; estimates are averaged.
+        tables: accuracies of some methods, each (s, t) with s, t >= 2; estimates are averaged.
 
     Returns:
         None without any table.

@@ -1,4 +1,4 @@
-"""A figure of accuracy against a cost of training: which methods no other beats for less."""
+"""A figure of accuracy against a training cost, with the Pareto frontier of methods."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:  # matplotlib takes a second to import
     from matplotlib.axes import Axes
 
 WIDTH, HEIGHT = 7.0, 3.8  # inches of a panel
-ALL_NAMED = 16  # points of a panel up to which each has its name
-LOGARITHMIC = 8  # from this ratio of the largest cost to the smallest on
+ALL_NAMED = 16  # most points in a panel for which all are labelled
+LOGARITHMIC = 8  # smallest ratio of largest to smallest cost with a logarithmic axis
 
 
 @dataclass(frozen=True)
 class Point:
-    """A row in a column: means over the seeds, and the range of the metric."""
+    """A row in a column: its mean cost, and mean and range of the metric over the seeds."""
 
     row: str
     cost: float
@@ -35,7 +35,7 @@ class Point:
 
 
 def points(table: Table, costs: Table, column: Column) -> list[Point]:
-    """The finished rows of a column that have a cost, the cheapest first."""
+    """The finished rows of a column that have a cost, cheapest first."""
     return sorted(_points(table, costs, column), key=lambda point: (point.cost, -point.mean))
 
 
@@ -49,11 +49,11 @@ def _points(table: Table, costs: Table, column: Column) -> Iterator[Point]:
 
 
 def frontier(found: Sequence[Point], better: int) -> list[Point]:
-    """The points that none of at most their cost beats, in the order given: the cheapest first.
+    """The Pareto frontier, cheapest first: points better than every point of at most their cost.
 
     Args:
         found: as from `points`.
-        better: 1 if the higher is the better, -1 if the lower.
+        better: 1 if higher is better, -1 if lower is better.
     """
     result: list[Point] = []
     for point in found:
@@ -63,11 +63,11 @@ def frontier(found: Sequence[Point], better: int) -> list[Point]:
 
 
 def svg(table: Table, costs: Table) -> str:
-    """One panel per column: a diamond is the mean of a row, a bar the range of its seeds.
+    """One panel per column: diamonds are the means of rows, bars the ranges of their seeds.
 
     Args:
         table: of a metric.
-        costs: the same runs' table of a cost.
+        costs: a table of the same runs, of a cost.
 
     Raises:
         UserError: the metric is a cost itself, or no row has a cost.
@@ -75,7 +75,7 @@ def svg(table: Table, costs: Table) -> str:
     from matplotlib.figure import Figure
 
     metric, cost = METRIC[table.metric], METRIC[costs.metric]
-    require(metric.better != 0, f"{table.metric} is a cost; choose another --metric to set against")
+    require(metric.better != 0, f"{table.metric} is itself a cost; choose another --metric")
     by_column = {column.label: points(table, costs, column) for column in table.columns}
     shown = {label: found for label, found in by_column.items() if found}
     require(bool(shown), f"no costs to draw: no row has {costs.metric}; {cost.why_none}")

@@ -1,4 +1,4 @@
-"""A figure of learning curves: the mean over seeds and a band from the lowest to the highest."""
+"""A figure of learning curves: the mean over seeds and a band from lowest to highest."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COLOURS = (CLEAR, VAGUE)
 
 @dataclass(frozen=True)
 class Band:
-    """Test accuracies in percent of several seeds at the epochs that all of them have."""
+    """Test accuracies in percent of several seeds, at the epochs that they share."""
 
     epochs: list[int]
     lowest: list[float]
@@ -38,10 +38,10 @@ def band(curves: Sequence[Curve]) -> Band:
 
 
 def svg(bands: Mapping[str, Band]) -> str:
-    """One or two bands by name; the first is what the figure is about.
+    """One or two bands by name; the first is the subject of the figure.
 
-    The axis ends below what they reach in the second half of training: the climb to there would
-    leave no room for what differs.
+    The accuracy axis starts at the lowest value in the second half of training: showing the initial
+    climb would leave no room for the differences.
     """
     from matplotlib.figure import Figure
 

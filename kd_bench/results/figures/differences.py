@@ -1,4 +1,4 @@
-"""A figure of each method's difference from the baseline, with its seeds and its interval."""
+"""A figure of each method's difference from the baseline, with its seeds and interval."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kd_bench.utils.text.escape import printable
 if TYPE_CHECKING:  # matplotlib takes a second to import
     from matplotlib.axes import Axes
 
-EXCLUDES_ZERO, INCLUDES_ZERO = CLEAR, VAGUE  # colours of intervals that do
+EXCLUDES_ZERO, INCLUDES_ZERO = CLEAR, VAGUE  # colours of intervals
 INCHES_PER_ROW, INCHES_AROUND, WIDTH = 0.27, 1.0, 7.0
 
 
@@ -25,7 +25,7 @@ class Difference:
 
     row: str
     delta: Delta
-    seeds: list[float]  # the difference of each seed that both have
+    seeds: list[float]  # the difference for each shared seed
 
 
 def differences_from_baseline(table: Table, column: Column) -> list[Difference]:
@@ -42,10 +42,10 @@ def differences_from_baseline(table: Table, column: Column) -> list[Difference]:
 
 
 def svg(table: Table) -> str:
-    """One panel per column: dots are seeds, a diamond is their mean, a bar its 95 % interval.
+    """One panel per column: dots are seeds, diamonds their means, bars 95 % intervals.
 
     Raises:
-        UserError: for a table without any difference from a baseline.
+        UserError: the table has no difference from a baseline.
     """
     from matplotlib.figure import Figure
 
@@ -80,7 +80,7 @@ def _draw(panel: Axes, rows: list[Difference]) -> None:
 
 
 def _numbers(shown: dict[str, list[Difference]]) -> list[object]:
-    """What the figure shows, in its order."""
+    """The numbers in the figure, in order."""
     return [
         [label, [[row.row, row.delta.mean, row.delta.half_width, *row.seeds] for row in rows]]
         for label, rows in shown.items()

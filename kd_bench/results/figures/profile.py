@@ -1,4 +1,4 @@
-"""A figure of performance profiles: on how many pairs a method is how close to the best."""
+"""A figure of performance profiles: the share of pairs on which a method is close to the best."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:  # matplotlib takes a second to import
     from matplotlib.axes import Axes
 
 WIDTH, HEIGHT = 7.0, 3.6
-LINE_STYLES = ("-", "--", ":", "-.")  # one after the other, when the ten colours are used up
+LINE_STYLES = ("-", "--", ":", "-.")  # the next one when all colours are used
 COLOURS = 10
 IN_LEGEND = 17  # methods in a column of the legend
 
-Profiles = dict[str, list[float]]  # by row label, distances from the best of each pair, ascending
+Profiles = dict[str, list[float]]  # by row label, gaps to the best of each pair, ascending
 
 
 def profiles(table: Table) -> dict[str, Profiles]:
-    """By the name of each group of two rows or more, its profiles, the smallest mean gap first.
+    """The profiles of each group with at least two rows, by its name; smallest mean gap first.
 
     Raises:
         UserError: see `pairs.shared_scores`.
@@ -45,12 +45,12 @@ def svg(table: Table) -> str:
     """One panel per group of methods: the share of pairs within x of the group's best.
 
     Raises:
-        UserError: see `pairs.shared_scores`, or no two rows stand together.
+        UserError: see `pairs.shared_scores`, or no group has two rows.
     """
     from matplotlib.figure import Figure
 
     found = profiles(table)
-    require(bool(found), "no profiles to draw: no two methods on all pairs stand together")
+    require(bool(found), "no profiles to draw: no two methods on all pairs are in the same group")
     figure = Figure(figsize=(WIDTH, HEIGHT * len(found)), layout="constrained")
     panels = figure.subplots(len(found), squeeze=False)[:, 0]
     for panel, (name, of_rows) in zip(panels, found.items(), strict=True):

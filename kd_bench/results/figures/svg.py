@@ -1,4 +1,4 @@
-"""Figures as SVG, for light and dark pages, with a hash of their numbers that shows a stale one."""
+"""SVG figures for light and dark pages, with a hash of their numbers to detect stale ones."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:  # matplotlib takes a second to import
     from matplotlib.figure import Figure
 
 _DATA_HASH = re.compile(r"\b(differences|values|profile|curves|cost) [0-9a-f]{64}\b")
-CLEAR, VAGUE = "#1f4e8c", "#6b7785"  # what a figure is about, and what it shows beside
-# The colour that each takes in dark mode: ink, paper, grid, the two above, matplotlib's ten.
+CLEAR, VAGUE = "#1f4e8c", "#6b7785"  # for the subject of a figure, and for everything else
+# Light to dark mode: ink, paper, grid, the two colours above, matplotlib's ten.
 DARK = {
     "#000000": "#e6edf3",
     "#ffffff": "#0d1117",
@@ -34,12 +34,12 @@ DARK = {
 
 
 def picture(figure: Figure, kind: str, numbers: object) -> str:
-    """A figure as SVG, in the reader's choice of light or dark.
+    """A figure as SVG that follows the reader's light or dark mode.
 
     Args:
-        figure: of matplotlib, with no other colours than those of `DARK`.
+        figure: a matplotlib figure that uses only the colours in `DARK`.
         kind: of numbers: "differences", "values", "profile", "curves" or "cost".
-        numbers: plain values, those that the figure shows; their hash becomes part of the picture.
+        numbers: the numbers in the figure as plain values; the SVG includes their hash.
     """
     import matplotlib as mpl
 
@@ -49,7 +49,7 @@ def picture(figure: Figure, kind: str, numbers: object) -> str:
         {
             "svg.fonttype": "none",
             "svg.hashsalt": description,
-            "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],  # named in each text
+            "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],  # listed in each text element
         }
     ):
         metadata = {"Date": None, "Description": description}
@@ -59,9 +59,9 @@ def picture(figure: Figure, kind: str, numbers: object) -> str:
 
 
 def _dark_rules(text: str) -> str:
-    """CSS that replaces the colours in the style of a picture's elements.
+    """CSS for dark mode that replaces the colours in the elements' styles.
 
-    Programs that know no media queries draw the light picture, which those styles are.
+    Programs that do not support media queries draw the light picture.
     """
     found = dict.fromkeys(re.findall(r"\b(fill|stroke): (#[0-9a-f]{6})", text))
     rules = "".join(
@@ -74,7 +74,7 @@ def _dark_rules(text: str) -> str:
 def data_hash(text: str) -> str | None:
     """The hash of a picture's numbers; None if there is none.
 
-    Another version of matplotlib draws the same numbers with other lines.
+    The SVG itself cannot be compared, since it depends on matplotlib's version.
     """
     match = _DATA_HASH.search(text)
     return match and match.group()

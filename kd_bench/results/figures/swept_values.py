@@ -1,4 +1,4 @@
-"""A plot of a metric against each value of a method that was swept, with single seeds."""
+"""A plot of a metric against each swept value of a method, with individual seeds."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:  # matplotlib takes a second to import
     from matplotlib.axes import Axes
 
 WIDTH, HEIGHT = 7.0, 3.2  # inches of a panel
-LOGARITHMIC = 8  # from this ratio of the largest value to the smallest on
+LOGARITHMIC = 8  # smallest ratio of largest to smallest value with a logarithmic axis
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Cells of one method in one column that differ in one value alone."""
+    """Cells of one method in one column that differ in a single value."""
 
-    label: str  # the other values that are named in their rows: "ce=0.5"
+    label: str  # the other values in the labels of their rows: "ce=0.5"
     points: dict[float, dict[int, float]]  # by that value: seed -> accuracy in percent
 
 
@@ -57,7 +57,7 @@ def panels(table: Table) -> list[Panel]:
 
 
 def _swept(named: dict[str, dict[str, Any]]) -> list[str]:
-    """The paths of numbers that differ between rows, given the values that each row names."""
+    """The paths of numbers that differ between rows, given the values in each row's label."""
     values = defaultdict(set)
     for row in named.values():
         for path, value in row.items():
@@ -67,7 +67,7 @@ def _swept(named: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def _curves(table: Table, cells: dict[str, Cell], path: str) -> Iterator[Curve]:
-    """The cells as curves over the value at a path; a single point is no curve."""
+    """The cells as curves over the value at a path; curves have at least two points."""
     by_others: dict[str, dict[float, dict[int, float]]] = defaultdict(dict)
     for row, cell in cells.items():
         named = table.named[row]
@@ -86,7 +86,7 @@ def _short(path: str) -> str:
 
 
 def svg(table: Table) -> str:
-    """The panels below each other: dots are seeds, a line joins their means.
+    """The panels, one below another: dots are seeds, lines join their means.
 
     Raises:
         UserError: no method has rows that differ in a number.
@@ -129,7 +129,7 @@ def _draw(axis: Axes, panel: Panel, metric: Metric) -> None:
 
 
 def _scale(axis: Axes, values: Sequence[float]) -> None:
-    """Ticks at the values; on a logarithmic scale where they span orders of magnitude."""
+    """Put ticks at the values, on a logarithmic scale if their range is large."""
     if values[0] > 0 and values[-1] / values[0] >= LOGARITHMIC:
         axis.set_xscale("log")
     axis.set_xticks(values, [format_value(value) for value in values])
@@ -137,7 +137,7 @@ def _scale(axis: Axes, values: Sequence[float]) -> None:
 
 
 def _numbers(panel: Panel) -> list[object]:
-    """What a panel shows, in its order."""
+    """The numbers in a panel, in order."""
     points = [
         [curve.label, [[value, *seeds.values()] for value, seeds in curve.points.items()]]
         for curve in panel.curves

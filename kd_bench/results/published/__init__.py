@@ -1,1 +1,1 @@
-"""Accuracies that papers and other code report, one file per source."""
+"""Accuracies reported by papers and other projects, one file per source."""

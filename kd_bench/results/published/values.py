@@ -1,4 +1,4 @@
-"""Reads and checks published accuracies, each with its source, its epoch and its runs."""
+"""Reads and checks published accuracies, each with its source, epoch and number of runs."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ RULES = {
 
 @dataclass(frozen=True)
 class Source:
-    """Where a number is printed, and what it is a mean of."""
+    """Where a number is published, and what it is a mean of."""
 
     name: str  # with authors and year
-    place: str  # in it: a table, a README
+    place: str  # within the source: a table, a README
     url: str
-    rule: str  # one of `RULES`: which epoch counts
-    runs: int | None  # None if the source does not say
+    rule: str  # one of `RULES`: which epoch is reported
+    runs: int | None  # None if not reported
 
     def __str__(self) -> str:
         """In one line: "CRD (Tian et al., 2020), table 1: last epoch, 5 runs, https://..."."""
@@ -34,19 +34,19 @@ class Source:
 
 @dataclass(frozen=True)
 class Published:
-    """The accuracy of a method on a pair, as a source prints it."""
+    """The accuracy of a method on a pair, as published."""
 
     dataset: str
     teacher: str
     student: str
-    method: str  # as kd-bench calls it, with its plug-ins
+    method: str  # kd-bench's name, with its plug-ins
     accuracy: float  # percent of the test images
-    sd: float | None  # sample SD over the runs, where the source prints it or all runs
+    sd: float | None  # sample SD over the runs, if the source has it or all runs
     source: Source
 
     @property
     def pair(self) -> str:
-        """As a column of a table calls it."""
+        """The name of the pair in the columns of a table."""
         return f"{self.teacher}-{self.student}"
 
 
@@ -60,10 +60,10 @@ def read_published(folder: Path = FOLDER) -> list[Published]:
     """All published accuracies, by file and line.
 
     Args:
-        folder: with CSV files of `COLUMNS`; the package has its own.
+        folder: with CSV files that have `COLUMNS`; by default, those of the package.
 
     Raises:
-        UserError: a line is none, or a source is twice in a file for the same pair and method; the
+        UserError: a line is invalid, or a file has two lines for the same pair and method; the
             message names file and line.
     """
     return [value for path in sorted(folder.glob("*.csv")) for value in _read(path)]
@@ -80,7 +80,7 @@ def _read(path: Path) -> list[Published]:
         for line in lines:
             value = _value(line, f"{path}:{lines.line_num}")
             key = (value.dataset, value.pair, value.method)
-            require(key not in found, f"{path}:{lines.line_num}: {' '.join(key)} is there twice")
+            require(key not in found, f"{path}:{lines.line_num}: {' '.join(key)} occurs twice")
             found[key] = value
     return list(found.values())
 

@@ -1,1 +1,1 @@
-"""Tables for readers: as text with captions, over several pairs, and beside published values."""
+"""Rendering: tables as text with captions, summaries over pairs, published values, HTML."""

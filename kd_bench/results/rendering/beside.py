@@ -1,4 +1,4 @@
-"""Published accuracies set beside a table's columns: text that no statistic of the table reads."""
+"""Published accuracies next to a table's columns, as text that does not affect its statistics."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ HEADING = "published"
 def published_for(
     table: Table, values: Sequence[Published], methods: Sequence[str] = ()
 ) -> list[Published]:
-    """The values of the table's datasets and pairs.
+    """The values for the table's datasets and pairs.
 
     Args:
-        table: whose columns are looked up.
+        table: the table.
         values: as from `read_published`.
-        methods: only these, with any plug-ins, and the baseline; all if there are none.
+        methods: only these, with any plug-ins, and the baseline; all if empty.
     """
     pairs = {(column.dataset, column.pair) for column in table.columns}
     return [
@@ -31,21 +31,21 @@ def published_for(
 
 
 def sources(table: Table) -> list[Source]:
-    """The sources of the table's published values, in the order of their numbers from 1."""
+    """The sources of the table's published values, in the order of their numbers, from 1."""
     return list(dict.fromkeys(value.source for value in table.published))
 
 
 def row_of(table: Table, method: str) -> str | None:
-    """The row beside which a method's published value stands; None if it gets one of its own.
+    """The row of a method's published value; None if the value gets a row of its own.
 
-    Of several versions of a method, the published value belongs to none.
+    It also does if the table has several versions of the method, since none of them is the match.
     """
     rows = [row for row, name in table.rows.items() if name == method]
     return rows[0] if len(rows) == 1 else None
 
 
 def rows_of_their_own(table: Table) -> list[str]:
-    """The methods that are published, and that no single row of the table has run."""
+    """The methods with published values that do not match exactly one row of the table."""
     methods = dict.fromkeys(value.method for value in table.published)
     return [method for method in methods if row_of(table, method) is None]
 
@@ -73,7 +73,7 @@ def _of_column(table: Table, column: Column) -> list[Published]:
 
 
 def sentence(table: Table) -> str:
-    """What the published values are, for the caption; empty without any."""
+    """A sentence for the caption about the published values; empty without any."""
     if not table.published:
         return ""
     named = "; ".join(f"[{number}] {text}" for number, text in enumerate(sources(table), start=1))

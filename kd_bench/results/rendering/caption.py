@@ -1,4 +1,4 @@
-"""The caption of a table: the protocol of its numbers in sentences, and warnings."""
+"""The caption of a table: the protocol behind its numbers in sentences, and warnings."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from kd_bench.results.study import Study
 from kd_bench.results.table import Cell, Column, Table
 from kd_bench.utils.text.formatting import format_duration, pluralize
 
-EFFECT_MARKS = {1: "↑", -1: "↓", 0: ""}  # of significant differences from the baseline
+EFFECT_MARKS = {1: "↑", -1: "↓", 0: ""}  # for significant differences from the baseline
 UNPROVEN_MARK = "†"
-MANY = 3  # entries of a list that a caption shows; the rest is counted
+MANY = 3  # entries of a list that a caption shows; it counts the rest
 
 
 def listed(names: Iterable[str], most: int | None = None) -> str:
-    """The names, and how many more there are than `most`."""
+    """The first `most` names, and the number of others."""
     names = list(names)
     shown = names[:most]
     more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
@@ -90,7 +90,7 @@ def _interval(table: Table) -> str:
 
 
 def _deltas(table: Table) -> str:
-    """What a signed number means, and its uncertainty."""
+    """The meaning of signed numbers, and their uncertainty."""
     if not _has_deltas(table):
         return ""
     metric = METRIC[table.metric]
@@ -120,7 +120,7 @@ def _half_widths(cells: Iterable[Cell]) -> list[float]:
 
 
 def _effects(table: Table) -> str:
-    """What an arrow means, and which true differences get one."""
+    """The meaning of arrows, and which true differences get one."""
     if not _interval(table):
         return ""
     count = max(map(len, _compared(table).values()))
@@ -178,7 +178,7 @@ def _unlike(table: Table) -> str:
 
 
 def _boldness(table: Table) -> str:
-    """What bold means, and which columns have none."""
+    """The meaning of bold, and which columns have none."""
     compared = [column for column in table.columns if len(table.under(column)) > 1]
     plain = [c.label for c in compared if not any(cell.bold for cell in table.under(c).values())]
     if not compared or not _has_deviation(table):
@@ -200,7 +200,7 @@ def _has_deviation(table: Table) -> bool:
 
 
 def _budgets(table: Table) -> str:
-    """What it means to be below the name of another training budget than the recipe's."""
+    """The meaning of headings of training budgets other than the recipe's."""
     if {group.budget for group in table.groups.values()} == {RECIPE}:
         return ""
     return (
@@ -212,7 +212,7 @@ def _budgets(table: Table) -> str:
 
 
 def _kinds(table: Table) -> str:
-    """What it means to be below "no labels", "no teacher" or "controls"."""
+    """The meaning of the headings "no labels", "no teacher" and "controls"."""
     kinds = {group.kind for group in table.groups.values()}
     apart = [f"'{HEADINGS[kind]}'" for kind in sorted(kinds - {Kind.METHOD, Kind.CONTROL})]
     sentences = []
@@ -259,7 +259,7 @@ def _knobs(study: Study) -> str:
 
 
 def _threads(table: Table) -> str:
-    """Where runs of different numbers of threads are."""
+    """How runs with different numbers of threads are separated."""
     done = table.runs[~table.runs["failed"]]
     if done["threads"].nunique() < 2:
         return ""
@@ -267,7 +267,7 @@ def _threads(table: Table) -> str:
 
 
 def _teacher_sentence(table: Table) -> str:
-    """How many teachers stand behind a column, and behind the rows with teachers of their own."""
+    """The number of teachers behind a column, and behind the rows with teachers of their own."""
     if not any(column.teachers for column in table.columns):
         return ""
     done = table.runs[~table.runs["failed"]]
@@ -312,7 +312,7 @@ def _crossed_text(crossed: Crossed, digits: int) -> str:
 
 
 def _added_parameters(table: Table) -> str:
-    """Whose students are larger at inference than their model."""
+    """The rows whose students have more parameters at inference than their model."""
     done = table.runs[~table.runs["failed"]]
     larger = done[done["added_parameters"] > 0].groupby("row", sort=False)["added_parameters"]
     texts = [f"{row} (+{_range(sizes, 0)})" for row, sizes in larger]
@@ -320,7 +320,7 @@ def _added_parameters(table: Table) -> str:
 
 
 def caption_sentences(table: Table) -> list[str]:
-    """The protocol of the numbers, in sentences."""
+    """The protocol behind the numbers, in sentences."""
     sentences = [
         _protocol(table),
         _cost(table),
@@ -342,11 +342,11 @@ def caption_sentences(table: Table) -> list[str]:
 
 
 def short_caption(table: Table, mark: str) -> str:
-    """What the numbers are, for two lines of a terminal, and how to get the whole caption.
+    """What the numbers are, in two lines for a terminal, and how to get the whole caption.
 
     Args:
         table: the table.
-        mark: of the best scores.
+        mark: marks the best scores.
     """
     metric = METRIC[table.metric]
     text = f"{metric.short}, mean ± SD (runs)"
@@ -367,7 +367,7 @@ def short_caption(table: Table, mark: str) -> str:
 
 def _mixed(runs: pd.DataFrame, key: str) -> list[str]:
     """The cells whose runs differ in a key: "st in digits a-b (abc1234, def5678)"."""
-    if runs[key].nunique() < 2:  # as usual; to group the runs of a large table is slow
+    if runs[key].nunique() < 2:  # the usual case; grouping the runs of a large table is slow
         return []
     by_cell = runs.groupby(["row", "column"])[key].unique()
     return [
@@ -389,7 +389,7 @@ def _without_baseline(table: Table) -> list[str]:
 
 
 def caveats(table: Table) -> list[str]:
-    """Warnings for the reader of the numbers, in sentences."""
+    """Warnings about the numbers, in sentences."""
     done = table.runs[~table.runs["failed"]]
     changed = done[done["dirty"].astype(bool)]
     dirty = dict.fromkeys(f"{row} in {column}" for row, column in changed[["row", "column"]].values)

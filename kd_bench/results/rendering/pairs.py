@@ -1,7 +1,7 @@
-"""The methods of a table over all its pairs: a second, small table below it.
+"""Summary of a table's methods over all its pairs: a second, small table below it.
 
-It has the rows that every pair has. As in the table, only rows of one group are ranked with each
-other. Means count as they are shown, so that two which look equal tie.
+It contains the rows that every pair has. As in the table, rows are ranked only within their group.
+Means are compared as displayed, so that two that look equal tie.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kd_bench.results.options import METRIC
 from kd_bench.results.table import Cell, Table
 from kd_bench.utils.errors import require
 
-RIVAL = "st"  # the oldest method, which any other has to beat
+RIVAL = "st"  # the oldest method, which others have to beat
 
 
 @dataclass(frozen=True)
@@ -34,25 +34,25 @@ class MeanDelta:
 
 @dataclass(frozen=True)
 class Standing:
-    """A row over all pairs."""
+    """A row's results over all pairs."""
 
     rank: float  # average, among the rows of its group
-    delta: MeanDelta | None  # None if it shares no seed with the baseline of some pair
+    delta: MeanDelta | None  # None if it shares no seed with the baseline on some pair
     against: Tally | None  # compared with the rival; None for the rival itself, or without one
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The rows that all pairs of a table have."""
+    """The rows that occur on all pairs of a table."""
 
     pairs: int
     standings: dict[str, Standing]  # by row label, in the order of the table
-    left_out: list[str]  # rows that some pair does not have
+    left_out: list[str]  # rows that are missing on some pair
     digits: int  # decimal places of differences
 
 
 def summarize(table: Table) -> Summary:
-    """The rows of a table over all its pairs.
+    """Summarize the rows of a table over all its pairs.
 
     Raises:
         UserError: see `shared_scores`.
@@ -63,7 +63,7 @@ def summarize(table: Table) -> Summary:
         ranked = average_ranks(np.array([scores[row] for row in rows]))
         ranks |= dict(zip(rows, ranked.tolist(), strict=True))
     rivals = [row for row in scores if table.rows[row] == RIVAL]
-    rival = rivals[0] if len(rivals) == 1 else None  # several differ in values, and none is it
+    rival = rivals[0] if len(rivals) == 1 else None  # with several versions, none is the rival
     return Summary(
         pairs=len(table.columns),
         standings={
@@ -80,26 +80,26 @@ def summarize(table: Table) -> Summary:
 
 
 def shared_scores(table: Table) -> dict[str, np.ndarray]:
-    """Means on all pairs, as they are shown, of each row that all of them have: shape (pairs,).
+    """The displayed means of each row that occurs on all pairs: shape (pairs,).
 
-    Where the lower are the better, they have the opposite sign.
+    If lower is better, they have the opposite sign.
 
     Raises:
         UserError: the metric is a cost, there is only one pair, a pair has several columns, or the
-            pairs share no two rows.
+            pairs do not share two rows.
     """
     better = METRIC[table.metric].better
-    require(better != 0, f"a summary ranks methods, and {table.metric} is a cost without a best")
+    require(better != 0, f"a summary ranks methods, but {table.metric} is a cost and not ranked")
     names = Counter(f"{column.dataset} {column.pair}" for column in table.columns)
     require(
         len(names) > 1,
-        f"a summary is over at least two pairs, got {', '.join(names)} alone",
+        f"a summary needs at least two pairs, got only {', '.join(names)}",
     )
     twice = [name for name, count in names.items() if count > 1]
     require(
         not twice,
-        f"a summary takes each pair once, and {', '.join(twice)} has several columns; choose one"
-        " with --recipe, or leave the pair out with --pair",
+        f"a summary uses each pair once, but {', '.join(twice)} has several columns; choose one"
+        " with --recipe, or leave out the pair with --pair",
     )
     scores = {}
     for row in table.rows:
@@ -108,7 +108,7 @@ def shared_scores(table: Table) -> dict[str, np.ndarray]:
             scores[row] = better * np.array(means, dtype=float)
     require(
         len(scores) > 1,
-        "no two methods are on all pairs; choose pairs that share some with --pair",
+        "no two methods have runs on all pairs; choose pairs that share some with --pair",
     )
     return scores
 
@@ -138,6 +138,6 @@ def _mean_delta(table: Table, row: str) -> MeanDelta | None:
 
 
 def _differences(cell: Cell, baseline: Cell | None) -> list[float]:
-    """From the baseline, of the seeds that both have."""
+    """Differences from the baseline, for the seeds that both have."""
     other = {} if baseline is None else baseline.values
     return [value - other[seed] for seed, value in cell.values.items() if seed in other]

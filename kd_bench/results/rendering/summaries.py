@@ -1,4 +1,4 @@
-"""A summary over pairs as text: for a terminal, Markdown and LaTeX, with its caption."""
+"""A summary over pairs as text, for a terminal, Markdown and LaTeX, with its caption."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from kd_bench.results.table import Table
 from kd_bench.utils.errors import require
 from kd_bench.utils.text import escape
 
-FEW = 10  # pairs, of which a percentile bootstrap draws intervals that are clearly too short
+FEW = 10  # pairs; with fewer, percentile bootstrap intervals are clearly too short
 
 
 def to_rows(table: Table, summary: Summary, escaped: Escape, apart: str = "{}") -> list[list[str]]:
-    """The heading and a line for each row, as text; columns without any number are left out.
+    """The heading and a line for each row, as text; columns without numbers are left out.
 
     Args:
-        table: that is summarized.
-        summary: of it.
+        table: the summarized table.
+        summary: its summary.
         escaped: escapes all text for the format.
-        apart: how names of groups are written, with {} for the name.
+        apart: format of group names, with {} for the name.
     """
     standings = summary.standings
     unit = METRIC[table.metric].unit
@@ -67,7 +67,7 @@ def _tally_text(tally: Tally | None) -> str:
 
 
 def caption_sentences(summary: Summary, metric: Metric) -> list[str]:
-    """What the numbers of a summary mean."""
+    """The meaning of the numbers in a summary."""
     standings = summary.standings.values()
     sentences = [
         f"The {len(standings)} methods that all {summary.pairs} pairs have: average rank on a pair"
@@ -92,7 +92,7 @@ def caption_sentences(summary: Summary, metric: Metric) -> list[str]:
 
 
 def short_caption(summary: Summary, metric: Metric) -> str:
-    """The same for two lines of a terminal."""
+    """The same in two lines, for a terminal."""
     text = f"Average rank of the methods that all {summary.pairs} pairs have"
     standings = summary.standings.values()
     if any(standing.delta for standing in standings):
@@ -107,10 +107,10 @@ def render_summary(table: Table, format_name: str) -> str:
 
     Args:
         table: with at least two pairs.
-        format_name: one of `options.FORMAT_NAMES` but csv, which has a line per cell.
+        format_name: one of `options.FORMAT_NAMES` except csv, which has a line per cell.
 
     Raises:
-        UserError: another format, or see `pairs.shared_scores`.
+        UserError: for csv, and see `pairs.shared_scores`.
     """
     require(format_name != "csv", f"--summary is for {', '.join(FORMAT_NAMES[:-1])}, not for csv")
     summary, metric = summarize(table), METRIC[table.metric]

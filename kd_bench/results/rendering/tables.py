@@ -1,4 +1,4 @@
-"""Tables as text: for a terminal, Markdown, LaTeX and CSV, with the protocol as caption."""
+"""Tables as text, for a terminal, Markdown, LaTeX and CSV, with the protocol as caption."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from kd_bench.utils.text.grid import UNLIMITED, side_by_side
 
 Escape = Callable[[str], str]
 
-EFFECT_WORDS = {1: "above", -1: "below", 0: ""}  # the baseline, significantly
+EFFECT_WORDS = {1: "above", -1: "below", 0: ""}  # significantly above or below the baseline
 
 
 def signed(value: float, digits: int) -> str:
@@ -39,7 +39,7 @@ def signed(value: float, digits: int) -> str:
 
 
 def mean_sd_text(values: Sequence[float], digits: int) -> str:
-    """`93.9 ± 0.8 (3)`: mean, sample SD and n; a single value has no deviation."""
+    """`93.9 ± 0.8 (3)`: mean, sample SD and n; only the mean for a single value."""
     mean = f"{fmean(values):.{digits}f}"
     return f"{mean} ± {stdev(values):.{digits}f} ({len(values)})" if len(values) > 1 else mean
 
@@ -91,14 +91,14 @@ def to_rows(
 ) -> list[list[str]]:
     """The heading, the teachers' line if there are any, and a line for each row, as text.
 
-    Above the rows of each group but the first, a line has its name alone.
+    Each group but the first is preceded by a line with its name.
 
     Args:
         table: the table.
-        bold: how the best scores are written, with {} for the score.
+        bold: format of the best scores, with {} for the score.
         escaped: escapes all other text for the format.
-        apart: how names of groups and published values are written, with {} for the text.
-        pages: by row label, what a link of it leads to.
+        apart: format of group names and published values, with {} for the text.
+        pages: link targets, by row label.
     """
     own = beside.rows_of_their_own(table)
     kind = "" if table.metric == METRICS[0] else f", {METRIC[table.metric].heading}"
@@ -132,7 +132,7 @@ def to_rows(
 def _published(
     table: Table, column: Column, own: Sequence[str], escaped: Escape, apart: str
 ) -> list[str]:
-    """The heading, no teacher, and the published values of the rows and of those with none."""
+    """Heading, empty teacher, and published values: of the table's rows, then of other methods."""
     texts = beside.published_texts(table, column)
     by_row = {beside.row_of(table, method): text for method, text in texts.items()}
     found = [*(by_row.get(row, "") for row in table.rows), *(texts.get(name, "") for name in own)]
@@ -143,12 +143,12 @@ def _published(
 def below_groups(
     rows: Mapping[str, list[str]], groups: Mapping[str, Group], heading: Escape
 ) -> list[list[str]]:
-    """The lines of the rows, and above those of each group but the first a line with its name.
+    """The lines of the rows, with a line with its name before each group but the first.
 
     Args:
-        rows: by label, the cells of their lines.
+        rows: the cells of each row, by label.
         groups: by label.
-        heading: how the name of a group is written.
+        heading: formats the name of a group.
     """
     lines = []
     above = FIRST
@@ -171,7 +171,7 @@ def _teacher_average(columns: Sequence[Column], digits: int) -> str:
 
 
 def markdown(table: Table) -> str:
-    """A GitHub table, its caption, its warnings and the command that makes it."""
+    """A GitHub table with its caption, its warnings and the command that generates it."""
     rows = to_rows(table, "**{}**", escape.markdown, "*{}*", table.pages)
     parts = [markdown_grid(rows), " ".join(map(escape.markdown, caption_sentences(table)))]
     parts += [f"**Warning**: {escape.markdown(warning)}" for warning in caveats(table)]
@@ -180,16 +180,16 @@ def markdown(table: Table) -> str:
 
 
 def markdown_grid(rows: Sequence[Sequence[str]]) -> str:
-    """The heading and the rows as a GitHub table; numbers are on the right."""
+    """The heading and the rows as a GitHub table, with right-aligned numbers."""
     ruler = [":--"] + ["--:"] * (len(rows[0]) - 1)
     return "\n".join(f"| {' | '.join(line)} |" for line in (rows[0], ruler, *rows[1:]))
 
 
 def terminal(table: Table) -> str:
-    """A table that is no wider than the terminal, what its numbers are in two lines, and warnings.
+    """A table that fits the terminal's width, a caption of two lines, and warnings.
 
-    Columns that do not fit side by side follow below each other. The best are marked with a star,
-    which survives a log file.
+    Columns that do not fit side by side continue below. The best are marked with a star, which is
+    also readable in a log file.
     """
     notes = [table.note] * bool(table.note) + [f"Warning: {text}" for text in caveats(table)]
     rows = to_rows(table, "{}*", escape.printable)
@@ -197,25 +197,25 @@ def terminal(table: Table) -> str:
 
 
 def terminal_grid(rows: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
-    """The heading and the rows as a table that fits the terminal, and notes of whole lines."""
+    """The heading and the rows as a table that fits the terminal, followed by notes."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else UNLIMITED
     lines = [_wrapped(escape.printable(text), width) for text in notes]
     return "\n\n".join([*side_by_side(rows, width), "\n".join(lines)]) + "\n"
 
 
 def _wrapped(text: str, width: int) -> str:
-    """Lines of a readable length that fit the terminal; names and commands stay whole."""
+    """Wrap text to lines of readable length that fit the terminal, without splitting names."""
     return textwrap.fill(text, min(width, 100), break_on_hyphens=False)
 
 
 def latex(table: Table) -> str:
-    """A floating table with a caption, for a paper that loads booktabs."""
+    """A floating table with a caption; it requires the LaTeX package booktabs."""
     rows = to_rows(table, r"\textbf{{{}}}", escape.latex, r"\emph{{{}}}")
     return latex_float(rows, caption_sentences(table) + caveats(table))
 
 
 def latex_float(cells: Sequence[Sequence[str]], sentences: Sequence[str]) -> str:
-    """The heading and the rows as a floating table; the sentences are its caption."""
+    """The heading and the rows as a floating table, with the sentences as caption."""
     heading, *rows = [" & ".join(line) + r" \\" for line in cells]
     lines = [
         r"\begin{table}",
@@ -304,6 +304,6 @@ def render_records(
     choice: Mapping[str, Sequence[str]] | None = None,
     note: str = "",
 ) -> str:
-    """The results table of some records as text; see `table_from` and `render_table`."""
+    """The results table of records as text; see `table_from` and `render_table`."""
     table = table_from(records, failures, metric=metric, order=order, choice=choice, note=note)
     return render_table(table, format_name)

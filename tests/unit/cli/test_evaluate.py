@@ -86,7 +86,7 @@ def test_weights_with_another_hash_than_in_the_record_are_refused(kd_bench, fini
     for typed in (["evaluate", student], ["export", student, "--to", "x.pt"]):
         code, printed = kd_bench(*typed)
         assert (code, printed.count("\n")) == (2, 1), printed
-        assert "weights.pt is not the file that its record vouches for" in printed
+        assert "weights.pt does not match the hash in its record" in printed
 
 
 def test_an_own_model_is_found_with_config_dir(kd_bench, finished, tmp_path):
@@ -122,7 +122,7 @@ def test_choices_may_come_before_and_after_options(kd_bench, finished, tmp_path)
         (["mine.pt", *MODEL, "dataset=digits"], "fc.weight is (4, 16) in the file and (10, 16)"),
         (["mine.pt", *MODEL, "dataset=cifar10"], "dataset.download=true"),
         (["WEIGHTS", "dataset.pad=1"], "choose the model and dataset: add model=NAME dataset=NAME"),
-        (["bad.pt", *MODEL, *IMAGES], "bad.pt is no checkpoint of tensors alone"),
+        (["bad.pt", *MODEL, *IMAGES], "bad.pt is not a checkpoint of tensors only"),
     ],
     ids=str,
 )
@@ -215,7 +215,7 @@ def test_weights_of_another_teacher_are_reported(kd_bench, finished):
     (teacher / "w.pt").rename(teacher / "weights.pt")
     _, printed = kd_bench("evaluate", student)
     assert "not compared with the teacher: " in printed
-    assert "is not the file that its record vouches for" in printed
+    assert "does not match the hash in its record" in printed
     rewrite_record(teacher, weights_sha256=None)  # of version 0.1
     rewrite_record(student, teacher=values(student)["teacher"] | {"accuracy": 90.0})
     assert "% according to the record" in kd_bench("evaluate", student)[1]

@@ -45,7 +45,7 @@ def test_a_damaged_record_is_reported_and_unfinished_jobs_are_left_out(kd_bench,
     (unfinished / "history.csv").write_text("epoch,test_acc")
     code, printed = kd_bench("report")
     assert code == 0
-    assert f"kd-bench: left out: runs/{RECORDS[0].folder}/{RESULT} is no record" in printed
+    assert f"kd-bench: left out: runs/{RECORDS[0].folder}/{RESULT} is not a valid record" in printed
     assert len(data_of(tmp_path / "report.html")["runs"]) == len(RECORDS) - 1
 
 

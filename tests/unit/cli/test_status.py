@@ -154,7 +154,7 @@ def test_damaged_files_of_a_job_are_reported_and_other_jobs_are_listed(kd_bench,
         assert head == "mine-0a1b2c3d: 1 done, 1 running, 0 failed, 3 pending"
         assert running.startswith(f"  {runs.label}: starting (process ")
         assert len(damage) == 2
-        assert f"runs/{started[1].folder}/result.json is no record: " in damage[0]
+        assert f"runs/{started[1].folder}/result.json is not a valid record: " in damage[0]
         assert damage[1].endswith(f"/{runs.folder}/timing.csv is damaged; its job will rewrite it")
         planned = kd_bench("plan", *TINY, "method=st")[1]
         assert f"seed 0: to do, time unknown; runs/{started[1].folder}/result.json is no" in planned
@@ -165,7 +165,7 @@ def test_a_job_with_a_record_of_a_later_version_counts_as_failed(kd_bench, start
     _, printed = kd_bench("status")
     assert "1 done, 0 running, 1 failed, 3 pending" in printed
     assert "FAILED: runs/" in printed
-    assert "/result.json is a record of format 2, and this version of kd-bench reads 1;" in printed
+    assert "/result.json is a record of format 2, but this version of kd-bench reads 1;" in printed
 
 
 HISTORY = b"stage,epoch,test_accuracy\nmain,1,62.5\nmain,2,70.0\n"

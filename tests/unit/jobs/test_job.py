@@ -137,7 +137,7 @@ def test_a_record_of_a_later_version_is_neither_used_nor_overwritten(kd_bench, f
     before = (student / "result.json").read_bytes()
     code, printed = kd_bench(*TINY, "method=st")
     assert (code, printed.count("\n")) == (2, 1), printed
-    assert "record of format 2, and this version of kd-bench reads 1; use the version" in printed
+    assert "record of format 2, but this version of kd-bench reads 1; use the version" in printed
     assert (student / "result.json").read_bytes() == before
 
 

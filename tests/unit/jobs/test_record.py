@@ -120,5 +120,5 @@ def test_an_older_record_without_metrics_can_be_read(finished):
 def test_a_record_with_invalid_metrics_is_damaged(finished):
     plain = read_record(finished[0]).to_json()
     del plain[CHECKSUM]
-    with pytest.raises(DamagedError, match="is no record"):
+    with pytest.raises(DamagedError, match="is not a valid record"):
         Record.from_json(plain | {"metrics": {"nll": 1}})

@@ -46,7 +46,7 @@ def test_a_damaged_teacher_is_refused_with_the_command_that_repairs_it(student, 
     with pytest.raises(UserError) as error:
         trained(student)
     assert str(error.value) == (
-        f"{weights} is not the file that its record vouches for: it was damaged or replaced;"
+        f"{weights} does not match the hash in its record: it was damaged or replaced;"
         f" delete its folder to train it again: rm -r {student.teacher.path}"
     )
     assert not (student.path / "result.json").exists()
@@ -57,7 +57,7 @@ def test_a_damaged_teacher_is_refused_with_the_command_that_repairs_it(student, 
 def test_weights_of_another_teacher_are_refused(student, tmp_path):
     other = job(tmp_path / "runs", "method=st", "teacher.seed=1").teacher
     shutil.copy(trained(other)[1] / WEIGHTS, student.teacher.path / WEIGHTS)
-    with pytest.raises(UserError, match="is not the file that its record vouches for"):
+    with pytest.raises(UserError, match="does not match the hash in its record"):
         trained(student)
 
 

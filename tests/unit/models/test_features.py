@@ -272,8 +272,8 @@ def test_tokens_and_channels_last_maps_become_maps(image):
 @pytest.mark.parametrize(
     ("path", "told"),
     [
-        ("tokens:map=3x3", "at least 9 patches, but they are [7, 3]"),
-        ("tokens:map", "reads maps [H, W, C], but they are [7, 3]"),
+        ("tokens:map=3x3", "at least 9 patches, got [7, 3]"),
+        ("tokens:map", "expects maps [H, W, C], got [7, 3]"),
         ("tokens:map=2", "':map=2x3'"),
     ],
 )

@@ -46,14 +46,14 @@ def test_a_published_file_gives_the_logits_of_its_network(tmp_path, capsys, name
     with torch.no_grad():
         torch.testing.assert_close(net.eval()(image), logits, rtol=1e-4, atol=1e-4)
     told = capsys.readouterr().err
-    assert told.startswith(f"kd-bench: {path}: took 'model' ({len(state)} tensors), ")
+    assert told.startswith(f"kd-bench: {path}: loaded 'model' ({len(state)} tensors), ")
     assert "renamed from RepDistiller's and mdistiller's names" in told
 
 
 def test_other_classes_are_named_under_our_names(tmp_path):
     state, _ = published("wrn_16_1", torch.zeros(1, 3, 32, 32), 100)
     torch.save({"model": state}, tmp_path / "net.pth")
-    with pytest.raises(UserError, match=r"is of 100 classes, and the dataset has 7: fc\.weight is"):
+    with pytest.raises(UserError, match=r"has 100 classes, but the dataset has 7: fc\.weight is"):
         load_weights(network("wrn_16_1").net, tmp_path / "net.pth", "wrn_16_1")
 
 

@@ -53,5 +53,7 @@ def test_the_stem_for_imagenet_is_the_papers():
 
 
 def test_another_stem_is_refused_with_those_there_are():
-    with pytest.raises(UserError, match=r"^stem of this ResNet must be small, imagenet; got 'big'"):
+    with pytest.raises(
+        UserError, match=r"^stem of this ResNet must be small or imagenet; got 'big'"
+    ):
         ImageNetResNet(10, 18, stem="big")

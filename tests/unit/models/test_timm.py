@@ -91,7 +91,7 @@ def test_the_blocks_of_a_vit_are_stages_and_its_quarters_too():
 def test_an_unknown_name_stage_and_tag_are_refused_with_the_valid_ones(resnet18):
     with pytest.raises(UserError, match=r"unknown model 'convnext_ato' of timm; .* convnext_atto,"):
         network("convnext_ato")
-    with pytest.raises(UserError, match=r"no weights 'mine' of resnet18; choose from .*a1_in1k"):
+    with pytest.raises(UserError, match=r"no weights 'mine' for resnet18; choose from .*a1_in1k"):
         network("resnet18.mine")
     with pytest.raises(UserError, match=r"unknown stage 'stage9' of resnet18; choose from stem, "):
         resnet18.shapes((32, 32))["stage9"]
@@ -115,7 +115,9 @@ def test_weights_that_cannot_be_downloaded_are_one_line(monkeypatch, resnet18):
 
     monkeypatch.setattr(timm, "create_model", offline)
     config = ModelConfig(name="resnet18", weights="a1_in1k")
-    with pytest.raises(UserError, match=r"^cannot get .* timm's resnet18\.a1_in1k .*\Z") as told:
+    with pytest.raises(
+        UserError, match=r"^cannot download .* timm's resnet18\.a1_in1k .*\Z"
+    ) as told:
         load_pretrained(resnet18, config)
     assert "no route to host" in str(told.value)
     assert "\n" not in str(told.value)

@@ -65,7 +65,7 @@ def test_the_map_before_the_last_relu_is_a_stage():
 def test_unknown_names_and_weights_are_refused_with_the_valid_ones():
     with pytest.raises(UserError, match=r"unknown model 'resnet35' of torchvision; .* resnet34"):
         network("resnet35")
-    with pytest.raises(UserError, match=r"no weights 'best' of resnet34; choose .*IMAGENET1K_V1"):
+    with pytest.raises(UserError, match=r"no weights 'best' for resnet34; choose .*IMAGENET1K_V1"):
         network("resnet34", weights="best")
 
 
@@ -133,9 +133,7 @@ def test_a_classifier_that_is_a_convolution_is_new_for_other_classes(monkeypatch
 def test_weights_for_another_size_of_images_are_refused(monkeypatch):
     published(monkeypatch, "vit_b_32")
     net = TorchvisionNetwork(4, (32, 32), "vit_b_32")
-    message = (
-        r"pos_embedding is \(1, 50, 768\) in them and \(1, 2, 768\) in the model; .*input_size"
-    )
+    message = r"embedding is \(1, 50, 768\) in the weights and \(1, 2, 768\) in the model; .*input_"
     with pytest.raises(UserError, match=message):
         net.load_pretrained("DEFAULT")
 
@@ -146,5 +144,7 @@ def test_weights_that_cannot_be_downloaded_are_one_line(monkeypatch):
 
     models = import_torchvision().models
     monkeypatch.setattr(models.ResNet18_Weights, "get_state_dict", offline)
-    with pytest.raises(UserError, match=r"^cannot get .* of torchvision's resnet18 .*no route.*\Z"):
+    with pytest.raises(
+        UserError, match=r"^cannot download .* of torchvision's resnet18 .*no route.*\Z"
+    ):
         TorchvisionNetwork(4, (32, 32), "resnet18").load_pretrained("DEFAULT")

@@ -45,9 +45,9 @@ def test_a_prefix_that_all_names_share_is_taken_off_and_said_once(tmp_path, caps
         load_weights(now, path, "mine")
     assert is_loaded(was, now)
     taken, left = (
-        ("7 tensors", "") if inside is None else (f"'{inside}' (7 tensors)", "; left 'epoch'")
+        ("7 tensors", "") if inside is None else (f"'{inside}' (7 tensors)", "; ignored 'epoch'")
     )
-    told = f"kd-bench: {path}: took {taken}, '{prefix}' taken off their names{left}\n"
+    told = f"kd-bench: {path}: loaded {taken}, without the prefix '{prefix}'{left}\n"
     assert capsys.readouterr().err == told
 
 
@@ -74,7 +74,7 @@ def test_what_stands_beside_the_prefixed_network_is_left_and_said(tmp_path, caps
     path = saved(tmp_path, prefixed("module.", was) | beside)
     load_weights(now, path, "mine")
     assert is_loaded(was, now)
-    assert "took 7 tensors, 'module.' taken off their names; left 'loss.*', 'n_averaged'" in (
+    assert "loaded 7 tensors, without the prefix 'module.'; ignored 'loss.*', 'n_averaged'" in (
         capsys.readouterr().err
     )
 
@@ -100,12 +100,12 @@ def test_averaged_weights_are_taken_when_named_or_alone(tmp_path, capsys, plain,
         load_weights(now, both, "mine", key)
         assert is_loaded(expected, now)
         taken = plain if key is None else averaged
-        assert f"took '{taken}' (7 tensors); left '{left}', 'epoch'" in capsys.readouterr().err
+        assert f"loaded '{taken}' (7 tensors); ignored '{left}', 'epoch'" in capsys.readouterr().err
     alone, now = tmp_path / "alone.pt", net()
     torch.save({averaged: mean.state_dict()}, alone)
     load_weights(now, alone, "mine")
     assert is_loaded(mean, now)
-    assert capsys.readouterr().err.endswith(f"took '{averaged}' (7 tensors)\n")
+    assert capsys.readouterr().err.endswith(f"loaded '{averaged}' (7 tensors)\n")
 
 
 def test_torch_s_own_averaged_model_is_taken_without_its_count(tmp_path, capsys):
@@ -113,13 +113,14 @@ def test_torch_s_own_averaged_model_is_taken_without_its_count(tmp_path, capsys)
     now = net()
     load_weights(now, saved(tmp_path, {"model_ema": averaged.state_dict()}), "mine")
     assert is_loaded(averaged.module, now)
-    assert "; left 'n_averaged'" in capsys.readouterr().err
+    assert "; ignored 'n_averaged'" in capsys.readouterr().err
 
 
 def test_a_place_that_the_file_lacks_is_answered_with_those_that_it_has(tmp_path):
     path = saved(tmp_path, {"model": net().state_dict(), "swa": net().state_dict(), "epoch": 3})
     message = (
-        f"{path} has no state dict (name -> tensor), not even under 'ema'; it has 'model', 'swa'"
+        f"{path} has no state dict (name -> tensor), neither at the top level nor under 'ema';"
+        " it has 'model', 'swa'"
     )
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
         read_weights(net(), path, "mine", "ema")
@@ -134,7 +135,7 @@ def test_a_best_accuracy_of_numpy_beside_the_weights_is_left(tmp_path, capsys, n
     path = saved(tmp_path, {"epoch": 240, "model": was.state_dict(), "best_acc": number})
     load_weights(now, path, "mine")
     assert is_loaded(was, now)
-    assert "left 'epoch', 'best_acc'" in capsys.readouterr().err
+    assert "ignored 'epoch', 'best_acc'" in capsys.readouterr().err
 
 
 def test_batch_norms_of_pytorch_0_4_have_seen_no_batch(tmp_path):
@@ -149,7 +150,7 @@ def test_batch_norms_of_pytorch_0_4_have_seen_no_batch(tmp_path):
 def test_a_file_with_other_objects_is_refused_with_their_names_and_what_to_do(tmp_path):
     options = argparse.Namespace(out=Path("out"))
     path = saved(tmp_path, {"model": net().state_dict(), "opt": options})
-    message = rf"alone: it also has pathlib\.{type(Path()).__name__}, and .* torch\.save\(net"
+    message = rf"only: it also has pathlib\.{type(Path()).__name__}, and .* torch\.save\(net"
     with pytest.raises(UserError, match=message):
         load_weights(net(), path, "mine")
 
@@ -176,7 +177,7 @@ def test_a_file_that_is_cut_off_is_refused(tmp_path, ending):
     path = tmp_path / f"net.{ending}"
     torch.save(net().state_dict(), path)
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(UserError, match=r"is no checkpoint of tensors alone$"):
+    with pytest.raises(UserError, match=r"is not a checkpoint of tensors only$"):
         load_weights(net(), path, "mine")
 
 
@@ -184,7 +185,7 @@ def test_another_architecture_is_refused_with_its_first_tensor(tmp_path):
     state = prefixed("first.", net())
     with pytest.raises(
         UserError,
-        match=r"is not one of mine, but of another architecture: 14 of 14 tensors differ;"
+        match=r"is not for mine, but for another architecture: 14 of 14 tensors differ;"
         r" one.weight is missing in the file and \(3, 2\) in the model",
     ):
         load_weights(net(), saved(tmp_path, state), "mine")
@@ -192,7 +193,7 @@ def test_another_architecture_is_refused_with_its_first_tensor(tmp_path):
 
 def test_another_width_is_refused_as_another_size(tmp_path):
     wide = net(one=nn.Linear(2, 5), two=nn.BatchNorm1d(5))
-    with pytest.raises(UserError, match=r"of another size: 6 of 7 tensors differ"):
+    with pytest.raises(UserError, match=r"for another size: 6 of 7 tensors differ"):
         load_weights(net(), saved(tmp_path, wide.state_dict()), "mine")
 
 
@@ -200,7 +201,7 @@ def test_another_number_of_classes_is_refused_with_both_numbers(tmp_path):
     ten, seven = (net(one=nn.Linear(2, 3), head=nn.Linear(3, k)) for k in (10, 7))
     with pytest.raises(
         UserError,
-        match=r"is of 7 classes, and the dataset has 10: head.weight is \(7, 3\) in the file and"
+        match=r"has 7 classes, but the dataset has 10: head.weight is \(7, 3\) in the file and"
         r" \(10, 3\) in the model",
     ):
         load_weights(ten, saved(tmp_path, seven.state_dict()), "mine")

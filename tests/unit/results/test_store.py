@@ -59,11 +59,11 @@ def test_a_failure_of_a_sweep_includes_its_job(tmp_path):
 @pytest.mark.parametrize(
     ("content", "kind", "reason"),
     [
-        ("", DamagedError, "no record"),
-        ("{", DamagedError, "no record"),
-        ("[]", DamagedError, "no record"),
-        ("\0" * 900, DamagedError, "no record"),
-        ('{"format": 7}', UserError, "format 7, and this version of kd-bench reads 1; use"),
+        ("", DamagedError, "not a valid record"),
+        ("{", DamagedError, "not a valid record"),
+        ("[]", DamagedError, "not a valid record"),
+        ("\0" * 900, DamagedError, "not a valid record"),
+        ('{"format": 7}', UserError, "format 7, but this version of kd-bench reads 1; use"),
     ],
     ids=str,
 )
@@ -166,7 +166,9 @@ def test_a_record_with_unsortable_views_per_step_is_refused(tmp_path, views):
     plain = record("st").to_json() | {"views_per_step": views}
     plain.pop(CHECKSUM)
     (tmp_path / "result.json").write_text(json.dumps(plain))
-    with pytest.raises(UserError, match=r"result.json is no record: .*views_per_step must be"):
+    with pytest.raises(
+        UserError, match=r"result.json is not a valid record: .*views_per_step must be"
+    ):
         read_record(tmp_path)
 
 
@@ -187,7 +189,7 @@ def test_a_record_whose_names_lead_elsewhere_is_refused_by_its_name(tmp_path, pa
     plain.pop(CHECKSUM)
     (tmp_path / "result.json").write_text(json.dumps(plain))
     name = path.removeprefix("config.").rpartition(".")[2]
-    with pytest.raises(UserError, match=rf"result.json is no record: .*{name}"):
+    with pytest.raises(UserError, match=rf"result.json is not a valid record: .*{name}"):
         read_record(tmp_path)
 
 

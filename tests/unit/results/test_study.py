@@ -65,7 +65,7 @@ def test_a_study_is_read_as_it_was_written(tmp_path):
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"seed": 1', '{"space": [1]}'])
 def test_what_is_no_study_is_damaged(tmp_path, content):
     (tmp_path / STUDY).write_text(content)
-    with pytest.raises(DamagedError, match="is no study; delete it"):
+    with pytest.raises(DamagedError, match="is not a valid study; delete it"):
         read_study(tmp_path)
 
 

@@ -272,7 +272,7 @@ def test_what_is_not_chosen_is_not_named_as_lacking():
 def test_a_metric_that_no_run_has_is_refused_with_the_command_that_adds_it():
     with pytest.raises(UserError, match=r"^no run has nll; `kd-bench evaluate RUN` adds it$"):
         table_from(BASELINE, metric="nll")
-    with pytest.raises(UserError, match=r"^no run has a teacher, which kl needs$"):
+    with pytest.raises(UserError, match=r"^no run has a teacher, which kl requires$"):
         table_from([measured(each) for each in BASELINE], metric="kl")
 
 

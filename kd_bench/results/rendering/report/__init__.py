@@ -1,1 +1,1 @@
-"""An HTML page of all results: a table, curves and runs of each cell, two methods compared."""
+"""An HTML page of all results: a table, curves and runs of each cell, comparison of two methods."""

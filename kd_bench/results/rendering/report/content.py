@@ -1,4 +1,4 @@
-"""What the page shows, as plain values: the table's cells, their runs, and the runs' curves."""
+"""The content of the page as plain values: the table's cells, their runs, and learning curves."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from kd_bench.results.table import Cell, Column, Table
 from kd_bench.utils.errors import DamagedError, warn
 from kd_bench.utils.text import escape
 
-METHODS = "methods"  # the heading of rows that have none in a table
+METHODS = "methods"  # the heading for rows without a heading in a table
 Plain = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished job, where its record is, and its curve."""
+    """A finished job, the folder of its record, and its curve."""
 
     record: Record
     folder: Path
@@ -36,7 +36,7 @@ class Run:
 
 
 def with_curves(found: Iterable[tuple[Path, Record]]) -> list[Run]:
-    """Records and their folders, with the curves; a damaged one is left out, with a warning."""
+    """Runs with their curves, from folders and records; warns about damaged curves."""
     return [Run(record, folder, _curve(folder)) for folder, record in found]
 
 
@@ -51,16 +51,16 @@ def _curve(folder: Path) -> Curve | None:
 def content(
     table: Table, runs: Iterable[Run], failures: Iterable[Failure], source: str, page: Path
 ) -> Plain:
-    """The values that the page's script draws.
+    """The values displayed by the page's script.
 
     Args:
         table: of these runs and failures.
         runs: as from `with_curves`.
         failures: as from `store.read_failures`.
         source: the folder that they were read from.
-        page: where the page will be; links to records start there.
+        page: path of the page; links to records are relative to it.
     """
-    epochs: dict[tuple[int, ...], int] = {}  # that a curve has, and their number
+    epochs: dict[tuple[int, ...], int] = {}  # the distinct epochs of curves, numbered
     plain = {run.record.folder: _run(run, page.parent, epochs) for run in runs}
     plain |= {failure.folder: _failure(failure) for failure in failures}
     shown = sorted(set(table.runs["folder"]))
@@ -90,7 +90,7 @@ def _kind(table: Table, row: str) -> str:
 
 
 def _column(column: Column, metric: Metric) -> Plain:
-    """A column; `spread` times sqrt(2 / n) is half the interval of a difference over n seeds."""
+    """A column; `spread` * sqrt(2 / n) is half the interval of a difference over n seeds."""
     deviation = column.deviation
     teachers = column.teachers if metric.is_accuracy else ()
     return {
@@ -105,7 +105,7 @@ def _column(column: Column, metric: Metric) -> Plain:
 
 
 def _cells(table: Table, places: Mapping[str, int]) -> list[list[Plain | None]]:
-    """The cells, row by row; None where there is none."""
+    """The cells, row by row; None for a missing cell."""
     in_cell = defaultdict(list)
     keys = zip(table.runs["row"], table.runs["column"], strict=True)
     for key, seed, folder in zip(keys, table.runs["seed"], table.runs["folder"], strict=True):
@@ -137,7 +137,7 @@ def _cell(cell: Cell, digits: int, runs: list[int], *, is_unlike: bool) -> Plain
         "effect": cell.effect,
         "bold": cell.bold,
         "unproven": cell.unproven,
-        "unlike": is_unlike,  # varies more than the column's deviation
+        "unlike": is_unlike,  # varies more than the column's pooled deviation
         "failed": cell.failed,
         "runs": runs,
     }

@@ -1,4 +1,4 @@
-"""Learning curves: a run's test accuracy by epoch, with as many points as a picture can show."""
+"""Learning curves: a run's test accuracy by epoch, subsampled for figures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from kd_bench.results.run_folder import HISTORY
 from kd_bench.utils.errors import DamagedError
 
-POINTS = 64  # of a curve at most, among them its first and last epoch
+POINTS = 64  # most points of a curve, which include its first and last epoch
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ def read_curve(folder: Path, points: int = POINTS) -> Curve | None:
 
     Args:
         folder: of the run.
-        points: the largest number of epochs; those between the first and the last are even.
+        points: the largest number of epochs, which are evenly spaced.
 
     Raises:
         DamagedError: the history is damaged or cannot be read.
@@ -47,13 +47,13 @@ def read_curve(folder: Path, points: int = POINTS) -> Curve | None:
 
 
 def _places(count: int, most: int) -> list[int]:
-    """At most `most` of the places 0, ..., count - 1, evenly, both ends among them."""
+    """At most `most` evenly spaced indices out of 0, ..., count - 1, including both ends."""
     if count <= most:
         return list(range(count))
     return [round(step * (count - 1) / (most - 1)) for step in range(most)]
 
 
 def _percent(text: str) -> float:
-    if not 0 <= (number := float(text)) <= 100:  # nor is it nan
+    if not 0 <= (number := float(text)) <= 100:  # also rejects nan
         raise ValueError(text)
     return number

@@ -1,5 +1,5 @@
 "use strict";
-// All text reaches the page as text: through textContent and attributes, never as markup.
+// All text is inserted as text, through textContent and attributes, never as markup.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const at = (id) => document.getElementById(id);
@@ -19,7 +19,7 @@ const draw = (tag, attributes = {}, ...children) =>
   fill(document.createElementNS(SVG, tag), attributes, children);
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 const plural = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
-const colour = (sign) => ["muted", "up", "down"].at(sign * data.better); // of better, of worse
+const colour = (sign) => ["muted", "up", "down"].at(sign * data.better); // "up" means better
 const signed = (value, digits) => {
   const text = value.toFixed(digits);
   return Number(text) === 0 ? text.replace("-", "") : (value > 0 ? "+" : "") + text;
@@ -27,7 +27,7 @@ const signed = (value, digits) => {
 
 // The table
 
-const order = { column: null, descending: true }; // column: null as in the data, "method", or a place
+const order = { column: null, descending: true }; // column: an index, "method", or null for the data's order
 
 function chosen() {
   const { value: search } = at("search");
@@ -53,7 +53,7 @@ function sorted(rows) {
 }
 
 function sortBy(column) {
-  const first = column !== "method"; // the highest first, but names from a
+  const first = column !== "method"; // scores start with the highest, names with a
   if (order.column !== column) Object.assign(order, { column, descending: first });
   else if (order.descending === first) order.descending = !first;
   else order.column = null;
@@ -168,7 +168,7 @@ function chart(shown, width, height) {
   }
   picture.append(draw("text", { x: margin.left, y: height - 3 }, "epoch 1"));
   picture.append(draw("text", { x: width - margin.right, y: height - 3, "text-anchor": "end" }, String(last)));
-  // The first epochs are far below the others, and run out of the picture.
+  // The first epochs are far below the others and are cut off.
   const clip = `clip-${width}`;
   const inside = { x: margin.left, y: 0, width: width - margin.left, height: height - margin.bottom + 1 };
   picture.append(draw("clipPath", { id: clip }, draw("rect", inside)));

@@ -1,4 +1,4 @@
-"""The page as one file: its style, its script and its data, in which no text can become markup."""
+"""The page as a single file of style, script and data, in which no text can become markup."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-# In JSON these stand in strings alone. The first three could end the data's element or begin a
-# comment, the others end a line of script in old browsers.
+# In JSON these occur only in strings. The first three could end the data's element or begin a
+# comment; the others end a line of script in old browsers.
 _ESCAPES = {ord(mark): f"\\u{ord(mark):04x}" for mark in "<>&\u2028\u2029"}
 
 
 def page(content: dict[str, Any]) -> str:
-    """The HTML of a page that needs no network, nor may use it.
+    """The HTML of a page that neither needs nor may use the network.
 
     Args:
         content: as from `content.content`.
@@ -27,17 +27,17 @@ def page(content: dict[str, Any]) -> str:
         ("script-hash", _hash(script)),
         ("style", style),
         ("script", script),
-        ("data", embedded(content)),  # the last, as it may hold anything
+        ("data", embedded(content)),  # last, since it may contain anything
     ):
         template = template.replace(f"{{{{ {name} }}}}", text)
     return template
 
 
 def embedded(values: object) -> str:
-    """JSON that is safe within an element of HTML, and the same values to who parses it."""
+    """JSON that is safe inside an HTML element and parses to the same values."""
     return json.dumps(values, separators=(",", ":"), allow_nan=False).translate(_ESCAPES)
 
 
 def _hash(text: str) -> str:
-    """A hash as in a Content-Security-Policy: only these very bytes may run."""
+    """A hash for a Content-Security-Policy that allows only exactly this text to run."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

@@ -94,5 +94,5 @@ def test_the_hash_is_that_of_accuracies_and_costs():
 
 
 def test_a_cost_against_a_cost_is_refused():
-    with pytest.raises(UserError, match="memory is a cost; choose another --metric"):
+    with pytest.raises(UserError, match="memory is itself a cost; choose another --metric"):
         cost.svg(*tables(RECORDS, metric="memory"))

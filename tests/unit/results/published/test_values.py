@@ -40,7 +40,7 @@ def test_spread_and_runs_may_be_unknown(tmp_path):
         (LINE.replace("last", "first"), "unknown rule 'first'; choose from last, best, unknown"),
         (LINE.replace("https", "http"), "url must begin with https://"),
         (LINE.replace("A paper (2020)", ""), "source is missing"),
-        (f"{LINE}\n{LINE}", "paper.csv:3: cifar100 resnet56-resnet20 st is there twice"),
+        (f"{LINE}\n{LINE}", "paper.csv:3: cifar100 resnet56-resnet20 st occurs twice"),
         (f"{LINE},more", "more values than columns"),
         ("cifar100,resnet56", "student, method, accuracy, rule, source, place, url is missing"),
     ],

@@ -128,7 +128,7 @@ def test_a_cost_has_no_ranks():
 @pytest.mark.parametrize(
     ("records", "reason"),
     [
-        (THREE[:4], "at least two pairs, got digits resnet20-resnet8 alone"),
+        (THREE[:4], "at least two pairs, got only digits resnet20-resnet8"),
         ([*THREE, *seeds("st", 90.0, recipe="crd240")], "resnet20-resnet8 has several columns"),
         (one_each("resnet8", st=90.0) + one_each("resnet14", at=90.0), "no two methods"),
     ],
