@@ -113,6 +113,11 @@ class ShardReader:
         # Of the images' bytes and labels, through their hashes.
         self.fingerprint = about["table"]
 
+    @property
+    def keys(self) -> list[bytes]:
+        """The hashes of the images."""
+        return [digest.tobytes() for digest in self._table["hash"]]
+
     def _check_length(self, path: Path, length: int) -> None:
         try:
             found = path.stat().st_size
