@@ -67,7 +67,9 @@ def pack_dataset(
     from kd_bench.cli import hydra_app
     from kd_bench.data.balance import imbalance
     from kd_bench.data.files.image_files import ImageFiles
+    from kd_bench.data.files.overlap import overlap
     from kd_bench.data.files.packing import pack
+    from kd_bench.data.files.shards import Shards
     from kd_bench.jobs.instantiate import build_dataset
 
     config = hydra_app.compose_single(choices, config_dir).dataset
@@ -101,7 +103,9 @@ def pack_dataset(
         )
         print_lines(f"{pluralize(len(rotated), 'image')} {are} rotated by EXIF, {how}:", *rotated)
     train, _ = source.listings
-    if line := imbalance(torch.tensor(train.target), len(train.classes)):
+    shared = overlap(source.open(), [reader.keys for reader in Shards(str(to)).open()])
+    uneven = imbalance(torch.tensor(train.target), len(train.classes))
+    for line in filter(None, (shared, uneven)):
         print_lines(line)
     print_lines(f"wrote {to}; train on it with dataset=shards dataset.name=NAME dataset.root={to}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -53,6 +53,9 @@ class Data(ABC):
     mean: Tensor  # [3] float, of pixels in [0, 1]
     std: Tensor  # [3]
     fingerprint: str  # hash of the source's training and test images and labels
+    overlap: str = field(
+        default="", kw_only=True
+    )  # a line about test images that are also training images
 
     @property
     @abstractmethod

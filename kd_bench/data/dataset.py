@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kd_bench.data.augment import pad_images
 from kd_bench.data.data import Data
+from kd_bench.data.files.overlap import overlap, pixel_keys
 from kd_bench.data.resident import ResidentData
 from kd_bench.data.source import Description, Reader, Source, Split, StreamedSource
 from kd_bench.data.streaming.randaugment import RandAugmented, check_randaugment
@@ -130,7 +131,7 @@ class Dataset:
         """Decode, check, split off validation images, normalize, pad and move to the device."""
         described = self.describe()
         self._check_memory(described)
-        train, test = self.source.load()
+        stored = train, test = self.source.load()
         _check_split(train, described.train_size + self.validation, described, "training set")
         _check_split(test, described.test_size, described, "test set")
         fingerprint = fingerprint_of(train, test)
@@ -148,6 +149,9 @@ class Dataset:
             mean=mean.to(device),
             std=std.to(device),
             fingerprint=fingerprint,
+            overlap=overlap(self.source.open(), [pixel_keys(each.image) for each in stored])
+            if isinstance(self.source, StreamedSource)
+            else "",
         )
 
     def _open(self, device: str | torch.device) -> StreamedData:
@@ -174,6 +178,7 @@ class Dataset:
             mean=torch.zeros(3, device=device),
             std=torch.ones(3, device=device),
             fingerprint=json_hash(["streamed", train.fingerprint, test.fingerprint], 16),
+            overlap=overlap((train, test), (train.keys, test.keys)),
             size=(described.height, described.width),
             views=self._views(),
             workers=core_count() if self.workers is None else self.workers,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -54,6 +55,11 @@ class Reader(Protocol):
 
     target: Tensor  # [N] int64, classes counted from 0
     fingerprint: str  # hash that identifies the images and their labels
+
+    @property
+    def keys(self) -> Sequence[bytes]:
+        """What tells whether two images are the same: their paths, or hashes of their content."""
+        ...
 
     def read(self, position: int) -> np.ndarray:
         """One image, uint8 [H, W, 3]; raises UserError, which names it, if it cannot be decoded."""

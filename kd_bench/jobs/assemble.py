@@ -48,7 +48,7 @@ def assemble_setup(
     config, seed = job.config, job.config.seed
     _check_revisions(job)
     data = build_dataset(config.dataset).load(device)
-    if line := imbalance(data.train.target, data.num_classes):
+    for line in filter(None, (data.overlap, imbalance(data.train.target, data.num_classes))):
         message(f"dataset '{config.dataset.name}': {line}")
     torch.manual_seed(derive_seed(seed, "student"))
     student = build_network(config.model, data)

@@ -144,6 +144,11 @@ class FileReader:
         names = [_relative(path, self._root) for path in paths]
         return json_hash([names, sizes, self.target.tolist()], 64)
 
+    @property
+    def keys(self) -> Sequence[bytes]:
+        """The paths of the images."""
+        return self._paths.tolist()
+
     def read(self, position: int) -> np.ndarray:
         """One image, uint8 [H, W, 3]."""
         return decode_sized(self.name(position), self.size)

@@ -115,6 +115,11 @@ class ShardReader:
         # Covers the labels and, through their hashes, the images.
         self.fingerprint = about["table"]
 
+    @property
+    def keys(self) -> list[bytes]:
+        """The hashes of the images."""
+        return [digest.tobytes() for digest in self._table["hash"]]
+
     def _check_length(self, path: Path, length: int) -> None:
         try:
             found = path.stat().st_size

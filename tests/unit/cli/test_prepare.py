@@ -1,5 +1,7 @@
 """kd-bench prepare: packs a folder of images into a dataset for training."""
 
+import shutil
+
 import pytest
 from helpers.image_files import write_folder
 from helpers.jobs import NETS
@@ -33,6 +35,19 @@ def test_an_imbalance_is_reported(kd_bench, root):
         path.unlink()
     _, printed = kd_bench("prepare", *choices(root), "--to", "packed")
     assert "class 0 has 11 training images, class 1 has 1, 11.0 times fewer" in printed
+
+
+def test_test_images_that_are_training_images_are_reported_by_both_commands(kd_bench, root):
+    shutil.copy(root / "train/ant/002.jpg", root / "test/ant/copy.jpg")
+    _, printed = kd_bench("prepare", *choices(root), "--to", "packed")
+    line = (
+        f"test images that are also training images: 1 of 7, such as {root}/test/ant/copy.jpg (the"
+        f" same as {root}/train/ant/002.jpg); test accuracy counts them"
+    )
+    assert line in printed.splitlines()
+    code, printed = kd_bench(*choices(root), "dataset.pad=1", *NETS, "method=baseline")
+    assert code == 0, printed
+    assert f"dataset 'pets': {line}" in printed.splitlines()
 
 
 def test_all_undecodable_images_are_listed(kd_bench, root):

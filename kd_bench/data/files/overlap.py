@@ -1,0 +1,36 @@
+"""Test images that are also training images."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from kd_bench.data.source import Reader
+
+
+def overlap(readers: Sequence[Reader], keys: Sequence[Sequence[bytes]]) -> str:
+    """A line about test images that are also training images; empty where there are none.
+
+    Args:
+        readers: of the training and of the test images, for their names.
+        keys: of the training and of the test images; equal for what counts as the same image.
+    """
+    (train, test), (train_keys, test_keys) = readers, keys
+    both = set(test_keys).intersection(train_keys)
+    if not both:
+        return ""
+    positions = [position for position, key in enumerate(test_keys) if key in both]
+    example = test.name(positions[0])
+    same = train.name(list(train_keys).index(test_keys[positions[0]]))
+    return (
+        f"test images that are also training images: {len(positions):,} of {len(test_keys):,},"
+        f" such as {example}{f' (the same as {same})' if same != example else ''};"
+        " test accuracy counts them"
+    )
+
+
+def pixel_keys(image: Tensor) -> list[bytes]:
+    """A hash of the pixels of each image, uint8 [N, H, W, 3]."""
+    return [hashlib.sha256(pixels).digest() for pixels in image.contiguous().numpy()]
