@@ -14,6 +14,7 @@ from pathlib import Path
 
 from kd_bench.utils.errors import UserError, require
 
+LOCK = "lock"  # the directory in a locked folder
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 120.0  # after so long without a heartbeat, a lock of another host is stale
 OWNER = re.compile(r"[^,]+,\d+,\w*")  # host, process, start
@@ -81,7 +82,7 @@ class Lock:
     """
 
     def __init__(self, folder: Path):
-        self.directory = folder / "lock"
+        self.directory = folder / LOCK
         self.name = f"{_host()},{os.getpid()},{_process_started(os.getpid())}"
         self.lost = False  # taken over by another process: this one must not write any more
         self._stop = threading.Event()
