@@ -103,7 +103,8 @@ def pack_dataset(
         )
         print_lines(f"{pluralize(len(rotated), 'image')} {are} rotated by EXIF, {how}:", *rotated)
     train, _ = source.listings
-    shared = overlap(source.open(), [reader.keys for reader in Shards(str(to)).open()])
+    names = [reader.name for reader in source.open()]
+    shared = overlap(names, [reader.keys for reader in Shards(str(to)).open()])
     uneven = imbalance(torch.tensor(train.target), len(train.classes))
     for line in filter(None, (shared, uneven)):
         print_lines(line)

@@ -149,7 +149,10 @@ class Dataset:
             mean=mean.to(device),
             std=std.to(device),
             fingerprint=fingerprint,
-            overlap=overlap(self.source.open(), [pixel_keys(each.image) for each in stored])
+            overlap=overlap(
+                [reader.name for reader in self.source.open()],
+                [pixel_keys(each.image) for each in stored],
+            )
             if isinstance(self.source, StreamedSource)
             else "",
         )
@@ -178,7 +181,7 @@ class Dataset:
             mean=torch.zeros(3, device=device),
             std=torch.ones(3, device=device),
             fingerprint=json_hash(["streamed", train.fingerprint, test.fingerprint], 16),
-            overlap=overlap((train, test), (train.keys, test.keys)),
+            overlap=overlap((train.name, test.name), (train.keys, test.keys)),
             size=(described.height, described.width),
             views=self._views(),
             workers=core_count() if self.workers is None else self.workers,

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from kd_bench.utils.errors import UserError, require
 
+LOCK = "lock"  # the directory in a locked folder
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 120.0  # a lock of another host is stale after this time without a heartbeat
 OWNER = re.compile(r"[^,]+,\d+,\w*")  # host, process ID, start time
@@ -83,7 +84,7 @@ class Lock:
     """
 
     def __init__(self, folder: Path):
-        self.directory = folder / "lock"
+        self.directory = folder / LOCK
         self.name = f"{_host()},{os.getpid()},{_process_started(os.getpid())}"
         self.lost = False  # if another process took it over, this one must not write any more
         self._stop = threading.Event()

@@ -47,7 +47,7 @@ def declare_operators() -> torch.library.Library | None:
 
 def _operators_load(folders: Iterable[str]) -> bool:
     """Whether the compiled operators match the installed torch."""
-    libraries = [library for folder in folders for library in Path(folder).glob("_C.*")]
+    libraries = [library for folder in folders for library in Path(folder).glob("_C*")]
     try:
         for library in libraries:
             torch.ops.load_library(str(library))

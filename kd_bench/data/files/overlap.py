@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from kd_bench.data.source import Reader
+Name = Callable[[int], str]  # of the image at a position
 
 
-def overlap(readers: Sequence[Reader], keys: Sequence[Sequence[bytes]]) -> str:
+def overlap(names: Sequence[Name], keys: Sequence[Sequence[bytes]]) -> str:
     """A line about test images that are also training images; empty where there are none.
 
     Args:
-        readers: of the training and of the test images, for their names.
+        names: of the training and of the test images.
         keys: of the training and of the test images; equal for what counts as the same image.
     """
-    (train, test), (train_keys, test_keys) = readers, keys
+    (train_name, test_name), (train_keys, test_keys) = names, keys
     both = set(test_keys).intersection(train_keys)
     if not both:
         return ""
     positions = [position for position, key in enumerate(test_keys) if key in both]
-    example = test.name(positions[0])
-    same = train.name(list(train_keys).index(test_keys[positions[0]]))
+    example = test_name(positions[0])
+    same = train_name(list(train_keys).index(test_keys[positions[0]]))
     return (
         f"test images that are also training images: {len(positions):,} of {len(test_keys):,},"
         f" such as {example}{f' (the same as {same})' if same != example else ''};"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from kd_bench.data.files.image_files import SPLITS, ImageFiles, Listing
 from kd_bench.data.files.shards import FORMAT, HASH, INDEX, image_hash, shard_name
 from kd_bench.interfaces import UserError, require
 from kd_bench.utils.files import file_hash, write_json
+from kd_bench.utils.lock import LOCK, Lock, Locked
 from kd_bench.utils.process import core_count
 from kd_bench.utils.text.formatting import pluralize
 
@@ -71,21 +73,12 @@ def pack(
         What was packed for each split.
 
     Raises:
-        UserError: images cannot be decoded. Raised after all images have been tried; nothing is
-            written.
+        UserError: images cannot be decoded (raised after all have been tried; nothing is written),
+            the folder exists, another process is writing it, or it cannot be written.
     """
-    require(not to.exists(), f"{to} already exists; remove it, or choose another folder with --to")
-    part = to.with_name(f"{to.name}.part")  # one left by a killed process is replaced
-    try:
-        with suppress(FileNotFoundError):
-            shutil.rmtree(part)
-        part.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"cannot write to {to.parent}: {error.strerror}") from None
     damaged = 0
     reports = {split: Report() for split in SPLITS}
-    writers = [_Writer(part, split) for split in SPLITS]
-    try:
+    with _new_folder(to) as folder, _writers(folder) as writers:
         for writer, listing in zip(writers, source.listings, strict=True):
             copies = _copies(listing, short_side, upright)
             for done, (path, target, made) in enumerate(copies, 1):
@@ -107,13 +100,78 @@ def pack(
             "splits": {writer.split: writer.finish() for writer in writers},
             "made": {"short_side": short_side, "upright": upright, "quality": QUALITY},
         }
-        write_json(part / INDEX, index)
-        os.replace(part, to)
+        write_json(folder / INDEX, index)
+    return reports
+
+
+@contextmanager
+def _new_folder(to: Path) -> Iterator[Path]:
+    """A new folder that is renamed to `to` at the end; other processes are locked out meanwhile.
+
+    It is created in `<to>.part`, whose lock is held. Leftovers of a killed process are removed.
+
+    Raises:
+        UserError: `to` exists, another process is writing it, or it cannot be written.
+    """
+    exists = f"{to} already exists; remove it, or choose another folder with --to"
+    require(not to.exists(), exists)
+    part = to.with_name(f"{to.name}.part")
+    folder = part / uuid.uuid4().hex  # unique, in case another process takes over the lock
+    try:
+        with _locked(part) as lock:
+            require(not to.exists(), exists)  # another process may have finished it meanwhile
+            _clear(part)
+            try:
+                folder.mkdir()
+                yield folder
+                lock.check()
+                os.replace(folder, to)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+    except Locked as owner:
+        raise UserError(
+            f"{to} is being written by {owner}; wait for it, or choose another folder with --to"
+        ) from None
+
+
+@contextmanager
+def _locked(part: Path) -> Iterator[Lock]:
+    """Create and lock a folder; remove it afterwards if it is empty."""
+    with ExitStack() as stack:
+        stack.callback(_remove_if_empty, part)
+        try:
+            part.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(Lock(part))
+        except OSError as error:
+            raise UserError(f"cannot write to {part.parent}: {error.strerror}") from None
+        yield lock
+
+
+def _remove_if_empty(part: Path) -> None:
+    with suppress(OSError):  # another process has locked it
+        part.rmdir()
+
+
+def _clear(part: Path) -> None:
+    """Remove the leftovers of a killed process: everything but locks."""
+    for path in part.iterdir():
+        if path.name == LOCK or path.name.startswith("."):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+@contextmanager
+def _writers(folder: Path) -> Iterator[list[_Writer]]:
+    """A writer for each split; their files are closed in the end."""
+    writers = [_Writer(folder, split) for split in SPLITS]
+    try:
+        yield writers
     finally:
         for writer in writers:
             writer.close()
-        shutil.rmtree(part, ignore_errors=True)
-    return reports
 
 
 def _copies(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from helpers.shell import environment
 
+from kd_bench.utils import torchvision
 from kd_bench.utils.torchvision import import_torchvision
 
 # What makes torchvision's own import fail where its compiled operators do not load.
@@ -25,6 +27,15 @@ def resnet18(num_classes):
 def test_torchvision_works_with_this_torch():
     net = import_torchvision().models.squeezenet1_1(num_classes=3)
     assert net(torch.zeros(1, 3, 64, 64)).shape == (1, 3)
+
+
+@pytest.mark.parametrize("library", ["_C.so", "_C_stable.so"])  # the second since 0.29
+def test_operators_that_load_are_not_declared(monkeypatch, tmp_path, library):
+    (tmp_path / library).symlink_to(torch._C.__file__)
+    found = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(torchvision, "find_spec", lambda name: found)
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    assert torchvision.declare_operators.__wrapped__() is None
 
 
 @pytest.mark.slow

@@ -2,8 +2,11 @@
 
 import io
 import json
+import os
 import re
 import shutil
+import signal
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -19,12 +22,20 @@ from kd_bench.data.files.shards import Shards
 from kd_bench.data.image_folder import ImageFolder
 from kd_bench.interfaces import UserError
 from kd_bench.utils.errors import DamagedError
+from kd_bench.utils.lock import Lock
 
 
-def packed(root, to, bad=lambda line: None, **changed):
+def packed(root, to, bad=lambda line: None, progress=lambda *about: None, **changed):
     settings = {"short_side": 256, "upright": False, **changed}
     source = ImageFolder(str(root), None)
-    return pack(source, to, bad=bad, progress=lambda *about: None, **settings)
+    return pack(source, to, bad=bad, progress=progress, **settings)
+
+
+def same_files(one, other):
+    names, others = ({path.name for path in folder.iterdir()} for folder in (one, other))
+    return names == others and all(
+        (one / name).read_bytes() == (other / name).read_bytes() for name in names
+    )
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +157,52 @@ def test_the_partial_output_of_a_killed_process_is_replaced(root):
 def test_an_existing_folder_is_not_written_to(root):
     with refused(f"{root}/packed already exists"):
         packed(root, root / "packed")
+
+
+def test_a_process_that_is_killed_leaves_nothing_that_the_next_one_keeps(root):
+    def pack_until_killed():
+        packed(root, root / "new", progress=lambda *about: os.kill(os.getpid(), signal.SIGKILL))
+
+    process = get_context("fork").Process(target=pack_until_killed)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not (root / "new").exists()
+    assert (root / "new.part").exists()
+    packed(root, root / "new")
+    assert same_files(root / "new", root / "packed")
+    assert not (root / "new.part").exists()
+
+
+def test_of_two_processes_that_pack_into_one_folder_the_second_is_refused(root):
+    refusals = []
+
+    def pack_too(split, done, images):
+        with refused("new is being written by process") as error:
+            packed(root, root / "new")
+        refusals.append(error)
+
+    packed(root, root / "new", progress=pack_too)
+    assert len(refusals) == 18  # one for each image
+    assert same_files(root / "new", root / "packed")
+    assert not (root / "new.part").exists()
+
+
+def test_a_process_that_waited_for_the_lock_does_not_replace_what_another_one_finished(
+    root, monkeypatch
+):
+    class SlowLock(Lock):
+        def __enter__(self):
+            monkeypatch.setattr(packing, "Lock", Lock)
+            packed(root, root / "new")
+            (root / "new.part").mkdir()
+            return super().__enter__()
+
+    monkeypatch.setattr(packing, "Lock", SlowLock)
+    with refused(f"{root}/new exists already"):
+        packed(root, root / "new")
+    assert same_files(root / "new", root / "packed")
+    assert not (root / "new.part").exists()
 
 
 # Damage
