@@ -91,7 +91,7 @@ MISTAKES = {
     "an unwritable runs folder": (["runs_dir=file/runs"], "choose another place with runs_dir=DIR"),
     "an unwritable runs folder of a sweep": (["-m", "runs_dir=file/runs", "seed=0,1"], "runs_dir="),
     "a missing checkpoint": (["teacher.checkpoint=no.pt"], "cannot read no.pt: No such file"),
-    "a name with a slash": (["method.name=a/b"], "it names a folder"),
+    "a name with a slash": (["method.name=a/b"], "it is part of a path"),
     "the parent folder as a name": (["dataset.name=.."], "dataset.name must be letters, digits"),
     "a hidden name": (["dataset.name=.hidden"], "begin with a letter, a digit or '_'"),
     "a name that is too long": ([f"dataset.name={'a' * 300}"], "at most 100 bytes"),
@@ -215,7 +215,7 @@ MISTAKES = {
     "Hydra's variables": (["+hydra.job.env_set.A=1"], "in the shell: NAME=VALUE kd-bench"),
     "another setting of Hydra": (["hydra.job.name=x"], "has no effect: Hydra's settings with"),
     "one job and several": (["-m", "hydra.mode=RUN"], "hydra.mode=RUN means one job, and -m"),
-    "another config name": (["--config-name", "mine"], "files of your own by --config-dir DIR"),
+    "another config name": (["--config-name", "mine"], "your own files with --config-dir DIR"),
     "--resolve without --cfg": (["--resolve"], "apply to the output of --cfg: add --cfg"),
     "Hydra's rerun flag": (["--experimental-rerun", "x"], "use kd-bench rerun RECORD"),
     "a launcher's setting": (

@@ -59,7 +59,9 @@ def test_different_results_are_reported_with_changed_conditions_and_kept(
         f"DIFFERENT: accuracy.last was 12.5, is {last}; history.csv differs from epoch 2 on"
         in printed
     )
-    conditions = next(line for line in printed.splitlines() if line.startswith("not the same"))
+    conditions = next(
+        line for line in printed.splitlines() if line.startswith("conditions that differ")
+    )
     assert f"threads was 3, is 1; torch was 1.0.0, is {old.versions['torch']}" in conditions
     assert "commit was abc123, is " in conditions
     assert "device" not in conditions

@@ -245,7 +245,9 @@ BAD_NAMES = [
 @pytest.mark.parametrize("name", [*BAD_NAMES, 8, None], ids=repr)
 @pytest.mark.parametrize("section", ["dataset", "model", "teacher__model", "method", "recipe"])
 def test_a_name_that_cannot_be_a_folder_is_refused(section, name):
-    with pytest.raises(UserError, match=r"begin with a letter, a digit or '_'.*it names a folder"):
+    with pytest.raises(
+        UserError, match=r"begin with a letter, a digit or '_'.*it is part of a path"
+    ):
         identity.check_names(config(**{f"{section}__name": name}))
 
 

@@ -73,7 +73,7 @@ def test_a_probe_of_an_older_revision_is_trained_again(kd_bench, finished, quick
     ("words", "answer"),
     [
         (["--probe", "cifar10"], "--probe takes dataset=NAME and its values"),
-        (["--probe", "model=resnet20"], "behind the runs; got model=resnet20"),
+        (["--probe", "model=resnet20"], "after the runs; got model=resnet20"),
         (["--probe", "dataset=digit"], "unknown dataset 'digit'; choose from "),
         (["--probe"], "argument --probe: expected at least one argument"),
     ],
