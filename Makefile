@@ -1,4 +1,4 @@
-# `make` lists the targets. They use the tools on the PATH: activate your environment first.
+# `make` lists the targets. They use the tools on the PATH, so activate your environment first.
 PYTHON ?= python
 
 .DEFAULT_GOAL := help
@@ -16,7 +16,7 @@ test:  ## run the fast tests (about a minute on two cores)
 test-all:  ## run all tests (about four minutes on two cores)
 	$(PYTHON) -m pytest
 
-faults:  ## kill, starve and damage jobs in all ways (about two hours), into docs/reliability.md
+faults:  ## inject all faults (about two hours) and update docs/reliability.md
 	$(PYTHON) tools/reliability.py --out docs/reliability.json
 	$(PYTHON) tools/docs.py --write --quick docs/reliability.md
 
@@ -35,9 +35,9 @@ types:  ## check types with mypy
 tables:  ## regenerate the results tables in README.md and docs/ from results/
 	$(PYTHON) tools/table.py --write
 
-docs:  ## regenerate everything generated in README.md and docs/, including docs/methods.md
+docs:  ## regenerate the generated parts of README.md and docs/, including docs/methods.md
 	$(PYTHON) tools/docs.py --write --quick
 
-speed:  ## measure training speed on this machine in a few minutes, into build/
+speed:  ## measure training speed on this machine in a few minutes; writes to build/
 	mkdir -p build
 	$(PYTHON) tools/speed.py --quick --out build/speed

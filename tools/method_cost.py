@@ -1,12 +1,12 @@
-"""python tools/method_cost.py: what a step of each method costs, compared with a step of st.
+"""python tools/method_cost.py: the time of a training step of each method, relative to st.
 
-python tools/method_cost.py                      all methods that read nothing but logits
-python tools/method_cost.py dist mrd at          these, whatever they read
+python tools/method_cost.py                      all methods that read only logits
+python tools/method_cost.py dist mrd at          these methods, whatever they read
 python tools/method_cost.py st+ea dkd+ea+swap    methods with plug-ins
 python tools/method_cost.py --show costs.json    print an earlier measurement as a Markdown table
 
-All of them take turns in one run, on random images of CIFAR's size. The largest share of a step is
-that of the networks, so a method costs least with large ones: the default is a small student.
+All of them take turns in one run, on random images of CIFAR's size. The networks take most of a
+step, so the cost of a method shows best with small ones: the default is a small student.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
-    """Images per second of each method, and how much longer its steps take than those of st."""
+    """Images per second of each method, and the time of its steps relative to those of st."""
     configure_process(1)
     jobs = {name: make_job(name, args, scratch) for name in [REFERENCE, *args.methods]}
     if not args.methods:
@@ -110,14 +110,14 @@ def measure(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
 
 
 def logit_jobs(args: argparse.Namespace, scratch: Path) -> dict[str, Job]:
-    """The methods of conf/method that fit the pair and read nothing but logits: their jobs."""
+    """The jobs of all methods in conf/method that fit the pair and read only logits."""
     jobs = {}
     for name in sorted(path.stem for path in METHODS.glob("*.yaml")):
         job = make_job(name, args, scratch)
         if job.config.method.chain:  # another teacher, with the step of st
             continue
         try:
-            # What a cache of the teacher's outputs would hold is what the method reads of it.
+            # A teacher cache would contain exactly the teacher outputs that the method reads.
             shape = cache_shape(job)
             if shape is not None and shape[1] == CLASSES:
                 validate_job(job)
@@ -128,7 +128,7 @@ def logit_jobs(args: argparse.Namespace, scratch: Path) -> dict[str, Job]:
 
 
 def make_job(method: str, args: argparse.Namespace, scratch: Path) -> Job:
-    """The job of a method, with an untrained teacher from a file."""
+    """The job of a method, with an untrained teacher loaded from a file."""
     checkpoint = scratch / "teacher.pt"
     method, *plugins = method.split("+")
     config, changed = compose.compose_standalone(

@@ -1,10 +1,10 @@
-"""python tools/methods.py: the tables of methods, plug-ins and rules, read from conf/ and the code.
+"""python tools/methods.py: the tables of methods, plug-ins and rules, from conf/ and the code.
 
-python tools/methods.py              print the one of methods
-python tools/methods.py --plugins    print the one of plug-ins
-python tools/methods.py --rules      print the one of rules
-python tools/methods.py --write      put all into docs/methods.md
-python tools/methods.py --check      exit 1 where docs/methods.md has others
+python tools/methods.py              print the table of methods
+python tools/methods.py --plugins    print the table of plug-ins
+python tools/methods.py --rules      print the table of rules
+python tools/methods.py --write      write all of them to docs/methods.md
+python tools/methods.py --check      exit 1 if docs/methods.md is stale
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ TABLES = {
 
 
 def with_tables(text: str) -> str:
-    """The page with its tables made anew."""
+    """The page with regenerated tables."""
     commands = [block.command for block in blocks.find_blocks(text)]
     for command in TABLES:
-        require(command in commands, f"{PAGE} has no block that '{command}' makes")
+        require(command in commands, f"{PAGE} has no block for '{command}'")
     return blocks.regenerate(
         text, lambda each: f"\n{TABLES[each.command]()}\n" if each.command in TABLES else each.body
     )
@@ -40,7 +40,7 @@ def with_tables(text: str) -> str:
 def main(argv: list[str]) -> int:
     """Run the command line; the exit status."""
     require(argv in ([], ["--plugins"], ["--rules"], ["--write"], ["--check"]), __doc__)
-    torch.set_num_threads(1)  # the steps are tiny
+    torch.set_num_threads(1)  # the training steps are tiny
     command = " ".join(["python tools/methods.py", *argv])
     if command in TABLES:
         print(TABLES[command](), end="")

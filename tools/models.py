@@ -1,7 +1,7 @@
-"""python tools/models.py: the table of all models, read from conf/ and counted in the networks.
+"""python tools/models.py: the tables of all models and pairs, from conf/ and the networks.
 
-python tools/models.py            print the one of models
-python tools/models.py --pairs    print the one of pairs
+python tools/models.py            print the table of models
+python tools/models.py --pairs    print the table of pairs
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SIZE = (32, 32)
 
 
 def model_table() -> str:
-    """Parameters for 10 and 100 classes, and the stages for images of 32x32, in Markdown."""
+    """Parameters for 10 and 100 classes, and stages for images of 32x32, in Markdown."""
     models = sorted(shipped_models(), key=lambda model: model.name)
     head = "| model | parameters, 10 classes | 100 classes | stages: channels @ side |"
     return "\n".join([head, "| :-- | --: | --: | :-- |", *map(_model_row, models)])
@@ -40,7 +40,7 @@ def _model_row(model: ModelConfig) -> str:
 
 
 def pair_table() -> str:
-    """Teacher, student and assistant of every pair, and what it sets of the recipe."""
+    """Teacher, student, assistant and learning rate of every pair, in Markdown."""
     rows = [_pair_row(path.stem) for path in sorted(Path(CONFIG_DIR, "pair").glob("*.yaml"))]
     head = "| pair: teacher-student | assistant | learning rate |"
     return "\n".join([head, "| :-- | :-- | :-- |", *rows])

@@ -1,7 +1,7 @@
-"""python tools/overhead.py: what a sweep costs besides training, and what a large table costs.
+"""python tools/overhead.py: the time of a sweep besides training, and the time of a large table.
 
-python tools/overhead.py                     50 trivial jobs in 2 slots, and where their time goes
-python tools/overhead.py --records 10000     the table of that many generated records
+python tools/overhead.py                     where the time of 50 trivial jobs in 2 slots goes
+python tools/overhead.py --records 10000     the time of a table of that many generated records
 
 Times depend on the machine and on what else runs on it.
 """
@@ -45,7 +45,7 @@ TRIVIAL = (
 
 
 def run(folder: Path, command: Sequence[str]) -> tuple[float, float]:
-    """Run a command in a folder: the time when it started, and how long it took."""
+    """Run a command in a folder; its start time and its duration in seconds."""
     started = time.time()
     with open(folder / "log", "wb") as log:
         subprocess.run(command, cwd=folder, stdout=log, stderr=log, check=True)
@@ -53,7 +53,7 @@ def run(folder: Path, command: Sequence[str]) -> tuple[float, float]:
 
 
 def sweep(folder: Path, jobs: int, slots: int, tensorboard: bool) -> tuple[float, float]:
-    """Run the trivial jobs in a folder: the time when they started, and how long they took."""
+    """Run the trivial jobs in a folder; their start time and duration in seconds."""
     seeds = ",".join(map(str, range(jobs // len(METHODS))))
     command = [sys.executable, "-m", "kd_bench", "-m", *TRIVIAL, f"seed={seeds}"]
     command += [f"method={','.join(METHODS)}", f"tensorboard={tensorboard}"]
@@ -115,7 +115,7 @@ def show_overhead(measured: Overhead) -> None:
 
 @dataclass(frozen=True)
 class TableCost:
-    """Seconds that a large table takes."""
+    """Seconds for a large table."""
 
     records: int
     reading: float
@@ -123,7 +123,7 @@ class TableCost:
 
 
 def measure_table(number: int) -> TableCost:
-    """Time the table of many records, which are copies of a trivial job's record."""
+    """Time the table of many copies of a trivial job's record."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         command = [sys.executable, "-m", "kd_bench", *TRIVIAL, "method=st", "runs_dir=one"]
@@ -139,7 +139,7 @@ def measure_table(number: int) -> TableCost:
 
 
 def write_copies(template: Record, root: Path, number: int, seeds: int = 10) -> None:
-    """Write records that differ in method, model and seed, so that a table has that many runs."""
+    """Write records that differ in method, model and seed, so that all are runs of one table."""
     for i in range(number):
         cell, seed = divmod(i, seeds)
         copy = _copy(template, f"m{cell % 25}", f"student{cell // 25}", seed, 50 + i * 7 % 100 / 4)
@@ -172,15 +172,15 @@ def _copy(template: Record, method: str, model: str, seed: int, accuracy: float)
 
 
 def main() -> None:
-    """Measure, print the measurement, and write it to a file if asked to."""
+    """Measure, print the measurement, and optionally write it to a file."""
     parser = argparse.ArgumentParser(
         prog="python tools/overhead.py",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--jobs", type=int, default=50, help="number of trivial jobs")
-    parser.add_argument("--slots", type=int, default=2, help="number of them at a time")
-    parser.add_argument("--tensorboard", action="store_true", help="have jobs write event files")
+    parser.add_argument("--slots", type=int, default=2, help="number of jobs at a time")
+    parser.add_argument("--tensorboard", action="store_true", help="let jobs write event files")
     parser.add_argument("--records", type=int, help="time a table of this many records instead")
     parser.add_argument("--json", type=Path, help="also write the measurement into this file")
     args = parser.parse_args()

@@ -1,8 +1,8 @@
 """python tools/pages.py: the pages of methods in docs/methods/, made from results/ and conf/.
 
-python tools/pages.py --write    write them and their pictures, and delete those without results
-python tools/pages.py --check    exit 1 where they are stale
-python tools/pages.py --index    print the links to them, which stand in docs/README.md
+python tools/pages.py --write    write the pages and pictures; delete those without results
+python tools/pages.py --check    exit 1 if they are stale
+python tools/pages.py --index    print links to the pages, for docs/README.md
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from kd_bench.utils.errors import UserError, require
 
 
 def stale(made: Files) -> list[Path]:
-    """The files that are missing or of other numbers."""
+    """The files that are missing or have other numbers."""
     return [path for path, text in made.items() if not is_fresh(path, text)]
 
 
 def unwanted(made: Files) -> Iterator[Path]:
-    """The files of earlier results, which nothing makes any more."""
+    """The files of earlier results, which are no longer generated."""
     return (path for path in sorted(PAGES.rglob("*.*")) if path not in made)
 
 
@@ -42,7 +42,7 @@ def write(made: Files) -> int:
 
 
 def check(made: Files) -> int:
-    """Name what is stale; 1 if there is any."""
+    """Print the stale files; 1 if there are any."""
     found = [*stale(made), *unwanted(made)]
     for path in found:
         print(f"{path.relative_to(ROOT)}: stale; python tools/pages.py --write makes it")

@@ -1,6 +1,6 @@
 """python tools/publish.py: copy the small records of finished runs from runs/ to results/.
 
-python tools/publish.py --dataset digits      the runs in a table with this filter, and its teachers
+python tools/publish.py --dataset digits      the runs of this table, and their teachers
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from kd_bench.utils.files import atomic_write
 from kd_bench.utils.text.output import print_lines
 
 SCRIPT = "tools/publish.py"
-# The record last: its presence means that the run is published. Only tuned runs have a study.
+# The record comes last: its presence means that the run is published. Only tuned runs have a study.
 FILES = (HISTORY, STUDY, RESULT)
 
 
@@ -44,7 +44,7 @@ def publish_parser() -> Parser:
 
 
 def select_folders(records: Iterable[Record], choice: Mapping[str, Sequence[str]]) -> set[str]:
-    """The folders of the runs in a table with this choice, and of all that taught them."""
+    """The folders of the runs in a table with these filters, and of all their teachers."""
     by_folder = {record.folder: record for record in records}
     if not choice:
         return set(by_folder)
@@ -58,13 +58,16 @@ def select_folders(records: Iterable[Record], choice: Mapping[str, Sequence[str]
 
 
 def objection(folder: Path, record: Record, root: Path, allow_dirty: bool) -> str:
-    """Why a record must not be published; empty if it may."""
+    """The reason why a record must not be published; empty if it may."""
     place = folder.relative_to(root).as_posix()
     computed = folder_name(record.identity, record.seed)
     if record.status != "done":
         return f"its status is {record.status}"
     if not place == record.folder == computed:
-        return f"it is in {place}, but its record names {record.folder}, and its job {computed}"
+        return (
+            f"it is in {place}, but its record belongs in {record.folder}, and its job in"
+            f" {computed}"
+        )
     if not (folder / HISTORY).exists():
         return f"it has no {HISTORY}"
     if record.dirty and not allow_dirty:
@@ -90,7 +93,7 @@ def copy(folder: Path, target: Path, replace: bool) -> str:
 
 
 def publish_runs(args: argparse.Namespace) -> dict[str, list[str]]:
-    """Copy the chosen runs; by outcome, their folders."""
+    """Copy the selected runs; their folders by outcome."""
     root, target = Path(args.source), Path(args.to)
     runs = list(find_records(root))
     require(len(runs) > 0, f"no finished runs in {root}")

@@ -1,13 +1,13 @@
-"""python tools/reliability.py: faults on purpose, and how they ended.
+"""python tools/reliability.py: fault injection: runs jobs with faults and checks the outcomes.
 
-python tools/reliability.py --quick                       some of each kind, under a minute
+python tools/reliability.py --quick                       some faults of each kind, under a minute
 python tools/reliability.py --out docs/reliability.json   all of them, about two hours
-python tools/reliability.py --only "killed at random"     those whose row or name has this text
+python tools/reliability.py --only "killed at random"     those whose row or name contains this text
 python tools/reliability.py --show docs/reliability.json  the table of an earlier run
-python tools/reliability.py --self-check                  does a broken kd-bench show?
+python tools/reliability.py --self-check                  does it detect a broken kd-bench?
 
-The exit code is 1 if something was lost, doubled, silently wrong, or refused unclearly. Folders of
-such trials are kept.
+The exit code is 1 if something was lost, doubled, silently wrong, or refused unclearly. The folders
+of such trials are kept.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    result.add_argument("--quick", action="store_true", help="some of each kind")
-    result.add_argument("--every", metavar="N", type=int, default=1, help="each N-th of those")
-    result.add_argument("--only", metavar="TEXT", default="", help="those with this text")
+    result.add_argument("--quick", action="store_true", help="only some faults of each kind")
+    result.add_argument("--every", metavar="N", type=int, default=1, help="only every N-th fault")
+    result.add_argument("--only", metavar="TEXT", default="", help="only faults with this text")
     result.add_argument(
         "--out",
         metavar="FILE",
         type=Path,
-        help="write how they ended; a row replaces that of an earlier run",
+        help="write the outcomes; rows replace those of an earlier run",
     )
-    result.add_argument("--show", metavar="FILE", type=Path, help="print what --out has written")
-    result.add_argument("--self-check", action="store_true", help="try the harness itself")
+    result.add_argument("--show", metavar="FILE", type=Path, help="print a file written by --out")
+    result.add_argument("--self-check", action="store_true", help="test the harness itself")
     result.add_argument("--processes", metavar="N", type=int, default=os.cpu_count() or 1)
     return result
 

@@ -1,4 +1,4 @@
-"""python tools/report.py: the page of published records, with the options of kd-bench report.
+"""python tools/report.py: the HTML report of published records, with options of kd-bench report.
 
 python tools/report.py --out published.html
 """

@@ -1,11 +1,11 @@
-"""python tools/simulated_tables.py: how often tables of simulated worlds mark what is not there.
+"""python tools/simulated_tables.py: error rate and power of the marks in tables, by simulation.
 
-python tools/simulated_tables.py --write docs/simulated_tables.json   simulate 1,000 tables a world
+python tools/simulated_tables.py --write docs/simulated_tables.json   1,000 tables per world
 python tools/simulated_tables.py --show docs/simulated_tables.json    print them as Markdown
 python tools/simulated_tables.py --records 10000                      time a table of many records
 
-Each table is made by the code that makes the real ones. Accuracies are normal around the mean of
-their method, with the same deviation for all; the seed of the simulation is fixed.
+The code for real tables makes each table. Accuracies are normal around the mean of their method,
+with the same standard deviation for all; the seed of the simulation is fixed.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from kd_bench.utils.files import write_json
 
 SCRIPT = "tools/simulated_tables.py"
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-PATTERN = "cifar10_jpg/resnet20-resnet8/st"  # whose records the simulated ones are made of
+PATTERN = "cifar10_jpg/resnet20-resnet8/st"  # records that serve as a template
 TABLES, SEEDS, METHODS = 1000, 3, 34
 SD, MEAN = 0.31, 75.0  # of the README's table
-EFFECT = 0.5  # points, whose seeds `kd-bench plan --detect` tells
+EFFECT = 0.5  # points; `kd-bench plan --detect` computes the number of seeds for it
 
 
 @dataclass(frozen=True)
 class World:
-    """What the methods of a simulated world do; only the first one may have an effect."""
+    """A simulated world; only its first method may have an effect."""
 
     methods: int
     seeds: int
@@ -50,21 +50,21 @@ class World:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Shares of the tables of a world."""
+    """Shares of a world's tables."""
 
     world: World
     tables: int
-    arrow: float  # with a significant difference of any method
+    arrow: float  # with a significant difference for any method
     bold: float  # with any bold score
-    found: float  # with an arrow upwards at the first method
+    found: float  # with an upward arrow for the first method
 
 
 def worlds() -> list[World]:
-    """A world without effects, and worlds whose effect `--detect` promises to find."""
+    """A world without effects, and worlds with an effect and the seeds to detect it."""
     found = [World(METHODS, SEEDS)]
     for methods in (1, 10):
         seeds = seeds_to_detect(SD, EFFECT, methods)
-        assert seeds is not None  # it is None for tiny effects alone
+        assert seeds is not None  # None only for tiny effects
         found.append(World(methods, seeds, EFFECT))
     return found
 
@@ -116,7 +116,7 @@ def simulated(world: World, tables: int) -> Iterator[Table]:
 
 
 def outcome(world: World, tables: int) -> Outcome:
-    """What the tables of a world mark."""
+    """How often the tables of a world have marks."""
     arrows = bold = found = 0
     for table in simulated(world, tables):
         cells = {row: cell for (row, _), cell in table.cells.items()}
@@ -143,7 +143,7 @@ def markdown(outcomes: Sequence[Mapping]) -> str:
 
 
 def seconds_of_table(count: int) -> float:
-    """Seconds of a processor to read so many records and to make and render their table."""
+    """CPU seconds to read so many records and to make and render their table."""
     world = World(methods=max(1, count // SEEDS - 1), seeds=SEEDS)
     with tempfile.TemporaryDirectory() as runs:
         for record in records_of(world):
@@ -163,12 +163,10 @@ def main(argv: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--write", type=Path, metavar="FILE", help="simulate, and write as JSON")
+    what.add_argument("--write", type=Path, metavar="FILE", help="simulate, and write JSON")
     what.add_argument("--show", type=Path, metavar="FILE", help="print an earlier simulation")
-    what.add_argument(
-        "--records", type=int, metavar="N", help="time reading and showing so many records"
-    )
-    parser.add_argument("--tables", type=int, default=TABLES, help="of each world (default: 1000)")
+    what.add_argument("--records", type=int, metavar="N", help="time reading and showing N records")
+    parser.add_argument("--tables", type=int, default=TABLES, help="per world (default: 1000)")
     args = parser.parse_args(argv)
     if args.records:
         print(f"{args.records:,} records: {seconds_of_table(args.records):.1f} s")
@@ -176,7 +174,7 @@ def main(argv: Sequence[str]) -> int:
     if args.write:
         write_json(args.write, [asdict(outcome(world, args.tables)) for world in worlds()])
     path = args.write or args.show
-    require(path.is_file(), f"there is no file {path}; --write {path} makes it")
+    require(path.is_file(), f"there is no file {path}; --write {path} creates it")
     print(markdown(json.loads(path.read_text())))
     return 0
 

@@ -1,11 +1,11 @@
-"""python tools/speed.py: how fast kd-bench trains, against plain PyTorch loops in the same run.
+"""python tools/speed.py: training speed of kd-bench and of plain PyTorch loops, in the same run.
 
-python tools/speed.py                       a typical job for this machine's GPU, or else its CPU
-python tools/speed.py --quick               the same in a few minutes, less precisely
+python tools/speed.py                       a typical job for this machine's GPU, or its CPU
+python tools/speed.py --quick               the same in a few minutes, less precise
 python tools/speed.py --show speed.json     print an earlier measurement as a Markdown table
 python tools/speed.py --student resnet8x4 --teacher resnet32x4 --method st --batch 64 128
 
-Images are random ones of CIFAR's size unless --dataset is given. Results are printed, and written
+Images are random and of CIFAR's size unless --dataset is given. Results are printed, and written
 as JSON and as a plot.
 """
 
@@ -51,7 +51,7 @@ ON_GPU = [
     Scenario("resnet20", "resnet20", "st", 128, packed=(2, 4, 8)),
     Scenario("resnet20", "resnet20", "baseline", 1024, packed=()),
 ]
-EPOCHS, IMAGES = 5, 2_048  # of the whole job: epochs, and images per epoch
+EPOCHS, IMAGES = 5, 2_048  # of the whole job; images per epoch
 
 
 def parser() -> argparse.ArgumentParser:
@@ -64,20 +64,20 @@ def parser() -> argparse.ArgumentParser:
     devices = [device.value for device in Device]
     result.add_argument("--student", help="a model in conf/model")
     result.add_argument("--teacher", help="its teacher")
-    result.add_argument("--method", default="st", help="baseline: without a teacher")
+    result.add_argument("--method", default="st", help="baseline for training without a teacher")
     result.add_argument("--batch", type=int, nargs="+", default=[64], help="images per step")
-    result.add_argument("--jobs", type=int, nargs="*", default=[2], help="jobs at once")
+    result.add_argument("--jobs", type=int, nargs="*", default=[2], help="numbers of jobs at once")
     result.add_argument("--dataset", help="a dataset in conf/dataset, instead of random images")
     result.add_argument("--images", type=int, help="number of random images to train on")
     result.add_argument("--device", choices=devices, default="auto")
-    result.add_argument("--threads", type=int, help="of a job on a CPU (default: all cores)")
+    result.add_argument("--threads", type=int, help="per job on a CPU (default: all cores)")
     result.add_argument(
         "--workers", type=int, help="DataLoader workers (default: cores, at most 8)"
     )
     result.add_argument("--rounds", type=int, default=7)
-    result.add_argument("--seconds", type=float, default=4.0, help="of each candidate in a round")
+    result.add_argument("--seconds", type=float, default=4.0, help="per candidate and round")
     result.add_argument("--quick", action="store_true", help="3 rounds of 2 seconds")
-    result.add_argument("--only", nargs="+", help="candidates whose names contain one of these")
+    result.add_argument("--only", nargs="+", help="only candidates with one of these in their name")
     result.add_argument("--no-whole", action="store_true", help="skip the whole job")
     result.add_argument("--show", type=Path, help="print a speed.json as a Markdown table")
     result.add_argument("--out", default="speed", help="name of speed.json and speed.png")
@@ -121,7 +121,7 @@ def _measure_and_write(args: argparse.Namespace) -> int:
 
 
 def scenarios(args: argparse.Namespace, has_gpu: bool) -> list[Scenario]:
-    """Those that the arguments ask for, or else the typical ones for such a machine."""
+    """The scenarios selected by the arguments, or the typical ones for the machine."""
     if args.student is None and args.teacher is None:
         return ON_GPU if has_gpu else ON_CPU
     require(min(args.jobs, default=1) >= 1, "--jobs must be 1 or more")
@@ -135,7 +135,7 @@ def scenarios(args: argparse.Namespace, has_gpu: bool) -> list[Scenario]:
 
 
 def measure(args: argparse.Namespace, scratch: Path) -> Iterator[dict[str, Any]]:
-    """All measurements so far, as plain values, after each scenario."""
+    """Yields all measurements so far after each scenario, as plain values."""
     device = choose_device(Device(args.device))
     cores = len(os.sched_getaffinity(0))
     threads = args.threads or cores
@@ -163,9 +163,9 @@ def measure(args: argparse.Namespace, scratch: Path) -> Iterator[dict[str, Any]]
 
 
 def has_mps() -> bool:
-    """Whether NVIDIA's Multi-Process Service runs, with which jobs on one GPU run in parallel."""
+    """Whether NVIDIA's Multi-Process Service runs, which lets jobs share a GPU in parallel."""
     for name in Path("/proc").glob("[0-9]*/comm"):
-        with suppress(OSError):  # the process has ended since
+        with suppress(OSError):  # the process has ended
             if "nvidia-cuda-mps" in name.read_text():
                 return True
     return False
@@ -178,8 +178,9 @@ def make_job(
     device: torch.device,
     threads: int,
 ) -> Job:
-    """The job of a scenario, validated, with a teacher from a file."""
-    # An epoch this long seldom ends within a round: a DataLoader restarts its workers then.
+    """The job of a scenario, validated, with a teacher loaded from a file."""
+    # Long epochs, which seldom end within a round: at an epoch's end, a DataLoader restarts its
+    # workers.
     images = args.images or 20_000
     dataset = [f"dataset={args.dataset}"]
     if args.dataset is None:
@@ -251,9 +252,9 @@ def measure_scenario(
 
 
 def compare_losses(job: Job) -> dict[str, Any]:
-    """Whether kd-bench and the plain loop compute the same.
+    """Compare the first losses of kd-bench and of the plain loop.
 
-    At a low learning rate: at a high one, two runs that differ in the last bit drift apart.
+    The learning rate is low: at a high one, two runs that differ in the last bit diverge.
     """
     recipe = replace(job.config.recipe, lr=5e-4, milestones=[])
     ours, plain = agreement.losses(with_config(job, recipe=recipe))
@@ -267,7 +268,7 @@ def compare_losses(job: Job) -> dict[str, Any]:
 
 
 def resources(candidate: Candidate, is_gpu: bool) -> tuple[int, int]:
-    """Processes and threads that limit a candidate; on a GPU its processes share one limit."""
+    """Processes and threads of a candidate's limit; on a GPU, its processes share one limit."""
     return 1 if is_gpu else candidate.processes, candidate.job.config.threads
 
 
@@ -275,7 +276,7 @@ def measure_limits(
     finished: Sequence[Candidate], is_gpu: bool
 ) -> dict[tuple[int, int], dict[str, Any]]:
     """The limits of the candidates, by their resources."""
-    # Reversed, so that the first candidate with some resources is the one that counts.
+    # Reversed, so that the first candidate with the same resources is used.
     jobs = {resources(c, is_gpu): c.job for c in reversed(finished)}
     return {key: roofline.measure_limits(job, key[0]) for key, job in jobs.items()}
 
@@ -309,7 +310,7 @@ def make_row(
 
 
 def time_whole_job(job: Job) -> dict[str, float]:
-    """Seconds of a short job's process, and how many of them are training."""
+    """Seconds of a short job's process, and of its training."""
     config = job.config
     source = config.dataset.source
     if "train" in source:  # random images

@@ -1,8 +1,8 @@
 """python tools/table.py: regenerate the tables in README.md and docs/*.md, or print one.
 
 python tools/table.py --write             regenerate all tables; also without arguments
-python tools/table.py --check             exit 1 if a table differs from what its command makes
-python tools/table.py --method st,at      print a table of published records, as `kd-bench table`
+python tools/table.py --check             exit 1 if a table differs from the output of its command
+python tools/table.py --method st,at      print a table of published records, like `kd-bench table`
 python tools/table.py --from runs         print the table of your own runs
 """
 
@@ -42,7 +42,7 @@ SCRIPT = "tools/table.py"
 
 
 def table_parser() -> Parser:
-    """The command line, which is also that of a block."""
+    """The command line, also for the commands in blocks."""
     parser = Parser("table", str(__doc__))
     parser.prog = f"python {SCRIPT}"
     add_table_options(parser, source="results")
@@ -50,7 +50,7 @@ def table_parser() -> Parser:
         "--pages",
         type=Path,
         metavar="DIR",
-        help="link each method that has a page in this folder to it; for Markdown",
+        help="link each method to its page in this folder, if it has one; for Markdown",
     )
     for option, help_text in (
         ("--write", "regenerate the tables in these files (default: README.md, docs/*.md)"),
@@ -61,7 +61,7 @@ def table_parser() -> Parser:
 
 
 def block_maker() -> Make:
-    """Makes the tables of blocks; it reads each folder only once."""
+    """A function that makes the tables of blocks, and reads each folder only once."""
     read = cache(read_runs)
 
     def make(command: str, file: Path) -> tuple[str, Files]:
@@ -76,7 +76,7 @@ def block_maker() -> Make:
 
 
 def with_pages(table: Table, folder: Path | None, start: Path) -> Table:
-    """A table whose methods lead to their pages in a folder, as links from `start`."""
+    """A table with links from its methods to their pages in a folder, relative to `start`."""
     if folder is None:
         return table
     methods = dict(zip(table.runs["row"], table.runs["method"], strict=True))
@@ -86,7 +86,7 @@ def with_pages(table: Table, folder: Path | None, start: Path) -> Table:
 
 
 def documents(given: Sequence[Path]) -> list[Path]:
-    """The given files, or else README.md and docs/*.md."""
+    """The given files, or README.md and docs/*.md."""
     usual = [path for path in [Path("README.md")] if path.exists()]
     return list(given) or usual + sorted(Path("docs").glob("*.md"))
 
@@ -117,7 +117,7 @@ def main(argv: Sequence[str]) -> int:
         options = [word for word in argv if word.startswith("-")]
         require(
             len(options) == 1,
-            f"{options[0]} takes only files; the options of a table are in its block",
+            f"{options[0]} takes only files; a table's options are in its block",
         )
     if args.check is not None:
         return check(documents(files))

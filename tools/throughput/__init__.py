@@ -1,4 +1,4 @@
-"""Training speed of kd-bench compared with plain PyTorch loops; used by `tools/speed.py`."""
+"""Training speed of kd-bench and of plain PyTorch loops; used by `tools/speed.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks that kd-bench and the plain loop compute the same: equal losses on equal batches."""
+"""Checks that kd-bench and the plain loop have equal losses on equal batches."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from kd_bench.utils.torchvision import import_torchvision
 from throughput.loops import PlainStep, with_whole_batches
 
 STEPS = 20
-TOLERANCE = 1e-4  # relative, for the loss of every step
+TOLERANCE = 1e-4  # relative, for the loss of each step
 
 
 def losses(job: Job) -> tuple[list[float], list[float]]:
     """The total loss of the first steps of kd-bench and of the plain loop, in single precision.
 
-    The plain loop gets the same images in the same order, cropped, flipped and normalised in the
-    same way, but by PIL and torchvision.
+    Both get the same images in the same order, cropped, flipped and normalised in the same way;
+    the plain loop uses PIL and torchvision.
     """
     configure_process(job.config.threads)
     device = choose_device(job.config.device)

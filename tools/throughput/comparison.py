@@ -1,4 +1,4 @@
-"""Runs candidates in turns, in rounds, so that whatever slows the machine slows all of them."""
+"""Runs candidates in turns, in rounds, so that a slow machine slows all of them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Candidate:
     name: str
     kind: str  # see `loops.make_loop`
     job: Job
-    processes: int = 1  # that train at the same time, each its own copy of the job
+    processes: int = 1  # training at the same time, each with its own copy of the job
     loader_workers: int = 0  # DataLoader workers of each process
-    precision: str | None = None  # that its limits are computed for; None: the job's
+    precision: str | None = None  # for its limits; None: the job's
     starts: list[dict[str, float]] = field(default_factory=list)  # seconds, by process
     rates: list[float] = field(default_factory=list)  # images/s of all processes, by round
 
@@ -35,7 +35,7 @@ def benchmark(
     """Start all candidates, then let each train for some seconds per round; sets starts and rates.
 
     Args:
-        candidates: the first is the one that the others are compared with.
+        candidates: the first one is the reference for the others.
         rounds: number of rounds.
         seconds: training time of each candidate in a round.
         message: prints a line of progress.

@@ -1,4 +1,4 @@
-"""The loops that are timed: kd-bench's own steps, and loops as PyTorch users write them.
+"""The timed loops: kd-bench's own steps, and loops as PyTorch users write them.
 
 `plain` is the loop of RepDistiller and of most research code: a DataLoader with torchvision's
 transforms on PIL images, eager single precision, the teacher run at every step, loss and accuracies
@@ -33,18 +33,18 @@ from kd_bench.training.teachers.cache import CachedTeacher, row_width
 from kd_bench.utils.torchvision import import_torchvision
 
 PLAIN, TUNED, OURS, OURS_CACHED = "plain", "tuned", "ours", "ours with a teacher cache"
-TOP = 5  # the second accuracy that such loops report
+TOP = 5  # such loops also report top-5 accuracy
 
 
 class Loop(Protocol):
-    """A training loop that can be continued."""
+    """A training loop that can be run in several parts."""
 
     def train(self, seconds: float) -> tuple[int, float]:
         """Train for about `seconds`: the number of images, and the seconds that it took."""
 
 
 def make_loop(kind: str, job: Job, loader_workers: int) -> Loop:
-    """A loop that is ready to train.
+    """Make a loop that is ready to train.
 
     Args:
         kind: one of `PLAIN`, `TUNED`, `OURS` and `OURS_CACHED`.
@@ -70,7 +70,7 @@ def with_whole_batches(setup: TrainingSetup) -> TrainingSetup:
 
 
 def random_cache(setup: TrainingSetup) -> CachedTeacher:
-    """A teacher cache filled with random numbers: as fast as a real one, without filling it."""
+    """A teacher cache of random numbers: as fast as a real one, but without time to fill it."""
     data, teacher = setup.data, setup.teacher
     if teacher is None:
         raise ValueError("a job without a teacher has no teacher cache")
@@ -82,13 +82,13 @@ def random_cache(setup: TrainingSetup) -> CachedTeacher:
 
 
 class OurLoop:
-    """kd-bench's own steps, including the choice of images and the sums over an epoch."""
+    """kd-bench's own steps, including the selection of images and the sums over an epoch."""
 
     def __init__(self, setup: TrainingSetup):
         self._device = setup.device
         self._steps = _endless_steps(EpochRunner(setup, phases(setup)[-1]))
         next(self._steps)  # compiles and captures
-        self._chunk = 1  # steps between two readings of the clock, which synchronize the device
+        self._chunk = 1  # steps between two clock readings, each of which synchronizes the device
         if self._device.type == "cuda":
             _, seconds = self.train(0.0)
             self._chunk = max(1, int(0.1 / seconds))
@@ -111,7 +111,7 @@ def _endless_steps(runner: EpochRunner) -> Iterator[int]:
 
 
 class PlainLoop:
-    """The loop that PyTorch users write, with the same networks, losses and images."""
+    """A typical PyTorch loop, with the same networks, losses and images."""
 
     def __init__(self, setup: TrainingSetup, loader_workers: int, *, tuned: bool):
         self._step = PlainStep(setup, tuned=tuned)
@@ -148,7 +148,7 @@ def _endless_batches(loader: DataLoader) -> Iterator[list[Tensor]]:
 
 @dataclass
 class RunningSums:
-    """What a plain loop reports while it trains."""
+    """The metrics that a plain loop reports during training."""
 
     loss: float = 0.0
     top1: float = 0.0
@@ -157,7 +157,7 @@ class RunningSums:
 
 
 class PlainStep:
-    """One step of a plain loop, including all that it reads back from the device."""
+    """One step of a plain loop, including the values that it reads back from the device."""
 
     def __init__(self, setup: TrainingSetup, *, tuned: bool):
         self.setup = setup
@@ -213,7 +213,7 @@ class PlainStep:
 
 
 class PILDataset(torch.utils.data.Dataset):
-    """The training images as PIL images, each decoded and augmented by itself."""
+    """The training images as PIL images, each converted and augmented on its own."""
 
     def __init__(self, data: Data):
         pad = data.pad

@@ -1,4 +1,4 @@
-"""Measures what the machine can do at most: copying memory, and convolutions alone.
+"""Measures the machine's limits: memory bandwidth, and the speed of convolutions alone.
 
 python -m throughput.roofline reads a job as JSON from its standard input; see `measure_limits`.
 """
@@ -29,18 +29,17 @@ from kd_bench.utils import process
 
 REPEATS = 10
 CAPTURED = 20  # runs in one CUDA graph
-# Numbers that a training step reads and writes per number that a convolution outputs, if
-# everything between two convolutions is a single pass. Student: forward, the convolution (2),
-# statistics (1), normalisation (2); backward, batch norm's sums (2) and gradient (3), the two
-# gradients of the convolution (4); half of the convolutions are followed by the addition of a
-# shortcut (5 in total, 2.5 each). Teacher, with folded batch norm: input, output and half a
-# shortcut. Whatever stays in a large cache between two kernels never reaches memory, so small
-# batches may move less.
+# Numbers that a training step reads and writes per output of a convolution, if everything between
+# two convolutions is a single pass over memory. Student: forward, the convolution (2), statistics
+# (1), normalisation (2); backward, batch norm's sums (2) and gradient (3), the two gradients of
+# the convolution (4); half of the convolutions are followed by the addition of a shortcut (5 in
+# total, 2.5 each). Teacher, with folded batch norm: input, output and half a shortcut. Data that
+# stays in a large cache between two kernels never reaches memory, so small batches may move less.
 STUDENT_TRAFFIC, TEACHER_TRAFFIC = 16.5, 3.0
 
 
 def measure_limits(job: Job, processes: int = 1) -> dict[str, Any]:
-    """Memory traffic and convolutions per image, and images/s if only convolutions took time.
+    """Memory traffic and convolutions per image, and images/s with convolutions alone.
 
     Measured in processes set up like those of a job.
 
@@ -105,8 +104,8 @@ def _limits(job: Job) -> dict[str, Any]:
 class ConvolutionCount:
     """The convolutions of a forward pass on one image."""
 
-    outputs: int  # numbers that they output
-    operations: int  # their multiplications and additions
+    outputs: int  # numbers in their outputs
+    operations: int  # multiplications and additions
 
 
 def count_convolutions(net: FeatureExtractor, image: Tensor) -> ConvolutionCount:
@@ -120,7 +119,7 @@ def count_convolutions(net: FeatureExtractor, image: Tensor) -> ConvolutionCount
 
 
 def convolution_inputs(net: FeatureExtractor, image: Tensor) -> list[tuple[nn.Conv2d, Tensor]]:
-    """Every convolution of a forward pass, with its input."""
+    """All convolutions of a forward pass, with their inputs."""
     inputs: list[tuple[nn.Conv2d, Tensor]] = []
 
     def remember(module: nn.Module, given: tuple[Tensor, ...]) -> None:
@@ -136,7 +135,7 @@ def convolution_inputs(net: FeatureExtractor, image: Tensor) -> list[tuple[nn.Co
 
 
 def copy_bandwidth(device: torch.device) -> float:
-    """Bytes per second, read and written, when copying more memory than a cache holds."""
+    """Bytes per second, read and written, when copying more memory than fits into a cache."""
     count = 2**28 if device.type == "cuda" else 2**26
     source = torch.ones(count, device=device)
     target = torch.empty_like(source)
@@ -151,7 +150,7 @@ def seconds_of_convolutions(
     Args:
         net: the network.
         image: the batch.
-        precision: what the convolutions compute in.
+        precision: of the convolutions.
         backward: include the backward pass.
     """
     dtype = torch.bfloat16 if precision is Precision.bf16 else torch.float32
@@ -167,7 +166,7 @@ def seconds_of_convolutions(
 
 
 def _both_passes(module: nn.Conv2d, given: Tensor, dtype: torch.dtype) -> Callable[[], object]:
-    # The first convolution needs no gradient of its input, the images.
+    # The first convolution does not need the gradient of its input, the images.
     given = given.detach().to(dtype).requires_grad_(given.shape[1] > 3)
     weight = module.weight.detach().to(dtype).requires_grad_()
     forward = _forward_pass(module, given, dtype, weight)
@@ -181,15 +180,15 @@ def _forward_pass(
 ) -> Callable[[], Tensor]:
     given = given.to(dtype)
     weight = module.weight.detach().to(dtype) if weight is None else weight
-    # Any, because the stubs do not accept a padding that is either a text or numbers.
+    # Any, because the stubs do not accept a padding that is either a string or numbers.
     options: tuple[Any, ...] = (module.stride, module.padding, module.dilation, module.groups)
     return lambda: nn.functional.conv2d(given, weight, None, *options)
 
 
 def seconds_of(function: Callable[[], object], device: torch.device) -> float:
-    """The shortest of a few runs after a warm-up run, because a limit is wanted.
+    """The shortest time of a few runs after a warm-up run, as an upper limit of the speed.
 
-    On a GPU, many calls are captured in one graph, or else launching would be measured.
+    On a GPU, many calls are captured in one graph, so that launch overhead is not measured.
     """
     if device.type != "cuda":
         return _least_seconds(function)

@@ -1,4 +1,4 @@
-"""The jobs whose speed is measured, and the ways in which each may be run."""
+"""The measured jobs, and the candidates that run each of them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from throughput.loops import OURS, OURS_CACHED, PLAIN, TUNED
 
 @dataclass(frozen=True)
 class Scenario:
-    """A job whose speed is measured.
+    """A measured job.
 
     Args:
-        student, teacher, method: names in conf/; the method decides whether there is a teacher.
+        student, teacher, method: names in conf/; the teacher is only used if the method needs one.
         batch: images per step.
         packed: numbers of jobs to run at once.
     """
@@ -56,19 +56,19 @@ class Scenario:
 def candidates(
     job: Job, scenario: Scenario, *, has_gpu: bool, cores: int, loader_workers: int
 ) -> list[Candidate]:
-    """The plain loop first, then the tuned one, then kd-bench in all its variants.
+    """The plain loop, then the tuned one, then kd-bench in all its variants.
 
     Args:
         job: the scenario's job.
-        scenario: how many jobs to run at once.
-        has_gpu: with one, bfloat16 is tried too.
-        cores: shared by jobs that run at once.
+        scenario: the scenario.
+        has_gpu: also try bfloat16.
+        cores: CPU cores, shared by jobs that run at once.
         loader_workers: DataLoader workers of the plain and the tuned loop.
     """
     bf16: dict[str, Any] = {"precision": Precision.bf16} if has_gpu else {}
     compiled = with_config(job, compile=True, **bf16)
     suffix = ", bf16" if has_gpu else ""
-    # With its defaults, PyTorch rounds a GPU's convolutions to TF32.
+    # By default, PyTorch runs convolutions on a GPU in TF32.
     plain_precision, tuned_precision = ("tf32", "bf16") if has_gpu else (None, None)
     result = [
         Candidate(PLAIN, PLAIN, job, 1, loader_workers, plain_precision),
@@ -94,7 +94,7 @@ def with_config(job: Job, **values: Any) -> Job:
 
 
 def write_teacher(config: Config, data: Data, path: Path) -> None:
-    """Write an untrained teacher with real batch-norm statistics: as fast as a trained one."""
+    """Save an untrained teacher with real batch-norm statistics, as fast as a trained one."""
     torch.manual_seed(0)
     net = build_network(config.teacher.model, data).net
     for module in net.modules():

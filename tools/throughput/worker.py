@@ -1,7 +1,7 @@
-"""A process that trains on request, so that candidates share a machine and nothing else.
+"""A process that trains on request, so that candidates share nothing but the machine.
 
-python -m throughput.worker reads lines of JSON from its standard input: first what to train, then
-{"seconds": S} for every round. It answers each with a line.
+python -m throughput.worker reads lines of JSON from its standard input: first the job to train,
+then {"seconds": S} for every round. It answers each with a line of JSON.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from kd_bench.jobs.job import Job
 
 
 class WorkerExited(Exception):  # noqa: N818  # it is not always an error
-    """A candidate's process has ended."""
+    """The process of a candidate has ended."""
 
 
 class Worker:
-    """The handle of a process with a training loop.
+    """A handle for a process with a training loop.
 
     Args:
         kind: of the loop, see `loops.make_loop`.
-        job: what it trains.
-        loader_workers: number of its DataLoader workers.
-        environment: its environment variables.
+        job: the job to train.
+        loader_workers: number of DataLoader workers.
+        environment: environment variables of the process.
     """
 
     def __init__(self, kind: str, job: Job, loader_workers: int, environment: Mapping[str, str]):
@@ -46,7 +46,7 @@ class Worker:
         self._send({"kind": kind, "job": job.to_json(), "loader_workers": loader_workers})
 
     def answer(self) -> dict[str, Any]:
-        """Its next answer: the seconds of its start and first step, then those of every round.
+        """The next answer: first the start-up times in seconds, then images and seconds per round.
 
         Raises:
             WorkerExited: the process has ended.
@@ -57,7 +57,7 @@ class Worker:
         return json.loads(line)
 
     def train(self, seconds: float) -> None:
-        """Let it train; `answer` returns how many images it trained on."""
+        """Start training; `answer` then returns the number of images."""
         self._send({"seconds": seconds})
 
     def end(self) -> None:
@@ -75,9 +75,9 @@ class Worker:
 
 def main() -> None:
     """Train as requested, until standard input ends."""
-    answers, sys.stdout = sys.stdout, sys.stderr  # keeps other output apart from the answers
+    answers, sys.stdout = sys.stdout, sys.stderr  # keeps other output separate from the answers
     started = time.perf_counter()
-    from throughput import loops  # imports torch, which is part of what is timed
+    from throughput import loops  # imports torch, whose import time is measured
 
     imported = time.perf_counter()
     request = json.loads(sys.stdin.readline())
