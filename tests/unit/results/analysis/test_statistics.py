@@ -23,6 +23,23 @@ from kd_bench.results.analysis.statistics import (
 A, B = [89.1, 90.4, 90.9, 91.7], [91.0, 92.2, 91.9]
 
 
+def test_the_pooled_deviation_weights_cells_by_their_degrees_of_freedom():
+    # [1, 3]: squares 1 + 1 = 2, df 1. [0, 3, 6]: squares 9 + 0 + 9 = 18, df 2. [7]: df 0.
+    # sd = sqrt((2 + 18) / (1 + 2))
+    result = pooled([[1, 3], [0, 3, 6], [7]])
+    assert result.sd == pytest.approx(math.sqrt(20 / 3))
+    assert result.df == 3
+    assert pooled([[1.0], [2.0], []]) is None
+
+
+def test_the_interval_of_a_difference_uses_the_t_distribution():
+    # two-sided 95 % quantiles from a printed table: 2.776 at 4 degrees of freedom, 12.706 at 1
+    assert half_width(Pooled(0.2, 4), 3, 3) == pytest.approx(
+        2.776 * 0.2 * math.sqrt(2 / 3), rel=1e-3
+    )
+    assert half_width(Pooled(1.0, 1), 1, 4) == pytest.approx(12.706 * math.sqrt(1.25), rel=1e-3)
+
+
 def test_two_cells_are_compared_as_by_students_t_test():
     difference = np.mean(A) - np.mean(B)
     expected = stats.ttest_ind(A, B)  # equal variances
