@@ -1,4 +1,4 @@
-"""The example in CONTRIBUTING.md works as it stands there."""
+"""The example in CONTRIBUTING.md works as printed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ METHOD, CONFIG, TEST = (
 
 
 def shown(path: str) -> str:
-    """The first block after the name of a file."""
+    """The first code block after the name of a file."""
     return re.search(r"^```\w+\n(.*?)^```$", PAGE[PAGE.index(path) :], re.MULTILINE | re.DOTALL)[1]
 
 
@@ -44,7 +44,7 @@ def test_its_tests_pass(modules):
         test()
 
 
-def test_its_yaml_gives_every_hyperparameter(modules):
+def test_its_yaml_sets_every_hyperparameter(modules):
     config = yaml.safe_load(shown(CONFIG))
     (name,) = config["losses"]
     loss = dict(config["losses"][name])

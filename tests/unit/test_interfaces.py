@@ -1,4 +1,4 @@
-"""The names of a loss's capabilities, and a loss of single images."""
+"""The names of a loss's capabilities, and losses computed per image."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from kd_bench.interfaces import Loss, PerImageLoss, UserError
         ("begin", "on_epoch_start"),
     ],
 )
-def test_a_name_of_version_0_1_is_refused_with_the_new_one(old, new):
+def test_a_name_from_version_0_1_is_an_error_with_the_new_name(old, new):
     with pytest.raises(UserError, match=f"Own.{old} is now called {new}"):
         type("Own", (Loss,), {old: True})
     assert hasattr(type("Own", (Loss,), {new: True}), new)
@@ -57,6 +57,6 @@ def test_a_loss_per_image_can_be_weighted():
     ],
     ids=lambda declared: next(iter(declared)),
 )
-def test_what_a_loss_reads_beside_the_logits_is_known(declared):
+def test_a_loss_with_other_inputs_than_logits_is_recognized(declared):
     assert Loss(None).compares_logits_alone
     assert not type("Own", (Loss,), declared)(None).compares_logits_alone

@@ -1,4 +1,4 @@
-"""A network is fed the normalisation and the size that it expects, under its own weights' names."""
+"""Images are normalised and resized as a network expects; its weights keep their names."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def small_net() -> nn.Module:
     )
 
 
-def test_a_network_sees_pixels_in_its_own_normalisation_and_size():
+def test_a_network_gets_pixels_in_its_own_normalisation_and_size():
     pixels = torch.rand(5, 3, 8, 6)
     mean, std = (torch.tensor(each)[:, None, None] for each in (EXPECTED.mean, EXPECTED.std))
     bigger = F.interpolate(pixels, (12, 12), mode="bilinear", antialias=True)
@@ -39,7 +39,7 @@ def test_a_network_sees_pixels_in_its_own_normalisation_and_size():
     torch.testing.assert_close(seen, (bigger - mean) / std, atol=1e-5, rtol=1e-5)
 
 
-def test_images_are_made_smaller_with_antialiasing():
+def test_images_are_downscaled_with_antialiasing():
     image = torch.rand(2, 3, 8, 6)
     seen = AdaptedInput(nn.Identity(), GIVEN, ExpectedImages(size=(4, 3)))(image)
     expected = F.interpolate(image, (4, 3), mode="bilinear", antialias=True)
@@ -55,7 +55,7 @@ def test_gradients_of_images_can_be_differentiated():
     assert image.grad.abs().max() > 0
 
 
-def test_weights_fit_with_and_without_the_adaption():
+def test_weights_have_the_same_names_with_and_without_the_wrapper():
     net = small_net()
     adapted = AdaptedInput(copy.deepcopy(net), GIVEN, EXPECTED)
     assert adapted.state_dict().keys() == net.state_dict().keys()
@@ -92,13 +92,13 @@ def test_a_folded_and_fused_network_still_adapts_its_images():
         ((None, None, [0, 8]), "input_size must be height and width"),
     ],
 )
-def test_what_a_network_cannot_expect_is_refused(values, told):
+def test_invalid_expectations_are_refused(values, told):
     with pytest.raises(UserError, match=told):
         ExpectedImages.of("model 'x'", *values)
 
 
 class Nested(nn.Module):
-    """Two tensors, of which one is called as the other would be without its first name."""
+    """Has net.fc and fc, which must not be confused when the prefix `net.` is removed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class Nested(nn.Module):
         self.fc = nn.Linear(2, 2)
 
 
-def test_names_that_begin_like_the_wrapper_s_stay_those_of_their_tensors():
+def test_names_that_begin_with_the_wrappers_prefix_are_kept():
     net = Nested()
     wrapped = AdaptedInput(net, GIVEN, EXPECTED)
     inside, outside = net.state_dict(), wrapped.state_dict()

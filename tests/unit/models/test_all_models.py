@@ -1,4 +1,4 @@
-"""Rules for every model in conf/model, and the parameters and shapes that the literature gives."""
+"""Rules for every model in conf/model, and parameters and shapes from the literature."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kd_bench.models.features import FeatureExtractor, probe_shapes
 
 MODELS = models()
 
-# For 10 and for 100 classes. As counted in RepDistiller's networks; resnet8_half on paper:
+# For 10 and 100 classes. Counted in RepDistiller's networks; resnet8_half by hand:
 # stem 3·8·9 + 16 = 232; stage1 2·8·8·9 + 32 = 1,184;
 # stage2 8·16·9 + 16·16·9 + 64 + (8·16 + 32) = 3,680; stage3 likewise, 14,528;
 # together 19,624, and the classifier 33 per class.
@@ -79,7 +79,7 @@ SHAPES = {
     "shufflenet_v1": ("24@32 240@16 480@8 960@4", 960),
     "shufflenet_v2": ("24@32 116@16 232@8 464@4", 1024),
 }
-LINEAR = {"mobilenet_v2"}  # whose blocks end without a ReLU
+LINEAR = {"mobilenet_v2"}  # its blocks end without a ReLU
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -89,7 +89,7 @@ def test_parameter_counts_match_the_literature(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_model_is_named_after_its_file(name):
+def test_a_model_has_the_name_of_its_file(name):
     assert load("model", name).name == name
 
 
@@ -111,14 +111,14 @@ def test_stages_have_the_published_shapes(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_every_stage_of_a_shipped_model_is_found_on_the_smallest_images(name):
+def test_every_model_has_its_stages_on_the_smallest_images(name):
     net = network(name)
     shapes = probe_shapes(net, net.stages, (8, 8), name)
     assert {"stem", "stage1", "stage2", "stage3", "pooled"} <= set(shapes)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_no_shipped_model_modifies_its_stages_in_place(name):
+def test_no_model_has_in_place_modules(name):
     assert not [path for path, module in network(name).named_modules() if _in_place(module)]
 
 
@@ -164,7 +164,7 @@ def _clone_output(clones: dict[str, Tensor], stage: str):
     return lambda module, inputs, output: clones.update({stage: output.detach().clone()})
 
 
-def test_stages_are_what_they_were_when_they_were_read(step):
+def test_stages_are_not_modified_after_they_are_read(step):
     assert step.out.features.keys() == step.clones.keys()
     for stage, feature in step.out.features.items():
         assert torch.equal(feature, step.clones[stage]), stage
@@ -177,7 +177,7 @@ def test_a_gradient_reaches_every_parameter(step):
         assert parameter.grad.any() or parameter.dim() == 1, path
 
 
-def test_a_stage_is_its_own_input_after_a_relu(step):
+def test_a_stage_is_the_relu_of_its_pre_activation(step):
     features = step.out.features
     for stage in [stage for stage in features if f"{stage}_pre" in features]:
         before = features[f"{stage}_pre"]
@@ -197,7 +197,7 @@ def test_the_classifier_reads_the_pooled_features(step):
 
 
 def _one_of_each_kind() -> list[str]:
-    """The smallest model of each set of modules: a compiler meets the same operations in others."""
+    """The smallest model of each set of module types; others have the same operations."""
     kinds: dict[frozenset[type], str] = {}
     for name in sorted(MODELS, key=lambda name: len(list(network(name).modules()))):
         kinds.setdefault(frozenset(map(type, network(name).modules())), name)

@@ -11,14 +11,14 @@ from torch import nn
 from kd_bench.models.convolutions import SubsampledConv2d, replace_unsafe_convolutions
 from kd_bench.models.resnet import ResNet
 
-# In a process of its own: without the replacement it dies, or its gradients are wrong. The variable
-# makes oneDNN take any CPU for one with AVX2 alone.
+# In a separate process: without the replacement it crashes, or its gradients are wrong. The
+# environment variable makes oneDNN use only AVX2.
 TRAINED = """
 import sys, torch
 from helpers.jobs import FOUR_CLASSES, config
 from kd_bench.jobs.instantiate import build_network
 
-torch.manual_seed(0)  # with one in fifty, gradients are almost zero, and rounding shows
+torch.manual_seed(0)  # with one seed in fifty, gradients are so small that rounding errors dominate
 torch.set_num_threads(int(sys.argv[1]))
 widths = f"model.net.widths={sys.argv[2]}"
 settings = config("unused", "method=baseline", widths).model
@@ -40,7 +40,7 @@ for layer in ("layer2", "layer3"):
     ("isa", "threads", "widths"),
     [("AVX2", 1, "[3,5,7,8]"), ("AVX2", 2, "[3,5,7,8]"), ("DEFAULT", 2, "[8,8,9,8]")],
 )
-def test_projections_of_few_channels_train_rightly(isa, threads, widths):
+def test_projections_of_few_channels_have_correct_gradients(isa, threads, widths):
     environment = os.environ | {
         "ONEDNN_MAX_CPU_ISA": isa,
         "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
@@ -56,7 +56,7 @@ def conv(*channels: int, **settings) -> nn.Conv2d:
 
 @pytest.mark.parametrize("settings", [{}, {"bias": False}, {"stride": (3, 1)}, {"groups": 2}])
 @pytest.mark.parametrize("size", [1, 2, 7, 8])
-def test_a_replaced_convolution_computes_the_same(settings, size):
+def test_a_replaced_convolution_has_the_same_output_and_gradients(settings, size):
     torch.manual_seed(0)
     unsafe = conv(4, 6, **settings)
     replaced = replace_unsafe_convolutions(deepcopy(unsafe))
@@ -71,7 +71,7 @@ def test_a_replaced_convolution_computes_the_same(settings, size):
 
 
 class Own(nn.Conv2d):
-    """A user's convolution, which may compute anything."""
+    """A user's subclass, which may compute something else."""
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ class Own(nn.Conv2d):
     ],
     ids=repr,
 )
-def test_other_convolutions_stay_as_they_are(safe):
+def test_other_convolutions_are_not_replaced(safe):
     before = type(safe)
     assert type(replace_unsafe_convolutions(safe)) is before
 

@@ -1,4 +1,4 @@
-"""The layers after a stage compute what they do in the network, or are refused by name."""
+"""The layers after a stage, as a network of their own, and networks that cannot be cut."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def extractor(net: nn.Module) -> FeatureExtractor:
     return FeatureExtractor(net, net.stages, ("stage1", "stage1_pre", *LATER), "resnet14")
 
 
-def test_a_networks_own_features_give_its_logits_and_later_features():
+def test_with_the_networks_features_it_has_the_same_logits_and_later_features():
     net = extractor(resnet())
     whole = net(image())
     rest = net.rest("stage1", whole.features["stage1"], LATER)
@@ -43,7 +43,7 @@ def test_a_networks_own_features_give_its_logits_and_later_features():
 
 
 def test_a_stage_may_be_the_input_of_a_module():
-    # The ReLU that ends stage 1 is the first layer after the stage before it
+    # The first layer after stage1_pre is the ReLU that ends stage 1
     net = extractor(resnet())
     whole = net(image())
     rest = net.rest("stage1_pre", whole.features["stage1_pre"])
@@ -51,7 +51,7 @@ def test_a_stage_may_be_the_input_of_a_module():
     assert rest.features == {}
 
 
-def test_other_features_give_other_logits_and_get_the_gradient():
+def test_other_features_give_other_logits_and_get_a_gradient():
     net = extractor(resnet()).requires_grad_(False)
     feature = torch.randn(5, 8, 8, 8, requires_grad=True)
     logits = net.rest("stage1", feature).logits
@@ -73,7 +73,7 @@ def test_it_shares_the_weights_of_the_network():
     assert len(list(net.parameters())) == len(list(net.net.parameters()))
 
 
-def test_it_normalises_by_the_batch_in_train_mode_and_records_nothing():
+def test_in_train_mode_it_uses_batch_statistics_and_does_not_update_running_ones():
     net = extractor(resnet().train())
     feature = torch.randn(5, 8, 8, 8)
     state = copy.deepcopy(net.state_dict())
@@ -81,18 +81,18 @@ def test_it_normalises_by_the_batch_in_train_mode_and_records_nothing():
     for name, tensor in net.state_dict().items():
         assert torch.equal(tensor, state[name]), name
     assert all(m.track_running_stats for m in net.modules() if isinstance(m, nn.BatchNorm2d))
-    twin = copy.deepcopy(net.net)  # which records
+    twin = copy.deepcopy(net.net)  # updates its running statistics
     torch.testing.assert_close(in_train, twin.fc(twin.layer3(twin.layer2(feature)).mean((2, 3))))
     assert not torch.equal(in_train, extractor(resnet()).rest("stage1", feature).logits)
 
 
-def test_no_features_are_kept():
+def test_features_are_released():
     net = extractor(resnet())
     net.rest("stage1", torch.randn(5, 8, 8, 8))
     assert net._features == {}
 
 
-def test_a_deep_copy_has_a_rest_of_its_own():
+def test_a_deep_copy_has_its_own_later_layers():
     net = extractor(resnet())
     feature = torch.randn(5, 8, 8, 8)
     before = net.rest("stage1", feature).logits
@@ -118,7 +118,7 @@ def test_every_model_can_be_cut_after_its_first_stages(model):
 
 
 class Skips(nn.Module):
-    """Its second layer reads the image, too."""
+    """Its second layer also reads the image."""
 
     def __init__(self):
         super().__init__()
@@ -129,7 +129,7 @@ class Skips(nn.Module):
 
 
 class Branches(Skips):
-    """Its code depends on values, which cannot be traced."""
+    """Its control flow depends on values, which cannot be traced."""
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x)
@@ -144,7 +144,7 @@ class Branches(Skips):
     ],
     ids=["skips", "branches"],
 )
-def test_networks_that_cannot_be_cut_are_refused_by_name(net, message):
+def test_networks_that_cannot_be_cut_are_refused(net, message):
     with pytest.raises(UserError, match=message):
         rest_after(net, {"a": "first"}, "a", (), "mine")
 

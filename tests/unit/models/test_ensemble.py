@@ -1,4 +1,4 @@
-"""An ensemble's answer is the mean of its networks' answers, of probabilities or of logits."""
+"""An ensemble's prediction is the mean of its networks' probabilities or logits."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from kd_bench.models.resnet import ResNet
 IMAGE = torch.zeros(1, 3, 8, 8)
 
 
-class Says(nn.Module):
+class Constant(nn.Module):
     """A network that gives the same logits for every image."""
 
     def __init__(self, *logits: float):
@@ -26,25 +26,27 @@ def test_the_mean_of_probabilities_by_hand():
     # softmax(ln 3, 0) = (3/4, 1/4) and softmax(0, ln 9) = (1/10, 9/10); their mean is
     # (17/40, 23/40), whose logarithms are the logits
     three, nine = torch.log(torch.tensor([3.0, 9.0])).tolist()
-    ensemble = Ensemble([Says(three, 0.0), Says(0.0, nine)], of_logits=False)
+    ensemble = Ensemble([Constant(three, 0.0), Constant(0.0, nine)], of_logits=False)
     expected = torch.tensor([[17 / 40, 23 / 40]]).log()
     torch.testing.assert_close(ensemble(IMAGE), expected)
 
 
 def test_the_mean_of_logits_by_hand():
-    ensemble = Ensemble([Says(1.0, 0.0), Says(3.0, -2.0), Says(2.0, 5.0)], of_logits=True)
+    ensemble = Ensemble(
+        [Constant(1.0, 0.0), Constant(3.0, -2.0), Constant(2.0, 5.0)], of_logits=True
+    )
     torch.testing.assert_close(ensemble(IMAGE), torch.tensor([[2.0, 1.0]]))
 
 
 @pytest.mark.parametrize("of_logits", [False, True])
-def test_confident_networks_that_disagree_give_finite_logits(of_logits):
-    ensemble = Ensemble([Says(1e4, -1e4), Says(-1e4, 1e4)], of_logits=of_logits)
+def test_confident_networks_that_disagree_have_finite_mean_logits(of_logits):
+    ensemble = Ensemble([Constant(1e4, -1e4), Constant(-1e4, 1e4)], of_logits=of_logits)
     torch.testing.assert_close(ensemble(IMAGE).softmax(1), torch.full((1, 2), 0.5))
     assert ensemble(IMAGE).isfinite().all()
 
 
-def test_equal_networks_answer_as_one():
-    one = Says(2.0, -1.0, 0.5)
+def test_the_mean_of_equal_networks_is_that_of_one():
+    one = Constant(2.0, -1.0, 0.5)
     mean = Ensemble([one, one, one], of_logits=False)(IMAGE)
     torch.testing.assert_close(mean, one(IMAGE).log_softmax(1))
 

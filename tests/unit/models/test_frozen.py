@@ -1,4 +1,4 @@
-"""Frozen networks: fused convolutions compute what they replace, wherever a sum could go wrong."""
+"""Frozen networks: fused convolutions have the same outputs, also where fusing a sum is unsafe."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def conv(channels_in: int = 8, stride: int = 1, **options) -> nn.Conv2d:
 
 
 class Net(nn.Module):
-    """Three convolutions, for the networks below."""
+    """The convolutions of the networks below."""
 
     def __init__(self):
         super().__init__()
@@ -125,11 +125,11 @@ def fused_modules(net: FusedNetwork) -> int:
 
 @pytest.mark.parametrize("kind", Net.__subclasses__(), ids=lambda kind: kind.__name__)
 @torch.no_grad()
-def test_the_output_is_that_of_the_network_also_a_second_time(kind):
+def test_the_output_equals_the_networks_also_on_the_second_call(kind):
     torch.manual_seed(0)
     net = kind().eval().to(memory_format=torch.channels_last)
     fused = FusedNetwork(symbolic_trace(net))
-    for size in (3, 2):  # as of the last batch
+    for size in (3, 2):  # the last batch may be smaller
         image = torch.randn(size, *IMAGE[1:]).to(memory_format=torch.channels_last)
         expected = net(image)
         assert torch.equal(fused(image), expected)
@@ -139,7 +139,7 @@ def test_the_output_is_that_of_the_network_also_a_second_time(kind):
 @pytest.mark.parametrize(
     ("kind", "number"),
     [
-        (HalvesTheResolution, 3),  # relu, relu, sum and relu; not the branch that is added to
+        (HalvesTheResolution, 3),  # relu, relu, sum with relu; not the shortcut
         (AddsInPlace, 1),
         (ReadsTheTermAfterTheSum, 0),
         (ReadsAViewOfTheTermAfterTheSum, 0),
@@ -147,23 +147,23 @@ def test_the_output_is_that_of_the_network_also_a_second_time(kind):
     ],
 )
 @torch.no_grad()
-def test_what_can_be_fused_is(kind, number):
+def test_convolutions_are_fused_where_that_is_safe(kind, number):
     fused = FusedNetwork(symbolic_trace(kind().eval()))
     fused(torch.randn(IMAGE))
     assert fused_modules(fused) == number
 
 
 @torch.no_grad()
-def test_a_resnet_is_fused_whole_and_keeps_its_logits_bit_for_bit():
+def test_a_resnet_is_fused_completely_and_keeps_its_logits_bit_for_bit():
     torch.manual_seed(0)
     net = ResNet(num_classes=4, depth=14, widths=[8, 8, 16, 16]).train()
-    net(torch.randn(64, *IMAGE[1:]))  # statistics that are not 0 and 1
+    net(torch.randn(64, *IMAGE[1:]))  # running statistics other than 0 and 1
     folded = fold_batchnorm(net.eval()).to(memory_format=torch.channels_last)
     image = torch.randn(IMAGE).to(memory_format=torch.channels_last)
     expected = folded(image)
     fused = FusedNetwork(folded)
     assert torch.equal(fused(image), expected)
     called = [str(node.target) for node in fused.traced.graph.nodes if node.op != "output"]
-    # 13 convolutions and two shortcuts, of which those two stay: each block adds to its shortcut
+    # 13 convolutions are fused; the two shortcuts are not, as each block is added to its shortcut
     assert sum("fused" in name for name in called) == 13
     assert not [name for name in called if "relu" in name or "add" in name]

@@ -1,4 +1,4 @@
-"""A network with a head in place of its classifier."""
+"""A network with a head instead of its classifier."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def test_the_head_reads_a_stage_and_its_stages_replace_those_of_the_network(net)
     assert torch.equal(after.logits, 2 * before.features["stage2"].mean((2, 3)))
 
 
-def test_the_network_loses_its_classifier(net):
+def test_the_networks_classifier_is_removed(net):
     own = sum(p.numel() for p in net.parameters())
     whole = headed(net, Twice())
     assert sum(p.numel() for p in whole.parameters()) == own - (16 * 10 + 10) + 8 * 8
     assert not any("fc" in name for name in whole.state_dict())
 
 
-def test_a_network_whose_classifier_is_unknown_keeps_it(net):
+def test_a_network_with_an_unknown_classifier_is_refused(net):
     shapes = probe_shapes(net, net.stages | {"pooled": "avgpool"}, SIZE, "resnet8")
     with pytest.raises(UserError, match="must be its classifier's input"):
         HeadedNetwork(net, shapes, Twice())

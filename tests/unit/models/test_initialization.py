@@ -1,4 +1,4 @@
-"""Initial weights have the variance of the papers."""
+"""Initial weights have the variances of the papers."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ def _seed():
 
 
 @pytest.mark.parametrize("groups", [1, 256])
-def test_the_variance_of_a_convolution_is_two_over_kernel_area_and_channels_out(groups):
+def test_the_variance_of_a_convolution_is_two_over_fan_out(groups):
     net = nn.Sequential(nn.Conv2d(256, 256, 3, groups=groups))
     initialize_convolutions(net)
-    # Of 2,304 samples at least, so within 5 %.
+    # From at least 2,304 samples, so within 5 %.
     assert net[0].weight.std().item() == pytest.approx(math.sqrt(2 / (9 * 256)), rel=0.05)
     assert not net[0].bias.any()
 
 
-def test_the_classifier_is_small():
+def test_the_classifiers_standard_deviation_is_0_01():
     linear = nn.Linear(512, 100)
     initialize_classifier(linear)
     assert linear.weight.std().item() == pytest.approx(0.01, rel=0.02)
     assert not linear.bias.any()
 
 
-def test_other_modules_stay_as_they_are():
+def test_other_modules_are_not_changed():
     net = nn.Sequential(nn.BatchNorm2d(8), nn.Linear(8, 4))
     before = [parameter.clone() for parameter in net.parameters()]
     initialize_convolutions(net)

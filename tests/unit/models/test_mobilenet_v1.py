@@ -1,4 +1,4 @@
-"""MobileNetV1: its size in the literature, its sides on ImageNet, and widths that are refused."""
+"""MobileNetV1: its size in the literature, its shapes on ImageNet, and invalid widths."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def count(width: float) -> int:
         return sum(p.numel() for p in MobileNetV1(1000, width).parameters())
 
 
-def test_parameters_are_the_papers_at_full_half_and_quarter_width():
+def test_parameters_match_the_paper_at_full_half_and_quarter_width():
     # Keras and torchdistill count 4,231,976; tables 6 and 7 of the paper 4.2, 1.3 and 0.5 million.
     assert count(1.0) == 4_231_976
     assert [round(count(width) / 1e6, 1) for width in (1.0, 0.5, 0.25)] == [4.2, 1.3, 0.5]
 
 
-def test_stages_have_the_sides_of_a_resnets_on_imagenet():
+def test_stages_have_the_resolutions_of_a_resnet_on_imagenet():
     with torch.device("meta"):
         net = MobileNetV1(1000)
     shapes = probe_shapes(net, net.stages, (224, 224), "mobilenet_v1")

@@ -1,4 +1,4 @@
-"""MobileNetV2: its size at full width, its blocks, and the widths that are refused."""
+"""MobileNetV2: its size at full width, its blocks, and invalid widths."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from kd_bench.models.mobilenet_v2 import InvertedResidual, MobileNetV2
 from kd_bench.utils.errors import UserError
 
 
-def test_at_full_width_it_is_torchvisions_with_one_more_expansion():
+def test_at_full_width_it_has_torchvisions_parameters_and_one_more_expansion():
     with torch.device("meta"):
         net = MobileNetV2(1000, 1.0)
-    # The first block has a 1x1 convolution from 32 to 32 channels here, and its batch norm.
+    # Here the first block also has a 1x1 convolution from 32 to 32 channels, with batch norm.
     assert sum(p.numel() for p in net.parameters()) == 3_504_872 + 32 * 32 + 2 * 32
 
 
-def test_a_block_without_its_branch_is_the_shortcut_or_nothing():
+def test_a_block_with_a_zero_branch_is_its_shortcut_or_zero():
     x = torch.randn(2, 8, 4, 4)
     same, wider, strided = (
         InvertedResidual(8, *shape, expansion=6).eval() for shape in ((8, 1), (16, 1), (8, 2))

@@ -1,4 +1,4 @@
-"""RepDistiller's and mdistiller's checkpoints: their networks' logits under our names."""
+"""Checkpoints with RepDistiller's and mdistiller's names give the logits of their networks."""
 
 import argparse
 
@@ -50,12 +50,12 @@ def test_a_published_file_gives_the_logits_of_its_network(tmp_path, capsys, name
     assert "renamed from RepDistiller's and mdistiller's names" in told
 
 
-def test_other_classes_are_named_under_our_names(tmp_path):
+def test_another_number_of_classes_is_reported_with_our_names(tmp_path):
     state, _ = published("wrn_16_1", torch.zeros(1, 3, 32, 32), 100)
     torch.save({"model": state}, tmp_path / "net.pth")
     with pytest.raises(UserError, match=r"has 100 classes, but the dataset has 7: fc\.weight is"):
         load_weights(network("wrn_16_1").net, tmp_path / "net.pth", "wrn_16_1")
 
 
-def test_names_of_no_known_network_stay():
+def test_names_of_unknown_networks_are_not_changed():
     assert find_renames({"conv1.weight", "head.bias"}, {"conv1.weight", "fc.bias"}) == {}

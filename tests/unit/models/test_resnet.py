@@ -18,7 +18,7 @@ from kd_bench.utils.errors import UserError
 
 
 @pytest.mark.parametrize("depth", [8, 14, 20, 32, 44, 56, 110])
-def test_depth_counts_the_convolutions_on_the_way_and_the_classifier(depth):
+def test_depth_counts_the_convolutions_of_the_main_path_and_the_classifier(depth):
     with torch.device("meta"):
         net = ResNet(10, depth, [16, 16, 32, 64])
     layers = [m for m in net.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
@@ -40,7 +40,7 @@ def _is_projection(module: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)
 
 
-def test_a_block_without_its_branch_is_the_rectified_shortcut():
+def test_a_block_with_a_zero_branch_is_the_relu_of_its_shortcut():
     block = BasicBlock(3, 3, 1).eval()
     nn.init.zeros_(block.bn2.weight)
     x = torch.randn(2, 3, 4, 4)
@@ -51,7 +51,7 @@ def test_weights_are_initialized_as_in_the_literature():
     torch.manual_seed(0)
     net = network("resnet8x4", device="cpu")
     weight = net.layer3[0].conv1.weight  # [256, 128, 3, 3]
-    # Kaiming, fan_out: variance 2 / (256 · 9), that of 294,912 samples is within 1 %.
+    # Kaiming, fan_out: variance 2 / (256 · 9); the estimate from 294,912 samples is within 1 %.
     assert weight.std().item() == pytest.approx(math.sqrt(2 / (256 * 9)), rel=0.01)
     assert weight.abs().max() > 3 * weight.std()  # normal, not uniform
     norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -67,7 +67,7 @@ def test_tensors_have_the_names_of_published_checkpoints():
     assert {"layer1.0.conv1.weight", "layer2.0.downsample.1.running_var"} <= set(names)
 
 
-def test_features_are_consistent_with_their_names():
+def test_features_have_the_relations_that_their_names_imply():
     torch.manual_seed(0)
     net = ResNet(10, 14, [4, 4, 8, 16]).eval()
     out = FeatureExtractor(net, net.stages, net.stages, "resnet14")(torch.randn(3, 3, 8, 8))
@@ -89,14 +89,14 @@ def _input_of(stage: int, features: dict[str, torch.Tensor]) -> torch.Tensor:
     return features["stem" if stage == 1 else f"stage{stage - 1}"]
 
 
-def test_stages_may_be_named_on_the_command_line():
+def test_stages_may_be_added_on_the_command_line():
     config, _ = composed("dataset=synthetic", "model=resnet8", "+model.stages.one=layer1")
     network = instantiate.build_network(config.model, Description(10, 32, 32, 1, 1))
     assert network.shapes((32, 32)) == {"one": (16, 32, 32)}
 
 
 @pytest.mark.parametrize("depth", [2, 18, 20.0, "20"])
-def test_a_depth_that_is_not_6n_plus_2_is_refused_with_those_that_are(depth):
+def test_a_depth_that_is_not_6n_plus_2_is_refused_with_valid_ones(depth):
     with pytest.raises(UserError, match=rf"must be 6n\+2, such as 8, 14, 20.* got '?{depth}"):
         ResNet(10, depth, [16, 16, 32, 64])
 

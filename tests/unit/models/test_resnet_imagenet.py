@@ -1,4 +1,4 @@
-"""ResNet-18, 34 and 50: layers, strides, stems, and the depths there are."""
+"""ResNet-18, 34 and 50: layers, strides, stems, and invalid depths."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kd_bench.utils.errors import UserError
 
 
 @pytest.mark.parametrize("depth", [18, 34, 50])
-def test_depth_counts_the_convolutions_on_the_way_and_the_classifier(depth):
+def test_depth_counts_the_convolutions_of_the_main_path_and_the_classifier(depth):
     with torch.device("meta"):
         net = ImageNetResNet(10, depth)
     layers = [path for path, module in net.named_modules() if isinstance(module, nn.Conv2d)]
@@ -25,7 +25,7 @@ def test_a_bottleneck_has_its_stride_in_the_3x3_convolution():
     assert block(torch.randn(2, 8, 6, 6)).shape == (2, 32, 3, 3)
 
 
-def test_a_bottleneck_without_its_branch_is_the_rectified_shortcut():
+def test_a_bottleneck_with_a_zero_branch_is_the_relu_of_its_shortcut():
     block = Bottleneck(8, 8, 1).eval()
     nn.init.zeros_(block.bn3.weight)
     x = torch.randn(2, 8, 4, 4)
@@ -33,13 +33,13 @@ def test_a_bottleneck_without_its_branch_is_the_rectified_shortcut():
 
 
 @pytest.mark.parametrize("depth", [20, 101, "18"])
-def test_another_depth_is_refused_with_those_there_are(depth):
+def test_another_depth_is_refused_with_the_valid_ones(depth):
     with pytest.raises(UserError, match=r"^depth of this ResNet must be 18, 34, 50; got '?\d+"):
         ImageNetResNet(10, depth)
 
 
 def test_the_stem_for_imagenet_is_the_papers():
-    # Table 1 for 224x224: 112 after the convolution, 56 after max pooling, and 7 in the end.
+    # Table 1 for 224x224: 112 after the convolution, 56 after max pooling, and 7 at the end.
     with torch.device("meta"):
         net = ImageNetResNet(1000, 18, stem="imagenet")
         image = torch.zeros(1, 3, 224, 224)
@@ -52,7 +52,7 @@ def test_the_stem_for_imagenet_is_the_papers():
     assert sum(parameter.numel() for parameter in net.parameters()) == 11_689_512
 
 
-def test_another_stem_is_refused_with_those_there_are():
+def test_another_stem_is_refused_with_the_valid_ones():
     with pytest.raises(
         UserError, match=r"^stem of this ResNet must be small or imagenet; got 'big'"
     ):

@@ -8,14 +8,14 @@ from torch import nn
 from kd_bench.models.shufflenet_v2 import DownUnit, ShuffleNetV2, SplitUnit
 
 
-def test_it_is_torchvisions_with_a_smaller_stem():
+def test_it_has_torchvisions_parameters_but_a_smaller_stem():
     with torch.device("meta"):
         net = ShuffleNetV2(1000)
     # The stem is 1x1 instead of 3x3.
     assert sum(p.numel() for p in net.parameters()) == 2_278_604 - 3 * 24 * (9 - 1)
 
 
-def test_half_of_the_channels_pass_a_unit():
+def test_half_of_the_channels_pass_through_a_unit_unchanged():
     unit = SplitUnit(8).eval()
     nn.init.zeros_(unit.branch[-1].weight)
     x = torch.rand(2, 8, 4, 4)

@@ -16,7 +16,7 @@ from kd_bench.utils.torchvision import import_torchvision
 
 DATA = Description(4, 32, 32, 40, 24)
 
-# Channels @ side for images of 32x32, from the papers' tables at that size
+# Channels @ side for images of 32x32, from the papers' tables scaled to that size
 SHAPES = {
     "resnet34": ("64@16 64@8 128@4 256@2 512@1", 512),
     "shufflenet_v2_x1_0": ("24@16 116@4 232@2 1024@1", 1024),
@@ -31,7 +31,7 @@ def network(name: str, data: Description = DATA, **values) -> Network:
 
 
 def published(monkeypatch, name: str, state: dict | None = None) -> dict:
-    """Weights that are downloaded from now on: given ones, or any of 1,000 classes."""
+    """Replace the downloaded weights with `state`, or with random ones for 1,000 classes."""
     models = import_torchvision().models
     torch.manual_seed(1)
     state = state or models.get_model(name).state_dict()
@@ -69,7 +69,7 @@ def test_unknown_names_and_weights_are_refused_with_the_valid_ones():
         network("resnet34", weights="best")
 
 
-def test_pretrained_weights_load_all_but_a_classifier_of_other_classes(monkeypatch):
+def test_pretrained_weights_are_loaded_except_a_classifier_of_other_classes(monkeypatch):
     state = published(monkeypatch, "resnet18")
     torch.manual_seed(0)
     net = network("resnet18", weights="DEFAULT", input_size=[32, 32])
@@ -78,12 +78,12 @@ def test_pretrained_weights_load_all_but_a_classifier_of_other_classes(monkeypat
     after = net.net.state_dict()
     assert torch.equal(after["fc.weight"], before)
     assert all(torch.equal(after[name], x) for name, x in state.items() if "fc." not in name)
-    # The mean and deviation of ImageNet, of pixels
+    # The standard deviation of ImageNet
     torch.testing.assert_close(net.net.scale.flatten(), 1 / torch.tensor([0.229, 0.224, 0.225]))
 
 
 @pytest.mark.slow
-def test_googlenet_answers_with_its_weights_as_the_one_that_torchvision_builds(monkeypatch):
+def test_googlenet_has_the_logits_of_torchvisions_pretrained_one(monkeypatch):
     state = published(monkeypatch, "googlenet", import_torchvision().models.get_model(
         "googlenet", aux_logits=False, init_weights=True).state_dict())  # fmt: skip
     theirs = import_torchvision().models.get_model(
@@ -103,13 +103,13 @@ def test_googlenet_answers_with_its_weights_as_the_one_that_torchvision_builds(m
 
 
 @pytest.mark.slow
-def test_weights_of_densenets_are_loaded_under_their_older_names(monkeypatch):
+def test_weights_of_densenets_with_older_names_are_loaded(monkeypatch):
     models = import_torchvision().models
     state = models.densenet121().state_dict()
     older = {
         re.sub(r"(denselayer\d+\.)(norm|conv)(\d)", r"\1\2.\3", name): tensor
         for name, tensor in state.items()
-        if not name.endswith("num_batches_tracked")  # which PyTorch 0.4 did not have
+        if not name.endswith("num_batches_tracked")  # not in PyTorch 0.4
     }
     published(monkeypatch, "densenet121", older)
     net = TorchvisionNetwork(4, (32, 32), "densenet121")
@@ -120,7 +120,7 @@ def test_weights_of_densenets_are_loaded_under_their_older_names(monkeypatch):
     assert all(torch.equal(after[name], x) for name, x in state.items() if "classifier" not in name)
 
 
-def test_a_classifier_that_is_a_convolution_is_new_for_other_classes(monkeypatch):
+def test_a_convolutional_classifier_is_replaced_for_other_classes(monkeypatch):
     state = published(monkeypatch, "squeezenet1_1")
     net = TorchvisionNetwork(4, (64, 64), "squeezenet1_1")
     net.load_pretrained("DEFAULT")
@@ -138,7 +138,7 @@ def test_weights_for_another_size_of_images_are_refused(monkeypatch):
         net.load_pretrained("DEFAULT")
 
 
-def test_weights_that_cannot_be_downloaded_are_one_line(monkeypatch):
+def test_a_failed_download_of_weights_is_reported_in_one_line(monkeypatch):
     def offline(*_, **__):
         raise ConnectionError("no route to host")
 

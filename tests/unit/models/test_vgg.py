@@ -1,4 +1,4 @@
-"""VGG: its convolutions, and the depths there are."""
+"""VGG: its convolutions and blocks, and invalid depths."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_depth_counts_the_convolutions_and_the_three_linear_layers_of_the_paper(
     assert len([m for m in net.modules() if isinstance(m, nn.Conv2d)]) == depth - 3
 
 
-def test_a_block_reads_the_maxima_of_the_one_before():
+def test_a_block_reads_the_max_pooled_output_of_the_previous_one():
     torch.manual_seed(0)
     net = VGG(10, 8).eval()
     out = FeatureExtractor(net, net.stages, net.stages, "vgg8")(torch.randn(2, 3, 8, 8)).features
@@ -33,6 +33,6 @@ def test_a_block_reads_the_maxima_of_the_one_before():
 
 
 @pytest.mark.parametrize("depth", [9, 12, "13"])
-def test_another_depth_is_refused_with_those_there_are(depth):
+def test_another_depth_is_refused_with_the_valid_ones(depth):
     with pytest.raises(UserError, match=r"^depth of a VGG must be 8, 11, 13, 16, 19; got '?\d+"):
         VGG(10, depth)

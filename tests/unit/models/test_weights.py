@@ -1,4 +1,4 @@
-"""Weights from a file: where other programs save them, their names, and files of other networks."""
+"""Weights from a file: layouts and names of other programs, and files of other networks."""
 
 import argparse
 import re
@@ -37,7 +37,7 @@ def is_loaded(was, now):
     "prefix", ["module.", "model.", "_orig_mod.", "module._orig_mod.", "module.student."]
 )
 @pytest.mark.parametrize("inside", [None, "state_dict", "model"])
-def test_a_prefix_that_all_names_share_is_taken_off_and_said_once(tmp_path, capsys, prefix, inside):
+def test_a_common_prefix_is_removed_and_reported_once(tmp_path, capsys, prefix, inside):
     was, now = net(), net()
     state = prefixed(prefix, was)
     path = saved(tmp_path, state if inside is None else {inside: state, "epoch": 3})
@@ -51,20 +51,20 @@ def test_a_prefix_that_all_names_share_is_taken_off_and_said_once(tmp_path, caps
     assert capsys.readouterr().err == told
 
 
-def test_weights_as_they_are_are_taken_without_a_word(tmp_path, capsys):
+def test_plain_weights_are_loaded_without_a_message(tmp_path, capsys):
     was, now = net(), net()
     load_weights(now, saved(tmp_path, was.state_dict()), "mine")
     assert is_loaded(was, now)
     assert capsys.readouterr().err == ""
 
 
-def test_a_prefix_that_the_network_has_stays(tmp_path, capsys):
+def test_a_prefix_that_the_network_has_too_is_kept(tmp_path, capsys):
     whole = net(model=net())
     load_weights(whole, saved(tmp_path, whole.state_dict()), "mine")
     assert capsys.readouterr().err == ""
 
 
-def test_what_stands_beside_the_prefixed_network_is_left_and_said(tmp_path, capsys):
+def test_tensors_without_the_prefix_are_ignored_and_reported(tmp_path, capsys):
     was, now = net(), net()
     beside = {
         "loss.weight": torch.zeros(1),
@@ -79,7 +79,7 @@ def test_what_stands_beside_the_prefixed_network_is_left_and_said(tmp_path, caps
     )
 
 
-def test_no_more_is_taken_off_than_is_needed():
+def test_only_the_needed_prefix_is_removed():
     inner = prefixed("module.", net())
     state, taken, left = weights._without_prefix(
         {f"module.{name}": tensor for name, tensor in inner.items()}, inner
@@ -92,7 +92,9 @@ def test_no_more_is_taken_off_than_is_needed():
 
 @pytest.mark.parametrize("plain", ["state_dict", "model"])
 @pytest.mark.parametrize("averaged", ["state_dict_ema", "model_ema", "ema"])
-def test_averaged_weights_are_taken_when_named_or_alone(tmp_path, capsys, plain, averaged):
+def test_averaged_weights_are_loaded_if_chosen_or_if_there_are_no_others(
+    tmp_path, capsys, plain, averaged
+):
     last, mean = net(), net()
     both = saved(tmp_path, {averaged: mean.state_dict(), plain: last.state_dict(), "epoch": 3})
     for key, expected, left in ((None, last, averaged), (averaged, mean, plain)):
@@ -108,7 +110,7 @@ def test_averaged_weights_are_taken_when_named_or_alone(tmp_path, capsys, plain,
     assert capsys.readouterr().err.endswith(f"loaded '{averaged}' (7 tensors)\n")
 
 
-def test_torch_s_own_averaged_model_is_taken_without_its_count(tmp_path, capsys):
+def test_an_averaged_model_of_torch_is_loaded_without_its_counter(tmp_path, capsys):
     averaged = torch.optim.swa_utils.AveragedModel(net())
     now = net()
     load_weights(now, saved(tmp_path, {"model_ema": averaged.state_dict()}), "mine")
@@ -116,7 +118,7 @@ def test_torch_s_own_averaged_model_is_taken_without_its_count(tmp_path, capsys)
     assert "; ignored 'n_averaged'" in capsys.readouterr().err
 
 
-def test_a_place_that_the_file_lacks_is_answered_with_those_that_it_has(tmp_path):
+def test_a_missing_key_is_refused_with_the_keys_in_the_file(tmp_path):
     path = saved(tmp_path, {"model": net().state_dict(), "swa": net().state_dict(), "epoch": 3})
     message = (
         f"{path} has no state dict (name -> tensor), neither at the top level nor under 'ema';"
@@ -130,7 +132,7 @@ def test_a_place_that_the_file_lacks_is_answered_with_those_that_it_has(tmp_path
 
 
 @pytest.mark.parametrize("number", [np.float32(71.5), np.float64(71.5)])
-def test_a_best_accuracy_of_numpy_beside_the_weights_is_left(tmp_path, capsys, number):
+def test_a_numpy_scalar_next_to_the_weights_is_ignored(tmp_path, capsys, number):
     was, now = net(), net()
     path = saved(tmp_path, {"epoch": 240, "model": was.state_dict(), "best_acc": number})
     load_weights(now, path, "mine")
@@ -138,16 +140,16 @@ def test_a_best_accuracy_of_numpy_beside_the_weights_is_left(tmp_path, capsys, n
     assert "ignored 'epoch', 'best_acc'" in capsys.readouterr().err
 
 
-def test_batch_norms_of_pytorch_0_4_have_seen_no_batch(tmp_path):
+def test_batch_norms_from_pytorch_0_4_have_a_counter_of_zero(tmp_path):
     was, now = net(), net()
-    now["two"](torch.randn(4, 3))  # which counts one
+    now["two"](torch.randn(4, 3))  # the counter is now 1
     state = {k: v for k, v in was.state_dict().items() if not k.endswith("num_batches_tracked")}
     load_weights(now, saved(tmp_path, state), "mine")
     assert is_loaded(was, now)
     assert now["two"].num_batches_tracked == 0
 
 
-def test_a_file_with_other_objects_is_refused_with_their_names_and_what_to_do(tmp_path):
+def test_a_file_with_other_objects_is_refused_with_their_names_and_a_remedy(tmp_path):
     options = argparse.Namespace(out=Path("out"))
     path = saved(tmp_path, {"model": net().state_dict(), "opt": options})
     message = rf"only: it also has pathlib\.{type(Path()).__name__}, and .* torch\.save\(net"
@@ -164,7 +166,7 @@ def test_safetensors_are_read(tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_safetensors_without_the_library_are_answered_with_the_command_that_installs_it(
+def test_without_the_safetensors_library_the_command_that_installs_it_is_given(
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -173,7 +175,7 @@ def test_safetensors_without_the_library_are_answered_with_the_command_that_inst
 
 
 @pytest.mark.parametrize("ending", ["pt", "safetensors"])
-def test_a_file_that_is_cut_off_is_refused(tmp_path, ending):
+def test_a_truncated_file_is_refused(tmp_path, ending):
     path = tmp_path / f"net.{ending}"
     torch.save(net().state_dict(), path)
     path.write_bytes(path.read_bytes()[:100])

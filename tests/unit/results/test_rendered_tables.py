@@ -1,4 +1,4 @@
-"""Rendered tables of hand-written records, to be read: unequal seeds, failures, controls, ties."""
+"""Rendered tables of hand-written records: unequal seeds, failures, controls, ties."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ONE = seeds("baseline", 90.0)
 
 
 def pictured(records, failures=()) -> str:
-    """A table as lines, cells apart by bars; the best between angle brackets."""
+    """A table as lines with cells separated by bars, and the best in angle brackets."""
     lines = to_rows(table_from(records, failures), bold="<{}>")
     return "\n".join(" | ".join(line).rstrip(" |") for line in lines)
 
@@ -195,7 +195,7 @@ def test_the_caption_explains_rows_without_labels():
     assert "Methods below 'no labels' do without, and are ranked only among themselves." in text
 
 
-def test_the_caption_names_a_row_that_is_neither_pooled_nor_tested():
+def test_the_caption_lists_a_row_that_is_neither_pooled_nor_tested():
     text = caption(TABLES["a row that varies more than all others"][0])
     assert "dkd varies more over the seeds than the other rows" in text
     assert "(SD of runs pooled over a column: 0.1, 6 degrees of freedom" in text
@@ -203,8 +203,8 @@ def test_the_caption_names_a_row_that_is_neither_pooled_nor_tested():
     assert "varies more" not in caption(TABLES["a row without labels"][0])
 
 
-def test_the_caption_has_the_deviation_between_seeds_of_student_and_teacher():
-    # [[90, 93, 93], [92, 93, 97]]: variances 4/3, 3 and 2 (see test_statistics), their roots
+def test_the_caption_has_the_standard_deviations_between_student_and_teacher_seeds():
+    # [[90, 93, 93], [92, 93, 97]]: roots of the variances 4/3, 3 and 2 (see test_statistics)
     records = TABLES["crossed seeds of student and teacher"][0]
     assert (
         "Seeds of student and teacher are crossed in digits resnet20-resnet8 (2 × 3 seeds of st):"
@@ -216,7 +216,7 @@ def test_the_caption_has_the_deviation_between_seeds_of_student_and_teacher():
     )
 
 
-def test_a_variance_estimated_below_zero_is_shown_as_zero_and_said():
+def test_a_variance_estimated_below_zero_is_shown_as_zero_with_a_note():
     records = [
         *seeds("st", 91.0, 89.0),
         *seeds("st", 89.0, 91.0, changed={"teacher.seed": 1}),
@@ -231,7 +231,7 @@ def test_seeds_that_are_not_crossed_have_no_such_sentence():
     assert "crossed" not in caption(apart + BASELINE)
 
 
-def test_rows_with_teachers_of_their_own_are_named_in_the_caption():
+def test_rows_with_their_own_teachers_are_listed_in_the_caption():
     first, second, third = (record(student="resnet20", seed=seed) for seed in range(3))
     records = [*BASELINE, record("at"), taught_by(first, second, third, method="st")]
     text = caption(records)

@@ -1,4 +1,4 @@
-"""Records and failures are read from folders of runs."""
+"""Reading records and failures from runs folders."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_records_are_found_anywhere_below_a_folder(tmp_path):
     assert read_records(tmp_path) == records
 
 
-def test_a_failure_is_the_first_line_of_its_error_unless_the_job_was_finished_since(tmp_path):
+def test_a_failure_has_the_first_line_of_its_error_unless_the_job_finished_later(tmp_path):
     write(tmp_path, [record(seed=0)])
     for seed in (0, 1):
         folder = tmp_path / record(seed=seed).folder
@@ -67,7 +67,7 @@ def test_a_failure_of_a_sweep_includes_its_job(tmp_path):
     ],
     ids=str,
 )
-def test_a_file_that_is_no_record_is_named_and_left_out(tmp_path, capsys, content, kind, reason):
+def test_an_invalid_record_is_reported_and_left_out(tmp_path, capsys, content, kind, reason):
     write(tmp_path, [record(seed=0)])
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "result.json").write_text(content)
@@ -91,7 +91,7 @@ SHORT = json.dumps(record("st").to_json()).encode()
 
 @settings(deadline=None)
 @given(st.data())
-def test_a_damaged_record_is_refused_in_one_line_and_never_read_as_another(data):
+def test_a_damaged_record_is_refused_in_one_line_and_never_misread(data):
     with TemporaryDirectory() as folder:
         path = Path(folder) / "result.json"
         path.write_bytes(data.draw(damaged(SHORT)))
@@ -116,7 +116,7 @@ def test_a_damaged_sweep_file_is_refused_in_one_line(data):
         assert "\n" not in str(refused.value)
 
 
-def test_a_sweep_whose_folder_disappeared_is_one_line(tmp_path):
+def test_a_sweep_whose_folder_disappeared_is_reported_in_one_line(tmp_path):
     with pytest.raises(UserError, match=r"/\.sweeps disappeared; start the same command again"):
         write_sweep_file(tmp_path / ".sweeps" / "mine.jsonl", ["{}"])
 
@@ -142,12 +142,12 @@ def test_failures_of_a_damaged_sweep_file_are_read_without_it(tmp_path, capsys):
     assert line.startswith(f"kd-bench: left out: {path} is damaged, or was written by another")
 
 
-def test_a_missing_folder_is_named(tmp_path):
+def test_a_missing_folder_is_reported(tmp_path):
     with pytest.raises(UserError, match="nowhere"):
         read_records(tmp_path / "nowhere")
 
 
-def test_a_record_survives_its_file():
+def test_a_record_survives_json():
     written = record("st", best_val=91.0, changed={"teacher.seed": 1})
     assert Record.from_json(json.loads(json.dumps(written.to_json()))) == written
 
@@ -184,7 +184,7 @@ def test_a_record_with_unsortable_views_per_step_is_refused(tmp_path, views):
         ("config.seed", "0/../../../../../../x"),
     ],
 )
-def test_a_record_whose_names_lead_elsewhere_is_refused_by_its_name(tmp_path, path, value):
+def test_a_record_with_names_outside_the_runs_folder_is_refused_with_the_key(tmp_path, path, value):
     plain = with_value(record("st").to_json(), path, value)
     plain.pop(CHECKSUM)
     (tmp_path / "result.json").write_text(json.dumps(plain))
@@ -193,7 +193,7 @@ def test_a_record_whose_names_lead_elsewhere_is_refused_by_its_name(tmp_path, pa
         read_record(tmp_path)
 
 
-def test_a_sweep_whose_jobs_lead_elsewhere_is_refused(tmp_path):
+def test_a_sweep_with_jobs_outside_the_runs_folder_is_refused(tmp_path):
     path = write_jobs([job(tmp_path)], "mine")
     path.write_text(path.read_text().replace('"folder": "synthetic/', '"folder": "../../x/'))
     with pytest.raises(UserError, match=r"mine\.jsonl"):

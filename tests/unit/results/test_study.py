@@ -1,4 +1,4 @@
-"""Studies on disk, and their runs in a table: a row of their own, and what the caption says."""
+"""Studies on disk, and their runs in tables: separate rows, and the caption."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SPACES = {
 
 
 def study_of(published, *scores, space=None):
-    """A study with these validation accuracies, whose values are 1, 2, ..."""
+    """A study with these validation accuracies, whose trials have the values 1, 2, ..."""
     space = SPACES[published.config.method.name] if space is None else space
     trials = [Trial(dict.fromkeys(space, n), score) for n, score in enumerate(scores, start=1)]
     return Study(published.seed, 100, space, tuple(trials), published.identity)
@@ -48,14 +48,14 @@ RUNS = [
 ]
 
 
-def test_the_first_of_the_best_trials_is_chosen_and_one_without_a_finite_loss_never():
+def test_the_first_of_the_best_trials_with_a_finite_loss_is_chosen():
     study = study_of(record("st"), None, 95.0, 97.0, 97.0)
     assert study.chosen == study.trials[2]
     with pytest.raises(UserError, match="study 0: no trial has a finite loss"):
         study_of(record("st"), None, None).chosen  # noqa: B018
 
 
-def test_a_study_is_read_as_it_was_written(tmp_path):
+def test_a_study_survives_its_file(tmp_path):
     study = study_of(record("st", 1), None, 95.0)
     write_json(tmp_path / STUDY, study.to_json())
     assert read_study(tmp_path) == study
@@ -63,13 +63,13 @@ def test_a_study_is_read_as_it_was_written(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"seed": 1', '{"space": [1]}'])
-def test_what_is_no_study_is_damaged(tmp_path, content):
+def test_an_invalid_study_file_is_damaged(tmp_path, content):
     (tmp_path / STUDY).write_text(content)
     with pytest.raises(DamagedError, match="is not a valid study; delete it"):
         read_study(tmp_path)
 
 
-def test_a_record_is_read_with_its_study_unless_that_is_damaged(tmp_path, capsys):
+def test_a_record_is_read_with_its_study_unless_the_study_is_damaged(tmp_path, capsys):
     done, damaged = tuned("st", 0, 90.0, 1, 2), tuned("st", 1, 90.0, 1, 2)
     write(tmp_path, [done, damaged])
     write_json(tmp_path / done.folder / STUDY, done.study.to_json())
@@ -89,19 +89,19 @@ def test_published_and_tuned_values_are_two_rows_of_one_column():
     assert cells["st (tuned)"].delta.mean == pytest.approx(2.0)
 
 
-def test_the_values_of_other_rows_are_not_named_in_tuned_ones():
+def test_labels_of_tuned_rows_have_no_values():
     warm = [*RUNS, *seeds("st", 90.0, changed={TEMPERATURE: 8})]
     rows = list(table_from(warm).rows)
     assert rows[2:] == ["st (temperature=4)", "st (temperature=8)", "st (tuned)"]
 
 
-def test_studies_of_different_numbers_of_trials_are_rows_of_their_own():
+def test_studies_with_different_numbers_of_trials_have_separate_rows():
     more = [tuned("st", 0, 94.0, 1, 2, 3)]
     rows = list(table_from([*RUNS, *more]).rows)
     assert rows[-2:] == ["st (tuned, 2 trials)", "st (tuned, 3 trials)"]
 
 
-def test_studies_of_different_ranges_are_never_averaged():
+def test_studies_with_different_ranges_are_never_averaged():
     study = replace(RUNS[6].study, space={TEMPERATURE: Range(1, 32, is_log=True)})
     mixed = [replace(each, study=study) if each is RUNS[6] else each for each in RUNS]
     with pytest.raises(UserError, match=rf"study.{TEMPERATURE}.high is 16 in .*, 32 in "):
@@ -115,7 +115,7 @@ def test_a_failed_run_of_a_study_is_in_its_row():
     assert table.cells["st (tuned)", table.columns[0].label].failed == 1
 
 
-def test_the_caption_has_trials_and_knobs_only_where_a_row_is_tuned():
+def test_the_caption_has_trials_and_knobs_only_if_a_row_is_tuned():
     assert not [text for text in caption_sentences(table_from(RUNS[:6])) if "tuned" in text]
     (told,) = [text for text in caption_sentences(table_from(RUNS)) if "trials" in text]
     assert "the accuracy on 100 validation images" in told

@@ -1,11 +1,10 @@
-"""The results table: cells, deltas, columns and captions; runs that must not be averaged."""
+"""The results table: cells, differences, columns and captions, and runs that are never averaged."""
 
 from __future__ import annotations
 
 import io
 import math
 import random
-import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -15,7 +14,6 @@ import pytest
 from helpers.written_records import failure, record, seeds, taught_by, teacher_record
 from hypothesis import given, settings, strategies
 
-from kd_bench.results.analysis.statistics import Pooled, half_width, pooled
 from kd_bench.results.labels import natural_key, short_name
 from kd_bench.results.options import FORMAT_NAMES, METRIC, METRICS
 from kd_bench.results.record import Corrupted, Metrics, Probe
@@ -37,45 +35,22 @@ def lines(table) -> dict[str, list[str]]:
     return {row: cells for row, *cells in to_rows(table, bold="<{}>")}
 
 
-# Intervals
-
-
-def test_the_pooled_deviation_weights_cells_by_their_degrees_of_freedom():
-    # [1, 3]: squares 1 + 1 = 2, df 1. [0, 3, 6]: squares 9 + 0 + 9 = 18, df 2. [7]: df 0.
-    # sd = sqrt((2 + 18) / (1 + 2))
-    result = pooled([[1, 3], [0, 3, 6], [7]])
-    assert result.sd == pytest.approx(math.sqrt(20 / 3))
-    assert result.df == 3
-
-
-def test_there_is_no_pooled_deviation_of_single_runs():
-    assert pooled([[1.0], [2.0], []]) is None
-
-
-def test_the_interval_of_a_difference_uses_the_t_distribution():
-    # two-sided 95 % quantiles from a printed table: 2.776 at 4 degrees of freedom, 12.706 at 1
-    assert half_width(Pooled(0.2, 4), 3, 3) == pytest.approx(
-        2.776 * 0.2 * math.sqrt(2 / 3), rel=1e-3
-    )
-    assert half_width(Pooled(1.0, 1), 1, 4) == pytest.approx(12.706 * math.sqrt(1.25), rel=1e-3)
-
-
 # Cells
 
 
-def test_a_cell_is_mean_sample_deviation_and_number_of_runs():
+def test_a_cell_has_the_mean_the_sample_deviation_and_the_number_of_runs():
     cell = table_from(BASELINE + SOFT).cells["st", DIGITS]
     assert (cell.mean, cell.sd, cell.n) == (92.0, 1.0, 3)  # deviations -1, 0, 1; (1 + 1) / 2 = 1
 
 
-def test_a_delta_is_the_mean_over_the_seeds_that_both_have():
+def test_a_delta_is_the_mean_over_the_common_seeds():
     # seeds 1 and 2 are in both: (95 - 90 + 93 - 91) / 2 = 3.5; seed 7 has no partner
     methods = [record("st", 1, 95.0), record("st", 2, 93.0), record("st", 7, 50.0)]
     delta = table_from(BASELINE + methods).cells["st", DIGITS].delta
     assert (delta.mean, delta.pairs) == (3.5, 2)
 
 
-def test_a_delta_has_the_interval_of_the_pooled_deviation_of_runs():
+def test_the_interval_of_a_delta_uses_the_pooled_deviation():
     # both SD 1: pooled SD 1 with 2 + 2 degrees of freedom; t = 2.776; sqrt(1/3 + 1/3)
     delta = table_from(BASELINE + SOFT).cells["st", DIGITS].delta
     assert delta.mean == 2.0
@@ -109,17 +84,17 @@ def test_methods_without_a_common_seed_have_no_delta():
         (None, ""),
     ],
 )
-def test_a_cell_shows_its_n_and_no_deviation_of_one_run(cell, text):
+def test_a_cell_shows_n_and_the_deviation_only_of_several_runs(cell, text):
     assert cell_text(cell, digits=1, bold="<{}>") == text
 
 
 @pytest.mark.parametrize(("images", "text"), [(1999, "90.0 ± 1.0 (3)"), (2000, "90.00 ± 1.00 (3)")])
-def test_small_test_sets_show_one_decimal_for_one_image_is_more_than_the_second(images, text):
+def test_results_on_fewer_than_2000_test_images_have_one_decimal(images, text):
     table = table_from(seeds("baseline", 89.0, 90.0, 91.0, test_images=images))
     assert lines(table)["baseline"] == [text]
 
 
-def test_the_metric_chooses_the_epoch():
+def test_the_metric_determines_the_epoch():
     records = [record(accuracy=90.0, best=91.0, best_val=90.5)]
     means = [
         table_from(records, metric=metric).cells["baseline", "digits resnet8"].mean
@@ -128,13 +103,13 @@ def test_the_metric_chooses_the_epoch():
     assert means == [90.0, 91.0, 90.5]
 
 
-def test_the_best_test_epoch_is_named_as_selected_on_the_test_set():
+def test_the_best_test_epoch_is_labelled_as_test_selected():
     heading, *_ = to_rows(table_from(BASELINE + SOFT, metric="best"))
     assert heading == ["method", f"{DIGITS}, best (test-selected)"]
     assert "test-selected" in caption_sentences(table_from(BASELINE, metric="best"))[0]
 
 
-def test_best_by_validation_is_refused_without_validation_images():
+def test_best_val_needs_validation_images():
     with pytest.raises(UserError, match=r"best-val.*last"):
         table_from(BASELINE, metric="best-val")
 
@@ -148,7 +123,7 @@ def test_an_unknown_metric_lists_the_known_ones():
 
 
 def measured(of, **values):
-    """A record with metrics: some, unless they are given; on corrupted images and with a probe."""
+    """A record with all metrics (the given values, or defaults), corruptions and a probe."""
     some = Metrics(
         top5=99.0,
         nll=0.5,
@@ -190,13 +165,13 @@ def measured(of, **values):
         ("probe:cifar10", "55.5 (1)"),
     ],
 )
-def test_each_metric_shows_its_number_of_the_record(metric, cell):
+def test_each_metric_shows_its_value_in_the_record(metric, cell):
     sizes = {"student": 1000, "training": 1030, "inference": 1020}
     of = record("st", accuracy=91.0, best=92.5, parameters=sizes, teacher_images=500)
     assert lines(table_from([measured(of)], metric=metric))["st"] == [cell]
 
 
-def test_headings_of_metrics_tell_them_apart():
+def test_all_metrics_have_different_headings():
     assert len({metric.heading for metric in METRIC.values()}) == len(METRICS)
 
 
@@ -205,7 +180,7 @@ def of_likelihood(method, *values):
     return [measured(record(method, seed), nll=nll) for seed, nll in enumerate(values)]
 
 
-def test_the_lowest_is_the_best_where_lower_is_better():
+def test_the_lowest_value_is_the_best_where_lower_is_better():
     # Every SD is 0.1, pooled 0.1 with 8 degrees of freedom: half width 2.306 * 0.1 * sqrt(2 / 3)
     # = 0.188. at is 0.1 above dkd, st is 0.3 above, the baseline 2.0.
     records = [
@@ -225,7 +200,7 @@ def test_the_lowest_is_the_best_where_lower_is_better():
     assert "nats in one method chosen beforehand" in caption
 
 
-def test_costs_are_neither_bold_nor_compared():
+def test_costs_are_not_tested_or_ranked():
     table = table_from(
         [
             *(replace(each, seconds=60.0 + i) for i, each in enumerate(BASELINE)),
@@ -244,18 +219,18 @@ def test_costs_are_neither_bold_nor_compared():
     assert "best" not in caption
 
 
-def test_the_teachers_accuracy_is_shown_above_accuracies_alone():
+def test_the_teachers_accuracy_is_shown_only_above_accuracies():
     records = [measured(each) for each in BASELINE + SOFT]
     assert "teacher" in lines(table_from(records))
     assert "teacher" not in lines(table_from(records, metric="nll"))
 
 
-def test_a_baseline_asks_no_teacher_whatever_its_version():
+def test_a_baseline_needs_no_teacher_images():
     table = table_from([*BASELINE, replace(SOFT[0], teacher_images=800)], metric="teacher-images")
     assert lines(table)["baseline"] == ["0 ± 0 (3)"]
 
 
-def test_runs_that_lack_a_metric_are_named_with_the_command_that_adds_it():
+def test_runs_without_the_metric_are_listed_with_the_command_that_adds_it():
     table = table_from([*map(measured, BASELINE), measured(SOFT[0]), *SOFT[1:]], metric="nll")
     assert table.cells["st", DIGITS].n == 1
     assert caveats(table) == [
@@ -264,19 +239,19 @@ def test_runs_that_lack_a_metric_are_named_with_the_command_that_adds_it():
     ]
 
 
-def test_what_is_not_chosen_is_not_named_as_lacking():
+def test_runs_that_are_not_selected_are_not_listed_as_missing_a_metric():
     records = [*map(measured, BASELINE + SOFT), record("at")]
     assert not caveats(table_from(records, metric="nll", choice={"method": ["st"]}))
 
 
-def test_a_metric_that_no_run_has_is_refused_with_the_command_that_adds_it():
+def test_a_metric_that_no_run_has_is_an_error_with_the_command_that_adds_it():
     with pytest.raises(UserError, match=r"^no run has nll; `kd-bench evaluate RUN` adds it$"):
         table_from(BASELINE, metric="nll")
     with pytest.raises(UserError, match=r"^no run has a teacher, which kl requires$"):
         table_from([measured(each) for each in BASELINE], metric="kl")
 
 
-def test_what_compares_with_the_teacher_is_not_missed_in_a_baseline():
+def test_baselines_are_not_reported_for_lacking_a_comparison_with_the_teacher():
     table = table_from([measured(each) for each in BASELINE + SOFT], metric="kl")
     assert list(table.rows) == ["st"]
     assert not caveats(table)
@@ -285,7 +260,7 @@ def test_what_compares_with_the_teacher_is_not_missed_in_a_baseline():
 # Bold
 
 
-def test_the_best_and_all_not_significantly_different_from_it_are_bold():
+def test_the_best_method_and_all_not_significantly_worse_are_bold():
     # Every SD is 0.1, pooled 0.1 with 4 * 2 = 8 degrees of freedom: t = 2.306,
     # half width 2.306 * 0.1 * sqrt(2 / 3) = 0.188. at is 0.1 below dkd, st is 0.3 below.
     records = [
@@ -311,7 +286,7 @@ def test_nothing_is_bold_without_a_deviation():
     assert any("one seed per cell" in sentence for sentence in caption_sentences(table))
 
 
-def test_a_single_run_is_compared_by_the_deviation_of_the_others():
+def test_a_single_run_is_tested_with_the_deviation_of_the_others():
     # pooled SD 1 with 2 degrees of freedom: t = 4.303; half width 4.303 * sqrt(1 + 1/3) = 4.97
     def bold(accuracy: float) -> set[str]:
         table = table_from([*BASELINE, record("st", accuracy=accuracy)])
@@ -335,7 +310,7 @@ def other_budgets():
     ]
 
 
-def test_rows_of_another_budget_are_below_its_name_in_plain_words():
+def test_rows_of_another_budget_are_below_a_heading_with_that_budget():
     assert list(lines(table_from(other_budgets())).items()) == [
         ("method", [DIGITS]),
         ("teacher", ["96.1"]),
@@ -348,9 +323,9 @@ def test_rows_of_another_budget_are_below_its_name_in_plain_words():
     ]
 
 
-def test_the_best_of_each_budget_is_marked_and_no_other():
-    # at is 2 below st and 4 below dkd, and yet the best of its budget; within 2 views per step,
-    # st is 3 above dml
+def test_the_best_of_each_budget_is_bold():
+    # at is 2 below st and 4 below dkd, but the best of its budget; among those with 2 views per
+    # step, st is 3 above dml
     records = [*other_budgets(), *seeds("dml", 90.9, 91.0, 91.1, views_per_step=2.0)]
     table = table_from(records)
     assert {row for (row, _), cell in table.cells.items() if cell.bold} == {"at", "st"}
@@ -359,7 +334,7 @@ def test_the_best_of_each_budget_is_marked_and_no_other():
     assert "They are ranked only among themselves" in text
 
 
-def test_the_budgets_do_not_change_intervals_and_differences():
+def test_budgets_do_not_change_intervals_or_differences():
     plain = [replace(each, views_per_step=None) for each in other_budgets()]
     alike, unlike = table_from(plain), table_from(other_budgets())
     assert {key: cell.delta for key, cell in alike.cells.items()} == {
@@ -367,7 +342,7 @@ def test_the_budgets_do_not_change_intervals_and_differences():
     }
 
 
-def test_a_table_of_one_budget_does_not_mention_any():
+def test_a_table_with_a_single_budget_does_not_mention_it():
     text = render_records(BASELINE + SOFT, format_name="markdown")
     assert "budget" not in text
 
@@ -380,20 +355,20 @@ def test_a_table_of_one_budget_does_not_mention_any():
         ("st", {}, "the recipe's budget"),
     ],
 )
-def test_the_views_per_step_of_an_older_record_follow_from_its_method(loss, given, words):
+def test_the_views_per_step_of_an_older_record_are_derived_from_its_method(loss, given, words):
     older = record(changed={f"method.losses.{loss}": given})
     assert str(older.budget) == words
     assert replace(older, views_per_step=3.0).budget.views_per_step == 3.0
 
 
-def test_every_format_has_the_budgets():
+def test_every_format_shows_the_budgets():
     names = {"terminal": "2 views per step:", "markdown": "| *2 views per step:* |  |",
              "latex": r"\emph{25 \% more epochs:} &  \\", "csv": ",2.0000,0.0000,st,"}  # fmt: skip
     for kind, expected in names.items():
         assert expected in render_records(other_budgets(), format_name=kind)
 
 
-def test_a_failed_seed_stays_in_the_row_and_budget_of_the_finished_ones():
+def test_a_failed_seed_is_in_the_row_and_budget_of_the_finished_seeds():
     records = other_budgets()
     table = table_from(records, [failure(records[6], 7, is_known=True)])
     assert table.cells["st", DIGITS].failed == 1
@@ -414,7 +389,7 @@ def test_changed_values_of_the_method_are_part_of_the_row():
     assert list(table_from(records[:1]).rows) == ["st"]
 
 
-def test_the_rows_of_a_method_all_name_the_values_that_any_of_them_changes():
+def test_all_rows_of_a_method_show_the_values_that_any_of_them_changes():
     values = [
         {},  # those of the file: temperature 4, ce 1
         {"method.losses.st.temperature": 16},
@@ -433,7 +408,7 @@ def test_the_rows_of_a_method_all_name_the_values_that_any_of_them_changes():
     ]
 
 
-def test_a_method_with_a_plugin_has_rows_of_its_own():
+def test_a_method_with_a_plugin_has_its_own_rows():
     hot = {"method.losses.st.temperature": 8}
     table = table_from(
         [
@@ -464,7 +439,7 @@ def test_a_changed_value_of_a_plugin_is_part_of_the_row():
     assert "st + swap (noise=0.2)" in table_from([*BASELINE, louder]).rows
 
 
-def test_a_chosen_method_is_shown_with_its_plugins_and_after_the_choice():
+def test_a_selected_method_is_shown_with_its_plugins_in_the_order_of_the_selection():
     records = [*BASELINE, *SOFT, record("st", plugins=["swap"]), record("dkd")]
     rows = table_from(records, choice={"method": ["st"]}).rows
     assert list(rows) == ["baseline", "st", "st + swap"]
@@ -472,7 +447,7 @@ def test_a_chosen_method_is_shown_with_its_plugins_and_after_the_choice():
     assert list(rows) == ["baseline", "st", "st + swap", "dkd"]
 
 
-def test_a_value_that_each_dataset_sets_is_not_named_in_the_row_of_the_file():
+def test_a_value_that_a_dataset_sets_is_not_part_of_the_row():
     weight = "method.weights.at"
     of_file = [
         replace(record("at", dataset=name, changed={weight: value}), changed={})
@@ -482,7 +457,7 @@ def test_a_value_that_each_dataset_sets_is_not_named_in_the_row_of_the_file():
     assert list(table.rows) == ["at", "at (weights.at=100)"]
 
 
-def test_a_changed_value_is_named_by_the_shortest_unique_suffix_of_its_path():
+def test_the_name_of_a_changed_value_is_the_shortest_unique_suffix_of_its_path():
     paths = ["losses", "losses.a", "losses.a.power", "losses.b", "losses.b.power", "weights.a"]
     assert short_name("losses.a.power", paths) == "a.power"
     assert short_name("weights.a", paths) == "weights.a"  # there is losses.a too
@@ -497,7 +472,7 @@ def test_numbers_in_names_sort_as_numbers():
     ]
 
 
-def test_the_baseline_comes_first_then_the_order_given_then_names():
+def test_the_baseline_comes_first_then_the_given_order_then_names():
     records = [record(name) for name in ("st", "dkd", "at", "baseline")]
     assert list(table_from(records).rows) == ["baseline", "at", "dkd", "st"]
     assert list(table_from(records, order=["st"]).rows) == ["baseline", "st", "at", "dkd"]
@@ -548,14 +523,14 @@ def test_a_method_that_trains_its_teacher_is_in_every_column_of_its_pair():
         ({"model.net.width": 16}, f"{DIGITS} (width=16)"),
         ({"teacher.seed": 1}, f"{DIGITS} (teacher.seed=1)"),
         ({"teacher.recipe.epochs": 2}, f"{DIGITS} (teacher.epochs=2)"),
-        ({"dataset.source.root": "elsewhere"}, DIGITS),  # the place of the images changes nothing
+        ({"dataset.source.root": "elsewhere"}, DIGITS),  # the folder of the images does not matter
     ],
 )
 def test_changed_values_outside_the_method_are_part_of_the_column(changed, column):
     assert [c.label for c in table_from([record("st", changed=changed)]).columns] == [column]
 
 
-def test_runs_with_different_recipes_are_in_different_columns_even_if_nothing_was_changed():
+def test_recipes_of_one_name_with_different_values_are_different_columns():
     shorter = replace(record("st", accuracy=80.0, changed={"recipe.epochs": 5}), changed={})
     table = table_from([record("st", accuracy=91.0), shorter])
     assert {c.label: table.cells["st", c.label].mean for c in table.columns} == {
@@ -569,7 +544,7 @@ def test_speed_modes_are_different_columns():
     assert [c.label for c in table.columns] == [f"{DIGITS} (reference)", f"{DIGITS} (repro)"]
 
 
-def test_numbers_of_threads_are_different_columns_and_the_caption_says_why():
+def test_numbers_of_threads_are_different_columns_and_the_caption_explains_it():
     two = record("st", changed={"threads": 2}, threads=2)
     table = table_from([record("st"), two])
     labels = [f"{DIGITS} (repro)", f"{DIGITS} (repro, threads=2)"]
@@ -580,7 +555,7 @@ def test_numbers_of_threads_are_different_columns_and_the_caption_says_why():
     assert sentence not in caption_sentences(table_from([record("st")]))
 
 
-def test_a_run_that_is_only_a_teacher_has_no_column_unless_chosen():
+def test_a_run_that_is_only_a_teacher_has_no_column_unless_selected():
     student = record("st")
     records = [record(), student, teacher_record(student)]
     assert [c.label for c in table_from(records).columns] == [DIGITS]
@@ -593,7 +568,7 @@ def test_baselines_without_students_have_columns():
     assert [c.label for c in table_from(records).columns] == ["digits resnet8", "digits resnet20"]
 
 
-def test_jobs_of_a_chain_have_no_column_and_the_columns_teacher_is_that_at_its_beginning():
+def test_jobs_of_a_chain_have_no_column_and_the_columns_teacher_is_the_first_of_the_chain():
     student = record("at")
     teacher = teacher_record(student)
     assistant = record("st", student="resnet14")
@@ -609,17 +584,17 @@ def test_jobs_of_a_chain_have_no_column_and_the_columns_teacher_is_that_at_its_b
     assert [each.label for each in chosen.columns] == ["digits resnet20-resnet14"]
 
 
-def test_a_job_of_a_chain_stays_in_a_column_that_others_are_in():
+def test_a_job_of_a_chain_stays_in_the_column_of_other_jobs():
     first = record("st")
     table = table_from([*BASELINE, first, taught_by(first, method="dkd")])
     assert set(table.rows) == {"baseline", "st", "dkd"}
 
 
-def test_a_single_teacher_is_shown_without_a_deviation():
+def test_a_single_teacher_has_no_deviation():
     assert lines(table_from(BASELINE + SOFT))["teacher"] == ["96.1"]
 
 
-def test_the_average_is_over_all_columns_and_only_for_complete_rows():
+def test_only_complete_rows_have_an_average_over_the_columns():
     # baseline (90 + 80) / 2; st (92 + 81) / 2 with deltas (2 + 1) / 2; at has no second column
     records = [
         record(accuracy=90.0),
@@ -655,12 +630,12 @@ def test_there_is_no_average_over_columns_that_differ_in_more_than_dataset_and_m
     assert (len(table.columns), table.averages) == (2, {})
 
 
-def test_there_is_no_average_over_recipes_of_one_name_whose_values_differ():
+def test_there_is_no_average_over_recipes_of_one_name_with_different_values():
     edited = replace(record("st", dataset="svhn", changed={"recipe.lr": 0.1}), changed={})
     assert not table_from([record("st"), edited]).averages
 
 
-# Refused
+# Errors
 
 
 def test_a_cell_never_averages_jobs_that_differ_in_more_than_the_seed():
@@ -685,7 +660,7 @@ def test_runs_on_different_images_are_not_compared():
         table_from([record(), record("st", data_fingerprint="other images")])
 
 
-def test_no_records_make_no_table():
+def test_a_table_needs_records():
     with pytest.raises(UserError, match="no records"):
         table_from([])
 
@@ -707,7 +682,7 @@ def test_no_records_make_no_table():
         ),
     ],
 )
-def test_a_choice_shows_its_names_in_their_order_and_always_the_baseline(choice, columns, rows):
+def test_a_selection_shows_its_names_in_its_order_and_always_the_baseline(choice, columns, rows):
     records = [
         record(),
         record("st"),
@@ -719,7 +694,7 @@ def test_a_choice_shows_its_names_in_their_order_and_always_the_baseline(choice,
     assert ([c.label for c in table.columns], list(table.rows)) == (columns, rows)
 
 
-def test_a_chosen_pair_is_shown_with_the_baseline_of_its_student():
+def test_a_selected_pair_is_shown_with_the_baseline_of_its_student():
     records = [record(), record("st"), record("st", teacher="resnet110")]
     table = table_from(records, choice={"pair": ["resnet110-resnet8"]})
     assert list(table.cells) == [
@@ -753,7 +728,7 @@ def test_a_failed_seed_is_counted_in_its_cell():
     assert lines(table)["st"] == ["91.5 ± 0.7 (2) +2.0, 1 failed"]  # SD sqrt(2) / 2 = 0.71
 
 
-def test_a_job_of_which_all_seeds_failed_has_a_row():
+def test_a_job_whose_seeds_all_failed_has_a_row():
     changed = record("st", changed={"method.losses.st.temperature": 8})
     failures = [
         failure(of, seed, is_known=True) for of in (changed, record("at")) for seed in (0, 1)
@@ -770,7 +745,7 @@ def test_a_failed_baseline_is_in_every_column_of_its_student():
     assert lines(table)["baseline"] == ["failed", "failed", ""]  # and no average
 
 
-def test_a_failure_whose_job_is_unknown_is_named_below_the_table():
+def test_a_failure_of_an_unknown_job_is_listed_below_the_table():
     table = table_from(BASELINE + SOFT, [failure(record("at"), 0)])
     assert "at" not in lines(table)
     (caveat,) = caveats(table)
@@ -782,7 +757,7 @@ def test_a_failure_whose_job_is_unknown_is_named_below_the_table():
     assert not elsewhere.unplaced
 
 
-def test_a_failure_whose_job_is_unknown_belongs_to_the_chosen_method_whatever_its_plugins():
+def test_a_failure_of_an_unknown_job_belongs_to_its_method_whatever_its_plugins():
     failures = [failure(record("st", plugins=["swap"]), 0), failure(record("dkd"), 0)]
     unplaced = table_from(BASELINE + SOFT, failures, choice={"method": ["st"]}).unplaced
     assert unplaced == failures[:1]
@@ -809,7 +784,7 @@ def test_the_caption_describes_how_the_numbers_were_made():
         assert part in caption
 
 
-def test_one_of_each_is_told_in_the_singular():
+def test_the_caption_uses_the_singular_for_one():
     one = {"recipe": "short", "changed": {"recipe.epochs": 1}, "test_images": 1}
     records = [record(**one), record("st", **one), record("st", 1, **one)]
     caption = " ".join(caption_sentences(table_from(records[:1])))
@@ -829,23 +804,23 @@ def test_one_of_each_is_told_in_the_singular():
         ({"dirty": True}, f"uncommitted changes of the code: st in {DIGITS}"),
     ],
 )
-def test_a_cell_with_runs_of_different_code_has_a_warning(other, warning):
+def test_a_cell_with_runs_of_different_code_causes_a_warning(other, warning):
     table = table_from([*BASELINE, *SOFT, record("st", 3, **other)])
     assert [warning in text for text in caveats(table)] == [True]
     assert not caveats(table_from(BASELINE + SOFT))
 
 
-def test_two_teachers_in_one_column_have_a_warning():
+def test_two_teachers_in_one_column_cause_a_warning():
     table = table_from([*BASELINE, *SOFT, record("st", 3, teacher_accuracy=96.5)])
     assert lines(table)["teacher"] == ["96.3 ± 0.3 (2)"]  # SD 0.4 / sqrt(2) = 0.28
     assert any("several teachers" in text for text in caveats(table))
 
 
-def test_a_column_without_a_baseline_has_a_warning():
+def test_a_column_without_a_baseline_causes_a_warning():
     assert any("no finished baseline" in text for text in caveats(table_from(SOFT)))
 
 
-# For any records
+# Properties
 
 
 ACCURACIES = strategies.lists(
@@ -923,7 +898,7 @@ teacher (one seed): its variance is not in the ±. Digits are easy.
     assert render_table(table, "markdown") == written
 
 
-def test_the_csv_has_a_line_per_cell_with_its_interval_and_its_runs():
+def test_the_csv_has_a_line_per_cell_with_its_interval_and_runs():
     # 2 -+ 2.776445 * sqrt(2 / 3) = 2 -+ 2.266958
     assert render_records(BASELINE + SOFT, format_name="csv") == (
         "dataset,pair,recipe,speed,kind,views_per_step,extra_epochs,method,changed,metric,n,mean,"
@@ -937,14 +912,14 @@ def test_the_csv_has_a_line_per_cell_with_its_interval_and_its_runs():
     )
 
 
-def test_the_csv_lists_changed_values_by_their_whole_paths():
+def test_the_csv_lists_changed_values_by_their_full_paths():
     changed = {"method.losses.st.temperature": 8}
     text = render_records([record("st", changed=changed)], format_name="csv")
     table = pd.read_csv(io.StringIO(text))
     assert list(table["changed"]) == ["method.losses.st.temperature=8"]
 
 
-def test_latex_escapes_special_characters_and_marks_the_best_in_bold():
+def test_latex_escapes_special_characters_and_sets_the_best_in_bold():
     records = seeds("baseline", 89.9, 90.0, 90.1, student="wrn_16_2")
     records += seeds("st", 91.9, 92.0, 92.1, student="wrn_16_2", teacher="wrn_40_2")
     records += seeds("at", 88.9, 89.0, 89.1, student="wrn_16_2", teacher="wrn_40_2")
@@ -955,7 +930,7 @@ def test_latex_escapes_special_characters_and_marks_the_best_in_bold():
     assert r"95 \% interval" in text
 
 
-def test_the_terminal_shows_the_table_and_its_protocol():
+def test_the_terminal_shows_the_table_and_a_caption():
     records = seeds("baseline", 89.9, 90.0) + seeds("st", 91.9, 92.0)
     shown = render_records(records, format_name="terminal")
     rows = {line.split()[0]: line.split(maxsplit=1)[1] for line in shown.splitlines()[2:5]}
@@ -977,7 +952,7 @@ def wide():
 
 @pytest.fixture
 def terminal(monkeypatch):
-    """Makes standard output a terminal of some width."""
+    """Make standard output a terminal of a given width."""
 
     def make(width):
         monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
@@ -987,7 +962,7 @@ def terminal(monkeypatch):
 
 
 @pytest.mark.parametrize("width", [12, 30, 60, 80, 120, 300])
-def test_a_table_is_no_wider_than_the_terminal_and_lacks_nothing(terminal, width):
+def test_a_table_is_complete_and_no_wider_than_the_terminal(terminal, width):
     terminal(width)
     shown = render_records(wide(), format_name="terminal")
     assert max(map(len, shown.splitlines())) <= width
@@ -997,7 +972,7 @@ def test_a_table_is_no_wider_than_the_terminal_and_lacks_nothing(terminal, width
     assert not Counter("".join(cells.split())) - Counter(shown)
 
 
-def test_columns_that_do_not_fit_side_by_side_follow_below(terminal):
+def test_columns_that_do_not_fit_side_by_side_are_placed_below(terminal):
     terminal(80)
     *tables, _ = render_records(wide(), format_name="terminal").split("\n\n")
     assert len(tables) == 2
@@ -1006,7 +981,9 @@ def test_columns_that_do_not_fit_side_by_side_follow_below(terminal):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_the_caption_in_the_terminal_is_two_lines_and_names_the_whole_one(terminal, metric):
+def test_the_caption_in_the_terminal_has_two_lines_and_the_command_for_the_full_one(
+    terminal, metric
+):
     terminal(80)
     accuracy = replace(record().accuracy, best_val=90.0)
     records = [measured(replace(r, accuracy=accuracy, teacher_images=500)) for r in wide()]
@@ -1041,13 +1018,3 @@ def test_each_format_has_the_function_of_its_name():
     table = table_from(BASELINE + SOFT)
     for name in FORMAT_NAMES:
         assert render_table(table, name) == getattr(render, name)(table)
-
-
-@pytest.mark.slow
-def test_a_table_is_made_without_torch():
-    code = (
-        "import sys, kd_bench.results.markdown, kd_bench.results.rendering.tables;"
-        " print('torch' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"

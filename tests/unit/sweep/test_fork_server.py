@@ -1,4 +1,4 @@
-"""Jobs as forks: pinned, in a process group of their own, logged, and quick to start."""
+"""Jobs as forks: pinned to cores, each in its own process group, logged, and quick to start."""
 
 import os
 import signal
@@ -54,7 +54,7 @@ def python(program: str) -> list[str]:
 
 @pytest.fixture
 def fork(tmp_path):
-    """Start a job as a fork; those that still run at the end are killed."""
+    """Start a job as a fork; forks still running at the end of the test are killed."""
     started = []
 
     def start(*overrides: str, number: int = 0, **variables: str) -> fork_server.ForkedProcess:
@@ -91,7 +91,7 @@ def test_server_has_loaded_pytorch_and_has_no_second_thread():
     assert python(SERVER) == ["1", "True"]
 
 
-def test_whatever_a_job_may_import_is_preloaded():
+def test_all_modules_that_a_job_may_import_are_preloaded():
     loaded = python(PRELOADED)
     assert "kd_bench.jobs.runner" in loaded
     for package in ("methods", "models", "data"):
@@ -106,7 +106,7 @@ def test_fork_trains_its_job_and_ends_with_0(fork, tmp_path):
     assert (tmp_path / "console.log").read_text() == ""
 
 
-def test_fork_has_its_cores_and_a_process_group_and_this_process_keeps_its_variables(
+def test_fork_has_its_own_cores_and_process_group_and_this_process_keeps_its_variables(
     fork, tmp_path
 ):
     core = min(os.sched_getaffinity(0))
@@ -122,14 +122,14 @@ def test_fork_has_its_cores_and_a_process_group_and_this_process_keeps_its_varia
     assert exit_code(process) == INTERRUPTED
 
 
-def test_killed_fork_is_gone_at_once_and_its_exit_code_is_the_signal(fork):
+def test_killed_fork_ends_at_once_and_its_exit_code_is_the_signal(fork):
     process = fork("recipe.epochs=100000")
     process.signal(signal.SIGKILL)
     assert process.poll() == -signal.SIGKILL
-    process.signal(signal.SIGKILL)  # no error after its end
+    process.signal(signal.SIGKILL)  # it has ended: no error
 
 
-def test_output_of_a_fork_is_in_its_log(fork, tmp_path):
+def test_output_of_a_fork_goes_to_its_log(fork, tmp_path):
     process = fork("recipe.epochs=1", number=7)
     assert exit_code(process) == 1
     assert process.reason() == "IndexError: list index out of range"
@@ -158,7 +158,6 @@ def test_signals_to_the_whole_process_group_do_not_reach_the_server(fork):
     assert forkserver._forkserver._forkserver_pid == server
 
 
-@pytest.mark.slow
 def test_sweep_runs_from_an_unguarded_script_and_with_a_long_temporary_folder(tmp_path):
     script, folder = tmp_path / "script.py", tmp_path / ("long" * 25)
     folder.mkdir()

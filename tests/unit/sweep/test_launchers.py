@@ -1,4 +1,4 @@
-"""Hydra's view of the launchers, and launchers of clusters as far as no cluster is needed."""
+"""The launchers as Hydra plugins, and what can be tested of cluster launchers without a cluster."""
 
 import os
 import re
@@ -28,7 +28,7 @@ from kd_bench.utils.errors import UserError
 
 
 def python(program, folder, *arguments):
-    """Run a program in a folder with this checkout's packages; it must succeed."""
+    """Run a program in a folder with this checkout's packages; return the words it prints."""
     command = [sys.executable, "-c", program, *arguments]
     done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -40,7 +40,7 @@ def python(program, folder, *arguments):
 SCAN = """
 import sys
 from hydra.core.plugins import Plugins
-Plugins.instance()  # what every Hydra application does
+Plugins.instance()  # as every Hydra application does
 print(*(name for name in sys.modules if name.partition(".")[0] == "kd_bench"))
 """
 REGISTERED = """
@@ -85,7 +85,7 @@ def test_plugins_are_packaged_as_a_namespace():
     assert not (PACKAGE / "sweep" / "launchers" / "hydra_plugins" / "__init__.py").exists()
 
 
-def test_sweep_chosen_from_a_folder_gets_a_file_beside_those_of_others(tmp_path):
+def test_name_of_a_sweep_in_a_subfolder_has_no_folder(tmp_path):
     launcher = LocalLauncher(1, None, DEFAULT.on_error, DEFAULT.retries)
     choices = {"hydra": {"runtime": {"choices": {"sweep": "mine/first"}}}}
     launcher.config = OmegaConf.create(choices)
@@ -93,7 +93,9 @@ def test_sweep_chosen_from_a_folder_gets_a_file_beside_those_of_others(tmp_path)
 
 
 @pytest.mark.parametrize(("launcher", "library"), [("slurm", "submitit"), ("ray", "ray")])
-def test_missing_library_is_one_line_with_the_command_that_installs_it(tmp_path, launcher, library):
+def test_missing_library_is_reported_in_one_line_with_the_command_that_installs_it(
+    tmp_path, launcher, library
+):
     program = (
         f"import sys; sys.modules['{library}'] = None; from kd_bench.cli.main import main; main()"
     )
@@ -107,8 +109,8 @@ def test_missing_library_is_one_line_with_the_command_that_installs_it(tmp_path,
     assert list(tmp_path.iterdir()) == []
 
 
-class Asked(SweepLauncher):
-    """Notes for what jobs it is asked for slots."""
+class RecordingLauncher(SweepLauncher):
+    """Keeps the threads and processes for which slots are requested, and stops there."""
 
     def slots(self, config):
         self.threads, self.processes = config.threads, config.gpus_per_job
@@ -116,11 +118,13 @@ class Asked(SweepLauncher):
 
 
 @pytest.mark.parametrize("threads", [(1, 2), (2, 1)])
-def test_slots_have_room_for_the_job_with_the_most_threads(tmp_path, monkeypatch, threads):
+def test_slots_fit_the_job_with_the_most_threads_and_that_with_the_most_processes(
+    tmp_path, monkeypatch, threads
+):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     registry.register()
     overrides = (*TINY, "method=baseline", f"runs_dir={tmp_path}")
-    launcher = Asked(DEFAULT.on_error, DEFAULT.retries)
+    launcher = RecordingLauncher(DEFAULT.on_error, DEFAULT.retries)
     with compose.initialized(), pytest.raises(InterruptedError):
         launcher.launch(
             [[*overrides, f"threads={number}", f"gpus_per_job={3 - number}"] for number in threads],
@@ -129,7 +133,7 @@ def test_slots_have_room_for_the_job_with_the_most_threads(tmp_path, monkeypatch
     assert launcher.threads == launcher.processes == 2
 
 
-def test_the_resources_of_a_slurm_job_are_those_of_all_its_processes():
+def test_a_slurm_job_requests_the_resources_of_all_its_processes():
     settings = vars(SlurmConfig()) | {"mem_gb": 1.5, "cpus_per_task": None}
     names = ("_target_", "_convert_")
     launcher = SlurmLauncher(**{k: v for k, v in settings.items() if k not in names})
@@ -139,10 +143,10 @@ def test_the_resources_of_a_slurm_job_are_those_of_all_its_processes():
     assert "cpus_per_task" not in four
 
 
-# Results of other machines
+# Results from other machines
 
 
-def test_success_is_final_once_the_result_is_visible_or_overdue(tmp_path, monkeypatch):
+def test_exit_code_0_is_final_once_the_result_is_visible_or_overdue(tmp_path, monkeypatch):
     monkeypatch.setattr(late_files, "LATE_SECONDS", 0.1)
     early, late = LateResult(tmp_path), LateResult(tmp_path)
     assert early.final_code(0) is None
@@ -166,7 +170,7 @@ class Paths:
 
 
 class SubmittedJob:
-    """A job as submitit returns it."""
+    """A stand-in for submitit's job."""
 
     def __init__(self, job_id, folder):
         self.job_id, self.paths = job_id, Paths(folder / f"submitit-{job_id}")
@@ -205,7 +209,7 @@ def calls(tmp_path):
     return (tmp_path / "calls").read_text().splitlines()
 
 
-def test_queue_is_read_once_for_all_jobs(tmp_path, slurm, monkeypatch):
+def test_squeue_runs_once_for_all_jobs(tmp_path, slurm, monkeypatch):
     monkeypatch.setattr(slurm_executor, "POLL_SECONDS", 60.0)
     (tmp_path / "queue").write_text("".join(f"{i}|RUNNING|None\n" for i in range(50)))
     queue = slurm_executor.Queue()
@@ -214,7 +218,7 @@ def test_queue_is_read_once_for_all_jobs(tmp_path, slurm, monkeypatch):
     assert len(calls(tmp_path)) == 1
 
 
-def test_job_that_leaves_the_queue_without_a_result_was_killed(tmp_path, slurm):
+def test_job_that_leaves_the_queue_without_a_result_counts_as_killed(tmp_path, slurm):
     (tmp_path / "queue").write_text("6|RUNNING|None\n")  # 7 is no longer listed
     process = slurm("7", slurm_executor.Queue())
     assert process.poll() is None  # its result may still become visible
@@ -224,13 +228,13 @@ def test_job_that_leaves_the_queue_without_a_result_was_killed(tmp_path, slurm):
     assert "GONE" in process.reason()
 
 
-def test_result_that_becomes_visible_late_is_waited_for(tmp_path, slurm):
+def test_a_job_is_done_when_its_late_result_becomes_visible(tmp_path, slurm):
     (tmp_path / "queue").write_text("7|COMPLETED|None\n")
     process = slurm("7", slurm_executor.Queue())
     assert process.poll() is None
     (tmp_path / "runs" / RESULT).touch()
     assert process.poll() == 0
-    assert not process.job.paths.folder.exists()  # submitit's files are of no more use
+    assert not process.job.paths.folder.exists()  # submitit's files are no longer needed
 
 
 def test_requeued_job_has_not_ended(tmp_path, slurm):
@@ -278,7 +282,7 @@ def test_waiting_job_is_cancelled_and_running_job_is_interrupted_first(
     assert calls(tmp_path)[1:] == expected
 
 
-def test_machine_without_slurm_is_a_users_mistake(tmp_path, monkeypatch):
+def test_machine_without_slurm_is_a_user_error(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="sbatch") as refused:
         slurm_executor.slurm_slots(tmp_path, 1, {"setup": []}, 1)
@@ -304,7 +308,7 @@ def test_number_of_jobs_that_fit_on_a_node(gpus, cpus, fit):
 
 
 def test_job_ends_with_the_process_that_started_it(tmp_path):
-    # As in Ray's worker; the job itself waits for a pipe that nobody opens.
+    # As in a Ray worker; the job itself waits for a pipe that nobody opens.
     os.mkfifo(tmp_path / "jobs.jsonl")
     program = (
         "import os, subprocess, sys, time\n"
@@ -327,7 +331,7 @@ def test_job_ends_with_the_process_that_started_it(tmp_path):
 
 
 def _state(pid):
-    """A process's state, one letter; X if there is none."""
+    """The state of a process, one letter; X if there is no such process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:

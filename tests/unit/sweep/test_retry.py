@@ -1,4 +1,4 @@
-"""What a sweep does about jobs that fail: on_error and retries."""
+"""How a sweep handles failing jobs: on_error and retries."""
 
 import json
 import signal
@@ -17,12 +17,12 @@ from kd_bench.sweep.retry import OUT_OF_MEMORY, OnError, RetryPolicy
 from kd_bench.sweep.scheduler import Sweep
 
 DONE = "done"
-ENDLESS = None  # runs until it gets a signal
+ENDLESS = None  # runs until it receives a signal
 KILLED = -signal.SIGKILL
 
 
 class FakeProcess:
-    """Has ended with an exit code, or ends with the first signal that it gets."""
+    """Has ended with an exit code, or ends with the first signal that it receives."""
 
     def __init__(self, code):
         self.code, self.signals = code, []
@@ -39,7 +39,7 @@ class FakeProcess:
 
 
 class FakeSlot:
-    """Runs nothing: the n-th start of a job ends as the n-th of its `endings`.
+    """Runs nothing: the n-th start of a job ends with the n-th of its `endings`.
 
     An ending is an exit code, ENDLESS, DONE, or the first line of an error.
     """
@@ -63,7 +63,7 @@ class FakeSlot:
 
 
 class RecordingDisplay(SweepDisplay):
-    """Keeps the lines that it would print."""
+    """Keeps the lines instead of printing them."""
 
     def __init__(self, total):
         super().__init__(total)
@@ -77,7 +77,7 @@ class RecordingDisplay(SweepDisplay):
 
 
 def run_sweep(tmp_path, policy, slots=1, **endings):
-    """Run a sweep of jobs with these endings: the sweep, its lines, and the started processes."""
+    """Run a sweep of jobs with these endings; return it, its lines and the started processes."""
     any_job = job(tmp_path, "method=baseline")
     jobs = [replace(any_job, folder=f"a/b/c/{name}/seed0", label=name) for name in endings]
     started = []
@@ -88,7 +88,7 @@ def run_sweep(tmp_path, policy, slots=1, **endings):
     return sweep, display.lines, started
 
 
-def test_other_jobs_run_after_a_failure(tmp_path):
+def test_other_jobs_still_run_after_a_failure(tmp_path):
     sweep, lines, _ = run_sweep(
         tmp_path, RetryPolicy(), one=["ValueError: x"], two=[DONE], three=[DONE]
     )
@@ -96,7 +96,7 @@ def test_other_jobs_run_after_a_failure(tmp_path):
     assert lines[1:] == ["two: done", "three: done"]
 
 
-def test_with_stop_a_failure_ends_the_running_jobs_and_starts_no_more(tmp_path):
+def test_with_stop_a_failure_ends_running_jobs_and_no_more_are_started(tmp_path):
     sweep, lines, started = run_sweep(
         tmp_path,
         RetryPolicy(OnError.stop),
@@ -139,7 +139,7 @@ def test_job_that_ran_out_of_memory_is_retried(tmp_path, reason):
     assert lines[1:] == ["one: done"]
 
 
-def test_retry_comes_after_the_jobs_that_are_pending(tmp_path):
+def test_retry_comes_after_pending_jobs(tmp_path):
     _, _, started = run_sweep(tmp_path, RetryPolicy(retries=1), one=[KILLED, DONE], two=[DONE])
     assert [label for label, _ in started] == ["one", "two", "one"]
 
@@ -156,7 +156,7 @@ def test_failure_that_would_repeat_is_not_retried(tmp_path, ending):
     assert len(started) == len(sweep.failed) == 1
 
 
-def test_job_that_the_sweep_itself_ended_is_not_retried(tmp_path):
+def test_job_that_the_sweep_stopped_is_not_retried(tmp_path):
     _, _, started = run_sweep(
         tmp_path,
         RetryPolicy(OnError.stop, retries=5),
@@ -167,7 +167,7 @@ def test_job_that_the_sweep_itself_ended_is_not_retried(tmp_path):
     assert [label for label, _ in started] == ["one", "two"]
 
 
-def test_error_of_torch_without_memory_is_recognized():
+def test_torchs_out_of_memory_error_is_recognized():
     with pytest.raises(RuntimeError) as failure:
         torch.ones(10**15)
     assert f"RuntimeError: {failure.value}".startswith(OUT_OF_MEMORY)
@@ -219,7 +219,7 @@ def test_real_job_that_was_killed_is_retried(tmp_path):
         ),
     ],
 )
-def test_mistake_in_the_launchers_values_is_one_line(kd_bench, typed, facts):
+def test_wrong_launcher_value_is_reported_in_one_line(kd_bench, typed, facts):
     code, output = kd_bench("-m", *TINY, "seed=0,1", typed)
     assert (code, output.count("\n")) == (2, 1), output
     for fact in facts:

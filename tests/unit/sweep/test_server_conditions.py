@@ -1,7 +1,7 @@
-"""What fork_server.py relies on in CPython: each test fails on a Python where that does not hold.
+"""What fork_server.py relies on in CPython; a test fails on a Python where this does not hold.
 
-The programs run in interpreters of their own, and need no PyTorch: what is preloaded replaces the
-module that would import it.
+Each program runs in its own interpreter and needs no PyTorch: the preloaded module replaces the
+one that would import it.
 """
 
 import os
@@ -46,7 +46,7 @@ def blocked(status):
 
 
 def check(program, folder, **variables):
-    """Run a program of assertions in a folder: its output, and what its forks printed."""
+    """Run a program of assertions in a folder; return the output of it and its forks."""
     path = folder / "program.py"  # a script, whose main module has a file
     path.write_text(START + program)
     (folder / "without_torch.py").write_text(WITHOUT_TORCH)
@@ -65,7 +65,7 @@ def check(program, folder, **variables):
     return output.read_text()
 
 
-def test_server_gets_the_environment_of_the_moment_when_it_is_started(tmp_path):
+def test_server_gets_the_environment_at_its_start(tmp_path):
     program = """
 os.environ.pop("OPENBLAS_NUM_THREADS", None)
 before = dict(os.environ)
@@ -78,9 +78,9 @@ assert dict(os.environ) == before
     check(program, tmp_path, OMP_NUM_THREADS="3")
 
 
-def test_server_and_forks_block_signals_that_this_process_does_not(tmp_path):
+def test_signals_are_blocked_in_server_and_forks_but_not_in_this_process(tmp_path):
     program = """
-fork_server.prepare({})  # also starts the resource tracker, which unblocks two of them
+fork_server.prepare({})  # also starts the resource tracker, which unblocks two signals
 assert blocked(Path(f"/proc/{server()}/status").read_text()) == set(fork_server.SIGNALS)
 assert blocked(Path("/proc/self/status").read_text()) == set()
 with fork_server._server_conditions({}):
@@ -110,12 +110,12 @@ assert Path("preloaded").read_text().split() == [str(server())]
     check(program, tmp_path)
 
 
-def test_socket_fits_into_a_path_even_if_that_of_temporary_files_is_long(tmp_path):
+def test_socket_path_is_short_even_if_the_temporary_folders_is_long(tmp_path):
     folder = tmp_path / ("long" * 25)
     folder.mkdir()
     program = """
 before = tempfile.gettempdir()
-assert len(before) > 107  # it cannot be a socket's
+assert len(before) > 107  # too long for a socket
 fork_server.prepare({})
 assert forkserver._forkserver._forkserver_address.startswith("/tmp/")
 assert tempfile.gettempdir() == before
@@ -129,7 +129,7 @@ WAITING = "fork_server.ForkedProcess(Path('pipe'), 0, Path('log'), {})"
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 searches the folder first")
-def test_file_of_the_current_folder_does_not_hide_a_library_of_the_server(tmp_path):
+def test_file_in_the_current_folder_does_not_shadow_a_library_of_the_server(tmp_path):
     folder = tmp_path / "own"
     folder.mkdir()
     (folder / "selectors.py").write_text("open('imported', 'w')\n")
@@ -157,12 +157,12 @@ assert sys.modules["__main__"] is main
 
 
 @pytest.mark.slow
-def test_fork_of_a_killed_server_counts_as_killed_and_ends_and_another_server_starts(tmp_path):
+def test_fork_of_a_killed_server_ends_as_killed_and_a_new_server_starts(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     program = f"""
 fork = {WAITING}
 first, pid = server(), fork._process.pid
-time.sleep(0.5)  # until it waits for the pipe; from then on it ends with its parent
+time.sleep(0.5)  # until it waits for the pipe, and ends with its parent
 assert fork.poll() is None
 os.kill(first, signal.SIGKILL)
 wait_until(lambda: fork.poll() is not None)
@@ -178,12 +178,12 @@ assert blocked(Path(f"/proc/{{server()}}/status").read_text()) == set(fork_serve
 
 
 @pytest.mark.parametrize("number", ["signal.SIGINT", "signal.SIGTERM", "signal.SIGKILL"])
-def test_fork_can_be_signalled_as_soon_as_it_has_started(tmp_path, number):
+def test_fork_can_be_signalled_immediately_after_its_start(tmp_path, number):
     os.mkfifo(tmp_path / "pipe")
     program = f"""
 fork = {WAITING}
 fork.signal({number})
 wait_until(lambda: fork.poll() is not None)
-fork.signal({number})  # one that has ended: no error
+fork.signal({number})  # it has ended: no error
 """
     check(program, tmp_path)

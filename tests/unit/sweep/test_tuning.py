@@ -1,4 +1,4 @@
-"""Tuning chooses by validation images alone, and resumes."""
+"""Tuning selects by validation accuracy only, and resumes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ JOB = (*TINY, "method=st", "recipe.epochs=1", "seed=3")
 
 @pytest.fixture
 def tuning(tmp_path):
-    """A study with the seed 3 of two trials that hold out 10 images."""
+    """A study with seed 3 and two trials that hold out 10 images."""
     launchers.register()
     with compose.initialized():
         yield Tuning([(*JOB, f"runs_dir='{tmp_path}/it\\'s'")], 2, 10)
@@ -29,7 +29,7 @@ def tuning(tmp_path):
 
 @pytest.fixture
 def trials(tuning):
-    """The jobs of its trials, which have run."""
+    """The jobs of its trials, trained."""
     jobs = [resolve_job(*composed) for composed in compose_jobs(tuning.trials)]
     for job in jobs:
         trained(job)
@@ -44,7 +44,7 @@ def set_validation(job, accuracy):
     path.write_text("\n".join(map(",".join, (names, row))) + "\n")
 
 
-def test_a_trial_and_its_teacher_train_without_the_validation_images(tuning, tmp_path):
+def test_trials_and_their_teacher_train_without_the_validation_images(tuning, tmp_path):
     first, second = (resolve_job(*composed) for composed in compose_jobs(tuning.trials))
     for job in (first, *first.teachers):
         assert job.config.dataset.validation == 10
@@ -62,9 +62,7 @@ def test_a_fifth_of_the_training_images_is_held_out_unless_a_number_is_given():
 
 
 @pytest.mark.slow
-def test_the_choice_is_by_validation_accuracy_and_test_accuracies_do_not_change_it(
-    tuning, trials, capsys
-):
+def test_the_validation_accuracy_decides_and_test_accuracies_do_not_matter(tuning, trials, capsys):
     set_validation(trials[0], 40.0)
     set_validation(trials[1], 60.0)
     studies = tuning.studies()
@@ -89,7 +87,7 @@ def test_the_choice_is_by_validation_accuracy_and_test_accuracies_do_not_change_
 
 
 @pytest.mark.slow
-def test_a_trial_that_diverged_counts_and_one_that_was_lost_does_not(tuning, trials):
+def test_a_diverged_trial_counts_but_a_lost_one_does_not(tuning, trials):
     (trials[1].path / RESULT).unlink()
     assert tuning.studies() is None
     (trials[1].path / ERROR).write_text("MemoryError\n")
@@ -110,7 +108,7 @@ def test_a_trial_that_diverged_counts_and_one_that_was_lost_does_not(tuning, tri
         (["method.weights.st=2"], "method.weights.st is tuned, so its value must not be given"),
     ],
 )
-def test_what_cannot_be_tuned_is_refused_before_anything_trains(words, message):
+def test_impossible_tuning_is_refused_before_training(words, message):
     launchers.register()
     with compose.initialized(), pytest.raises(UserError, match=message):
         Tuning([(*JOB, *words)], 2, None)

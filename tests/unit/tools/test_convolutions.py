@@ -1,3 +1,7 @@
+"""tools/convolutions.py finds convolutions with wrong results or crashes."""
+
+from __future__ import annotations
+
 import os
 import signal
 
@@ -12,11 +16,11 @@ def trial():
     )
 
 
-def test_a_right_convolution_is_found_right(trial):
+def test_a_correct_convolution_passes(trial):
     assert convolutions.run_trial(trial, raw=True) < 1e-5
 
 
-def test_a_trial_that_is_off_or_dies_is_named(trial, monkeypatch):
+def test_a_trial_that_is_wrong_or_crashes_is_reported(trial, monkeypatch):
     def killed(trial, raw):
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -26,7 +30,7 @@ def test_a_trial_that_is_off_or_dies_is_named(trial, monkeypatch):
     assert convolutions.outcome(trial, raw=True) == "killed by SIGKILL"
 
 
-def test_the_exit_code_tells_whether_anything_breaks(monkeypatch, capsys):
+def test_the_exit_code_is_1_if_any_trial_is_wrong(monkeypatch, capsys):
     monkeypatch.setattr(convolutions, "run_trial", lambda trial, raw: 0.0)
     assert convolutions.main(["--trials", "3"]) == 0
     monkeypatch.setattr(convolutions, "run_trial", lambda trial, raw: float(trial.threads == 1))

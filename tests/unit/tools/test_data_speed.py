@@ -1,4 +1,4 @@
-"""tools/data_speed.py, in the small: what it compares is comparable, and memory is measured."""
+"""tools/data_speed.py on few images: both sides do the same work, and memory is measured."""
 
 import os
 
@@ -21,7 +21,7 @@ def test_both_sides_make_batches_of_the_same_shape(root):
     assert shapes[0] == shapes[1] == [((10, 3, 224, 224), torch.float32)]
 
 
-def test_images_come_again_where_there_are_fewer(root):
+def test_images_are_repeated_until_there_are_enough(root):
     data = data_speed.open_stream(ImageFolder(str(root), None), 0)
     assert sum(map(len, data_speed.stream(data, 23))) == 23
 
@@ -46,7 +46,7 @@ def test_rates_are_compared_with_those_of_the_same_round(capsys, monkeypatch):
     ]
 
 
-def test_memory_is_that_of_the_process():
+def test_memory_is_measured_for_one_process():
     before = data_speed.private(os.getpid())
     held = torch.ones(2**26)  # 256 MB
     assert data_speed.private(os.getpid()) - before > 0.9 * 4 * len(held)

@@ -1,4 +1,4 @@
-"""Blocks of Markdown that commands make, and the cells of the table of methods."""
+"""Blocks of Markdown that commands generate, and the cells of the table of methods."""
 
 from __future__ import annotations
 
@@ -21,54 +21,54 @@ def script(name):
     return module
 
 
-def test_a_block_has_its_command_its_line_and_its_body():
+def test_a_block_has_a_line_a_command_and_a_body():
     (block,) = blocks.find_blocks(TEXT)
     assert (block.line, block.command, block.body) == (2, "python tools/x.py", "old\n")
 
 
-def test_a_block_may_run_while_another_command_does():
+def test_a_block_may_run_during_another_command():
     head = "kd-bench status | while: kd-bench sweep=a | until: images/s"
     (block,) = blocks.find_blocks(f"<!-- output: {head} -->\n<!-- /output -->\n")
     assert (block.command, block.meanwhile) == ("kd-bench status", "kd-bench sweep=a")
     assert block.until == "images/s"
 
 
-def test_a_block_without_an_end_and_an_unknown_option_are_refused():
+def test_a_block_without_an_end_and_an_unknown_option_are_errors():
     with pytest.raises(UserError, match="1 blocks start"):
         blocks.find_blocks("<!-- output: kd-bench -->\n")
     with pytest.raises(UserError, match="untli"):
         blocks.find_blocks("<!-- output: kd-bench | untli: x -->\n<!-- /output -->\n")
 
 
-def test_regenerating_changes_bodies_alone():
+def test_regenerating_changes_only_bodies():
     made = blocks.regenerate(TEXT, lambda block: f"new of {block.command}\n")
     assert made == TEXT.replace("old", "new of python tools/x.py")
 
 
-def test_commands_of_a_page_run_in_one_folder_and_output_is_shown_below_the_command(tmp_path):
+def test_the_commands_of_a_page_share_a_folder_and_output_is_below_its_command(tmp_path):
     shell = blocks.Shell(tmp_path)
     shell.run(blocks.Block(1, "echo hello > file", ""))
     assert shell.run(blocks.Block(2, "cat file", "")) == "```\n$ cat file\nhello\n```\n"
 
 
 @pytest.mark.slow
-def test_a_block_waits_for_what_the_other_command_does(tmp_path):
-    block = blocks.Block(1, "cat file", "", "sleep 4", "ready")
+def test_a_block_waits_for_the_other_command(tmp_path):
+    block = blocks.Block(1, "cat file", "", "sleep 2", "ready")
     shell = blocks.Shell(tmp_path)
-    shell.output("(sleep 1; echo ready > file) > /dev/null 2>&1 &")
+    shell.output("(sleep 0.3; echo ready > file) > /dev/null 2>&1 &")
     assert "ready" in shell.run(block)
 
 
-def test_a_command_that_breaks_makes_no_block(tmp_path):
+def test_a_command_that_crashes_makes_no_block(tmp_path):
     shell = blocks.Shell(tmp_path)
     with pytest.raises(UserError, match="failed"):
         shell.output("python -c 'raise KeyError'")
     with pytest.raises(UserError, match="failed"):
         shell.output("kd-bench() { python -c 'raise KeyError'; }; kd-bench")
-    assert shell.output("echo refused; exit 1") == "refused\n"  # a mistake that is shown
+    assert shell.output("echo refused; exit 1") == "refused\n"  # a user error, to be shown
 
 
-def test_a_block_whose_times_alone_differ_stays_as_it_is():
+def test_a_block_in_which_only_times_differ_is_not_changed():
     text = "<!-- output: echo 5 jobs in 3 s -->\n```\n$ echo 5 jobs in 3 s\n5 jobs in 9 s\n```\n"
     assert blocks.fresh(f"{text}<!-- /output -->\n") == f"{text}<!-- /output -->\n"
 
@@ -107,7 +107,7 @@ def test_everything_else_is_compared(one, other):
 # The table of methods
 
 
-def test_a_row_has_the_paper_the_formula_what_is_read_and_the_weights():
+def test_a_row_has_papers_formulas_inputs_and_weights():
     row = catalogue.entry("fitnet_two_stage")
     assert row.papers == [
         "FitNets: Hints for Thin Deep Nets (Romero et al., 2015), ICLR 2015, "
@@ -130,24 +130,24 @@ def test_a_row_has_the_paper_the_formula_what_is_read_and_the_weights():
         ("dml", "logits, a teacher that learns"),
     ],
 )
-def test_what_a_method_reads_is_found_out(name, reads):
+def test_the_inputs_of_a_method_are_found(name, reads):
     assert catalogue.entry(name).reads == reads
 
 
-def test_a_formula_is_the_first_line_of_the_class_and_cells_are_safe_in_markdown():
+def test_a_formula_is_the_first_line_of_the_class_and_cells_are_escaped():
     assert catalogue.first_line(SoftTarget) == SoftTarget.__doc__.partition("\n")[0]
     assert catalogue.escaped("|z_s|*2 < 1, `a_b`") == "|z\\_s|\\*2 \\< 1, `a_b`"
     cells = catalogue.entry("st").row().replace("\\|", "")
     assert cells.count("|") == len(catalogue.HEAD) + 1
 
 
-def test_a_weight_s_source_is_the_comment_without_its_citation():
+def test_the_source_of_weights_is_the_comment_without_the_citation():
     assert catalogue.entry("at").source == "Weight: the authors' code, for 32x32 images"
     assert catalogue.entry("st").source.startswith("Weights and temperature:")
 
 
 @pytest.mark.slow
-def test_a_page_is_stale_without_a_row(tmp_path, monkeypatch, capsys):
+def test_a_page_that_lacks_a_row_is_stale(tmp_path, monkeypatch, capsys):
     methods = script("methods")
     folders = methods.catalogue.METHODS, methods.catalogue.PLUGINS, methods.catalogue.RULES
     some = dict(zip(folders, (["baseline", "st"], ["ea"], ["dot", "sgd"]), strict=True))
@@ -174,8 +174,8 @@ def test_a_page_is_stale_without_a_row(tmp_path, monkeypatch, capsys):
     assert "| `baseline` |" in table
 
 
-def test_a_rule_s_row_says_what_it_costs():
-    # DOT needs the gradient of one part beside that of the sum, and keeps a momentum for it
+def test_the_row_of_a_rule_has_its_costs():
+    # DOT needs the gradient of one part besides that of the sum, and keeps a momentum for it
     row = catalogue.rule_row("dot").split(" | ")
     assert row[0] == "| `dot`"
     assert row[1].startswith("DOT: A Distillation-Oriented Trainer")
@@ -198,7 +198,7 @@ def test_docs_checks_every_page_unless_some_are_given(tmp_path, monkeypatch):
     assert {path.name for path in docs.pages()} > {"README.md", "sweeps.md", "methods.md"}
 
 
-def test_docs_makes_the_pages_of_methods_before_the_tables_that_lead_there(tmp_path, monkeypatch):
+def test_docs_makes_the_pages_of_methods_before_the_tables_that_link_to_them(tmp_path, monkeypatch):
     docs, called = script("docs"), []
     (tmp_path / "page.md").touch()
     monkeypatch.setattr(docs, "pages", lambda: [tmp_path / "page.md"])

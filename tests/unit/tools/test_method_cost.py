@@ -1,4 +1,4 @@
-"""What a step of each method costs."""
+"""tools/method_cost.py measures and shows the cost of a step of each method."""
 
 import json
 
@@ -27,7 +27,7 @@ def test_the_cheapest_method_comes_first(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_mistake_is_one_line(tmp_path, capsys):
+def test_a_mistake_is_reported_in_one_line(tmp_path, capsys):
     assert method_cost.main(["kd", "--out", str(tmp_path / "costs.json")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("method_cost.py: unknown method 'kd'; choose from ")

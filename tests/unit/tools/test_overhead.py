@@ -1,4 +1,4 @@
-"""tools/overhead.py measures where the time of a sweep goes."""
+"""tools/overhead.py measures how a sweep spends its time."""
 
 import importlib.util
 import sys
@@ -15,7 +15,7 @@ from kd_bench.results.table import table_from
 def overhead(monkeypatch):
     spec = importlib.util.spec_from_file_location("tools_overhead", TOOLS / "overhead.py")
     module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "tools_overhead", module)  # its dataclasses look for it there
+    monkeypatch.setitem(sys.modules, "tools_overhead", module)  # its dataclasses look it up there
     spec.loader.exec_module(module)
     return module
 
@@ -31,7 +31,7 @@ def test_every_part_of_a_sweeps_time_is_measured_and_printed(overhead, capsys):
     assert all(name in printed for name in measured.parts)
 
 
-def test_generated_records_make_a_table_of_as_many_runs(overhead, tmp_path):
+def test_a_table_of_generated_records_has_as_many_runs(overhead, tmp_path):
     overhead.write_copies(record("st"), tmp_path, number=60, seeds=2)
     table = table_from(read_records(tmp_path))
     assert len(table.runs) == 60

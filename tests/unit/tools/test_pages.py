@@ -1,4 +1,4 @@
-"""Pages of methods: made of records and histories, fresh, and with links that lead somewhere."""
+"""Pages of methods: generated from records and histories, up to date, and without dead links."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def rows(text: str, first: str) -> list[list[str]]:
     return [line.strip("| \n").split(" | ") for line in table.splitlines()[2:]]
 
 
-def test_every_method_with_results_has_a_page_and_every_cell_a_picture(files):
+def test_every_method_with_results_has_a_page_and_every_cell_a_figure(files):
     named = {path.name for path in files if path.suffix == ".md"}
     assert named == {"baseline.md", "st.md", "control_shuffled.md"}
     assert {path.name for path in files if path.suffix == ".svg"} == {
@@ -53,7 +53,7 @@ def test_every_method_with_results_has_a_page_and_every_cell_a_picture(files):
     }
 
 
-def test_a_page_has_paper_formula_and_yaml(files):
+def test_a_page_has_the_paper_the_formula_and_the_yaml(files):
     text = page(files, "st")
     assert "[arXiv:1503.02531](https://arxiv.org/abs/1503.02531)" in text
     assert "- T^2 KL(softmax(z\\_t / T) || softmax(z\\_s / T))" in text
@@ -74,13 +74,13 @@ def test_the_baseline_is_not_compared_with_itself(files):
     assert rows(page(files, "baseline"), "data") == [["digits resnet20-resnet8", "90.0 ± 1.0 (3)"]]
 
 
-def test_a_control_is_called_one(files):
+def test_a_control_is_labelled_as_such(files):
     (line,) = rows(page(files, "control_shuffled"), "data")
     assert line[0] == "digits resnet20-resnet8; controls"
     assert line[-1] == "no significant difference (a control)"
 
 
-def test_every_run_has_seed_accuracies_teacher_recipe_seconds_and_record(files):
+def test_every_run_has_a_line_with_accuracies_teacher_recipe_seconds_and_record(files):
     lines = rows(page(files, "st"), "seed")
     assert [line[0] for line in lines] == ["0", "1", "2"]
     _, last, best, teacher, recipe, seconds, link = lines[1]
@@ -95,7 +95,7 @@ def test_a_teacher_without_a_published_record_has_no_link(tmp_path):
     assert rows(page(files, "st"), "seed")[0][3] == "96.1"
 
 
-def test_changed_values_have_a_section_of_their_own(tmp_path):
+def test_changed_values_have_their_own_section(tmp_path):
     changed = record("st", 0, 91.0, changed={"method.losses.st.temperature": 8})
     text = page(made(tmp_path, [*RECORDS, changed]), "st")
     assert "### st (temperature=4): digits resnet20-resnet8\n" in text
@@ -106,7 +106,7 @@ def test_changed_values_have_a_section_of_their_own(tmp_path):
     ]
 
 
-def test_runs_without_a_history_have_no_picture(tmp_path):
+def test_runs_without_a_history_have_no_figure(tmp_path):
     write(tmp_path, [record("st")])
     (tmp_path / record("st").folder / "history.csv").unlink()
     files = pages(Results(tmp_path))
@@ -114,7 +114,7 @@ def test_runs_without_a_history_have_no_picture(tmp_path):
     assert "![" not in page(files, "st")
 
 
-def test_every_link_leads_to_a_file_that_is_there_or_made(files):
+def test_every_link_leads_to_an_existing_or_generated_file(files):
     for path, text in files.items():
         if path.suffix == ".md":
             targets = re.findall(r"\]\((?!https:)([^)\s]+)\)", text)
@@ -124,18 +124,18 @@ def test_every_link_leads_to_a_file_that_is_there_or_made(files):
                 assert place.exists() or place in files, target
 
 
-def test_a_method_that_has_no_file_any_more_is_named(tmp_path):
+def test_results_of_a_method_without_a_yaml_file_are_an_error(tmp_path):
     write(tmp_path, [record("old_one")])
     with pytest.raises(UserError, match=r"results of old_one, but no conf/method/old_one\.yaml"):
         pages(Results(tmp_path))
 
 
-def test_a_folder_without_records_is_named(tmp_path):
+def test_a_folder_without_records_is_an_error(tmp_path):
     with pytest.raises(UserError, match="no records in"):
         Results(tmp_path)
 
 
-def test_the_index_leads_from_docs_to_the_pages():
+def test_the_index_links_to_the_pages():
     assert index(["at", "st"]) == "[at](methods/at.md), [st](methods/st.md)"
 
 
@@ -144,7 +144,7 @@ def test_the_index_leads_from_docs_to_the_pages():
 
 @pytest.fixture
 def tool(tmp_path, monkeypatch):
-    """tools/pages.py with another folder for pages, and two of them in it."""
+    """tools/pages.py with another folder for the pages."""
     spec = importlib.util.spec_from_file_location("tools_pages", TOOLS / "pages.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -153,7 +153,7 @@ def tool(tmp_path, monkeypatch):
     return module
 
 
-def test_what_is_written_is_fresh_until_it_changes_and_the_rest_is_deleted(tool, tmp_path, capsys):
+def test_written_pages_are_fresh_and_those_without_results_are_deleted(tool, tmp_path, capsys):
     made = {tmp_path / "methods/st.md": "new\n"}
     (tmp_path / "methods").mkdir()
     (tmp_path / "methods/gone.md").write_text("of a method without results")
@@ -167,11 +167,11 @@ def test_what_is_written_is_fresh_until_it_changes_and_the_rest_is_deleted(tool,
     assert tool.check({tmp_path / "methods/st.md": "other\n"}) == 1
 
 
-def test_other_words_than_the_three_are_refused(tool):
+def test_unknown_options_are_an_error(tool):
     with pytest.raises(UserError, match="--index"):
         tool.main(["--all"])
 
 
-def test_the_folder_of_pages_is_that_of_the_documentation():
+def test_the_pages_belong_to_the_documentation():
     assert TOOLS.parent / "docs/methods" == PAGES
     assert PAGES in method_pages.PICTURES.parents

@@ -1,4 +1,4 @@
-"""tools/publish.py copies the small files of finished runs, and refuses what cannot be trusted."""
+"""tools/publish.py copies the small files of finished runs and refuses untrustworthy ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SCRIPT = TOOLS / "publish.py"
 
 @pytest.fixture
 def publish(tmp_path, monkeypatch, capsys):
-    """Run tools/publish.py in a folder; its exit status and its output."""
+    """Run tools/publish.py in a folder; return its exit status and its output."""
     monkeypatch.chdir(tmp_path)
     spec = importlib.util.spec_from_file_location("tools_publish", SCRIPT)
     module = importlib.util.module_from_spec(spec)
@@ -37,7 +37,7 @@ def published() -> set[str]:
     }
 
 
-def test_the_record_and_the_history_are_copied_and_nothing_else(publish):
+def test_only_the_record_and_the_history_are_copied(publish):
     write(Path("runs"), [record()])
     run = Path("runs", record().folder)
     (run / "student.pt").write_bytes(b"weights")
@@ -56,7 +56,7 @@ def test_the_study_of_a_tuned_run_is_copied_with_it(publish):
     assert publish() == (0, "1 unchanged\n")
 
 
-def test_publishing_again_copies_only_what_is_new(publish):
+def test_publishing_again_copies_only_new_runs(publish):
     write(Path("runs"), [record(seed=0)])
     publish()
     write(Path("runs"), [record(seed=1)])
@@ -87,7 +87,7 @@ def test_a_differing_record_is_overwritten_only_on_request(publish):
 
 
 @pytest.mark.parametrize("other", [{"dirty": True}, {"commit": None}])
-def test_a_record_of_an_unknown_state_of_the_code_is_refused_unless_allowed(publish, other):
+def test_a_record_of_uncommitted_code_is_refused_unless_allowed(publish, other):
     write(Path("runs"), [record(**other), record(seed=1)])
     status, printed = publish()
     assert status == 1
@@ -117,7 +117,7 @@ def test_a_record_whose_job_was_edited_by_hand_is_refused(publish):
     assert published() == set()
 
 
-def test_a_record_that_is_not_done_or_has_no_history_is_refused(publish):
+def test_an_unfinished_record_or_one_without_history_is_refused(publish):
     write(Path("runs"), [record(status="running"), record(seed=1)])
     Path("runs", record(seed=1).folder, "history.csv").unlink()
     status, printed = publish()

@@ -1,4 +1,4 @@
-"""tools/simulated_tables.py: worlds whose tables are those of the package."""
+"""tools/simulated_tables.py simulates results and makes kd-bench's tables of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kd_bench.utils.errors import UserError
 
 
 @pytest.mark.slow
-def test_a_world_has_its_methods_seeds_deviation_and_effect():
+def test_simulated_results_have_the_given_methods_seeds_deviation_and_effect():
     tables = list(tool.simulated(tool.World(methods=2, seeds=4, effect=5.0), tables=10))
     cells = [table.cells for table in tables]
     assert {(row, cell.n) for each in cells for (row, _), cell in each.items()} == {
@@ -24,7 +24,7 @@ def test_a_world_has_its_methods_seeds_deviation_and_effect():
         row: [cell.delta.mean for each in cells for (name, _), cell in each.items() if name == row]
         for row in ("method00", "method01")
     }
-    # a mean difference varies by SD * sqrt(2 / 4) = 0.22, that of 10 by 0.07
+    # the SD of a mean difference is SD * sqrt(2 / 4) = 0.22, that of the mean of 10 is 0.07
     assert np.mean(deltas["method00"]) == pytest.approx(5.0, abs=0.3)
     assert np.mean(deltas["method01"]) == pytest.approx(0.0, abs=0.3)
     assert np.mean([table.columns[0].deviation.sd for table in tables]) == pytest.approx(
@@ -32,12 +32,12 @@ def test_a_world_has_its_methods_seeds_deviation_and_effect():
     )
 
 
-def test_what_tables_mark_is_counted():
+def test_the_marks_of_tables_are_counted():
     found = tool.outcome(tool.World(methods=2, seeds=3, effect=50.0), tables=3)
     assert (found.arrow, found.bold, found.found) == (1.0, 1.0, 1.0)
 
 
-def test_an_earlier_simulation_is_shown_as_markdown(tmp_path, capsys):
+def test_a_stored_simulation_is_shown_as_markdown(tmp_path, capsys):
     world = {"methods": 34, "seeds": 3, "effect": 0.0}
     outcome = {"world": world, "tables": 1000, "arrow": 0.031, "bold": 0.02, "found": 0.0}
     path = tmp_path / "simulated.json"

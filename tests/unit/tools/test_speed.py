@@ -1,4 +1,4 @@
-"""tools/speed.py compares loops that compute the same, and its limits count what they should."""
+"""tools/speed.py compares loops that compute the same, and its limits are counted correctly."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from kd_bench.models.resnet import ResNet
 from kd_bench.training import device
 
 SCRIPT = TOOLS / "speed.py"
-# Shifted by up to 2 pixels, flipped or not, and normalised: everything that a loader does.
+# Shifted by up to 2 pixels, randomly flipped, and normalised: all that a loader does.
 VIEWS = ("dataset.pad=2", "dataset.flip=true", "dataset.mean=[0.3,0.4,0.5]")
 
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory):
-    """A tiny job whose teacher is trained."""
+    """A tiny job with a trained teacher."""
     recipe = ("recipe.schedule=constant", "recipe.lr=5e-4")
     made = make_job(tmp_path_factory.mktemp("runs"), "method=st", *VIEWS, *recipe)
     trained(made.teacher)
@@ -40,14 +40,14 @@ def job(tmp_path_factory):
 
 
 def broken(job):
-    """The job with a method that cannot be built."""
+    """The job with a method that cannot be constructed."""
     method = replace(job.config.method, losses={"st": {}})
     return replace(job, config=replace(job.config, method=method))
 
 
 @pytest.fixture
 def settings():
-    """Restores PyTorch's settings after a plain loop."""
+    """Restore PyTorch's settings after a plain loop."""
     yield
     device.configure_process(1)
 
@@ -60,7 +60,7 @@ def test_the_plain_loop_and_ours_compute_the_same_losses(job, settings):
 
 
 @pytest.mark.slow
-def test_another_learning_rate_is_noticed(job, settings):
+def test_another_learning_rate_is_detected(job, settings):
     ours, _ = agreement.losses(job)
     recipe = replace(job.config.recipe, lr=1e-3)
     _, plain = agreement.losses(scenarios.with_config(job, recipe=recipe))
@@ -85,7 +85,7 @@ def test_every_loop_trains_on_whole_batches(job, settings, kind):
         assert seconds > 0
 
 
-def test_plain_uses_the_default_settings_of_pytorch_and_ours_those_of_a_job(job, settings):
+def test_plain_loops_use_pytorchs_default_settings_and_ours_those_of_a_job(job, settings):
     torch.set_deterministic_debug_mode("default")
     torch.backends.cudnn.allow_tf32 = True
     for kind, mode in ((PLAIN, 0), (TUNED, 0), (OURS, 1)):
@@ -97,7 +97,7 @@ def test_plain_uses_the_default_settings_of_pytorch_and_ours_those_of_a_job(job,
 # Counting
 
 
-def test_the_convolutions_of_resnet20_on_cifar_are_those_of_its_layers():
+def test_the_convolutions_of_resnet20_on_cifar_are_counted_as_by_hand():
     net = ResNet(num_classes=10, depth=20, widths=[16, 16, 32, 64]).to("meta")
     extractor = FeatureExtractor(net, net.stages, (), "resnet20").eval()
     count = roofline.count_convolutions(extractor, torch.empty(1, 3, 32, 32, device="meta"))
@@ -159,7 +159,7 @@ def test_a_ratio_is_computed_per_round(job):
 
 
 @pytest.mark.slow
-def test_candidates_take_turns_and_processes_are_added_up(job):
+def test_the_rates_of_several_processes_are_added_up(job):
     messages = []
     pair = Candidate("two", OURS, job, processes=2)
     benchmark([pair], rounds=2, seconds=0.0, message=messages.append)
@@ -186,9 +186,7 @@ def test_without_the_first_candidate_there_is_nothing_to_compare_with(job):
 
 
 @pytest.mark.parametrize(("method", "is_cacheable"), [("st", True), ("at", False)])
-def test_there_are_candidates_with_a_teacher_cache_if_the_method_allows_one(
-    job, method, is_cacheable
-):
+def test_candidates_with_a_teacher_cache_exist_if_the_method_allows_one(job, method, is_cacheable):
     scenario = scenarios.Scenario("resnet8", "resnet20", method, 16, packed=(2,))
     scenario_job = make_job(Path(job.config.runs_dir), f"method={method}")
     made = scenarios.candidates(scenario_job, scenario, has_gpu=False, cores=4, loader_workers=3)

@@ -1,4 +1,4 @@
-"""tools/table.py keeps the tables in Markdown files fresh, and prints tables."""
+"""tools/table.py updates the tables in Markdown files, and prints tables."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ text
 
 @pytest.fixture
 def table_tool():
-    """Calls tools/table.py: its exit status."""
+    """Run tools/table.py; returns its exit status."""
     spec = importlib.util.spec_from_file_location("tools_table", TOOLS / "table.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -46,7 +46,7 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_every_block_is_made_by_its_command(table_tool, place):
+def test_every_block_is_the_output_of_its_command(table_tool, place):
     assert table_tool([]) == 0
     first, second = markdown.blocks(Path("README.md").read_text())
     assert "| st |" in first.body
@@ -68,7 +68,7 @@ def test_regenerating_twice_changes_nothing(table_tool, place, capsys, arguments
     assert capsys.readouterr().out == ""
 
 
-def test_check_names_stale_blocks_and_writes_nothing(table_tool, place, capsys):
+def test_check_lists_stale_blocks_and_writes_nothing(table_tool, place, capsys):
     assert table_tool(["--check"]) == 1
     assert Path("README.md").read_text() == PAGE
     assert not Path("cells.csv").exists()
@@ -79,7 +79,7 @@ def test_check_names_stale_blocks_and_writes_nothing(table_tool, place, capsys):
     assert "cells.csv: stale" in printed
 
 
-def test_a_figure_is_stale_when_its_numbers_are(table_tool, place, capsys):
+def test_a_figure_is_stale_when_its_numbers_change(table_tool, place, capsys):
     Path("README.md").write_text(PAGE.replace("--csv cells.csv", "--figure deltas.svg"))
     assert table_tool(["--check"]) == 1
     assert "deltas.svg: stale" in capsys.readouterr().out
@@ -101,9 +101,7 @@ def test_check_passes_after_writing_until_a_record_is_added(table_tool, place):
     assert table_tool(["--check"]) == 1
 
 
-def test_with_the_options_of_a_table_it_is_printed_and_no_file_is_written(
-    table_tool, place, capsys
-):
+def test_with_options_of_a_table_it_is_printed_and_no_file_is_written(table_tool, place, capsys):
     assert table_tool(["--method", "st", "--format", "markdown"]) == 0
     printed = capsys.readouterr().out
     assert "| st |" in printed
@@ -111,7 +109,7 @@ def test_with_the_options_of_a_table_it_is_printed_and_no_file_is_written(
     assert Path("README.md").read_text() == PAGE
 
 
-def test_methods_lead_to_the_pages_that_are_there_from_where_their_table_stands(table_tool, place):
+def test_methods_link_to_existing_pages_relative_to_the_file_of_the_table(table_tool, place):
     for folder in ("docs", "docs/methods"):
         Path(folder).mkdir()
     Path("docs/methods/st.md").touch()
@@ -126,7 +124,7 @@ def test_methods_lead_to_the_pages_that_are_there_from_where_their_table_stands(
         assert "| st |" in second.body
 
 
-def test_links_to_pages_are_for_markdown(table_tool, place, capsys):
+def test_links_to_pages_need_markdown(table_tool, place, capsys):
     with pytest.raises(UserError, match="--pages makes links, which need --format markdown"):
         table_tool(["--pages", "docs/methods"])
     Path("st.md").touch()
@@ -134,7 +132,7 @@ def test_links_to_pages_are_for_markdown(table_tool, place, capsys):
     assert "| [st](st.md) |" in capsys.readouterr().out
 
 
-def test_a_figure_of_costs_is_written_and_kept_fresh(table_tool, place):
+def test_a_figure_of_costs_is_written_and_checked(table_tool, place):
     Path("README.md").write_text(
         PAGE.replace("--csv cells.csv", "--cost-figure c.svg --cost memory")
     )
@@ -144,7 +142,7 @@ def test_a_figure_of_costs_is_written_and_kept_fresh(table_tool, place):
     assert table_tool(["--check"]) == 0
 
 
-def test_a_block_without_an_end_is_named_with_its_file(table_tool, place):
+def test_a_block_without_an_end_is_an_error_with_the_file(table_tool, place):
     Path("README.md").write_text(PAGE.replace("<!-- /table -->", "", 1))
     with pytest.raises(UserError, match=r"README.md: 2 .*<!-- table: .* 1 .*<!-- /table -->"):
         table_tool([])
@@ -156,7 +154,7 @@ def test_a_block_cannot_run_another_command(table_tool, place):
         table_tool([])
 
 
-def test_the_folders_of_other_files_are_made(table_tool, place):
+def test_folders_of_the_csv_and_the_figure_are_created(table_tool, place):
     table_tool(["--csv", "new/cells.csv", "--figure", "new/deltas.svg"])
     assert Path("new/cells.csv").exists()
     assert Path("new/deltas.svg").exists()
@@ -173,7 +171,7 @@ def test_a_folder_without_records_is_a_one_line_error(table_tool, place):
         table_tool(["--from", "empty"])
 
 
-def test_files_and_options_of_a_table_are_not_mixed(table_tool, place):
+def test_check_and_options_of_a_table_exclude_each_other(table_tool, place):
     with pytest.raises(UserError, match="--check"):
         table_tool(["--check", "--method", "st"])
 

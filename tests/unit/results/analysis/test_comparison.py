@@ -1,4 +1,4 @@
-"""Which rows of a column are significant, best, or not shown to be above a control."""
+"""Rows of a column that are significant, best, or not shown to be above a control."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TWO_VIEWS = Group(budget=Budget(2.0))
 
 
 def verdicts(groups=None, **values):
-    """Verdicts on rows of three seeds each, with differences from the baseline where it is."""
+    """Verdicts on rows of three seeds each, with differences from the baseline if there is one."""
     means = {row: Mean(value, 3) for row, value in values.items()}
     start = values.get("baseline")
     deltas = {
@@ -37,11 +37,11 @@ def test_methods_of_all_groups_are_corrected_together():
     assert verdicts(groups, baseline=90.0, st=90.18, at=90.0, noise=90.0).effects == {}
 
 
-def test_the_best_and_what_cannot_be_told_from_it_is_best():
+def test_the_best_row_and_those_not_significantly_worse_are_best():
     assert verdicts(baseline=90.0, st=91.0, at=90.9, sp=90.5).best == {"st", "at"}
 
 
-def test_nothing_is_best_that_is_not_above_the_baseline():
+def test_only_rows_above_the_baseline_can_be_best():
     assert verdicts(baseline=90.0, st=90.1, at=89.0).best == set()
     assert verdicts(baseline=90.0, st=89.0).best == set()
 
@@ -66,10 +66,10 @@ def test_controls_are_never_the_best_and_methods_must_be_above_all_of_them():
     assert not verdicts(baseline=90.0, st=89.0).unproven
 
 
-def test_a_row_that_is_alone_in_its_group_is_not_the_best_of_it():
+def test_the_only_row_of_a_group_is_not_marked_as_best():
     assert verdicts({"at": TWO_VIEWS}, baseline=90.0, at=95.0).best == set()
 
 
-def test_there_are_no_verdicts_without_a_deviation():
+def test_there_are_no_verdicts_without_a_standard_deviation():
     found = compare({"st": Mean(1.0, 1)}, {"st": Mean(1.0, 1)}, {"st": PLAIN}, None)
     assert (found.effects, found.best, found.unproven) == ({}, set(), set())

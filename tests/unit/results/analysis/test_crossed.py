@@ -1,4 +1,4 @@
-"""Which columns have crossed seeds of student and teacher, with variances worked out by hand."""
+"""Columns with crossed seeds of student and teacher, and their variances by hand."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_variances_of_several_methods_are_averaged():
     assert found.rows == ["at", "st"]
 
 
-def test_only_seeds_of_the_student_that_all_teachers_taught_count():
+def test_only_student_seeds_with_all_teachers_count():
     more = [record("st", 2, 50.0), record("st", 3, 60.0, changed=OTHER_TEACHER)]
     (found,) = crossed(ST + more)
     assert (found.sizes, parts(found)) == ([(2, 2)], pytest.approx((-2.0, -1.5, 4.0)))
@@ -68,7 +68,7 @@ def test_teachers_that_differ_in_more_than_their_seed_are_not_crossed():
     assert crossed(records) == []
 
 
-def test_pairs_are_crossed_apart():
+def test_each_pair_has_its_own_variances():
     on_another = [
         *seeds("st", 80.0, 82.0, student="resnet14"),
         *seeds("st", 84.0, 86.0, student="resnet14", changed=OTHER_TEACHER),

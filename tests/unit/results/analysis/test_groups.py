@@ -1,4 +1,4 @@
-"""Which rows of a table stand together, in which order, and below which heading."""
+"""Groups of rows in a table: membership, order and headings."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from kd_bench.results.analysis.groups import FIRST, OF_OLDER, Group, Kind, kind_
     [
         ("st", Kind.METHOD),
         ("simkd", Kind.LABEL_FREE),
-        ("dml", Kind.METHOD),  # its teacher learns along
-        ("baseline", Kind.METHOD),  # without a teacher, and still what methods are compared with
+        ("dml", Kind.METHOD),  # its teacher learns
+        ("baseline", Kind.METHOD),  # without a teacher, but methods are compared with it
         ("lwm", Kind.TEACHER_FREE),
         ("control_shuffled", Kind.CONTROL),
         ("label_smoothing", Kind.CONTROL),  # without a teacher
     ],
 )
-def test_a_row_is_of_the_kind_that_its_role_and_teacher_say(method, kind):
+def test_the_kind_of_a_row_follows_from_its_role_and_teacher(method, kind):
     of = record(method)
     assert kind_of(of.config.method, of.identity) is kind
 
 
-def test_without_a_teacher_a_method_stands_among_those_that_have_none():
+def test_a_method_without_a_teacher_is_in_the_group_of_teacher_free_methods():
     of = record("simkd")
     without = {name: part for name, part in of.identity.items() if name != "teacher"}
     assert kind_of(of.config.method, without) is Kind.TEACHER_FREE
@@ -58,14 +58,14 @@ def test_methods_come_first_and_controls_last_and_budgets_within_a_kind():
         (Group(Kind.LABEL_FREE, Budget(views_per_step=2.0)), "no labels, 2 views per step"),
     ],
 )
-def test_a_heading_names_what_differs_from_the_first_group(group, heading):
+def test_a_heading_has_the_differences_from_the_first_group(group, heading):
     assert str(group) == heading
 
 
 def test_roles_of_older_records_are_those_of_the_shipped_methods():
     roles = {name: role_of(name) for name in choices("method")}
     assert {name: role for name, role in roles.items() if role is not Role.method} == OF_OLDER
-    older = MethodConfig(name="control_noise")  # as if its file had no role
+    older = MethodConfig(name="control_noise")  # without a role
     assert kind_of(older, {"teacher": {}}) is Kind.CONTROL
 
 

@@ -1,4 +1,4 @@
-"""Tests, corrections, power and variances against numbers worked by hand and scipy.stats."""
+"""Tests, corrections, power and variances compared with values by hand and scipy.stats."""
 
 from __future__ import annotations
 
@@ -23,6 +23,23 @@ from kd_bench.results.analysis.statistics import (
 A, B = [89.1, 90.4, 90.9, 91.7], [91.0, 92.2, 91.9]
 
 
+def test_the_pooled_deviation_weights_cells_by_their_degrees_of_freedom():
+    # [1, 3]: squares 1 + 1 = 2, df 1. [0, 3, 6]: squares 9 + 0 + 9 = 18, df 2. [7]: df 0.
+    # sd = sqrt((2 + 18) / (1 + 2))
+    result = pooled([[1, 3], [0, 3, 6], [7]])
+    assert result.sd == pytest.approx(math.sqrt(20 / 3))
+    assert result.df == 3
+    assert pooled([[1.0], [2.0], []]) is None
+
+
+def test_the_interval_of_a_difference_uses_the_t_distribution():
+    # two-sided 95 % quantiles from a printed table: 2.776 at 4 degrees of freedom, 12.706 at 1
+    assert half_width(Pooled(0.2, 4), 3, 3) == pytest.approx(
+        2.776 * 0.2 * math.sqrt(2 / 3), rel=1e-3
+    )
+    assert half_width(Pooled(1.0, 1), 1, 4) == pytest.approx(12.706 * math.sqrt(1.25), rel=1e-3)
+
+
 def test_two_cells_are_compared_as_by_students_t_test():
     difference = np.mean(A) - np.mean(B)
     expected = stats.ttest_ind(A, B)  # equal variances
@@ -34,7 +51,7 @@ def test_two_cells_are_compared_as_by_students_t_test():
     assert width == pytest.approx(stats.t.ppf(0.975, 5) * error)
 
 
-def test_equal_seeds_leave_no_doubt():
+def test_without_variance_every_difference_is_significant():
     exact = Pooled(0.0, 4)
     three = np.array([3, 3])
     assert p_values(exact, np.array([0.0, 0.1]), three, three).tolist() == [1.0, 0.0]
@@ -56,7 +73,7 @@ def test_a_detectable_difference_is_found_with_a_power_of_80_percent(df, n, m, c
     assert stats.nct.sf(quantile, df, noncentrality) == pytest.approx(0.8, abs=1e-6)
 
 
-def test_with_many_seeds_the_detectable_difference_is_that_of_the_normal_distribution():
+def test_with_many_seeds_the_detectable_difference_is_the_normal_distributions():
     expected = (1.959964 + 0.841621) * math.sqrt(2 / 3)  # quantiles from a printed table
     assert detectable(Pooled(1.0, 10**7), 3, 3) == pytest.approx(expected, rel=1e-5)
 
@@ -73,14 +90,14 @@ def test_the_seeds_of_a_plan_are_the_fewest_with_a_power_of_80_percent(sd, diffe
     assert power(seeds) >= 0.8 > power(seeds - 1)
 
 
-def test_more_methods_need_more_seeds_each_and_tiny_differences_too_many():
+def test_more_methods_need_more_seeds_and_tiny_differences_too_many():
     assert seeds_to_detect(0.31, 0.3, methods=10) > seeds_to_detect(0.31, 0.3)
     assert seeds_to_detect(0.31, 10.0) == 2
     assert seeds_to_detect(0.31, 1e-6) is None
 
 
 def test_variances_of_crossed_seeds_by_hand():
-    # Means of rows 2 and 4, of columns 1, 3 and 5, overall 3. Residuals: (0, 1, -1) and (0, -1, 1):
+    # Row means 2 and 4, column means 1, 3 and 5, overall 3. Residuals (0, 1, -1) and (0, -1, 1):
     # MS = 4 / 2 = 2. Students: 3 * (1 + 1) / 1 = 6; (6 - 2) / 3. Teachers: 2 * (4 + 0 + 4) / 2 = 8;
     # (8 - 2) / 2.
     found = crossed_variances([[[0, 3, 3], [2, 3, 7]]])
@@ -88,7 +105,7 @@ def test_variances_of_crossed_seeds_by_hand():
 
 
 def test_variances_of_several_methods_are_averaged_and_may_be_below_zero():
-    # Pure interaction: MS of both means 0, of residuals 4: (0 - 4) / 2 each.
+    # Pure interaction: both mean squares are 0, that of residuals is 4: (0 - 4) / 2 each.
     checkers = [[1, -1], [-1, 1]]
     found = crossed_variances([checkers, checkers])
     assert (found.student, found.teacher, found.both) == pytest.approx((-2.0, -2.0, 4.0))
@@ -109,7 +126,7 @@ def test_variances_are_recovered_from_a_simulation():
     assert (found.student, found.teacher, found.both) == pytest.approx((9, 4, 1), rel=0.06)
 
 
-def test_a_sample_that_varies_more_than_all_others_is_unlike_them():
+def test_a_sample_with_a_significantly_larger_variance_is_unlike_the_others():
     # Variances 1, 1, 1 and 100, two degrees of freedom each: F = 100 with 2 and 6 degrees, whose
     # upper quantile at 0.01 / 4 is 19.1; without that sample F = 1
     like = {name: [0.0, 1.0, 2.0] for name in ("a", "b", "c")}
@@ -120,6 +137,6 @@ def test_a_sample_that_varies_more_than_all_others_is_unlike_them():
     assert unlike({**like, "d": [50.0]}, keep="a") == set()
 
 
-def test_no_sample_is_unlike_two_or_equal_ones():
+def test_with_two_samples_or_equal_variances_none_is_unlike():
     assert unlike({"a": [0.0, 1.0], "b": [0.0, 100.0]}, keep="a") == set()
     assert unlike({name: [1.0, 1.0] for name in "abc"}, keep="a") == set()

@@ -1,4 +1,4 @@
-"""The figure of accuracy against cost: its points, and the line of those that no other beats."""
+"""The figure of accuracy against cost: its points, and the Pareto frontier."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def test_a_point_has_means_and_the_range_of_the_seeds():
     assert found["control_shuffled"].is_control
 
 
-def test_a_method_on_the_line_is_not_beaten_at_its_cost_and_a_control_beats_none():
+def test_the_frontier_has_methods_that_no_cheaper_method_beats_and_no_controls():
     found = points(RECORDS)
     assert [point.row for point in cost.frontier(found, better=1)] == ["baseline", "st", "dkd"]
 
 
-def test_of_a_metric_whose_lower_values_are_better_the_lowest_are_on_the_line():
+def test_if_lower_is_better_the_frontier_has_the_lowest_values():
     found = [
         Point(row, seconds, mean, mean, mean, False)
         for row, seconds, mean in (("a", 1, 0.5), ("b", 2, 0.6), ("c", 3, 0.4))
@@ -58,12 +58,12 @@ def test_of_a_metric_whose_lower_values_are_better_the_lowest_are_on_the_line():
     assert [point.row for point in cost.frontier(found, better=-1)] == ["a", "c"]
 
 
-def test_of_equal_costs_only_the_best_is_on_the_line():
+def test_of_equal_costs_only_the_best_is_on_the_frontier():
     records = [*seeds("st", 93.0, seconds=5.0), *seeds("at", 92.0, seconds=5.0)]
     assert [point.row for point in cost.frontier(points(records), better=1)] == ["st"]
 
 
-def test_points_are_drawn_and_named(monkeypatch):
+def test_points_are_drawn_and_labelled(monkeypatch):
     (panel,) = drawn(RECORDS, monkeypatch)
     step = panel.lines[0]
     assert list(step.get_xdata()) == [15.0, 30.0, 50.0]
@@ -74,19 +74,19 @@ def test_points_are_drawn_and_named(monkeypatch):
     assert panel.get_xlabel() == "seconds of training, mean of a run"
 
 
-def test_of_many_points_only_those_on_the_line_and_the_baseline_are_named(monkeypatch):
+def test_of_many_points_only_the_frontier_and_the_baseline_are_labelled(monkeypatch):
     monkeypatch.setattr(cost, "ALL_NAMED", 4)
     (panel,) = drawn(RECORDS, monkeypatch)
     assert {text.get_text() for text in panel.texts} == {"baseline", "st", "dkd"}
 
 
-def test_costs_of_different_sizes_are_on_a_logarithmic_scale(monkeypatch):
+def test_costs_of_different_magnitudes_are_on_a_logarithmic_scale(monkeypatch):
     (near,) = drawn(RECORDS, monkeypatch)
     (far,) = drawn([*RECORDS, *seeds("dml", 90.0, seconds=120.0)], monkeypatch)
     assert (near.get_xscale(), far.get_xscale()) == ("linear", "log")
 
 
-def test_the_hash_is_that_of_accuracies_and_costs():
+def test_the_hash_depends_on_accuracies_and_costs():
     slower = [*RECORDS[:-1], record("control_shuffled", 1, 99.0, seconds=13.0)]
     hashes = [data_hash(cost.svg(*tables(each))) for each in (RECORDS, RECORDS, slower)]
     assert hashes[0] == hashes[1] != hashes[2]

@@ -14,7 +14,7 @@ ST = band([Curve((1, 2, 3, 4), (10.0, 70.0, 80.0, 90.0)), Curve((1, 2, 3, 4), (2
 BASELINE = band([Curve((1, 2, 3, 4), (11.0, 50.0, 70.0, 80.0))])
 
 
-def test_a_band_reaches_from_the_lowest_to_the_highest_seed():
+def test_a_band_spans_the_lowest_to_the_highest_seed():
     assert Band([1, 2, 3, 4], [10, 60, 80, 90], [15, 65, 82, 90.5], [20, 70, 84, 91]) == ST
 
 
@@ -22,7 +22,7 @@ def test_a_single_seed_is_a_band_without_width():
     assert BASELINE.lowest == BASELINE.mean == BASELINE.highest
 
 
-def test_only_epochs_that_all_seeds_have_count():
+def test_only_epochs_of_all_seeds_are_used():
     assert band([Curve((1, 3), (1.0, 3.0)), Curve((1, 2, 3), (3.0, 9.0, 5.0))]).mean == [2.0, 4.0]
 
 
@@ -35,11 +35,11 @@ def test_lines_and_bands_are_drawn_over_the_epochs(monkeypatch):
     assert list(lines) == ["st", "baseline"]
     assert list(lines["st"].get_ydata()) == [15, 65, 82, 90.5]
     assert len(axis.collections) == 2
-    # From the lowest value of the second half, 70, to the highest of all, 91, and 5 % more
+    # From the lowest value of the second half, 70, to the overall highest, 91, with margins of 5 %
     assert axis.get_ylim() == (70 - 0.05 * 21, 91 + 0.05 * 21)
 
 
-def test_the_hash_is_that_of_the_bands_and_their_names():
+def test_the_hash_depends_on_the_bands_and_their_names():
     first, same = (svg({"st": ST}) for _ in range(2))
     assert first == same
     hashes = {data_hash(first), data_hash(svg({"at": ST})), data_hash(svg({"st": BASELINE}))}

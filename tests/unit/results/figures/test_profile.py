@@ -49,7 +49,7 @@ def test_equal_methods_are_all_at_the_best(monkeypatch):
     assert {tuple(line.get_xdata()) for line in panel.lines} == {(0.0, 0.0, 0.0, 1.0)}
 
 
-def test_each_group_of_methods_has_a_panel_and_a_best_of_its_own(monkeypatch):
+def test_each_group_of_methods_has_its_own_panel_and_best(monkeypatch):
     controls = [
         *on_pair("resnet8", control_shuffled=95.0, label_smoothing=94.0),
         *on_pair("resnet14", control_shuffled=85.0, label_smoothing=84.0),
@@ -60,7 +60,7 @@ def test_each_group_of_methods_has_a_panel_and_a_best_of_its_own(monkeypatch):
     assert methods.lines[0].get_xdata().tolist()[:2] == [0.0, 0.0]
 
 
-def test_the_hash_is_that_of_the_gaps():
+def test_the_hash_depends_on_the_gaps():
     first, same = (profile.svg(table_from(RECORDS)) for _ in range(2))
     other = profile.svg(table_from([*RECORDS[:-1], *seeds("at", 81.5, student="resnet14")]))
     assert first == same

@@ -1,4 +1,4 @@
-"""Pictures are readable on light and on dark pages."""
+"""Figures are readable on light and on dark pages."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ def contrast(one: str, other: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-def test_contrast_is_that_of_the_standard():
+def test_the_contrast_function_matches_wcag():
     assert contrast("#000000", "#ffffff") == pytest.approx(21)
     assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)
 
 
-@pytest.mark.parametrize("light", sorted(DARK.keys() - {PAPER, "#b0b0b0"}))  # nor the grid
-def test_every_colour_stands_out_from_dark_paper(light):
+@pytest.mark.parametrize("light", sorted(DARK.keys() - {PAPER, "#b0b0b0"}))  # without the grid
+def test_every_colour_has_contrast_with_the_dark_background(light):
     assert contrast(DARK[light], DARK_PAPER) > 7
 
 
-def test_a_colour_without_a_dark_one_is_an_error():
+def test_a_colour_without_a_dark_counterpart_is_an_error():
     figure = Figure(facecolor="#123456")
     with pytest.raises(KeyError, match="#123456"):
         picture(figure, "values", [])
 
 
-def test_a_program_without_media_queries_draws_the_light_picture():
+def test_a_program_without_media_queries_draws_the_light_figure():
     text = differences.svg(table_from(seeds("baseline", 89.0, 90.0) + seeds("st", 91.0, 92.0)))
     styles = re.findall(r'style="([^"]*)"', text)
     colours = set(re.findall("#[0-9a-f]{6}", " ".join(styles)))

@@ -1,4 +1,4 @@
-"""The plot of accuracy against a swept value: its curves, and what it draws of them."""
+"""The plot of accuracy against a swept value: its curves and their drawing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kd_bench.utils.errors import UserError
 TEMPERATURE, CE = "method.losses.st.temperature", "method.weights.ce"
 BASELINE = seeds("baseline", 89.0, 90.0, 91.0)
 SWEPT = [
-    *seeds("st", 92.0, 93.0, 94.0),  # temperature 4, that of the file
+    *seeds("st", 92.0, 93.0, 94.0),  # temperature 4, the default
     *seeds("st", 91.0, 92.0, changed={TEMPERATURE: 1}),
     *seeds("st", 90.0, 91.0, changed={TEMPERATURE: 16}),
 ]
@@ -27,7 +27,7 @@ def panels(records):
     return swept_values.panels(table_from(records))
 
 
-def test_the_curve_goes_through_the_default_too_and_has_every_seed():
+def test_the_curve_includes_the_default_and_every_seed():
     (panel,) = panels(BASELINE + SWEPT + seeds("at", 95.0))
     assert (panel.title, panel.value) == ("digits resnet20-resnet8: st", TEMPERATURE)
     assert panel.baseline == 90.0
@@ -35,7 +35,7 @@ def test_the_curve_goes_through_the_default_too_and_has_every_seed():
     assert panel.curves == [Curve("", points)]
 
 
-def test_each_swept_value_has_a_panel_with_a_curve_for_each_of_the_others():
+def test_each_swept_key_has_a_panel_with_a_curve_per_value_of_the_others():
     halves = [record("st", changed={CE: 0.5, TEMPERATURE: t}, accuracy=80.0 + t) for t in (1, 16)]
     by_temperature, by_weight = panels(SWEPT + halves)
     assert [(c.label, list(c.points)) for c in by_temperature.curves] == [
@@ -83,7 +83,7 @@ def test_any_name_is_shown_as_text(name):
 @pytest.mark.parametrize(
     "changes",
     [[], [{"method.losses.st._target_": "my.Loss"}], [{"recipe.lr": 0.1}]],
-    ids=["nothing", "a word", "a value of the recipe"],
+    ids=["nothing", "a string", "a value of the recipe"],
 )
 def test_without_a_number_that_differs_between_rows_there_is_nothing_to_plot(changes):
     records = [record("st"), *(record("st", changed=change) for change in changes)]

@@ -1,4 +1,4 @@
-"""Published accuracies: those of the package, and what a line must have."""
+"""Published accuracies: those in the package, and checks of each line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_a_line_is_read(tmp_path):
     assert str(value.source) == "A paper (2020), table 1: last epoch, 5 runs, https://a.b/c"
 
 
-def test_spread_and_runs_may_be_unknown(tmp_path):
+def test_standard_deviation_and_runs_may_be_unknown(tmp_path):
     (value,) = read(tmp_path, LINE.replace(",0.24,5,last", ",,,unknown"))
     assert (value.sd, value.source.runs) == (None, None)
     assert "table 1: unknown epoch, unknown number of runs" in str(value.source)
@@ -45,7 +45,7 @@ def test_spread_and_runs_may_be_unknown(tmp_path):
         ("cifar100,resnet56", "student, method, accuracy, rule, source, place, url is missing"),
     ],
 )
-def test_a_wrong_line_is_named(tmp_path, line, reason):
+def test_an_invalid_line_is_reported(tmp_path, line, reason):
     with pytest.raises(UserError, match=r"paper\.csv") as caught:
         read(tmp_path, line)
     assert reason in str(caught.value)
@@ -57,7 +57,7 @@ def test_other_columns_are_refused(tmp_path):
         read_published(tmp_path)
 
 
-def test_the_values_of_the_package_have_methods_plugins_and_pairs_that_it_knows():
+def test_the_values_in_the_package_have_known_methods_plugins_and_models():
     values = read_published()
     methods = {path.stem for path in (ROOT / "conf/method").glob("*.yaml")}
     plugins = {path.stem for path in (ROOT / "conf/plugin").glob("*.yaml")}
@@ -70,7 +70,7 @@ def test_the_values_of_the_package_have_methods_plugins_and_pairs_that_it_knows(
     assert {value.dataset for value in values} == {"cifar10", "cifar100", "imagenet"}
 
 
-def test_the_values_of_crd_are_those_of_its_tables():
+def test_the_values_of_crd_match_its_tables():
     found = {(v.pair, v.method): v for v in read_published() if v.source.name.startswith("CRD")}
     same = found["resnet32x4-resnet8x4", "st"]
     assert (same.accuracy, same.source.place, same.source.runs) == (73.33, "table 1", 5)

@@ -1,4 +1,4 @@
-"""Published values stand beside the columns of their pairs, and change nothing else."""
+"""Published values are shown next to the columns of their pairs, and change nothing else."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def pictured(table):
     return "\n".join(" | ".join(line) for line in to_rows(table, bold="<{}>", apart="({})"))
 
 
-def test_values_of_the_pair_have_a_column_and_methods_without_a_run_rows():
+def test_published_values_have_a_column_and_methods_without_runs_have_rows():
     assert (
         pictured(beside())
         == """\
@@ -54,18 +54,18 @@ st + standardize |  | (96.00 [1])"""
     )
 
 
-def test_a_choice_of_methods_holds_for_published_values_too():
+def test_a_filter_of_methods_applies_to_published_values_too():
     assert pictured(beside(methods=["st"])).splitlines()[-1] == "st + standardize |  | (96.00 [1])"
     assert "at" not in [line[0] for line in to_rows(beside(methods=["st"]))]
 
 
-def test_nothing_of_the_table_changes():
+def test_the_rest_of_the_table_does_not_change():
     plain, with_values = table_from(RECORDS), beside()
     assert (with_values.cells, with_values.averages) == (plain.cells, plain.averages)
     assert render_table(with_values, "csv") == render_table(plain, "csv")
 
 
-def test_of_several_versions_of_a_method_none_has_the_published_value():
+def test_with_several_versions_of_a_method_the_published_value_has_its_own_row():
     hot = record("st", accuracy=92.0, changed={"method.losses.st.temperature": 8})
     lines = {line[0]: line[1:] for line in to_rows(beside([*RECORDS, hot]))}
     assert lines["st (temperature=4)"][1] == ""
@@ -77,13 +77,13 @@ def test_a_pair_of_several_columns_has_one_column_of_published_values():
     assert [name.endswith("published") for name in heading] == [False, False, False, True]
 
 
-def test_an_average_is_that_of_the_own_runs():
+def test_averages_use_only_own_runs():
     more = [*seeds("baseline", 70.0, student="resnet14"), *seeds("st", 72.0, student="resnet14")]
     (line,) = [line for line in to_rows(beside(RECORDS + more)) if line[0] == "st"]
     assert line[-1] == "82.0 +2.0"
 
 
-def test_the_caption_names_rules_runs_and_sources():
+def test_the_caption_has_rules_runs_and_sources():
     text = " ".join(caption_sentences(beside()))
     assert "take no part in any mean, difference, rank or mark here: [1] A paper (2020)" in text
     assert "[2] Some code, README: best test epoch, 1 run, https://d.e/f." in text

@@ -1,4 +1,4 @@
-"""A table over all its pairs: which rows, what ranks, and which tables have no summary."""
+"""The summary of a table over all its pairs: rows, ranks, and tables without a summary."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_differences_are_paired_by_seed():
     assert (delta.mean, delta.low, delta.high) == pytest.approx((1.0, 1.0, 1.0))
 
 
-def test_a_row_that_a_pair_lacks_is_left_out():
+def test_a_row_that_is_missing_on_a_pair_is_left_out():
     found = summarize(table_from([*THREE, *one_each("resnet8", dml=99.0)]))
     assert found.left_out == ["dml"]
     assert found.standings["at"].rank == pytest.approx((1 + 3 + 4) / 3)
@@ -90,14 +90,14 @@ def test_only_rows_of_one_group_are_ranked_with_each_other():
     assert found["control_shuffled"].against == Tally(2, 0, 0)
 
 
-def test_without_st_and_without_a_baseline_there_are_ranks_alone():
+def test_without_st_and_a_baseline_there_are_only_ranks():
     records = [*one_each("resnet8", at=90.0, dkd=91.0), *one_each("resnet14", at=80.0, dkd=81.0)]
     found = standings(records)
     assert [standing.rank for standing in found.values()] == [2.0, 1.0]
     assert all(s.delta is None and s.against is None for s in found.values())
 
 
-def test_several_versions_of_st_are_no_rival():
+def test_with_several_versions_of_st_there_is_no_comparison_with_it():
     hot = {"method.losses.st.temperature": 8}
     records = THREE + [
         record("st", accuracy=91.0, student=student, changed=hot)
@@ -107,17 +107,17 @@ def test_several_versions_of_st_are_no_rival():
 
 
 def with_likelihood(records):
-    """Records of which the likelihood has the numbers of the accuracy."""
+    """Records whose negative log-likelihood is set to the accuracy."""
     return [replace(r, metrics=replace(METRICS, nll=r.accuracy.last)) for r in records]
 
 
-def test_where_lower_is_better_the_lowest_has_the_first_rank():
+def test_if_lower_is_better_the_lowest_has_the_first_rank():
     table = table_from(with_likelihood(THREE), metric="nll")
     found = summarize(table).standings
     assert found["baseline"].rank == pytest.approx((1 + 1 + 2) / 3)
     assert found["at"].rank == pytest.approx((4 + 2 + 1) / 3)
     assert found["at"].against == Tally(wins=2, ties=0, losses=1)
-    assert found["at"].delta.mean == pytest.approx((2 + 1 - 1) / 3)  # as the table shows it
+    assert found["at"].delta.mean == pytest.approx((2 + 1 - 1) / 3)  # with the table's sign
 
 
 def test_a_cost_has_no_ranks():

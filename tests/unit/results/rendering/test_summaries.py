@@ -1,4 +1,4 @@
-"""The rendered summary of hand-written records, to be read, and its caption."""
+"""The rendered summary of hand-written records, and its caption."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ equal to / worse than that of st, as shown. Not on all pairs: dml.
     )
 
 
-def test_numbers_that_no_row_has_are_neither_a_column_nor_explained():
+def test_numbers_that_no_row_has_are_neither_shown_nor_explained():
     records = [*on_pair("resnet8", at=90.0, dkd=91.0), *on_pair("resnet14", at=80.0, dkd=81.0)]
     text = render_summary(table_from(records), "markdown")
     assert text.startswith("| method | over 2 pairs: rank |\n")
@@ -57,7 +57,7 @@ def test_the_terminal_has_a_line_about_the_numbers():
     assert "Average rank of the methods that all 2 pairs have, mean points" in text
 
 
-def test_latex_has_a_table_of_its_own():
+def test_latex_has_a_separate_table():
     text = render_summary(table_from(RECORDS), "latex")
     assert r"at & 1.2 & +1.5 (+1.0 to +2.0) & 1 / 1 / 0 \\" in text
     assert r"\emph{controls:} &  &  &  \\" in text

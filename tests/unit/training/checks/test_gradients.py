@@ -1,3 +1,7 @@
+"""Wrong gradients of convolutions in a memory layout are found before training."""
+
+from __future__ import annotations
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -8,7 +12,7 @@ from kd_bench.utils.errors import UserError
 
 
 class Wrong(torch.autograd.Function):
-    """The identity, whose gradient is doubled for one memory layout."""
+    """The identity, with a doubled gradient for one memory layout."""
 
     @staticmethod
     def forward(ctx, image: Tensor) -> Tensor:
@@ -21,7 +25,7 @@ class Wrong(torch.autograd.Function):
 
 
 class BrokenConv2d(nn.Conv2d):
-    """A convolution with the wrong gradients in channels-last layout, as of a broken kernel."""
+    """A convolution with wrong gradients in channels-last layout, like that of a broken kernel."""
 
     def forward(self, image: Tensor) -> Tensor:
         return Wrong.apply(super().forward(image))
@@ -38,12 +42,12 @@ class Net(nn.Module):
         return self.drop(self.second(self.first(image))).mean((2, 3))
 
 
-def test_a_convolution_with_wrong_gradients_is_named():
+def test_a_convolution_with_wrong_gradients_is_reported():
     with pytest.raises(UserError, match=r"gradients of 'second' of mine .*add speed=reference"):
         check_gradients(Net(BrokenConv2d), (8, 8), torch.channels_last, "mine")
 
 
-def test_a_layout_that_is_pytorchs_own_needs_no_check():
+def test_pytorchs_default_layout_needs_no_check():
     check_gradients(Net(BrokenConv2d), (8, 8), torch.contiguous_format, "mine")
 
 
@@ -53,7 +57,7 @@ WITHOUT_CONVOLUTIONS = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
 @pytest.mark.parametrize(
     "net", [ResNet(10, 20, [16, 16, 32, 64]), Net(nn.Conv2d), WITHOUT_CONVOLUTIONS]
 )
-def test_right_gradients_pass_and_the_network_stays_as_it_is(net):
+def test_correct_gradients_pass_and_the_network_is_not_changed(net):
     net.to(memory_format=torch.channels_last).train()
     before = {name: value.clone() for name, value in net.state_dict().items()}
     random = torch.get_rng_state()

@@ -1,4 +1,4 @@
-"""Recipes that cannot train are refused, and those that are shipped are not."""
+"""Recipes that cannot train are refused, and all shipped recipes are accepted."""
 
 import math
 
@@ -55,6 +55,6 @@ def test_every_shipped_recipe_can_train(name):
     ],
     ids=str,
 )
-def test_a_recipe_that_cannot_train_is_refused_by_name(change, message):
+def test_a_recipe_that_cannot_train_is_refused_with_the_field(change, message):
     with pytest.raises(UserError, match=message):
         check_recipe(recipe(**change))

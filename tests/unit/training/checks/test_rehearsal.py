@@ -1,4 +1,4 @@
-"""The rehearsal of a first step: it suits every shipped method, and batches that must be large."""
+"""The rehearsal of the first step: all shipped methods pass, and losses that need large batches."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def of_job(folder, *overrides: str) -> Rehearsal:
 
 @pytest.fixture
 def here(monkeypatch):
-    """Rehearse in this process, so that all errors are seen."""
+    """Rehearse in this process, so that no error is lost."""
 
     def run(function, seconds):
         state, threads = torch.get_rng_state(), torch.get_num_threads()
@@ -40,7 +40,7 @@ def here(monkeypatch):
     monkeypatch.setattr(rehearsal, "run_isolated", run)
 
 
-CUT = {"fcfd"}  # runs the layers after a stage, which a stand-in does not have
+CUT = {"fcfd"}  # runs the layers after a stage, which a stand-in lacks
 
 
 @pytest.mark.slow
@@ -57,21 +57,21 @@ def test_every_shipped_plugin_passes(here, tmp_path, name):
 
 
 class Greedy(Loss):
-    """Needs more images than are tried first."""
+    """Needs more images than the rehearsal tries first."""
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> torch.Tensor:
         return student.logits.amax(1).topk(10).values.mean()
 
 
 class Elsewhere(Loss):
-    """Runs on one kind of device alone."""
+    """Runs only on one kind of device."""
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> torch.Tensor:
         raise RuntimeError("Found no NVIDIA driver on your system")
 
 
 class InPlace(Loss):
-    """Fails in the backward pass, where no line of its own is to blame."""
+    """Fails in the backward pass, outside the lines of the loss."""
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> torch.Tensor:
         exponential = student.logits.exp()
@@ -89,14 +89,14 @@ def with_loss(folder, loss: type[Loss]) -> Rehearsal:
     return replace(of_job(folder, "method=st"), make_method=make)
 
 
-def test_a_loss_may_need_as_many_images_as_a_batch_has(here, tmp_path):
+def test_a_loss_may_need_a_full_batch(here, tmp_path):
     with_loss(tmp_path, Greedy).check()
 
 
-def test_a_loss_for_another_device_is_left_to_its_job(here, tmp_path):
+def test_a_loss_for_another_device_passes(here, tmp_path):
     with_loss(tmp_path, Elsewhere).check()
 
 
-def test_a_step_that_fails_without_a_line_of_the_loss_is_refused_in_a_line(here, tmp_path):
+def test_a_step_that_fails_outside_the_loss_is_reported_in_one_line(here, tmp_path):
     with pytest.raises(UserError, match=r"^the first training step fails: Runtime.* inplace"):
         with_loss(tmp_path, InPlace).check()

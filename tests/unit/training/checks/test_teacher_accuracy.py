@@ -1,4 +1,4 @@
-"""A given teacher near chance, or not as accurate as expected, is refused with the cause."""
+"""A given teacher with near-chance or unexpected accuracy is refused with the likely cause."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ class ByGrey(nn.Module):
 
 
 def data(mean=0.3, std=0.1, swapped=0):
-    """100 images; the first `swapped` of each class have the label of the next one."""
+    """100 images; the first `swapped` of each class have the label of the next class."""
     target = torch.arange(100) % K
     grey = (40 + 40 * target).to(torch.uint8).view(-1, 1, 1, 1)
     target = torch.where(torch.arange(100) < K * swapped, (target + 1) % K, target)
@@ -70,7 +70,7 @@ def test_an_accuracy_within_two_points_passes(expected, passes):
 
 
 @pytest.mark.parametrize("expected", [87.9, 92.1, 100.0])
-def test_an_accuracy_further_off_is_refused_with_both_numbers(expected):
+def test_another_accuracy_is_refused_with_both_numbers(expected):
     assert refusal(ByGrey(0.3, 0.1), data(swapped=2.5), expected).startswith(
         "the teacher in net.pt classifies 90.00 % of the test images correctly, but"
         f" teacher.expected_accuracy is {expected:.2f} %: it was trained on other images or classes"
@@ -111,12 +111,12 @@ def test_a_teacher_near_chance_is_refused_unless_that_is_expected():
     ],
 )
 @pytest.mark.parametrize("expected", [None, 100.0])
-def test_another_normalisation_is_found(mean, std, cause, expected):
+def test_a_wrong_normalisation_is_found(mean, std, cause, expected):
     message = refusal(ByGrey(mean, std), data(mean=5.0, std=0.01), expected)
     assert f"it was trained with another normalisation; {cause}" in message
 
 
-def test_another_normalisation_is_found_for_a_teacher_that_has_one_of_its_own():
+def test_a_wrong_normalisation_given_for_the_teacher_is_found():
     given, wrong = data(), ExpectedImages((0.9,) * 3, (2.0,) * 3, (4, 4))
     net = AdaptedInput(ByGrey(), GivenImages((2, 2), given.mean, given.std), wrong)
     message = refusal(net, given, 100.0)
@@ -124,7 +124,7 @@ def test_another_normalisation_is_found_for_a_teacher_that_has_one_of_its_own():
     assert message.endswith("teacher.model.mean=[0,0,0] teacher.model.std=[1,1,1]")
 
 
-def test_another_order_of_the_classes_is_found():
+def test_a_wrong_order_of_the_classes_is_found():
     message = refusal(ByGrey(0.3, 0.1, order=[1, 2, 3, 0]), data())
     assert "classifies 0.00 % of the test images" in message
     assert message.endswith("its classes are in another order; in the best one it reaches 100.00 %")
@@ -134,6 +134,6 @@ def test_another_order_of_the_classes_is_found():
     ("expected", "checkpoint", "answer"),
     [(70.0, None, "which is not given"), (100.5, "net.pt", "from 0 to 100"), (-1.0, "a", "0 to")],
 )
-def test_an_expected_accuracy_that_is_none_is_refused(expected, checkpoint, answer):
+def test_an_invalid_expected_accuracy_is_refused(expected, checkpoint, answer):
     with pytest.raises(UserError, match=answer):
         check_expected(expected, checkpoint)

@@ -1,4 +1,4 @@
-"""Processes of one job: each knows its place, and the failure of one ends all."""
+"""Processes of one job: ranks, results, and the end of all when one fails."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kd_bench.utils.errors import OwnCodeError, UserError
 pytestmark = pytest.mark.slow
 
 
-def test_each_process_has_a_place_and_the_first_one_answers():
+def test_each_process_has_a_rank_and_the_result_is_that_of_rank_0():
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     assert launch(2, place) == (0, 2, 3.0)
     assert before == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
@@ -32,7 +32,7 @@ def test_each_process_has_a_place_and_the_first_one_answers():
         ("killed", ProcessLost, r"^process 2 of the job was lost: .*\(SIGKILL\)"),
     ],
 )
-def test_the_failure_of_one_process_ends_the_others_and_says_why(capfd, how, error, message):
+def test_the_failure_of_one_process_ends_the_others_and_is_raised(capfd, how, error, message):
     with pytest.raises(error, match=message):
         launch(2, second_one_fails, how)
     assert "elastic" not in capfd.readouterr().err

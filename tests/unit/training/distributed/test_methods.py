@@ -1,4 +1,4 @@
-"""What several processes cannot share is refused by name: every method is tried."""
+"""Every method runs with several processes or is refused with the reason."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def check(runs: Path, *overrides: str, processes: int = 2) -> None:
 
 
 @pytest.mark.parametrize("method", sorted(set(choices("method")) - {"deit_token"}))  # for ViTs
-def test_a_method_works_or_is_refused_by_name(tmp_path, method):
+def test_a_method_is_accepted_or_refused_with_the_reason(tmp_path, method):
     try:
         check(tmp_path, *of_method(method))
         answer = None
@@ -56,7 +56,7 @@ def test_a_method_works_or_is_refused_by_name(tmp_path, method):
         (["rule=dot"], "rule 'dot' needs gradients of parts of the loss"),
     ],
 )
-def test_a_job_that_processes_cannot_share_is_refused(tmp_path, overrides, message):
+def test_a_job_that_cannot_be_split_among_processes_is_refused(tmp_path, overrides, message):
     with pytest.raises(UserError) as refused:
         check(tmp_path, "method=st", *overrides)
     assert message in str(refused.value)

@@ -1,4 +1,4 @@
-"""The processes of one job: what they compute together is what one alone computes."""
+"""Several processes of a job compute what a single process computes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from kd_bench.training.distributed.launch import launch
 from kd_bench.training.distributed.ranks import Ranks
 
 METHODS = ["st", "at", "rkd", "crd"]
-STEPS = 21  # of 7 epochs of 40 images in batches of 16, 16 and 8
+STEPS = 9  # of 3 epochs of 40 images in batches of 16, 16 and 8
 
 
 @pytest.fixture(scope="module")
 def losses(tmp_path_factory):
-    """By method: what one process computes, and what two compute."""
+    """By method: the results of one process, and those of two."""
     runs = tmp_path_factory.mktemp("runs")
-    jobs = [job(runs, f"method={name}", "recipe.epochs=7", "speed=reference") for name in METHODS]
+    jobs = [job(runs, f"method={name}", "recipe.epochs=3", "speed=reference") for name in METHODS]
     for teacher in jobs[0].teachers:
         trained(teacher)
     alone = [train_steps(Ranks(), each) for each in jobs]
@@ -36,14 +36,14 @@ def test_two_processes_have_the_losses_of_one(losses, method):
 
 
 @pytest.mark.slow
-def test_memory_banks_are_equal_in_all_processes_and_those_of_one(losses):
+def test_memory_banks_are_equal_in_all_processes_and_to_those_of_one(losses):
     (_, alone), (_, together) = losses["crd"]
     for (expected,), (first, second) in zip(alone, together, strict=True):
         assert torch.equal(first, second)
         torch.testing.assert_close(first, expected)
 
 
-def test_shares_are_the_parts_of_each_batch_in_order():
+def test_each_process_has_its_part_of_each_batch_in_order():
     order, sizes = torch.tensor([5, 3, 0, 6, 2, 4, 1]), [4, 2]
     shares = [Ranks(rank, 2).share(order, sizes).tolist() for rank in (0, 1)]
     assert shares == [[5, 3, 2], [0, 6, 4]]
@@ -56,7 +56,7 @@ def test_each_image_is_evaluated_by_one_process():
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-def test_the_last_batch_loses_what_cannot_be_shared(tmp_path):
+def test_the_last_batch_drops_images_that_cannot_be_shared(tmp_path):
     (runs := tmp_path / "runs").mkdir()
     given = job(runs, "method=baseline", "dataset.source.train=39")
     setup = assemble_setup(given, torch.device("cpu"), ranks=Ranks(0, 2))

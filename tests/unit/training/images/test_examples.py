@@ -1,4 +1,4 @@
-"""The first views are those of the first step, of images in memory and of streamed ones."""
+"""The example views are those of the first step, for images in memory and streamed ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def setup(images, *overrides):
     return setup_of(resolve_job(*composed(*data, *NETS, "method=baseline", *overrides)))
 
 
-def test_they_are_what_the_first_step_is_shown(images, monkeypatch):
+def test_they_are_the_views_of_the_first_step(images, monkeypatch):
     here, seen = setup(images), []
     make = EpochRunner._batch
     monkeypatch.setattr(
@@ -37,7 +37,7 @@ def test_they_are_what_the_first_step_is_shown(images, monkeypatch):
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_of_streamed_images_they_are_those_of_images_in_memory(images, workers):
+def test_they_are_the_same_for_streamed_images_as_for_images_in_memory(images, workers):
     streamed = setup(images, "dataset.streamed=true", f"dataset.workers={workers}")
     before = torch.get_rng_state()
     views = first_views(streamed, 5)
@@ -45,6 +45,6 @@ def test_of_streamed_images_they_are_those_of_images_in_memory(images, workers):
     assert torch.equal(views, first_views(setup(images), 5))
 
 
-def test_there_are_no_more_than_a_batch_has(tmp_path):
+def test_there_are_at_most_as_many_as_in_a_batch(tmp_path):
     small = setup_of(job(tmp_path, "method=baseline", "recipe.batch_size=4"))
     assert len(first_views(small, 8)) == 4

@@ -1,4 +1,4 @@
-"""Mixup and cutmix: the papers' formulas, timm's and torchvision's, and what is refused."""
+"""Mixup and cutmix: by hand, as in torchvision, in jobs, and methods that do not allow them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def images(count: int = B) -> Tensor:
 
 
 def mixed(index: Tensor, epoch: Tensor = EPOCH, seed: int = 1, **values: float):
-    """The images of a batch and their shares, for images and labels that follow from `index`."""
+    """The mixed images of a batch and their labels' shares; `index` determines both."""
     return Mixing(recipe(**values), seed, K, CPU)(images(200)[index], index % K, index, epoch)
 
 
@@ -56,7 +56,7 @@ def test_cutmix_by_hand():
     assert torch.equal(cut[1], image[1])  # lambda = 1 leaves an image as it is
 
 
-def test_mixup_is_that_of_torchvision():
+def test_mixup_equals_torchvisions():
     pytest.importorskip("kd_bench.utils.torchvision").declare_operators()
     from torchvision.transforms import v2
 
@@ -70,7 +70,7 @@ def test_mixup_is_that_of_torchvision():
     torch.testing.assert_close(labels.float(), theirs.transform(target, given))
 
 
-def test_cutmix_is_that_of_torchvision(monkeypatch):
+def test_cutmix_equals_torchvisions(monkeypatch):
     pytest.importorskip("kd_bench.utils.torchvision").declare_operators()
     from torchvision.transforms import v2
 
@@ -101,12 +101,12 @@ def test_shares_are_beta_distributed(alpha):
     assert (shares.diff() >= 0).all()
     assert shares[0] >= 0
     assert shares[-1] <= 1
-    # A quarter, and 1 / (4 (2 a + 1)): the moments of Beta(a, a)
+    # Beta(a, a) has mean 1/2 and variance 1 / (4 (2 a + 1)).
     assert shares.mean().item() == pytest.approx(0.5, abs=1e-6)
     assert shares.var().item() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=1e-3)
 
 
-def test_a_mixture_follows_from_seed_epoch_and_its_two_images_alone():
+def test_a_mixture_depends_only_on_seed_epoch_and_its_two_images():
     batch = torch.arange(10, 10 + B)
     both = {"mixup": 0.8, "cutmix": 1.0}
     image, shares = mixed(batch, **both)
@@ -118,22 +118,22 @@ def test_a_mixture_follows_from_seed_epoch_and_its_two_images_alone():
         assert not torch.equal(mixed(batch, **both, **changed)[0], image)
 
 
-def test_with_both_an_image_is_blended_or_cut_with_equal_chance():
+def test_with_both_an_image_is_blended_or_cut_with_equal_probability():
     index = torch.arange(200)
     whole = images(200)
     image, _ = mixed(index, mixup=1.0, cutmix=1.0)
     is_own_or_other = (image == whole) | (image == whole.roll(1, 0))
     is_cut = is_own_or_other.all((1, 2, 3))
-    assert 70 < is_cut.sum() < 130  # 100 with a deviation of 7
+    assert 70 < is_cut.sum() < 130  # expected 100, standard deviation 7
     only = {"mixup": mixed(index, mixup=1.0)[0], "cutmix": mixed(index, cutmix=1.0)[0]}
     assert torch.equal(image[is_cut], only["cutmix"][is_cut])
     assert torch.equal(image[~is_cut], only["mixup"][~is_cut])
 
 
-def test_labels_have_the_shares_of_the_pixels():
+def test_the_shares_of_labels_are_those_of_the_pixels():
     index = torch.arange(B)
     target = torch.arange(B) % 2
-    image = target.float()[:, None, None, None].expand(B, 3, *SIZE)  # its label in every pixel
+    image = target.float()[:, None, None, None].expand(B, 3, *SIZE)  # all pixels are the label
     mixing = Mixing(recipe(mixup=0.8, cutmix=1.0), 1, K, CPU)
     made, shares = mixing(image, target, index, EPOCH)
     torch.testing.assert_close(shares[:, 1], made.mean((1, 2, 3)))
@@ -148,16 +148,11 @@ def test_words_of_images_differ_between_seeds_epochs_and_images():
 # --- in a job ---------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    return tmp_path_factory.mktemp("runs")
-
-
 MIXED = ("recipe.mixup=0.2", "recipe.cutmix=1.0")
 
 
 def test_both_networks_get_the_same_mixed_images(runs):
-    # The teacher of the other speed is rewritten, so that a hook would not see its images.
+    # Only speed=reference runs the teacher's own modules, where hooks see its images.
     work = setup_of(job(runs, "method=st", "speed=reference", *MIXED))
     runner, seen = EpochRunner(work, phases(work)[-1]), {}
     for name, net in (("student", work.student.net), ("teacher", work.teacher.network.net)):
@@ -170,7 +165,7 @@ def test_both_networks_get_the_same_mixed_images(runs):
     assert all(math.isfinite(value) for value in row.values())
 
 
-def test_a_cache_of_the_teachers_answers_is_refused(runs):
+def test_a_teacher_cache_is_refused(runs):
     with_table = job(runs, "method=st", "teacher.source=table", *MIXED)
     with pytest.raises(UserError, match=r"teacher.source=table .*\(mixup=0.2, cutmix=1\).*online"):
         validate_job(with_table)
@@ -180,7 +175,7 @@ def test_a_cache_of_the_teachers_answers_is_refused(runs):
 @pytest.mark.parametrize(
     ("name", "choices"), [("dkd", ["method=dkd"]), ("swap", ["method=st", "plugin=swap"])]
 )
-def test_a_loss_or_plug_in_that_needs_labels_is_refused_by_name(runs, name, choices):
+def test_a_loss_or_plugin_that_needs_labels_is_refused(runs, name, choices):
     message = rf"{name} needs the label of each image, but .*\(mixup=0.2\).* use recipe.mixup=0 "
     with pytest.raises(UserError, match=message):
         validate_job(job(runs, *choices, "recipe.mixup=0.2"))

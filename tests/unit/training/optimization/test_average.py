@@ -1,4 +1,4 @@
-"""The average of a student's weights: by hand, against PyTorch's, and as what a job ends with."""
+"""The average of a student's weights: by hand, against PyTorch, and as the result of a job."""
 
 from __future__ import annotations
 
@@ -62,19 +62,14 @@ def test_the_network_gets_its_own_weights_back():
     assert torch.equal(net.weight, own)
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    return tmp_path_factory.mktemp("runs")
-
-
 def test_a_job_evaluates_the_average_and_ends_with_it(runs, tmp_path):
     plain, averaged = (
         setup_of(job(runs, "method=baseline", f"recipe.ema={decay}")) for decay in (0.0, 0.5)
     )
     histories = [train(work, tmp_path).history for work in (plain, averaged)]
-    # It has no effect on what is trained,
+    # The average has no effect on training,
     assert [row["total"] for row in histories[0]] == [row["total"] for row in histories[1]]
-    # and the student is another one in the end, which is the one that was scored.
+    # and at the end it replaces the student's weights, and is what was evaluated.
     weights = [work.student.net.fc.weight for work in (plain, averaged)]
     assert not torch.equal(*weights)
     score = loop.evaluate(averaged.student, averaged.data, averaged.data.test)

@@ -1,4 +1,4 @@
-"""The values of the page: the cells of the table, and for each its runs with curves and links."""
+"""The data of the report: the table's cells, and their runs with curves and links."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_the_spread_of_a_column_gives_the_interval_of_a_difference(tmp_path):
     assert cell_of(values, "st")["half"] == pytest.approx(spread * math.sqrt(2 / 3))
 
 
-def test_a_row_that_varies_more_than_the_others_is_known(tmp_path):
+def test_a_row_that_varies_more_than_the_others_is_marked(tmp_path):
     others = [seeds(method, 89.9, 90.0, 90.1) for method in ("baseline", "at", "dkd")]
     write(tmp_path, sum(others, seeds("st", 50.0, 70.0, 90.0)))
     values = made(tmp_path)
@@ -66,7 +66,7 @@ def test_a_failed_run_is_among_the_runs_of_its_cell_with_its_reason(tmp_path):
     assert (last["seed"], last["reason"]) == (7, "FloatingPointError: loss is nan")
 
 
-def test_a_run_links_to_its_record_from_where_the_page_is(tmp_path):
+def test_a_run_links_to_its_record_relative_to_the_page(tmp_path):
     write(tmp_path / "a: b", [record()])
     values = made(tmp_path / "a: b", page="pages/report.html")
     assert values["runs"][0]["link"] == f"../{record().folder}/result.json"
@@ -84,7 +84,7 @@ def test_runs_of_equal_epochs_share_them(tmp_path):
     assert values["runs"][0]["curve"] == [50.12, 60.0]
 
 
-def test_a_damaged_history_is_named_and_its_run_stays(tmp_path, capsys):
+def test_a_damaged_history_is_reported_and_its_run_is_kept(tmp_path, capsys):
     write(tmp_path, [record()])
     path: Path = tmp_path / record().folder / HISTORY
     path.write_text("epoch,test_accuracy\n1,many\n")
@@ -92,7 +92,7 @@ def test_a_damaged_history_is_named_and_its_run_stays(tmp_path, capsys):
     assert capsys.readouterr().err == f"kd-bench: left out: {path} is damaged\n"
 
 
-def test_rows_say_of_which_kind_they_are(tmp_path):
+def test_rows_have_their_kind(tmp_path):
     write(tmp_path, [*BASELINE, *SOFT, *seeds("control_shuffled", 88.0, 89.0)])
     values = made(tmp_path)
     kinds = {row["label"]: row["kind"] for row in values["rows"]}

@@ -1,4 +1,4 @@
-"""The page in a headless Chromium: sorted, filtered, pressed, at two widths, light and dark."""
+"""The report in a headless Chromium: sorting, filters, keyboard, two widths, light and dark."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def address(tmp_path_factory):
 
 @pytest.fixture
 def opened(chromium, address, request):
-    """The page; at the end, whatever the console said is a failure, and so is any request."""
+    """The opened page; console messages and network requests fail the test."""
     width, scheme = getattr(request, "param", (WIDTHS[0], SCHEMES[0]))
     context = chromium.new_context(
         viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce"
@@ -73,7 +73,7 @@ def rows(view):
     return view.locator("#results tbody tr:has(td) th").all_inner_texts()
 
 
-def test_pressing_a_heading_sorts_within_groups_and_says_so(opened):
+def test_pressing_a_heading_sorts_within_groups_and_sets_aria_sort(opened):
     assert rows(opened)[0] == "baseline"
     heading = opened.get_by_role("columnheader", name=DIGITS)
     heading.get_by_role("button").press("Enter")
@@ -83,7 +83,7 @@ def test_pressing_a_heading_sorts_within_groups_and_says_so(opened):
         "at",
         "baseline",
     ]
-    assert rows(opened)[-1] == "control_shuffled"  # stands apart
+    assert rows(opened)[-1] == "control_shuffled"  # in its own group
     heading.get_by_role("button").press("Enter")
     assert heading.get_attribute("aria-sort") == "ascending"
     assert [name for name in rows(opened) if name in ("st", "at")] == ["at", "st"]
@@ -103,7 +103,7 @@ def test_filters_hide_rows_and_columns(opened):
     assert opened.locator("#shown").inner_text() == "1 of 5 rows, 1 of 2 columns"
 
 
-def test_a_cell_shows_curves_on_hover_and_on_focus_until_escape(opened):
+def test_a_cell_shows_curves_on_hover_and_focus_until_escape(opened):
     cell = opened.get_by_role("button", name="96.0 ± 1.0 (3)")
     card = opened.get_by_role("tooltip")
     cell.hover()
@@ -114,16 +114,16 @@ def test_a_cell_shows_curves_on_hover_and_on_focus_until_escape(opened):
     opened.get_by_role("button", name="method").focus()
     opened.keyboard.press("Tab")
     opened.keyboard.press("Tab")
-    opened.keyboard.press("Tab")  # over both columns to the first cell
+    opened.keyboard.press("Tab")  # past both columns to the first cell
     assert card.is_visible()
 
 
-def test_pressing_a_cell_opens_its_runs_and_escape_returns_to_it(opened):
+def test_pressing_a_cell_opens_its_runs_and_escape_returns_focus(opened):
     cell = opened.get_by_role("button", name="96.0 ± 1.0 (3)")
     cell.press("Enter")
     dialog = opened.get_by_role("dialog")
     assert dialog.get_by_role("heading").inner_text() == "st, digits resnet20-resnet8"
-    assert dialog.locator("tbody tr").count() == 4  # with the one that failed
+    assert dialog.locator("tbody tr").count() == 4  # including the failed one
     assert "failed: " in dialog.locator("tbody tr").last.inner_text()
     links = [link.get_attribute("href") for link in dialog.get_by_role("link").all()]
     assert links == [f"runs/{run.folder}/result.json" for run in seeds("st", 95.0, 96.0, 97.0)]

@@ -1,4 +1,4 @@
-"""The page is one file that uses no network, and no text in its data can become markup."""
+"""The report is a single file without network access; text in its data cannot become markup."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Elements(HTMLParser):
             self.texts[self.name] = text
 
 
-def test_no_name_ends_the_element_of_the_data():
+def test_no_name_can_close_the_data_element():
     elements = Elements(page({"source": HOSTILE}))
     assert [attributes.get("id") for tag, attributes in elements.found if tag == "script"] == [
         "data",
@@ -46,12 +46,12 @@ def test_no_name_ends_the_element_of_the_data():
 
 
 @given(st.text())
-def test_embedded_text_is_the_same_once_parsed_and_has_no_mark_of_html(text):
+def test_embedded_text_is_unchanged_after_parsing_and_has_no_html_characters(text):
     assert json.loads(embedded([text])) == [text]
     assert not set("<>&\u2028\u2029") & set(embedded([text]))
 
 
-def test_only_the_scripts_and_styles_of_the_page_may_run():
+def test_the_policy_allows_only_the_scripts_and_styles_of_the_page():
     elements = Elements(page({}))
     (policy,) = (a["content"] for _, a in elements.found if "http-equiv" in a)
     assert policy.startswith("default-src 'none';")
@@ -60,7 +60,7 @@ def test_only_the_scripts_and_styles_of_the_page_may_run():
         assert f"{name}-src 'sha256-{digest}'" in policy
 
 
-def test_the_page_names_no_other_file():
+def test_the_page_refers_to_no_other_file():
     text = page({})
     assert re.findall(r"""\b(?:src|href)=["']([^"']*)""", text) == ["data:,"]
     assert set(re.findall(r"\w+://[^\s\"')]*", text)) == {"http://www.w3.org/2000/svg"}
