@@ -53,9 +53,8 @@ class Data(ABC):
     mean: Tensor  # [3] float, of pixels in [0, 1]
     std: Tensor  # [3]
     fingerprint: str  # hash of the source's training and test images and labels
-    overlap: str = field(
-        default="", kw_only=True
-    )  # a line about test images that are also training images
+    # A line about test images that are also training images; empty if there are none.
+    overlap: str = field(default="", kw_only=True)
 
     @property
     @abstractmethod

@@ -58,7 +58,7 @@ class Reader(Protocol):
 
     @property
     def keys(self) -> Sequence[bytes]:
-        """What tells whether two images are the same: their paths, or hashes of their content."""
+        """Equal for equal images: their paths, or hashes of their content."""
         ...
 
     def read(self, position: int) -> np.ndarray:

@@ -33,12 +33,12 @@ def rest_after(
     Raises:
         UserError: later layers read more than that stage, or torch.fx cannot trace the network.
     """
-    whose = f"{model} cannot be cut at stage '{start}'"  # begins each error message
+    prefix = f"{model} cannot be cut at stage '{start}'"
     wanted = {stage: paths[stage] for stage in (start, *then)}
     if any(MAP in path for path in wanted.values()):
-        raise UserError(f"{whose}: its features there are tokens or maps [H, W, C], read as maps")
-    graph = _trace(net, [path.removesuffix(INPUT) for path in wanted.values()], whose)
-    nodes = {stage: _node(graph, path, whose) for stage, path in wanted.items()}
+        raise UserError(f"{prefix}: its features there are tokens or maps [H, W, C], read as maps")
+    graph = _trace(net, [path.removesuffix(INPUT) for path in wanted.values()], prefix)
+    nodes = {stage: _node(graph, path, prefix) for stage, path in wanted.items()}
     (image,) = (node for node in graph.nodes if node.op == "placeholder")
     with graph.inserting_after(image):
         feature = graph.placeholder("feature")
@@ -48,7 +48,7 @@ def rest_after(
     rest = GraphModule(net, graph)
     rest.graph.eliminate_dead_code()
     if image.users:
-        raise UserError(f"{whose}: its later layers read more than that stage")
+        raise UserError(f"{prefix}: its later layers read more than that stage")
     rest.graph.erase_node(image)
     rest.delete_all_unused_submodules()
     rest.recompile()
@@ -69,20 +69,22 @@ class _Leaves(Tracer):
         )
 
 
-def _trace(net: nn.Module, leaves: Iterable[str], whose: str) -> Graph:
+def _trace(net: nn.Module, leaves: Iterable[str], prefix: str) -> Graph:
     try:
         return _Leaves(leaves).trace(net)
     except Exception as error:  # a network's own code, traced, may raise anything
         reason = f"{type(error).__name__}: {message_lines(error)[0]}"
-        raise UserError(f"{whose}: torch.fx cannot trace it, {reason}") from error
+        raise UserError(f"{prefix}: torch.fx cannot trace it, {reason}") from error
 
 
-def _node(graph: Graph, path: str, whose: str) -> Node:
+def _node(graph: Graph, path: str, prefix: str) -> Node:
     """The node of a stage's features; for a module called more than once, of the last call."""
     module = path.removesuffix(INPUT)
     calls = [node for node in graph.nodes if (node.op, node.target) == ("call_module", module)]
     if not calls:
-        raise UserError(f"{whose}: '{module}' is part of another stage that is used, or never runs")
+        raise UserError(
+            f"{prefix}: '{module}' is part of another stage that is used, or never runs"
+        )
     (first, *_) = calls[-1].args
     return first if path.endswith(INPUT) else calls[-1]
 

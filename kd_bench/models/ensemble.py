@@ -24,7 +24,7 @@ class Ensemble(nn.Module):
         self.of_logits = of_logits
 
     def forward(self, image: Tensor) -> Tensor:
-        answers = torch.stack([net(image) for net in self.nets])  # [M, B, K]
+        logits = torch.stack([net(image) for net in self.nets])  # [M, B, K]
         if self.of_logits:
-            return answers.mean(0)
-        return answers.log_softmax(2).logsumexp(0) - math.log(len(self.nets))
+            return logits.mean(0)
+        return logits.log_softmax(2).logsumexp(0) - math.log(len(self.nets))

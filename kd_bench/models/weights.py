@@ -74,7 +74,7 @@ def read_weights(net: nn.Module, path: str | Path, model: str, key: str | None =
     left += beside
     if found or left or len(taken) > 1:
         rest = f"; ignored {', '.join(map(repr, left))}" if left else ""
-        _say_once(f"{path}: loaded {', '.join(taken)}{rest}")
+        _print_once(f"{path}: loaded {', '.join(taken)}{rest}")
     state = {names.get(name, name): tensor for name, tensor in state.items()}
     _check_fits(expected, state, path, model)
     return state
@@ -181,7 +181,7 @@ def _abridged(name: str) -> str:
 
 
 @cache
-def _say_once(text: str) -> None:
+def _print_once(text: str) -> None:
     print_lines(f"kd-bench: {text}", file=sys.stderr)
 
 

@@ -103,7 +103,7 @@ _NAMED = {
     "last": _accuracy("last", "at the last epoch", "last epoch", "last"),
     "best": _accuracy(
         "best (test-selected)",
-        "at the best test epoch (test-selected, hence biased upwards)",
+        "at the best test epoch (test-selected, so biased upwards)",
         "best test epoch",
         "best",
     ),
@@ -148,15 +148,15 @@ _NAMED = {
     ),
     "agreement": Metric(
         "agreement",
-        "Percent of all test images that the student puts in the class that its teacher does, at"
-        " the last epoch",
+        "Percent of all test images for which student and teacher predict the same class, at the"
+        " last epoch",
         "Agreement with the teacher in %",
         lambda record: None if record.teacher is None else record.teacher.agreement,
         needs_teacher=True,
     ),
     "teacher-errors": Metric(
         "teacher's errors",
-        "Percent of the test images that the teacher misclassifies which the student puts in the"
+        "Percent of the test images misclassified by the teacher for which the student predicts the"
         " same wrong class, at the last epoch",
         "Agreement with the teacher in % where it errs",
         _of_logits("teacher_errors"),
@@ -183,19 +183,19 @@ _NAMED = {
     "seconds": _cost("seconds", "Seconds of training", lambda r: r.seconds, "s", digits=1),
     "teacher-images": _cost(
         "teacher's images",
-        "Images that training asked of the teacher (of a cache, those that fill it)",
+        "Images passed through the teacher in training (cache: those that fill it)",
         _teacher_images,
         "images",
     ),
     "training-parameters": _cost(
         "parameters in training",
-        "Parameters that are trained beyond the student's model",
+        "Trained parameters beyond the student's model",
         _parameters("training"),
         "parameters",
     ),
     "inference-parameters": _cost(
         "parameters at inference",
-        "Parameters that the student has at inference beyond its model",
+        "Parameters of the student at inference beyond its model",
         _parameters("inference"),
         "parameters",
     ),

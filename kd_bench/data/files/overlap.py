@@ -1,4 +1,4 @@
-"""Test images that are also training images."""
+"""Detects test images that are also training images."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ Name = Callable[[int], str]  # of the image at a position
 
 
 def overlap(names: Sequence[Name], keys: Sequence[Sequence[bytes]]) -> str:
-    """A line about test images that are also training images; empty where there are none.
+    """A line about test images that are also training images; empty if there are none.
 
     Args:
         names: of the training and of the test images.
-        keys: of the training and of the test images; equal for what counts as the same image.
+        keys: of the training and of the test images; images with equal keys are the same.
     """
     (train_name, test_name), (train_keys, test_keys) = names, keys
     both = set(test_keys).intersection(train_keys)

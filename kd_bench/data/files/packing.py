@@ -165,7 +165,7 @@ def _clear(part: Path) -> None:
 
 @contextmanager
 def _writers(folder: Path) -> Iterator[list[_Writer]]:
-    """A writer for each split; their files are closed in the end."""
+    """A writer for each split; their files are closed at the end."""
     writers = [_Writer(folder, split) for split in SPLITS]
     try:
         yield writers

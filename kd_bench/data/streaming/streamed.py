@@ -111,10 +111,10 @@ class StreamedData(Data):
             # DataLoader draws a seed for its workers, which must not shift the methods' draws.
             generator=torch.Generator(),
         )
-        for answer in loader:
-            if isinstance(answer, UserError):
-                raise answer
-            yield answer
+        for batch in loader:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
 
 
 class StreamedFeed:

@@ -87,8 +87,8 @@ def _best(
     top = max(means, key=lambda row: means[row].value)
     rivals = {row: mean for row, mean in means.items() if row != BASELINE}
     best = _as_good_as(top, rivals, deviation) if top in rivals else set()
-    is_told = effects.get(top) == 1 if has_baseline else len(best) < len(means)
-    return best if is_told else set()
+    is_significant = effects.get(top) == 1 if has_baseline else len(best) < len(means)
+    return best if is_significant else set()
 
 
 def _as_good_as(top: str, means: Mapping[str, Mean], deviation: Pooled) -> set[str]:

@@ -58,7 +58,7 @@ def svg(table: Table) -> str:
         panel.set_title(printable(name), fontsize=10, loc="left", parse_math=False)
         panel.set_ylabel(f"share of {len(table.columns)} pairs")
     unit = METRIC[table.metric].unit
-    panels[-1].set_xlabel(f"at most so many {unit} behind the best of the pair")
+    panels[-1].set_xlabel(f"gap to the best of the pair in {unit}")
     return picture(figure, "profile", [[name, list(rows.items())] for name, rows in found.items()])
 
 

@@ -78,6 +78,6 @@ def sentence(table: Table) -> str:
         return ""
     named = "; ".join(f"[{number}] {text}" for number, text in enumerate(sources(table), start=1))
     return (
-        "Published values are of their sources' own data, recipes and teachers, and take no part in"
+        "Published values come from their sources' own data, recipes and teachers, and do not enter"
         f" any mean, difference, rank or mark here: {named}."
     )

@@ -128,8 +128,8 @@ def _effects(table: Table) -> str:
     together = f"all {count} methods{of_column}"
     corrected = f" (5 % for {together} together, Holm)" if count > 1 else " (5 %)"
     return (
-        f"{EFFECT_MARKS[1]} and {EFFECT_MARKS[-1]} mark significant differences{corrected}; a true"
-        f" difference is found with a probability of 80 % if it is {_detectable(table, count)}"
+        f"{EFFECT_MARKS[1]} and {EFFECT_MARKS[-1]} mark significant differences{corrected}; the"
+        f" smallest true difference detected with 80 % power is {_detectable(table, count)}"
         " (noncentral t)."
     )
 
@@ -147,7 +147,7 @@ def _compared(table: Table) -> dict[str, list[Cell]]:
 
 
 def _detectable(table: Table, count: int) -> str:
-    """The smallest differences: "0.75 points in one method chosen beforehand, 1.05 in any"."""
+    """The smallest differences: "0.75 points for one method chosen beforehand, ..."."""
     alone, among = [], []
     for column in table.columns:
         cells = _compared(table)[column.label]
@@ -160,8 +160,8 @@ def _detectable(table: Table, count: int) -> str:
     if count == 1:
         return f"{_range(alone, digits)} {unit}"
     return (
-        f"{_range(alone, digits)} {unit} in one method chosen beforehand, and"
-        f" {_range(among, digits)} in any of them"
+        f"{_range(alone, digits)} {unit} for one method chosen beforehand, and"
+        f" {_range(among, digits)} for any of them"
     )
 
 
@@ -204,10 +204,9 @@ def _budgets(table: Table) -> str:
     if {group.budget for group in table.groups.values()} == {RECIPE}:
         return ""
     return (
-        "Below the name of another training budget are methods that show the student several views"
-        " of each image in a step, or that have an init phase, which adds epochs. They are ranked"
-        " only among themselves, and their differences from the baseline include the effect of the"
-        " budget."
+        "Methods under the heading of another training budget run the student on several views of"
+        " each image per step, or have an init phase, which adds epochs. They are ranked only among"
+        " themselves, and their differences from the baseline include the effect of the budget."
     )
 
 
@@ -218,10 +217,11 @@ def _kinds(table: Table) -> str:
     sentences = []
     if apart:
         sentences.append(
-            f"Methods below {listed(apart)} do without, and are ranked only among themselves."
+            f"Methods under {listed(apart)} train without these and are ranked only among"
+            " themselves."
         )
     if Kind.CONTROL in kinds:
-        sentences.append("Controls are no methods, but what a method has to beat.")
+        sentences.append("Controls are not methods: they set the bar that a method has to beat.")
     if any(cell.unproven for cell in table.cells.values()):
         sentences.append(
             f"{UNPROVEN_MARK}: not significantly better than the best control of the column (5 %"
@@ -243,10 +243,10 @@ def _tuned(table: Table) -> str:
     }
     texts = [f"{row}: {knobs[row]}" for row in table.rows if row in knobs]
     return (
-        f"The values of tuned rows are chosen by the accuracy on {images} validation images, for"
-        f" each seed by a study of its own: the best of {trials} trials (scrambled Sobol points),"
-        " which train without these images; the runs of the table train with them. Tuned rows"
-        f" compare with the tuned baseline. Knobs: {'; '.join(texts)}."
+        f"The values of tuned rows are chosen by accuracy on {images} validation images, with a"
+        f" separate study for each seed: the best of {trials} trials (scrambled Sobol points),"
+        " which train without these images; the runs in the table train with them. Compare tuned"
+        f" rows with the tuned baseline. Ranges: {'; '.join(texts)}."
     )
 
 
@@ -263,7 +263,7 @@ def _threads(table: Table) -> str:
     done = table.runs[~table.runs["failed"]]
     if done["threads"].nunique() < 2:
         return ""
-    return "The number of threads changes results bitwise, so each has columns of its own."
+    return "The number of threads changes results bitwise, so each number has its own columns."
 
 
 def _teacher_sentence(table: Table) -> str:
@@ -400,10 +400,10 @@ def caveats(table: Table) -> list[str]:
         "runs of several versions of kd_bench in one cell": _mixed(done, "kd_bench"),
         "runs of several versions of torch in one cell": _mixed(done, "torch"),
         "runs of several numbers of threads in one cell": _mixed(done, "threads"),
-        "runs with uncommitted changes of the code": list(dirty),
+        "runs with uncommitted code changes": list(dirty),
         "several teachers in one column": several,
-        f"left out, for lack of {table.metric} ({METRIC[table.metric].why_none})": table.lacking,
-        "no finished baseline, hence no differences from it": _without_baseline(table),
-        "failed, and in no cell": failed,
+        f"left out, without {table.metric} ({METRIC[table.metric].why_none})": table.lacking,
+        "no finished baseline, so no differences from it": _without_baseline(table),
+        "failed, and not in any cell": failed,
     }
     return [f"{text}: {listed(names, MANY)}." for text, names in warnings.items() if names]

@@ -70,12 +70,12 @@ def caption_sentences(summary: Summary, metric: Metric) -> list[str]:
     """The meaning of the numbers in a summary."""
     standings = summary.standings.values()
     sentences = [
-        f"The {len(standings)} methods that all {summary.pairs} pairs have: average rank on a pair"
-        " by mean (1 is the best; equal means share their ranks; only methods that stand together"
-        " are ranked with each other)."
+        f"The {len(standings)} methods with runs on all {summary.pairs} pairs: average rank on a"
+        " pair by mean (1 is the best; equal means share their ranks; methods are ranked within"
+        " their group)."
     ]
     if any(standing.delta for standing in standings):
-        few = "; of so few pairs, it is rather too short" if summary.pairs < FEW else ""
+        few = "; with so few pairs, it is probably too short" if summary.pairs < FEW else ""
         sentences.append(
             f"In {metric.unit}, the mean over pairs of the difference from the baseline, with its"
             " 95 % interval for pairs and seeds like these (percentile bootstrap over both,"
@@ -83,8 +83,8 @@ def caption_sentences(summary: Summary, metric: Metric) -> list[str]:
         )
     if any(standing.against for standing in standings):
         sentences.append(
-            f"Against {RIVAL}: the pairs on which the mean is better than / equal to / worse than"
-            f" that of {RIVAL}, as shown."
+            f"Against {RIVAL}: the number of pairs on which the displayed mean is better than /"
+            f" equal to / worse than that of {RIVAL}."
         )
     if summary.left_out:
         sentences.append(f"Not on all pairs: {listed(summary.left_out, MANY)}.")
@@ -93,7 +93,7 @@ def caption_sentences(summary: Summary, metric: Metric) -> list[str]:
 
 def short_caption(summary: Summary, metric: Metric) -> str:
     """The same in two lines, for a terminal."""
-    text = f"Average rank of the methods that all {summary.pairs} pairs have"
+    text = f"Average rank of the methods with runs on all {summary.pairs} pairs"
     standings = summary.standings.values()
     if any(standing.delta for standing in standings):
         text += f", mean {metric.unit} over baseline (95 % of a bootstrap over pairs and seeds)"

@@ -184,15 +184,18 @@ def test_the_rendered_table_is(records, failures, table):
 
 def test_the_caption_explains_controls_and_their_mark():
     text = caption(TABLES["controls, no teacher, no labels"][0])
-    assert "Methods below 'no teacher' do without" in text
-    assert "Controls are no methods" in text
+    assert "Methods under 'no teacher' train without these" in text
+    assert "Controls are not methods" in text
     assert "†: not significantly better than the best control" in text
     assert "†" not in caption(BASELINE + seeds("st", 91.0, 91.1))
 
 
 def test_the_caption_explains_rows_without_labels():
     text = caption(TABLES["a row without labels"][0])
-    assert "Methods below 'no labels' do without, and are ranked only among themselves." in text
+    assert (
+        "Methods under 'no labels' train without these and are ranked only among themselves."
+        in text
+    )
 
 
 def test_the_caption_lists_a_row_that_is_neither_pooled_nor_tested():

@@ -118,7 +118,7 @@ def test_a_failed_run_of_a_study_is_in_its_row():
 def test_the_caption_has_trials_and_knobs_only_if_a_row_is_tuned():
     assert not [text for text in caption_sentences(table_from(RUNS[:6])) if "tuned" in text]
     (told,) = [text for text in caption_sentences(table_from(RUNS)) if "trials" in text]
-    assert "the accuracy on 100 validation images" in told
+    assert "accuracy on 100 validation images" in told
     assert "the best of 2 trials (scrambled Sobol points)" in told
     knobs = "baseline (tuned): recipe.lr 0.005 to 0.5; st (tuned): losses.st.temperature 1 to 16"
-    assert told.endswith(f"Knobs: {knobs}.")
+    assert told.endswith(f"Ranges: {knobs}.")

@@ -197,7 +197,7 @@ def test_the_lowest_value_is_the_best_where_lower_is_better():
     assert caption.startswith("Negative log-likelihood in nats, mean over all test images")
     assert "mean difference from the baseline in nats" in caption
     assert "its 95 % interval is about ± 0.188" in caption
-    assert "nats in one method chosen beforehand" in caption
+    assert "nats for one method chosen beforehand" in caption
 
 
 def test_costs_are_not_tested_or_ranked():
@@ -234,7 +234,7 @@ def test_runs_without_the_metric_are_listed_with_the_command_that_adds_it():
     table = table_from([*map(measured, BASELINE), measured(SOFT[0]), *SOFT[1:]], metric="nll")
     assert table.cells["st", DIGITS].n == 1
     assert caveats(table) == [
-        "left out, for lack of nll (`kd-bench evaluate RUN` adds it):"
+        "left out, without nll (`kd-bench evaluate RUN` adds it):"
         f" {SOFT[1].folder}, {SOFT[2].folder}."
     ]
 
@@ -550,7 +550,7 @@ def test_numbers_of_threads_are_different_columns_and_the_caption_explains_it():
     labels = [f"{DIGITS} (repro)", f"{DIGITS} (repro, threads=2)"]
     assert [c.label for c in table.columns] == labels
     assert "speed mode repro and repro, threads=2;" in caption_sentences(table)[0]
-    sentence = "The number of threads changes results bitwise, so each has columns of its own."
+    sentence = "The number of threads changes results bitwise, so each number has its own columns."
     assert sentence in caption_sentences(table)
     assert sentence not in caption_sentences(table_from([record("st")]))
 
@@ -801,7 +801,7 @@ def test_the_caption_uses_the_singular_for_one():
         ({"versions": {"kd_bench": "0.1.0", "torch": "2.11.0"}}, "(2.11.0, 2.13.0)"),
         ({"versions": {"kd_bench": "0.2.0", "torch": "2.13.0"}}, "(0.1.0, 0.2.0)"),
         ({"threads": 2}, f"numbers of threads in one cell: st in {DIGITS} (1, 2)"),
-        ({"dirty": True}, f"uncommitted changes of the code: st in {DIGITS}"),
+        ({"dirty": True}, f"uncommitted code changes: st in {DIGITS}"),
     ],
 )
 def test_a_cell_with_runs_of_different_code_causes_a_warning(other, warning):
@@ -881,8 +881,8 @@ repro; device cpu; kd_bench 0.1.0, torch 2.13.0. Total training time of these ru
 at 500 images/s per run. A signed number is the mean difference from the baseline in points, \
 paired by seed; its 95 % interval is about ± 1.4 (SD of runs pooled over a column: 0.6, 5 degrees \
 of freedom; runs treated as independent). ↑ and ↓ mark significant differences (5 % for all 2 \
-methods together, Holm); a true difference is found with a probability of 80 % if it is 2.1 \
-points in one method chosen beforehand, and 2.5 in any of them (noncentral t). Bold: the best of \
+methods together, Holm); the smallest true difference detected with 80 % power is 2.1 \
+points for one method chosen beforehand, and 2.5 for any of them (noncentral t). Bold: the best of \
 a column, if it is significantly better than the baseline, and every method that is not \
 significantly different from it (5 % for all their pairs together, Holm). Each column uses one \
 teacher (one seed): its variance is not in the ±. Digits are easy.

@@ -147,7 +147,7 @@ function series(row, column) {
 }
 
 function chart(shown, width, height) {
-  if (!shown.length) return make("p", { class: "muted" }, "There are no histories beside the records.");
+  if (!shown.length) return make("p", { class: "muted" }, "No learning curves: the runs have no history.csv.");
   const last = Math.max(...shown.flatMap((each) => each.epochs));
   const late = shown.flatMap((each) => each.low.filter((_, place) => each.epochs[place] > last / 2));
   const bottom = Math.min(...late, ...shown.map((each) => each.low.at(-1)));
@@ -288,7 +288,7 @@ function compare(columns) {
     ? `Of ${plural(known.length, "column")}, ${name} is higher than ${other} in ${count((e) => e.difference > 0)} ` +
       `(the interval excludes 0 in ${count((e) => e.sign > 0)}) and lower in ${count((e) => e.difference < 0)} ` +
       `(${count((e) => e.sign < 0)}). Mean difference: ${signed(mean(known.map((e) => e.difference)), 2)}.`
-    : "The two have no seed of a shown column in common.";
+    : "The two methods share no seed in any shown column.";
 }
 
 // The page

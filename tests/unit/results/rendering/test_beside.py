@@ -85,7 +85,7 @@ def test_averages_use_only_own_runs():
 
 def test_the_caption_has_rules_runs_and_sources():
     text = " ".join(caption_sentences(beside()))
-    assert "take no part in any mean, difference, rank or mark here: [1] A paper (2020)" in text
+    assert "do not enter any mean, difference, rank or mark here: [1] A paper (2020)" in text
     assert "[2] Some code, README: best test epoch, 1 run, https://d.e/f." in text
     assert "ublished values" not in " ".join(caption_sentences(table_from(RECORDS)))
 

@@ -33,12 +33,12 @@ def test_the_markdown_of_a_summary_is():
 | *controls:* |  |  |  |
 | control_shuffled | 1.0 | -1.0 (-2.0 to 0.0) | 0 / 0 / 2 |
 
-The 4 methods that all 2 pairs have: average rank on a pair by mean (1 is the best; equal \
-means share their ranks; only methods that stand together are ranked with each other). In \
+The 4 methods with runs on all 2 pairs: average rank on a pair by mean (1 is the best; equal \
+means share their ranks; methods are ranked within their group). In \
 points, the mean over pairs of the difference from the baseline, with its 95 % interval for \
-pairs and seeds like these (percentile bootstrap over both, 10,000 resamples; of so few \
-pairs, it is rather too short). Against st: the pairs on which the mean is better than / \
-equal to / worse than that of st, as shown. Not on all pairs: dml.
+pairs and seeds like these (percentile bootstrap over both, 10,000 resamples; with so few \
+pairs, it is probably too short). Against st: the number of pairs on which the displayed mean is \
+better than / equal to / worse than that of st. Not on all pairs: dml.
 """
     )
 
@@ -54,7 +54,7 @@ def test_numbers_that_no_row_has_are_neither_shown_nor_explained():
 def test_the_terminal_has_a_line_about_the_numbers():
     text = render_summary(table_from(RECORDS), "terminal")
     assert "+1.5 (+1.0 to +2.0)" in text
-    assert "Average rank of the methods that all 2 pairs have, mean points" in text
+    assert "Average rank of the methods with runs on all 2 pairs, mean points" in text
 
 
 def test_latex_has_a_separate_table():
