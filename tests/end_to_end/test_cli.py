@@ -480,7 +480,7 @@ SWEPT = [
 @pytest.mark.slow
 @given(strategies.lists(strategies.lists(strategies.sampled_from(SWEPT), unique=True), max_size=4))
 @settings(max_examples=10, deadline=None)
-def test_a_job_of_a_sweep_has_the_configuration_that_it_has_alone(sweep):
+def test_a_job_of_a_sweep_has_the_configuration_of_a_single_job(sweep):
     sweep = [[*TINY, *overrides] for overrides in sweep]
     launchers.register()
     with compose.initialized():

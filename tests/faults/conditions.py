@@ -1,4 +1,4 @@
-"""Concurrent commands, locks that are taken over, and obstacles in the place of a lock."""
+"""Concurrent commands, locks that are taken over, and files or links instead of a lock."""
 
 from __future__ import annotations
 

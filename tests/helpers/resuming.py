@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -30,11 +31,12 @@ class _StopAfter(NullReporter):
             raise _Stop
 
 
-def interrupt(job: Job, after: int = 1) -> None:
-    """Train a job's teacher, and the job itself up to the end of epoch `after`."""
+def interrupt(job: Job, after: Iterable[int] = (1,)) -> None:
+    """Train a job's teacher, and the job itself, interrupted after each of the epochs `after`."""
     shutil.rmtree(job.path, ignore_errors=True)  # another job's chain may have trained it
-    with pytest.raises(_Stop):
-        run_with_teacher(job, _StopAfter(after, job.label))
+    for epoch in after:
+        with pytest.raises(_Stop):
+            run_with_teacher(job, _StopAfter(epoch, job.label))
 
 
 def has_equal_bits(one: Path, other: Path) -> bool:

@@ -124,7 +124,7 @@ def test_weights_of_a_run_that_a_sweep_lists_as_a_teacher_are_kept(kd_bench, fin
     assert (student / "weights.pt").exists()
 
 
-def test_jobs_still_run_after_everything_that_can_be_deleted_is_gone(kd_bench, finished):
+def test_jobs_still_run_after_deleting_everything_that_clean_may_delete(kd_bench, finished):
     kd_bench("clean", "--yes", "--weights", "--tensorboard")
     code, printed = kd_bench(*TINY, "method=st", "seed=1")
     assert code == 0

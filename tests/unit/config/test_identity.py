@@ -203,7 +203,7 @@ values = strategies.recursive(
 
 
 @given(values)
-def test_the_canonical_form_is_equal_and_survives_json(value):
+def test_the_canonical_form_is_equal_and_unchanged_after_json(value):
     canonical = identity.canonical(value)
     assert canonical == value
     assert identity.canonical(json.loads(json.dumps(canonical))) == canonical

@@ -147,7 +147,7 @@ def test_changed_values_of_a_link_are_changed_values_of_its_job():
     assert "st (temperature=2)" in found.teacher.label
 
 
-def test_a_job_survives_json(tmp_path):
+def test_a_job_is_unchanged_after_json(tmp_path):
     for method in ("ensemble_teacher", "assistant", "born_again"):
         found = job(tmp_path, f"method={method}")
         assert Job.from_json(found.to_json()) == found

@@ -61,7 +61,7 @@ def test_a_batch_that_does_not_fit_is_refused():
         per_image(make(entries=2), torch.ones(3, 3), torch.ones(3, 5))
 
 
-def test_it_survives_a_checkpoint_bit_for_bit():
+def test_it_resumes_from_a_checkpoint_bit_for_bit():
     loss, file = make(), io.BytesIO()
     steps = [(rand(3, 3, seed=i).float(), rand(3, 5, seed=50 + i).float()) for i in range(6)]
     for step in steps[:3]:

@@ -80,7 +80,7 @@ def test_the_label_has_no_influence_on_the_other_classes():
     torch.testing.assert_close(after, before)
 
 
-def test_the_auxiliary_classifier_learns_smoothed_labels_alone():
+def test_the_auxiliary_classifier_learns_only_smoothed_labels():
     # 0.9 on the label and 0.1 / 4 on all: uniform predictions cost log 4
     assert per_image(torch.zeros(1, 4), [2])["weak"].tolist() == pytest.approx([math.log(4)])
     weak = torch.tensor([[3.0, 1.0, 1.0, 1.0]]).log()

@@ -1,4 +1,4 @@
-"""The layers after a stage, as a network of their own, and networks that cannot be cut."""
+"""The layers after a stage, as a separate network, and networks that cannot be cut."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ def test_a_missing_folder_is_reported(tmp_path):
         read_records(tmp_path / "nowhere")
 
 
-def test_a_record_survives_json():
+def test_a_record_is_unchanged_after_json():
     written = record("st", best_val=91.0, changed={"teacher.seed": 1})
     assert Record.from_json(json.loads(json.dumps(written.to_json()))) == written
 

@@ -55,7 +55,7 @@ def test_the_first_of_the_best_trials_with_a_finite_loss_is_chosen():
         study_of(record("st"), None, None).chosen  # noqa: B018
 
 
-def test_a_study_survives_its_file(tmp_path):
+def test_a_study_is_unchanged_after_writing_and_reading(tmp_path):
     study = study_of(record("st", 1), None, 95.0)
     write_json(tmp_path / STUDY, study.to_json())
     assert read_study(tmp_path) == study

@@ -1,21 +1,17 @@
-"""Capabilities of losses in real jobs: gradients, extra views, networks."""
+"""Losses with special capabilities in real jobs: gradients, extra views, networks."""
 
 import copy
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.images import augmented
 from helpers.jobs import config, setup_of, train
 
 from kd_bench.jobs.resolve import resolve_job
 from kd_bench.training.setup import TrainingSetup
 
 CAPABILITIES = ["sobolev", "at_gradient", "lwm", "bss", "sskd"]
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    return tmp_path_factory.mktemp("runs")
 
 
 def assembled(runs: Path, *methods: str) -> TrainingSetup:
@@ -31,14 +27,22 @@ def state(work: TrainingSetup) -> list[torch.Tensor]:
     return [tensor.clone() for tensor in work.teacher.network.net.state_dict().values()]
 
 
-@pytest.mark.parametrize("method", CAPABILITIES)
-def test_a_teacher_is_bitwise_unchanged_whatever_the_losses_run(runs, tmp_path, method):
+@pytest.mark.parametrize("method", ["st", "st_at", *CAPABILITIES])
+def test_training_does_not_change_the_teacher(runs, tmp_path, method):
     work = assembled(runs, method)
     before = state(work)
     train(work, tmp_path)
     assert all(map(torch.equal, before, state(work)))
     assert all(p.grad is None for p in work.teacher.network.net.parameters())
     assert not work.teacher.network.training
+
+
+def test_a_teacher_in_train_mode_would_change(runs):
+    work = assembled(runs, "st")
+    before = state(work)
+    work.teacher.network.train()
+    work.teacher(augmented(work.data, torch.arange(8), 1, 0))
+    assert not all(map(torch.equal, before, state(work)))
 
 
 def test_several_losses_differentiate_the_same_networks(runs, tmp_path):
@@ -56,7 +60,7 @@ def test_gradient_losses_work_together_with_extra_views(runs, tmp_path):
     assert {"sskd/turned", "sobolev", "bss/boundary"} <= history[-1].keys()
 
 
-def test_only_methods_that_need_it_build_the_teachers_graph(runs):
+def test_only_methods_that_need_it_build_the_teachers_autograd_graph(runs):
     for method, has_graph in (("st", False), ("sobolev", True)):
         work = assembled(runs, method)
         image = torch.zeros(2, 3, 8, 8, requires_grad=True)

@@ -1,4 +1,4 @@
-"""Checkpoints that are written while training goes on."""
+"""Checkpoints that are written while training continues."""
 
 import errno
 import os
@@ -20,14 +20,14 @@ def load(folder: Path, job: str = JOB) -> dict | None:
         return checkpoint.load(locked, job)
 
 
-def test_what_is_saved_is_the_state_of_that_moment(tmp_path, monkeypatch):
+def test_a_checkpoint_has_the_state_at_the_time_of_the_call(tmp_path, monkeypatch):
     may_write, write = threading.Event(), checkpoint._write
     monkeypatch.setattr(checkpoint, "_write", lambda *all: may_write.wait() and write(*all))
     weight = torch.nn.Parameter(torch.zeros(3))
     with LockedFolder(tmp_path) as folder, AsyncCheckpointer(folder, JOB) as saver:
         saver.save({"learners": {"w": weight}, "list": [weight], "data": "x"}, {"a.csv": "1"})
         with torch.no_grad():
-            weight.fill_(5.0)  # as the next epoch does, before anything is written
+            weight.fill_(5.0)  # as the next epoch may, before anything is written
         may_write.set()
     saved = load(tmp_path)
     assert torch.equal(saved["learners"]["w"], torch.zeros(3))
@@ -36,7 +36,7 @@ def test_what_is_saved_is_the_state_of_that_moment(tmp_path, monkeypatch):
     assert (tmp_path / "a.csv").read_text() == "1"
 
 
-def test_the_end_waits_for_what_is_being_written_and_the_one_before_is_kept(tmp_path):
+def test_the_end_waits_for_the_last_checkpoint_and_the_previous_one_is_kept(tmp_path):
     with LockedFolder(tmp_path) as folder, AsyncCheckpointer(folder, JOB) as saver:
         for number in range(5):
             saver.save({"number": number}, {"history.csv": str(number)})
@@ -48,7 +48,7 @@ def test_the_end_waits_for_what_is_being_written_and_the_one_before_is_kept(tmp_
 
 @pytest.fixture
 def full(tmp_path, monkeypatch):
-    """A locked folder on a full disk, and a function that makes room."""
+    """A locked folder on a full disk, and a function that frees space."""
     flush = os.fsync
 
     def fail(_):
@@ -59,29 +59,29 @@ def full(tmp_path, monkeypatch):
         yield folder, lambda: monkeypatch.setattr(os, "fsync", flush)
 
 
-def test_what_cannot_be_written_is_raised_at_the_end(full):
+def test_a_write_error_is_raised_at_the_end(full):
     folder, _ = full
     with pytest.raises(OSError, match="No space left"), AsyncCheckpointer(folder, JOB) as saver:
         saver.save({}, {})
 
 
-def test_what_cannot_be_written_is_raised_before_more_is_trained(full, tmp_path):
-    folder, make_room = full
+def test_a_write_error_is_raised_before_the_next_checkpoint(full, tmp_path):
+    folder, free_space = full
     with AsyncCheckpointer(folder, JOB) as saver:
         saver.save({}, {})
         with pytest.raises(OSError, match="No space left"):
             saver.save({}, {})
-        make_room()
+        free_space()
         saver.save({"number": 1}, {})
     assert checkpoint.load(folder, JOB) == {"number": 1}
 
 
-# Files that cannot be trusted
+# Damaged files
 
 
 @pytest.fixture
 def saved(tmp_path) -> Path:
-    """A folder with two checkpoints, of the first and the second epoch."""
+    """A folder with the checkpoints of two epochs."""
     with LockedFolder(tmp_path) as folder, AsyncCheckpointer(folder, JOB) as saver:
         for epoch in (1, 2):
             saver.save({"epoch": epoch, "weight": torch.rand(1000)}, {})
@@ -104,7 +104,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(saved, damage):
+def test_a_damaged_checkpoint_is_set_aside_and_the_previous_one_used(saved, damage):
     path = saved / "checkpoint.pt"
     path.write_bytes(damage(path.read_bytes()))
     with pytest.warns(UserWarning, match=r"set aside .*checkpoint\.pt\.damaged: it"):
@@ -115,7 +115,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(saved, dam
     }
 
 
-def test_one_flipped_bit_anywhere_is_found(saved):
+def test_one_flipped_bit_anywhere_is_detected(saved):
     path, before = saved / "checkpoint.pt", saved / "checkpoint_before.pt"
     whole, older = path.read_bytes(), before.read_bytes()
     for at in [*range(0, 200, 5), *range(200, len(whole), 211)]:
@@ -128,18 +128,18 @@ def test_one_flipped_bit_anywhere_is_found(saved):
 @pytest.mark.parametrize(
     "other", [JOB.replace("seed0", "seed1"), JOB.replace("3f9c1a2b", "00000000")]
 )
-def test_the_checkpoint_of_another_job_is_set_aside_and_named(saved, other):
+def test_the_checkpoint_of_another_job_is_set_aside(saved, other):
     with pytest.warns(UserWarning, match=f"damaged: it belongs to another job, {JOB}"):
         assert load(saved, other) is None
 
 
-def test_a_checkpoint_of_a_later_version_is_set_aside_with_its_format(saved, monkeypatch):
+def test_a_checkpoint_of_a_newer_version_is_set_aside(saved, monkeypatch):
     monkeypatch.setattr(checkpoint, "FORMAT", 0)
     with pytest.warns(UserWarning, match="it has format 1, and this version of kd-bench reads 0"):
         assert load(saved) is None
 
 
-def test_an_error_without_words_sets_a_checkpoint_aside_as_any_other(saved, monkeypatch):
+def test_an_error_without_a_message_also_sets_a_checkpoint_aside(saved, monkeypatch):
     def fail(*_, **__):
         raise EOFError
 

@@ -1,4 +1,4 @@
-"""Every method between two families: a step, or a refusal with both shapes and the reason."""
+"""Every method with a student of another family: it trains, or is refused with the shapes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kd_bench.training.setup import phases
 
 CROSS = (
     "pair=resnet32x4-shufflenet_v2",
-    "teacher.model.net.depth=14",  # of the same shapes, and faster
+    "teacher.model.net.depth=14",  # equal shapes, but faster
     "teacher.recipe.epochs=1",
     "dataset=synthetic",
     "dataset.source.train=8",
@@ -46,14 +46,9 @@ REFUSED = {
 }
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    return tmp_path_factory.mktemp("runs")
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", choices("method"))
-def test_a_method_runs_between_two_families_or_says_why_not(runs, name):
+def test_a_method_trains_across_families_or_is_refused_with_the_reason(runs, name):
     chosen = [each for each in of_method(name) if each not in FOR_ANY_STUDENT.get(name, ())]
     config = configured(*CROSS, *chosen)
     job = resolve_job(replace(config, runs_dir=str(runs)), {})

@@ -1,4 +1,4 @@
-"""Whether steps can be captured as CUDA graphs, as far as can be checked without a GPU."""
+"""Whether steps can be captured as CUDA graphs, as far as this can be tested without a GPU."""
 
 import gc
 import weakref
@@ -23,11 +23,6 @@ pytestmark = pytest.mark.slow  # a training set up for each method
 WIDTHS = ("model.net.widths=[8,8,8,8]", "teacher.model.net.widths=[8,8,8,8]")
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    return tmp_path_factory.mktemp("runs")
-
-
 def assembled(runs: Path, *overrides: str):
     return setup_of(job(runs, *WIDTHS, *overrides))
 
@@ -48,7 +43,7 @@ def assembled(runs: Path, *overrides: str):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_the_guard_detects(what, code):
+def test_the_guard_detects_operations_that_need_the_host(what, code):
     with pytest.raises((NotCapturable, RuntimeError, NotImplementedError)), guarded():
         code(torch.zeros(2, device=META))
 
@@ -62,7 +57,7 @@ def test_no_step_of_a_cuda_graph_safe_method_needs_the_host(runs, name):
     for phase in phases(meta):
         epochs = EpochRunner(meta, phase)
         epochs._begin(epoch=1)
-        for size in (16, 8):  # a full batch, and the epoch's last one
+        for size in (16, 8):  # a full batch, and the last one of an epoch
             with guarded():
                 epochs._step(StepKind(size))()
 
@@ -79,7 +74,7 @@ def test_no_step_with_a_plugin_needs_the_host(runs, name):
 
 
 class Filler:
-    """A function with a tensor that nobody else knows."""
+    """A function that holds the only reference to a tensor."""
 
     def __init__(self, out):
         self.out, self.own = out, torch.full_like(out, 3.0)
@@ -88,7 +83,7 @@ class Filler:
         self.out.copy_(self.own)
 
 
-def test_a_graph_keeps_what_it_was_captured_from(monkeypatch):
+def test_a_graph_keeps_the_captured_function_alive(monkeypatch):
     for name in ("Stream", "CUDAGraph", "current_stream"):
         monkeypatch.setattr(torch.cuda, name, MagicMock())
     for name in ("stream", "graph"):
@@ -106,7 +101,7 @@ def test_a_graph_keeps_what_it_was_captured_from(monkeypatch):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_graph_reads_tensors_of_its_function_alone_on_a_gpu():
+def test_a_graph_keeps_the_tensors_of_its_function_on_a_gpu():
     out = torch.zeros(2**22, device="cuda")
     replay = cuda_graph.capture_graph(Filler(out), [out])
     gc.collect()
@@ -118,13 +113,13 @@ def test_a_graph_reads_tensors_of_its_function_alone_on_a_gpu():
 
 
 def warmed_up(function, state):
-    """Like `cuda_graph.capture_graph`, without the capture."""
+    """`cuda_graph.capture_graph` without the capture."""
     cuda_graph.warm_up(function, state)
     return function
 
 
 @pytest.mark.parametrize("name", shipped.choices("method"))
-def test_warm_up_steps_before_a_capture_leave_no_trace(runs, name, monkeypatch):
+def test_warm_up_steps_before_a_capture_have_no_effect(runs, name, monkeypatch):
     monkeypatch.setattr(cuda_graph, "capture_graph", warmed_up)
     eager, captured_job = (assembled(runs, *of_method(name)) for _ in range(2))
     if not eager.method.cuda_graph_safe:
@@ -134,7 +129,7 @@ def test_warm_up_steps_before_a_capture_leave_no_trace(runs, name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", shipped.choices("plugin"))
-def test_warm_up_steps_with_a_plugin_leave_no_trace(runs, name, monkeypatch):
+def test_warm_up_steps_with_a_plugin_have_no_effect(runs, name, monkeypatch):
     monkeypatch.setattr(cuda_graph, "capture_graph", warmed_up)
     eager, captured_job = (assembled(runs, "method=dkd", f"plugin={name}") for _ in range(2))
     captured_job.execution = replace(captured_job.execution, captured=True)

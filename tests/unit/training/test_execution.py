@@ -1,4 +1,4 @@
-"""How steps are executed: what changes nothing, what changes roundings, and what is refused."""
+"""How steps are executed: folded, in lower precision, compiled, captured or as a reference."""
 
 from __future__ import annotations
 
@@ -37,12 +37,6 @@ CUDA = torch.device("cuda")
 WIDTHS = ("model.net.widths=[8,8,8,8]", "teacher.model.net.widths=[8,8,8,8]")
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """A folder of runs that the tests of this file share, so the teacher is trained once."""
-    return tmp_path_factory.mktemp("runs")
-
-
 @pytest.fixture(autouse=True)
 def settings():
     """Every test begins and ends with the settings of a plain job."""
@@ -68,14 +62,14 @@ def network(*stages: str) -> FeatureExtractor:
     torch.manual_seed(0)
     net = ResNet(num_classes=4, depth=8, widths=[8, 8, 16, 16])
     with torch.no_grad():
-        net(torch.randn(64, 3, 8, 8))  # statistics that are not 0 and 1
+        net(torch.randn(64, 3, 8, 8))  # running statistics other than 0 and 1
     return FeatureExtractor(net, net.stages, stages, "resnet8")
 
 
-# A teacher with its batch norm folded
+# A teacher with folded batch norm
 
 
-def test_folding_changes_roundings_alone_and_leaves_the_network_as_it_was():
+def test_folding_changes_only_rounding_and_not_the_network():
     teacher = Teacher(network())
     before = {name: tensor.clone() for name, tensor in teacher.network.net.state_dict().items()}
     image = torch.randn(5, 3, 8, 8)
@@ -96,13 +90,13 @@ def test_folding_changes_roundings_alone_and_leaves_the_network_as_it_was():
     ],
     ids=["read inside", "reference", "differentiated", "learns"],
 )
-def test_a_teacher_is_not_folded_where_somebody_could_tell(teacher, speed):
+def test_a_teacher_is_not_folded_where_it_would_matter(teacher, speed):
     executed = teacher.with_execution(Execution(speed))
     assert executed._run is teacher.network
 
 
 class TwoWays(nn.Module):
-    """Computes something else for bright images than for dark ones."""
+    """Has a branch that depends on the image."""
 
     def __init__(self):
         super().__init__()
@@ -114,7 +108,7 @@ class TwoWays(nn.Module):
         return x if image.mean() > 0 else -x
 
 
-def test_a_network_that_cannot_be_rewritten_is_used_as_it_is():
+def test_a_network_that_cannot_be_traced_is_not_folded():
     tapped = FeatureExtractor(TwoWays(), {}, (), "two ways").eval()
     with pytest.warns(UserWarning, match="batch norm is not folded"):
         executed = Teacher(tapped).with_execution(Execution())
@@ -124,14 +118,14 @@ def test_a_network_that_cannot_be_rewritten_is_used_as_it_is():
 # Precision
 
 
-def test_bfloat16_is_for_what_networks_compute_not_for_losses_or_weights(runs):
+def test_bf16_is_for_networks_and_not_for_outputs_or_weights(runs):
     assert Execution().precision is Precision.fp32
     tapped = network("stage2", "pooled").train()
     run_in = {p: execution.build_forward(tapped, Execution(), p) for p in Precision}
     image = torch.randn(8, 3, 8, 8)
     single, rough = run_in[Precision.fp32](image), run_in[Precision.bf16](image)
-    for said in (single.logits, *single.features.values()):
-        assert said.dtype == torch.float32
+    for output in (single.logits, *single.features.values()):
+        assert output.dtype == torch.float32
     assert rough.logits.dtype == rough.features["stage2"].dtype == torch.float32
     assert not torch.equal(rough.logits, single.logits)
     # 8 bits of mantissa through 8 layers
@@ -140,7 +134,7 @@ def test_bfloat16_is_for_what_networks_compute_not_for_losses_or_weights(runs):
     assert all(p.dtype == p.grad.dtype == torch.float32 for p in tapped.net.fc.parameters())
 
 
-def test_a_teacher_may_have_a_precision_of_its_own(runs):
+def test_a_teacher_may_have_its_own_precision(runs):
     work = assembled(runs, "method=st", "teacher.precision=bf16")
     assert work.execution.precision is Precision.fp32
     image = augmented(work.data, torch.arange(8), 1, 0)
@@ -148,7 +142,7 @@ def test_a_teacher_may_have_a_precision_of_its_own(runs):
     assert not torch.equal(plain.logits, executed.logits)
 
 
-def test_accuracies_are_of_the_weights_in_single_precision(runs):
+def test_accuracies_are_computed_in_single_precision(runs):
     record, folder = trained(job(runs, "method=baseline", "precision=bf16"))
     work = assembled(runs, "method=baseline")
     work.student.net.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
@@ -157,7 +151,7 @@ def test_accuracies_are_of_the_weights_in_single_precision(runs):
 
 
 @pytest.mark.parametrize("allowed", [True, False])
-def test_tf32_is_allowed_where_it_is_asked_for_and_nowhere_else(allowed):
+def test_tf32_is_allowed_only_inside_the_context(allowed):
     switches = torch.backends.cudnn, torch.backends.cuda.matmul
     with pytest.raises(ZeroDivisionError), execution.tf32(allowed):  # noqa: PT012
         assert all(switch.allow_tf32 == allowed for switch in switches)
@@ -165,11 +159,11 @@ def test_tf32_is_allowed_where_it_is_asked_for_and_nowhere_else(allowed):
     assert not any(switch.allow_tf32 for switch in switches)
 
 
-# What a job is executed like follows from what it is
+# Execution and identity
 
 
 @pytest.mark.slow
-def test_what_changes_bits_is_part_of_what_a_job_is(runs):
+def test_execution_that_changes_bits_is_part_of_a_jobs_identity(runs):
     names = [job(runs, "method=st").folder]
     for change in ("compile=true", "precision=tf32", "precision=bf16", "speed=reference"):
         names.append(job(runs, "method=st", change).folder)
@@ -179,7 +173,7 @@ def test_what_changes_bits_is_part_of_what_a_job_is(runs):
     assert job(runs, "method=st", *usual).folder == names[0]
 
 
-def test_a_job_s_mode_is_told_in_words(runs):
+def test_the_execution_of_a_job_has_a_short_text(runs):
     identity = job(runs, "method=st", "compile=true", "precision=bf16").identity
     assert execution_text(identity) == "repro, compiled, bf16"
     assert execution_text(job(runs, "method=st").identity) == "repro"
@@ -199,7 +193,7 @@ def planned(runs: Path, method: str, *changes: str, device=CUDA) -> Execution:
     )
 
 
-def test_a_record_names_a_network_whose_convolutions_are_replaced(runs):
+def test_a_record_notes_replaced_convolutions(runs):
     few, enough = (
         assembled(runs, "method=baseline", f"model.net.widths={widths}").execution.as_record()
         for widths in ("[16,8,16,16]", "[16,16,16,16]")
@@ -208,7 +202,7 @@ def test_a_record_names_a_network_whose_convolutions_are_replaced(runs):
     assert enough["notes"] == []
 
 
-def test_on_a_gpu_steps_are_captured_unless_a_loss_says_that_it_waits(runs):
+def test_on_a_gpu_steps_are_captured_unless_a_loss_waits_for_the_device(runs):
     assert planned(runs, "st").captured
     assert not planned(runs, "st", "speed=reference").captured
     assert not planned(runs, "st", device=torch.device("cpu")).captured
@@ -217,7 +211,7 @@ def test_on_a_gpu_steps_are_captured_unless_a_loss_says_that_it_waits(runs):
     assert waits.notes == ("not captured: a loss waits for the device",)
 
 
-def test_all_speeds_begin_with_the_same_loss(tmp_path):
+def test_all_speed_modes_start_with_the_same_loss(tmp_path):
     the_job = job(tmp_path, "method=st")
     trained(the_job.teacher)
     changes = (
@@ -232,21 +226,21 @@ def test_all_speeds_begin_with_the_same_loss(tmp_path):
     assert first["repro"] == pytest.approx(first["reference"], rel=1e-4)
 
 
-def test_a_method_that_differentiates_features_computes_in_single_precision_and_says_so(runs):
+def test_a_method_that_differentiates_features_runs_in_fp32_with_a_note(runs):
     how = planned(runs, "lwm", "precision=bf16")
     assert (how.precision, how.teacher_precision) == (Precision.fp32, Precision.fp32)
     assert how.notes == ("not in bf16: a loss differentiates logits with respect to features",)
     assert planned(runs, "st", "precision=bf16").precision is Precision.bf16
 
 
-def test_a_method_that_cannot_be_compiled_runs_without_and_says_so(runs):
+def test_a_method_that_cannot_be_compiled_runs_eagerly_with_a_note(runs):
     assert planned(runs, "st", "compile=true").compiled
     how = planned(runs, "sobolev", "compile=true")
     assert not how.compiled
     assert how.notes[0].startswith("not compiled: a loss differentiates gradients")
 
 
-def test_a_record_tells_how_its_steps_were_executed(runs):
+def test_a_record_has_the_execution_of_its_steps(runs):
     record, _ = trained(job(runs, "method=st", "precision=bf16", "model.net.widths=[16,16,16,16]"))
     assert record.execution == {
         "precision": "bf16",
@@ -257,7 +251,7 @@ def test_a_record_tells_how_its_steps_were_executed(runs):
     }
 
 
-def test_images_to_a_batch_that_only_looks_fit_a_cpu_s_cache(runs):
+def test_inference_batches_fit_the_cpus_cache(runs):
     work = assembled(runs, "method=baseline")
     assert execution.inference_batch_size(work.data) == 2**16 // (8 * 8)
 
@@ -267,14 +261,14 @@ def test_images_to_a_batch_that_only_looks_fit_a_cpu_s_cache(runs):
 
 @pytest.fixture
 def traced(monkeypatch):
-    """torch.compile without generating code: the same graphs, whole or an error, in seconds."""
+    """torch.compile without code generation: the same graphs and errors, in seconds."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
 
 
 @pytest.mark.slow
-def test_compiled_networks_learn_the_same_whatever_their_taps(runs, traced):
-    # One process, one class of networks, first without stages, then with: the compiler must not
-    # take one for the other.
+def test_compiled_networks_train_equally_with_and_without_taps(runs, traced):
+    # One process and one class of networks, first without stages, then with: the compiler must not
+    # confuse them.
     for method in ("st", "st_at"):
         eager, compiled = (assembled(runs, f"method={method}") for _ in range(2))
         compiled.execution = replace(compiled.execution, compiled=True)
@@ -283,9 +277,7 @@ def test_compiled_networks_learn_the_same_whatever_their_taps(runs, traced):
         assert one == pytest.approx(other, rel=1e-4)
 
 
-def test_a_compiled_network_is_one_graph_for_whole_batches_and_eager_for_the_rest(
-    runs, monkeypatch
-):
+def test_full_batches_run_in_one_compiled_graph_and_others_eagerly(runs, monkeypatch):
     compiled, asked = [], []
 
     def watch(net, **options):
@@ -298,12 +290,12 @@ def test_a_compiled_network_is_one_graph_for_whole_batches_and_eager_for_the_res
     EpochRunner(work, phases(work)[-1]).run(1)
     assert compiled == [16, 16] * 2  # teacher and student; the last 8 images are not compiled for
     whole = {"fullgraph": True, "dynamic": False}
-    # The teacher's weights stay, so they may be laid out once.
+    # The teacher's weights do not change, so they may be frozen.
     assert asked == [whole | {"options": None}, whole | {"options": {"freezing": True}}]
 
 
 @pytest.mark.slow
-def test_a_compiled_teacher_says_the_same_and_shows_the_same_features(runs):
+def test_a_compiled_teacher_has_the_same_logits_and_features(runs):
     how = Execution(compiled=True)
     execution.configure_torch(how)
     for tapped in (network(), network("stage2", "pooled")):
@@ -316,8 +308,8 @@ def test_a_compiled_teacher_says_the_same_and_shows_the_same_features(runs):
             torch.testing.assert_close(feature, other.features[stage], rtol=1e-4, atol=1e-5)
 
 
-def test_what_trains_before_the_training_is_not_compiled(runs, monkeypatch):
-    # Its networks' last layers learn nothing, and must not decay for a gradient of zero.
+def test_the_init_phase_is_not_compiled(runs, monkeypatch):
+    # The last layers have no gradient there; a compiled step would give them zeros, and decay.
     monkeypatch.setattr(torch, "compile", None)
     work = assembled(runs, "method=ab", *WIDTHS)
     work.execution = replace(work.execution, compiled=True)
@@ -335,7 +327,7 @@ def test_a_job_that_compiles_nothing_does_not_load_the_compiler(runs):
     subprocess.run([sys.executable, "-c", code, str(file)], check=True)
 
 
-def test_unchanged_undoes_in_place():
+def test_restore_after_undoes_changes():
     tensor = nn.Parameter(torch.ones(3))
     with cuda_graph.restore_after([tensor]):
         tensor.data += torch.rand(3)
@@ -346,7 +338,7 @@ def test_unchanged_undoes_in_place():
 
 
 @pytest.mark.slow
-def test_jobs_that_run_at_once_get_the_bits_that_they_get_alone(runs, tmp_path):
+def test_jobs_that_run_in_parallel_have_the_bits_of_a_single_job(runs, tmp_path):
     one = job(runs, "method=st")
     _, alone = trained(one)
     given = given_teacher(one)
@@ -361,7 +353,7 @@ def test_jobs_that_run_at_once_get_the_bits_that_they_get_alone(runs, tmp_path):
 
 
 def given_teacher(job: Job) -> tuple[str, str]:
-    """The choice of a job's teacher as a file; it may be near chance, after one epoch."""
+    """Overrides for a job's teacher as a file; after one epoch, it may be near chance."""
     expected = read_record(job.teacher.path).accuracy.last
     return (
         f"teacher.checkpoint={job.teacher.path / WEIGHTS}",
@@ -375,7 +367,7 @@ def given_teacher(job: Job) -> tuple[str, str]:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("method", shipped.choices("method"))
-def test_a_captured_step_gives_the_bits_of_an_eager_one(tmp_path, monkeypatch, method):
+def test_captured_steps_have_the_bits_of_eager_ones(tmp_path, monkeypatch, method):
     on_gpu = (*WIDTHS, "device=cuda", *of_method(method))
     captured, one = trained(job(tmp_path / "captured", *on_gpu))
     if not captured.execution["captured"]:
@@ -389,7 +381,7 @@ def test_a_captured_step_gives_the_bits_of_an_eager_one(tmp_path, monkeypatch, m
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
-def test_a_gpu_and_a_cpu_begin_with_about_the_same_loss(tmp_path, precision):
+def test_a_gpu_and_a_cpu_start_with_about_the_same_loss(tmp_path, precision):
     the_job = job(tmp_path, "method=st")
     trained(the_job.teacher)
     changes = ("method=st", f"precision={precision}", "recipe.batch_size=40")  # one step an epoch
@@ -403,7 +395,7 @@ def test_a_gpu_and_a_cpu_begin_with_about_the_same_loss(tmp_path, precision):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_compiled_step_is_captured_and_learns_the_same(tmp_path):
+def test_a_compiled_step_is_captured_and_trains_equally(tmp_path):
     changes = ("method=st_at", "device=cuda")
     eager, one = trained(job(tmp_path / "eager", *changes))
     compiled, other = trained(job(tmp_path / "compiled", *changes, "compile=true"))
@@ -415,7 +407,7 @@ def test_a_compiled_step_is_captured_and_learns_the_same(tmp_path):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_views_are_the_same_integers_and_images_on_a_gpu(tmp_path):
+def test_views_and_images_are_the_same_on_a_gpu(tmp_path):
     the_job = job(tmp_path, "method=baseline")
     index = torch.arange(40)
     data = [

@@ -1,4 +1,4 @@
-"""Jobs trained for real, in the small: equal bits, equal starts, a harmless teacher, resume."""
+"""Real training of small jobs: reproducible bits, equal starts, teachers, resuming and records."""
 
 import csv
 import hashlib
@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import shipped
-from helpers.images import augmented
 from helpers.jobs import (
     FOR_ANY_STUDENT,
     NETS,
@@ -62,7 +61,7 @@ def assembled(runs, *overrides) -> TrainingSetup:
 # One seed, many methods
 
 
-def test_under_one_seed_every_method_starts_from_the_same_student(runs):
+def test_with_one_seed_every_method_starts_from_the_same_student(runs):
     starts = {
         bits(assembled(runs, f"method={name}", "seed=3").student.net.state_dict())
         for name in ("baseline", "st", "at", "logits")
@@ -70,14 +69,14 @@ def test_under_one_seed_every_method_starts_from_the_same_student(runs):
     assert len(starts) == 1
 
 
-def test_under_one_seed_every_method_sees_the_same_batches_in_the_same_order(runs, monkeypatch):
-    # Assembled before steps are watched, because that may train the teacher.
+def test_with_one_seed_every_method_sees_the_same_batches_in_the_same_order(runs, monkeypatch):
+    # Assembled before steps are recorded, because that may train the teacher.
     setups = {name: assembled(runs, f"method={name}") for name in ("baseline", "st", "at")}
     seen, batches = {}, []
     original = Step.__call__
 
     def watch(self, batch, shown=None):
-        # A method that draws random numbers must not move anybody's batches.
+        # A method that draws random numbers must not change the batches.
         torch.rand(17)
         batches.append((batch.index.tolist(), bits({"image": batch.image})))
         return original(self, batch, shown)
@@ -91,7 +90,7 @@ def test_under_one_seed_every_method_sees_the_same_batches_in_the_same_order(run
     assert seen["baseline"] == seen["st"] == seen["at"]
 
 
-def test_seeds_differ_in_weights_order_and_views(runs):
+def test_seeds_differ_in_weights_and_order(runs):
     one, other = (assembled(runs, "method=baseline", f"seed={seed}") for seed in (0, 1))
     assert bits(one.student.net.state_dict()) != bits(other.student.net.state_dict())
     orders = [work.order("main", 1).tolist() for work in (one, other)]
@@ -105,7 +104,7 @@ def test_the_order_changes_from_epoch_to_epoch(runs):
     assert first != second
 
 
-def test_the_last_smaller_batch_is_trained_on_unless_the_recipe_drops_it(runs):
+def test_the_smaller_last_batch_is_used_unless_the_recipe_drops_it(runs):
     assert assembled(runs, "method=baseline").step_sizes == [16, 16, 8]
     dropping = assembled(runs, "method=baseline", "recipe.drop_last=true")
     assert dropping.step_sizes == [16, 16]
@@ -114,23 +113,7 @@ def test_the_last_smaller_batch_is_trained_on_unless_the_recipe_drops_it(runs):
 # The teacher
 
 
-@pytest.mark.parametrize("method", ["st", "at", "st_at"])
-def test_a_job_leaves_its_teacher_bit_for_bit_as_it_was(runs, method):
-    work = assembled(runs, f"method={method}")
-    before = bits(work.teacher.network.net.state_dict())
-    train(work, runs)
-    assert bits(work.teacher.network.net.state_dict()) == before
-
-
-def test_a_teacher_in_train_mode_would_be_noticed(runs):
-    work = assembled(runs, "method=st")
-    before = bits(work.teacher.network.net.state_dict())
-    work.teacher.network.train()
-    work.teacher(augmented(work.data, torch.arange(8), 1, 0))
-    assert bits(work.teacher.network.net.state_dict()) != before
-
-
-def test_the_teacher_is_trained_once_whoever_asks(runs):
+def test_methods_share_a_teacher(runs):
     record, _ = trained(job(runs, "method=st"))
     other, _ = trained(job(runs, "method=at"))
     assert record.teacher.folder == other.teacher.folder
@@ -138,7 +121,7 @@ def test_the_teacher_is_trained_once_whoever_asks(runs):
     assert record.teacher.accuracy == teacher.accuracy.last
 
 
-def test_a_given_checkpoint_is_the_teacher_and_none_is_trained(runs, tmp_path):
+def test_with_a_given_checkpoint_no_teacher_is_trained(runs, tmp_path):
     record, _ = trained(job(runs, "method=st"))
     file = runs / record.teacher.folder / "weights.pt"
     expected = f"teacher.expected_accuracy={record.teacher.accuracy}"
@@ -164,13 +147,18 @@ def first_epoch(folder: Path) -> dict[str, float]:
     return {n: float(v) for n, v in zip(names, values, strict=True) if n != "stage"}
 
 
-# For the methods that need them.
+# Some methods need them.
 EQUAL_WIDTHS = ("model.net.widths=[8,8,8,8]", "teacher.model.net.widths=[8,8,8,8]")
 
 
+def has_own_test(name: str) -> bool:
+    """Whether another file interrupts jobs of this method: test_init_phase or test_preparation."""
+    return name in {"gkl", "nd"} or bool(shipped.load("method", name).init.weights)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", shipped.choices("method"))
-def test_an_interrupted_job_goes_on_to_the_same_bits(runs, other_runs, name):
+@pytest.mark.parametrize("name", [n for n in shipped.choices("method") if not has_own_test(n)])
+def test_an_interrupted_job_resumes_to_the_same_bits(runs, other_runs, name):
     overrides = (*of_method(name), *EQUAL_WIDTHS)
     _, whole = trained(job(runs, *overrides))
     the_job = job(other_runs, *overrides)
@@ -185,9 +173,9 @@ def start(file: Path) -> subprocess.Popen:
 
 
 @pytest.mark.slow
-def test_a_job_killed_in_the_middle_and_started_again_ends_as_if_it_had_not_been(tmp_path):
+def test_a_killed_job_that_is_restarted_has_the_bits_of_an_undisturbed_one(tmp_path):
     folders = []
-    for name in ("one", "two", "killed"):
+    for name in ("undisturbed", "killed"):
         the_job = job(tmp_path / name, "method=st", "recipe.epochs=30")
         trained(the_job.teacher)
         folder = the_job.path
@@ -209,7 +197,7 @@ def test_a_job_killed_in_the_middle_and_started_again_ends_as_if_it_had_not_been
 
 
 @pytest.mark.slow
-def test_a_job_killed_before_any_rename_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
+def test_a_job_killed_before_any_rename_resumes_to_the_same_bits(tmp_path, monkeypatch):
     _, whole = trained(job(tmp_path / "whole", "method=baseline"))
     for number in range(12):  # 3 and 4 of two epochs, history, timing, weights, logits, result
         the_job = job(tmp_path / f"killed{number}", "method=baseline")
@@ -225,11 +213,11 @@ def test_a_job_killed_before_any_rename_ends_as_if_it_had_not_been(tmp_path, mon
 
 
 class Killed(BaseException):
-    """Ends a job as SIGKILL would: nothing is renamed any more."""
+    """Ends a job as SIGKILL would: no more files are renamed."""
 
 
 def kill_before_rename(patched: pytest.MonkeyPatch, number: int) -> None:
-    """End a job before a rename, counted from 0."""
+    """End a job before the rename with this number, counted from 0."""
     replace, renames = os.replace, count()
 
     def rename(old, new):
@@ -240,10 +228,10 @@ def kill_before_rename(patched: pytest.MonkeyPatch, number: int) -> None:
     patched.setattr(os, "replace", rename)
 
 
-def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(tmp_path):
+def test_a_job_with_a_damaged_checkpoint_resumes_from_the_previous_one(tmp_path):
     the_job = job(tmp_path, "method=baseline", "recipe.epochs=3")
     folder = tmp_path / the_job.folder
-    interrupt(the_job, after=2)
+    interrupt(the_job, after=[2])
     (folder / "checkpoint.pt").write_bytes(b"not what it was")
     with pytest.warns(UserWarning, match=r"checkpoint\.pt\.damaged"):
         trained(the_job)
@@ -256,7 +244,7 @@ def test_a_job_does_not_resume_from_the_checkpoint_of_another(tmp_path, change):
     one, other = (
         job(tmp_path, "method=baseline", "recipe.epochs=3", *more) for more in ([], [change])
     )
-    interrupt(one, after=2)
+    interrupt(one, after=[2])
     shutil.copytree(one.path, other.path)
     with pytest.warns(UserWarning, match=f"it belongs to another job, {one.folder}"):
         trained(other)
@@ -264,7 +252,7 @@ def test_a_job_does_not_resume_from_the_checkpoint_of_another(tmp_path, change):
     assert (other.path / "history.csv").read_text() == (whole / "history.csv").read_text()
 
 
-def test_a_finished_job_keeps_the_weights_and_frees_the_optimizer(runs):
+def test_a_finished_job_keeps_only_weights_logits_and_records(runs):
     _, folder = trained(job(runs, "method=st"))
     names = {path.name for path in folder.iterdir()}
     assert names == {"weights.pt", "test_logits.pt", "result.json", "history.csv", "timing.csv"}
@@ -279,13 +267,13 @@ def test_a_finished_job_is_not_trained_again(runs):
 # What is measured
 
 
-def test_every_test_image_is_scored(runs):
+def test_every_test_image_is_evaluated(runs):
     work = assembled(runs, "method=baseline")
     assert len(loop.predictions(work.student, work.data, work.data.test)) == 24
     assert work.student.training
 
 
-def test_the_tally_is_the_mean_over_images_not_over_batches():
+def test_epoch_metrics_are_means_over_images_not_over_batches():
     tally = EpochMetrics(["ce", "total"], torch.device("cpu"))
     tally.add(1, {"ce": torch.tensor(1.0), "total": torch.tensor(2.0)}, torch.tensor(3), 4)
     tally.add(2, {"ce": torch.tensor(4.0), "total": torch.tensor(5.0)}, torch.tensor(1), 1)
@@ -293,7 +281,7 @@ def test_the_tally_is_the_mean_over_images_not_over_batches():
     assert tally.means(1) == pytest.approx({"ce": 1.6, "total": 2.6, "train_accuracy": 80.0})
 
 
-def test_a_loss_that_is_not_finite_ends_the_job_with_epoch_step_and_terms():
+def test_a_loss_that_is_not_finite_is_an_error_with_epoch_step_and_terms():
     tally = EpochMetrics(["ce", "st"], torch.device("cpu"))
     for step, value in ((1, 1.0), (2, float("nan")), (3, float("inf"))):
         tally.add(step, {"ce": torch.tensor(0.5), "st": torch.tensor(value)}, torch.tensor(0), 1)
@@ -301,7 +289,7 @@ def test_a_loss_that_is_not_finite_ends_the_job_with_epoch_step_and_terms():
         tally.means(7)
 
 
-def test_a_job_that_diverges_says_why_and_leaves_no_result(tmp_path):
+def test_a_job_that_diverges_leaves_an_error_and_no_result(tmp_path):
     the_job = job(tmp_path, "method=baseline", "recipe.lr=1e30", "recipe.schedule=constant")
     with pytest.raises(FloatingPointError, match="epoch 1, step"):
         trained(the_job)
@@ -310,9 +298,7 @@ def test_a_job_that_diverges_says_why_and_leaves_no_result(tmp_path):
     assert not (folder / "result.json").exists()
 
 
-def test_a_job_knows_the_commit_of_its_code_and_whether_the_code_differs_from_it(
-    tmp_path, monkeypatch
-):
+def test_the_code_version_is_the_commit_and_whether_the_code_differs_from_it(tmp_path, monkeypatch):
     def git(*words):
         mine = ["-c", "user.name=x", "-c", "user.email=x@x"]
         command = ["git", "-C", str(tmp_path), *mine, *words]
@@ -333,7 +319,7 @@ def test_a_job_knows_the_commit_of_its_code_and_whether_the_code_differs_from_it
     assert record_module.code_version.__wrapped__() == {"commit": commit, "dirty": True}
 
 
-def test_the_record_tells_last_and_best_apart(runs):
+def test_the_record_has_the_last_and_the_best_accuracy(runs):
     rows = [{"epoch": e, "test_accuracy": a} for e, a in ((1, 50.0), (2, 70.0), (3, 60.0))]
     assert record_module._accuracy(rows) == Accuracy(60.0, best=70.0, best_epoch=2, best_val=None)
     validation = (10.0, 20.0, 90.0)
@@ -341,7 +327,7 @@ def test_the_record_tells_last_and_best_apart(runs):
     assert record_module._accuracy(rows).best_val == 60.0
 
 
-def test_the_reference_mode_is_a_job_of_its_own_and_computes_the_same_loss(runs):
+def test_the_reference_mode_is_another_job_with_the_same_loss(runs):
     repro, one = trained(job(runs, "method=st"))
     reference, other = trained(job(runs, "method=st", "speed=reference"))
     assert repro.folder != reference.folder
@@ -360,15 +346,13 @@ def test_another_number_of_threads_is_another_job_with_another_teacher(tmp_path)
 
 
 @pytest.mark.parametrize(("method", "views"), [("st", 1.0), ("bss", 1.25), ("sskd", 4.0)])
-def test_the_record_has_the_views_per_step_and_an_older_one_without_them_means_the_same(
-    runs, method, views
-):
+def test_the_record_has_the_views_per_step_that_are_derived_for_older_records(runs, method, views):
     record, folder = trained(job(runs, f"method={method}"))
     assert read_record(folder).views_per_step == views
     assert replace(record, views_per_step=None).budget == record.budget
 
 
-def test_a_validation_split_is_scored_and_not_trained_on(runs):
+def test_a_validation_split_is_evaluated_and_not_trained_on(runs):
     record, folder = trained(job(runs, "method=baseline", "dataset.validation=10"))
     assert record.images == Images(train=30, test=24, validation=10)
     assert "validation_accuracy" in (folder / "history.csv").read_text()
@@ -384,13 +368,13 @@ def test_every_method_learns_on_real_digits(runs, name):
     rows = list(csv.DictReader((folder / "history.csv").open()))
     first, last = (row for row in rows if row["stage"] == "main")
     falling = {name for name in ("total", "ce") if float(last[name]) < float(first[name])}
-    # The total falls, but for CRD's, whose term grows while its memories fill, and where the weight
-    # of a large term still rises.
+    # The total falls, except for CRD, whose term grows while its memory bank fills, and where the
+    # weight of a large term still rises.
     assert falling >= ({"ce"} if name == "crd" or config.method.ramp_epochs else {"total"})
 
 
 class TakenOver(NullReporter):
-    """Lets another process take over the job, and finish it, while the second epoch trains."""
+    """Lets another process take over the job and finish it after the first epoch."""
 
     FILES = ("checkpoint.pt", "history.csv", "timing.csv", "weights.pt", "result.json")
 
@@ -406,8 +390,8 @@ class TakenOver(NullReporter):
             (self.folder / name).write_text("theirs")
 
 
-@pytest.mark.parametrize("epochs", [1, 2, 3])  # it is noticed at the end, or before that
-def test_a_process_that_lost_its_lock_leaves_all_files_to_the_other(tmp_path, epochs):
+@pytest.mark.parametrize("epochs", [1, 2, 3])  # it is detected at the end, or before that
+def test_a_process_that_lost_its_lock_changes_no_more_files(tmp_path, epochs):
     the_job = job(tmp_path, "method=baseline", f"recipe.epochs={epochs}")
     with pytest.raises(lock.Locked, match="process 42 on elsewhere, which took over"):
         run_with_teacher(the_job, TakenOver(the_job.path))

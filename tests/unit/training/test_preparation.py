@@ -1,4 +1,4 @@
-"""The pass of the frozen teacher over the training set, for losses that ask for it."""
+"""The pass of the frozen teacher over the training set, for losses that request it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def watched(runs: Path) -> TrainingSetup:
-    """The setup of `st` with a loss that watches, and is added to the others as zero."""
+    """The setup of `st` with a loss that records its preparation, and adds zero to the total."""
     made = deepcopy(config(runs, "method=st"))
     target = f"{WatchedPreparation.__module__}.{WatchedPreparation.__name__}"
     made.method.losses["watch"] = {"_target_": target}
@@ -28,7 +28,7 @@ def watched(runs: Path) -> TrainingSetup:
     return setup_of(resolve_job(made, {}))
 
 
-def test_a_loss_sees_the_teacher_on_all_training_images_as_they_are(runs, tmp_path):
+def test_a_loss_gets_the_teachers_outputs_for_all_training_images(runs, tmp_path):
     work = watched(runs)
     train(work, tmp_path)
     data, watch = work.data, work.method.losses["watch"]
@@ -38,7 +38,7 @@ def test_a_loss_sees_the_teacher_on_all_training_images_as_they_are(runs, tmp_pa
     torch.testing.assert_close(watch.logits, expected)
 
 
-def test_the_pass_changes_no_other_bits(runs, tmp_path):
+def test_the_pass_does_not_change_other_bits(runs, tmp_path):
     alone = train(setup_of(job(runs, "method=st")), tmp_path)
     beside = train(watched(runs), tmp_path)
     for one, other in zip(alone.history, beside.history, strict=True):
@@ -46,7 +46,7 @@ def test_the_pass_changes_no_other_bits(runs, tmp_path):
 
 
 @pytest.mark.parametrize("method", ["st", "at", "baseline"])
-def test_without_such_a_loss_there_is_no_pass(runs, tmp_path, monkeypatch, method):
+def test_there_is_no_pass_without_such_a_loss(runs, tmp_path, monkeypatch, method):
     work = setup_of(job(runs, f"method={method}"))
     monkeypatch.setattr("kd_bench.training.loop.training_outputs", None)
     train(work, tmp_path)
@@ -55,7 +55,7 @@ def test_without_such_a_loss_there_is_no_pass(runs, tmp_path, monkeypatch, metho
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["gkl", "nd"])
-def test_a_job_that_resumes_makes_no_second_pass_and_has_equal_bits(
+def test_a_resumed_job_makes_no_second_pass_and_has_equal_bits(
     runs, other_runs, monkeypatch, method
 ):
     _, whole = trained(job(runs, f"method={method}"))
@@ -70,7 +70,7 @@ def test_a_job_that_resumes_makes_no_second_pass_and_has_equal_bits(
     ("traits", "teacher"),
     [({"teacher_learns": True}, "one that learns along"), ({"needs_teacher": False}, "none")],
 )
-def test_statistics_of_a_teacher_that_there_is_not_are_refused(runs, traits, teacher):
+def test_statistics_need_a_frozen_teacher(runs, traits, teacher):
     work = watched(runs)
     loss = work.method.losses["watch"]
     loss.__class__ = type("Watched", (WatchedPreparation,), traits)

@@ -1,4 +1,4 @@
-"""Jobs by recipes with more than SGD: resumed, captured, and without waiting for the device."""
+"""Jobs whose recipes use more than SGD: resumed, captured, and without waiting for the device."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def student_job(runs: Path, *chosen: str) -> Job:
-    """A student of `st` by a recipe; its teacher, whose recipe is another, is trained once."""
+    """A student of `st` with a recipe; its teacher has another recipe and is trained once."""
     return job(runs, "method=st", "recipe@teacher.recipe=quickstart_teacher", *chosen)
 
 
@@ -59,7 +59,7 @@ def test_no_step_needs_the_host(runs, chosen):
 
 
 @each_recipe
-def test_warm_up_steps_before_a_capture_leave_no_trace(runs, monkeypatch, chosen):
+def test_warm_up_steps_before_a_capture_have_no_effect(runs, monkeypatch, chosen):
     warmed_up = lambda function, state: (cuda_graph.warm_up(function, state), function)[1]  # noqa: E731
     monkeypatch.setattr(cuda_graph, "capture_graph", warmed_up)
     eager, captured = (setup_of(student_job(runs, *chosen)) for _ in range(2))
@@ -70,7 +70,7 @@ def test_warm_up_steps_before_a_capture_leave_no_trace(runs, monkeypatch, chosen
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_batches_that_are_accumulated_make_one_update_and_the_epochs_last_ones_another(runs):
+def test_accumulated_batches_make_one_update_and_the_last_batches_of_an_epoch_another(runs):
     work = setup_of(student_job(runs, "recipe.accumulate=2"))
     runner, weight = main_runner(work), work.student.net.fc.weight
     before, changes, sizes = weight.detach().clone(), [], []

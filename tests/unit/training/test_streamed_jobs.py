@@ -1,4 +1,4 @@
-"""Jobs on streamed images: the bits of jobs in memory, killed or not; what is refused."""
+"""Jobs on streamed images: the same bits as with images in memory, resumed or not; errors."""
 
 import re
 from dataclasses import replace
@@ -23,7 +23,7 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    """Images of three sizes."""
+    """Images in three sizes."""
     folder = tmp_path_factory.mktemp("large")
     return write_folder(folder, train=20, sizes=((12, 16), (20, 12), (9, 9)))
 
@@ -51,9 +51,9 @@ def same(one, other):
 @pytest.mark.parametrize(
     "chosen",
     [("method=st",), ("method=nd",), ("method=st", "recipe.mixup=0.8", "recipe.cutmix=1.0")],
-    ids=["st", "nd", "mixed"],  # nd reads all images before
+    ids=["st", "nd", "mixed"],  # nd makes a pass over all images first
 )
-def test_a_streamed_job_has_the_bits_of_one_in_memory(tmp_path, images, chosen):
+def test_a_streamed_job_has_the_bits_of_a_job_in_memory(tmp_path, images, chosen):
     held = outcome(job(tmp_path, images, *chosen, "dataset.validation=4"))
     streamed = outcome(
         job(tmp_path, images, *chosen, "dataset.validation=4", "dataset.streamed=true")
@@ -61,9 +61,7 @@ def test_a_streamed_job_has_the_bits_of_one_in_memory(tmp_path, images, chosen):
     assert same(held, streamed)
 
 
-def test_a_streamed_job_that_was_interrupted_resumes_with_the_same_bits(
-    tmp_path, images, monkeypatch
-):
+def test_an_interrupted_streamed_job_resumes_to_the_same_bits(tmp_path, images, monkeypatch):
     overrides = ("method=baseline", "dataset.streamed=true", "recipe.epochs=3")
     whole = outcome(job(tmp_path / "whole", images, *overrides))
     interrupted = job(tmp_path / "interrupted", images, *overrides)
@@ -85,7 +83,7 @@ def test_a_streamed_job_that_was_interrupted_resumes_with_the_same_bits(
     assert same(outcome(interrupted), whole)
 
 
-def test_workers_are_no_part_of_a_job_and_streaming_is(tmp_path, images):
+def test_streaming_is_part_of_a_jobs_identity_and_workers_are_not(tmp_path, images):
     held = job(tmp_path, images, "method=baseline")
     assert "streamed" not in held.identity["dataset"]
     streamed, four = (
@@ -95,7 +93,7 @@ def test_workers_are_no_part_of_a_job_and_streaming_is(tmp_path, images):
     assert streamed.folder == four.folder != held.folder
 
 
-def test_operations_of_randaugment_follow_from_the_seed_whatever_the_workers(tmp_path, images):
+def test_randaugment_depends_on_the_seed_and_not_on_the_workers(tmp_path, images):
     rand = ("method=baseline", "dataset.streamed=true", "dataset.randaugment.operations=2")
     here, there = (
         outcome(job(tmp_path / count, images, *rand, f"dataset.workers={count}"))
@@ -105,7 +103,7 @@ def test_operations_of_randaugment_follow_from_the_seed_whatever_the_workers(tmp
     assert not same(here, outcome(job(tmp_path, images, *rand[:2])))
 
 
-def test_random_resized_crops_of_images_of_many_sizes_train(tmp_path, large):
+def test_random_resized_crops_of_images_of_several_sizes_are_reproducible(tmp_path, large):
     crop = (*CROP, "dataset.pad=0", "dataset.streamed=true")
     made = job(tmp_path, large, "method=st", *crop)
     validate_job(made)
@@ -121,7 +119,7 @@ def refused(message):
     return pytest.raises(UserError, match=re.escape(message))
 
 
-def test_a_cache_of_the_teacher_needs_images_in_memory(tmp_path, images):
+def test_a_teacher_cache_needs_images_in_memory(tmp_path, images):
     made = job(tmp_path, images, "method=st", "teacher.source=table", "dataset.streamed=true")
     with refused("use teacher.source=online, or dataset.streamed=false"):
         validate_job(made)
@@ -140,6 +138,6 @@ def test_a_method_that_shows_the_teacher_other_images_needs_images_in_memory(tmp
         (["dataset.streamed=true"], "dataset.resized_crop replaces padding; add"),
     ],
 )
-def test_random_resized_crops_need_what_they_replace_left_out(tmp_path, images, overrides, message):
+def test_random_resized_crops_need_streaming_without_padding(tmp_path, images, overrides, message):
     with refused(message):
         validate_job(job(tmp_path, images, "method=baseline", *CROP, *overrides))

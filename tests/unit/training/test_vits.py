@@ -1,4 +1,4 @@
-"""Every method with a ViT as student or as teacher of a ResNet: a few steps, or a refusal."""
+"""Every method with a ViT as student or teacher and a ResNet: it trains or is refused."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ POOLED = {"student": ("48", "256"), "teacher": ("64", "48")}
 
 
 def refusals(side: str) -> dict[str, str]:
-    """Method -> what refuses it: the shapes of both networks, or the stages that there are."""
+    """The refused methods with a part of the message: shapes of both networks, or stages."""
     (student, teacher), shapes = NAMES[side], SHAPES[side]
 
     def both(stage: str, values: tuple[str, str]) -> str:
@@ -78,16 +78,10 @@ def refusals(side: str) -> dict[str, str]:
     }
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """A folder of runs that all tests share, so that each teacher is trained once."""
-    return tmp_path_factory.mktemp("runs")
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("name", choices("method"))
-def test_a_method_runs_with_a_vit_or_says_why_not(runs, name, side):
+def test_a_method_trains_with_a_vit_or_is_refused_with_the_reason(runs, name, side):
     chosen = [each for each in of_method(name) if each not in FOR_ANY_STUDENT.get(name, ())]
     config, _ = composed(*SMALL, *SIDES[side], *chosen)
     job = resolve_job(replace(config, runs_dir=str(runs)), {})

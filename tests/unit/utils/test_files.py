@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic writes, durable on disk, and hashes of values."""
 
 import errno
 import os
@@ -17,7 +17,7 @@ def test_the_hash_of_a_value_does_not_depend_on_the_order_of_its_keys():
     assert files.json_hash({"a": 1, "b": [2, None]}, 8) == expected[:8]
 
 
-def test_a_file_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     path = tmp_path / "result.json"
     files.atomic_write(path, "old")
 
@@ -31,7 +31,7 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["result.json"]
 
 
-def test_a_files_name_is_on_disk_before_a_later_file_is_written(tmp_path, monkeypatch):
+def test_the_folder_is_flushed_after_each_rename(tmp_path, monkeypatch):
     events = []
     flush, replace = os.fsync, os.replace
 
@@ -52,9 +52,7 @@ def test_a_files_name_is_on_disk_before_a_later_file_is_written(tmp_path, monkey
 
 
 @pytest.mark.parametrize(("code", "is_fine"), [(errno.EINVAL, True), (errno.EIO, False)])
-def test_a_file_system_that_cannot_flush_folders_is_used_as_it_is(
-    tmp_path, monkeypatch, code, is_fine
-):
+def test_a_file_system_that_cannot_flush_folders_is_accepted(tmp_path, monkeypatch, code, is_fine):
     flush = os.fsync
 
     def fail(file):
@@ -67,7 +65,7 @@ def test_a_file_system_that_cannot_flush_folders_is_used_as_it_is(
         files.atomic_write(tmp_path / "a", "1")
 
 
-def test_an_unwritable_place_is_answered_with_the_remedy(tmp_path):
+def test_an_unwritable_folder_is_an_error_with_the_remedy(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="runs_dir=DIR"):
         files.ensure_writable_dir(tmp_path / "file" / "runs")

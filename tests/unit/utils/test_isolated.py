@@ -1,4 +1,4 @@
-"""What a function in a fork may do: return a value, and change nothing outside its process."""
+"""A function in a fork can return a value, and cannot change anything outside its process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_result_of_a_function_is_returned():
     ],
     ids=["exit", "_exit", "killed", "slow"],
 )
-def test_there_is_no_result_of_one_that_ends_its_process_or_is_slow(end):
+def test_a_function_that_ends_its_process_or_is_slow_has_no_result(end):
     started = time.monotonic()
     assert run_isolated(end, 0.5) is None
     assert time.monotonic() - started < 30
@@ -47,7 +47,9 @@ def test_there_is_no_result_of_one_that_ends_its_process_or_is_slow(end):
     ],
     ids=["touch", "mkdir", "append", "rename", "unlink", "subprocess", "system"],
 )
-def test_it_ends_before_it_changes_a_file_or_starts_a_process(tmp_path, monkeypatch, change):
+def test_a_function_is_stopped_before_it_changes_a_file_or_starts_a_process(
+    tmp_path, monkeypatch, change
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "kept").write_text("as it was")
     assert run_isolated(lambda: bool(change() or True), 10) is None
@@ -55,7 +57,7 @@ def test_it_ends_before_it_changes_a_file_or_starts_a_process(tmp_path, monkeypa
     assert (tmp_path / "kept").read_text() == "as it was"
 
 
-def test_files_may_be_read_and_what_it_prints_is_not_shown(tmp_path, capfd):
+def test_a_function_may_read_files_and_its_output_is_not_shown(tmp_path, capfd):
     (tmp_path / "file").write_text("text")
 
     def read() -> str:

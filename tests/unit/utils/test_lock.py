@@ -1,4 +1,4 @@
-"""The sole right to work in a folder: one owner, takeovers, lost locks."""
+"""Locks of folders: one owner, takeovers, lost locks and leftovers."""
 
 import errno
 import multiprocessing
@@ -15,7 +15,7 @@ from kd_bench.utils import lock as locks
 from kd_bench.utils.errors import UserError
 
 
-def test_a_lock_is_held_by_one_and_free_again_after(tmp_path):
+def test_a_lock_has_one_owner_and_is_free_afterwards(tmp_path):
     with locks.Lock(tmp_path):
         assert locks.lock_owner(tmp_path)
         with pytest.raises(locks.Locked, match=f"process {os.getpid()}"):
@@ -42,7 +42,7 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
         assert locks.lock_owner(tmp_path)
 
 
-def test_a_recycled_process_id_is_not_taken_for_the_owner(tmp_path):
+def test_a_process_with_the_same_id_as_a_dead_owner_is_not_the_owner(tmp_path):
     with locks.Lock(tmp_path) as lock:
         host, pid, _ = lock.name.split(",")
         (tmp_path / "lock" / lock.name).rename(tmp_path / "lock" / f"{host},{pid},12345")
@@ -59,14 +59,14 @@ def test_another_hosts_lock_is_judged_by_its_heartbeat(tmp_path, age, is_dead):
     assert (locks.lock_owner(tmp_path) is None) == is_dead
 
 
-def test_an_owner_that_was_taken_over_leaves_the_new_owner_its_lock(tmp_path):
+def test_a_lost_lock_is_not_released(tmp_path):
     with locks.Lock(tmp_path) as lock:
         lock.lost = True
         (tmp_path / "lock" / lock.name).rename(tmp_path / "lock" / "elsewhere~1,42,7")
     assert locks.lock_owner(tmp_path) == "elsewhere~1,42,7"
 
 
-def test_a_lock_that_was_taken_over_from_another_host_does_not_look_stale(tmp_path):
+def test_a_lock_taken_over_from_another_host_is_not_stale(tmp_path):
     (tmp_path / "lock").mkdir()
     dead = tmp_path / "lock" / "elsewhere~1~2,42,7"
     dead.touch()
@@ -78,22 +78,22 @@ def test_a_lock_that_was_taken_over_from_another_host_does_not_look_stale(tmp_pa
     assert abs(time.time() - mine.stat().st_mtime) < 5
 
 
-def test_a_process_that_ended_but_that_nobody_waited_for_holds_no_lock(tmp_path):
+def test_a_zombie_process_holds_no_lock(tmp_path):
     if (child := os.fork()) == 0:
         locks.Lock(tmp_path).__enter__()
         os._exit(0)
-    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # it has ended, and is left a zombie
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # it has ended, and remains a zombie
     os.kill(child, 0)  # its id is still taken
     assert locks.lock_owner(tmp_path) is None
     os.waitpid(child, 0)
 
 
-def test_a_machine_of_the_same_name_is_another_host(tmp_path):
+def test_a_machine_with_the_same_name_is_another_host(tmp_path):
     name, boot, namespace = locks._host().split("~")
     assert boot
     assert namespace
     (tmp_path / "lock").mkdir()
-    # Process 4194304 does not exist here, but here is not where the lock was made.
+    # Process 4194304 does not exist here, but the lock was made on another machine.
     (tmp_path / "lock" / f"{name}~00000000~{namespace},4194304,1").touch()
     with pytest.raises(locks.Locked, match=f"process 4194304 on {name}"):
         locks.Lock(tmp_path).__enter__()
@@ -104,7 +104,7 @@ NAMESPACE = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-
 
 @pytest.mark.skipif(
     shutil.which("unshare") is None or subprocess.run([*NAMESPACE, "true"]).returncode != 0,
-    reason="needs process-id namespaces, as containers are made of",
+    reason="needs process-id namespaces, like those of containers",
 )
 def test_a_container_on_this_machine_is_another_host(tmp_path):
     code = (
@@ -115,11 +115,11 @@ def test_a_container_on_this_machine_is_another_host(tmp_path):
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "held\n"
     (owner,) = os.listdir(tmp_path / "lock")
-    assert owner.split(",")[1] == "1"  # its id in there; here it is that of init, which is alive
+    assert owner.split(",")[1] == "1"  # its id in the container; here that of init, which is alive
     assert locks.lock_owner(tmp_path) == owner
     process.kill()
     process.wait()
-    # Nobody here can know that it is gone: only its silence tells.
+    # Its end is not visible from here, until its heartbeat is overdue.
     assert locks.lock_owner(tmp_path) == owner
     long_ago = time.time() - locks.STALE_SECONDS - 5
     os.utime(tmp_path / "lock" / owner, (long_ago, long_ago))
@@ -127,7 +127,7 @@ def test_a_container_on_this_machine_is_another_host(tmp_path):
 
 
 @pytest.mark.parametrize("hours", [-1, 1])
-def test_a_living_owner_keeps_its_lock_however_wrong_its_clock(tmp_path, monkeypatch, hours):
+def test_a_live_owner_keeps_its_lock_even_if_its_clock_is_wrong(tmp_path, monkeypatch, hours):
     monkeypatch.setattr(locks, "HEARTBEAT_SECONDS", 0.05)
     (tmp_path / "lock").mkdir()
     owner = tmp_path / "lock" / "elsewhere~1~2,42,7"
@@ -145,11 +145,11 @@ def test_a_living_owner_keeps_its_lock_however_wrong_its_clock(tmp_path, monkeyp
         locks.Lock(tmp_path).__enter__()
     stop.set()
     thread.join()
-    with locks.Lock(tmp_path) as lock:  # silent from now on
+    with locks.Lock(tmp_path) as lock:  # there are no more heartbeats
         assert os.listdir(tmp_path / "lock") == [lock.name]
 
 
-def test_a_file_system_that_does_not_answer_for_a_while_costs_no_lock(tmp_path, monkeypatch):
+def test_temporary_errors_of_the_file_system_do_not_lose_the_lock(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "HEARTBEAT_SECONDS", 0.01)
     beats = []
 
@@ -165,7 +165,7 @@ def test_a_file_system_that_does_not_answer_for_a_while_costs_no_lock(tmp_path, 
         assert not lock.lost
 
 
-def _count_alone(folder, counter, ready, host):
+def _count_with_lock(folder, counter, ready, host):
     locks._host = lambda: host
     locks.HEARTBEAT_SECONDS = 0.02
     ready.wait()
@@ -182,10 +182,10 @@ def _count_alone(folder, counter, ready, host):
 
 
 @pytest.mark.parametrize("hosts", [["a"] * 4, ["a", "b", "c", "d"]], ids=["one host", "several"])
-def test_of_many_processes_one_at_a_time_holds_the_lock(tmp_path, hosts):
+def test_only_one_of_many_processes_holds_the_lock_at_a_time(tmp_path, hosts):
     counter = tmp_path / "counter"
     counter.write_text("0")
-    # A dead owner's lock stands in the way of all at first.
+    # At first, there is the lock of a dead owner.
     (tmp_path / "lock").mkdir()
     dead = tmp_path / "lock" / "a,4194304,1"
     dead.touch()
@@ -193,7 +193,7 @@ def test_of_many_processes_one_at_a_time_holds_the_lock(tmp_path, hosts):
     context = multiprocessing.get_context("fork")
     ready = context.Event()
     workers = [
-        context.Process(target=_count_alone, args=(tmp_path, counter, ready, host))
+        context.Process(target=_count_with_lock, args=(tmp_path, counter, ready, host))
         for host in hosts
     ]
     for worker in workers:
@@ -205,7 +205,7 @@ def test_of_many_processes_one_at_a_time_holds_the_lock(tmp_path, hosts):
 
 
 @pytest.mark.parametrize("obstacle", ["file", "link to nothing", "link to a folder"])
-def test_something_else_in_the_place_of_a_lock_is_named(tmp_path, obstacle):
+def test_a_link_or_a_file_instead_of_the_lock_is_an_error(tmp_path, obstacle):
     lock, elsewhere = tmp_path / "lock", tmp_path / "elsewhere"
     if obstacle == "file":
         lock.touch()
@@ -222,7 +222,7 @@ def test_something_else_in_the_place_of_a_lock_is_named(tmp_path, obstacle):
     assert not elsewhere.exists() or os.listdir(elsewhere) == ["a~1~2,4194304,1"]
 
 
-def test_hidden_files_of_a_file_manager_do_not_keep_a_lock_from_being_taken(tmp_path):
+def test_hidden_files_of_a_file_manager_do_not_block_a_lock(tmp_path):
     (tmp_path / "lock").mkdir()
     (tmp_path / "lock" / ".DS_Store").touch()
     assert locks.lock_owner(tmp_path) is None
@@ -235,7 +235,7 @@ def test_hidden_files_of_a_file_manager_do_not_keep_a_lock_from_being_taken(tmp_
         assert os.listdir(tmp_path / "lock") == [lock.name]
 
 
-def test_a_file_that_belongs_in_no_lock_is_named(tmp_path):
+def test_an_unknown_file_in_a_lock_is_an_error(tmp_path):
     (tmp_path / "lock").mkdir()
     (tmp_path / "lock" / "thesis.txt").touch()
     with pytest.raises(UserError, match=r"thesis\.txt does not belong in a lock"):
@@ -243,7 +243,7 @@ def test_a_file_that_belongs_in_no_lock_is_named(tmp_path):
     assert (tmp_path / "lock" / "thesis.txt").exists()
 
 
-def test_a_lock_that_cannot_be_made_says_why_and_leaves_nothing(tmp_path, monkeypatch):
+def test_a_lock_that_cannot_be_made_raises_the_cause_and_leaves_nothing(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -253,7 +253,7 @@ def test_a_lock_that_cannot_be_made_says_why_and_leaves_nothing(tmp_path, monkey
     assert list(tmp_path.iterdir()) == []
 
 
-def test_whoever_takes_a_lock_removes_what_killed_processes_left_of_theirs(tmp_path):
+def test_taking_a_lock_removes_leftovers_of_killed_processes(tmp_path):
     dead, elsewhere = f"{locks._host()},4194304,1", "elsewhere~1~2,42,7"
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -276,8 +276,8 @@ def test_whoever_takes_a_lock_removes_what_killed_processes_left_of_theirs(tmp_p
     assert (outside / "file").exists()
 
 
-def test_what_a_living_process_has_just_renamed_is_no_leftover(tmp_path, monkeypatch):
-    # Else it would be removed as its process makes it anew, which ends one of both.
+def test_a_file_that_a_live_process_has_just_renamed_is_not_a_leftover(tmp_path, monkeypatch):
+    # Otherwise, it could be removed while its process makes it again.
     listed = tmp_path / ".lock.elsewhere~1~2,42,7"
     monkeypatch.setattr(locks.Path, "glob", lambda self, pattern: iter([listed]))
     assert locks.leftovers(tmp_path) == []

@@ -1,4 +1,4 @@
-"""A folder's files are changed by the process that holds its lock, and by no other."""
+"""Only the process that holds a folder's lock changes files in it."""
 
 import os
 import shutil
@@ -37,7 +37,7 @@ def test_a_process_that_lost_its_lock_changes_nothing(tmp_path, change):
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_a_lock_that_was_lost_stays_lost_when_the_new_owner_has_ended(tmp_path, change):
+def test_a_lost_lock_stays_lost_after_the_new_owner_has_ended(tmp_path, change):
     with LockedFolder(tmp_path) as folder:
         folder.write("a", "old")
         folder.write("b", "other")
@@ -48,7 +48,7 @@ def test_a_lock_that_was_lost_stays_lost_when_the_new_owner_has_ended(tmp_path, 
         assert (tmp_path / "a").read_text() == "old"
 
 
-def test_the_lock_is_looked_at_after_the_content_is_on_disk(tmp_path, monkeypatch):
+def test_the_lock_is_checked_after_the_content_is_on_disk(tmp_path, monkeypatch):
     # Flushing may take minutes on a busy file system: long enough for a takeover.
     flush = os.fsync
     with LockedFolder(tmp_path) as folder:
@@ -59,7 +59,7 @@ def test_the_lock_is_looked_at_after_the_content_is_on_disk(tmp_path, monkeypatc
     assert (tmp_path / "a").read_text() == "old"
 
 
-def test_a_folder_that_is_gone_is_named(tmp_path):
+def test_a_deleted_folder_is_an_error_with_its_name(tmp_path):
     (tmp_path / "job").mkdir()
     with LockedFolder(tmp_path / "job") as folder:
         shutil.rmtree(tmp_path / "job")

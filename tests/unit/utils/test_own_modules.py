@@ -1,4 +1,4 @@
-"""The current folder is searched for modules after all that is installed, or not at all."""
+"""The current folder is searched for modules after all installed packages, or not at all."""
 
 import os
 import sys
@@ -28,13 +28,13 @@ def test_it_is_searched_last_and_once():
 
 
 @pytest.mark.parametrize("target", ["pandas.Net", "pandas.mine.Net"])
-def test_a_file_with_the_name_of_a_library_is_told_to_be_renamed(folder, target):
+def test_a_file_with_the_name_of_a_library_is_an_error_with_the_remedy(folder, target):
     (folder / "pandas.py").write_text("class Net: pass\n")
     with pytest.raises(UserError, match=r"which hides pandas\.py in this folder: rename that$"):
         import_target(target, "model 'x'")
 
 
-def test_a_file_of_ones_own_is_imported(folder):
+def test_an_own_file_is_imported(folder):
     (folder / "own_net.py").write_text("class Net: pass\n")
     assert import_target("own_net.Net", "model 'x'").__module__ == "own_net"
     with pytest.raises(UserError, match=r"choose from Net of own_net$"):

@@ -1,4 +1,4 @@
-"""What a job's process has around PyTorch."""
+"""The process of a job: memory of freed blocks, threads, available memory and crashes."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ from kd_bench.utils import process
 from kd_bench.utils.errors import UserError
 from kd_bench.utils.process import available_memory, check_threads
 
-# A process that asks for 80 MiB, writes to them and frees them, several times.
+# A process that allocates 80 MiB, writes to them and frees them, several times.
 PAGES = """
 import ctypes, resource, sys
 from kd_bench.utils import process
@@ -43,7 +43,7 @@ print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def pages(*arguments, **variables) -> tuple[bool, int]:
-    """Whether memory is kept, and how many pages were given anew for memory that was freed."""
+    """Whether memory is kept, and the number of pages faulted in again after freeing."""
     command = [sys.executable, "-c", PAGES, *arguments]
     environ = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"} | variables
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
@@ -53,14 +53,14 @@ def pages(*arguments, **variables) -> tuple[bool, int]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
-def test_a_process_keeps_the_memory_that_it_frees_unless_one_has_settings_of_ones_own():
+def test_a_process_keeps_freed_memory_unless_the_user_has_own_settings():
     kept, few = pages("keep")
     assert kept
     assert few < 50
     assert pages("keep", GLIBC_TUNABLES="glibc.malloc.check=0")[0] is False
     assert pages("keep", MALLOC_TOP_PAD_="0")[0] is False
     assert pages("as a job")[1] < 50
-    assert pages()[1] > 100  # as glibc comes; fewer where the system's pages are huge
+    assert pages()[1] > 100  # glibc's default; fewer with huge pages
 
 
 def test_more_threads_than_this_process_has_cores_are_refused():
@@ -91,7 +91,7 @@ def test_a_machine_has_some_memory(tmp_path, monkeypatch):
     assert 0 < available_memory() <= 1024 * total
 
 
-def test_a_container_has_its_limit_less_what_cannot_be_dropped(tmp_path, monkeypatch):
+def test_a_container_has_its_limit_less_the_memory_that_cannot_be_reclaimed(tmp_path, monkeypatch):
     container(tmp_path, monkeypatch, limit=5000, used=3000, inactive=700)
     assert available_memory() == 5000 - 3000 + 700
 
@@ -101,7 +101,7 @@ def test_a_container_without_a_limit_has_the_memory_of_the_system(tmp_path, monk
     assert available_memory() > 5000
 
 
-def test_a_crash_in_a_library_shows_where_python_was(tmp_path):
+def test_a_crash_in_a_library_shows_the_python_stack(tmp_path):
     program = """
 import ctypes
 from kd_bench.utils.process import trace_crashes

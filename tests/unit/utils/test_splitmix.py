@@ -1,4 +1,4 @@
-"""Random numbers from integers: the published sequence, and the distributions made of it."""
+"""Random numbers from integers: the published sequence, and the distributions derived from it."""
 
 import torch
 from helpers.splitmix import WORD, reference_splitmix64
@@ -11,8 +11,8 @@ INT64 = strategies.integers(-(1 << 63), (1 << 63) - 1)
 
 
 def test_splitmix64_gives_the_published_sequence():
-    # The generator started at 1234567 (Rosetta Code, "Pseudo-random numbers/Splitmix64"); its
-    # state grows by a constant from output to output.
+    # The generator with seed 1234567 (Rosetta Code, "Pseudo-random numbers/Splitmix64"); its
+    # state grows by a constant with each output.
     states = 1234567 + torch.arange(5) * (0x9E3779B97F4A7C15 - WORD)
     published = [
         6457827717110365317,
@@ -34,7 +34,7 @@ def test_normal_numbers_are_normal_and_finite_at_both_ends():
     assert stats.kstest(normal(words).numpy(), "norm").pvalue > 0.01
     ends = normal(torch.tensor([0, -1, 1 << 62, -(1 << 63)]))  # the words 0 and 2^64 - 1 among them
     assert ends.isfinite().all()
-    assert ends[0] == -ends[1] < -8  # 2^-53 of the distribution on either side
+    assert ends[0] == -ends[1] < -8  # a probability of 2^-53 on either side
 
 
 def test_integers_below_a_number_are_uniform():

@@ -1,4 +1,4 @@
-"""Functions that run in a process of their own: how they ended, and what they leave running."""
+"""Functions that run in their own process: how they ended, and processes that they started."""
 
 import signal
 import subprocess
@@ -45,7 +45,7 @@ def supervised(folder: Path, body: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "printed"),
     [
         ("return Ending(75)", "75 None"),
         ("return Ending(1, 'x' * 501)", f"1 {'x' * 500}"),
@@ -58,9 +58,9 @@ def supervised(folder: Path, body: str) -> subprocess.Popen[str]:
         ("subprocess.run(['true']); return Ending(0)", "0 None"),
     ],
 )
-def test_an_exit_code_is_not_taken_for_a_report(tmp_path, body, told):
+def test_an_ending_is_reported_and_an_exit_code_alone_is_an_error(tmp_path, body, printed):
     output, _ = supervised(tmp_path, body).communicate(timeout=30)
-    assert output == f"{told}\n"
+    assert output == f"{printed}\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -75,7 +75,7 @@ def test_signals_are_passed_on(tmp_path, number):
 
 @pytest.mark.parametrize("own", [False, True], ids=["same session", "own session"])
 @pytest.mark.parametrize("end", ["return Ending(0)", "os._exit(7)", "os.kill(os.getpid(), 9)"])
-def test_what_a_process_started_ends_with_it(tmp_path, own, end):
+def test_processes_started_by_a_function_end_with_it(tmp_path, own, end):
     body = f"child = {SLEEP.format(own=own)}; Path('pid').write_text(str(child.pid)); {end}"
     begin = time.monotonic()
     supervised(tmp_path, body).communicate(timeout=30)
@@ -84,7 +84,7 @@ def test_what_a_process_started_ends_with_it(tmp_path, own, end):
 
 
 @pytest.mark.slow
-def test_a_daemon_that_ignores_signals_ends_with_what_started_it(tmp_path):
+def test_a_daemon_that_ignores_signals_ends_with_the_function(tmp_path):
     body = f"""
     subprocess.run([sys.executable, "-c", {DAEMON!r}])
     while not Path("pid").exists() or not Path("pid").read_text():

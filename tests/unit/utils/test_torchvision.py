@@ -1,4 +1,4 @@
-"""torchvision can be imported, by targets too, whether or not it matches the installed torch."""
+"""torchvision can be imported, also by targets, whether or not it matches the installed torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from helpers.shell import environment
 from kd_bench.utils import torchvision
 from kd_bench.utils.torchvision import import_torchvision
 
-# What makes torchvision's own import fail where its compiled operators do not load.
+# This line makes torchvision's own import fail where its compiled operators do not load.
 UNFIT = """
 import pytest
 import torch
@@ -39,7 +39,7 @@ def test_operators_that_load_are_not_declared(monkeypatch, tmp_path, library):
 
 
 @pytest.mark.slow
-def test_a_target_may_import_a_torchvision_whose_operators_do_not_load(tmp_path):
+def test_a_target_may_import_a_torchvision_without_loadable_operators(tmp_path):
     (tmp_path / "torchvision").mkdir()
     (tmp_path / "torchvision" / "__init__.py").write_text(UNFIT)
     (tmp_path / "torchvision" / "_C.so").touch()

@@ -1,4 +1,4 @@
-"""Which frames of an error are shown, and in which line of a user's own file it came about."""
+"""Which frames of an error are shown, and the line of the user's own file that raised it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _error(function) -> Exception:
     return raised.value
 
 
-def test_only_frames_of_own_files_are_shown(monkeypatch):
+def test_only_frames_of_the_users_own_files_are_shown(monkeypatch):
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     error = _error(_product)
     text = error_text(error)
@@ -34,22 +34,22 @@ def test_only_frames_of_own_files_are_shown(monkeypatch):
     assert os.path.join("torch", "nn") not in text
 
 
-def test_all_frames_are_shown_if_that_is_wanted(monkeypatch):
+def test_all_frames_are_shown_on_request(monkeypatch):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     assert os.path.join("torch", "nn") in error_text(_error(_product))
     assert "in require" in error_text(_error(lambda: require(False, "no")))
 
 
-def test_what_hydra_is_told_is_not_what_the_user_wants(monkeypatch):
-    for typed, wants_all in (("0", False), ("1", True)):
+def test_the_users_choice_is_kept_while_hydra_raises_errors(monkeypatch):
+    for typed, shows_all in (("0", False), ("1", True)):
         monkeypatch.setenv("HYDRA_FULL_ERROR", typed)
         with tracebacks.raised_by_hydra():
             assert os.environ["HYDRA_FULL_ERROR"] == "1"
-            assert tracebacks.shows_all() is wants_all
+            assert tracebacks.shows_all() is shows_all
         assert os.environ["HYDRA_FULL_ERROR"] == typed
 
 
-def test_an_error_without_own_frames_is_a_bug_and_shown_with_all():
+def test_an_error_without_own_frames_is_a_bug_and_shown_with_all_frames():
     try:
         exec(compile("1 / 0", "<string>", "exec"))
     except ZeroDivisionError as error:
@@ -59,11 +59,11 @@ def test_an_error_without_own_frames_is_a_bug_and_shown_with_all():
     assert "<string>" in text
 
 
-def test_a_mistake_is_one_line():
+def test_a_user_error_is_one_line():
     assert error_text(UserError("choose from a, b")) == "kd-bench: choose from a, b"
 
 
-def test_a_summary_names_the_innermost_own_line(tmp_path, monkeypatch):
+def test_a_summary_has_the_innermost_own_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "summarised.py").write_text("import json\n\njson.loads('{')\n")
@@ -72,7 +72,7 @@ def test_a_summary_names_the_innermost_own_line(tmp_path, monkeypatch):
     assert tracebacks.summary(error).endswith("(summarised.py, line 3)")
 
 
-def test_a_syntax_error_is_in_the_file_that_cannot_be_read(tmp_path, monkeypatch):
+def test_the_summary_of_a_syntax_error_has_the_unreadable_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "unreadable.py").write_text("a = 1\nb = (\n")

@@ -1,4 +1,4 @@
-"""Test images that are also training images: how each kind of source finds them."""
+"""Test images that are also training images are found in each kind of source."""
 
 import shutil
 
@@ -37,13 +37,13 @@ def packed(root):
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_different_images_are_no_news(root, streamed):
+def test_different_images_are_not_reported(root, streamed):
     for source in (ImageFolder(str(root), None), tables(root), packed(root)):
         assert overlap(source, streamed=streamed) == ""
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_files_in_both_tables_are_counted_and_the_first_is_named(root, streamed):
+def test_files_in_both_tables_are_counted_with_an_example(root, streamed):
     with open(root / "test.csv", "a") as table:
         table.write("ant,train/ant/004.jpg\nbee,train/bee/001.jpg\n")
     assert overlap(tables(root), streamed=streamed) == (
@@ -67,6 +67,6 @@ def test_copies_of_a_file_are_found_in_memory_and_in_packed_images(root):
         )
 
 
-def test_streamed_folders_are_compared_by_path_alone(root):
+def test_streamed_folders_are_compared_only_by_path(root):
     shutil.copy(root / "train/bee/003.jpg", root / "test/bee/zebra.jpg")
     assert overlap(ImageFolder(str(root), None), streamed=True) == ""

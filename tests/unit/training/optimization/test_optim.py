@@ -1,4 +1,4 @@
-"""SGD, AdamW and LAMB: by hand, against others', without decay of vectors, and resumed."""
+"""SGD, AdamW and LAMB: by hand, against PyTorch and timm, without decay of vectors, resumed."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def test_sgd_matches_the_textbook():
 
 
 def take_equal_steps(ours, mine, theirs, reference):
-    """Four steps of both optimizers with equal gradients lead to equal bits."""
+    """Take four steps with both optimizers and equal gradients, and compare all bits."""
     for _ in range(4):
         ours.grad = torch.randn(5, 7)
         theirs.grad = ours.grad.clone()
@@ -120,7 +120,7 @@ def test_adamw_counts_steps_for_each_parameter():
     moved.grad = torch.randn(3)
     one.step(), one.step()
     assert torch.equal(still, before)
-    # Its first step now is that of a new optimizer.
+    # Its first step is that of a new optimizer.
     still.grad = torch.ones(3)
     one.step()
     torch.testing.assert_close(still.detach(), before * 0.99 - 0.1)
@@ -128,7 +128,7 @@ def test_adamw_counts_steps_for_each_parameter():
 
 @pytest.mark.parametrize("name", OptimizerName)
 def test_vectors_do_not_decay_unless_the_recipe_says_so(name):
-    # Without a gradient to follow, a step only decays: by rate * decay = 0.1 * 0.5 or, with LAMB,
+    # With a gradient of zero, a step is only decay: by rate * decay = 0.1 * 0.5 or, with LAMB,
     # whose step has the norm of the parameter times the rate, by 0.1.
     layer, decayed = torch.nn.Linear(2, 3), 0.9 if name is OptimizerName.lamb else 0.95
     for decay_vectors, factor in ((True, decayed), (False, 1.0)):
@@ -142,8 +142,8 @@ def test_vectors_do_not_decay_unless_the_recipe_says_so(name):
         torch.testing.assert_close(layer.bias.detach(), factor * bias)
 
 
-def test_an_update_follows_the_mean_of_the_accumulated_gradients():
-    # Gradients 2 and 4, mean 3, rate 0.1: theta = 1 - 0.3 = 0.7; then 1 alone: 0.7 - 0.1 = 0.6.
+def test_an_update_uses_the_mean_of_the_accumulated_gradients():
+    # Gradients 2 and 4, mean 3, rate 0.1: theta = 1 - 0.3 = 0.7; then only 1: 0.7 - 0.1 = 0.6.
     theta, still = (torch.nn.Parameter(torch.ones(1)) for _ in range(2))
     sgd = optim.SGD([theta, still], recipe(accumulate=2, momentum=0.0), fused=True)
     for gradient, batches, is_last, expected in (
@@ -174,7 +174,7 @@ def test_lamb_matches_the_textbook():
     assert theta.tolist() == pytest.approx([2.609567, 3.687654], rel=1e-5)
 
 
-def test_lamb_moves_a_parameter_of_zeros_by_adams_update():
+def test_lamb_moves_a_zero_parameter_by_adams_update():
     theta = torch.nn.Parameter(torch.zeros(2))
     optimizer = optim.make_optimizer([theta], lamb(weight_decay=0.5), fused=False)
     theta.grad = torch.tensor([0.6, -0.2])

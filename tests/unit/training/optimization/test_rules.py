@@ -1,4 +1,4 @@
-"""Rules for the gradients of a method's terms: by hand, in jobs, resumed, and captured."""
+"""Rules for the gradients of a method's terms: by hand, in jobs, resumed and captured."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def test_dot_matches_the_textbook():
         assert theta.item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_each_part_has_a_momentum_of_its_own():
-    # A slow loop over the definition; weight decay goes to the first part, "target".
+def test_each_part_has_its_own_momentum():
+    # A naive loop over the definition; weight decay belongs to the first part, "target".
     torch.manual_seed(0)
     deltas = {"target": -0.075, "ce": 0.075, "rest": 0.02}
     rule = DeeplyDecoupled(["ce", "dkd/target", "dkd/rest"], 0.9, **deltas)
@@ -102,9 +102,9 @@ def test_parameters_that_a_part_does_not_reach_follow_sgd():
     assert torch.equal(adapter, plain)
 
 
-def test_aligned_gradients_lose_what_opposes_cross_entropy():
-    # g = (-3, 1) against g_ce = (1, 0) and (0, 1)'s parameter alone: <g, g_ce> = -3, so g loses
-    # -3 g_ce, over all shared numbers together. The parameter that g does not reach keeps g_ce.
+def test_aligned_gradients_lose_the_component_against_cross_entropy():
+    # g = (-3, 1) and g_ce = (1, 0) over both shared parameters: <g, g_ce> = -3, so -3 g_ce is
+    # removed from g. The classifier, which g does not reach, keeps its gradient of g_ce.
     one, other, classifier = (nn.Parameter(torch.zeros(1)) for _ in range(3))
     sgd = optimizer(AlignedGradients(["ce", "dhkd"], 0.9), [one, other, classifier])
     others = linear(one, -3.0) + linear(other, 1.0)
@@ -148,7 +148,7 @@ def test_dot_with_equal_momenta_is_sgd_bit_for_bit(runs, tmp_path, method):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "rule"), RULES)
-def test_a_rule_changes_what_is_learnt(runs, tmp_path, method, rule):
+def test_a_rule_changes_training_and_keeps_it_finite(runs, tmp_path, method, rule):
     work = ruled(runs, method, rule)
     plain = replace(ruled(runs, method, rule), rule=None)
     history = train(work, tmp_path).history
@@ -158,7 +158,7 @@ def test_a_rule_changes_what_is_learnt(runs, tmp_path, method, rule):
     )
 
 
-def test_jobs_without_a_rule_have_the_optimizer_and_the_checkpoint_that_they_had(runs):
+def test_jobs_without_a_rule_have_the_plain_optimizer_and_checkpoint(runs):
     work = setup_of(job(runs, "method=st"))
     runner = EpochRunner(work, phases(work)[-1])
     assert work.rule is None
@@ -167,7 +167,7 @@ def test_jobs_without_a_rule_have_the_optimizer_and_the_checkpoint_that_they_had
     assert runner.optimizer.state_dict().keys() == {"momentum"}
 
 
-def test_a_rule_is_for_the_main_phase(runs):
+def test_a_rule_applies_only_to_the_main_phase(runs):
     work = ruled(runs, "ft", "dot")
     kinds = [type(EpochRunner(work, phase).optimizer).__name__ for phase in phases(work)]
     assert kinds == ["SGD", "RuledSGD"]
@@ -204,7 +204,7 @@ def test_a_step_with_a_rule_can_be_captured(runs, monkeypatch, method, rule):
 # On the command line
 
 
-def test_the_label_names_a_rule_that_is_not_the_methods_own(runs):
+def test_the_label_has_a_rule_that_is_not_the_methods_own(runs):
     labels = []
     for chosen in (("method=st",), ("method=st", "rule=dot"), ("method=dhkd",)):
         labels.append(job(runs, *chosen).label.split(" seed")[0].split()[2:])
@@ -215,7 +215,7 @@ def test_the_label_names_a_rule_that_is_not_the_methods_own(runs):
     assert " st + dot (delta=0.05) " in resolve_job(made, changed).label
 
 
-def test_plain_sgd_is_no_part_of_a_jobs_identity(runs):
+def test_plain_sgd_is_not_part_of_a_jobs_identity(runs):
     plain, chosen, dot = (
         job(runs, "method=st", *more) for more in ((), ("rule=sgd",), ("rule=dot",))
     )

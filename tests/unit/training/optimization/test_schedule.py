@@ -1,4 +1,4 @@
-"""Learning rates of every step, by hand and against PyTorch's schedulers."""
+"""The learning rates of all steps, by hand and against PyTorch's schedulers."""
 
 import math
 
@@ -40,12 +40,12 @@ def test_the_cosine_falls_towards_its_minimum():
 
 def test_a_linear_warm_up_rises_by_equal_steps_to_the_rate_of_the_schedule():
     rates = schedule.learning_rates(recipe(milestones=[0.5], linear_warmup=0.25), 4)
-    # A quarter of 4 epochs of 4 steps; drop after epoch 2.
+    # Warm-up for a quarter of 4 epochs of 4 steps; drop after epoch 2.
     expected = [0.025, 0.05, 0.075, *[0.1] * 5, *[0.01] * 8]
     torch.testing.assert_close(rates, torch.tensor(expected, dtype=torch.float64))
 
 
-def test_a_warm_up_of_less_than_a_step_changes_nothing():
+def test_a_warm_up_shorter_than_a_step_has_no_effect():
     plain, short = (schedule.learning_rates(recipe(linear_warmup=f), 4) for f in (0.0, 0.01))
     assert torch.equal(plain, short)
 
@@ -97,7 +97,7 @@ def test_the_published_recipes_drop_where_their_papers_do():
 
 
 def steps_of(scheduler, optimizer, count):
-    """The learning rate of each step, from a PyTorch scheduler."""
+    """The learning rates of a PyTorch scheduler."""
     for _ in range(count):
         yield optimizer.param_groups[0]["lr"]
         optimizer.step()

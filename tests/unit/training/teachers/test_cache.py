@@ -1,4 +1,4 @@
-"""The teacher's view table: the same answers, made once, whoever asks and however often."""
+"""The table of a teacher's outputs for all views: equal outputs, computed once, shared by jobs."""
 
 from __future__ import annotations
 
@@ -24,12 +24,6 @@ TOLERANCE = 1e-5  # relative, of logits: a batch of another size may be summed i
 TABLE = "teacher.source=table"
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """A folder of runs that the tests of this file share, so the teacher is trained once."""
-    return tmp_path_factory.mktemp("runs")
-
-
 def assembled(runs: Path, *overrides: str) -> TrainingSetup:
     return setup_of(job(runs, *overrides))
 
@@ -46,23 +40,25 @@ def history(folder: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize("method", ["st", "pkt"])  # pkt reads the pooled features
-def test_a_view_s_row_is_what_the_teacher_says_about_that_view(runs, method):
+def test_the_row_of_a_view_is_the_teachers_output_for_it(runs, method):
     online, table = (
         assembled(runs, f"method={method}", s) for s in ("teacher.source=online", TABLE)
     )
     views = range(table.data.view_count)
     assert len(views) == 9  # crops of a padding of 1, no flip
     for image in (0, 7, 39):
-        asked = batch(table, [image] * 9, list(views))
-        said, looked_up = online.teacher(asked.image), table.teacher.forward(asked, {})
-        torch.testing.assert_close(looked_up.logits, said.logits, rtol=TOLERANCE, atol=TOLERANCE)
-        assert looked_up.features.keys() == said.features.keys()
-        for stage, feature in said.features.items():
+        some = batch(table, [image] * 9, list(views))
+        expected, looked_up = online.teacher(some.image), table.teacher.forward(some, {})
+        torch.testing.assert_close(
+            looked_up.logits, expected.logits, rtol=TOLERANCE, atol=TOLERANCE
+        )
+        assert looked_up.features.keys() == expected.features.keys()
+        for stage, feature in expected.features.items():
             found = looked_up.features[stage]
             torch.testing.assert_close(found, feature, rtol=TOLERANCE, atol=TOLERANCE)
 
 
-def test_an_answer_does_not_depend_on_the_batch_it_is_asked_in(runs):
+def test_an_output_does_not_depend_on_the_batch(runs):
     work = assembled(runs, "method=st", TABLE)
     index, view = [3, 39, 3, 0, 17], [8, 0, 1, 4, 2]
     together = work.teacher.forward(batch(work, index, view), {}).logits
@@ -73,7 +69,7 @@ def test_an_answer_does_not_depend_on_the_batch_it_is_asked_in(runs):
     assert torch.equal(together, torch.cat(alone))
 
 
-def test_training_with_the_table_is_training_with_the_teacher(runs):
+def test_training_with_the_table_equals_training_with_the_teacher(runs):
     online, table = (trained(job(runs, "method=st", *more)) for more in ((), (TABLE,)))
     for one, other in zip(history(online[1]), history(table[1]), strict=True):
         assert one == pytest.approx(other, rel=1e-4)
@@ -83,14 +79,14 @@ def test_training_with_the_table_is_training_with_the_teacher(runs):
     assert table[0].teacher.accuracy == online[0].teacher.accuracy
 
 
-def test_the_source_of_the_teacher_s_answers_is_part_of_what_a_job_is(runs):
+def test_the_source_of_the_teachers_outputs_is_part_of_a_jobs_identity(runs):
     online, table = (job(runs, "method=st", *more) for more in ((), (TABLE,)))
     assert online.folder != table.folder
     baselines = [job(runs, "method=baseline", *more) for more in ((), (TABLE,))]
     assert baselines[0].folder == baselines[1].folder
 
 
-def test_jobs_share_a_table_and_other_questions_make_another(runs):
+def test_jobs_share_a_table_and_other_views_need_another(runs):
     def tables():
         return {path.name for path in (runs / run_folder.TEACHER_CACHES).iterdir()}
 
@@ -111,17 +107,17 @@ def test_jobs_share_a_table_and_other_questions_make_another(runs):
         ("sskd", "'sskd' passes additional views through the teacher"),
     ],
 )
-def test_a_method_that_needs_more_than_a_table_holds_is_refused_in_a_line(runs, method, reason):
+def test_a_method_that_needs_more_than_a_table_is_refused_in_one_line(runs, method, reason):
     with pytest.raises(UserError, match=f"teacher.source=table.*{reason}; use .*online") as error:
         validate.validate_job(job(runs, f"method={method}", TABLE))
     assert "\n" not in str(error.value)
 
 
-# How it is made
+# How it is filled
 
 
 class Counting(Teacher):
-    """A teacher that counts its batches, and may be interrupted."""
+    """A teacher that counts its batches and can be interrupted."""
 
     def __init__(self, tapped, stop_at=None):
         super().__init__(tapped)
@@ -147,7 +143,7 @@ def make(
     return teacher_cache.load_cached_teacher(folder, teacher, shapes, work.data, say)._table
 
 
-def test_a_killed_process_s_table_is_gone_on_with(work, tmp_path):
+def test_the_table_of_a_killed_process_is_completed(work, tmp_path):
     whole = make(work, tmp_path / "whole", Counting(work.teacher.network))
     with pytest.raises(KeyboardInterrupt):
         make(work, tmp_path / "parts", Counting(work.teacher.network, stop_at=3))
@@ -169,9 +165,7 @@ def test_a_killed_process_s_table_is_gone_on_with(work, tmp_path):
         ("rows.sha256.part", lambda content: b"", 0),
     ],
 )
-def test_of_a_killed_processs_rows_only_those_are_kept_that_are_as_it_wrote_them(
-    work, tmp_path, name, damage, kept
-):
+def test_only_undamaged_rows_of_a_killed_process_are_kept(work, tmp_path, name, damage, kept):
     whole = make(work, tmp_path / "whole", Counting(work.teacher.network))
     with pytest.raises(KeyboardInterrupt):
         make(work, tmp_path / "parts", Counting(work.teacher.network, stop_at=3))
@@ -182,7 +176,7 @@ def test_of_a_killed_processs_rows_only_those_are_kept_that_are_as_it_wrote_them
     assert second.batches == 8 - kept
 
 
-def test_what_another_process_took_over_while_its_rows_were_read_is_not_cut_off(tmp_path):
+def test_rows_are_not_truncated_after_another_process_took_over(tmp_path):
     def refuse():
         raise lock.Locked("process 42 on elsewhere")
 
@@ -218,14 +212,14 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize(("name", "damage"), DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_table_is_made_again_with_a_warning(work, tmp_path, name, damage):
+def test_a_damaged_table_is_filled_again_with_a_warning(work, tmp_path, name, damage):
     whole = make(work, tmp_path, Counting(work.teacher.network)).clone()
     path = tmp_path / name
     path.write_bytes(damage(path.read_bytes()))
     with pytest.warns(UserWarning, match=f"recomputing the teacher's cache in {tmp_path}"):
         again = make(work, tmp_path, Counting(work.teacher.network))
     assert torch.equal(again, whole)
-    make(work, tmp_path, Counting(work.teacher.network, stop_at=0))  # and is whole
+    make(work, tmp_path, Counting(work.teacher.network, stop_at=0))  # complete: no batch is needed
 
 
 def test_a_process_that_lost_its_lock_leaves_the_table_to_the_other(work, tmp_path):
@@ -241,7 +235,7 @@ def test_a_process_that_lost_its_lock_leaves_the_table_to_the_other(work, tmp_pa
         if text.startswith("waiting"):
             said.append(text)
             sizes.append((tmp_path / "rows.f32.part").stat().st_size)
-            shutil.rmtree(tmp_path / "lock")  # the other one ends
+            shutil.rmtree(tmp_path / "lock")  # the other process ends
 
     said, sizes = [], []
     table = make(work, tmp_path, TakenOver(work.teacher.network), say)
@@ -250,12 +244,12 @@ def test_a_process_that_lost_its_lock_leaves_the_table_to_the_other(work, tmp_pa
     assert "filled by process 42 on elsewhere, which took over" in said[0]
 
 
-def test_a_table_is_made_once(work, tmp_path):
+def test_a_table_is_filled_once(work, tmp_path):
     make(work, tmp_path, Counting(work.teacher.network))
     assert len(make(work, tmp_path, Counting(work.teacher.network, stop_at=0))) == 360
 
 
-def test_who_finds_a_table_being_made_waits_for_it(work, tmp_path):
+def test_a_process_waits_for_a_table_that_another_fills(work, tmp_path):
     said, found = [], []
     waiting = threading.Event()
 
@@ -276,7 +270,7 @@ def test_who_finds_a_table_being_made_waits_for_it(work, tmp_path):
     assert said[0].startswith("waiting for the teacher's cache, filled by process")
 
 
-def test_a_table_s_size_and_time_are_told(work, tmp_path):
+def test_the_size_and_the_filling_time_of_a_table_are_reported(work, tmp_path):
     said = []
     make(work, tmp_path, Counting(work.teacher.network), said.append)
     # 360 rows of 4 logits of 4 bytes are 5,760 bytes

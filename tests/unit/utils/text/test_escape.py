@@ -1,4 +1,4 @@
-"""Text of other people in each format that is written: it is shown, and does nothing."""
+"""Untrusted text in each output format: it is shown literally, and has no effect."""
 
 import csv
 import io
@@ -27,7 +27,7 @@ EVIL = [HTML, TERMINAL, FORMULA, LATEX, MATHS, "a|b", "`code`", "[red]x[/] :bug:
 
 
 def written(format_name, text):
-    """A table in which a key, its value, a method's name and a reason are the text."""
+    """A table with the text as a key, a value and the reason of a failure."""
     changed = {f"method.losses.st.{text}": text}
     records = seeds("baseline", 80.0, 81.0) + seeds("st", 85.0, 86.0, changed=changed)
     lost = failure(seeds("at", 80.0)[0], 7)
@@ -37,11 +37,11 @@ def written(format_name, text):
 
 @pytest.mark.parametrize("text", EVIL)
 @pytest.mark.parametrize("format_name", ["terminal", "markdown", "latex", "csv"])
-def test_no_format_has_characters_that_cannot_be_printed(format_name, text):
+def test_no_format_contains_unprintable_characters(format_name, text):
     assert all(line.isprintable() for line in written(format_name, text).splitlines())
 
 
-def test_html_in_markdown_is_text():
+def test_html_is_escaped_in_markdown():
     assert "<" not in written("markdown", HTML)
     assert "&lt;img src=x onerror=alert(1)&gt;" in written("markdown", HTML)
 
@@ -53,7 +53,7 @@ def test_no_name_breaks_a_markdown_table(text):
     assert len(rows) == 5  # heading, ruler, teacher, baseline, st
 
 
-def test_no_cell_of_csv_is_a_formula():
+def test_no_csv_cell_is_a_formula():
     rows = list(csv.reader(io.StringIO(written("csv", FORMULA))))
     assert any("HYPERLINK" in cell for row in rows for cell in row)
     assert not [cell for row in rows for cell in row if cell.startswith(("=", "+", "@"))]
@@ -62,13 +62,13 @@ def test_no_cell_of_csv_is_a_formula():
     assert escape.csv("st") == "st"
 
 
-def test_latex_in_latex_is_text():
+def test_latex_is_escaped_in_latex():
     assert r"\input" not in written("latex", LATEX)
     assert r"\textbackslash{}input\{/etc/passwd\}" in written("latex", LATEX)
 
 
 @pytest.mark.parametrize("text", EVIL)
-def test_a_figure_shows_any_name_and_is_xml(text):
+def test_a_figure_with_any_name_is_valid_xml(text):
     changed = {f"method.losses.st.{text}": 1}
     records = seeds("baseline", 80.0, 81.0) + seeds("st", 85.0, 86.0, changed=changed)
     picture = svg(table_from(records))
@@ -76,35 +76,35 @@ def test_a_figure_shows_any_name_and_is_xml(text):
     assert "<img" not in picture
 
 
-def test_names_as_people_give_them_stay_as_they_are():
+def test_ordinary_names_are_not_changed():
     for text in ("feature_mse", "resnet8x4", "st (temperature=8)", "cifar10_jpg resnet20-resnet8"):
         assert escape.markdown(text) == escape.printable(text) == escape.csv(text) == text
     assert escape.printable("± é – ×") == "± é – ×"
-    assert escape.printable("\udcff") == r"\udcff"  # a byte of a file's name that is not UTF-8
+    assert escape.printable("\udcff") == r"\udcff"  # a byte of a file name that is not UTF-8
 
 
 @given(strategies.text())
-def test_a_line_is_printable_whatever_it_was(text):
+def test_any_text_becomes_a_printable_line(text):
     line = escape.printable(text)
     assert line.isprintable()
     assert escape.printable(line) == line
     line.encode()
 
 
-def test_lines_of_a_command_are_printable(capsys):
+def test_printed_lines_are_escaped(capsys):
     print_lines(TERMINAL, "two\nlines", HTML)
     assert capsys.readouterr().out == (
         r"\x1b]0;title\x07\x1b[2J\u202e\x9b31m" + "\n" + r"two\nlines" + f"\n{HTML}\n"
     )
 
 
-def test_a_sweep_shows_text_and_no_markup(monkeypatch, capsys):
+def test_a_sweep_does_not_interpret_markup(monkeypatch, capsys):
     monkeypatch.setattr(display, "Console", lambda **given: Console(force_terminal=True, **given))
     display.SweepDisplay(1).message(f"[red]x[/] :bug: {TERMINAL}")
     assert capsys.readouterr().out == f"[red]x[/] :bug: {escape.printable(TERMINAL)}\n"
 
 
-def test_only_what_escapes_prints():
+def test_only_the_module_that_escapes_text_prints():
     printing = {
         path.relative_to(PACKAGE).as_posix()
         for path in PACKAGE.rglob("*.py")

@@ -1,4 +1,4 @@
-"""Lines are printed where there is an output, and nowhere else where it is closed."""
+"""Lines are printed to open streams, and lost without an error if a stream is closed."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ PROGRAM = """
 import sys
 from kd_bench.utils.text.output import print_lines, replace_closed_streams
 replace_closed_streams()
-file = open("mine", "w")  # the first file that is opened, with the first number that is free
+file = open("mine", "w")  # the first file to be opened gets the lowest free number
 print_lines("a line")
 print_lines("an error", file=sys.stderr)
 sys.stdout.flush(), sys.stderr.flush()
@@ -21,7 +21,7 @@ file.write(str(file.fileno() > 2))
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_a_closed_stream_gets_nothing_and_gives_its_place_to_no_file(tmp_path, closed):
+def test_no_file_gets_the_number_of_a_closed_stream(tmp_path, closed):
     command = f"{sys.executable} -c '{PROGRAM}' {closed}"
     done = subprocess.run(
         command, shell=True, cwd=tmp_path, env=environment(), capture_output=True, text=True
