@@ -119,13 +119,17 @@ class Dataset:
         )
         return replace(described, train_size=described.train_size - self.validation)
 
-    def load(self, device: str | torch.device = "cpu") -> Data:
+    def load(self, device: str | torch.device = "cpu", processes: int = 1) -> Data:
         """The images on a device, or streamed to it.
+
+        Args:
+            device: where the images go.
+            processes: how many processes load these images and share the cores.
 
         Raises:
             UserError: they do not match the source's description, or do not fit into memory.
         """
-        return self._open(device) if self.streamed else self._load(device)
+        return self._open(device, processes) if self.streamed else self._load(device)
 
     def _load(self, device: str | torch.device) -> ResidentData:
         """Decode, check, split off validation images, normalize, pad and move to the device."""
@@ -157,11 +161,12 @@ class Dataset:
             else "",
         )
 
-    def _open(self, device: str | torch.device) -> StreamedData:
+    def _open(self, device: str | torch.device, processes: int) -> StreamedData:
         """Check labels, split off validation images, and compute normalization statistics."""
         described = self.describe()
         assert isinstance(self.source, StreamedSource)  # checked by the constructor
         train, test = self.source.open()
+        share = max(1, core_count() // processes)
         _check_labels(
             train.target, described.train_size + self.validation, described, "training set"
         )
@@ -184,7 +189,7 @@ class Dataset:
             overlap=overlap((train.name, test.name), (train.keys, test.keys)),
             size=(described.height, described.width),
             views=self._views(),
-            workers=core_count() if self.workers is None else self.workers,
+            workers=share if self.workers is None else self.workers,
         )
         mean, std = self._statistics(lambda: _count_all(data))
         return replace(data, mean=mean.to(device), std=std.to(device))

@@ -45,9 +45,9 @@ def assemble_setup(
         UserError: a part of the method was revised after the job was frozen, or the teacher's
             weights do not match its record.
     """
-    config, seed = job.config, job.config.seed
+    config, seed, ranks = job.config, job.config.seed, ranks or Ranks()
     _check_revisions(job)
-    data = build_dataset(config.dataset).load(device)
+    data = build_dataset(config.dataset).load(device, ranks.size)
     for line in filter(None, (data.overlap, imbalance(data.train.target, data.num_classes))):
         message(f"dataset '{config.dataset.name}': {line}")
     torch.manual_seed(derive_seed(seed, "student"))
@@ -93,7 +93,7 @@ def assemble_setup(
         seed=seed,
         execution=resolved,
         rule=build_rule(config.method, method, config.recipe),
-        ranks=ranks or Ranks(),
+        ranks=ranks,
     )
 
 

@@ -10,7 +10,8 @@ job counts as failed, and is retried only if `hydra.launcher.retries` is set (`s
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -27,7 +28,6 @@ from kd_bench.results.run_folder import (
     TENSORBOARD,
     TEST_LOGITS,
     WEIGHTS,
-    read_error,
     wait_while_locked,
     write_error,
 )
@@ -88,15 +88,10 @@ def run(job: Job, reporter: Reporter) -> tuple[Record, bool]:
     if record := _record_of(job):
         return record, False
     ensure_writable_dir(job.path)
-    try:
-        if job.config.gpus_per_job > 1:
-            return _run_in_processes(job, reporter)
-        return _run_locked(job, reporter)
-    except FileNotFoundError as error:
-        if job.path.is_dir():
-            raise
-        text = f"{job.path} disappeared while its job ran; rerun the command"
-        raise UserError(text) from error
+    if job.config.gpus_per_job > 1:
+        return _run_in_processes(job, reporter)
+    with _while_its_folder_exists(job), LockedFolder(job.path) as folder, _errors_to(folder):
+        return _run_locked(job, reporter, folder, Ranks())
 
 
 def _run_in_processes(job: Job, reporter: Reporter) -> tuple[Record, bool]:
@@ -106,17 +101,18 @@ def _run_in_processes(job: Job, reporter: Reporter) -> tuple[Record, bool]:
         ProcessLost: one of them was killed; the next run resumes.
     """
     # Imported here because the import is slow, and jobs with a single process do not need it.
-    from kd_bench.training.distributed.launch import ProcessLost, launch
+    from kd_bench.training.distributed.launch import launch
 
     check_processes(choose_device(job.config.device), job.config.gpus_per_job, job.config.threads)
     try:
         trained: bool = launch(job.config.gpus_per_job, _run_one_of, job, reporter)
+    except Locked:
+        raise
     except Exception as error:
-        # The first process writes its own error. If another process was lost, that is only the
-        # lost connection, so the reason is overwritten.
-        is_unwritten = isinstance(error, ProcessLost) or read_error(job.path) is None
-        if is_unwritten and not isinstance(error, Locked):
-            write_error(job.path, failure_reason(error))
+        # The first process does not write it: its own error may only be the lost connection to
+        # the process that failed.
+        if job.path.is_dir():
+            write_error(job.path, _error_file(error))
         raise
     record = job.read_record()
     assert record is not None  # the first process has written it
@@ -126,29 +122,61 @@ def _run_in_processes(job: Job, reporter: Reporter) -> tuple[Record, bool]:
 def _run_one_of(ranks: Ranks, job: Job, reporter: Reporter) -> bool:
     """Run one of a job's processes; the first also locks and records. Return whether it trained."""
     if ranks.is_first:
-        return _run_locked(job, reporter, ranks)[1]
-    train(_setup_of(job, NullReporter(), ranks), None, lambda row, timing: None)
+        with _while_its_folder_exists(job), LockedFolder(job.path) as folder:
+            return _run_locked(job, reporter, folder, ranks)[1]
+    if _is_to_train(job, ranks):
+        train(_setup_of(job, NullReporter(), ranks), None, lambda row, timing: None)
     return True
 
 
-def _run_locked(job: Job, reporter: Reporter, ranks: Ranks | None = None) -> tuple[Record, bool]:
-    with LockedFolder(job.path) as folder:
-        if record := _record_of(job):  # another process finished it just before
-            return record, False
+@contextmanager
+def _while_its_folder_exists(job: Job) -> Iterator[None]:
+    """Raise a `UserError` if the job's folder disappears."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        if job.path.is_dir():
+            raise
+        text = f"{job.path} disappeared while its job ran; rerun the command"
+        raise UserError(text) from error
+
+
+def _run_locked(
+    job: Job, reporter: Reporter, folder: LockedFolder, ranks: Ranks
+) -> tuple[Record, bool]:
+    if _is_to_train(job, ranks):
         _set_aside_damaged_record(job, folder, reporter)
+        return _train_and_record(job, reporter, folder, ranks), True
+    record = _record_of(job)
+    assert record is not None  # another process finished it just before
+    return record, False
+
+
+def _is_to_train(job: Job, ranks: Ranks) -> bool:
+    """Whether a job still has to be trained; all of its processes get the first one's answer."""
+    return ranks.from_first(lambda: _record_of(job) is None)
+
+
+@contextmanager
+def _errors_to(folder: LockedFolder) -> Iterator[None]:
+    """Write an error to error.txt, and raise it again."""
+    try:
+        yield
+    except Locked:
+        raise
+    except Exception as error:
         try:
-            return _train_and_record(job, reporter, folder, ranks), True
-        except Locked:
-            raise
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            try:
-                folder.write(ERROR, f"{reason}\n\n{error_text(error)}\n")
-            except FileNotFoundError:
-                pass  # `run` reports that the folder is gone
-            except OSError as unwritten:  # perhaps for the same reason, such as a full disk
-                warn(f"cannot write {job.path / ERROR}: {unwritten.strerror}")
-            raise
+            folder.write(ERROR, f"{_error_file(error)}\n")
+        except FileNotFoundError:
+            pass  # `_while_its_folder_exists` reports that the folder is gone
+        except OSError as unwritten:  # perhaps for the same reason, such as a full disk
+            warn(f"cannot write {folder.path / ERROR}: {unwritten.strerror}")
+        raise
+
+
+def _error_file(error: Exception) -> str:
+    """The text of error.txt: the reason in one line, then the text that is printed."""
+    return f"{failure_reason(error)}\n\n{error_text(error)}"
 
 
 def run_with_teacher(job: Job, reporter: Reporter) -> tuple[Record, bool]:

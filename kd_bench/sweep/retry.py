@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from kd_bench.utils.errors import ProcessLost
+
 OnError = Enum("OnError", ["continue", "stop"])  # functional: `continue` is a keyword
 
 # Prefixes of out-of-memory errors; PyTorch has an exception class only for GPU memory.
 OUT_OF_MEMORY = ("OutOfMemoryError", "MemoryError", "RuntimeError: [enforce fail at alloc_cpu")
+LOST = ProcessLost.__name__  # one of several processes of a job was killed
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class RetryPolicy:
             lost: its process was killed by a signal that the sweep did not send.
             tried: number of retries so far.
         """
-        return tried < self.retries and (lost or reason.startswith(OUT_OF_MEMORY))
+        return tried < self.retries and (lost or reason.startswith((*OUT_OF_MEMORY, LOST)))
 
 
 DEFAULT = RetryPolicy()  # continue after failures, without retries

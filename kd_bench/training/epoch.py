@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch import Tensor
 from kd_bench.config.schema import Precision, Speed
 from kd_bench.interfaces import Batch
 from kd_bench.training import cuda_graph, execution
+from kd_bench.training.distributed.ranks import Call
 from kd_bench.training.execution import uncompiled
 from kd_bench.training.images.mixing import Mixing, is_mixed
 from kd_bench.training.optimization.average import WeightAverage
@@ -50,7 +51,6 @@ class EpochRunner:
         processes = setup.ranks.size
         self._batch_size = setup.recipe.batch_size // processes  # per process, like the sizes below
         self._sizes = [size // processes for size in setup.step_sizes]
-        self._replicated = setup.ranks.replicate(setup.learners.values())
         self.optimizer = _optimizer(setup, phase)
         self.average = _average(setup, phase)
         device, rates = setup.device, phase.rates
@@ -128,6 +128,15 @@ class EpochRunner:
                 step = cuda_graph.capture_graph(step, self._state())
             self._steps[kind] = step
         return self._steps[kind]
+
+    @cached_property
+    def _replicated(self) -> Call:
+        """Calls a function so that gradients are averaged over processes.
+
+        DistributedDataParallel looks at `requires_grad` once. So this is built at the first step,
+        after `on_epoch_start`, in which a method freezes what the phase does not train.
+        """
+        return self.setup.ranks.replicate(self.setup.learners.values())
 
     def _build_step(self, kind: StepKind) -> Step:
         """The step that trains on a given batch; compiled only for full batches of the main phase.

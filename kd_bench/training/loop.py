@@ -142,10 +142,11 @@ class Evaluator:
         return {name: self._accuracy(name) for name in self._splits}
 
     def _accuracy(self, name: str) -> float:
-        """The accuracy on a split, of which each process predicts a part."""
+        """The accuracy on a split, of which each process predicts a part (empty if it is tiny)."""
         own = self._parts[name].target
-        correct = self.setup.ranks.gather((self._predictions(name) == own).sum()[None]).sum()
-        return 100.0 * correct.item() / len(self._splits[name].target)
+        correct = (self._predictions(name) == own if len(own) else own).sum()
+        total = self.setup.ranks.gather(correct[None]).sum().item()
+        return 100.0 * total / len(self._splits[name].target)
 
     def _predictions(self, name: str) -> Tensor:
         if name not in self._predict:

@@ -62,6 +62,8 @@ def failure_reason(error: BaseException) -> str:
     """Why a job failed, in one line, such as "ValueError: no"."""
     if isinstance(error, SystemExit):
         return f"SystemExit: its code called sys.exit({error.code!r})"
+    if isinstance(error, OwnCodeError):
+        return error.reason
     message = str(error).strip().partition("\n")[0]
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
@@ -72,19 +74,37 @@ def message_lines(error: BaseException) -> list[str]:
 
 
 class OwnCodeError(Exception):
-    """An error in a user's own code in another process; the message is the text to print."""
+    """An error in another process, such as one in a user's own code.
+
+    Args:
+        text: the text to print, from `error_text`; it is also the message.
+        reason: one line, from `failure_reason`.
+    """
+
+    def __init__(self, text: str, reason: str):
+        super().__init__(text, reason)  # both, so that it can be pickled
+        self.reason = reason
+
+    def __str__(self) -> str:
+        text: str = self.args[0]
+        return text
+
+
+class ProcessLost(RuntimeError):  # noqa: N818  # what happened, not whose mistake it was
+    """A process of a job was killed, crashed, or stopped responding; its message is one line."""
 
 
 def error_text(error: BaseException) -> str:
     """The text to print for an error.
 
-    A single line for a user's mistake, a diverged job or a full disk; only the user's own frames
-    for an error in the user's code; the full traceback for a bug or with HYDRA_FULL_ERROR=1.
+    A single line for a user's mistake, a diverged job, a lost process or a full disk; only the
+    user's own frames for an error in the user's code; the full traceback for a bug or with
+    HYDRA_FULL_ERROR=1.
     """
     if isinstance(error, OwnCodeError):
         return str(error)
     if not tracebacks.shows_all():
-        if isinstance(error, UserError | FloatingPointError):
+        if isinstance(error, UserError | FloatingPointError | ProcessLost):
             return f"kd-bench: {error}"
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             return f"kd-bench: {error.strerror}; free some space and rerun the command to resume"

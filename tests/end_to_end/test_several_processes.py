@@ -81,7 +81,9 @@ def test_a_job_ends_with_an_error_when_one_of_its_processes_is_killed(folders):
     *_, (printed, code, error, done) = folders
     assert code == 1
     assert 2 <= done < EPOCHS
-    assert "was lost: Signal 9 (SIGKILL)" in printed
+    (line,) = (line for line in printed.splitlines() if line.startswith("kd-bench: "))
+    assert line.startswith("kd-bench: process 2 of the job was lost: Signal 9 (SIGKILL)")
+    assert "Traceback" not in printed
     assert error.startswith("ProcessLost: process ")
 
 

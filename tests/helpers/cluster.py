@@ -12,10 +12,10 @@ from kd_bench.results.run_folder import CHECKPOINTS
 METHOD = """
 name: sees
 weights: {ce: 1.0, sees: 1.0}
-losses: {sees: {_target_: sees.Sees, seconds: 0.3}}
+losses: {sees: {_target_: sees.Sees, seconds: 0.3, fails_in: null}}
 """
 
-# Every training step appends node, GPU and time to a file of its process.
+# Every training step appends node, GPUs and time to a file of its process.
 LOSS = """
 import os, time
 from pathlib import Path
@@ -26,18 +26,21 @@ NODE = ("SLURM_NODEID", "RAY_RAYLET_PID")
 class Sees(Loss):
     needs_teacher = False
 
-    def __init__(self, context, seconds):
+    def __init__(self, context, seconds, fails_in):
         super().__init__(context)
-        self.seconds = seconds
+        self.seconds, self.fails_in = seconds, fails_in
 
     def forward(self, student, teacher, batch):
         node = next((os.environ[name] for name in NODE if name in os.environ), "no node")
         job, gpu = (os.environ.get(name, "-") for name in ("SLURM_JOB_ID", "CUDA_VISIBLE_DEVICES"))
         with open(f"seen/{os.getpid()}", "a") as file:
             print(node, gpu, job, os.getppid(), time.time(), file=file)
+        if os.environ.get("RANK") == str(self.fails_in):
+            raise LookupError("no such thing")
         time.sleep(self.seconds)
         return student.logits.sum() * 0
 """
+SEEDS_AND_EPOCHS = ("seed=0,1", "recipe.epochs=4")
 STEPS = 3  # per epoch: 40 images in batches of 16
 
 
@@ -46,7 +49,7 @@ class Seen:
     """What one process of a job logged."""
 
     pid: int
-    place: tuple[str, str]  # node and GPU
+    place: tuple[str, str]  # node and GPUs
     slurm_job: str
     parent: int
     times: tuple[float, ...]  # of its steps
@@ -125,6 +128,48 @@ def check_places(jobs: list[Seen], places: int) -> None:
         for earlier in by_start[:number]:
             if earlier.place == later.place:
                 assert earlier.times[-1] < later.times[0]
+
+
+def processes_of(folder: Path, job: Seen) -> list[Seen]:
+    """All processes of a job of several: those with the same parent."""
+    return [each for each in seen(folder) if each.parent == job.parent]
+
+
+def side_by_side(folder: Path) -> list[Seen]:
+    """Jobs that can resume, once both jobs of two processes run."""
+    return can_resume(folder) if len({each.parent for each in seen(folder)}) == 2 else []
+
+
+def check_that_both_jobs_end_as_on_this_machine(folder: Path, *arguments: str) -> None:
+    """Check that a sweep of two jobs finishes them, with the bits of the same sweep run locally."""
+    code, output = finish(start(folder, *arguments))
+    assert code == 0, output
+    (here := folder / "here").mkdir()
+    write_method(here)
+    code, output = finish(start(here, "gpus_per_job=2", *SEEDS_AND_EPOCHS))
+    assert code == 0, output
+    histories = [sorted(each.glob("runs/*/*/sees/*/*/history.csv")) for each in (folder, here)]
+    assert len(histories[0]) == len(histories[1]) == 2
+    for one, other in zip(*histories, strict=True):
+        assert one.relative_to(folder) == other.relative_to(here)
+        assert one.read_bytes() == other.read_bytes()
+
+
+def check_that_the_error_of_the_second_process_is_the_jobs(folder: Path, *arguments: str) -> None:
+    """Check the GPUs of a job of two processes, the second of which fails, and its error."""
+    write_method(folder)
+    code, output = finish(
+        start(folder, *arguments, "gpus_per_job=2", "seed=0", "method.losses.sees.fails_in=1")
+    )
+    assert code == 1, output
+    (line,) = (line for line in output.splitlines() if "FAILED: " in line)
+    assert "FAILED: LookupError: no such thing; see " in line
+    assert [len(each.place[1].split(",")) for each in seen(folder)] == [2, 2]
+    assert len({each.parent for each in seen(folder)}) == 1
+    assert not [each for each in seen(folder) if is_alive(each.pid) or is_alive(each.parent)]
+    (console,) = folder.glob("runs/*/*/sees/*/*/console.log")
+    assert console.read_text().startswith("Traceback of your own code")
+    assert locks(folder) == []
 
 
 def check_that_the_failed_job_resumes(folder: Path, *arguments: str) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from datetime import timedelta
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from kd_bench.jobs.assemble import assemble_setup
 from kd_bench.jobs.job import Job
@@ -56,15 +58,16 @@ def train_steps(ranks: Ranks, job: Job) -> Trained:
     torch.set_num_threads(1)
     setup = assemble_setup(job, torch.device("cpu"), ranks=ranks)
     make_comparable(setup)
-    (phase,) = phases(setup)
-    runner, totals = EpochRunner(setup, phase), []
-    for epoch in range(1, phase.epochs + 1):
-        images = total = 0.0
-        for size in runner.steps(epoch):
-            before, images = (images, total), images + size
-            total = images * runner.tally.means(epoch, ranks)["total"]
-            totals.append((total - before[1]) / (images - before[0]))
-        # The synchronization that `run` does here is left out: processes must agree without it.
+    totals = []
+    for phase in phases(setup):
+        runner = EpochRunner(setup, phase)
+        for epoch in range(1, phase.epochs + 1):
+            images = total = 0.0
+            for size in runner.steps(epoch):
+                before, images = (images, total), images + size
+                total = images * runner.tally.means(epoch, ranks)["total"]
+                totals.append((total - before[1]) / (images - before[0]))
+            # The synchronization that `run` does here is left out: processes must agree without it.
     buffers = [ranks.gather(buffer[None]) for buffer in setup.method.buffers()]
     return totals, [list(each.cpu()) for each in buffers]
 
@@ -76,15 +79,33 @@ def place(ranks: Ranks) -> tuple[int, int, float]:
 
 def second_one_fails(ranks: Ranks, how: str) -> None:
     """Make the second process fail while the first one waits for it."""
+    impatient = distributed.new_group(timeout=timedelta(seconds=1)) if how == "hung" else None
     if not ranks.is_first:
         require(how != "mistake", "the second one refuses")
         if how == "bug":
             raise LookupError("no such thing")
+        if how == "long":
+            raise LookupError("very long. " * 100_000)
+        if how == "hung":
+            time.sleep(600)
         os.kill(os.getpid(), signal.SIGKILL)
-    ranks.gather(torch.zeros(1))
+    distributed.all_reduce(torch.zeros(1), group=impatient)
+
+
+def second_one_is_lost(ranks: Ranks, folder: Path) -> None:
+    """Kill the second process; the first one then writes a file when it is terminated."""
+    if not ranks.is_first:
+        os.kill(os.getpid(), signal.SIGKILL)
+    try:
+        time.sleep(600)
+    finally:
+        (folder / "released").touch()
 
 
 def wait_for_ever(ranks: Ranks, folder: Path) -> None:
-    """Write a file named after the process id, and wait for a signal."""
+    """Ignore warnings of a time limit, write a file named after the process id, and wait."""
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        os.kill(os.getpid(), number)
     (folder / f"{os.getpid()}").touch()
-    signal.pause()
+    while True:
+        signal.pause()

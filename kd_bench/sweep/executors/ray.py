@@ -156,8 +156,12 @@ def ray_slots(
         ) from None
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     room = sum(_jobs_that_fit(node, resources) for node in nodes)
-    wanted = ", ".join(f"hydra.launcher.{name}={value:g}" for name, value in resources.items())
-    require(room > 0, f"no node of the Ray cluster has room for a job with {wanted}")
+    wanted = ", ".join(f"{name}={value:g}" for name, value in resources.items())
+    require(
+        room > 0,
+        f"no node of the Ray cluster has room for a job with {wanted}; set"
+        " hydra.launcher.num_gpus and num_cpus (of each of its gpus_per_job processes)",
+    )
     task = ray.remote(max_retries=0, **resources)(run_task)
     shared = job_environment(threads)
     if "PYTHONPATH" in os.environ:

@@ -47,5 +47,11 @@ class RayLauncher(SweepLauncher):
 
     def slots(self, config: Config) -> list[RaySlot]:
         """By default, as many slots as jobs fit into the cluster."""
-        resources = {name: config.gpus_per_job * n for name, n in self.resources.items()}
+        processes, gpus = config.gpus_per_job, self.resources["num_gpus"]
+        require(
+            processes == 1 or gpus == int(gpus),
+            f"gpus_per_job={processes}: processes do not share GPUs, so hydra.launcher.num_gpus"
+            f" must be a whole number, got {gpus:g}",
+        )
+        resources = {name: processes * n for name, n in self.resources.items()}
         return ray_slots(self.address, resources, config.threads, self.jobs_at_once)

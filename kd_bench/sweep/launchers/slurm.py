@@ -63,6 +63,9 @@ class SlurmLauncher(SweepLauncher):
         for name in ("gpus_per_node", "cpus_per_task"):
             if parameters.get(name) is not None:
                 parameters[name] *= processes
+        if (cores := parameters.get("cpus_per_task")) is not None:
+            # Since Slurm 22.05, srun does not inherit it from sbatch, and may pin to one core.
+            parameters["srun_args"] = [f"--cpus-per-task={cores}"]
         if self.mem_gb is not None:
             parameters["mem"] = f"{round(processes * self.mem_gb * 1024)}MB"
         return {name: value for name, value in parameters.items() if value is not None}

@@ -24,7 +24,7 @@ from kd_bench.training.images.mixing import is_mixed, shares_of
 from kd_bench.training.optimization.optim import make_optimizer
 from kd_bench.training.step import Step
 from kd_bench.training.teachers.teacher import Teacher
-from kd_bench.utils.errors import OwnCodeError, error_text
+from kd_bench.utils.errors import OwnCodeError, error_text, failure_reason
 from kd_bench.utils.isolated import run_isolated
 from kd_bench.utils.tracebacks import own_frames, summary
 
@@ -65,7 +65,7 @@ class Rehearsal:
             if re.search("cuda|nvidia|device", str(error), re.IGNORECASE):
                 return None  # a device-specific loss; any error appears in the job's first step
             if own_frames(error):
-                return OwnCodeError(error_text(error))
+                return OwnCodeError(error_text(error), failure_reason(error))
             return UserError(f"the first training step fails: {summary(error)}")
         return None
 

@@ -11,8 +11,9 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from multiprocessing import resource_tracker
 from typing import Any
 
 import torch
@@ -23,19 +24,23 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from kd_bench.training.distributed.ranks import Ranks
-from kd_bench.utils.errors import OwnCodeError, UserError, error_text
+from kd_bench.utils.errors import OwnCodeError, ProcessLost, UserError, error_text, failure_reason
 from kd_bench.utils.lock import Locked
 from kd_bench.utils.supervisor import accept_signals, die_with
 
-# The other processes wait for the first one while it evaluates a teacher or writes a file. If a
-# process dies, the others are terminated at once, regardless of this timeout.
-PATIENCE = timedelta(hours=6)
+# How long processes wait for one that does not respond. The others also wait while the first one
+# evaluates a teacher or writes a file. If a process dies, the others are terminated at once.
+PATIENCE = timedelta(hours=1)
 CONSEQUENCE_SECONDS = 2.0  # long enough for the death of another process to be noticed
+# Sent by Slurm before a time limit, on some clusters to all processes of a job.
+LIMIT_SIGNALS = {signal.SIGUSR1, signal.SIGUSR2}
 PASSED_ON = (UserError, Locked, FloatingPointError, KeyboardInterrupt)  # unchanged
+MOST = 10_000  # characters of an error: writing more than a pipe holds would block
+TIMED_OUT = "Timed out waiting"  # in the message of gloo's error, a plain RuntimeError
 
 
-class ProcessLost(RuntimeError):  # noqa: N818  # what happened, not whose mistake it was
-    """A process of a job ended without reporting an error: it was killed, or crashed."""
+class _Ended(BaseException):
+    """The parent terminates this process."""
 
 
 def launch(size: int, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -52,10 +57,11 @@ def launch(size: int, function: Callable[..., Any], *arguments: Any) -> Any:
         The return value of the first process.
 
     Raises:
-        ProcessLost: a process was killed.
-        OwnCodeError: a process failed; contains the text to show.
+        ProcessLost: a process was killed, or did not respond for `PATIENCE`.
+        OwnCodeError: a process failed.
         UserError, Locked, FloatingPointError, KeyboardInterrupt: re-raised from a process.
     """
+    _start_tracker()
     failures = multiprocessing.get_context("spawn").SimpleQueue()
     with tempfile.TemporaryDirectory() as folder, _own_signals(), _quiet():
         config = LaunchConfig(
@@ -72,8 +78,17 @@ def launch(size: int, function: Callable[..., Any], *arguments: Any) -> Any:
         try:
             returned = elastic_launch(config, _enter)(os.getpid(), failures, function, arguments)
         except ChildFailedError as error:
+            if failures.empty():  # perhaps killed by a signal that this process gets any moment
+                time.sleep(CONSEQUENCE_SECONDS)
             raise _failure(failures, error) from None
     return returned[0]
+
+
+def _start_tracker() -> None:
+    """Start multiprocessing's resource tracker with signals blocked that would kill it."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, LIMIT_SIGNALS)
+    resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _enter(
@@ -82,22 +97,44 @@ def _enter(
     """Call the function in one of the processes."""
     die_with(parent, signal.SIGKILL)
     accept_signals()
-    try:
-        _join()
-        ranks = Ranks(distributed.get_rank(), distributed.get_world_size())
-        returned = function(ranks, *arguments)
-    except PASSED_ON as error:
-        failures.put(error)
-    except (Exception, SystemExit) as error:  # noqa: BLE001  # any exception is a failure
-        # If another process was killed, this error is only the lost connection to it, and this
-        # process is terminated while it sleeps.
-        time.sleep(CONSEQUENCE_SECONDS)
-        failures.put(OwnCodeError(error_text(error)))
-    else:
-        distributed.destroy_process_group()
-        return returned
+    _handle_signals()
+    with suppress(_Ended):
+        try:
+            _join()
+            ranks = Ranks(distributed.get_rank(), distributed.get_world_size())
+            returned = function(ranks, *arguments)
+        except PASSED_ON as error:
+            failures.put(type(error)(str(error)[:MOST]))
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # any exception is a failure
+            # If another process was killed, this error is only the lost connection to it, and this
+            # process is terminated while it sleeps.
+            time.sleep(CONSEQUENCE_SECONDS)
+            failures.put(_to_report(error))
+        else:
+            distributed.destroy_process_group()
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nothing is left to release
+            return returned
     sys.stdout.flush()
     os._exit(1)  # at once: the other processes may be waiting for this one
+
+
+def _handle_signals() -> None:
+    """Leave time limits to the parent, and release locks when it sends SIGTERM."""
+
+    def end(_number: int, _frame: object) -> None:
+        raise _Ended
+
+    signal.signal(signal.SIGTERM, end)
+    for number in LIMIT_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _to_report(error: BaseException) -> Exception:
+    """The error that the parent raises for an error in one of the processes."""
+    if isinstance(error, RuntimeError) and TIMED_OUT in str(error):
+        hours = PATIENCE / timedelta(hours=1)
+        return ProcessLost(f"a process of the job did not respond for {hours:g} h")
+    return OwnCodeError(error_text(error)[-MOST:], failure_reason(error)[:MOST])
 
 
 def _join() -> None:

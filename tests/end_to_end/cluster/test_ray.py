@@ -12,13 +12,18 @@ from pathlib import Path
 
 import pytest
 from helpers.cluster import (
+    SEEDS_AND_EPOCHS,
     can_resume,
     check_places,
+    check_that_both_jobs_end_as_on_this_machine,
+    check_that_the_error_of_the_second_process_is_the_jobs,
     check_that_the_failed_job_resumes,
     finish,
     is_alive,
     locks,
+    processes_of,
     seen,
+    side_by_side,
     start,
     write_method,
 )
@@ -29,6 +34,9 @@ from kd_bench.jobs.protocol import INTERRUPTED
 pytestmark = pytest.mark.skipif("KD_BENCH_RAY" not in os.environ, reason="started by .ci/ray")
 
 CLUSTER = ("hydra/launcher=ray", "hydra.launcher.address=auto")
+# Two such jobs fit on the first node, which has too few GPUs for them.
+SHARES = ("hydra.launcher.num_gpus=0", "hydra.launcher.num_cpus=0.5")
+TWO = (*CLUSTER, "gpus_per_job=2", *SHARES, *SEEDS_AND_EPOCHS)
 SIX = (*CLUSTER, "seed=0,1,2,3,4,5", "recipe.epochs=4")
 
 
@@ -118,10 +126,31 @@ def test_ctrl_c_ends_all_jobs(tmp_path):
     assert locks(tmp_path) == []
 
 
+def test_two_jobs_of_two_processes_share_a_node_and_one_is_killed_and_resumed(tmp_path):
+    write_method(tmp_path)
+    sweep = start(tmp_path, *TWO)
+    victim = wait_until(lambda: side_by_side(tmp_path), sweep)[0]
+    processes = processes_of(tmp_path, victim)
+    assert len(processes) == 2
+    supervisor = parent_of(victim.parent)
+    os.kill(parent_of(supervisor), signal.SIGKILL)  # Ray's worker
+    wait_until(lambda: not any(is_alive(each.pid) for each in processes), sweep, seconds=10)
+    code, output = finish(sweep)
+    assert code == 1, output
+    assert "1 of 2 jobs failed:" in output
+    assert not is_alive(victim.parent)
+    check_that_both_jobs_end_as_on_this_machine(tmp_path, *TWO)
+    assert locks(tmp_path) == []
+
+
+def test_a_job_of_two_processes_has_two_gpus_and_reports_the_error_of_the_second(tmp_path):
+    check_that_the_error_of_the_second_process_is_the_jobs(tmp_path, *CLUSTER)
+
+
 def test_a_cluster_too_small_for_a_job_is_reported_in_one_line(tmp_path):
     write_method(tmp_path)
     code, output = finish(start(tmp_path, *CLUSTER, "seed=0,1", "hydra.launcher.num_gpus=3"))
     assert code == 2
     assert output.count("\n") == 1
-    for fact in ("Ray", "hydra.launcher.num_gpus=3", "hydra.launcher.num_cpus=1"):
+    for fact in ("Ray", "num_gpus=3", "num_cpus=1", "hydra.launcher.num_gpus"):
         assert fact in output

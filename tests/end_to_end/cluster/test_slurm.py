@@ -7,13 +7,19 @@ import time
 
 import pytest
 from helpers.cluster import (
+    SEEDS_AND_EPOCHS,
     STEPS,
     can_resume,
     check_places,
+    check_that_both_jobs_end_as_on_this_machine,
+    check_that_the_error_of_the_second_process_is_the_jobs,
     check_that_the_failed_job_resumes,
     finish,
+    is_alive,
     locks,
+    processes_of,
     seen,
+    side_by_side,
     start,
     write_method,
 )
@@ -24,6 +30,8 @@ from kd_bench.jobs.protocol import INTERRUPTED
 pytestmark = pytest.mark.skipif("SLURM_CONF" not in os.environ, reason="started by .ci/slurm")
 
 SMALL = ("hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=0.5")
+# Two such jobs fit on the node, which has too few GPUs for them.
+TWO = (*SMALL, "gpus_per_job=2", "hydra.launcher.gpus_per_node=null", *SEEDS_AND_EPOCHS)
 SIX = (*SMALL, "seed=0,1,2,3,4,5", "recipe.epochs=4")
 
 
@@ -83,6 +91,27 @@ def test_requeued_jobs_resume_from_their_last_epoch(tmp_path):
     assert {job.slurm_job for job in resumed} == {out_of_time.slurm_job, without_node.slurm_job}
     assert all(len(job.times) < 8 * STEPS for job in resumed)
     assert locks(tmp_path) == []
+
+
+def test_two_jobs_of_two_processes_share_a_node_and_one_is_killed_and_resumed(tmp_path):
+    write_method(tmp_path)
+    sweep = start(tmp_path, *TWO)
+    victim = wait_until(lambda: side_by_side(tmp_path), sweep)[0]
+    processes = processes_of(tmp_path, victim)
+    assert len(processes) == 2
+    subprocess.run(["scancel", victim.slurm_job], check=True)
+    wait_until(lambda: not any(is_alive(each.pid) for each in processes), sweep, seconds=10)
+    code, output = finish(sweep)
+    assert code == 1, output
+    assert "1 of 2 jobs failed:" in output
+    assert not is_alive(victim.parent)
+    assert locks(tmp_path) == []
+    check_that_both_jobs_end_as_on_this_machine(tmp_path, *TWO)
+    assert queue() == []
+
+
+def test_a_job_of_two_processes_has_two_gpus_and_reports_the_error_of_the_second(tmp_path):
+    check_that_the_error_of_the_second_process_is_the_jobs(tmp_path, *SMALL)
 
 
 def test_a_job_that_slurm_rejects_is_reported_in_one_line(tmp_path):

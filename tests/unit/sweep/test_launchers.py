@@ -6,10 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers.jobs import TINY, job
+from helpers.jobs import TINY, config, job
 from helpers.paths import PACKAGE, ROOT
 from helpers.shell import environment
 from omegaconf import OmegaConf
@@ -19,6 +20,7 @@ from kd_bench.results.run_folder import RESULT
 from kd_bench.sweep.executors import late_files, ray
 from kd_bench.sweep.executors import slurm as slurm_executor
 from kd_bench.sweep.executors.late_files import LateResult
+from kd_bench.sweep.launchers import ray as ray_launcher
 from kd_bench.sweep.launchers import registry
 from kd_bench.sweep.launchers.base import SweepLauncher
 from kd_bench.sweep.launchers.local import LocalLauncher
@@ -49,6 +51,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 import hydra_plugins
+from kd_bench.sweep.launchers import ray as ray_launcher
 from kd_bench.sweep.launchers import registry
 from kd_bench.sweep.launchers.local import LocalLauncher
 from kd_bench.sweep.retry import DEFAULT
@@ -133,14 +136,46 @@ def test_slots_fit_the_job_with_the_most_threads_and_that_with_the_most_processe
     assert launcher.threads == launcher.processes == 2
 
 
+def slurm_launcher(**settings):
+    plain = vars(SlurmConfig()) | settings
+    return SlurmLauncher(**{k: v for k, v in plain.items() if not k.startswith("_")})
+
+
 def test_a_slurm_job_requests_the_resources_of_all_its_processes():
-    settings = vars(SlurmConfig()) | {"mem_gb": 1.5, "cpus_per_task": None}
-    names = ("_target_", "_convert_")
-    launcher = SlurmLauncher(**{k: v for k, v in settings.items() if k not in names})
+    launcher = slurm_launcher(mem_gb=1.5, cpus_per_task=3)
     alone, four = launcher._parameters(1), launcher._parameters(4)
-    assert (alone["gpus_per_node"], alone["mem"]) == (1, "1536MB")
-    assert (four["gpus_per_node"], four["mem"]) == (4, "6144MB")
-    assert "cpus_per_task" not in four
+    assert (alone["gpus_per_node"], alone["cpus_per_task"], alone["mem"]) == (1, 3, "1536MB")
+    assert (four["gpus_per_node"], four["cpus_per_task"], four["mem"]) == (4, 12, "6144MB")
+    assert four["srun_args"] == ["--cpus-per-task=12"]  # which sbatch does not pass on to srun
+
+
+def test_a_slurm_job_does_not_request_resources_that_are_null():
+    launcher = slurm_launcher(mem_gb=None, cpus_per_task=None, gpus_per_node=None)
+    names = {"gpus_per_node", "cpus_per_task", "mem", "srun_args"}
+    assert not names & launcher._parameters(4).keys()
+
+
+def ray_resources(monkeypatch, processes, **settings):
+    """What a Ray task requests for a job with this number of processes."""
+    asked = []
+    monkeypatch.setattr(
+        ray_launcher, "ray_slots", lambda address, resources, *_: asked.append(resources)
+    )
+    plain = vars(ray_launcher.RayConfig()) | settings
+    launcher = ray_launcher.RayLauncher(**{k: v for k, v in plain.items() if k != "_target_"})
+    launcher.slots(replace(config("runs"), gpus_per_job=processes))
+    return asked[0]
+
+
+def test_a_ray_task_requests_the_resources_of_all_processes_of_its_job(monkeypatch):
+    assert ray_resources(monkeypatch, 1, num_gpus=0.5) == {"num_gpus": 0.5, "num_cpus": 1}
+    assert ray_resources(monkeypatch, 4, num_cpus=2.0) == {"num_gpus": 4, "num_cpus": 8}
+    assert ray_resources(monkeypatch, 2, num_gpus=0.0) == {"num_gpus": 0, "num_cpus": 2}
+
+
+def test_the_processes_of_a_ray_job_do_not_share_a_gpu(monkeypatch):
+    with pytest.raises(UserError, match=r"num_gpus must be a whole number, got 0\.5"):
+        ray_resources(monkeypatch, 2, num_gpus=0.5)
 
 
 # Results from other machines

@@ -15,6 +15,7 @@ from kd_bench.results.run_folder import ERROR, RESULT
 from kd_bench.sweep.display import SweepDisplay
 from kd_bench.sweep.retry import OUT_OF_MEMORY, OnError, RetryPolicy
 from kd_bench.sweep.scheduler import Sweep
+from kd_bench.utils.errors import ProcessLost, failure_reason
 
 DONE = "done"
 ENDLESS = None  # runs until it receives a signal
@@ -171,6 +172,13 @@ def test_torchs_out_of_memory_error_is_recognized():
     with pytest.raises(RuntimeError) as failure:
         torch.ones(10**15)
     assert f"RuntimeError: {failure.value}".startswith(OUT_OF_MEMORY)
+
+
+def test_a_job_that_lost_a_process_is_retried_like_one_that_was_killed():
+    policy, reason = RetryPolicy(retries=1), failure_reason(ProcessLost("process 2 was lost"))
+    assert policy.should_retry(reason, lost=False, tried=0)
+    assert not policy.should_retry(reason, lost=False, tried=1)
+    assert not policy.should_retry("UserError: no", lost=False, tried=0)
 
 
 KILLED_ONCE = """

@@ -137,6 +137,13 @@ def test_a_source_without_files_cannot_be_streamed():
         load(Digits(train=500), streamed=True)
 
 
+def test_the_processes_of_a_job_share_the_cores_between_their_workers(root, monkeypatch):
+    monkeypatch.setattr(dataset_module, "core_count", lambda: 12)
+    settings = {"pad": 2, "padding": "reflect", "flip": True, "streamed": True, "validation": 0}
+    images = Dataset(folder(root), **settings, mean=[0.5] * 3, std=[0.2] * 3)
+    assert [images.load(processes=number).workers for number in (1, 4, 24)] == [12, 3, 1]
+
+
 def test_a_negative_number_of_workers_is_refused(root):
     with refused("dataset.workers must be 0 or more, got -1"):
         load(folder(root), streamed=True, workers=-1)

@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers.several_processes import place, second_one_fails
+from helpers.several_processes import place, second_one_fails, second_one_is_lost
 
-from kd_bench.training.distributed.launch import ProcessLost, launch
-from kd_bench.utils.errors import OwnCodeError, UserError
+from kd_bench.training.distributed.launch import launch
+from kd_bench.utils.errors import OwnCodeError, ProcessLost, UserError, failure_reason
 
 pytestmark = pytest.mark.slow
 
@@ -29,13 +29,24 @@ def test_each_process_has_a_rank_and_the_result_is_that_of_rank_0():
     [
         ("mistake", UserError, "^the second one refuses$"),
         ("bug", OwnCodeError, "LookupError: no such thing"),
+        ("long", OwnCodeError, r"very long\.$"),  # more than a pipe holds
+        ("hung", ProcessLost, "^a process of the job did not respond for 1 h$"),
         ("killed", ProcessLost, r"^process 2 of the job was lost: .*\(SIGKILL\)"),
     ],
 )
 def test_the_failure_of_one_process_ends_the_others_and_is_raised(capfd, how, error, message):
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=message) as failed:
         launch(2, second_one_fails, how)
     assert "elastic" not in capfd.readouterr().err
+    if error is OwnCodeError:
+        assert failure_reason(failed.value).startswith("LookupError: ")
+
+
+def test_a_process_that_is_terminated_releases_its_locks(tmp_path, capfd):
+    with pytest.raises(ProcessLost, match=r"^process 2 of the job was lost: .*\(SIGKILL\)"):
+        launch(2, second_one_is_lost, tmp_path)
+    assert (tmp_path / "released").exists()
+    assert capfd.readouterr().err == ""
 
 
 SCRIPT = """
