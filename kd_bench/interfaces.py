@@ -8,6 +8,7 @@ from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from kd_bench.utils.errors import UserError, require, require_positive
 
@@ -154,7 +155,8 @@ class LossContext:
     # Images are (pixel - mean) / std with pixels in [0, 1]. For losses that change images.
     mean: Tensor = field(default_factory=lambda: torch.zeros(3))  # [3], per channel
     std: Tensor = field(default_factory=lambda: torch.ones(3))
-    label_smoothing: float = 0.0  # the recipe's; already applied to a method's `ce`
+    # The recipe's loss of logits [B, K] on `Batch.target`; a method's `ce` uses it already.
+    label_loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
 
     @property
     def teacher_shapes(self) -> StageShapes:
@@ -201,6 +203,7 @@ class Loss(nn.Module):
     needs_networks: bool = False  # runs the networks, or parts of them, on other inputs
     cuts: tuple[str, ...] = ()  # stages after which it runs both networks' layers (`Networks`)
     needs_labels: bool = False  # needs one label per image, which mixed images do not have
+    needs_distinct_images: bool = False  # needs each image at most once in a batch
     extra_student_images: float = 0.0  # images that it runs the student on, per image of the batch
     # `forward` is a mean of one contribution per image, each independent of the other images. With
     # several GPUs, each then computes the loss of its own images; all other losses get the gathered

@@ -33,6 +33,20 @@ class OptimizerName(Enum):
     lamb = "lamb"
 
 
+class LabelLossName(Enum):
+    """The loss on the labels."""
+
+    ce = "ce"  # cross entropy
+    bce = "bce"  # binary cross entropy of each class
+
+
+class ErasingMode(Enum):
+    """What replaces the erased pixels of a normalised image."""
+
+    const = "const"  # 0, the mean of the training images
+    pixel = "pixel"  # a standard normal number for each pixel and channel
+
+
 class Speed(Enum):
     """The implementation of a training step; part of a job's identity."""
 
@@ -140,6 +154,19 @@ class ModelConfig:
 
 
 @dataclass
+class ErasingConfig:
+    """Random erasing of a rectangle of each training image, with timm's ranges.
+
+    The paper (arXiv:1708.04896) has areas up to 0.4, and draws the ratio, not its logarithm.
+    """
+
+    probability: float = 0.0  # that an image is erased
+    mode: ErasingMode = ErasingMode.pixel
+    area: list[float] = field(default_factory=lambda: [0.02, 1 / 3])  # fraction of the image's
+    ratio: list[float] = field(default_factory=lambda: [0.3, 1 / 0.3])  # height over width
+
+
+@dataclass
 class RecipeConfig:
     """How a network is trained: optimizer, schedule and regularization."""
 
@@ -159,10 +186,14 @@ class RecipeConfig:
     linear_warmup: float = 0.0  # other schedules: fraction of the epochs of linear warmup
     min_lr: float = 0.0  # cosine: final learning rate
     accumulate: int = 1  # batches per update, which uses the mean of their gradients
+    label_loss: LabelLossName = LabelLossName.ce
     label_smoothing: float = 0.0  # part of a label that is spread evenly over all classes
+    target_threshold: float | None = None  # bce: class probabilities above it become 1, others 0
     # The parameter a of Beta(a, a), from which the mixing ratio of images is drawn; 0: not mixed.
     mixup: float = 0.0  # blends two images
     cutmix: float = 0.0  # pastes a box of another image
+    erasing: ErasingConfig = field(default_factory=ErasingConfig)  # before images are mixed
+    repeated_augmentation: int = 1  # views of an image per epoch; more views, fewer images
     ema: float = 0.0  # decay of the moving average of the student's weights; 0: none
     drop_last: bool = False  # drop the last batch of an epoch if it is smaller
 

@@ -1,10 +1,16 @@
-"""Augmentation: an image's crop and flip are a pure integer function of (seed, epoch, index).
+"""Augmentation: an image's crop and flip are a pure function of (seed, epoch, occurrence).
 
 Images are stored padded, so an augmented view is a window of the original size at one of (2p+1)^2
 positions, flipped or not. Integer arithmetic makes it the same on every device and in any batch.
+
+An occurrence is one use of an image in an epoch, as the integer index + repetition * images, with
+repetitions counted from 0. Every random choice for an image depends on it, so the first repetition
+has the views of an epoch without repeated augmentation.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -18,12 +24,38 @@ def view_count(pad: int, flip: bool) -> int:
     return (2 * pad + 1) ** 2 * (1 + flip)
 
 
-def sample_view(seed: int, epoch: int | Tensor, index: Tensor, count: int) -> Tensor:
-    """View number of each image `index` [B] in this epoch: int64 [B], uniform in 0..count-1.
+def occurrences(order: Tensor, repeats: int, sizes: Sequence[int]) -> Tensor:
+    """The occurrences of an epoch: [N] int64, as many as there are images.
+
+    With repeated augmentation (Berman et al., 2019, MultiGrain, arXiv:1902.05509; Hoffer et al.,
+    2020, arXiv:1901.09335), each image is followed by its repetitions, as in timm's
+    RepeatAugSampler, and batches are parts of this order. Within a batch, first repetitions come
+    first, then second ones, and so on. So an image is not mixed with itself, and if at least as
+    many processes as repetitions share a batch, no process gets an image twice.
+
+    Args:
+        order: the images of an epoch without repetitions, [N] int64.
+        repeats: how often each image is used.
+        sizes: the number of images in each batch; the remaining images come last.
+    """
+    images = len(order)
+    repetition = images * torch.arange(repeats)
+    occurrence = (order[:, None] + repetition).flatten()[:images]
+    batches = occurrence.split([*sizes, images - sum(sizes)])
+    return torch.cat([batch[(batch // images).argsort(stable=True)] for batch in batches])
+
+
+def image_of(occurrence: Tensor, images: int) -> Tensor:
+    """The index of each occurrence [B], for a training set of `images` images."""
+    return occurrence % images
+
+
+def sample_view(seed: int, epoch: int | Tensor, occurrence: Tensor, count: int) -> Tensor:
+    """View number of each occurrence [B] in this epoch: int64 [B], uniform in 0..count-1.
 
     `epoch` may be a tensor, so that a replayed CUDA graph samples new views.
     """
-    return below(image_word(seed, epoch, index), count)
+    return below(image_word(seed, epoch, occurrence), count)
 
 
 def decode_view(view: Tensor, pad: int, flip: bool) -> tuple[Tensor, Tensor, Tensor]:

@@ -30,7 +30,7 @@ class Feed(Protocol):
     """Provides the training images of an epoch to its steps, in order."""
 
     def start(self, order: Tensor, epoch: int) -> None:
-        """Begin an epoch, given the positions [N] of its images, on the CPU, and its number."""
+        """Begin an epoch: occurrences [N] of its images (`augment`), on the CPU, and its number."""
         ...
 
     def advance(self) -> None:
@@ -81,12 +81,12 @@ class Data(ABC):
         """Number of training images, without the validation images."""
         return len(self.train.target)
 
-    def sample_views(self, index: Tensor, epoch: int | Tensor, seed: int) -> Tensor:
-        """View number of each training image `index` [B] in an epoch: [B] int64.
+    def sample_views(self, occurrence: Tensor, epoch: int | Tensor, seed: int) -> Tensor:
+        """View number of each occurrence [B] of training images (`augment`) in an epoch: [B] int64.
 
-        It depends only on (seed, epoch, index), not on the batch or the device.
+        It depends only on (seed, epoch, occurrence), not on the batch or the device.
         """
-        return sample_view(seed, epoch, index, self.view_count)
+        return sample_view(seed, epoch, occurrence, self.view_count)
 
     @abstractmethod
     def feed(self, seed: int, sizes: Sequence[int]) -> Feed:

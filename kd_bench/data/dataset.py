@@ -101,6 +101,11 @@ class Dataset:
         self.streamed = streamed
         self.workers = workers
 
+    @property
+    def view_count(self) -> int:
+        """Number of different augmented views of a training image."""
+        return self._views().count
+
     def describe(self) -> Description:
         """Sizes, without decoding any image; raises UserError if the settings do not fit them."""
         described = self.source.describe()

@@ -19,6 +19,7 @@ from kd_bench.jobs.instantiate import (
 )
 from kd_bench.jobs.job import Job
 from kd_bench.jobs.teacher import load_network, make_teacher
+from kd_bench.methods.common.label_loss import LabelLoss
 from kd_bench.training import execution
 from kd_bench.training.checks.gradients import check_gradients
 from kd_bench.training.distributed.ranks import Ranks
@@ -61,7 +62,7 @@ def assemble_setup(
         num_classes=data.num_classes,
         labels=data.train.target,
         epochs=config.recipe.epochs,
-        label_smoothing=config.recipe.label_smoothing,
+        label_loss=LabelLoss.of(config.recipe),
         teacher_net=None if teacher is None else teacher.net,
         mean=data.mean,
         std=data.std,

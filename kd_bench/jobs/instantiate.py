@@ -461,7 +461,7 @@ def build_method(config: MethodConfig, context: LossContext) -> Method:
             ramps,
             config.init.weights,
             plugins,
-            label_smoothing=context.label_smoothing,
+            label_loss=context.label_loss,
         )
     except UserError as error:
         raise UserError(f"method '{config.name}': {error}") from None

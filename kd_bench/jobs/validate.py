@@ -24,7 +24,6 @@ from kd_bench.config.schema import (
     TeacherConfig,
     TeacherSource,
 )
-from kd_bench.data.augment import view_count
 from kd_bench.interfaces import LossContext, StageShapes
 from kd_bench.jobs.instantiate import (
     Network,
@@ -41,6 +40,7 @@ from kd_bench.jobs.instantiate import (
     with_head,
 )
 from kd_bench.jobs.job import Job
+from kd_bench.methods.common.label_loss import LabelLoss
 from kd_bench.methods.common.method import Method
 from kd_bench.models.cut import rest_after
 from kd_bench.models.weights import read_weights
@@ -91,7 +91,9 @@ def validate_job(job: Job) -> None:
     if teacher is not None and config.teacher.source is TeacherSource.table:
         teacher_cache.check_cacheable(traits.uncacheable, method.stages)
     _check_streamed(config, method)
+    _check_endless_views(config)
     _check_mixed(config, method)
+    _check_repeated(config, method)
     _check_distributed(job, method)
     _check_init(config.method.init, config.method.name)
     if teacher is not None and not traits.teacher_learns and not config.method.chain:
@@ -121,7 +123,7 @@ def _meta_parts(job: Job) -> tuple[LossContext, Network | None, Method]:
             torch.empty(data.train_size, dtype=torch.long),
             config.recipe.epochs,
             None if teacher is None else teacher.net,
-            label_smoothing=config.recipe.label_smoothing,
+            label_loss=LabelLoss.of(config.recipe),
         )
         if config.method.head:  # needs its own network, because the one above is shared
             network = build_network(config.model, data)
@@ -168,18 +170,18 @@ def cache_shape(job: Job) -> tuple[int, int] | None:
     """Rows and columns of a cache of the teacher's outputs, whether the job uses one or not.
 
     Returns:
-        None for a job without a teacher, with streamed or mixed images, or with a method that
-            needs more than a cache contains.
+        None for a job without a teacher, with streamed, erased or mixed images, or with a method
+            that needs more than a cache contains.
     """
     if not job.traits.needs_teacher:
         return None
     context, _, method = _meta_parts(job)
     if context.teacher is None or job.traits.uncacheable or teacher_cache.maps_read(method.stages):
         return None
-    if job.config.dataset.streamed or is_mixed(job.config.recipe):
+    if job.config.dataset.streamed or _changed_views(job.config.recipe):
         return None
     dataset = build_dataset(job.config.dataset)
-    rows = len(context.labels) * view_count(dataset.pad, dataset.flip)
+    rows = len(context.labels) * dataset.view_count
     return rows, teacher_cache.row_width(context.teacher, method.stages, context.num_classes)
 
 
@@ -321,25 +323,55 @@ def _check_streamed(config: Config, method: Method) -> None:
     )
 
 
+def _check_endless_views(config: Config) -> None:
+    """Check that the teacher's outputs are not cached if the recipe makes unlimited views."""
+    changed = _changed_views(config.recipe)
+    require(
+        not changed or config.teacher.source is not TeacherSource.table,
+        "teacher.source=table computes all views of all images, but recipe"
+        f" '{config.recipe.name}' changes images ({changed}) into unlimited new ones; use"
+        " teacher.source=online",
+    )
+
+
+def _changed_views(recipe: RecipeConfig) -> str:
+    """The recipe's values that change the dataset's views of images; "" if there are none."""
+    return _values(recipe, "erasing.probability", "mixup", "cutmix")
+
+
+def _values(recipe: RecipeConfig, *keys: str) -> str:
+    """Those of some numbers of a recipe that are not 0."""
+    return ", ".join(f"{key}={value:g}" for key in keys if (value := attrgetter(key)(recipe)))
+
+
 def _check_mixed(config: Config, method: Method) -> None:
-    """Check that nothing needs unmixed images or their labels if the recipe mixes images."""
-    recipe = config.recipe
-    if not is_mixed(recipe):
+    """Check that nothing needs the label of each image if the recipe mixes images."""
+    recipe, readers = config.recipe, ", ".join(method.label_readers)
+    require(
+        not readers or not is_mixed(recipe),
+        f"method '{config.method.name}': {readers} needs the label of each image, but recipe"
+        f" '{recipe.name}' mixes images ({_values(recipe, 'mixup', 'cutmix')}), so each has two"
+        " labels; use recipe.mixup=0 recipe.cutmix=0",
+    )
+
+
+def _check_repeated(config: Config, method: Method) -> None:
+    """Check that repeated augmentation makes different views, and suits the losses."""
+    recipe, dataset = config.recipe, config.dataset
+    repeats = f"recipe.repeated_augmentation={recipe.repeated_augmentation}"
+    if recipe.repeated_augmentation == 1:
         return
-    given = {"mixup": recipe.mixup, "cutmix": recipe.cutmix}
-    mixes = f"recipe '{recipe.name}' mixes images (" + ", ".join(
-        f"{name}={value:g}" for name, value in given.items() if value
-    )
     require(
-        config.teacher.source is not TeacherSource.table,
-        f"teacher.source=table computes all views of all images, but {mixes}) into unlimited new"
-        " ones; use teacher.source=online",
+        bool(_changed_views(recipe)) or build_dataset(dataset).view_count > 1,
+        f"{repeats} repeats images in different views, but dataset '{dataset.name}' has only one"
+        f" view of each (pad={dataset.pad}, flip={str(dataset.flip).lower()}); use"
+        " recipe.repeated_augmentation=1",
     )
-    readers = ", ".join(method.label_readers)
+    losses = ", ".join(method.distinct_image_losses)
     require(
-        not readers,
-        f"method '{config.method.name}': {readers} needs the label of each image, but {mixes}),"
-        " so each has two labels; use recipe.mixup=0 recipe.cutmix=0",
+        not losses,
+        f"method '{config.method.name}': {losses} needs different images in a batch, but {repeats}"
+        " repeats them; use recipe.repeated_augmentation=1",
     )
 
 

@@ -122,6 +122,7 @@ class ContrastiveDistillation(Loss):
 
     stages = ("pooled",)
     needs_labels = True
+    needs_distinct_images = True  # each has one row of a memory bank
     labels: Tensor
     negatives_used: Tensor
 

@@ -13,9 +13,9 @@ class DistillationToken(Loss):
 
     Hard-label distillation, equation 3 of the paper: each token has a classifier; the class token
     learns from the labels and the distillation token from the teacher's prediction. Two terms:
-    "label", with the recipe's label smoothing and mixing, and "teacher". At inference, the
-    student's logits are the mean of both, as in timm; the paper adds both softmaxes (section 4).
-    The method's `ce` on the mean is disabled by a weight of 0.
+    "label", the recipe's loss on labels, and "teacher". At inference, the student's logits are the
+    mean of both, as in timm; the paper adds both softmaxes (section 4). The method's `ce` on the
+    mean is disabled by a weight of 0.
 
     Raises:
         UserError: if the student has no distillation token.
@@ -31,11 +31,11 @@ class DistillationToken(Loss):
             f"{context.student.model} has no distillation token; choose a student that has one,"
             " such as model=timm model.name=deit_tiny_distilled_patch16_224",
         )
-        self.label_smoothing = context.label_smoothing
+        self.label_loss = context.label_loss
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         of_class, of_token = (student.features[stage] for stage in self.student_stages)
         return {
-            "label": F.cross_entropy(of_class, batch.target, label_smoothing=self.label_smoothing),
+            "label": self.label_loss(of_class, batch.target),
             "teacher": F.cross_entropy(of_token, teacher.logits.argmax(1)),
         }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from kd_bench.interfaces import Batch, Loss, LossContext, Output
@@ -14,7 +13,8 @@ class MutualLearning(Loss):
 
     Student: CE + KL(p_peer || p_student); peer: CE + KL(p_student || p_peer); section 3.1 of the
     paper, softmax at temperature 1, mean over the batch. Terms: `kl`, and `peer_kl` and `peer_ce`
-    of the peer; the student's cross entropy is the method's `ce`. The target of each divergence is
+    of the peer; the student's cross entropy is the method's `ce`. CE is the recipe's loss on the
+    labels. The target of each divergence is
     detached, so no term updates both networks.
 
     The peer is the job's teacher model, trained with the student's recipe; its accuracy is
@@ -31,12 +31,12 @@ class MutualLearning(Loss):
 
     def __init__(self, context: LossContext):
         super().__init__(context)
-        self.label_smoothing = context.label_smoothing
+        self.label_loss = context.label_loss
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         s, t = student.logits, teacher.logits
         return {
             "kl": soft_kl(s, t.detach(), temperature=1.0).mean(),
             "peer_kl": soft_kl(t, s.detach(), temperature=1.0).mean(),
-            "peer_ce": F.cross_entropy(t, batch.target, label_smoothing=self.label_smoothing),
+            "peer_ce": self.label_loss(t, batch.target),
         }

@@ -16,10 +16,12 @@ import torch
 from torch import Tensor
 
 from kd_bench.config.schema import Precision, Speed
+from kd_bench.data.augment import image_of
 from kd_bench.interfaces import Batch
 from kd_bench.training import cuda_graph, execution
 from kd_bench.training.distributed.ranks import Call
 from kd_bench.training.execution import uncompiled
+from kd_bench.training.images.erasing import Erasing
 from kd_bench.training.images.mixing import Mixing, is_mixed
 from kd_bench.training.optimization.average import WeightAverage
 from kd_bench.training.optimization.optim import Optimizer, make_optimizer
@@ -60,7 +62,7 @@ class EpochRunner:
         self._cursor = torch.zeros(1, dtype=torch.int64, device=device)  # number of completed steps
         self._within = torch.arange(self._batch_size, device=device)
         self._views_seed = derive_seed(setup.seed, phase.name, "views")
-        self._mixing = _mixing(setup, phase)
+        self._erasing, self._mixing = _erasing(setup, phase), _mixing(setup, phase)
         self._feed = setup.data.feed(self._views_seed, self._sizes)
         self.tally = EpochMetrics([*setup.method.weights_of(phase.name), "total"], device)
         self._steps: dict[StepKind, Callable[[], None]] = {}
@@ -166,25 +168,32 @@ class EpochRunner:
 
     def _train_on_next(self, step: Step, kind: StepKind) -> None:
         """Train on the next images in the epoch's order."""
-        setup = self.setup
         position = self._cursor * self._batch_size + self._within[: kind.size]
-        index = self._order.index_select(0, position)
+        occurrence = self._order.index_select(0, position)
         # Indexing with a tensor would synchronize with the host; index_select does not.
         self.optimizer.rate.copy_(self._rates.index_select(0, self._cursor).squeeze(0))
-        shown = setup.method.teacher_index(index, self.phase.name)
-        terms, correct = step(self._batch(index), None if shown is None else self._batch(shown))
+        terms, correct = step(self._batch(occurrence), self._shown_to_teacher(occurrence))
         if self.average is not None and kind.updates:
             self.average.update()
         self._cursor.add_(1)
         self.tally.add(self._cursor, terms, correct, kind.size)
 
-    def _batch(self, index: Tensor) -> Batch:
+    def _shown_to_teacher(self, occurrence: Tensor) -> Batch | None:
+        """The teacher's images, in the same repetition; None if they are the student's."""
+        index = image_of(occurrence, self.setup.data.train_size)
+        shown = self.setup.method.teacher_index(index, self.phase.name)
+        return None if shown is None else self._batch(shown + (occurrence - index))
+
+    def _batch(self, occurrence: Tensor) -> Batch:
         data = self.setup.data
-        view = data.sample_views(index, self._epoch, self._views_seed)
+        index = image_of(occurrence, data.train_size)
+        view = data.sample_views(occurrence, self._epoch, self._views_seed)
         image = self._feed.images(index, view)
         target = data.train.target.index_select(0, index)
+        if self._erasing is not None:
+            image = self._erasing(image, occurrence, self._epoch)
         if self._mixing is not None:
-            image, target = self._mixing(image, target, index, self._epoch)
+            image, target = self._mixing(image, target, occurrence, self._epoch)
         image = image.contiguous(memory_format=self.setup.execution.layout)
         return Batch(image, target, index, self._epoch, view)
 
@@ -207,6 +216,13 @@ def _optimizer(setup: TrainingSetup, phase: Phase) -> Optimizer:
         return make_optimizer(parameters, setup.recipe, fused=is_fused)
     shared = setup.student.parameters()
     return RuledSGD(parameters, setup.recipe, setup.rule, shared, fused=is_fused)
+
+
+def _erasing(setup: TrainingSetup, phase: Phase) -> Erasing | None:
+    """The random erasing of a phase's images; None if the recipe has none."""
+    erasing = setup.recipe.erasing
+    seed = derive_seed(setup.seed, phase.name, "erasing")
+    return Erasing(erasing, seed) if erasing.probability > 0 else None
 
 
 def _mixing(setup: TrainingSetup, phase: Phase) -> Mixing | None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_bench.config.schema import InitConfig, RecipeConfig, init_epochs
+from kd_bench.data.augment import occurrences
 from kd_bench.data.dataset import Data
 from kd_bench.interfaces import GradientRule
 from kd_bench.methods.common.method import Method
@@ -58,9 +59,13 @@ class TrainingSetup:
         return [self.recipe.batch_size] * full + [rest] * is_kept
 
     def order(self, phase: str, epoch: int) -> Tensor:
-        """Shuffled image indices [N] on the CPU, which depend only on seed, phase and epoch."""
+        """The occurrences of images in an epoch [N], on the CPU, from seed, phase and epoch alone.
+
+        Without repeated augmentation, these are shuffled image indices.
+        """
         generator = torch.Generator().manual_seed(derive_seed(self.seed, phase, "order", epoch))
-        return torch.randperm(self.data.train_size, generator=generator)
+        order = torch.randperm(self.data.train_size, generator=generator)
+        return occurrences(order, self.recipe.repeated_augmentation, self.step_sizes)
 
 
 @dataclass(frozen=True)

@@ -51,12 +51,17 @@ def further_words(word: Tensor, count: int) -> Tensor:
     return splitmix64(splitmix64(word)[:, None] + step)
 
 
+def uniform(word: Tensor) -> Tensor:
+    """A uniform number for each word, above 0 and below 1: float64."""
+    fraction = (word >> 12) & ((1 << 52) - 1)
+    return (fraction.double() + 0.5) * 2.0**-52
+
+
 def normal(word: Tensor) -> Tensor:
     """A standard normal number for each word, by the inverse CDF: float64."""
-    fraction = (word >> 12) & ((1 << 52) - 1)
-    return torch.special.ndtri((fraction.double() + 0.5) * 2.0**-52)  # never at 0 or 1
+    return torch.special.ndtri(uniform(word))
 
 
-def below(word: Tensor, count: int) -> Tensor:
+def below(word: Tensor, count: int | Tensor) -> Tensor:
     """An integer in 0..count-1 for each word: int64, nearly uniform for `count` << 2^63."""
     return (word & _NONNEGATIVE) % count

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from kd_bench.data.augment import image_of
 from kd_bench.data.data import Data
 from kd_bench.data.files import decode
 from kd_bench.data.files.image_files import size_message
@@ -130,7 +131,8 @@ class StreamedFeed:
         """Start decoding the images of an epoch."""
         order = order[: sum(self._sizes)]
         view = self._data.sample_views(order, epoch, self._seed)
-        self._coming = self._data.augmented_images(order, view, self._sizes)
+        index = image_of(order, self._data.train_size)
+        self._coming = self._data.augmented_images(index, view, self._sizes)
 
     def advance(self) -> None:
         """Wait for the next step's images and copy them to the device."""

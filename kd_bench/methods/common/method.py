@@ -50,7 +50,7 @@ class _Phase:
 
 
 class Method(nn.Module):
-    """Cross entropy and the losses of a method: unweighted terms and their weighted sum.
+    """The loss on labels and the losses of a method: unweighted terms and their weighted sum.
 
     It stores no current phase; each call passes the phase, "init" or "main".
 
@@ -62,7 +62,7 @@ class Method(nn.Module):
         init_weights: like `weights`, for the init phase before the main phase, if there is one.
             Terms without a weight in a phase are not computed in it.
         plugins: plug-ins by name, in the order in which they change what losses compare.
-        label_smoothing: share of each label that "ce" spreads evenly over all classes.
+        label_loss: of logits [B, K] on the batch's labels: the term "ce".
 
     Raises:
         UserError: if terms and weights have different names, a ramp has no term, or a plug-in
@@ -76,7 +76,7 @@ class Method(nn.Module):
         ramp_epochs: Mapping[str, Any] | None = None,
         init_weights: Mapping[str, Any] | None = None,
         plugins: Mapping[str, LogitPlugin] | None = None,
-        label_smoothing: float = 0.0,
+        label_loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
     ):
         super().__init__()
         for name, loss in losses.items():
@@ -85,7 +85,7 @@ class Method(nn.Module):
         _check_preparation(losses)
         self.losses = nn.ModuleDict(losses)
         self.plugins = Plugins(plugins or {}, losses)
-        self.label_smoothing = label_smoothing
+        self.label_loss = label_loss
         self.ramp_epochs = flatten_weights(ramp_epochs or {})
         flat = {"init": flatten_weights(init_weights or {}), "main": flatten_weights(weights)}
         _check_weights([*flat["init"], *flat["main"]], self.terms)
@@ -149,6 +149,11 @@ class Method(nn.Module):
     def label_readers(self) -> list[str]:
         """Names of the losses and plug-ins that need one label per image."""
         return [name for name, part in self.parts.items() if part.needs_labels]
+
+    @property
+    def distinct_image_losses(self) -> list[str]:
+        """Names of the losses that need each image at most once in a batch."""
+        return [name for name in self.losses if self._loss(name).needs_distinct_images]
 
     @property
     def needs_preparation(self) -> bool:
@@ -230,11 +235,7 @@ class Method(nn.Module):
         Raises:
             UserError: a loss reads a stage, or returns terms, that its class does not declare.
         """
-        terms = {
-            "ce": F.cross_entropy(
-                student.logits, batch.target, label_smoothing=self.label_smoothing
-            )
-        }
+        terms = {"ce": self.label_loss(student.logits, batch.target)}
         active = {name: self._loss(name) for name in self._phases[phase].losses}
         pairs: list[LogitPair] = []
         own = (student, teacher, batch)

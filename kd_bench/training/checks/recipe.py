@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import math
 
-from kd_bench.config.schema import OptimizerName, RecipeConfig, Schedule
+from kd_bench.config.schema import (
+    ErasingConfig,
+    LabelLossName,
+    OptimizerName,
+    RecipeConfig,
+    Schedule,
+)
 from kd_bench.utils.errors import require
 
 
@@ -41,6 +47,15 @@ def check_recipe(recipe: RecipeConfig) -> None:
         0 <= recipe.label_smoothing < 1,
         f"{name}: label_smoothing must be in [0, 1), got {recipe.label_smoothing}",
     )
+    threshold = recipe.target_threshold
+    require(
+        threshold is None or recipe.label_loss is LabelLossName.bce,
+        f"{name}: target_threshold is for label_loss=bce, and this is {recipe.label_loss.value}",
+    )
+    require(
+        threshold is None or 0 <= threshold < 1,
+        f"{name}: target_threshold must be 0 or more and below 1, got {threshold}",
+    )
     for value in ("mixup", "cutmix"):
         number = getattr(recipe, value)
         require(
@@ -48,6 +63,11 @@ def check_recipe(recipe: RecipeConfig) -> None:
             f"{name}: {value} is the parameter of a beta distribution, above 0 and finite, or 0 for"
             f" none, got {number}",
         )
+    _check_erasing(recipe.erasing, f"{name}: erasing")
+    require(
+        recipe.repeated_augmentation >= 1,
+        f"{name}: repeated_augmentation must be 1 or more, got {recipe.repeated_augmentation}",
+    )
     require(0 <= recipe.ema < 1, f"{name}: ema must be in [0, 1), got {recipe.ema}")
     require(
         all(0 < fraction < 1 for fraction in recipe.milestones),
@@ -75,3 +95,16 @@ def check_recipe(recipe: RecipeConfig) -> None:
         not recipe.min_lr or recipe.schedule is Schedule.cosine,
         f"{name}: min_lr needs schedule=cosine, got {recipe.schedule.value}",
     )
+
+
+def _check_erasing(erasing: ErasingConfig, name: str) -> None:
+    require(
+        0 <= erasing.probability <= 1,
+        f"{name}.probability must be from 0 to 1, got {erasing.probability}",
+    )
+    for key, values, most in (("area", erasing.area, 1.0), ("ratio", erasing.ratio, math.inf)):
+        require(
+            len(values) == 2 and 0 < values[0] <= values[1] < most,
+            f"{name}.{key} must be the least and the largest, both above 0 and"
+            f" {'below 1' if most == 1 else 'finite'}, got {list(values)}",
+        )

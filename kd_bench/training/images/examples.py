@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kd_bench.data.augment import image_of
 from kd_bench.training.setup import TrainingSetup, phases
 from kd_bench.utils.seeds import derive_seed
 
@@ -21,11 +22,12 @@ def first_views(setup: TrainingSetup, most: int) -> Tensor:
     data, (phase, *_) = setup.data, phases(setup)
     seed = derive_seed(setup.seed, phase.name, "views")
     order = setup.order(phase.name, 1)[: min(most, setup.step_sizes[0])]
-    index = order.to(setup.device)
+    occurrence = order.to(setup.device)
     with torch.random.fork_rng(devices=[]):  # a loader with workers draws from it
         feed = data.feed(seed, [len(order)])
         feed.start(order, 1)
         feed.advance()
-        image = feed.images(index, data.sample_views(index, 1, seed)).permute(0, 2, 3, 1)
+        view = data.sample_views(occurrence, 1, seed)
+        image = feed.images(image_of(occurrence, data.train_size), view).permute(0, 2, 3, 1)
     pixels = 255 * (image * data.std + data.mean)
     return pixels.round().clamp(0, 255).to(torch.uint8).cpu()

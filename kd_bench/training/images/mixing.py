@@ -1,7 +1,7 @@
 """Mixup and cutmix: each image of a batch is mixed with the one before it, and so are their labels.
 
 Both networks get the same mixtures. The share and position of each image depend only on
-(seed, epoch, index), and are computed on the device, so that a captured step draws new ones.
+(seed, epoch, occurrence), and are computed on the device, so that a captured step draws new ones.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kd_bench.config.schema import RecipeConfig
+from kd_bench.training.images.boxes import box_mask
 from kd_bench.utils.splitmix import below, further_words, image_word
 
 QUANTILES = 2**14  # of the beta distribution, from which shares are drawn
@@ -44,17 +45,17 @@ class Mixing:
         )
 
     def __call__(
-        self, image: Tensor, target: Tensor, index: Tensor, epoch: Tensor
+        self, image: Tensor, target: Tensor, occurrence: Tensor, epoch: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Mixed images [B, 3, H, W], and the shares of the classes in them [B, K] float.
 
         Args:
             image: images [B, 3, H, W], normalised or not.
             target: their labels [B] int64.
-            index: their positions in the training set [B].
+            occurrence: which image each is, and which repetition of it [B] (`data/augment`).
             epoch: its number, a scalar tensor.
         """
-        words = further_words(image_word(self.seed, epoch, index), 4)
+        words = further_words(image_word(self.seed, epoch, occurrence), 4)
         drawn, row, column, kind = words.unbind(1)
         place = below(drawn, QUANTILES)
         if self._cutmix is None:
@@ -105,18 +106,17 @@ def cutmix(image: Tensor, share: Tensor, row: Tensor, column: Tensor) -> tuple[T
     """
     height, width = image.shape[2:]
     side = (1 - share).sqrt() / 2
-    in_rows = _is_near(below(row, height), (side * height).long(), height)  # [B, H]
-    in_columns = _is_near(below(column, width), (side * width).long(), width)  # [B, W]
-    box = in_rows[:, None, :, None] & in_columns[:, None, None, :]
-    area = in_rows.sum(1) * in_columns.sum(1)
+    rows, columns = (
+        _around(below(word, length), (side * length).long())
+        for word, length in ((row, height), (column, width))
+    )
+    box = box_mask(rows, columns, height, width)
+    area = box.sum((1, 2, 3))
     return torch.where(box, image.roll(1, 0), image), 1 - area.double() / (height * width)
 
 
-def _is_near(centre: Tensor, half: Tensor, length: int) -> Tensor:
-    """Which of `length` positions are in centre - half .. centre + half - 1: [B, length] bool."""
-    position = torch.arange(length, device=centre.device)
-    start, end = (centre - half)[:, None], (centre + half)[:, None]
-    return (start <= position) & (position < end)
+def _around(centre: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
+    return centre - half, centre + half
 
 
 def shares_of(target: Tensor, num_classes: int) -> Tensor:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from kd_bench.interfaces import UserError
 from kd_bench.jobs.resolve import resolve_job
 from kd_bench.jobs.validate import validate_job
+from kd_bench.methods.common.label_loss import LabelLoss
 from kd_bench.methods.deit_token import DistillationToken
 from kd_bench.training.epoch import EpochRunner
 from kd_bench.training.setup import phases
@@ -27,7 +28,7 @@ P = torch.tensor([0.5, 0.25, 0.125, 0.125]).log()  # -log2 is 1, 2, 3, 3
 
 def value(smoothing: float = 0.0, target: Tensor | None = None) -> dict[str, float]:
     """The terms for two images: the class head predicts P, the token head P reversed."""
-    loss = DistillationToken(replace(CONTEXT, label_smoothing=smoothing))
+    loss = DistillationToken(replace(CONTEXT, label_loss=LabelLoss(smoothing=smoothing)))
     student = output_of(class_head=P.expand(2, 4), token_head=P.flip(0).expand(2, 4))
     teacher = output_of(torch.tensor([[0.0, 0.0, 0.0, 9.0], [0.0, 0.0, 5.0, 0.0]]))
     batch = batch_of(CONTEXT, 2)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from kd_bench.interfaces import Batch, Loss, Networks, Output
+from kd_bench.methods.common.label_loss import LabelLoss
 from kd_bench.methods.common.method import Method, flatten_weights
 from kd_bench.utils.errors import UserError
 
@@ -58,7 +59,7 @@ def test_the_total_is_the_weighted_sum_of_the_terms():
 def test_labels_are_smoothed_over_all_classes_also_when_mixed():
     p = torch.tensor([[0.5, 0.25, 0.125, 0.125]])
     out = Output(p.log().expand(2, 4))
-    method = Method({}, {"ce": 1.0}, label_smoothing=0.2)
+    method = Method({}, {"ce": 1.0}, label_loss=LabelLoss(smoothing=0.2))
     # -log2 p = 1, 2, 3, 3. The labels are 0 and 1: 0.8 * 1 + 0.05 * 9 and 0.8 * 2 + 0.05 * 9
     value = method(out, None, batch())["ce"]
     assert value.item() == pytest.approx((1.25 + 2.05) / 2 * 0.6931472, rel=1e-5)

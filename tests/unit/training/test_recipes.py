@@ -22,6 +22,8 @@ RECIPES = {
     "lamb": ("recipe.optimizer=lamb", "recipe.nesterov=false", "recipe.decay_vectors=false"),
     "ema": ("recipe.ema=0.5",),
     "mixed": ("recipe.mixup=0.8", "recipe.cutmix=1.0", "recipe.label_smoothing=0.1"),
+    "bce": ("recipe.label_loss=bce", "recipe.target_threshold=0.2", "recipe.mixup=0.8"),
+    "erased": ("recipe.erasing.probability=0.5", "recipe.repeated_augmentation=3"),
     "accumulate": ("recipe.accumulate=2", "recipe.ema=0.5"),
 }
 each_recipe = pytest.mark.parametrize("chosen", RECIPES.values(), ids=RECIPES)

@@ -50,8 +50,13 @@ def same(one, other):
 
 @pytest.mark.parametrize(
     "chosen",
-    [("method=st",), ("method=nd",), ("method=st", "recipe.mixup=0.8", "recipe.cutmix=1.0")],
-    ids=["st", "nd", "mixed"],  # nd makes a pass over all images first
+    [
+        ("method=st",),
+        ("method=nd",),  # makes a pass over all images first
+        ("method=st", "recipe.mixup=0.8", "recipe.cutmix=1.0"),
+        ("method=st", "recipe.erasing.probability=0.5", "recipe.repeated_augmentation=3"),
+    ],
+    ids=["st", "nd", "mixed", "erased"],
 )
 def test_a_streamed_job_has_the_bits_of_a_job_in_memory(tmp_path, images, chosen):
     held = outcome(job(tmp_path, images, *chosen, "dataset.validation=4"))

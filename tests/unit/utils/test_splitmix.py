@@ -5,7 +5,7 @@ from helpers.splitmix import WORD, reference_splitmix64
 from hypothesis import given, strategies
 from scipy import stats
 
-from kd_bench.utils.splitmix import below, normal, splitmix64
+from kd_bench.utils.splitmix import below, normal, splitmix64, uniform
 
 INT64 = strategies.integers(-(1 << 63), (1 << 63) - 1)
 
@@ -27,6 +27,13 @@ def test_splitmix64_gives_the_published_sequence():
 @given(INT64)
 def test_splitmix64_in_int64_equals_big_integers(state):
     assert splitmix64(torch.tensor(state)).item() % WORD == reference_splitmix64(state)
+
+
+def test_uniform_numbers_are_uniform_and_neither_0_nor_1():
+    assert stats.kstest(uniform(splitmix64(torch.arange(10_000))).numpy(), "uniform").pvalue > 0.01
+    ends = uniform(torch.tensor([0, -1]))
+    assert 0 < ends[0] < 1e-15
+    assert 1 - 1e-15 < ends[1] < 1
 
 
 def test_normal_numbers_are_normal_and_finite_at_both_ends():

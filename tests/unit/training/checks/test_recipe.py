@@ -5,7 +5,13 @@ import math
 import pytest
 from helpers import shipped
 
-from kd_bench.config.schema import OptimizerName, RecipeConfig, Schedule
+from kd_bench.config.schema import (
+    ErasingConfig,
+    LabelLossName,
+    OptimizerName,
+    RecipeConfig,
+    Schedule,
+)
 from kd_bench.training.checks.recipe import check_recipe
 from kd_bench.training.optimization.schedule import learning_rates
 from kd_bench.utils.errors import UserError
@@ -43,6 +49,18 @@ def test_every_shipped_recipe_can_train(name):
         ({"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\), got 1.0"),
         ({"mixup": -0.2}, "mixup is the parameter of a beta distribution.* got -0.2"),
         ({"cutmix": math.inf}, "cutmix is the parameter .* got inf"),
+        ({"target_threshold": 0.2}, "target_threshold is for label_loss=bce, and this is ce"),
+        (
+            {"label_loss": LabelLossName.bce, "target_threshold": 1.0},
+            "target_threshold must be 0 or more and below 1, got 1.0",
+        ),
+        ({"repeated_augmentation": 0}, "repeated_augmentation must be 1 or more, got 0"),
+        ({"erasing": ErasingConfig(1.5)}, "erasing.probability must be from 0 to 1, got 1.5"),
+        (
+            {"erasing": ErasingConfig(area=[0.3, 0.1])},
+            r"erasing.area must be the least and the largest, .* below 1, got \[0.3, 0.1\]",
+        ),
+        ({"erasing": ErasingConfig(ratio=[0.0, 3.0])}, r"erasing.ratio must .* finite, got \[0.0"),
         ({"milestones": [100, 150]}, "milestones are fractions"),
         ({"schedule": Schedule.onecycle}, "onecycle needs a warmup"),
         ({"linear_warmup": 5}, "linear_warmup is a fraction of the epochs.* got 5"),

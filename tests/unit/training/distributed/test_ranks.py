@@ -12,27 +12,36 @@ from kd_bench.training.distributed.launch import launch
 from kd_bench.training.distributed.ranks import Ranks
 from kd_bench.training.loop import Evaluator
 
+RECIPE = "st by another recipe"
+REPEATED = (
+    "recipe.repeated_augmentation=3",
+    "recipe.erasing.probability=0.5",
+    "recipe.label_loss=bce",
+)
 # Steps of 3 epochs of 40 images in batches of 16, 16 and 8. The init phase of `ft` adds an epoch,
 # for parts that are frozen afterwards.
-METHODS = {"st": 9, "at": 9, "rkd": 9, "crd": 9, "ft": 12}
+STEPS = {"st": 9, "at": 9, "rkd": 9, "crd": 9, "ft": 12, RECIPE: 9}
 
 
 @pytest.fixture(scope="module")
 def losses(tmp_path_factory):
     """By method: the results of one process, and those of two."""
     runs = tmp_path_factory.mktemp("runs")
-    jobs = [job(runs, f"method={name}", "recipe.epochs=3", "speed=reference") for name in METHODS]
-    for teacher in jobs[0].teachers:
+    common = ("recipe.epochs=3", "speed=reference")
+    jobs = {name: job(runs, f"method={name}", *common) for name in STEPS if name != RECIPE}
+    jobs[RECIPE] = job(runs, "method=st", *common, *REPEATED, "recipe@teacher.recipe=quickstart")
+    for teacher in (*jobs["st"].teachers, *jobs[RECIPE].teachers):
         trained(teacher)
-    alone = [train_steps(Ranks(), each) for each in jobs]
-    return dict(zip(METHODS, zip(alone, launch(2, train_all, jobs), strict=True), strict=True))
+    alone = [train_steps(Ranks(), each) for each in jobs.values()]
+    together = launch(2, train_all, list(jobs.values()))
+    return dict(zip(jobs, zip(alone, together, strict=True), strict=True))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", STEPS)
 def test_two_processes_have_the_losses_of_one(losses, method):
     (alone, _), (together, _) = losses[method]
-    assert len(alone) == METHODS[method]
+    assert len(alone) == STEPS[method]
     assert together == pytest.approx(alone, rel=1e-8)
     assert len(set(alone)) == len(alone)
 
