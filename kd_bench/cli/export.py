@@ -84,7 +84,7 @@ def main(words: Sequence[str]) -> int:
     to = Path(args.to or default_name(record) + ENDINGS[args.format])
     beside = to.with_name(f"{to.name}.json")
     for path in (to, beside):
-        require(not path.exists(), f"{path} exists already; choose another name with --to FILE")
+        require(not path.exists(), f"{path} already exists; choose another name with --to FILE")
     config = with_data(record.config, args.data)
     network, data = load(config, weights)
     require(

@@ -134,7 +134,7 @@ class States:
         return folder
 
     def _copy(self, source: Path, folder: Path) -> bool:
-        """Copy a folder; False if the copy exists already."""
+        """Copy a folder; False if the copy already exists."""
         if folder.exists():
             return False
         shutil.copytree(source, folder)

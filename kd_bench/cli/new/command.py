@@ -54,7 +54,7 @@ def main(words: Sequence[str]) -> int:
         "test.py": Path(f"test_{args.name}.py"),
     }
     for path in paths.values():
-        require(not path.exists(), f"{path} exists already; choose another name")
+        require(not path.exists(), f"{path} already exists; choose another name")
     for ending, path in paths.items():
         write_file(path, _filled(f"{args.kind}.{ending}.txt", args.name))
     print_lines(

@@ -147,7 +147,7 @@ def test_an_export_with_other_logits_is_not_written(
     [
         (None, ["nowhere"], "there is no nowhere; give the folder of a finished job"),
         (None, ["RUN", "--format", "tflite"], "--format: unknown 'tflite'; choose from"),
-        ("there", ["RUN", "--to", "there.pt"], "there.pt exists already; choose another name"),
+        ("there", ["RUN", "--to", "there.pt"], "there.pt already exists; choose another name"),
         ("no weights", ["RUN"], "has no weights.pt"),
         ("other images", ["RUN"], "are not those that "),
     ],

@@ -44,7 +44,7 @@ def test_nothing_is_overwritten(kd_bench, tmp_path, number):
     (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / path).write_text("mine")
     code, printed = kd_bench("new", "method", "my_thing")
-    assert (code, printed) == (2, f"kd-bench: {path} exists already; choose another name\n")
+    assert (code, printed) == (2, f"kd-bench: {path} already exists; choose another name\n")
     assert [file.read_text() for file in tmp_path.rglob("*.*") if file.is_file()] == ["mine"]
 
 

@@ -67,12 +67,12 @@ def test_a_resumed_job_makes_no_second_pass_and_has_equal_bits(
 
 
 @pytest.mark.parametrize(
-    ("traits", "teacher"),
-    [({"teacher_learns": True}, "one that learns along"), ({"needs_teacher": False}, "none")],
+    ("traits", "reason"),
+    [({"teacher_learns": True}, "trains its teacher"), ({"needs_teacher": False}, "has none")],
 )
-def test_statistics_need_a_frozen_teacher(runs, traits, teacher):
+def test_statistics_need_a_frozen_teacher(runs, traits, reason):
     work = watched(runs)
     loss = work.method.losses["watch"]
     loss.__class__ = type("Watched", (WatchedPreparation,), traits)
-    with pytest.raises(UserError, match=f"'watch' needs statistics .* has {teacher}$"):
+    with pytest.raises(UserError, match=f"'watch' needs statistics .* {reason}$"):
         Method({"watch": loss}, {"ce": 1.0, "watch": 1.0})

@@ -126,7 +126,7 @@ def refused(message):
 
 def test_a_teacher_cache_needs_images_in_memory(tmp_path, images):
     made = job(tmp_path, images, "method=st", "teacher.source=table", "dataset.streamed=true")
-    with refused("use teacher.source=online, or dataset.streamed=false"):
+    with refused("use teacher.source=online or dataset.streamed=false"):
         validate_job(made)
     assert cache_shape(made) is None
 
