@@ -55,7 +55,7 @@ def transport_cost(
 
     Args:
         source, target: may contain zeros anywhere.
-        among: [B, K], 1 for the classes that take part; 0 for others, which must have no share.
+        among: [B, K], 1 for the classes that take part, 0 for others, whose probability must be 0.
         cost: [K, K], from 0 to 1.
         regularization: r.
         iterations: number of iterations.
