@@ -199,7 +199,7 @@ def test_a_process_that_waited_for_the_lock_does_not_replace_what_another_one_fi
             return super().__enter__()
 
     monkeypatch.setattr(packing, "Lock", SlowLock)
-    with refused(f"{root}/new exists already"):
+    with refused(f"{root}/new already exists"):
         packed(root, root / "new")
     assert same_files(root / "new", root / "packed")
     assert not (root / "new.part").exists()
