@@ -13,6 +13,7 @@ from contextlib import redirect_stdout, suppress
 from itertools import chain, pairwise
 from pathlib import Path
 
+from kd_bench.cli import tune
 from kd_bench.cli.common.parser import LIST_OPTIONS
 from kd_bench.utils.errors import UserError
 from kd_bench.utils.text.output import print_lines
@@ -41,10 +42,17 @@ def _candidates(words: list[str], last: str, commands: Mapping[str, Command]) ->
     """Candidates for the word after `words`; they need not all begin with `last`."""
     if not words:
         return [*commands, *_of_hydra(words, last)]
+    if words[:2] == ["plan", "tune"]:
+        words = words[1:]
     command, others = words[0], words[1:]
     if command not in commands:
         return _of_hydra(words, last)
+    settings = tune.SETTINGS if command == "tune" else ()
+    others = [word for word in others if word.partition("=")[0] not in settings]
     candidates = _of_hydra(others, last) if command in JOBS else []
+    candidates += [f"{name}=" for name in settings]
+    if words == ["plan"]:
+        candidates += ["tune"]
     if command == "status":
         candidates += _sweeps(others)
     return candidates if command == "plan" else candidates + _options(commands[command])

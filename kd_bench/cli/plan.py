@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from kd_bench.cli import tune
 from kd_bench.cli.common.parser import Parser
 from kd_bench.cli.table import add_filters, chosen_filters, read_runs
 from kd_bench.utils.errors import require
@@ -24,6 +25,7 @@ Add `plan` to a command that runs jobs:
   kd-bench plan -m method=baseline,st,at seed=0,1,2
   kd-bench plan method=st recipe.epochs=50
   kd-bench plan sweep=predecessor hydra/launcher=slurm
+  kd-bench plan tune method=st trials=5 studies=3
 
 Times are estimated from similar finished jobs in runs_dir; without any, they are `unknown`.
 
@@ -41,7 +43,7 @@ def main(words: Sequence[str]) -> int:
     if {"-h", "--help"} & set(words):
         parser = Parser("plan", DESCRIPTION)
         parser.usage = (
-            "kd-bench plan [sweep=NAME] [-m] [GROUP=CHOICE ...] [KEY=VALUE ...]\n"
+            "kd-bench plan [tune] [sweep=NAME] [-m] [GROUP=CHOICE ...] [KEY=VALUE ...]\n"
             "       kd-bench plan --detect POINTS [--methods N] [--from DIR] [FILTER ...]"
         )
         _add_options(parser)
@@ -51,7 +53,12 @@ def main(words: Sequence[str]) -> int:
         return _plan_seeds(words)
     from kd_bench.cli import hydra_app  # Hydra, which other commands do not need
 
-    return hydra_app.main(words, plan=True)
+    return hydra_app.main(hydra_words(words), plan=True)
+
+
+def hydra_words(words: Sequence[str]) -> Sequence[str]:
+    """The words as Hydra's application takes them, with or without `tune` before them."""
+    return tune.hydra_words(words[1:]) if words[:1] == ["tune"] else words
 
 
 def _add_options(parser: Parser) -> None:

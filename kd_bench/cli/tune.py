@@ -23,7 +23,8 @@ trials=N      trials per study (default: 5)
 studies=N     number of studies, with seeds 0 to N - 1 (default: 3)
 validation=N  images held out in trials (default: a fifth of the training images)
 
-The same command resumes an interrupted study.
+The same command resumes an interrupted study. `kd-bench plan tune` lists the jobs and
+estimates their time.
 """
 SETTINGS = ("trials", "studies", "validation")
 

@@ -128,8 +128,8 @@ class History:
         device = config.device.value
         if config.device is Device.auto:  # an explicit device may be on another machine
             device = choose_device(config.device).type
-        for dataset in {job.config.dataset.name for job in jobs}:
-            if (folder := Path(config.runs_dir) / dataset).is_dir():
+        for folder in {Path(job.config.runs_dir, job.config.dataset.name) for job in jobs}:
+            if folder.is_dir():
                 self._add_records(folder, device)
 
     def _add_records(self, root: Path, device: str) -> None:
@@ -204,7 +204,7 @@ def totals(planned: Sequence[PlannedJob], slots: int | None) -> list[str]:
 def _time_line(left: Sequence[PlannedJob], slots: int | None) -> str:
     known = [each.time.seconds for each in left if each.time is not None]
     unknown = len(left) - len(known)
-    runs = left[0].job.config.runs_dir
+    runs = " and ".join(dict.fromkeys(each.job.config.runs_dir for each in left))
     if not known:
         return f"time: unknown; no similar job has finished in {runs} yet"
     about = "at least" if unknown else "about"

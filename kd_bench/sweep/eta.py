@@ -23,18 +23,26 @@ WINDOW = 25  # number of latest jobs for the median; bounded, so that large swee
 def similarity_keys(folder: str, identity: Mapping[str, Any]) -> tuple[SimilarityKey, ...]:
     """Keys that similar jobs share, from most to least similar.
 
-    First: same student, data, pair, method and recipe, with other seeds or values. Second: same
-    student and data.
+    First: same student, data, pair, method and recipe, with other seeds or values. Second: also
+    with another number of validation images. Third: same student and data.
 
     Args:
         folder: of the job.
         identity: of the job.
     """
     _, pair, method, _, _ = folder.split("/")
-    data, model = (json.dumps(identity[part], sort_keys=True) for part in ("dataset", "model"))
+    dataset = identity["dataset"]
+    undivided = {key: value for key, value in dataset.items() if key != "validation"}
+    data, whole, model = (
+        json.dumps(part, sort_keys=True) for part in (dataset, undivided, identity["model"])
+    )
     execution = execution_text(identity)
-    student = (data, model, execution)
-    return (*student, pair, method, identity["recipe"]["name"]), student
+    training = (model, execution, pair, method, identity["recipe"]["name"])
+    return (
+        ("same data", data, *training),
+        ("any validation images", whole, *training),
+        ("same student", whole, model, execution),
+    )
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kd_bench.config.compose import compose_jobs
 from kd_bench.config.search import Space, search_space, sobol_points
@@ -13,6 +13,7 @@ from kd_bench.jobs.job import Job
 from kd_bench.jobs.resolve import resolve_job
 from kd_bench.results.run_folder import HISTORY, read_error
 from kd_bench.results.study import STUDY, Study, Trial
+from kd_bench.sweep.prepare import prepare_jobs
 from kd_bench.utils.errors import DamagedError, require
 from kd_bench.utils.files import write_json
 from kd_bench.utils.text.formatting import pluralize
@@ -83,16 +84,42 @@ class Tuning:
 
     def chosen(self, studies: Sequence[Study]) -> list[Typed]:
         """Write the file of each study and return the overrides of a run with its best values."""
-        runs: list[Typed] = [
-            (*plan.typed, *_assignments(study.chosen.values))
-            for plan, study in zip(self.plans, studies, strict=True)
-        ]
+        runs = self._tuned([study.chosen.values for study in studies])
         for plan, study, composed in zip(self.plans, studies, compose_jobs(runs), strict=True):
             folder = resolve_job(*composed).path
             folder.mkdir(parents=True, exist_ok=True)
             write_json(folder / STUDY, study.to_json())
             print_lines(f"{plan.job.label}: {_choice_text(study)}")
         return runs
+
+    def planned(self) -> list[Job]:
+        """All jobs that it takes, teachers first, labelled as trials, published and tuned.
+
+        Until the trials have run, the values of the first one stand for those that are chosen.
+        """
+        studies = self.studies()
+        points = [plan.points[0] for plan in self.plans]
+        tuned = self._tuned(points if studies is None else [each.chosen.values for each in studies])
+        published = [plan.job.label for plan in self.plans]
+        names = [
+            f"{plan.job.label} (trial {number})"
+            for plan in self.plans
+            for number, _ in enumerate(plan.points, 1)
+        ]
+        names += [*published, *(f"{label} (tuned)" for label in published)]
+        composed = compose_jobs([*self.trials, *self.jobs, *tuned])
+        labels = {
+            resolve_job(*each).folder: name for each, name in zip(composed, names, strict=True)
+        }
+        jobs = prepare_jobs(composed)
+        return [replace(job, label=labels.get(job.folder, job.label)) for job in jobs]
+
+    def _tuned(self, values: Sequence[Mapping[str, float]]) -> list[Typed]:
+        """The overrides of a run with the given values for each study."""
+        return [
+            (*plan.typed, *_assignments(chosen))
+            for plan, chosen in zip(self.plans, values, strict=True)
+        ]
 
 
 def _plan(typed: Typed, job: Job, trials: int, validation: int | None) -> Plan:

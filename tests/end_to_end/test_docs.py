@@ -32,7 +32,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from kd_bench.cli import hydra_app, tune
+from kd_bench.cli import hydra_app, plan, tune
 from kd_bench.cli.common import parser as cli_parser
 from kd_bench.cli.main import COMMANDS
 from kd_bench.config import compose
@@ -144,7 +144,9 @@ def test_every_kd_bench_command_is_valid(command, page_folder, monkeypatch):
         if words or command.in_block:  # otherwise the text only mentions the command
             parse(word, words, monkeypatch)
         return
-    typed = {"plan": words, "tune": tune.hydra_words(words)}.get(word, command.words[1:])
+    typed = {"plan": plan.hydra_words(words), "tune": tune.hydra_words(words)}.get(
+        word, command.words[1:]
+    )
     jobs = jobs_of(typed, folder)
     if "--config-dir" in typed:
         validate.validate_jobs(resolve_job(*job) for job in jobs)

@@ -13,6 +13,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig
 
 from kd_bench.config import compose
+from kd_bench.jobs.job import Job
 from kd_bench.sweep.launchers.base import SweepConfig, largest
 from kd_bench.sweep.launchers.local import LocalLauncher
 
@@ -45,11 +46,14 @@ class DryRunLauncher(Launcher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Print the plan."""
-        # Not imported for --help: they import torch, which takes seconds.
-        from kd_bench.sweep.dry_run import print_plan
-        from kd_bench.sweep.prepare import prepare_jobs
+        from kd_bench.sweep.prepare import prepare_jobs  # not for --help: imports torch
 
-        jobs = prepare_jobs(compose.compose_jobs(job_overrides))
+        self.show(prepare_jobs(compose.compose_jobs(job_overrides)))
+        return []
+
+    def show(self, jobs: Sequence[Job]) -> None:
+        """Print the plan of some jobs, as from `prepare_jobs`."""
+        from kd_bench.sweep.dry_run import print_plan
+
         is_local = isinstance(self.launcher, LocalLauncher)
         print_plan(jobs, len(self.launcher.slots(largest(jobs))) if is_local else None)
-        return []

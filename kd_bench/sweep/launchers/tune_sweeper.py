@@ -10,6 +10,7 @@ from typing import Any
 from hydra.core.utils import JobReturn
 
 from kd_bench.sweep.launchers.base import SweepLauncher
+from kd_bench.sweep.launchers.dry_run import DryRunLauncher
 from kd_bench.sweep.launchers.grid_sweeper import GridConfig, GridSweeper
 from kd_bench.utils.errors import UserError, require
 
@@ -44,12 +45,15 @@ class TuneSweeper(GridSweeper):
         if any(each.partition("=")[0] == SEED for each in arguments):
             last = self.studies - 1
             raise UserError(f"studies={self.studies} has the seeds 0 to {last}; leave out {SEED}=")
-        if not isinstance(self.launcher, SweepLauncher):
+        if not isinstance(self.launcher, SweepLauncher | DryRunLauncher):
             raise UserError("kd-bench tune needs hydra/launcher=local, slurm or ray")
         # Not imported for --help: it imports torch, which takes seconds.
         from kd_bench.sweep.tuning import Tuning
 
         tuning = Tuning(self.combinations(arguments), self.trials, self.validation)
+        if isinstance(self.launcher, DryRunLauncher):
+            self.launcher.show(tuning.planned())
+            return []
         code = self.launcher.run(tuning.trials, with_table=False)
         if (studies := tuning.studies()) is None:
             sys.exit(code)

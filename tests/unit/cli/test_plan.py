@@ -200,6 +200,40 @@ def test_the_teacher_source_with_fewer_forward_passes_is_advised(kd_bench):
     assert "teacher.source=table would be cheaper" in printed
 
 
+TUNE = ("tune", *TINY, "method=baseline,st", "trials=2", "studies=1")
+
+
+def test_a_tuning_is_planned_with_its_trials_and_both_runs_of_each_study(kd_bench, tmp_path):
+    code, printed = kd_bench("plan", *TUNE)
+    told = lines_of(printed)
+    assert code == 0
+    # of each method two trials, the published and the chosen values; and two teachers, since that
+    # of the trials does without the validation images
+    assert told["10 jobs"] == "0 done, 0 running, 10 to do"
+    assert list(told)[2:10] == [
+        "synthetic resnet8_half baseline seed 0 (trial 1)",
+        "synthetic resnet8_half baseline seed 0 (trial 2)",
+        "synthetic resnet20-resnet8_half st seed 0 (trial 1)",
+        "synthetic resnet20-resnet8_half st seed 0 (trial 2)",
+        "synthetic resnet8_half baseline seed 0",
+        "synthetic resnet20-resnet8_half st seed 0",
+        "synthetic resnet8_half baseline seed 0 (tuned)",
+        "synthetic resnet20-resnet8_half st seed 0 (tuned)",
+    ]
+    assert contents(tmp_path) == {}
+
+
+def test_trials_take_roughly_as_long_as_runs_with_all_images(kd_bench, finished):
+    student, _ = finished
+    rewrite_record(student, seconds=10.0, seconds_of_process=13.0, seconds_of_warm_up=0.0)
+    _, printed = kd_bench("plan", "tune", *TINY, "method=st", "trials=2", "studies=1")
+    lines = [line for line in printed.splitlines() if line.startswith("synthetic resnet20-")]
+    trials, published, tuned = lines[:2], lines[2], lines[3]
+    assert all(line.endswith(": to do, roughly 13 s") for line in trials)
+    assert published.startswith("synthetic resnet20-resnet8_half st seed 0: done: ")
+    assert tuned.endswith(" (tuned): to do, about 13 s")
+
+
 def test_a_chosen_cache_that_costs_more_is_reported(kd_bench):
     code, printed = kd_bench("plan", *TINY, *VIEWS, "method=st", "teacher.source=table")
     assert code == 0
