@@ -13,6 +13,7 @@ import argparse
 import ast
 import inspect
 
+import pytest
 from helpers.paths import PACKAGE, ROOT
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -29,6 +30,7 @@ USED = {
 }
 
 
+@pytest.mark.slow
 def test_there_are_no_other_imports_from_hydras_internals():
     found: dict[str, set[str]] = {}
     for path in sorted(PACKAGE.rglob("*.py")):

@@ -38,6 +38,7 @@ def _printed(code: str) -> str:
     return _all_printed(code)[-1]
 
 
+@pytest.mark.slow
 def test_importing_the_commands_loads_no_torch():
     # In one process: the message has the first module that imports something heavy.
     code = (

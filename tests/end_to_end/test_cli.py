@@ -250,6 +250,7 @@ def test_a_mistake_is_reported_in_one_line_before_anything_trains(kd_bench, tmp_
     assert not list(tmp_path.glob("runs/*/*"))
 
 
+@pytest.mark.slow
 def test_a_last_batch_of_one_image_with_several_views_is_accepted(kd_bench):
     command = ("plan", *ONE_IMAGE_MORE, "teacher.recipe.drop_last=true", "method=sskd")
     assert kd_bench(*command)[0] == 0
@@ -300,6 +301,7 @@ def test_a_checkpoint_that_could_run_code_is_refused(kd_bench, tmp_path):
     assert "not a checkpoint of tensors only" in printed
 
 
+@pytest.mark.slow
 def test_a_finished_job_is_not_trained_again(kd_bench, tmp_path):
     code, printed = kd_bench(*TINY, "method=st")
     assert code == 0
@@ -320,6 +322,7 @@ def test_hydras_basic_launcher_runs_a_sweep(kd_bench):
     assert [f"seed {seed}: done: " in printed for seed in (0, 1)] == [True, True]
 
 
+@pytest.mark.slow
 def test_values_may_interpolate_hydras_values(kd_bench, tmp_path):
     command = (*TINY, "method=baseline", "dataset.root=${hydra:runtime.cwd}/data")
     code, printed = kd_bench(*command)
@@ -346,6 +349,7 @@ def test_the_reporter_is_closed_when_training_is_interrupted(tmp_path, monkeypat
     assert shown.is_finished
 
 
+@pytest.mark.slow
 def test_without_a_terminal_a_job_prints_lines_about_its_epochs(kd_bench, monkeypatch):
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     code, printed = kd_bench(*TINY, "method=st")
@@ -381,6 +385,7 @@ def test_ctrl_c_is_reported_in_one_line(kd_bench, monkeypatch):
     assert "resumes from the last epoch" in printed
 
 
+@pytest.mark.slow
 def test_values_that_differ_from_the_choices_are_kept_in_the_record(kd_bench, tmp_path):
     kd_bench(*TINY, "method=st", "method.losses.st.temperature=8", "recipe.momentum=0.9")
     (folder,) = tmp_path.glob("runs/synthetic/*/st/*/seed0")
@@ -425,6 +430,7 @@ def test_teacher_is_an_alias_of_the_model_group_of_the_teacher():
     assert hydra_app.hydra_arguments(given.split()) == expected.split()
 
 
+@pytest.mark.slow
 def test_a_teacher_uses_the_students_recipe_unless_another_is_chosen(tmp_path):
     same = config(tmp_path, "recipe=crd240")
     assert same.teacher.recipe.name == "crd240"
@@ -432,6 +438,7 @@ def test_a_teacher_uses_the_students_recipe_unless_another_is_chosen(tmp_path):
     assert other.teacher.recipe.name == "zoo200"
 
 
+@pytest.mark.slow
 def test_a_pair_sets_teacher_and_student_and_either_can_be_replaced(tmp_path):
     pair = config(tmp_path, "pair=resnet56-resnet20")
     assert (pair.teacher.model.name, pair.model.name) == ("resnet56", "resnet20")
@@ -439,6 +446,7 @@ def test_a_pair_sets_teacher_and_student_and_either_can_be_replaced(tmp_path):
     assert (other.teacher.model.name, other.model.name) == ("resnet56", "resnet32")
 
 
+@pytest.mark.slow
 def test_weights_can_depend_on_the_dataset_and_be_overridden():
     def weight(*overrides):
         return composed("method=at", *overrides)[0].method.weights["at"]
@@ -448,12 +456,14 @@ def test_weights_can_depend_on_the_dataset_and_be_overridden():
     assert weight("dataset=digits", "method.weights.at=7") == 7
 
 
+@pytest.mark.slow
 def test_a_baseline_is_the_same_job_for_every_pair_of_its_student(tmp_path):
     pairs = ("resnet110-resnet20", "resnet20-resnet20", "resnet56-resnet20")
     names = {job(tmp_path, "method=baseline", f"pair={pair}").folder for pair in pairs}
     assert len(names) == 1
 
 
+@pytest.mark.slow
 def test_the_teacher_of_a_pair_of_equal_networks_is_the_baseline():
     chosen = ("pair=resnet20-resnet20", "recipe=short")
     student = resolve_job(*composed(*chosen, "method=st"))
@@ -493,6 +503,7 @@ def test_values_that_interpolate_the_seed_get_it():
     assert changed["teacher.seed"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["plan"], []], ids=["plan", "run"])
 def test_a_job_is_composed_once_and_its_loss_classes_are_resolved_once(
     kd_bench, monkeypatch, words

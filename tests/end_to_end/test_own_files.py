@@ -91,6 +91,7 @@ def test_a_mistake_in_yaml_is_reported_in_one_line_with_its_position(
         assert printed.startswith("kd-bench: own/method/mine.yaml, line ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [(), ("-m",)], ids=["one", "sweep"])
 def test_a_plugin_file_without_a_package_header_is_refused_with_the_missing_line(
     kd_bench, tmp_path, flags

@@ -32,6 +32,7 @@ def prepared(tmp_path, *sets):
     return prepare_jobs([composed(*TINY, *each, f"runs_dir={tmp_path}") for each in sets])
 
 
+@pytest.mark.slow
 def test_duplicates_are_removed_and_teachers_come_first(tmp_path):
     jobs = prepared(tmp_path, ["method=baseline"], ["method=st"], ["method=st"], ["method=at"])
     assert [job.config.method.name for job in jobs] == ["baseline", "baseline", "st", "at"]
@@ -41,6 +42,7 @@ def test_duplicates_are_removed_and_teachers_come_first(tmp_path):
     assert [job.teacher for job in jobs] == [None, None, teacher, teacher]
 
 
+@pytest.mark.slow
 def test_a_teacher_that_is_also_requested_is_one_job(tmp_path):
     same = ["method=baseline", "model=resnet20", "model.net.widths=[16,16,32,64]"]
     same += ["model.net.depth=8", "recipe.epochs=1", "recipe.batch_size=32"]
@@ -78,12 +80,14 @@ def test_jobs_with_equal_labels_are_labelled_with_the_values_that_differ(tmp_pat
     assert "recipe.epochs" not in labels[2].partition(" seed 0")[2]
 
 
+@pytest.mark.slow
 def test_jobs_with_equal_labels_are_labelled_with_their_recipes(tmp_path):
     sets = [[f"recipe={name}", "method=baseline"] for name in ("quickstart", "predecessor200")]
     labels = [job.label.partition(" (")[2] for job in prepared(tmp_path, *sets)]
     assert labels == ["recipe=quickstart)", "recipe=predecessor200)"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("others", [[], ["method=baseline", "model=resnet20"]], ids=str)
 def test_a_teachers_label_has_its_recipe_with_and_without_other_jobs(tmp_path, others):
     teachers = [

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from documentation.blocks import find_blocks
 
@@ -133,7 +134,7 @@ def _program(text: str) -> str:
 def links(page: Path) -> list[str]:
     """The targets of a page's links and images, except URLs."""
     found = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
-    return [target for target in found if not re.match(r"https?:", target)]
+    return [unquote(target) for target in found if not re.match(r"https?:", target)]
 
 
 def anchors(page: Path) -> set[str]:

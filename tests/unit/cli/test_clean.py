@@ -124,6 +124,7 @@ def test_weights_of_a_run_that_a_sweep_lists_as_a_teacher_are_kept(kd_bench, fin
     assert (student / "weights.pt").exists()
 
 
+@pytest.mark.slow
 def test_jobs_still_run_after_deleting_everything_that_clean_may_delete(kd_bench, finished):
     kd_bench("clean", "--yes", "--weights", "--tensorboard")
     code, printed = kd_bench(*TINY, "method=st", "seed=1")
@@ -173,6 +174,7 @@ def test_half_written_files_of_a_cache_are_deleted(kd_bench, finished, tmp_path)
     assert files(cache) == {"rows.f32", "table.json"}
 
 
+@pytest.mark.slow
 def test_tables_deletes_teacher_caches_which_are_filled_again(kd_bench, finished, tmp_path):
     table = (*TINY, "method=st", "teacher.source=table")
     assert kd_bench(*table, "seed=1")[0] == 0

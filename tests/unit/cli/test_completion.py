@@ -50,6 +50,7 @@ def test_a_line_is_completed(complete, line, answers):
     assert complete(line) == answers
 
 
+@pytest.mark.slow
 def test_the_first_word_may_be_a_command_or_a_group(complete):
     assert {"plan", "status", "method=", "sweep=", "teacher."} <= set(complete("kd-bench "))
 

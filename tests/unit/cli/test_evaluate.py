@@ -46,6 +46,7 @@ def test_without_a_record_model_and_dataset_are_chosen(kd_bench, finished, tmp_p
     assert printed == f"resnet8_half on synthetic: {accuracy:.2f} % of 24 test images\n"
 
 
+@pytest.mark.slow
 def test_the_key_of_the_state_dict_can_be_given(kd_bench, finished, tmp_path):
     student, _ = finished
     state = torch.load(student / "weights.pt", weights_only=True)
@@ -58,6 +59,7 @@ def test_the_key_of_the_state_dict_can_be_given(kd_bench, finished, tmp_path):
     assert "25.00 % of 24 test images" in printed  # all of the first class
 
 
+@pytest.mark.slow
 def test_another_dataset_can_be_chosen_for_a_run(kd_bench, finished):
     student, _ = finished
     more = [choice.replace("test=24", "test=48") for choice in IMAGES]
@@ -221,6 +223,7 @@ def test_weights_of_another_teacher_are_reported(kd_bench, finished):
     assert "% according to the record" in kd_bench("evaluate", student)[1]
 
 
+@pytest.mark.slow
 def test_a_student_is_compared_with_its_given_checkpoint_once_that_is_found(
     kd_bench, finished, tmp_path
 ):

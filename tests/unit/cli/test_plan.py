@@ -25,6 +25,7 @@ def lines_of(printed):
     return dict(line.split(": ", 1) for line in printed.splitlines())
 
 
+@pytest.mark.slow
 def test_all_jobs_of_a_new_sweep_are_to_do_and_the_time_is_unknown(kd_bench, tmp_path):
     code, printed = kd_bench("plan", "-m", *TINY, "method=baseline,st", "seed=0,1")
     told = lines_of(printed)
@@ -45,6 +46,7 @@ def test_one_job_is_planned_with_its_teacher(kd_bench, tmp_path):
     assert contents(tmp_path) == {}
 
 
+@pytest.mark.slow
 def test_done_running_failed_and_resumable_jobs_are_listed_and_nothing_is_written(
     kd_bench, finished, tmp_path
 ):
@@ -73,6 +75,7 @@ def test_done_running_failed_and_resumable_jobs_are_listed_and_nothing_is_writte
     assert told["5 jobs"] == "2 done, 1 running, 2 to do (1 failed before)"
 
 
+@pytest.mark.slow
 def test_time_and_disk_space_are_estimated_from_similar_jobs(kd_bench, finished):
     student, _ = finished
     rewrite_record(student, seconds=10.0, seconds_of_process=13.0, seconds_of_warm_up=0.0)
@@ -114,6 +117,7 @@ def test_compiling_is_advised_if_similar_jobs_ran_with_and_without_it(kd_bench, 
     )
 
 
+@pytest.mark.slow
 def test_a_sweep_for_a_cluster_is_planned_and_not_submitted(kd_bench, finished, tmp_path):
     before = contents(tmp_path)
     there = ("hydra/launcher=slurm", "hydra.launcher.partition=gpu", "+hydra.launcher.qos=night")
@@ -203,6 +207,7 @@ def test_the_teacher_source_with_fewer_forward_passes_is_advised(kd_bench):
 TUNE = ("tune", *TINY, "method=baseline,st", "trials=2", "studies=1")
 
 
+@pytest.mark.slow
 def test_a_tuning_is_planned_with_its_trials_and_both_runs_of_each_study(kd_bench, tmp_path):
     code, printed = kd_bench("plan", *TUNE)
     told = lines_of(printed)
@@ -223,6 +228,7 @@ def test_a_tuning_is_planned_with_its_trials_and_both_runs_of_each_study(kd_benc
     assert contents(tmp_path) == {}
 
 
+@pytest.mark.slow
 def test_trials_take_roughly_as_long_as_runs_with_all_images(kd_bench, finished):
     student, _ = finished
     rewrite_record(student, seconds=10.0, seconds_of_process=13.0, seconds_of_warm_up=0.0)
@@ -234,6 +240,7 @@ def test_trials_take_roughly_as_long_as_runs_with_all_images(kd_bench, finished)
     assert tuned.endswith(" (tuned): to do, about 13 s")
 
 
+@pytest.mark.slow
 def test_a_chosen_cache_that_costs_more_is_reported(kd_bench):
     code, printed = kd_bench("plan", *TINY, *VIEWS, "method=st", "teacher.source=table")
     assert code == 0

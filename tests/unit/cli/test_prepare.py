@@ -16,6 +16,7 @@ def choices(root):
     return "dataset=image_folder", "dataset.name=pets", f"dataset.root={root}"
 
 
+@pytest.mark.slow
 def test_packed_images_train(kd_bench, root, tmp_path):
     code, printed = kd_bench("prepare", *choices(root), "--to", "packed")
     assert code == 0
@@ -37,6 +38,7 @@ def test_an_imbalance_is_reported(kd_bench, root):
     assert "class 0 has 11 training images, class 1 has 1, 11.0 times fewer" in printed
 
 
+@pytest.mark.slow
 def test_test_images_that_are_training_images_are_reported_by_both_commands(kd_bench, root):
     shutil.copy(root / "train/ant/002.jpg", root / "test/ant/copy.jpg")
     _, printed = kd_bench("prepare", *choices(root), "--to", "packed")
@@ -50,6 +52,7 @@ def test_test_images_that_are_training_images_are_reported_by_both_commands(kd_b
     assert f"dataset 'pets': {line}" in printed.splitlines()
 
 
+@pytest.mark.slow
 def test_all_undecodable_images_are_listed(kd_bench, root):
     for name in ("train/ant/000.jpg", "test/bee/001.jpg"):
         (root / name).write_bytes(b"no image")

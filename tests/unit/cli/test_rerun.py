@@ -22,6 +22,7 @@ def temporary(tmp_path, monkeypatch):
     return folder
 
 
+@pytest.mark.slow
 def test_equal_results_are_reported_and_the_rerun_is_deleted(kd_bench, finished, temporary):
     student, _ = finished
     code, printed = kd_bench("rerun", student)
@@ -31,6 +32,7 @@ def test_equal_results_are_reported_and_the_rerun_is_deleted(kd_bench, finished,
     assert list(temporary.glob("kd-bench*")) == []
 
 
+@pytest.mark.slow
 def test_a_published_record_is_enough(kd_bench, finished, tmp_path, temporary):
     student, _ = finished
     for name in ("result.json", "history.csv"):
@@ -40,6 +42,7 @@ def test_a_published_record_is_enough(kd_bench, finished, tmp_path, temporary):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_different_results_are_reported_with_changed_conditions_and_kept(
     kd_bench, finished, temporary
 ):

@@ -141,6 +141,7 @@ def test_a_sweep_file_of_another_version_is_reported(kd_bench, started, tmp_path
     assert "\nmine-0a1b2c3d: 2 done" in f"\n{printed}"
 
 
+@pytest.mark.slow
 def test_damaged_files_of_a_job_are_reported_and_other_jobs_are_listed(kd_bench, started, finished):
     student, _ = finished
     (student / "result.json").write_text('{"format"')
@@ -191,6 +192,7 @@ def test_damaged_progress_is_reported_or_shown_as_finite_numbers(data, name):
         assert "nan" not in text
 
 
+@pytest.mark.slow
 def test_neither_hydra_nor_torch_is_imported(started, tmp_path):
     code = (
         "import sys; sys.argv = ['kd-bench', 'status']\n"

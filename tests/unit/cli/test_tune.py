@@ -33,6 +33,7 @@ def test_each_method_has_two_rows_and_a_second_run_trains_nothing(tmp_path):
     assert [line for line in again.splitlines() if "best of 2 trials" in line] == chosen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -10,6 +10,7 @@ from kd_bench.config.schema import Config, Precision, RecipeConfig, Schedule, Te
 from kd_bench.utils.errors import UserError
 
 
+@pytest.mark.slow
 def test_a_composed_job_is_unchanged_after_json():
     config, _ = composed("method=rkd", "teacher.precision=bf16", "recipe.epochs=30")
     assert to_dataclass(Config, json.loads(json.dumps(to_plain(config)))) == config

@@ -211,6 +211,7 @@ values = strategies.recursive(
 )
 
 
+@pytest.mark.slow
 @given(values)
 def test_the_canonical_form_is_equal_and_unchanged_after_json(value):
     canonical = identity.canonical(value)

@@ -24,6 +24,7 @@ def swept(methods, *values):
     return [(job.method.name, change) for (job, _), change in zip(jobs, changes, strict=True)]
 
 
+@pytest.mark.slow
 def test_a_value_is_left_out_of_the_jobs_whose_method_lacks_its_key():
     jobs = swept(["baseline", "st"], *(f"method.losses.st.temperature={t}" for t in (1, 4, 8)))
     temperature = "method.losses.st.temperature"
@@ -35,12 +36,14 @@ def test_a_value_is_left_out_of_the_jobs_whose_method_lacks_its_key():
     ]
 
 
+@pytest.mark.slow
 def test_a_value_applies_to_every_method_that_has_its_key():
     jobs = swept(["baseline", "st_at", "rkd", "st"], "method.weights.st=0.5")
     changed = {method for method, changes in jobs if changes}
     assert changed == {"st_at", "st"}
 
 
+@pytest.mark.slow
 def test_a_section_applies_to_the_methods_that_have_it():
     weights = {"method.weights.rkd.distance": 1, "method.weights.rkd.angle": 2}
     jobs = swept(["rkd", "baseline"], "method.weights.rkd={distance: 1, angle: 2}")
@@ -67,11 +70,13 @@ def test_plugin_null_removes_a_plugin_chosen_before():
     assert not job.method.plugins
 
 
+@pytest.mark.slow
 def test_an_added_key_applies_to_every_method():
     jobs = swept(["baseline", "st"], "+method.ramp_epochs.st=1")
     assert jobs == [(name, {"method.ramp_epochs.st": 1}) for name in ("baseline", "st")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("value", "answer"),
     [
@@ -91,6 +96,7 @@ def test_a_key_that_no_method_has_is_refused_with_the_closest_methods_keys(metho
     assert one_line(refused.value).startswith(answer)
 
 
+@pytest.mark.slow
 def test_a_single_job_and_a_sweep_of_one_method_refuse_keys_of_others():
     for run in (compose.compose_job, lambda job: compose.compose_jobs([job])):
         with pytest.raises(ConfigCompositionException):

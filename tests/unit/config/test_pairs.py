@@ -22,6 +22,7 @@ IMAGENET = Description(1000, 224, 224, 1, 1)
 SMALL_STEPS = ("mobilenet_v2", "shufflenet_v1", "shufflenet_v2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", choices("pair"))
 def test_a_pairs_name_is_teacher_student_and_its_models_grow_in_size(name, tmp_path):
     (tmp_path / "config.yaml").write_text(
@@ -57,6 +58,7 @@ def test_another_model_with_a_pair_from_timm_is_refused():
         build_network(config.model, IMAGENET)
 
 
+@pytest.mark.slow
 def test_the_learning_rate_of_a_pair_applies_only_to_the_student():
     pair = ("pair=vgg13-mobilenet_v2", "recipe=crd240")
     config, _ = composed(*pair)

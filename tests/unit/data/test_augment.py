@@ -53,6 +53,7 @@ def passes(p):
     return 1e-3 < p < 1 - 1e-3
 
 
+@pytest.mark.slow
 def test_views_are_uniform_over_images_epochs_and_seeds():
     many = torch.arange(32_400)
     over_images = augment.sample_view(7, 3, many, 162)

@@ -176,6 +176,7 @@ def test_a_missing_teacher_of_a_done_student_is_not_trained_again(runs, tmp_path
     assert {done.path, done.teacher.path} < {each.path for each in again}
 
 
+@pytest.mark.slow
 def test_a_teacher_that_failed_fails_the_whole_chain_in_status(tmp_path):
     jobs = prepared(tmp_path, ("method=assistant", LINKS), ("method=ensemble_teacher",))
     assert {status.kind for status in job_statuses(jobs).values()} == {PENDING}
@@ -239,6 +240,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("overrides", "message"), REFUSED.values(), ids=REFUSED)
 def test_mistakes_are_refused_in_one_line_before_anything_trains(tmp_path, overrides, message):
     (tmp_path / "given.pt").write_bytes(b"weights")

@@ -64,6 +64,7 @@ def test_a_worker_uses_the_prepared_folder_even_if_defaults_have_changed(
     assert f"/{record.digest}/" in record.folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("choices", "part", "name"),
     [
@@ -84,6 +85,7 @@ def test_a_method_with_a_revised_part_is_another_job(tmp_path, monkeypatch, choi
         assemble_setup(before, torch.device("cpu"))
 
 
+@pytest.mark.slow
 def test_a_worker_records_nothing_when_a_loss_was_revised(frozen, tmp_path, monkeypatch):
     the_job, file = frozen
     monkeypatch.setattr(SoftTarget, "revision", SoftTarget.revision + 1)
@@ -97,6 +99,7 @@ def test_a_worker_records_nothing_when_a_loss_was_revised(frozen, tmp_path, monk
 # Damage
 
 
+@pytest.mark.slow
 def test_a_job_whose_record_is_damaged_runs_again_to_the_same_accuracy(kd_bench, finished):
     student, _ = finished
     record, history = (student / name for name in ("result.json", "history.csv"))

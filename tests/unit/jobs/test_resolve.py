@@ -14,6 +14,7 @@ ALONE = ("model=resnet8", "model.net.widths=[16,16,32,64]", "recipe.epochs=1")
 LINKS = ("model@assistant=resnet8",)
 
 
+@pytest.mark.slow
 def test_an_assistants_job_is_that_of_its_own_command(tmp_path):
     student = job(tmp_path, "method=assistant", *LINKS)
     typed = job(tmp_path, "method=st", *ALONE, "recipe.batch_size=32")
@@ -24,6 +25,7 @@ def test_an_assistants_job_is_that_of_its_own_command(tmp_path):
     assert list(student.ancestors()) == [*assistant.teachers, assistant]
 
 
+@pytest.mark.slow
 def test_the_first_generation_is_the_students_job_of_st(tmp_path):
     student = job(tmp_path, "method=born_again", "seed=1")
     assert student.teacher.folder == job(tmp_path, "method=st").folder
@@ -115,6 +117,7 @@ def labels(*overrides: str) -> list[str]:
     return [each.label.partition(" seed ")[0] for each in (*found.ancestors(), found)]
 
 
+@pytest.mark.slow
 def test_labels_distinguish_generations_and_assistants():
     pair = "synthetic resnet20-resnet8_half"
     assert labels("method=born_again", "method.chain.generation.repeat=3") == [

@@ -39,6 +39,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_teacher_is_refused_with_the_command_that_repairs_it(student, damage):
     weights = student.teacher.path / WEIGHTS
@@ -129,6 +130,7 @@ def test_cached_logits_depend_on_the_teachers_input_size_and_normalisation(
     assert teacher_module._outputs_key(fed) != teacher_module._outputs_key(plain)
 
 
+@pytest.mark.slow
 def test_a_given_teacher_without_its_expected_accuracy_is_refused_before_training(
     finished, tmp_path
 ):

@@ -40,6 +40,7 @@ def read(folder):
     return events
 
 
+@pytest.mark.slow
 def test_every_term_accuracy_rate_and_speed_is_logged_every_epoch(written):
     _, events = written
     wanted = {"ce", "st", "total", "lr", "train_accuracy", "test_accuracy", "images_per_second"}
@@ -90,6 +91,7 @@ def test_the_results_are_logged_with_the_hyperparameters(written):
 ARGUMENTS = inspect.signature(Context.experiment_from_metadata).parameters
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     "include_metrics" not in ARGUMENTS, reason="TensorBoard had another interface for this"
 )

@@ -69,6 +69,7 @@ def test_the_class_is_uniform_and_independent_of_the_label():
     assert stats.chi2_contingency(seen.numpy()).pvalue > 0.01
 
 
+@pytest.mark.slow
 def test_without_weight_it_is_the_baseline_bit_for_bit(tmp_path):
     plain = setup_of(job(tmp_path, "method=baseline"))
     silent = setup_of(job(tmp_path, "method=control_noise", "method.weights.control_noise=0"))

@@ -38,6 +38,7 @@ def test_partners_are_a_single_cycle_through_each_class():
     assert partner[2] == 2  # the only image of its class
 
 
+@pytest.mark.slow
 def test_partners_depend_on_the_seed_and_are_uniform():
     assert torch.equal(partners(3), partners(3))
     drawn = torch.stack([partners(seed)[0] for seed in range(600)])
@@ -100,6 +101,7 @@ def test_the_loss_is_soft_target_with_the_teachers_outputs_for_the_partners(seen
     )
 
 
+@pytest.mark.slow
 def test_with_each_image_as_its_own_partner_it_is_soft_target_bit_for_bit(tmp_path):
     plain, shuffled = (
         setup_of(job(tmp_path, f"method={name}")) for name in ("st", "control_shuffled")
@@ -111,6 +113,7 @@ def test_with_each_image_as_its_own_partner_it_is_soft_target_bit_for_bit(tmp_pa
     assert all(map(torch.equal, *(w.student.net.state_dict().values() for w in (plain, shuffled))))
 
 
+@pytest.mark.slow
 def test_with_a_teacher_cache_it_has_the_same_losses(tmp_path):
     online, table = (
         setup_of(job(tmp_path, "method=control_shuffled", f"teacher.source={source}"))
@@ -121,6 +124,7 @@ def test_with_a_teacher_cache_it_has_the_same_losses(tmp_path):
         assert other["control_shuffled"] == pytest.approx(one["control_shuffled"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_without_weight_it_is_the_baseline_bit_for_bit(tmp_path):
     plain = setup_of(job(tmp_path, "method=baseline"))
     silent = setup_of(job(tmp_path, "method=control_shuffled", "method.weights.control_shuffled=0"))

@@ -182,6 +182,7 @@ def test_memory_banks_survive_a_checkpoint_bit_for_bit():
         assert torch.equal(other.state_dict()[name], tensor)
 
 
+@pytest.mark.slow
 def test_it_needs_less_than_half_a_gigabyte_for_cifar():
     # Tensors saved for backward, and the memory banks. Gathered vectors, as in other
     # implementations, would take 64 x 16,385 x 128 floats, or 0.5 GB, per direction.

@@ -82,6 +82,7 @@ def work(tmp_path_factory):
     return setup_of(the_job)
 
 
+@pytest.mark.slow
 def test_logits_are_the_mean_of_both_heads_in_training_and_at_inference(work):
     image = work.data.eval_batch(work.data.test, 0, 8)
     for mode in (True, False):

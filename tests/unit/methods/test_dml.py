@@ -99,6 +99,7 @@ def test_the_peer_counts_only_as_training_parameters(done):
     assert parameters["inference"] == parameters["student"]
 
 
+@pytest.mark.slow
 def test_the_identity_of_the_peer_is_its_model(done, tmp_path):
     assert set(done[0].identity["teacher"]) == {"model"}
     folder = job(tmp_path, "method=dml").folder

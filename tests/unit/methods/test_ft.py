@@ -97,6 +97,7 @@ def test_the_paraphrase_term_is_the_mean_squared_reconstruction_error():
     assert value.item() == pytest.approx((reconstruction - teacher).square().mean().item())
 
 
+@pytest.mark.slow
 def test_the_paraphraser_learns_to_reconstruct_the_teachers_map():
     loss = ft("init", rate=1.0)
     optimizer = torch.optim.SGD(loss.parameters(), lr=0.1, momentum=0.9)

@@ -46,6 +46,7 @@ def test_equal_logits_have_no_gradient_and_other_logits_are_pulled_together():
     torch.testing.assert_close(pull, student.softmax(1) - 1 / 5)
 
 
+@pytest.mark.slow
 def test_without_smoothing_it_is_the_baseline_bit_for_bit(tmp_path):
     plain = setup_of(job(tmp_path, "method=baseline"))
     weights = ("method.weights.ce=1", "method.weights.label_smoothing=0")

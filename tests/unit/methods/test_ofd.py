@@ -137,6 +137,7 @@ def test_a_stage_that_is_not_a_batch_norm_is_refused():
         FeatureOverhaul(odd, ["stage1"])
 
 
+@pytest.mark.slow
 def test_a_job_is_validated_without_weights(tmp_path):
     validate.validate_job(job(tmp_path, "method=ofd"))
 

@@ -39,6 +39,7 @@ def done(runs):
     return trained(job(runs, "method=simkd"))
 
 
+@pytest.mark.slow
 def test_a_student_with_the_teachers_features_has_its_accuracy(runs):
     work = setup_of(job(runs, "method=simkd", *ALIKE))
     net, teacher = work.student.net, work.teacher.network
@@ -66,6 +67,7 @@ def test_the_loss_is_the_mean_square_of_pooled_features():
     assert passes_gradcheck(loss, context)
 
 
+@pytest.mark.slow
 def test_only_backbone_and_projector_are_trained(runs, tmp_path):
     work = setup_of(job(runs, "method=simkd"))
     before = {name: p.detach().clone() for name, p in work.student.net.named_parameters()}

@@ -198,9 +198,10 @@ def test_the_classifier_reads_the_pooled_features(step):
 
 def _one_of_each_kind() -> list[str]:
     """The smallest model of each set of module types; others have the same operations."""
+    modules = {name: list(network(name).modules()) for name in MODELS}
     kinds: dict[frozenset[type], str] = {}
-    for name in sorted(MODELS, key=lambda name: len(list(network(name).modules()))):
-        kinds.setdefault(frozenset(map(type, network(name).modules())), name)
+    for name in sorted(MODELS, key=lambda name: len(modules[name])):
+        kinds.setdefault(frozenset(map(type, modules[name])), name)
     return list(kinds.values())
 
 

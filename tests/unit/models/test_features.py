@@ -199,6 +199,7 @@ def test_the_classifier_is_the_module_that_reads_the_pooled_features(net, image)
     assert FeatureExtractor(third_party(), {}, [], "mine").classifier is None
 
 
+@pytest.mark.slow
 def test_features_are_released_after_the_step(net, image):
     tapped = FeatureExtractor(net, net.stages, ["stage1"], "resnet8")
     out = tapped(image)

@@ -80,6 +80,7 @@ def test_weights_have_timms_names(resnet18):
     assert torch.equal(resnet18.net.eval()(image), plain.eval()(image))
 
 
+@pytest.mark.slow
 def test_the_blocks_and_quarters_of_a_vit_are_stages():
     vit = network("vit_tiny_patch16_224")
     assert {f"block{i}" for i in range(1, 13)} <= set(vit.stages)

@@ -54,6 +54,7 @@ def test_stages_are_found_and_have_the_shapes_of_the_papers(name):
     assert found == expected
 
 
+@pytest.mark.slow
 def test_the_map_before_the_last_relu_is_a_stage():
     stages = network("resnet34").stages
     assert (stages["stem_pre"], stages["stage3_pre"]) == (
@@ -69,6 +70,7 @@ def test_unknown_names_and_weights_are_refused_with_the_valid_ones():
         network("resnet34", weights="best")
 
 
+@pytest.mark.slow
 def test_pretrained_weights_are_loaded_except_a_classifier_of_other_classes(monkeypatch):
     state = published(monkeypatch, "resnet18")
     torch.manual_seed(0)

@@ -89,6 +89,7 @@ def test_the_record_of_another_job_is_left_out(tmp_path, capsys):
 SHORT = json.dumps(record("st").to_json()).encode()
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.data())
 def test_a_damaged_record_is_refused_in_one_line_and_never_misread(data):
@@ -200,6 +201,7 @@ def test_a_sweep_with_jobs_outside_the_runs_folder_is_refused(tmp_path):
         read_jobs(path)
 
 
+@pytest.mark.slow
 def test_every_published_record_has_the_folder_of_its_configuration():
     records = read_records(ROOT / "results")
     assert len(records) > 100

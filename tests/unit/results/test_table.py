@@ -361,6 +361,7 @@ def test_the_views_per_step_of_an_older_record_are_derived_from_its_method(loss,
     assert replace(older, views_per_step=3.0).budget.views_per_step == 3.0
 
 
+@pytest.mark.slow
 def test_every_format_shows_the_budgets():
     names = {"terminal": "2 views per step:", "markdown": "| *2 views per step:* |  |",
              "latex": r"\emph{25 \% more epochs:} &  \\", "csv": ",2.0000,0.0000,st,"}  # fmt: skip
@@ -961,6 +962,7 @@ def terminal(monkeypatch):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [12, 30, 60, 80, 120, 300])
 def test_a_table_is_complete_and_no_wider_than_the_terminal(terminal, width):
     terminal(width)

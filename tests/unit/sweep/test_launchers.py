@@ -73,6 +73,7 @@ def test_other_hydra_applications_do_not_import_kd_bench(tmp_path):
     assert python(SCAN, tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [[], ["dry_run"]], ids=["run", "plan"])
 def test_each_plugin_is_registered_under_the_target_of_its_config_and_without_torch(
     tmp_path, words
@@ -95,6 +96,7 @@ def test_name_of_a_sweep_in_a_subfolder_has_no_folder(tmp_path):
     assert re.fullmatch(r"first-[0-9a-f]{8}", launcher._name([job(tmp_path)]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("launcher", "library"), [("slurm", "submitit"), ("ray", "ray")])
 def test_missing_library_is_reported_in_one_line_with_the_command_that_installs_it(
     tmp_path, launcher, library

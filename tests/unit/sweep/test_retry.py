@@ -213,6 +213,7 @@ def test_real_job_that_was_killed_is_retried(tmp_path):
     assert len(results(tmp_path)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("typed", "facts"),
     [

@@ -44,6 +44,7 @@ def set_validation(job, accuracy):
     path.write_text("\n".join(map(",".join, (names, row))) + "\n")
 
 
+@pytest.mark.slow
 def test_trials_and_their_teacher_train_without_the_validation_images(tuning, tmp_path):
     first, second = (resolve_job(*composed) for composed in compose_jobs(tuning.trials))
     for job in (first, *first.teachers):

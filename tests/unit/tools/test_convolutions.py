@@ -30,6 +30,7 @@ def test_a_trial_that_is_wrong_or_crashes_is_reported(trial, monkeypatch):
     assert convolutions.outcome(trial, raw=True) == "killed by SIGKILL"
 
 
+@pytest.mark.slow
 def test_the_exit_code_is_1_if_any_trial_is_wrong(monkeypatch, capsys):
     monkeypatch.setattr(convolutions, "run_trial", lambda trial, raw: 0.0)
     assert convolutions.main(["--trials", "3"]) == 0

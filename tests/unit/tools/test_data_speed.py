@@ -14,6 +14,7 @@ def root(tmp_path_factory):
     return data_speed.write_photos(tmp_path_factory.mktemp("photos"), 10)
 
 
+@pytest.mark.slow
 def test_both_sides_make_batches_of_the_same_shape(root):
     ours = list(data_speed.stream(data_speed.open_stream(ImageFolder(str(root), None), 0), 10))
     theirs = list(data_speed.torchvision_batches(root, 0))
@@ -46,6 +47,7 @@ def test_rates_are_compared_with_those_of_the_same_round(capsys, monkeypatch):
     ]
 
 
+@pytest.mark.slow
 def test_memory_is_measured_for_one_process():
     before = data_speed.private(os.getpid())
     held = torch.ones(2**26)  # 256 MB

@@ -107,6 +107,7 @@ def test_everything_else_is_compared(one, other):
 # The table of methods
 
 
+@pytest.mark.slow
 def test_a_row_has_papers_formulas_inputs_and_weights():
     row = catalogue.entry("fitnet_two_stage")
     assert row.papers == [
@@ -141,6 +142,7 @@ def test_a_formula_is_the_first_line_of_the_class_and_cells_are_escaped():
     assert cells.count("|") == len(catalogue.HEAD) + 1
 
 
+@pytest.mark.slow
 def test_the_source_of_weights_is_the_comment_without_the_citation():
     assert catalogue.entry("at").source == "Weight: the authors' code, for 32x32 images"
     assert catalogue.entry("st").source.startswith("Weights and temperature:")

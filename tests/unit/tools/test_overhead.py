@@ -31,6 +31,7 @@ def test_every_part_of_a_sweeps_time_is_measured_and_printed(overhead, capsys):
     assert all(name in printed for name in measured.parts)
 
 
+@pytest.mark.slow
 def test_a_table_of_generated_records_has_as_many_runs(overhead, tmp_path):
     overhead.write_copies(record("st"), tmp_path, number=60, seeds=2)
     table = table_from(read_records(tmp_path))

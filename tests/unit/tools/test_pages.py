@@ -45,6 +45,7 @@ def rows(text: str, first: str) -> list[list[str]]:
     return [line.strip("| \n").split(" | ") for line in table.splitlines()[2:]]
 
 
+@pytest.mark.slow
 def test_every_method_with_results_has_a_page_and_every_cell_a_figure(files):
     named = {path.name for path in files if path.suffix == ".md"}
     assert named == {"baseline.md", "st.md", "control_shuffled.md"}
@@ -90,11 +91,13 @@ def test_every_run_has_a_line_with_accuracies_teacher_recipe_seconds_and_record(
     assert link.endswith(f"{ST[1].folder}/result.json)")
 
 
+@pytest.mark.slow
 def test_a_teacher_without_a_published_record_has_no_link(tmp_path):
     files = made(tmp_path, [record("st")])
     assert rows(page(files, "st"), "seed")[0][3] == "96.1"
 
 
+@pytest.mark.slow
 def test_changed_values_have_their_own_section(tmp_path):
     changed = record("st", 0, 91.0, changed={"method.losses.st.temperature": 8})
     text = page(made(tmp_path, [*RECORDS, changed]), "st")

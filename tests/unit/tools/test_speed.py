@@ -52,6 +52,7 @@ def settings():
     device.configure_process(1)
 
 
+@pytest.mark.slow
 def test_the_plain_loop_and_ours_compute_the_same_losses(job, settings):
     ours, plain = agreement.losses(job)
     assert len(ours) == len(plain) == agreement.STEPS

@@ -79,6 +79,7 @@ def test_check_lists_stale_blocks_and_writes_nothing(table_tool, place, capsys):
     assert "cells.csv: stale" in printed
 
 
+@pytest.mark.slow
 def test_a_figure_is_stale_when_its_numbers_change(table_tool, place, capsys):
     Path("README.md").write_text(PAGE.replace("--csv cells.csv", "--figure deltas.svg"))
     assert table_tool(["--check"]) == 1
@@ -94,6 +95,7 @@ def test_a_figure_is_stale_when_its_numbers_change(table_tool, place, capsys):
     assert "deltas.svg: stale" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_check_passes_after_writing_until_a_record_is_added(table_tool, place):
     table_tool([])
     assert table_tool(["--check"]) == 0
@@ -132,6 +134,7 @@ def test_links_to_pages_need_markdown(table_tool, place, capsys):
     assert "| [st](st.md) |" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_figure_of_costs_is_written_and_checked(table_tool, place):
     Path("README.md").write_text(
         PAGE.replace("--csv cells.csv", "--cost-figure c.svg --cost memory")
@@ -176,6 +179,7 @@ def test_check_and_options_of_a_table_exclude_each_other(table_tool, place):
         table_tool(["--check", "--method", "st"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["table", "publish"])
 def test_a_mistake_is_a_one_line_error_without_a_traceback(tmp_path, script):
     command = [sys.executable, TOOLS / f"{script}.py", "--from", "nowhere"]

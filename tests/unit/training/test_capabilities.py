@@ -45,6 +45,7 @@ def test_a_teacher_in_train_mode_would_change(runs):
     assert not all(map(torch.equal, before, state(work)))
 
 
+@pytest.mark.slow
 def test_several_losses_differentiate_the_same_networks(runs, tmp_path):
     work = assembled(runs, "sobolev", "at_gradient", "lwm", "bss", "st")
     (first, second) = train(work, tmp_path).history
@@ -53,6 +54,7 @@ def test_several_losses_differentiate_the_same_networks(runs, tmp_path):
     assert all(second[term] == second[term] for term in terms)  # not NaN
 
 
+@pytest.mark.slow
 def test_gradient_losses_work_together_with_extra_views(runs, tmp_path):
     work = assembled(runs, "sskd", "sobolev", "bss")
     history = train(work, tmp_path).history

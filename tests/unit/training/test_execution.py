@@ -202,6 +202,7 @@ def test_a_record_notes_replaced_convolutions(runs):
     assert enough["notes"] == []
 
 
+@pytest.mark.slow
 def test_on_a_gpu_steps_are_captured_unless_a_loss_waits_for_the_device(runs):
     assert planned(runs, "st").captured
     assert not planned(runs, "st", "speed=reference").captured
@@ -211,6 +212,7 @@ def test_on_a_gpu_steps_are_captured_unless_a_loss_waits_for_the_device(runs):
     assert waits.notes == ("not captured: a loss waits for the device",)
 
 
+@pytest.mark.slow
 def test_all_speed_modes_start_with_the_same_loss(tmp_path):
     the_job = job(tmp_path, "method=st")
     trained(the_job.teacher)
@@ -240,6 +242,7 @@ def test_a_method_that_cannot_be_compiled_runs_eagerly_with_a_note(runs):
     assert how.notes[0].startswith("not compiled: a loss differentiates gradients")
 
 
+@pytest.mark.slow
 def test_a_record_has_the_execution_of_its_steps(runs):
     record, _ = trained(job(runs, "method=st", "precision=bf16", "model.net.widths=[16,16,16,16]"))
     assert record.execution == {

@@ -78,6 +78,7 @@ def changed(before: dict, after: dict) -> set[str]:
     return {key for key in before if not torch.equal(before[key], after[key])}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fitnet_two_stage", "ab"])
 def test_adapters_trained_in_the_init_phase_are_frozen_in_the_main_phase(runs, name):
     start, _, ready, _, end = snapshots(runs, name)
@@ -87,6 +88,7 @@ def test_adapters_trained_in_the_init_phase_are_frozen_in_the_main_phase(runs, n
     assert not adapters & changed(ready, end)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fitnet_two_stage", "ab", "fsp"])
 def test_the_init_phase_does_not_change_the_classifier(runs, name):
     # Without a gradient, there is no weight decay either.
@@ -103,6 +105,7 @@ def test_the_init_phase_of_fitnet_trains_the_student_up_to_the_hint(runs):
     assert touched == {"conv1", "bn1", "layer1", "layer2"}
 
 
+@pytest.mark.slow
 def test_ft_trains_the_paraphraser_in_the_init_phase_and_the_student_in_the_main_phase(runs):
     start, _, ready, _, end = snapshots(runs, "ft")
     first = {key.split(".")[-3] for key in changed(start, ready)}

@@ -69,6 +69,7 @@ def test_with_one_seed_every_method_starts_from_the_same_student(runs):
     assert len(starts) == 1
 
 
+@pytest.mark.slow
 def test_with_one_seed_every_method_sees_the_same_batches_in_the_same_order(runs, monkeypatch):
     # Assembled before steps are recorded, because that may train the teacher.
     setups = {name: assembled(runs, f"method={name}") for name in ("baseline", "st", "at")}
@@ -113,6 +114,7 @@ def test_the_smaller_last_batch_is_used_unless_the_recipe_drops_it(runs):
 # The teacher
 
 
+@pytest.mark.slow
 def test_methods_share_a_teacher(runs):
     record, _ = trained(job(runs, "method=st"))
     other, _ = trained(job(runs, "method=at"))
@@ -121,6 +123,7 @@ def test_methods_share_a_teacher(runs):
     assert record.teacher.accuracy == teacher.accuracy.last
 
 
+@pytest.mark.slow
 def test_with_a_given_checkpoint_no_teacher_is_trained(runs, tmp_path):
     record, _ = trained(job(runs, "method=st"))
     file = runs / record.teacher.folder / "weights.pt"
@@ -134,6 +137,7 @@ def test_with_a_given_checkpoint_no_teacher_is_trained(runs, tmp_path):
 # Equal bits
 
 
+@pytest.mark.slow
 def test_the_same_job_twice_gives_the_same_bits(runs, tmp_path):
     _, one = trained(job(runs, "method=st"))
     _, other = trained(job(tmp_path, "method=st"))
@@ -228,6 +232,7 @@ def kill_before_rename(patched: pytest.MonkeyPatch, number: int) -> None:
     patched.setattr(os, "replace", rename)
 
 
+@pytest.mark.slow
 def test_a_job_with_a_damaged_checkpoint_resumes_from_the_previous_one(tmp_path):
     the_job = job(tmp_path, "method=baseline", "recipe.epochs=3")
     folder = tmp_path / the_job.folder
@@ -239,6 +244,7 @@ def test_a_job_with_a_damaged_checkpoint_resumes_from_the_previous_one(tmp_path)
     assert file_bits(folder) == file_bits(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["seed=1", "recipe.lr=0.02"])
 def test_a_job_does_not_resume_from_the_checkpoint_of_another(tmp_path, change):
     one, other = (
@@ -327,6 +333,7 @@ def test_the_record_has_the_last_and_the_best_accuracy(runs):
     assert record_module._accuracy(rows).best_val == 60.0
 
 
+@pytest.mark.slow
 def test_the_reference_mode_is_another_job_with_the_same_loss(runs):
     repro, one = trained(job(runs, "method=st"))
     reference, other = trained(job(runs, "method=st", "speed=reference"))

@@ -49,6 +49,7 @@ def test_an_epoch_in_bf16_is_finite(runs, name):
     assert all(math.isfinite(value) for value in row.values())
 
 
+@pytest.mark.slow
 def test_a_plugin_does_not_change_the_initialization(runs):
     # The student starts from the same weights, whatever is plugged in.
     plain, plugged = (
@@ -58,6 +59,7 @@ def test_a_plugin_does_not_change_the_initialization(runs):
         assert torch.equal(one, other)
 
 
+@pytest.mark.slow
 def test_the_names_of_a_job_have_its_plugins(runs):
     named = job(runs, "method=st", "plugin=[ea,standardize]")
     assert named.label == "synthetic resnet20-resnet8_half st + ea + standardize seed 0"

@@ -28,6 +28,7 @@ def watched(runs: Path) -> TrainingSetup:
     return setup_of(resolve_job(made, {}))
 
 
+@pytest.mark.slow
 def test_a_loss_gets_the_teachers_outputs_for_all_training_images(runs, tmp_path):
     work = watched(runs)
     train(work, tmp_path)
@@ -38,6 +39,7 @@ def test_a_loss_gets_the_teachers_outputs_for_all_training_images(runs, tmp_path
     torch.testing.assert_close(watch.logits, expected)
 
 
+@pytest.mark.slow
 def test_the_pass_does_not_change_other_bits(runs, tmp_path):
     alone = train(setup_of(job(runs, "method=st")), tmp_path)
     beside = train(watched(runs), tmp_path)

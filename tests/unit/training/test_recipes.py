@@ -51,6 +51,7 @@ def test_a_job_resumes_to_equal_bits(runs, other_runs, chosen):
     assert has_equal_bits(parts, whole)
 
 
+@pytest.mark.slow
 @each_recipe
 def test_no_step_needs_the_host(runs, chosen):
     runner = main_runner(on_meta(setup_of(student_job(runs, *chosen))))
@@ -60,6 +61,7 @@ def test_no_step_needs_the_host(runs, chosen):
             runner._step(kind)()
 
 
+@pytest.mark.slow
 @each_recipe
 def test_warm_up_steps_before_a_capture_have_no_effect(runs, monkeypatch, chosen):
     warmed_up = lambda function, state: (cuda_graph.warm_up(function, state), function)[1]  # noqa: E731

@@ -48,6 +48,7 @@ def same(one, other):
     return one[0] == other[0] and all(torch.equal(one[1][k], other[1][k]) for k in one[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "chosen",
     [
@@ -66,6 +67,7 @@ def test_a_streamed_job_has_the_bits_of_a_job_in_memory(tmp_path, images, chosen
     assert same(held, streamed)
 
 
+@pytest.mark.slow
 def test_an_interrupted_streamed_job_resumes_to_the_same_bits(tmp_path, images, monkeypatch):
     overrides = ("method=baseline", "dataset.streamed=true", "recipe.epochs=3")
     whole = outcome(job(tmp_path / "whole", images, *overrides))
@@ -98,6 +100,7 @@ def test_streaming_is_part_of_a_jobs_identity_and_workers_are_not(tmp_path, imag
     assert streamed.folder == four.folder != held.folder
 
 
+@pytest.mark.slow
 def test_randaugment_depends_on_the_seed_and_not_on_the_workers(tmp_path, images):
     rand = ("method=baseline", "dataset.streamed=true", "dataset.randaugment.operations=2")
     here, there = (
@@ -108,6 +111,7 @@ def test_randaugment_depends_on_the_seed_and_not_on_the_workers(tmp_path, images
     assert not same(here, outcome(job(tmp_path, images, *rand[:2])))
 
 
+@pytest.mark.slow
 def test_random_resized_crops_of_images_of_several_sizes_are_reproducible(tmp_path, large):
     crop = (*CROP, "dataset.pad=0", "dataset.streamed=true")
     made = job(tmp_path, large, "method=st", *crop)

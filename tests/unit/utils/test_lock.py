@@ -181,6 +181,7 @@ def _count_with_lock(folder, counter, ready, host):
                 time.sleep(0.001)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hosts", [["a"] * 4, ["a", "b", "c", "d"]], ids=["one host", "several"])
 def test_only_one_of_many_processes_holds_the_lock_at_a_time(tmp_path, hosts):
     counter = tmp_path / "counter"

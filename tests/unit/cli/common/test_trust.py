@@ -63,6 +63,7 @@ def refusal(place, target, *trusted, **arguments):
     return str(refused.value)
 
 
+@pytest.mark.slow
 def test_every_published_record_calls_only_parts_of_kd_bench():
     configs = {
         str(record.config.method): record.config for record in read_records(ROOT / "results")

@@ -32,6 +32,7 @@ def quick(monkeypatch):
     return trained
 
 
+@pytest.mark.slow
 def test_each_run_is_probed_once_and_tables_show_the_accuracy(kd_bench, finished, quick):
     student, teacher = finished
     code, printed = kd_bench("evaluate", student, teacher, "--probe", *OTHER)
@@ -50,6 +51,7 @@ def test_each_run_is_probed_once_and_tables_show_the_accuracy(kd_bench, finished
     assert "no run has probe:none; `kd-bench evaluate RUN --probe dataset=none` adds it" in printed
 
 
+@pytest.mark.slow
 def test_a_second_dataset_is_added_and_a_changed_one_replaces_its_probe(kd_bench, finished, quick):
     student, _ = finished
     for words in (OTHER, (*OTHER, "dataset.name=second"), (*OTHER, "dataset.source.size=10")):
@@ -59,6 +61,7 @@ def test_a_second_dataset_is_added_and_a_changed_one_replaces_its_probe(kd_bench
     assert probes["larger"].dataset["source"]["size"] == 10
 
 
+@pytest.mark.slow
 def test_a_probe_of_an_older_revision_is_trained_again(kd_bench, finished, quick):
     student, _ = finished
     kd_bench("evaluate", student, "--probe", *OTHER)

@@ -28,6 +28,7 @@ def accuracy_of(classifier, test):
     return (classifier(test.value).argmax(1) == test.target).float().mean().item()
 
 
+@pytest.mark.slow
 def test_the_classifier_is_as_accurate_as_scikit_learns():
     train, test = standardized(blobs(600, 0), blobs(600, 1))
     reference = LogisticRegression().fit(train.value.numpy(), train.target.numpy())
@@ -84,6 +85,7 @@ class Small(nn.Module):
         return self.fc(image.flatten(1))
 
 
+@pytest.mark.slow
 def test_images_are_resized_and_normalized_for_the_network(both, monkeypatch):
     own, other = both
     assert isinstance(other, ResidentData)

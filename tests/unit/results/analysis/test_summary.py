@@ -59,6 +59,7 @@ def test_all_seeds_of_a_pair_have_the_same_probability():
     assert bootstrap_interval([[0.0, 3.0, 6.0]]) == (0.0, 6.0)
 
 
+@pytest.mark.slow
 def test_the_interval_agrees_with_an_independent_bootstrap():
     random = np.random.default_rng(1)
     pairs = [list(random.normal(place, 1.0, size=3 + place % 2)) for place in range(6)]

@@ -80,12 +80,14 @@ def test_of_many_points_only_the_frontier_and_the_baseline_are_labelled(monkeypa
     assert {text.get_text() for text in panel.texts} == {"baseline", "st", "dkd"}
 
 
+@pytest.mark.slow
 def test_costs_of_different_magnitudes_are_on_a_logarithmic_scale(monkeypatch):
     (near,) = drawn(RECORDS, monkeypatch)
     (far,) = drawn([*RECORDS, *seeds("dml", 90.0, seconds=120.0)], monkeypatch)
     assert (near.get_xscale(), far.get_xscale()) == ("linear", "log")
 
 
+@pytest.mark.slow
 def test_the_hash_depends_on_accuracies_and_costs():
     slower = [*RECORDS[:-1], record("control_shuffled", 1, 99.0, seconds=13.0)]
     hashes = [data_hash(cost.svg(*tables(each))) for each in (RECORDS, RECORDS, slower)]

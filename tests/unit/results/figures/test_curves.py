@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
 
+import pytest
 from matplotlib.figure import Figure
 
 from kd_bench.results.figures.curves import Band, band, svg
@@ -39,6 +40,7 @@ def test_lines_and_bands_are_drawn_over_the_epochs(monkeypatch):
     assert axis.get_ylim() == (70 - 0.05 * 21, 91 + 0.05 * 21)
 
 
+@pytest.mark.slow
 def test_the_hash_depends_on_the_bands_and_their_names():
     first, same = (svg({"st": ST}) for _ in range(2))
     assert first == same

@@ -47,6 +47,7 @@ def test_an_interval_that_excludes_zero_has_another_colour(monkeypatch):
     assert colours[1.0] == differences.INCLUDES_ZERO
 
 
+@pytest.mark.slow
 def test_equal_numbers_give_equal_figures_and_other_numbers_do_not():
     first, second = (differences.svg(table_from(BASELINE + FAR)) for _ in range(2))
     other = differences.svg(table_from(BASELINE + NEAR))

@@ -60,6 +60,7 @@ def test_each_group_of_methods_has_its_own_panel_and_best(monkeypatch):
     assert methods.lines[0].get_xdata().tolist()[:2] == [0.0, 0.0]
 
 
+@pytest.mark.slow
 def test_the_hash_depends_on_the_gaps():
     first, same = (profile.svg(table_from(RECORDS)) for _ in range(2))
     other = profile.svg(table_from([*RECORDS[:-1], *seeds("at", 81.5, student="resnet14")]))

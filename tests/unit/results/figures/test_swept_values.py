@@ -69,6 +69,7 @@ def test_means_seeds_and_the_baseline_are_drawn(monkeypatch):
     assert data_hash(text) != data_hash(swept_values.svg(table_from(SWEPT)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["$x_{$", "<img src=x>", "\x1b[2J", "two\nlines"])
 def test_any_name_is_shown_as_text(name):
     path = f"method.losses.st.{name}"

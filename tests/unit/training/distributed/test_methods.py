@@ -47,6 +47,7 @@ def test_a_method_is_accepted_or_refused_with_the_reason(tmp_path, method):
         assert answer is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -23,6 +23,7 @@ def setup(images, *overrides):
     return setup_of(resolve_job(*composed(*data, *NETS, "method=baseline", *overrides)))
 
 
+@pytest.mark.slow
 def test_they_are_the_views_of_the_first_step(images, monkeypatch):
     here, seen = setup(images), []
     make = EpochRunner._batch

@@ -151,6 +151,7 @@ def test_words_of_images_differ_between_seeds_epochs_and_images():
 MIXED = ("recipe.mixup=0.2", "recipe.cutmix=1.0")
 
 
+@pytest.mark.slow
 def test_both_networks_get_the_same_mixed_images(runs):
     # Only speed=reference runs the teacher's own modules, where hooks see its images.
     work = setup_of(job(runs, "method=st", "speed=reference", *MIXED))

@@ -62,6 +62,7 @@ def test_the_network_gets_its_own_weights_back():
     assert torch.equal(net.weight, own)
 
 
+@pytest.mark.slow
 def test_a_job_evaluates_the_average_and_ends_with_it(runs, tmp_path):
     plain, averaged = (
         setup_of(job(runs, "method=baseline", f"recipe.ema={decay}")) for decay in (0.0, 0.5)

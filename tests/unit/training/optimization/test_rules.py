@@ -204,6 +204,7 @@ def test_a_step_with_a_rule_can_be_captured(runs, monkeypatch, method, rule):
 # On the command line
 
 
+@pytest.mark.slow
 def test_the_label_has_a_rule_that_is_not_the_methods_own(runs):
     labels = []
     for chosen in (("method=st",), ("method=st", "rule=dot"), ("method=dhkd",)):

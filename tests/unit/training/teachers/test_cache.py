@@ -69,6 +69,7 @@ def test_an_output_does_not_depend_on_the_batch(runs):
     assert torch.equal(together, torch.cat(alone))
 
 
+@pytest.mark.slow
 def test_training_with_the_table_equals_training_with_the_teacher(runs):
     online, table = (trained(job(runs, "method=st", *more)) for more in ((), (TABLE,)))
     for one, other in zip(history(online[1]), history(table[1]), strict=True):
@@ -86,6 +87,7 @@ def test_the_source_of_the_teachers_outputs_is_part_of_a_jobs_identity(runs):
     assert baselines[0].folder == baselines[1].folder
 
 
+@pytest.mark.slow
 def test_jobs_share_a_table_and_other_views_need_another(runs):
     def tables():
         return {path.name for path in (runs / run_folder.TEACHER_CACHES).iterdir()}

@@ -32,6 +32,7 @@ def test_no_file_gets_the_number_of_a_closed_stream(tmp_path, closed):
     assert (tmp_path / "mine").read_text() == "True"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", ["--version", "status", "method=kd"])
 def test_a_command_runs_without_output(tmp_path, words):
     command = f"{sys.executable} -m kd_bench {words} >&- 2>&-"
