@@ -10,7 +10,7 @@ help:  ## list the targets
 install:  ## install the package in editable mode, with test and lint tools
 	$(PYTHON) -m pip install -e '.[test]'
 
-test:  ## run the fast tests (about a minute on two cores)
+test:  ## run the fast tests (a minute and a half on two cores)
 	$(PYTHON) -m pytest -m "not slow and not gpu"
 
 test-all:  ## run all tests (about four minutes on two cores)

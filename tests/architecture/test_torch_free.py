@@ -53,6 +53,7 @@ def test_importing_the_commands_loads_no_torch():
     assert _printed(code) == "nothing"
 
 
+@pytest.mark.slow
 def test_help_of_no_command_loads_torch():
     # In one process: the message has the first command that imports something heavy.
     code = (

@@ -265,6 +265,7 @@ def write_images(folder, classes):
             Image.new("RGB", (8, 8), (number * 90, 3, 7)).save(folder / name / f"{number}.png")
 
 
+@pytest.mark.slow
 def test_class_counts_that_differ_between_train_and_test_are_refused(kd_bench, tmp_path):
     write_images(tmp_path / "images" / "train", ["ant", "bee", "cat"])
     write_images(tmp_path / "images" / "test", ["ant", "bee"])
@@ -276,6 +277,7 @@ def test_class_counts_that_differ_between_train_and_test_are_refused(kd_bench, t
     assert "cat" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "answer"),
     [
@@ -294,6 +296,7 @@ def test_a_checkpoint_of_another_network_is_refused(kd_bench, tmp_path, change, 
     assert answer in printed
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_could_run_code_is_refused(kd_bench, tmp_path):
     torch.save({"model": subprocess.Popen}, tmp_path / "teacher.pt")
     code, printed = kd_bench("teacher.checkpoint=teacher.pt")
@@ -375,6 +378,7 @@ def test_lines_about_epochs_come_at_intervals(monkeypatch, capsys):
     ]
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_reported_in_one_line(kd_bench, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
@@ -497,6 +501,7 @@ def test_a_job_of_a_sweep_has_the_configuration_of_a_single_job(sweep):
         assert compose.compose_jobs(sweep) == [compose.compose_job(each) for each in sweep]
 
 
+@pytest.mark.slow
 def test_values_that_interpolate_the_seed_get_it():
     config, changed = composed(*TINY, "seed=2", "teacher.seed=${seed}", "runs_dir=r_${seed}")
     assert (config.teacher.seed, config.runs_dir) == (2, "r_2")

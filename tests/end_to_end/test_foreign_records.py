@@ -60,6 +60,7 @@ def test_code_that_a_command_does_not_call_needs_no_trust(kd_bench, finished, co
     assert kd_bench(command, student)[0] == 0
 
 
+@pytest.mark.slow
 def test_a_section_replaced_on_the_command_line_needs_no_trust(kd_bench, finished):
     student, _ = finished
     rewrite(student, lambda config: config["dataset"].update(source={"_target_": "mine.Images"}))

@@ -104,6 +104,7 @@ def test_a_plugin_file_without_a_package_header_is_refused_with_the_missing_line
     assert printed == f"kd-bench: {answer}\n"
 
 
+@pytest.mark.slow
 def test_an_experiment_without_a_plus_is_refused_with_the_override_that_adds_it(kd_bench, tmp_path):
     write(tmp_path / "own/experiment/soft.yaml", SOFT)
     code, printed = kd_bench("--config-dir", "own", "experiment=soft")

@@ -51,6 +51,7 @@ def test_a_teacher_that_is_also_requested_is_one_job(tmp_path):
     assert student.teacher == teacher
 
 
+@pytest.mark.slow
 def test_a_missing_teacher_of_students_that_are_all_done_is_not_trained(tmp_path, finished):
     student, teacher = finished
     runs = tmp_path / "runs"
@@ -68,6 +69,7 @@ def test_all_jobs_are_checked_before_the_first_starts(tmp_path):
     assert "stage3" in str(refused.value)  # one of the stages to choose from
 
 
+@pytest.mark.slow
 def test_jobs_with_equal_labels_are_labelled_with_the_values_that_differ(tmp_path):
     sets = [[f"recipe.epochs={number}", "method=st"] for number in (3, 5)]
     jobs = prepared(tmp_path, *sets, ["method=at"])

@@ -22,6 +22,7 @@ def complete(kd_bench, monkeypatch):
     return call
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "answers"),
     [

@@ -37,6 +37,7 @@ def test_the_record_of_another_job_is_refused(kd_bench, finished, command):
     assert line.endswith("; delete it to run the job again")
 
 
+@pytest.mark.slow
 def test_without_a_record_model_and_dataset_are_chosen(kd_bench, finished, tmp_path):
     student, _ = finished
     shutil.copy(student / "weights.pt", tmp_path / "mine.pt")
@@ -91,6 +92,7 @@ def test_weights_with_another_hash_than_in_the_record_are_refused(kd_bench, fini
         assert "weights.pt does not match the hash in its record" in printed
 
 
+@pytest.mark.slow
 def test_an_own_model_is_found_with_config_dir(kd_bench, finished, tmp_path):
     student, _ = finished
     shutil.copy(student / "weights.pt", tmp_path / "mine.pt")
@@ -104,6 +106,7 @@ def test_an_own_model_is_found_with_config_dir(kd_bench, finished, tmp_path):
     assert printed.startswith("own on synthetic: ")
 
 
+@pytest.mark.slow
 def test_choices_may_come_before_and_after_options(kd_bench, finished, tmp_path):
     student, _ = finished
     torch.save({"ema": torch.load(student / "weights.pt", weights_only=True)}, "ema.pt")
@@ -242,6 +245,7 @@ def test_a_student_is_compared_with_its_given_checkpoint_once_that_is_found(
     assert values(folder) == before
 
 
+@pytest.mark.slow
 def test_a_teacher_trained_with_its_student_is_reported_as_not_kept(kd_bench, tmp_path):
     _, folder = trained(job(tmp_path / "runs", "method=dml"))
     make_older(folder)

@@ -40,6 +40,7 @@ def test_all_jobs_of_a_new_sweep_are_to_do_and_the_time_is_unknown(kd_bench, tmp
     assert contents(tmp_path) == {}
 
 
+@pytest.mark.slow
 def test_one_job_is_planned_with_its_teacher(kd_bench, tmp_path):
     code, printed = kd_bench("plan", *TINY, "method=st")
     assert (code, lines_of(printed)["2 jobs"]) == (0, "0 done, 0 running, 2 to do")
@@ -88,6 +89,7 @@ def test_time_and_disk_space_are_estimated_from_similar_jobs(kd_bench, finished)
     assert told["disk"] == "about 6.0 MB"
 
 
+@pytest.mark.slow
 def test_times_on_another_kind_of_device_are_not_used(kd_bench, finished):
     for folder in finished:
         rewrite_record(folder, device="cuda")
@@ -129,6 +131,7 @@ def test_a_sweep_for_a_cluster_is_planned_and_not_submitted(kd_bench, finished, 
     assert contents(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_slots_of_this_machine_share_the_work(tmp_path):
     jobs = prepare.prepare_jobs(
         [(config(tmp_path, "method=baseline", f"seed={k}"), {}) for k in range(4)]
@@ -152,6 +155,7 @@ def test_without_a_similar_job_only_the_weights_are_counted(tmp_path):
     assert dry_run.weights_size(one) == 4 * numbers + 8 * len(norms)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("typed", "answer"),
     [
@@ -251,6 +255,7 @@ def test_a_chosen_cache_that_costs_more_is_reported(kd_bench):
 # Seeds
 
 
+@pytest.mark.slow
 def test_the_seeds_to_detect_a_difference_follow_from_the_standard_deviation(kd_bench, tmp_path):
     # SD 0.25 and 0.5 in two cells each; 12 seeds at 0.25 (checked with scipy.stats.nct in the
     # tests of statistics), and as many for twice the difference at twice the deviation

@@ -31,6 +31,7 @@ def test_packed_images_train(kd_bench, root, tmp_path):
     assert code == 0, printed
 
 
+@pytest.mark.slow
 def test_an_imbalance_is_reported(kd_bench, root):
     for path in sorted((root / "train/bee").iterdir())[1:]:
         path.unlink()
@@ -80,11 +81,13 @@ def test_datasets_and_sizes_that_cannot_be_packed_are_refused(kd_bench, words, m
     assert message in printed
 
 
+@pytest.mark.slow
 def test_resized_images_cannot_be_packed(kd_bench, root):
     _, printed = kd_bench("prepare", *choices(root), "dataset.source.size=4", "--to", "packed")
     assert "packed images keep their shape; leave out dataset.source.size" in printed
 
 
+@pytest.mark.slow
 def test_a_target_that_cannot_be_written_is_reported_in_one_line(kd_bench, root, tmp_path):
     (tmp_path / "file").touch()
     code, printed = kd_bench("prepare", *choices(root), "--to", "file/packed")

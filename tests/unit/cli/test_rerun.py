@@ -74,6 +74,7 @@ def test_different_results_are_reported_with_changed_conditions_and_kept(
     assert f"the new run is in {kept}" in printed
 
 
+@pytest.mark.slow
 def test_different_results_under_the_same_conditions_are_a_bug(kd_bench, finished, monkeypatch):
     _, teacher = finished
     accuracy = to_plain(read_record(teacher).accuracy) | {"last": 12.5}

@@ -173,6 +173,7 @@ HISTORY = b"stage,epoch,test_accuracy\nmain,1,62.5\nmain,2,70.0\n"
 TIMING = b"epoch,train,evaluation,images_per_second\n1,1.5,0.5,1234.5\n2,1.4,0.5,1300.0\n"
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.data(), st.sampled_from(["history.csv", "timing.csv"]))
 def test_damaged_progress_is_reported_or_shown_as_finite_numbers(data, name):

@@ -53,6 +53,7 @@ def test_another_folder_can_be_chosen(kd_bench, tmp_path, words):
     assert "12.5 (1)" in kd_bench("table", *words)[1]
 
 
+@pytest.mark.slow
 def test_each_format_is_printed_and_markdown_has_its_command(kd_bench, runs):
     expected = {"terminal": "st", "markdown": "| st |", "latex": "st &", "csv": ",st,,last,3,"}
     assert expected.keys() == set(FORMAT_NAMES)
@@ -72,17 +73,20 @@ def test_the_printed_csv_is_the_written_csv(kd_bench, runs):
     assert list(pd.read_csv(io.StringIO(text))["mean"]) == [90.0, 92.0]
 
 
+@pytest.mark.slow
 def test_the_figure_is_written(kd_bench, runs):
     assert kd_bench("table", "--figure", "differences.svg")[0] == 0
     assert "difference from the baseline" in Path("differences.svg").read_text()
 
 
+@pytest.mark.slow
 def test_the_plot_of_a_swept_value_is_written(kd_bench, runs):
     write(runs, seeds("st", 90.0, changed={"method.losses.st.temperature": 8}))
     assert kd_bench("table", "--plot", "temperature.svg")[0] == 0
     assert "losses.st.temperature" in Path("temperature.svg").read_text()
 
 
+@pytest.mark.slow
 def test_the_summary_over_pairs_follows_the_table(kd_bench, runs):
     student = "resnet14"
     write(runs, [record(student=student), record("st", accuracy=92.0, student=student)])
@@ -167,6 +171,7 @@ def test_metrics_of_a_finished_job_are_shown(kd_bench, finished):
     assert printed.startswith("kd-bench: no run has ece-scaled; it needs validation images")
 
 
+@pytest.mark.slow
 def test_figures_of_another_metric_are_labelled_with_it(kd_bench, runs):
     write(runs, seeds("st", 90.0, changed={"method.losses.st.temperature": 8}))
     words = ("--metric", "seconds", "--figure", "cost.svg", "--plot", "values.svg")

@@ -28,11 +28,13 @@ def facts(config: Config) -> tuple[str, str, str, int]:
     return config.model.name, config.recipe.name, config.method.name, config.seed
 
 
+@pytest.mark.slow
 def test_a_method_without_a_chain_is_taught_by_a_baseline():
     (teacher,) = teacher_configs(config("method=st", "seed=3", "teacher.seed=1"))
     assert facts(teacher) == ("resnet20", "short", "baseline", 1)
 
 
+@pytest.mark.slow
 def test_an_ensemble_has_consecutive_seeds_from_the_teachers_seed():
     teachers = teacher_configs(config("method=ensemble_teacher", "teacher.seed=2"))
     assert [facts(each) for each in teachers] == [
@@ -40,6 +42,7 @@ def test_an_ensemble_has_consecutive_seeds_from_the_teachers_seed():
     ]
 
 
+@pytest.mark.slow
 def test_an_assistant_is_distilled_with_st_between_teacher_and_student():
     student, assistant, teacher = generations(config("method=assistant", "seed=1"))
     assert facts(student) == ("resnet8", "quickstart", "assistant", 1)
@@ -48,6 +51,7 @@ def test_an_assistant_is_distilled_with_st_between_teacher_and_student():
     assert assistant.method == config("method=st").method
 
 
+@pytest.mark.slow
 def test_generations_repeat_the_students_model_and_recipe():
     typed = config("method=born_again", "method.chain.generation.repeat=3", "seed=1")
     *_, teacher = found = generations(typed)

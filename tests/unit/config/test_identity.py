@@ -288,6 +288,7 @@ sections = strategies.sampled_from(["dataset", "model", "teacher__model", "metho
 names = strategies.text("ab0é.-_+", max_size=101) | strategies.text("a./", max_size=4)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(strategies.dictionaries(sections, names), strategies.integers(-1, 2**64))
 @example(dict.fromkeys(["dataset", "model", "teacher__model", "method"], "a" * 100), 2**63 - 1)

@@ -65,6 +65,7 @@ def test_a_plugin_is_left_out_of_the_jobs_whose_method_has_no_losses():
     assert spans == [None, None, None, None, 3, 3]
 
 
+@pytest.mark.slow
 def test_plugin_null_removes_a_plugin_chosen_before():
     (job, _), *_ = compose.compose_jobs([[*TINY, "plugin=ea", "plugin=null"]])
     assert not job.method.plugins

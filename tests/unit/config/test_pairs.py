@@ -52,6 +52,7 @@ def size(model: DictConfig) -> int:
     return sum(parameter.numel() for parameter in net.parameters())
 
 
+@pytest.mark.slow
 def test_another_model_with_a_pair_from_timm_is_refused():
     config, _ = composed("pair=regnety_160-deit_tiny_distilled_patch16_224", "model=resnet8")
     with pytest.raises(UserError, match="unknown argument 'name'; ResNet takes"):

@@ -119,6 +119,7 @@ def test_every_view_equals_slicing_and_flipping(pad, flip, padding):
     assert position == count
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(
     index=strategies.lists(strategies.integers(0, 59), min_size=1, max_size=70),

@@ -134,6 +134,7 @@ def test_a_job_with_the_record_of_another_job_is_not_done(finished, tmp_path):
     assert not one.is_done
 
 
+@pytest.mark.slow
 def test_a_record_of_a_later_version_is_neither_used_nor_overwritten(kd_bench, finished):
     student, _ = finished
     rewrite_record(student, format=2)

@@ -52,18 +52,21 @@ def test_the_metrics_are_those_of_the_saved_networks(finished, tmp_path):
     assert read_record(teacher).metrics.kl is None
 
 
+@pytest.mark.slow
 def test_with_validation_images_there_is_a_scaled_calibration_error(tmp_path):
     record, _ = trained(job(tmp_path, "method=baseline", "dataset.validation=10"))
     assert record.metrics.temperature > 0
     assert record.metrics.ece_scaled is not None
 
 
+@pytest.mark.slow
 def test_a_student_is_compared_with_the_final_weights_of_a_teacher_that_learns(tmp_path):
     record, _ = trained(job(tmp_path, "method=dml"))
     assert record.metrics.kl >= 0
     assert record.teacher.folder is None
 
 
+@pytest.mark.slow
 def test_test_logits_take_one_more_pass_over_the_test_images(tmp_path, monkeypatch):
     the_job = job(tmp_path, "method=st")
     trained(the_job.teacher)
@@ -100,6 +103,7 @@ def test_the_number_of_images_passed_through_the_teacher(runs, typed, images):
     assert _teacher_images(setup_of(job(runs, *typed))) == images
 
 
+@pytest.mark.slow
 def test_a_cache_is_filled_with_every_view_once(runs):
     setup = setup_of(job(runs, "method=st", "teacher.source=table"))
     assert _teacher_images(setup) == 40 * setup.data.view_count

@@ -47,6 +47,7 @@ def test_an_ensemble_of_one_has_the_plain_teachers_job(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_a_method_without_chain_and_ensemble_keeps_its_identity(tmp_path):
     plain = job(tmp_path, "method=st")
     assert plain.identity["method"].keys() == {"name", "losses", "weights"}
@@ -97,6 +98,7 @@ def test_a_revised_loss_of_a_link_changes_all_jobs_down_to_the_student(tmp_path,
     assert after.identity["taught_by"] != before.identity["taught_by"]
 
 
+@pytest.mark.slow
 def test_a_given_checkpoint_teaches_the_first_link(tmp_path):
     weights = tmp_path / "given.pt"
     weights.write_bytes(b"weights")

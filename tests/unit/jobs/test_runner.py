@@ -12,6 +12,7 @@ from kd_bench.training.distributed.ranks import Ranks
 from kd_bench.utils.errors import OwnCodeError
 
 
+@pytest.mark.slow
 def test_a_folder_that_disappears_is_reported_in_one_line(tmp_path):
     baseline = job(tmp_path, "method=baseline")
 

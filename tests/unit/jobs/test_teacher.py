@@ -55,6 +55,7 @@ def test_a_damaged_teacher_is_refused_with_the_command_that_repairs_it(student, 
     trained(student)
 
 
+@pytest.mark.slow
 def test_weights_of_another_teacher_are_refused(student, tmp_path):
     other = job(tmp_path / "runs", "method=st", "teacher.seed=1").teacher
     shutil.copy(trained(other)[1] / WEIGHTS, student.teacher.path / WEIGHTS)
@@ -75,6 +76,7 @@ def record_accuracy(folder: Path, images: int, **values) -> None:
     rewrite_record(folder, accuracy=changed, **values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("images", "conditions", "is_refused"),
     [
@@ -100,6 +102,7 @@ def test_a_teacher_must_have_the_accuracy_of_its_record(student, images, conditi
     assert not (student.path / "history.csv").exists()  # refused before it trains
 
 
+@pytest.mark.slow
 def test_a_key_selects_the_averaged_weights_of_a_checkpoint(finished, tmp_path):
     _, teacher = finished
     given = tmp_path / "given.pt"

@@ -111,6 +111,7 @@ def test_tensorboard_shows_the_hyperparameters_in_which_runs_differ(tmp_path):
     assert "result/last" in {info.name.tag for info in experiment.metric_infos}
 
 
+@pytest.mark.slow
 def test_the_augmented_images_of_the_first_step_are_logged_once(tmp_path, monkeypatch):
     seen = []
     make = EpochRunner._batch
@@ -129,6 +130,7 @@ def test_the_augmented_images_of_the_first_step_are_logged_once(tmp_path, monkey
         assert np.array_equal(shown[:, 9 * number : 9 * number + 8], image)
 
 
+@pytest.mark.slow
 def test_tensorboard_does_not_change_the_training(tmp_path):
     histories = []
     for name, option in (("with", "true"), ("without", "false")):
@@ -142,6 +144,7 @@ class EndsAfterAllEpochs(NullReporter):
         raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_job_that_resumes_after_its_last_epoch_logs_all_epochs_again(tmp_path):
     the_job = job(tmp_path, "method=baseline", "tensorboard=true")
     with pytest.raises(KeyboardInterrupt):
@@ -173,6 +176,7 @@ def test_a_runs_name_has_dataset_pair_method_seed_and_changed_values(tmp_path):
         assert change in pair
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "typed",
     [

@@ -57,6 +57,7 @@ def test_maps_of_equal_size_are_unchanged():
 sizes = strategies.tuples(strategies.integers(1, 9), strategies.integers(1, 9))
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(first=sizes, second=sizes)
 def test_any_two_sizes_are_pooled_like_adaptive_average_pooling(first, second):

@@ -172,6 +172,7 @@ def test_the_teacher_gets_no_gradient_and_student_and_views_do():
     assert all(parameter.grad.any() for parameter in loss.parameters())
 
 
+@pytest.mark.slow
 def test_its_gradient_matches_finite_differences():
     loss = make().double().eval()
     student, teacher, pooled = random_inputs()

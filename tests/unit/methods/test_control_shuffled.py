@@ -71,6 +71,7 @@ def seen(tmp_path, monkeypatch):
     return work, steps
 
 
+@pytest.mark.slow
 def test_the_teacher_gets_the_partners_with_the_partners_augmentation(seen):
     work, steps = seen
     runner = EpochRunner(work, phases(work)[0])
@@ -90,6 +91,7 @@ def test_the_teacher_gets_the_partners_with_the_partners_augmentation(seen):
             assert torch.equal(image, own[epoch, index])
 
 
+@pytest.mark.slow
 def test_the_loss_is_soft_target_with_the_teachers_outputs_for_the_partners(seen):
     work, steps = seen
     EpochRunner(work, phases(work)[0]).run(1)

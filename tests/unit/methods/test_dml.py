@@ -76,6 +76,7 @@ def done(tmp_path_factory):
     return trained(job(tmp_path_factory.mktemp("runs"), "method=dml"))
 
 
+@pytest.mark.slow
 def test_no_teacher_is_trained_first(done, tmp_path):
     the_job = job(tmp_path, "method=dml")
     assert the_job.teacher is None
@@ -114,6 +115,7 @@ def test_a_checkpoint_for_a_teacher_trained_from_scratch_is_refused(tmp_path):
         validate.validate_job(the_job)
 
 
+@pytest.mark.slow
 def test_both_networks_learn_from_different_starts(tmp_path):
     twins = ("model.net.widths=[8,8,16,16]", "teacher.model.net.widths=[8,8,16,16]")
     work = assemble.assemble_setup(job(tmp_path, "method=dml", *twins), torch.device("cpu"))

@@ -39,6 +39,7 @@ def test_soft_kl_is_the_sum_over_classes_for_each_image(seed, temperature):
     assert distance.tolist() == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(seed=strategies.integers(0, 999), shift=strategies.floats(-50, 50))
 def test_soft_kl_is_invariant_to_shifted_logits(seed, shift):

@@ -100,6 +100,7 @@ def test_a_larger_batch_is_refused():
         make(batch_size=2)(*(out for out in outputs(3)), batch_of(CONTEXT, 3))
 
 
+@pytest.mark.slow
 def test_the_batch_size_is_the_recipes(tmp_path):
     for size in (16, 48):
         work = job(tmp_path, "method=semckd", f"recipe.batch_size={size}")

@@ -85,6 +85,7 @@ def test_the_student_has_the_same_initial_weights_as_with_other_methods(runs):
         assert name.startswith("fc.") or torch.equal(backbone[name], tensor)
 
 
+@pytest.mark.slow
 def test_projector_and_classifier_count_at_inference(done):
     record, _ = done
     (width, teacher), classes = (16, 64), 4
@@ -102,6 +103,7 @@ def test_projector_and_classifier_count_at_inference(done):
     )
 
 
+@pytest.mark.slow
 def test_a_table_of_other_methods_has_no_note_about_parameters(runs):
     record, _ = trained(job(runs, "method=st"))
     assert "arameters" not in render_records([record], format_name="markdown")
@@ -144,6 +146,7 @@ def test_an_own_head_needs_trust(kd_bench, done, monkeypatch):
         assert "as method.head, but kd_bench.methods.simkd is not part of kd-bench" in printed
 
 
+@pytest.mark.slow
 def test_mistakes_are_found_before_training(runs):
     validate_job(job(runs, "method=simkd"))
     for stage, message in (("pooled", "is not a map"), ("stage9", "unknown stage")):

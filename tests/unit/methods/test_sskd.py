@@ -143,6 +143,7 @@ def test_the_loss_is_zero_if_no_row_is_selected():
     assert loss(turned_share=0.0)(student, teacher, SEEN)["turned"] == 0
 
 
+@pytest.mark.slow
 def test_it_passes_gradcheck():
     made, teacher, student = loss(), output(10), output(0)
 
@@ -192,6 +193,7 @@ def moved(before, after):
     }
 
 
+@pytest.mark.slow
 def test_the_init_phase_trains_the_teacher_head_and_the_main_phase_the_student(tmp_path):
     work = setup_of(job(tmp_path, "method=sskd"))
     seen = [copies(work)]

@@ -69,6 +69,7 @@ def test_a_teacher_of_another_model_is_refused_before_anything_trains(tmp_path):
         validate.validate_job(the_job)
 
 
+@pytest.mark.slow
 def test_the_teacher_is_the_baseline_of_the_students_own_model(tmp_path):
     model = "model@teacher.model=resnet8_half"
     same = "teacher.model.net.widths=[8,8,16,16]"

@@ -67,6 +67,7 @@ def test_a_variance_stays_above_its_minimum():
     assert gaussian.variance().tolist() == pytest.approx([0.1, 0.1])
 
 
+@pytest.mark.slow
 def test_trained_variances_converge_to_the_mean_squared_errors_of_their_channels():
     # The maximum likelihood estimates. Errors are 2 in the first channel and 1/2 in the second: 4
     # and 1/4, both far from the initial 5.
@@ -83,6 +84,7 @@ def test_trained_variances_converge_to_the_mean_squared_errors_of_their_channels
     assert gaussian.variance().tolist() == pytest.approx([4.0, 0.25], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_job_trains_its_variances(tmp_path):
     work = setup_of(job(tmp_path, "method=vid"))
     gaussians = work.method.losses["vid"].gaussians

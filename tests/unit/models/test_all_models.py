@@ -164,6 +164,7 @@ def _clone_output(clones: dict[str, Tensor], stage: str):
     return lambda module, inputs, output: clones.update({stage: output.detach().clone()})
 
 
+@pytest.mark.slow
 def test_stages_are_not_modified_after_they_are_read(step):
     assert step.out.features.keys() == step.clones.keys()
     for stage, feature in step.out.features.items():

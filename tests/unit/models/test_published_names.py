@@ -34,6 +34,7 @@ def mdistiller_student(state):
     return {"model": state}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", [repdistiller, mdistiller, mdistiller_student])
 @pytest.mark.parametrize("name", NETS)
 def test_a_published_file_gives_the_logits_of_its_network(tmp_path, capsys, name, layout):

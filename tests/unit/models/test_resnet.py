@@ -89,6 +89,7 @@ def _input_of(stage: int, features: dict[str, torch.Tensor]) -> torch.Tensor:
     return features["stem" if stage == 1 else f"stage{stage - 1}"]
 
 
+@pytest.mark.slow
 def test_stages_may_be_added_on_the_command_line():
     config, _ = composed("dataset=synthetic", "model=resnet8", "+model.stages.one=layer1")
     network = instantiate.build_network(config.model, Description(10, 32, 32, 1, 1))

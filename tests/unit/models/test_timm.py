@@ -57,6 +57,7 @@ def test_stages_are_found_and_have_the_shapes_of_the_papers(name):
     assert {k: v for k, v in shapes.items() if not k.startswith("block")} == expected
 
 
+@pytest.mark.slow
 def test_pre_stages_are_before_the_last_relu_and_pooled_is_the_classifiers_input(resnet18):
     for module in resnet18.net.modules():
         if isinstance(module, nn.BatchNorm2d):  # timm initializes those before each sum with 0
@@ -72,6 +73,7 @@ def test_pre_stages_are_before_the_last_relu_and_pooled_is_the_classifiers_input
     assert torch.equal(resnet18.net.net.fc(out.features["pooled"]), out.logits)
 
 
+@pytest.mark.slow
 def test_weights_have_timms_names(resnet18):
     plain = timm.create_model("resnet18", num_classes=4)
     assert list(resnet18.net.state_dict()) == list(plain.state_dict())

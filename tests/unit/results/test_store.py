@@ -105,6 +105,7 @@ def test_a_damaged_record_is_refused_in_one_line_and_never_misread(data):
     assert "\n" not in refusal
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.data())
 def test_a_damaged_sweep_file_is_refused_in_one_line(data):
@@ -194,6 +195,7 @@ def test_a_record_with_names_outside_the_runs_folder_is_refused_with_the_key(tmp
         read_record(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_sweep_with_jobs_outside_the_runs_folder_is_refused(tmp_path):
     path = write_jobs([job(tmp_path)], "mine")
     path.write_text(path.read_text().replace('"folder": "synthetic/', '"folder": "../../x/'))

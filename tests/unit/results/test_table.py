@@ -334,6 +334,7 @@ def test_the_best_of_each_budget_is_bold():
     assert "They are ranked only among themselves" in text
 
 
+@pytest.mark.slow
 def test_budgets_do_not_change_intervals_or_differences():
     plain = [replace(each, views_per_step=None) for each in other_budgets()]
     alike, unlike = table_from(plain), table_from(other_budgets())

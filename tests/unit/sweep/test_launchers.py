@@ -69,6 +69,7 @@ print(*(name for name in sys.modules if name == "torch"))
 """
 
 
+@pytest.mark.slow
 def test_other_hydra_applications_do_not_import_kd_bench(tmp_path):
     assert python(SCAN, tmp_path) == []
 
@@ -122,6 +123,7 @@ class RecordingLauncher(SweepLauncher):
         raise InterruptedError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [(1, 2), (2, 1)])
 def test_slots_fit_the_job_with_the_most_threads_and_that_with_the_most_processes(
     tmp_path, monkeypatch, threads

@@ -65,6 +65,7 @@ def check(program, folder, **variables):
     return output.read_text()
 
 
+@pytest.mark.slow
 def test_server_gets_the_environment_at_its_start(tmp_path):
     program = """
 os.environ.pop("OPENBLAS_NUM_THREADS", None)
@@ -78,6 +79,7 @@ assert dict(os.environ) == before
     check(program, tmp_path, OMP_NUM_THREADS="3")
 
 
+@pytest.mark.slow
 def test_signals_are_blocked_in_server_and_forks_but_not_in_this_process(tmp_path):
     program = """
 fork_server.prepare({})  # also starts the resource tracker, which unblocks two signals
@@ -97,6 +99,7 @@ assert state(server()) == "S"
     check(program, tmp_path)
 
 
+@pytest.mark.slow
 def test_server_imports_the_preloaded_module_before_it_forks(tmp_path):
     program = """
 for _ in range(2):
@@ -110,6 +113,7 @@ assert Path("preloaded").read_text().split() == [str(server())]
     check(program, tmp_path)
 
 
+@pytest.mark.slow
 def test_socket_path_is_short_even_if_the_temporary_folders_is_long(tmp_path):
     folder = tmp_path / ("long" * 25)
     folder.mkdir()
@@ -142,6 +146,7 @@ assert not Path("imported").exists()
     check(program, tmp_path)
 
 
+@pytest.mark.slow
 def test_fork_does_not_run_the_main_module_again(tmp_path):
     program = f"""
 print("main module")
@@ -177,6 +182,7 @@ assert blocked(Path(f"/proc/{{server()}}/status").read_text()) == set(fork_serve
     check(program, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", ["signal.SIGINT", "signal.SIGTERM", "signal.SIGKILL"])
 def test_fork_can_be_signalled_immediately_after_its_start(tmp_path, number):
     os.mkfifo(tmp_path / "pipe")

@@ -56,6 +56,7 @@ def test_trials_and_their_teacher_train_without_the_validation_images(tuning, tm
     assert first.teachers == second.teachers
 
 
+@pytest.mark.slow
 def test_a_fifth_of_the_training_images_is_held_out_unless_a_number_is_given():
     launchers.register()
     with compose.initialized():
@@ -102,6 +103,7 @@ def test_a_diverged_trial_counts_but_a_lost_one_does_not(tuning, trials):
         validation_accuracy(trials[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [

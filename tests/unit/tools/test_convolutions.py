@@ -20,6 +20,7 @@ def test_a_correct_convolution_passes(trial):
     assert convolutions.run_trial(trial, raw=True) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_trial_that_is_wrong_or_crashes_is_reported(trial, monkeypatch):
     def killed(trial, raw):
         os.kill(os.getpid(), signal.SIGKILL)

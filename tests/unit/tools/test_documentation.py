@@ -120,6 +120,7 @@ def test_a_row_has_papers_formulas_inputs_and_weights():
     assert "RepDistiller" in row.source
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "reads"),
     [
@@ -135,6 +136,7 @@ def test_the_inputs_of_a_method_are_found(name, reads):
     assert catalogue.entry(name).reads == reads
 
 
+@pytest.mark.slow
 def test_a_formula_is_the_first_line_of_the_class_and_cells_are_escaped():
     assert catalogue.first_line(SoftTarget) == SoftTarget.__doc__.partition("\n")[0]
     assert catalogue.escaped("|z_s|*2 < 1, `a_b`") == "|z\\_s|\\*2 \\< 1, `a_b`"
@@ -176,6 +178,7 @@ def test_a_page_that_lacks_a_row_is_stale(tmp_path, monkeypatch, capsys):
     assert "| `baseline` |" in table
 
 
+@pytest.mark.slow
 def test_the_row_of_a_rule_has_its_costs():
     # DOT needs the gradient of one part besides that of the sum, and keeps a momentum for it
     row = catalogue.rule_row("dot").split(" | ")

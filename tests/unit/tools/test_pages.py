@@ -109,6 +109,7 @@ def test_changed_values_have_their_own_section(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_runs_without_a_history_have_no_figure(tmp_path):
     write(tmp_path, [record("st")])
     (tmp_path / record("st").folder / "history.csv").unlink()

@@ -86,6 +86,7 @@ def test_every_loop_trains_on_whole_batches(job, settings, kind):
         assert seconds > 0
 
 
+@pytest.mark.slow
 def test_plain_loops_use_pytorchs_default_settings_and_ours_those_of_a_job(job, settings):
     torch.set_deterministic_debug_mode("default")
     torch.backends.cudnn.allow_tf32 = True

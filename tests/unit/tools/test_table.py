@@ -46,6 +46,7 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_every_block_is_the_output_of_its_command(table_tool, place):
     assert table_tool([]) == 0
     first, second = markdown.blocks(Path("README.md").read_text())
@@ -58,6 +59,7 @@ def test_every_block_is_the_output_of_its_command(table_tool, place):
     assert set(pd.read_csv("cells.csv")["method"]) == {"baseline", "st"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [[], ["--write"], ["--write", "README.md"]])
 def test_regenerating_twice_changes_nothing(table_tool, place, capsys, arguments):
     table_tool(arguments)
@@ -68,6 +70,7 @@ def test_regenerating_twice_changes_nothing(table_tool, place, capsys, arguments
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.slow
 def test_check_lists_stale_blocks_and_writes_nothing(table_tool, place, capsys):
     assert table_tool(["--check"]) == 1
     assert Path("README.md").read_text() == PAGE
@@ -111,6 +114,7 @@ def test_with_options_of_a_table_it_is_printed_and_no_file_is_written(table_tool
     assert Path("README.md").read_text() == PAGE
 
 
+@pytest.mark.slow
 def test_methods_link_to_existing_pages_relative_to_the_file_of_the_table(table_tool, place):
     for folder in ("docs", "docs/methods"):
         Path(folder).mkdir()
@@ -157,6 +161,7 @@ def test_a_block_cannot_run_another_command(table_tool, place):
         table_tool([])
 
 
+@pytest.mark.slow
 def test_folders_of_the_csv_and_the_figure_are_created(table_tool, place):
     table_tool(["--csv", "new/cells.csv", "--figure", "new/deltas.svg"])
     assert Path("new/cells.csv").exists()

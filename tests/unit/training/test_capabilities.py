@@ -27,6 +27,7 @@ def state(work: TrainingSetup) -> list[torch.Tensor]:
     return [tensor.clone() for tensor in work.teacher.network.net.state_dict().values()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["st", "st_at", *CAPABILITIES])
 def test_training_does_not_change_the_teacher(runs, tmp_path, method):
     work = assembled(runs, method)

@@ -115,6 +115,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_previous_one_used(saved, dama
     }
 
 
+@pytest.mark.slow
 def test_one_flipped_bit_anywhere_is_detected(saved):
     path, before = saved / "checkpoint.pt", saved / "checkpoint_before.pt"
     whole, older = path.read_bytes(), before.read_bytes()

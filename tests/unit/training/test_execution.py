@@ -134,6 +134,7 @@ def test_bf16_is_for_networks_and_not_for_outputs_or_weights(runs):
     assert all(p.dtype == p.grad.dtype == torch.float32 for p in tapped.net.fc.parameters())
 
 
+@pytest.mark.slow
 def test_a_teacher_may_have_its_own_precision(runs):
     work = assembled(runs, "method=st", "teacher.precision=bf16")
     assert work.execution.precision is Precision.fp32
@@ -142,6 +143,7 @@ def test_a_teacher_may_have_its_own_precision(runs):
     assert not torch.equal(plain.logits, executed.logits)
 
 
+@pytest.mark.slow
 def test_accuracies_are_computed_in_single_precision(runs):
     record, folder = trained(job(runs, "method=baseline", "precision=bf16"))
     work = assembled(runs, "method=baseline")
@@ -193,6 +195,7 @@ def planned(runs: Path, method: str, *changes: str, device=CUDA) -> Execution:
     )
 
 
+@pytest.mark.slow
 def test_a_record_notes_replaced_convolutions(runs):
     few, enough = (
         assembled(runs, "method=baseline", f"model.net.widths={widths}").execution.as_record()

@@ -99,6 +99,7 @@ def test_the_init_phase_does_not_change_the_classifier(runs, name):
     assert "student.conv1.weight" in changed(start, ready)
 
 
+@pytest.mark.slow
 def test_the_init_phase_of_fitnet_trains_the_student_up_to_the_hint(runs):
     start, _, ready, _, _ = snapshots(runs, "fitnet_two_stage")
     touched = {key.split(".")[1] for key in changed(start, ready) if key.startswith("student.")}

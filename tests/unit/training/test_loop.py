@@ -61,6 +61,7 @@ def assembled(runs, *overrides) -> TrainingSetup:
 # One seed, many methods
 
 
+@pytest.mark.slow
 def test_with_one_seed_every_method_starts_from_the_same_student(runs):
     starts = {
         bits(assembled(runs, f"method={name}", "seed=3").student.net.state_dict())
@@ -352,6 +353,7 @@ def test_another_number_of_threads_is_another_job_with_another_teacher(tmp_path)
     assert two.teacher.config.threads == two.teacher.identity["threads"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "views"), [("st", 1.0), ("bss", 1.25), ("sskd", 4.0)])
 def test_the_record_has_the_views_per_step_that_are_derived_for_older_records(runs, method, views):
     record, folder = trained(job(runs, f"method={method}"))
@@ -359,6 +361,7 @@ def test_the_record_has_the_views_per_step_that_are_derived_for_older_records(ru
     assert replace(record, views_per_step=None).budget == record.budget
 
 
+@pytest.mark.slow
 def test_a_validation_split_is_evaluated_and_not_trained_on(runs):
     record, folder = trained(job(runs, "method=baseline", "dataset.validation=10"))
     assert record.images == Images(train=30, test=24, validation=10)

@@ -74,6 +74,7 @@ def test_warm_up_steps_before_a_capture_have_no_effect(runs, monkeypatch, chosen
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
+@pytest.mark.slow
 def test_accumulated_batches_make_one_update_and_the_last_batches_of_an_epoch_another(runs):
     work = setup_of(student_job(runs, "recipe.accumulate=2"))
     runner, weight = main_runner(work), work.student.net.fc.weight

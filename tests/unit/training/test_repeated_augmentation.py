@@ -96,6 +96,7 @@ def test_first_repetitions_have_the_views_of_a_recipe_without_repetitions(runs):
     assert torch.equal(*views)
 
 
+@pytest.mark.slow
 def test_a_teacher_that_sees_other_images_sees_the_same_repetition_of_them(runs, monkeypatch):
     work, seen = setup_of(job(runs, "method=control_shuffled", REPEATED)), []
     step = Step.__call__
@@ -115,6 +116,7 @@ def test_a_teacher_that_sees_other_images_sees_the_same_repetition_of_them(runs,
     assert torch.equal(shown.view, expected)
 
 
+@pytest.mark.slow
 def test_images_with_a_single_view_are_rejected_unless_the_recipe_changes_them(runs):
     still = ("method=st", REPEATED, "dataset.pad=0", "dataset.flip=false")
     with pytest.raises(UserError, match=r"one view of each \(pad=0, flip=false\); use recipe.rep"):

@@ -90,6 +90,7 @@ def test_an_interrupted_streamed_job_resumes_to_the_same_bits(tmp_path, images, 
     assert same(outcome(interrupted), whole)
 
 
+@pytest.mark.slow
 def test_streaming_is_part_of_a_jobs_identity_and_workers_are_not(tmp_path, images):
     held = job(tmp_path, images, "method=baseline")
     assert "streamed" not in held.identity["dataset"]
@@ -135,11 +136,13 @@ def test_a_teacher_cache_needs_images_in_memory(tmp_path, images):
     assert cache_shape(made) is None
 
 
+@pytest.mark.slow
 def test_a_method_that_shows_the_teacher_other_images_needs_images_in_memory(tmp_path, images):
     with refused("method 'control_shuffled' shows the teacher other images than the student"):
         validate_job(job(tmp_path, images, "method=control_shuffled", "dataset.streamed=true"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -74,6 +74,7 @@ def test_corruptions_of_an_older_revision_are_measured_again(kd_bench, finished,
     assert read_record(student).corrupted.revision == catalogue.REVISION
 
 
+@pytest.mark.slow
 def test_a_table_shows_the_mean_and_single_corruptions(kd_bench, finished, few):
     student, teacher = finished
     command = "table", "--pair", student.parts[-4], "--format", "csv", "--metric"

@@ -88,6 +88,7 @@ def test_a_mistake_is_reported_in_one_line(kd_bench, finished, quick, words, ans
     assert answer in printed
 
 
+@pytest.mark.slow
 def test_a_network_without_the_probed_stage_is_refused(kd_bench, finished):
     student, _ = finished
     record = read_record(student)

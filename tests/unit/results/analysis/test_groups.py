@@ -62,6 +62,7 @@ def test_a_heading_has_the_differences_from_the_first_group(group, heading):
     assert str(group) == heading
 
 
+@pytest.mark.slow
 def test_roles_of_older_records_are_those_of_the_shipped_methods():
     roles = {name: role_of(name) for name in choices("method")}
     assert {name: role for name, role in roles.items() if role is not Role.method} == OF_OLDER

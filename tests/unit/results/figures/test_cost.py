@@ -63,6 +63,7 @@ def test_of_equal_costs_only_the_best_is_on_the_frontier():
     assert [point.row for point in cost.frontier(points(records), better=1)] == ["st"]
 
 
+@pytest.mark.slow
 def test_points_are_drawn_and_labelled(monkeypatch):
     (panel,) = drawn(RECORDS, monkeypatch)
     step = panel.lines[0]
@@ -74,6 +75,7 @@ def test_points_are_drawn_and_labelled(monkeypatch):
     assert panel.get_xlabel() == "seconds of training, mean of a run"
 
 
+@pytest.mark.slow
 def test_of_many_points_only_the_frontier_and_the_baseline_are_labelled(monkeypatch):
     monkeypatch.setattr(cost, "ALL_NAMED", 4)
     (panel,) = drawn(RECORDS, monkeypatch)

@@ -28,6 +28,7 @@ def drawn(records, monkeypatch):
     return figures[0].axes
 
 
+@pytest.mark.slow
 def test_seeds_means_and_intervals_are_those_of_the_table(monkeypatch):
     (panel,) = drawn(BASELINE + FAR, monkeypatch)
     zero, dots, mean, *caps = panel.lines
@@ -38,6 +39,7 @@ def test_seeds_means_and_intervals_are_those_of_the_table(monkeypatch):
     assert [tick.get_text() for tick in panel.get_yticklabels()] == ["st"]
 
 
+@pytest.mark.slow
 def test_an_interval_that_excludes_zero_has_another_colour(monkeypatch):
     (panel,) = drawn(BASELINE + FAR + NEAR, monkeypatch)
     colours = {
@@ -56,6 +58,7 @@ def test_equal_numbers_give_equal_figures_and_other_numbers_do_not():
     assert data_hash(first) != data_hash(other)
 
 
+@pytest.mark.slow
 def test_the_hash_depends_on_the_numbers_and_not_on_the_style():
     plain = differences.svg(table_from(BASELINE + FAR))
     with mpl.rc_context({"font.size": 20}):

@@ -49,6 +49,7 @@ def test_equal_methods_are_all_at_the_best(monkeypatch):
     assert {tuple(line.get_xdata()) for line in panel.lines} == {(0.0, 0.0, 0.0, 1.0)}
 
 
+@pytest.mark.slow
 def test_each_group_of_methods_has_its_own_panel_and_best(monkeypatch):
     controls = [
         *on_pair("resnet8", control_shuffled=95.0, label_smoothing=94.0),

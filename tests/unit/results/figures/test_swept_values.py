@@ -54,6 +54,7 @@ def test_each_column_has_a_panel():
     assert [panel.title.split()[0] for panel in panels(records)] == ["digits", "svhn"]
 
 
+@pytest.mark.slow
 def test_means_seeds_and_the_baseline_are_drawn(monkeypatch):
     figures, save = [], Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda f, *a, **k: figures.append(f) or save(f, *a, **k))

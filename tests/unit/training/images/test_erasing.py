@@ -146,6 +146,7 @@ def runs(tmp_path_factory):
 ERASED = ("recipe.erasing.probability=0.5",)
 
 
+@pytest.mark.slow
 def test_both_networks_get_the_same_images_which_are_erased_and_then_mixed(runs):
     mixed = (*ERASED, "recipe.mixup=0.2", "recipe.repeated_augmentation=3", "speed=reference")
     work = setup_of(job(runs, "method=st", *mixed))

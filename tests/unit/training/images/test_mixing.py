@@ -173,6 +173,7 @@ def test_a_teacher_cache_is_refused(runs):
     assert cache_shape(with_table) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "choices"), [("dkd", ["method=dkd"]), ("swap", ["method=st", "plugin=swap"])]
 )

@@ -167,6 +167,7 @@ def test_jobs_without_a_rule_have_the_plain_optimizer_and_checkpoint(runs):
     assert runner.optimizer.state_dict().keys() == {"momentum"}
 
 
+@pytest.mark.slow
 def test_a_rule_applies_only_to_the_main_phase(runs):
     work = ruled(runs, "ft", "dot")
     kinds = [type(EpochRunner(work, phase).optimizer).__name__ for phase in phases(work)]
@@ -216,6 +217,7 @@ def test_the_label_has_a_rule_that_is_not_the_methods_own(runs):
     assert " st + dot (delta=0.05) " in resolve_job(made, changed).label
 
 
+@pytest.mark.slow
 def test_plain_sgd_is_not_part_of_a_jobs_identity(runs):
     plain, chosen, dot = (
         job(runs, "method=st", *more) for more in ((), ("rule=sgd",), ("rule=dot",))

@@ -39,6 +39,7 @@ def history(folder: Path) -> list[dict[str, float]]:
     return [{k: float(v) for k, v in row.items() if k != "stage"} for row in rows]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["st", "pkt"])  # pkt reads the pooled features
 def test_the_row_of_a_view_is_the_teachers_output_for_it(runs, method):
     online, table = (
@@ -157,6 +158,7 @@ def test_the_table_of_a_killed_process_is_completed(work, tmp_path):
     assert {path.name for path in (tmp_path / "parts").iterdir()} == {"rows.f32", "table.json"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "damage", "kept"),
     [

@@ -67,6 +67,7 @@ def test_latex_is_escaped_in_latex():
     assert r"\textbackslash{}input\{/etc/passwd\}" in written("latex", LATEX)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", EVIL)
 def test_a_figure_with_any_name_is_valid_xml(text):
     changed = {f"method.losses.st.{text}": 1}
