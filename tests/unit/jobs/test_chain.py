@@ -101,7 +101,8 @@ def test_each_teacher_of_an_ensemble_is_checked_against_its_own_record(runs, tmp
     the_job = job(folder, *ENSEMBLE, "seed=1")
     first, second = the_job.teachers
     shutil.copy(first.path / WEIGHTS, second.path / WEIGHTS)
-    with pytest.raises(UserError, match=f"^{second.path / WEIGHTS} does not match the hash in its record"):
+    mismatch = f"^{second.path / WEIGHTS} does not match the hash in its record"
+    with pytest.raises(UserError, match=mismatch):
         trained(the_job)
 
 
