@@ -13,7 +13,7 @@ install:  ## install the package in editable mode, with test and lint tools
 test:  ## run the fast tests (a minute and a half on two cores)
 	$(PYTHON) -m pytest -m "not slow and not gpu"
 
-test-all:  ## run all tests (about four minutes on two cores)
+test-all:  ## run all tests (about ten minutes on two cores)
 	$(PYTHON) -m pytest
 
 faults:  ## inject all faults (about two hours) and update docs/reliability.md
