@@ -16,7 +16,7 @@ from kd_bench.results.labels import method_name
 from kd_bench.results.record import Record
 from kd_bench.results.run_folder import RESULT, WEIGHTS, check_weights
 from kd_bench.results.store import open_record
-from kd_bench.utils.errors import require, require_installed
+from kd_bench.utils.errors import UserError, message_lines, require, require_installed
 from kd_bench.utils.files import write_json
 from kd_bench.utils.text.output import print_lines
 
@@ -187,15 +187,22 @@ def onnx(net: nn.Module, image: Tensor) -> Written:
     import onnxruntime  # an optional dependency, like those of torch's exporter
     import torch
 
-    exported = torch.onnx.export(
-        net,
-        (image[:2],),
-        input_names=["image"],
-        output_names=["logits"],
-        dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-        dynamo=True,
-        verbose=False,
-    )
+    try:
+        exported = torch.onnx.export(
+            net,
+            (image[:2],),
+            input_names=["image"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+            dynamo=True,
+            verbose=False,
+        )
+    except torch.onnx.OnnxExporterError as error:  # of torch 2.6 for batch norm, for instance
+        reason = message_lines(error.__cause__ or error)[0]  # the error's own text is a page long
+        raise UserError(
+            f"torch {torch.__version__} cannot convert the network to ONNX: {reason}; a newer torch"
+            " may, or choose another --format"
+        ) from error
     assert exported is not None  # None only if `export` writes the file itself
     content = exported.model_proto.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])

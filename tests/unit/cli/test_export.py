@@ -99,6 +99,23 @@ def test_safetensors_have_the_unchanged_weights(kd_bench, finished, tmp_path):
     assert all(torch.equal(was[name], now[name]) for name in was)
 
 
+def test_a_network_that_torch_cannot_convert_to_onnx_is_refused_in_one_line(
+    kd_bench, finished, tmp_path, monkeypatch
+):
+    pytest.importorskip("onnxruntime")
+
+    def fail(*_arguments, **_settings):
+        raise torch.onnx.OnnxExporterError("a page") from ValueError("no batch norm\nand more")
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    code, printed = kd_bench("export", finished[0], "--format", "onnx", "--to", "net.onnx")
+    assert (code, printed.count("\n")) == (2, 1), printed
+    assert "cannot convert the network to ONNX: no batch norm; a newer torch may" in printed
+    assert not (tmp_path / "net.onnx").exists()
+
+
+# The exporter of torch 2.6 cannot convert batch norm with onnxscript 0.7.
+@pytest.mark.skipif(torch.__version__ < "2.7", reason="needs the exporter of a newer torch")
 @pytest.mark.slow
 def test_onnx_has_the_networks_logits_for_any_batch_size(kd_bench, finished, tmp_path, network):
     onnxruntime = pytest.importorskip("onnxruntime")
