@@ -38,7 +38,10 @@ class Feed(Protocol):
         ...
 
     def images(self, index: Tensor, view: Tensor) -> Tensor:
-        """The step's augmented images, normalized: float [B, 3, H, W]; does not synchronize."""
+        """The step's augmented images, normalized: float [B, 3, H, W]; does not synchronize.
+
+        They may be overwritten by those of the next step.
+        """
         ...
 
 
@@ -110,16 +113,20 @@ class Data(ABC):
         for start in range(0, len(split.target), size):
             yield self.eval_batch(split, start, start + size)
 
-    def normalise(self, image: Tensor) -> Tensor:
-        """The network input float [B, 3, H, W] of images uint8 [B, H, W, 3] on any device."""
-        return self._normalise(image.to(self.mean.device, non_blocking=True))
+    def normalise(self, image: Tensor, out: Tensor | None = None) -> Tensor:
+        """The network input float [B, 3, H, W] of images uint8 [B, H, W, 3] on any device.
 
-    def _normalise(self, image: Tensor) -> Tensor:
+        With `out` (float [B, H, W, 3]), the result is written there.
+        """
+        return self._normalise(image.to(self.mean.device, non_blocking=True), out)
+
+    def _normalise(self, image: Tensor, out: Tensor | None = None) -> Tensor:
         """(image / 255 - mean) / std of uint8 [B, H, W, 3], as float [B, 3, H, W] channels_last."""
         # Multiply and add are separate so that rounding is the same on all devices: with a fused
         # operator (addcmul), it depends on the device whether the product is rounded.
         scale, shift = self._scale_and_shift
-        return image.float().mul_(scale).add_(shift).permute(0, 3, 1, 2)
+        value = image.float() if out is None else out.copy_(image)
+        return value.mul_(scale).add_(shift).permute(0, 3, 1, 2)
 
     @cached_property
     def _scale_and_shift(self) -> tuple[Tensor, Tensor]:

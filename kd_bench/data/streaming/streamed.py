@@ -119,12 +119,17 @@ class StreamedData(Data):
 
 
 class StreamedFeed:
-    """Copies the images of each step to a fixed buffer, which a captured step can read."""
+    """Copies the images of each step to a fixed buffer, which a captured step can read.
+
+    The normalised images have a fixed buffer too: on a CPU, memory for each batch from the system
+    would take a fifth of the time from a file to a normalised image.
+    """
 
     def __init__(self, data: StreamedData, seed: int, sizes: Sequence[int]):
         self._data, self._seed, self._sizes = data, seed, sizes
         shape = (max(sizes), *data.image_size, 3)
         self._ready = torch.zeros(shape, dtype=torch.uint8, device=data.mean.device)
+        self._normalised = torch.zeros(shape, device=data.mean.device)
         self._coming: Iterator[Tensor] = iter(())
 
     def start(self, order: Tensor, epoch: int) -> None:
@@ -141,7 +146,8 @@ class StreamedFeed:
 
     def images(self, index: Tensor, view: Tensor) -> Tensor:
         """The images copied last, which are those of `index` and `view`."""
-        return self._data.normalise(self._ready[: len(index)])
+        size = len(index)
+        return self._data.normalise(self._ready[:size], out=self._normalised[:size])
 
 
 class _Images(TorchDataset):

@@ -167,7 +167,8 @@ def _resize(image: np.ndarray, height: int, width: int) -> Tensor:
 
     PyTorch's integer arithmetic is several times faster than Pillow; values differ by at most 1.
     """
-    # A copy with contiguous rows, so that PyTorch can read it as [1, 3, H', W'] without another.
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+    # A copy with contiguous rows and the strides of channels_last: PyTorch then neither copies it
+    # again nor writes the result channel by channel.
+    pixels = torch.from_numpy(np.array(image))[None].permute(0, 3, 1, 2)
     resized = F.interpolate(pixels, (height, width), mode="bilinear", antialias=True)
-    return resized[0].permute(1, 2, 0)
+    return resized.permute(0, 2, 3, 1)[0]
