@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 from kd_bench.cli.common.parser import Parser
 from kd_bench.results.options import (
     COSTS,
+    COSTS_TEXT,
     FILTERS,
     FORMAT_NAMES,
     METRIC,
     METRICS,
     METRICS_TEXT,
     TableOptions,
+    check_cost,
     check_metric,
 )
 from kd_bench.results.published.values import read_published
@@ -29,6 +31,7 @@ from kd_bench.utils.files import atomic_write
 from kd_bench.utils.text.output import print_lines
 
 if TYPE_CHECKING:  # pandas takes half a second to import, which --help does not need
+    from kd_bench.results.figures.cost import Costs
     from kd_bench.results.table import Table
 
 Runs = tuple[list[Record], list[Failure]]
@@ -103,10 +106,9 @@ def add_table_options(parser: Parser, source: str) -> None:
     )
     parser.add_argument(
         "--cost",
-        choices=COSTS,
         metavar="COST",
         default=COSTS[0],
-        help=f"the cost in --cost-figure: {', '.join(COSTS)} (default: {COSTS[0]})",
+        help=f"the cost in --cost-figure: {COSTS_TEXT} (default: {COSTS[0]})",
     )
     parser.add_argument(
         "--summary",
@@ -143,9 +145,10 @@ def table_options(args: Namespace) -> TableOptions:
     """The parsed options of `add_table_options`.
 
     Raises:
-        UserError: the metric is unknown, or a figure's name does not end with .svg.
+        UserError: the metric or the cost is unknown, or a figure's name does not end with .svg.
     """
     check_metric(args.metric)
+    check_cost(args.cost)
     for name in ("figure", "plot", "profile", "cost-figure"):
         file = getattr(args, name.replace("-", "_"))
         require(
@@ -241,9 +244,17 @@ def extra_files(
     if options.profile is not None:
         files[options.profile] = profile.svg(table)
     if options.cost_figure is not None:
-        costs = replace(options, metric=options.cost, published=False)
-        files[options.cost_figure] = cost.svg(table, make_table(costs, "", read))
+        files[options.cost_figure] = cost.svg(table, _costs(options, table, read))
     return files
+
+
+def _costs(options: TableOptions, table: Table, read: Callable[[str], Runs]) -> Costs:
+    from kd_bench.results.figures import cost
+
+    if options.cost not in COSTS:
+        return cost.measured(Path(options.cost), table)
+    chosen = replace(options, metric=options.cost, published=False)
+    return cost.recorded(make_table(chosen, "", read))
 
 
 def write_file(path: Path, content: str | bytes) -> None:

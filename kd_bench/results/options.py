@@ -205,6 +205,8 @@ METRIC = _Metrics(_NAMED)
 METRICS = tuple(METRIC)
 COSTS = tuple(name for name, metric in METRIC.items() if not metric.better)
 METRICS_TEXT = f"{', '.join(METRICS)}, corrupted:NAME, probe:DATASET"
+MEASURED = ".json"  # suffix of a file of tools/method_cost.py
+COSTS_TEXT = f"{', '.join(COSTS)}, or a file of tools/method_cost.py (FILE{MEASURED})"
 
 
 def check_metric(name: str) -> None:
@@ -216,6 +218,16 @@ def check_metric(name: str) -> None:
     kind, _, which = name.partition(":")
     is_known = name in METRICS or (kind in OF_ONE and which != "")
     require(is_known, f"unknown metric '{name}'; choose from {METRICS_TEXT}")
+
+
+def check_cost(name: str) -> None:
+    """Refuse an unknown cost.
+
+    Raises:
+        UserError: the cost is unknown; the message lists all costs.
+    """
+    is_known = name in COSTS or name.endswith(MEASURED)
+    require(is_known, f"unknown cost '{name}'; choose from {COSTS_TEXT}")
 
 
 FILTERS = ("dataset", "pair", "method", "recipe", "student")
@@ -236,7 +248,7 @@ class TableOptions:
     plot: Path | None = None  # SVG file for accuracy against swept values
     profile: Path | None = None  # SVG file for performance profiles over pairs
     cost_figure: Path | None = None  # SVG file for accuracy against a cost
-    cost: str = COSTS[0]
+    cost: str = COSTS[0]  # or a file of tools/method_cost.py
     summary: bool = False  # a second table, of the methods over all pairs
     published: bool = False  # add published values
     untuned: bool = False  # without rows whose values were chosen by a study

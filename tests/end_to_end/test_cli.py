@@ -16,6 +16,7 @@ from hypothesis import given, settings, strategies
 import kd_bench as package
 from kd_bench.cli import hydra_app
 from kd_bench.cli.common import progress
+from kd_bench.cli.main import COMMANDS
 from kd_bench.config import compose
 from kd_bench.jobs import resolve, runner
 from kd_bench.jobs.job import write_jobs
@@ -402,6 +403,11 @@ def test_values_that_differ_from_the_choices_are_kept_in_the_record(kd_bench, tm
 
 def test_the_version_is_that_of_the_package(kd_bench):
     assert kd_bench("--version") == (0, f"kd-bench {package.__version__}\n")
+
+
+def test_the_help_lists_every_command(kd_bench):
+    _, printed = kd_bench("--help")
+    assert set(COMMANDS) == set(re.findall(r"^kd-bench ([a-z]+) .*  ", printed, re.M)) - {"dataset"}
 
 
 def test_flags_may_be_placed_anywhere():

@@ -16,7 +16,7 @@ from kd_bench.interfaces import UserError, require
 
 try:
     import simplejpeg
-except ImportError:  # the extra `jpeg`; Pillow decodes the same pixels in twice the time
+except ImportError:  # the extra `jpeg`; Pillow decodes the same pixels, more slowly
     simplejpeg = None
 
 DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")  # more than 8 bits, which PIL would clip

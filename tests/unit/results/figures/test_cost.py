@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from helpers.written_records import record, seeds
 from matplotlib.figure import Figure
@@ -23,7 +25,7 @@ RECORDS = [
 
 
 def tables(records, metric="last", of_cost="seconds"):
-    return table_from(records, metric=metric), table_from(records, metric=of_cost)
+    return table_from(records, metric=metric), cost.recorded(table_from(records, metric=of_cost))
 
 
 def points(records, **settings):
@@ -100,3 +102,21 @@ def test_the_hash_depends_on_accuracies_and_costs():
 def test_a_cost_against_a_cost_is_refused():
     with pytest.raises(UserError, match="memory is itself a cost; choose another --metric"):
         cost.svg(*tables(RECORDS, metric="memory"))
+
+
+def test_measured_costs_are_those_of_the_rows_methods_and_of_their_pair(tmp_path):
+    steps = {"st": 1.0, "at": 1.25, "rkd": 2.0}
+    methods = {name: {"step_to_st": {"median": step}} for name, step in steps.items()}
+    (tmp_path / "c.json").write_text(json.dumps({"pair": "resnet20-resnet8", "methods": methods}))
+    records = [*seeds("st", 93.0), *seeds("st", 94.0, student="resnet14"), *seeds("at", 92.0)]
+    table = table_from(records)
+    found = cost.measured(tmp_path / "c.json", table)
+    (column,) = (each.label for each in table.columns if each.pair == "resnet20-resnet8")
+    assert dict(found.of) == {("st", column): 1.0, ("at", column): 1.25}
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "[", '{"pair": "a", "methods": {"st": {}}}'])
+def test_a_file_without_measured_costs_is_refused(tmp_path, content):
+    (tmp_path / "c.json").write_text(content)
+    with pytest.raises(UserError, match=r"c\.json is not a measurement of tools/method_cost\.py"):
+        cost.measured(tmp_path / "c.json", table_from(RECORDS))
