@@ -17,7 +17,7 @@ from helpers.jobs import TINY
 pytestmark = pytest.mark.slow
 
 COMMAND = [sys.executable, "-m", "kd_bench", *TINY]
-EPOCHS = 16  # enough to kill a process before the last one
+EPOCHS = 8  # enough to kill a process before the last one
 OVERRIDES = ["method=crd", "gpus_per_job=2", f"recipe.epochs={EPOCHS}"]
 
 

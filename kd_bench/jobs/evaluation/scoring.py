@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from kd_bench.data.dataset import Data
@@ -97,6 +96,8 @@ def best_temperature(logits: Tensor, target: Tensor) -> float:
     Restricted to 0.01..100, because the loss has no minimum if every image is classified
     correctly. Guo et al., section 4.2.
     """
+    from scipy.optimize import minimize_scalar  # takes 0.4 s to import; only with validation images
+
     low, high = map(math.log, TEMPERATURES)
 
     def loss(log_temperature: float) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from kd_bench.data.data import Data
@@ -115,6 +114,8 @@ def _joined(values: list[float]) -> str:
 
 def _best_order(predicted: Tensor, target: Tensor, classes: int) -> float:
     """Accuracy in percent under the most favourable renaming of the predicted classes."""
+    from scipy.optimize import linear_sum_assignment  # takes 0.4 s to import; only for bad teachers
+
     pairs = (target * classes + predicted).bincount(minlength=classes**2)
     counts = pairs.view(classes, classes).cpu().numpy()
     rows, columns = linear_sum_assignment(counts, maximize=True)
