@@ -203,6 +203,7 @@ class Loss(nn.Module):
     needs_networks: bool = False  # runs the networks, or parts of them, on other inputs
     cuts: tuple[str, ...] = ()  # stages after which it runs both networks' layers (`Networks`)
     needs_labels: bool = False  # needs one label per image, which mixed images do not have
+    ignores_temperature: bool = False  # z / T for z gives the same value, or that value over T^2
     needs_distinct_images: bool = False  # needs each image at most once in a batch
     extra_student_images: float = 0.0  # images that it runs the student on, per image of the batch
     # `forward` is a mean of one contribution per image, each independent of the other images. With
@@ -335,6 +336,7 @@ class LogitPlugin(nn.Module):
 
     needs_labels: bool = False  # needs one label per image, which mixed images do not have
     weights_images: bool = False  # its weights are [B], so it needs losses that are `PerImageLoss`
+    is_temperature: bool = False  # z / T for z, T^2 times the loss (`Loss.ignores_temperature`)
     cuda_graph_safe: bool = True  # never synchronizes with the device, so it can be captured
     revision: int = 1  # increment whenever the computed values change
 

@@ -27,6 +27,8 @@ class ContrastiveLogits(PerImageLoss):
     CIFAR-100, where it trains students for 480 epochs.
     """
 
+    ignores_temperature = True
+
     def __init__(self, context: LossContext, temperature: float):
         super().__init__(context)
         require_positive("temperature", temperature)

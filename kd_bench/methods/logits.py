@@ -17,5 +17,7 @@ class LogitRegression(Loss):
     (`feature_mse`).
     """
 
+    ignores_temperature = True
+
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         return F.mse_loss(student.logits, teacher.logits)

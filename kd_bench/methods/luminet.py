@@ -25,6 +25,8 @@ class Perception(PerImageLoss):
     1e-5 to the variance.
     """
 
+    ignores_temperature = True
+
     def __init__(self, context: LossContext, temperature: float):
         super().__init__(context)
         require_positive("temperature", temperature)

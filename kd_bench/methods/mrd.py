@@ -72,6 +72,7 @@ class MonotonicRank(Loss):
     adds vectors of these lengths before averaging them.
     """
 
+    ignores_temperature = True
     terms = ("correlation", "rank")
 
     def __init__(self, context: LossContext, sharpness: float):

@@ -22,6 +22,8 @@ class NormalizedLogits(PerImageLoss):
         UserError: if `deviations` (c) is not above zero, or there is only one class.
     """
 
+    ignores_temperature = True
+
     def __init__(self, context: LossContext, deviations: float):
         super().__init__(context)
         require_positive("deviations", deviations)

@@ -50,6 +50,11 @@ class Plugins(nn.Module):
                     f"plug-in '{name}' weights images, but loss '{loss}' is not a mean over images;"
                     f" choose a method with a loss that is, {INSTEAD}",
                 )
+                require(
+                    not (plugin.is_temperature and compared[loss].ignores_temperature),
+                    f"plug-in '{name}' is a temperature, which loss '{loss}' ignores; choose"
+                    f" another method, {INSTEAD}",
+                )
 
     def __iter__(self) -> Iterator[tuple[str, LogitPlugin]]:
         for name, plugin in self.by_name.items():

@@ -27,7 +27,12 @@ class LearnedTemperature(LogitPlugin):
 
     T multiplies the loss's own temperature, and T^2 its own factor. With temperature 4, as in most
     losses here, 0.25 + 5 sigmoid is the paper's 1 + 20 sigmoid.
+
+    Losses that ignore a temperature are refused: of T, at most the factor T^2 would be left, which
+    training would increase to its bound.
     """
+
+    is_temperature = True
 
     def __init__(self, context: LossContext, start: float, span: float, curriculum: float):
         super().__init__(context)

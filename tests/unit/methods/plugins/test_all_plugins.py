@@ -13,7 +13,7 @@ from helpers.outputs import rand
 from helpers.shipped import choices
 from torch import Tensor
 
-from kd_bench.interfaces import Batch
+from kd_bench.interfaces import Batch, Loss, Output, UserError
 from kd_bench.jobs import instantiate
 from kd_bench.methods.common.method import Method
 
@@ -64,6 +64,36 @@ def test_large_logits_few_classes_and_single_images_are_finite(method, plugin):
             built = build(method, context(classes), plugin)
             found = evaluate(built, student.float(), teacher.float(), batch)
             assert all(each.isfinite().all() for each in found)
+
+
+def logit_losses(method: str) -> dict[str, Loss]:
+    """The losses of a method that compare logits alone, for 10 classes."""
+    try:
+        losses = build(method, context(10)).losses
+    except UserError:  # it reads features
+        return {}
+    return {name: loss for name, loss in losses.items() if loss.compares_logits_alone}
+
+
+@pytest.mark.parametrize("method", choices("method"))
+def test_exactly_the_losses_that_ignore_a_temperature_are_marked(method):
+    student, teacher, batch = inputs(12, 10, scale=5.0)
+    for loss in logit_losses(method).values():
+        found = [
+            loss(Output(student / temperature), Output(teacher / temperature), batch)
+            for temperature in (1.0, 2.0)
+        ]
+        value, other = (sum(each.values()) if isinstance(each, dict) else each for each in found)
+        ratio = (value / other).item()
+        is_ignored = any(ratio == pytest.approx(power, rel=1e-3) for power in (1.0, 4.0))
+        assert loss.ignores_temperature == is_ignored
+
+
+@pytest.mark.parametrize("plugin", ["ctkd", "ctkd_instance"])
+@pytest.mark.parametrize("method", ["logits", "ckd", "luminet", "mrd", "normkd"])
+def test_a_learned_temperature_refuses_losses_that_ignore_it(method, plugin):
+    with pytest.raises(UserError, match=r"is a temperature, which loss|not a mean over images"):
+        build(method, context(10), plugin)
 
 
 @each_plugin
