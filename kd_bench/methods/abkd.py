@@ -21,10 +21,10 @@ class AlphaBetaDivergence(PerImageLoss):
     class: a larger beta favours classes with high probabilities in the student, and a smaller alpha
     shifts from differences of probabilities to their ratios.
 
-    The authors' code (ghwang-s/abkd) has no T^2: its weight of 64 at T = 4 is 4 here. For alpha or
-    beta = 0, it divides by the other once instead of twice, which is the limit only if the other is
-    1. The authors searched alpha and beta for each pair; 0.8 and 0.3 are their example for ResNet56
-    to ResNet20 on CIFAR-100.
+    The authors' code (ghwang-s/abkd) has no T^2: its weight of 64 at T = 4 is 4 here (its README
+    has 32 for the same example). For alpha or beta = 0, it divides by the other once instead of
+    twice, which is the limit only if the other is 1. The authors searched alpha and beta for each
+    pair; 0.8 and 0.3 are their example for ResNet56 to ResNet20 on CIFAR-100.
 
     Raises:
         UserError: if the temperature is not above 0, alpha or beta is below 0, or both are 0.

@@ -35,9 +35,9 @@ class AngularViews(Loss):
       the cosine between their differences from the teacher, averaged over the batch.
 
     The similarity of features is their cosine; that of predictions is their inner product, as in
-    the authors' code (june6423/Angular-KD), the source of all details and numbers. There, `target`
-    trains the views, too. See `PublishedAngularViews` for errors that are corrected here. The
-    linear map has no bias, since batch norm would remove it.
+    the authors' code (june6423/Angular-KD), the source of all details and numbers. As there,
+    `target` also trains the views. See `PublishedAngularViews` for errors that are corrected here.
+    The linear map has no bias, since batch norm would remove it.
 
     Raises:
         UserError: if there are fewer than 2 views, or more than 6 or than features; a number is out

@@ -24,7 +24,7 @@ class ContrastiveLogits(PerImageLoss):
     batch of one has loss 0.
 
     As in the authors' code (ZhouXinzzzzz/CKD), with its temperature of 1 and its weight for
-    CIFAR-100, where it trains students for 480 epochs.
+    most pairs on CIFAR-100, where it trains students for 480 epochs.
     """
 
     ignores_temperature = True

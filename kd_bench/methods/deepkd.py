@@ -24,8 +24,9 @@ class DeeplyDecoupled(SeparateMomenta):
     higher signal-to-noise ratio in the gradients of cross entropy and of the rest, and gives them a
     larger momentum. The authors' code (haiduo/DeepKD) differs: there, cross entropy has the
     momentum of "target", due to the order of conditions. "target" has the weight decay, as in that
-    code. Deltas of +-0.075 are theirs for CIFAR-100 at mu = 0.9, without Nesterov's momentum. The
-    paper's mask of unlikely classes is part of the loss: `GrowingMask`.
+    code. For CIFAR-100 at mu = 0.9, without Nesterov's momentum, its deltas are 0.075 for cross
+    entropy, -0.075 for "target", and for "rest", depending on the pair, 0 to 0.085. The paper's
+    mask of unlikely classes is part of the loss: `GrowingMask`.
     """
 
     def __init__(

@@ -38,7 +38,8 @@ class FunctionConsistency(Loss):
     - `mixed`: T^2 KL from the teacher's prediction to that at the end of each path.
 
     Bridges and numbers are from the authors' code (LiuDongyang6/FCFD). There, the frozen teacher
-    normalises with batch statistics; here, with its running statistics. Neither network's batch
+    normalises with batch statistics; here, with its running statistics. It also cuts WRNs, VGGs and
+    some others before a ReLU, with bridges without a leaky ReLU. Neither network's batch
     norm records statistics of a mixed path: in that code, a copy does, which is never read.
 
     A step's paths are drawn on the host, so it cannot be captured as a CUDA graph. The later layers

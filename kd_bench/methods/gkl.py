@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_bench.interfaces import Batch, Loss, LossContext, Output, require_positive
+from kd_bench.interfaces import Batch, Loss, LossContext, Output, require, require_positive
 from kd_bench.methods.common.functional import class_means
 
 
@@ -32,9 +33,11 @@ class GeneralizedKL(Loss):
     (jiequancui/DKL) uses tensors [B, K, K]. That code collects m in each epoch for the next, from
     augmented images, with equal weights in the first epoch. Here, m is computed once before
     training, from images without augmentation. As in that code, there is no T^2.
+    For some pairs, it takes w from the teacher's prediction for the image itself, which is not
+    implemented here.
 
     Raises:
-        UserError: if a temperature or the power is not above 0.
+        UserError: if a temperature is not above 0, or the power is below 0; 0 gives equal weights.
     """
 
     terms = ("wmse", "soft_ce")
@@ -47,7 +50,7 @@ class GeneralizedKL(Loss):
         super().__init__(context)
         require_positive("temperature", temperature)
         require_positive("weight_temperature", weight_temperature)
-        require_positive("power", power)
+        require(0 <= power < math.inf, f"power must be 0 or more and finite, got {power}")
         self.temperature, self.weight_temperature = temperature, weight_temperature
         self.power = power
         classes = context.num_classes

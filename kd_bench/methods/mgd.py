@@ -16,10 +16,10 @@ class MaskedGeneration(PerImageLoss):
     and G is trained: two 3x3 convolutions with a ReLU in between. Each channel of each image is
     masked with probability `masked`, so that the student's other channels must suffice to generate
     the teacher's map. The authors' code (yzd-v/MGD) masks channels for classification, and
-    positions for detection and segmentation. It has no setting for small images: the weight belongs
-    to a sum over the 512 x 7 x 7 values of the last map on ImageNet, and that of CIFAR networks has
-    a tenth as many or fewer. Maps of different sizes are pooled to the smaller one; the networks
-    may differ in width.
+    positions for detection and segmentation. Its weight, 0.00007, belongs to a sum over the
+    512 x 7 x 7 values of the last map on ImageNet; that for CIFAR-100 (yzd-v/cls_KD), 0.0012, to
+    512 x 4 x 4 values. Maps of different sizes are pooled to the smaller one; the networks may
+    differ in width.
 
     Raises:
         UserError: if the stage is not a feature map, or `masked` is not at least 0 and below 1.

@@ -29,7 +29,7 @@ class SelfKnowledge(PerImageLoss):
 
     To rank, the authors' code (yzd-v/cls_KD) uses the logarithm of the student's p, divided as if
     it were p, and includes y itself in the ranks of the others. Weights are those of its
-    configuration for ResNet18 on CIFAR-100, at batch size 16.
+    configuration for ResNet18 on CIFAR-100, with 16 images per GPU.
 
     Raises:
         UserError: if `stage` is not a map, or there is only one class.

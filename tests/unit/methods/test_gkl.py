@@ -107,7 +107,14 @@ def test_a_student_equal_to_its_teacher_has_no_gradient():
     assert gradient.abs().max() < 1e-15
 
 
-@pytest.mark.parametrize("values", [(0, 1.0, 1.0), (1.0, -1.0, 1.0), (1.0, 1.0, 0)])
-def test_a_number_out_of_range_is_refused(values):
-    with pytest.raises(UserError, match="must be a number above 0"):
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ((0, 1.0, 1.0), "temperature must be a number above 0"),
+        ((1.0, -1.0, 1.0), "weight_temperature must be a number above 0"),
+        ((1.0, 1.0, -0.1), "power must be 0 or more and finite"),
+    ],
+)
+def test_a_number_out_of_range_is_refused(values, message):
+    with pytest.raises(UserError, match=message):
         GeneralizedKL(context(4), *values)
