@@ -1,6 +1,8 @@
 """python tools/publish.py: copy the small records of finished runs from runs/ to results/.
 
 python tools/publish.py --dataset digits      the runs of this table, and their teachers
+
+If other seeds of a published job failed, the reasons are published, so that tables count them.
 """
 
 from __future__ import annotations
@@ -14,9 +16,9 @@ from kd_bench.cli.common.parser import Parser
 from kd_bench.cli.table import add_filters, chosen_filters
 from kd_bench.config.identity import folder_name
 from kd_bench.results.record import Record
-from kd_bench.results.run_folder import HISTORY, RESULT
+from kd_bench.results.run_folder import ERROR, HISTORY, RESULT, write_error
 from kd_bench.results.select import select_runs, to_frame
-from kd_bench.results.store import find_records
+from kd_bench.results.store import find_records, read_failures
 from kd_bench.results.study import STUDY
 from kd_bench.utils.errors import UserError, require
 from kd_bench.utils.files import atomic_write
@@ -87,6 +89,7 @@ def copy(folder: Path, target: Path, replace: bool) -> str:
     if differs and not replace:
         return "kept"
     target.mkdir(parents=True, exist_ok=True)
+    (target / ERROR).unlink(missing_ok=True)  # of an earlier attempt
     for name, content in contents.items():
         atomic_write(target / name, content)
     return "replaced" if differs else "published"
@@ -107,7 +110,19 @@ def publish_runs(args: argparse.Namespace) -> dict[str, list[str]]:
         else:
             outcome = copy(folder, target / record.folder, args.replace)
             outcomes.setdefault(outcome, []).append(record.folder)
+    jobs = {_job(name) for names in outcomes.values() for name in names}
+    for failure in read_failures(root):
+        place = target / failure.folder
+        if _job(failure.folder) in jobs and not (place / RESULT).exists():
+            place.mkdir(parents=True, exist_ok=True)
+            write_error(place, failure.reason)
+            outcomes.setdefault("failed", []).append(failure.folder)
     return outcomes
+
+
+def _job(folder: str) -> str:
+    """The folder of a job with all its seeds, from that of one of its runs."""
+    return folder.rpartition("/seed")[0]
 
 
 def main(argv: list[str]) -> int:

@@ -35,7 +35,7 @@ SCRIPT = "tools/simulated_tables.py"
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 PATTERN = "cifar10_jpg/resnet20-resnet8/st"  # records that serve as a template
 TABLES, SEEDS, METHODS = 1000, 3, 34
-SD, MEAN = 0.31, 75.0  # of the README's table
+SD, MEAN = 0.31, 75.0  # near those of the README's table
 EFFECT = 0.5  # points; `kd-bench plan --detect` computes the number of seeds for it
 
 

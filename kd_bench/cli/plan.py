@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,7 @@ finished runs:
   kd-bench plan --detect 0.3
   kd-bench plan --detect 0.3 --methods 10 --from results --dataset digits
 """
-DETECT = "--detect"
+DETECT, METHODS = "--detect", "--methods"
 
 
 def main(words: Sequence[str]) -> int:
@@ -49,8 +50,10 @@ def main(words: Sequence[str]) -> int:
         _add_options(parser)
         parser.print_help()
         return 0
-    if any(word.partition("=")[0] == DETECT for word in words):
+    options = {word.partition("=")[0] for word in words}
+    if DETECT in options:
         return _plan_seeds(words)
+    require(METHODS not in options, f"{METHODS} needs {DETECT} POINTS")
     from kd_bench.cli import hydra_app  # Hydra, which other commands do not need
 
     return hydra_app.main(hydra_words(words), plan=True)
@@ -66,7 +69,7 @@ def _add_options(parser: Parser) -> None:
         DETECT, type=float, metavar="POINTS", help="show the number of seeds to detect this"
     )
     parser.add_argument(
-        "--methods",
+        METHODS,
         type=int,
         default=1,
         metavar="N",
@@ -81,8 +84,8 @@ def _plan_seeds(words: Sequence[str]) -> int:
     parser = Parser("plan", DESCRIPTION)
     _add_options(parser)
     args = parser.parse(words)
-    require(args.detect > 0, f"{DETECT} must be above 0, got {args.detect:g}")
-    require(args.methods >= 1, f"--methods must be at least 1, got {args.methods}")
+    require(0 < args.detect < math.inf, f"{DETECT} must be above 0 and finite, got {args.detect:g}")
+    require(args.methods >= 1, f"{METHODS} must be at least 1, got {args.methods}")
     from kd_bench.results.table import table_from
 
     table = table_from(*read_runs(args.source), choice=chosen_filters(args))

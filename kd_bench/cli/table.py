@@ -148,6 +148,7 @@ def table_options(args: Namespace) -> TableOptions:
         UserError: the metric or the cost is unknown, or a figure's name does not end with .svg.
     """
     check_metric(args.metric)
+    _check_corruption(args.metric)
     check_cost(args.cost)
     for name in ("figure", "plot", "profile", "cost-figure"):
         file = getattr(args, name.replace("-", "_"))
@@ -171,6 +172,15 @@ def table_options(args: Namespace) -> TableOptions:
         published=args.published,
         untuned=args.untuned,
     )
+
+
+def _check_corruption(metric: str) -> None:
+    kind, _, name = metric.partition(":")
+    if kind == "corrupted" and name:
+        from kd_bench.jobs.evaluation.corruptions.catalogue import CORRUPTIONS, EXTRA
+
+        known = [*CORRUPTIONS, *EXTRA]
+        require(name in known, f"unknown corruption '{name}'; choose from {', '.join(known)}")
 
 
 def read_runs(folder: str) -> Runs:

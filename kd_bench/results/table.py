@@ -49,7 +49,9 @@ class Cell:
     values: dict[int, float]  # seed -> accuracy in percent
     failed: int = 0  # jobs that ended with an error
     delta: Delta | None = None
-    bold: bool = False  # the best of its column and group, or not significantly different from it
+    # The best of its column and group, or not significantly different from it; never with failed
+    # seeds, since its mean would be over those that did not fail.
+    bold: bool = False
     effect: int = 0  # 1: significantly above the baseline, -1: below
     unproven: bool = False  # not significantly above the best control
     changed: dict[str, Any] = field(default_factory=dict)  # configuration values, by path
@@ -241,7 +243,7 @@ def _compared(
         row: replace(
             cell,
             delta=deltas.get(row),
-            bold=row in verdicts.best,
+            bold=row in verdicts.best and not cell.failed,
             effect=verdicts.effects.get(row, 0),
             unproven=row in verdicts.unproven,
         )

@@ -53,7 +53,7 @@ def unlike(samples: Mapping[str, Sequence[float]], keep: str) -> set[str]:
     left = {name: values for name, values in samples.items() if len(values) > 1}
     found: set[str] = set()
     while len(left) > 2:
-        name = max(left, key=lambda name: variance(left[name]))
+        name = max((n for n in left if n != keep), key=lambda name: variance(left[name]))
         others = pooled(values for other, values in left.items() if other != name)
         df = len(left[name]) - 1
         assert others is not None  # there are at least two
@@ -61,7 +61,7 @@ def unlike(samples: Mapping[str, Sequence[float]], keep: str) -> set[str]:
             others.sd > 0
             and fdtrc(df, others.df, variance(left[name]) / others.sd**2) > OUTLIER / len(left)
         )
-        if name == keep or is_like:
+        if is_like:
             break
         found.add(name)
         del left[name]

@@ -86,8 +86,10 @@ class Point:
 
 
 def points(table: Table, costs: Costs, column: Column) -> list[Point]:
-    """The finished rows of a column that have a cost, cheapest first."""
-    return sorted(_points(table, costs, column), key=lambda point: (point.cost, -point.mean))
+    """The finished rows of a column that have a cost, cheapest first; of equal costs, the best."""
+    better = METRIC[table.metric].better
+    found = _points(table, costs, column)
+    return sorted(found, key=lambda point: (point.cost, -better * point.mean))
 
 
 def _points(table: Table, costs: Costs, column: Column) -> Iterator[Point]:

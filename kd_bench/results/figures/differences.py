@@ -15,7 +15,7 @@ from kd_bench.utils.text.escape import printable
 if TYPE_CHECKING:  # matplotlib takes a second to import
     from matplotlib.axes import Axes
 
-EXCLUDES_ZERO, INCLUDES_ZERO = CLEAR, VAGUE  # colours of intervals
+SIGNIFICANT, OTHER = CLEAR, VAGUE  # colours, by the same tests as the arrows of the table
 INCHES_PER_ROW, INCHES_AROUND, WIDTH = 0.27, 1.0, 7.0
 
 
@@ -25,6 +25,7 @@ class Difference:
 
     row: str
     delta: Delta
+    is_significant: bool  # corrected for all rows of the column
     seeds: list[float]  # the difference for each shared seed
 
 
@@ -37,7 +38,7 @@ def differences_from_baseline(table: Table, column: Column) -> list[Difference]:
         if cell.delta is not None:
             seeds = sorted(cell.values.keys() & baseline.keys())
             values = [cell.values[seed] - baseline[seed] for seed in seeds]
-            result.append(Difference(row, cell.delta, values))
+            result.append(Difference(row, cell.delta, bool(cell.effect), values))
     return result
 
 
@@ -59,7 +60,9 @@ def svg(table: Table) -> str:
         _draw(panel, rows)
         panel.set_title(printable(label), fontsize=10, loc="left", parse_math=False)
     unit = METRIC[table.metric].unit
-    panels[-1].set_xlabel(f"difference from the baseline in {unit}: seeds, mean, 95 % interval")
+    panels[-1].set_xlabel(
+        f"difference from the baseline in {unit}: seeds, mean, 95 % interval (blue: significant)"
+    )
     return picture(figure, "differences", _numbers(shown))
 
 
@@ -67,8 +70,7 @@ def _draw(panel: Axes, rows: list[Difference]) -> None:
     panel.axvline(0, color="black", linewidth=0.8)
     for place, row in enumerate(rows):
         mean, width = row.delta.mean, row.delta.half_width
-        is_clear = width is not None and abs(mean) > width
-        colour = EXCLUDES_ZERO if is_clear else INCLUDES_ZERO
+        colour = SIGNIFICANT if row.is_significant else OTHER
         panel.plot(row.seeds, [place] * len(row.seeds), "o", color=colour, markersize=3, alpha=0.5)
         panel.errorbar(mean, place, xerr=width, fmt="D", color=colour, markersize=5, capsize=3)
     labels = [printable(row.row) for row in rows]
@@ -82,6 +84,12 @@ def _draw(panel: Axes, rows: list[Difference]) -> None:
 def _numbers(shown: dict[str, list[Difference]]) -> list[object]:
     """The numbers in the figure, in order."""
     return [
-        [label, [[row.row, row.delta.mean, row.delta.half_width, *row.seeds] for row in rows]]
+        [
+            label,
+            [
+                [row.row, row.delta.mean, row.delta.half_width, row.is_significant, *row.seeds]
+                for row in rows
+            ],
+        ]
         for label, rows in shown.items()
     ]

@@ -125,7 +125,7 @@ def _effects(table: Table) -> str:
         return ""
     count = max(map(len, _compared(table).values()))
     of_column = " of a column" if len(table.columns) > 1 else ""
-    together = f"all {count} methods{of_column}"
+    together = f"all {count} rows{of_column}"
     corrected = f" (5 % for {together} together, Holm)" if count > 1 else " (5 %)"
     return (
         f"{EFFECT_MARKS[1]} and {EFFECT_MARKS[-1]} mark significant differences{corrected}; the"
@@ -183,16 +183,28 @@ def _boldness(table: Table) -> str:
     plain = [c.label for c in compared if not any(cell.bold for cell in table.under(c).values())]
     if not compared or not _has_deviation(table):
         return ""
+    has_baseline = _has_deltas(table)
     if len(plain) == len(compared):
-        return "No method is marked as best: none is significantly better than the baseline."
+        return f"No method is marked as best: {_why_none_is_best(table, has_baseline)}."
     ranked = {group for group in table.groups.values() if group.kind is not Kind.CONTROL}
     among = "a column and group" if len(ranked) > 1 else "a column"
     text = (
         f"Bold: the best of {among}, if it is significantly better than the baseline, and every"
         " method that is not significantly different from it (5 % for all their pairs together,"
         " Holm)."
+        if has_baseline
+        else f"Bold: the best of {among} and every method that is not significantly different from"
+        " it, if some method is (5 % for all their pairs together, Holm)."
     )
     return f"{text} Nothing is bold in {listed(plain, MANY)}." if plain else text
+
+
+def _why_none_is_best(table: Table, has_baseline: bool) -> str:
+    if not has_baseline:
+        return "no method differs significantly from the best"
+    if any(cell.effect == 1 for cell in table.cells.values()):
+        return "those that are significantly better than the baseline are not ranked with others"
+    return "none is significantly better than the baseline"
 
 
 def _has_deviation(table: Table) -> bool:
@@ -362,7 +374,7 @@ def short_caption(table: Table, mark: str) -> str:
         text += f", not above controls: {UNPROVEN_MARK}"
     if table.published:
         text += ", [n]: source of a published value"
-    return f"{text}. More: kd-bench table --format markdown"
+    return f"{text}. More: {table.command or 'kd-bench table'} --format markdown"
 
 
 def _mixed(runs: pd.DataFrame, key: str) -> list[str]:

@@ -99,7 +99,7 @@ def shared_scores(table: Table) -> dict[str, np.ndarray]:
     require(
         not twice,
         f"a summary uses each pair once, but {', '.join(twice)} has several columns; choose one"
-        " with --recipe, or leave out the pair with --pair",
+        " with --recipe, or only other pairs with --pair",
     )
     scores = {}
     for row in table.rows:

@@ -202,7 +202,7 @@ def test_the_caption_lists_a_row_that_is_neither_pooled_nor_tested():
     text = caption(TABLES["a row that varies more than all others"][0])
     assert "dkd varies more over the seeds than the other rows" in text
     assert "(SD of runs pooled over a column: 0.1, 6 degrees of freedom" in text
-    assert "5 % for all 2 methods together" in text
+    assert "5 % for all 2 rows together" in text
     assert "varies more" not in caption(TABLES["a row without labels"][0])
 
 

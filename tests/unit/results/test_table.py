@@ -273,6 +273,16 @@ def test_the_best_method_and_all_not_significantly_worse_are_bold():
     assert {row for (row, _), cell in table.cells.items() if cell.bold} == {"at", "dkd"}
 
 
+def test_a_row_with_failed_seeds_is_not_bold():
+    records = [
+        *seeds("baseline", 89.9, 90.0, 90.1),
+        *seeds("st", 91.9, 92.0),
+        *seeds("at", 91.8, 91.9, 92.0),
+    ]
+    table = table_from(records, [failure(records[3], 2)])
+    assert {row for (row, _), cell in table.cells.items() if cell.bold} == {"at"}
+
+
 def test_nothing_is_bold_without_a_significant_difference():
     # 92 - 90 = 2 is within 2.776 * 1 * sqrt(2 / 3) = 2.27
     table = table_from(BASELINE + SOFT)
@@ -883,7 +893,7 @@ repro; device cpu; kd_bench 0.1.0, torch 2.13.0. Total training time of these ru
 at 500 images/s per run. A signed number is the mean difference from the baseline in points, \
 paired by seed; its 95 % interval is about ± 1.4 (SD of runs pooled over a column: 0.6, 5 degrees \
 of freedom; runs treated as independent). ↑ and ↓ mark significant differences (5 % for all 2 \
-methods together, Holm); the smallest true difference detected with 80 % power is 2.1 \
+rows together, Holm); the smallest true difference detected with 80 % power is 2.1 \
 points for one method chosen beforehand, and 2.5 for any of them (noncentral t). Bold: the best of \
 a column, if it is significantly better than the baseline, and every method that is not \
 significantly different from it (5 % for all their pairs together, Holm). Each column uses one \

@@ -56,6 +56,21 @@ def test_the_study_of_a_tuned_run_is_copied_with_it(publish):
     assert publish() == (0, "1 unchanged\n")
 
 
+def test_failures_of_other_seeds_are_published_with_their_reason_until_they_finish(publish):
+    write(Path("runs"), [record(seed=0)])
+    for failed in (record(seed=1), record("st", seed=1)):  # no seed of st has finished
+        folder = Path("runs", failed.folder)
+        folder.mkdir(parents=True)
+        (folder / "error.txt").write_text("FloatingPointError: loss is nan\nTraceback ...")
+    assert publish() == (0, "1 failed, 1 published\n")
+    (error,) = Path("results").rglob("error.txt")
+    assert error.parent == Path("results", record(seed=1).folder)
+    assert error.read_text() == "FloatingPointError: loss is nan\n"
+    write(Path("runs"), [record(seed=1)])
+    assert publish() == (0, "1 published, 1 unchanged\n")
+    assert not list(Path("results").rglob("error.txt"))
+
+
 def test_publishing_again_copies_only_new_runs(publish):
     write(Path("runs"), [record(seed=0)])
     publish()

@@ -135,6 +135,8 @@ def test_a_sample_with_a_significantly_larger_variance_is_unlike_the_others():
     assert unlike({**like, "d": [0.0, 10.0, 20.0]}, keep="d") == set()
     assert unlike({**like, "d": [0.0, 4.0, 8.0]}, keep="a") == set()  # F = 16
     assert unlike({**like, "d": [50.0]}, keep="a") == set()
+    both = {"d": [0.0, 10.0, 20.0], "e": [0.0, 1000.0, 2000.0]}
+    assert unlike({**like, **both}, keep="d") == {"e"}
 
 
 def test_with_two_samples_or_equal_variances_none_is_unlike():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from helpers.written_records import record, seeds
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 from kd_bench.results.figures import cost
 from kd_bench.results.figures.cost import Point
 from kd_bench.results.figures.svg import data_hash
+from kd_bench.results.record import Metrics
 from kd_bench.results.table import table_from
 from kd_bench.utils.errors import UserError
 
@@ -63,6 +65,25 @@ def test_if_lower_is_better_the_frontier_has_the_lowest_values():
 def test_of_equal_costs_only_the_best_is_on_the_frontier():
     records = [*seeds("st", 93.0, seconds=5.0), *seeds("at", 92.0, seconds=5.0)]
     assert [point.row for point in cost.frontier(points(records), better=1)] == ["st"]
+
+
+def test_if_lower_is_better_the_best_of_equal_costs_is_the_lowest():
+    some = Metrics(
+        top5=None,
+        nll=0.4,
+        ece=1.0,
+        temperature=None,
+        ece_scaled=None,
+        kl=None,
+        teacher_errors=None,
+        per_class=[],
+    )
+    records = [
+        *seeds("st", 93.0, seconds=5.0, metrics=some),
+        *seeds("at", 92.0, seconds=5.0, metrics=replace(some, nll=0.3)),
+    ]
+    found = points(records, metric="nll")
+    assert [point.row for point in cost.frontier(found, better=-1)] == ["at"]
 
 
 @pytest.mark.slow

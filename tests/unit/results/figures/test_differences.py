@@ -40,13 +40,16 @@ def test_seeds_means_and_intervals_are_those_of_the_table(monkeypatch):
 
 
 @pytest.mark.slow
-def test_an_interval_that_excludes_zero_has_another_colour(monkeypatch):
-    (panel,) = drawn(BASELINE + FAR + NEAR, monkeypatch)
+def test_significant_differences_have_another_colour(monkeypatch):
+    records = BASELINE + FAR + NEAR
+    cells = table_from(records).cells.values()
+    assert {cell.delta.mean: cell.effect for cell in cells if cell.delta} == {3.0: 1, 1.0: 0}
+    (panel,) = drawn(records, monkeypatch)
     colours = {
         line.get_xdata()[0]: line.get_color() for line in panel.lines if len(line.get_xdata()) == 1
     }
-    assert colours[3.0] == differences.EXCLUDES_ZERO
-    assert colours[1.0] == differences.INCLUDES_ZERO
+    assert colours[3.0] == differences.SIGNIFICANT
+    assert colours[1.0] == differences.OTHER
 
 
 @pytest.mark.slow
