@@ -67,7 +67,17 @@ def _hash(tensors: Mapping[str, Tensor]) -> str:
 
 
 def save(root: Path, key: str, tensors: dict[str, Tensor]) -> None:
-    """Save tensors as `key`, atomically, even if other processes write the same file."""
+    """Save tensors as `key`, atomically, even if other processes write the same file.
+
+    If the cache cannot be written, a warning states why: jobs do not need it.
+    """
+    try:
+        _write(root, key, tensors)
+    except OSError as error:
+        warnings.warn(f"images are not cached: {message_lines(error)[0]}", stacklevel=2)
+
+
+def _write(root: Path, key: str, tensors: dict[str, Tensor]) -> None:
     inside, in_home = folders(root)
     folder = inside if os.access(root, os.W_OK) else in_home
     folder.mkdir(parents=True, exist_ok=True)

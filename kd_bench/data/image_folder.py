@@ -29,6 +29,10 @@ class ImageFolder(ImageFiles):
         train, test = (_list_split(self.root / name, self.test) for name in ("train", self.test))
         return train, test
 
+    def cache_facts(self) -> dict[str, object]:
+        """Nothing: the labels follow from the names of the files."""
+        return {}
+
 
 def _list_split(folder: Path, test: str) -> Listing:
     require(

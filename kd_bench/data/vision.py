@@ -63,14 +63,14 @@ class TorchvisionSource:
                 raise UserError(
                     f"{self.title} in {self.root} is incomplete or damaged: {self._remedy()}"
                 ) from error
-        with _download_lock(self.root):
-            try:
+        try:
+            with _download_lock(self.root):
                 return self._load(download=True)
-            except (*DAMAGED, OSError) as error:
-                reason = " ".join(str(error).split())  # torchvision's message has several lines
-                raise UserError(
-                    f"{self.title} could not be downloaded to {self.root}: {reason}"
-                ) from error
+        except (*DAMAGED, OSError) as error:
+            reason = " ".join(str(error).split())  # torchvision's message has several lines
+            raise UserError(
+                f"{self.title} could not be downloaded to {self.root}: {reason}"
+            ) from error
 
     def read(self, train: bool, download: bool) -> tuple[np.ndarray, np.ndarray]:
         """Images uint8 [N, H, W, 3] and classes [N] of one split, from torchvision's arrays."""

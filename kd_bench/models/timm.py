@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from functools import lru_cache
 from types import ModuleType
 from typing import Any
@@ -52,8 +53,7 @@ class TimmNetwork(PretrainedNetwork):
             options["img_size"] = image_size
         self.arguments = {"model_name": name, "num_classes": num_classes, **options}
         super().__init__(without_in_place(_created(timm, self.arguments)))
-        key = tuple(sorted(self.arguments.items()))
-        self.stages = self.paths(_stages(key, image_size))
+        self.stages = self.paths(_stages(pickle.dumps(self.arguments), image_size))
 
     @staticmethod
     def expected_images(name: str, weights: str) -> ExpectedImages:
@@ -139,10 +139,13 @@ def _pretrained_config(timm: ModuleType, name: str, weights: str) -> Any:
 
 
 @lru_cache(maxsize=32)
-def _stages(arguments: tuple[tuple[str, Any], ...], image_size: tuple[int, int]) -> dict[str, str]:
-    """Stage -> path in timm's network, found in a copy without weights."""
+def _stages(pickled: bytes, image_size: tuple[int, int]) -> dict[str, str]:
+    """Stage -> path in timm's network, found in a copy without weights.
+
+    The arguments are pickled, because a cache's key must be hashable and lists are not.
+    """
     with torch.device("meta"):
-        net = without_in_place(_created(import_timm(), dict(arguments)))
+        net = without_in_place(_created(import_timm(), pickle.loads(pickled)))
     calls = watch(net, image_size)
     info = getattr(net, "feature_info", None) or []
     ends = [(each["module"], each["reduction"], each["num_chs"]) for each in info]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Mapping
 from functools import lru_cache
@@ -63,8 +64,7 @@ class TorchvisionNetwork(PretrainedNetwork):
             options |= {"aux_logits": False, "init_weights": True}
         self.arguments = {"name": name, "num_classes": num_classes, **options}
         super().__init__(without_in_place(_created(self.arguments)))
-        key = tuple(sorted(self.arguments.items()))
-        self.stages = self.paths(_stages(key, image_size))
+        self.stages = self.paths(_stages(pickle.dumps(self.arguments), image_size))
 
     @staticmethod
     def expected_images(name: str, weights: str) -> ExpectedImages:
@@ -137,11 +137,15 @@ def _created(arguments: dict[str, Any]) -> nn.Module:
 
 
 @lru_cache(maxsize=32)
-def _stages(arguments: tuple[tuple[str, Any], ...], image_size: tuple[int, int]) -> dict[str, str]:
-    """Stage -> path in torchvision's network, found in a copy without weights."""
+def _stages(pickled: bytes, image_size: tuple[int, int]) -> dict[str, str]:
+    """Stage -> path in torchvision's network, found in a copy without weights.
+
+    The arguments are pickled, because a cache's key must be hashable and lists are not.
+    """
+    arguments = pickle.loads(pickled)
     with torch.device("meta"):
-        net = without_in_place(_created(dict(arguments)))
-    is_vit = "image_size" in dict(arguments)
+        net = without_in_place(_created(arguments))
+    is_vit = "image_size" in arguments
     size = image_size if is_vit else WATCHED
     calls = watch(net, size)
     ends = _blocks(net) if is_vit else ends_of_sides(calls, size)

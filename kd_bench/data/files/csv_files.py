@@ -34,10 +34,6 @@ class CsvFiles(ImageFiles):
         train, test = (self._list(table) for table in self.tables)
         return train, test
 
-    def cache_facts(self) -> dict[str, object]:
-        """The labels, which do not follow from the file names."""
-        return {"target": [listing.target for listing in self.listings]}
-
     def _list(self, table: Path) -> Listing:
         rows = _read_rows(table)
         names = {label for _, label in rows}

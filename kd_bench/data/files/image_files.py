@@ -90,11 +90,11 @@ class ImageFiles:
         return train, test
 
     def cache_facts(self) -> dict[str, object]:
-        """What else the cached tensors depend on, besides `size` and the files."""
-        return {}
+        """What the cached tensors depend on besides `size` and the files: the labels."""
+        return {"target": [listing.target for listing in self.listings]}
 
     def _key(self) -> str:
-        """Cache key of the decoded images: a hash of `size` and all files (name, size, mtime)."""
+        """Cache key: a hash of `size`, all files (name, size, mtime) and `cache_facts`."""
         files = []
         for listing in self.listings:
             for path in listing.files:

@@ -23,7 +23,7 @@ import torch
 
 from kd_bench.data import cache
 from kd_bench.data.files.decode import decode, size_of
-from kd_bench.data.files.image_files import size_message
+from kd_bench.data.files.image_files import SPLITS, size_message
 from kd_bench.data.source import Description, Split
 from kd_bench.interfaces import require
 from kd_bench.utils.errors import DamagedError, UserError
@@ -69,7 +69,7 @@ class Shards:
     @cached_property
     def _readers(self) -> tuple[ShardReader, ShardReader]:
         splits = self._index["splits"]
-        train, test = (ShardReader(self.root, name, splits[name]) for name in ("train", "test"))
+        train, test = (ShardReader(self.root, split, splits[split]) for split in SPLITS)
         return train, test
 
     @cached_property
@@ -84,12 +84,17 @@ class Shards:
             ) from None
         except (OSError, ValueError) as error:
             raise DamagedError(f"{path} is damaged: {error}") from None
-        is_whole = isinstance(index, dict) and {"format", "classes", "splits"} <= index.keys()
-        if not is_whole:
+        if not _has(index, "format", "classes", "splits"):
             raise DamagedError(f"{path} is damaged: format, classes or splits are missing")
         require(
             index["format"] == FORMAT, f"{path} was written by an incompatible version of kd-bench"
         )
+        splits = index["splits"]
+        is_whole = _has(splits, *SPLITS) and all(
+            _has(splits[split], "table", "shards") for split in SPLITS
+        )
+        if not is_whole:
+            raise DamagedError(f"{path} is damaged: the table or the shards of a split are missing")
         return index
 
 
@@ -167,6 +172,10 @@ def shard_name(split: str, number: int) -> str:
 def image_hash(content: bytes) -> bytes:
     """The first bytes of the SHA-256 of an image."""
     return hashlib.sha256(content).digest()[:HASH]
+
+
+def _has(value: Any, *keys: str) -> bool:
+    return isinstance(value, dict) and value.keys() >= set(keys)
 
 
 def _decode(reader: ShardReader) -> torch.Tensor:

@@ -282,6 +282,15 @@ def test_the_cache_of_a_read_only_folder_is_in_the_users_cache(root, tmp_path, m
     assert path.suffix == ".pt"
 
 
+def test_images_are_loaded_without_a_cache_if_it_cannot_be_written(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache.os, "access", lambda path, mode: False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/none")
+    with pytest.warns(UserWarning, match="^images are not cached: .*/proc/none") as warned:
+        train, _ = load(root)
+    assert len(warned) == 1
+    assert train.image[:, 0, 0].tolist() == [[255, 0, 0], [255, 0, 0], [0, 128, 255]]
+
+
 def test_an_existing_cache_is_used_in_a_read_only_folder(root, decoded, monkeypatch):
     load(root)
     monkeypatch.setattr(cache.os, "access", lambda path, mode: False)

@@ -243,6 +243,14 @@ def test_a_failed_download_is_reported_in_one_line(tmp_path, monkeypatch):
     assert "\n" not in message
 
 
+def test_a_folder_that_cannot_be_created_is_reported(tmp_path):
+    (tmp_path / "file").touch()
+    root = tmp_path / "file" / "data"
+    message = f"CIFAR-10 could not be downloaded to {root}: [Errno 20] Not a directory"
+    with pytest.raises(UserError, match=re.escape(message)):
+        vision.CIFAR10(str(root), download=True).load()
+
+
 def test_two_jobs_do_not_download_to_the_same_folder_at_once(tmp_path):
     events = []
 

@@ -73,6 +73,12 @@ def test_pre_stages_are_before_the_last_relu_and_pooled_is_the_classifiers_input
     assert torch.equal(resnet18.net.net.fc(out.features["pooled"]), out.logits)
 
 
+def test_an_option_may_be_a_list():
+    net = TimmNetwork(4, (32, 32), "resnet18", layers=[1, 1, 1, 1])
+    assert [len(getattr(net.net, f"layer{i}")) for i in (1, 2, 3, 4)] == [1, 1, 1, 1]
+    assert net.stages["stage4"] == "net.layer4"
+
+
 @pytest.mark.slow
 def test_weights_have_timms_names(resnet18):
     plain = timm.create_model("resnet18", num_classes=4)

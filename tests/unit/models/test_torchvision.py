@@ -63,6 +63,13 @@ def test_the_map_before_the_last_relu_is_a_stage():
     )
 
 
+def test_an_option_may_be_a_list():
+    blocks = [[1, 16, 1, 1], [6, 24, 1, 2]]  # expansion, channels, repetitions, stride
+    net = TorchvisionNetwork(4, (32, 32), "mobilenet_v2", inverted_residual_setting=blocks)
+    assert [net.net.features[i].out_channels for i in (1, 2)] == [16, 24]
+    assert net.stages["stem"] == "net.features.1"  # the last module before the second stride
+
+
 def test_unknown_names_and_weights_are_refused_with_the_valid_ones():
     with pytest.raises(UserError, match=r"unknown model 'resnet35' of torchvision; .* resnet34"):
         network("resnet35")

@@ -1,6 +1,7 @@
 """Jobs as forks: pinned to cores, each in its own process group, logged, and quick to start."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from helpers.jobs import TINY, composed
-from helpers.paths import PACKAGE
+from helpers.paths import CONF, PACKAGE
 from helpers.shell import environment, is_alive, results
 
 from kd_bench.jobs.job import write_jobs
@@ -92,11 +93,16 @@ def test_server_has_loaded_pytorch_and_has_no_second_thread():
 
 
 def test_all_modules_that_a_job_may_import_are_preloaded():
-    loaded = python(PRELOADED)
-    assert "kd_bench.jobs.runner" in loaded
+    loaded = set(python(PRELOADED))
+    files = "\n".join(path.read_text() for path in CONF.rglob("*.yaml"))
+    targets = set(re.findall(r"_target_: (kd_bench\.[\w.]+)\.\w+", files))
+    assert "kd_bench.methods.plugins.ea" in targets
+    starts_a_job = {"kd_bench.sweep.executors.fork_server", "kd_bench.jobs.worker"}
+    assert targets | starts_a_job | {"kd_bench.jobs.runner", "kd_bench.utils.supervisor"} <= loaded
     for package in ("methods", "models", "data"):
-        for path in (PACKAGE / package).glob("[a-z]*.py"):
-            assert f"kd_bench.{package}.{path.stem}" in loaded
+        for path in (PACKAGE / package).rglob("[a-z]*.py"):
+            module = path.relative_to(PACKAGE.parent).with_suffix("")
+            assert ".".join(module.parts) in loaded
     assert "torchvision" not in loaded  # it takes a second, and few jobs need it
 
 

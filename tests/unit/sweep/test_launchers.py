@@ -10,12 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from helpers.jobs import TINY, config, job
 from helpers.paths import PACKAGE, ROOT
 from helpers.shell import environment
 from omegaconf import OmegaConf
 
 from kd_bench.config import compose
+from kd_bench.config.schema import Device
 from kd_bench.results.run_folder import RESULT
 from kd_bench.sweep.executors import late_files, ray
 from kd_bench.sweep.executors import slurm as slurm_executor
@@ -113,6 +115,16 @@ def test_missing_library_is_reported_in_one_line_with_the_command_that_installs_
     for fact in (f"hydra/launcher={launcher}", library, f'pip install "kd-bench[{launcher}]"'):
         assert fact in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("visible", ["-1", "0,1"])
+def test_slots_are_cores_if_pytorch_finds_no_gpu(monkeypatch, visible):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    launcher = LocalLauncher(1, None, DEFAULT.on_error, DEFAULT.retries)
+    slots = launcher.slots(replace(config("runs"), device=Device.auto))
+    assert [slot.name for slot in slots] == ["core 0", "core 1"]
 
 
 class RecordingLauncher(SweepLauncher):

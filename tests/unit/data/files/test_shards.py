@@ -253,6 +253,18 @@ def test_a_damaged_index_is_reported(root, text):
         Shards(str(root / "packed")).describe()
 
 
+@pytest.mark.parametrize(
+    "splits",
+    [{}, None, {"train": {"table": "", "shards": []}}, {"train": {"table": ""}, "test": None}],
+)
+def test_an_index_without_the_table_or_the_shards_of_a_split_is_reported(root, splits):
+    path = root / "packed/index.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "splits": splits}))
+    message = f"{path} is damaged: the table or the shards of a split are missing"
+    with refused(message, DamagedError):
+        Shards(str(root / "packed")).describe()
+
+
 def test_an_index_of_another_version_is_refused(root):
     path = root / "packed/index.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": 2}))

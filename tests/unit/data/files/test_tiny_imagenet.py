@@ -36,6 +36,17 @@ def test_images_have_their_classes(root):
     assert test.image[:, 0, 0].tolist() == [[grey] * 3 for grey in (50, 51, 52)]
 
 
+def test_changed_labels_of_cached_images_are_read(root):
+    TinyImageNet(str(root)).load()
+    path = root / "val/val_annotations.txt"
+    swapped = {"n01": "n02", "n02": "n01"}
+    rows = [line.split("\t") for line in path.read_text().splitlines()]
+    path.write_text("".join(f"{name}\t{swapped[label]}\n" for name, label, *_ in rows))
+    _, test = TinyImageNet(str(root)).load()
+    assert test.target.tolist() == [0, 1, 0]
+    assert test.image[:, 0, 0, 0].tolist() == [50, 51, 52]
+
+
 def test_missing_files_are_reported(root, tmp_path):
     (root / "val/val_annotations.txt").unlink()
     for folder, message in (
