@@ -27,8 +27,8 @@ from kd_bench.utils.errors import UserError, exit_on_error, failure_reason, requ
 from kd_bench.utils.tracebacks import raised_by_hydra
 
 CONFIG_DIR_FLAGS = ("--config-dir", "-cd")
-# From Python 3.14, argparse checks help texts when an option is added. Hydra 1.3 has one that is not
-# a string.
+# From Python 3.14, argparse checks help texts when an option is added. One of Hydra 1.3's is not a
+# string.
 CHECKS_HELP = hasattr(argparse.ArgumentParser, "_check_help")
 ALIASES = {"teacher": "model@teacher.model", "assistant": "model@assistant"}
 
