@@ -135,6 +135,7 @@ class StreamedFeed:
         self._ready = torch.zeros(shape, dtype=torch.uint8, device=data.mean.device)
         self._normalised = torch.zeros(shape, device=data.mean.device)
         self._coming: Iterator[Tensor] = iter(())
+        self._left = 0  # steps of the epoch that have no images yet
 
     def start(self, order: Tensor, epoch: int) -> None:
         """Start decoding the images of an epoch."""
@@ -142,11 +143,15 @@ class StreamedFeed:
         view = self._data.sample_views(order, epoch, self._seed)
         index = image_of(order, self._data.train_size)
         self._coming = self._data.augmented_images(index, view, self._sizes)
+        self._left = len(self._sizes)
 
     def advance(self) -> None:
         """Wait for the next step's images and copy them to the device."""
         image = next(self._coming)
         self._ready[: len(image)].copy_(image, non_blocking=True)
+        self._left -= 1
+        if self._left == 0:
+            self._coming = iter(())  # ends the workers
 
     def images(self, index: Tensor, view: Tensor) -> Tensor:
         """The images copied last, which are those of `index` and `view`."""

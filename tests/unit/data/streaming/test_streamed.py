@@ -93,6 +93,17 @@ def test_streaming_does_not_use_the_global_generator(root):
 
 
 @pytest.mark.slow
+def test_no_worker_is_left_after_the_last_step_of_an_epoch(root):
+    data = load(folder(root), streamed=True, workers=2, mean=[0.5] * 3, std=[0.2] * 3)
+    feed = data.feed(5, [6, 6])
+    feed.start(torch.arange(12), 1)
+    feed.advance()
+    assert len(multiprocessing.active_children()) == 2
+    feed.advance()
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.slow
 def test_a_killed_worker_is_a_lost_process_and_is_retried(root):
     data = load(folder(root), streamed=True, workers=1, mean=[0.5] * 3, std=[0.2] * 3)
     feed = data.feed(5, [1] * 12)
