@@ -138,7 +138,7 @@ class StreamedFeed:
         self._left = 0  # steps of the epoch that have no images yet
 
     def start(self, order: Tensor, epoch: int) -> None:
-        """Start decoding the images of an epoch."""
+        """Set the images of an epoch; the first `advance` starts decoding them."""
         order = order[: sum(self._sizes)]
         view = self._data.sample_views(order, epoch, self._seed)
         index = image_of(order, self._data.train_size)
