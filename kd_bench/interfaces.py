@@ -37,7 +37,10 @@ __all__ = [
 
 @dataclass
 class Batch:
-    """Input of a training step."""
+    """Input of a training step.
+
+    The next step may overwrite `image`: to keep it, clone it.
+    """
 
     image: Tensor  # [B, 3, H, W] float, normalised, augmented
     target: Tensor  # [B] int64 labels; [B, K] float label weights if images are mixed

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -71,7 +72,8 @@ class AdaptedInput(WrappedNetwork):
 
     Images normalised for the dataset are normalised for the network, then resized by bilinear
     interpolation with antialiasing. The resize is two matrix products, with the same result as
-    `F.interpolate`, since their gradient is deterministic on every device and differentiable.
+    `F.interpolate`, since their gradient is deterministic on every device and differentiable. They
+    are in single precision under autocast, too; with `precision=tf32`, a GPU rounds their inputs.
     """
 
     scale: Tensor
@@ -97,8 +99,17 @@ class AdaptedInput(WrappedNetwork):
     def forward(self, image: Tensor) -> Tensor:
         image = image * self.scale + self.shift
         if self.is_resized:
-            image = self.rows @ image @ self.columns
+            image = _resized(image, self.rows, self.columns)
         return self.net(image)
+
+
+@torch.fx.wrap  # which cannot trace the context
+def _resized(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Images [B, 3, H', W'] from those of another size, in the precision of the arguments."""
+    if image.is_meta or not torch.is_autocast_enabled(image.device.type):
+        return rows @ image @ columns
+    with torch.autocast(image.device.type, enabled=False):
+        return rows @ image @ columns
 
 
 def _resize_matrix(before: int, after: int) -> Tensor:

@@ -15,6 +15,8 @@ from contextlib import contextmanager, suppress
 from kd_bench.utils import tracebacks
 from kd_bench.utils.text.output import print_lines
 
+# How the messages of torch's errors about a killed worker of a DataLoader begin.
+WORKER_ERROR = "DataLoader worker"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -64,6 +66,8 @@ def failure_reason(error: BaseException) -> str:
         return f"SystemExit: its code called sys.exit({error.code!r})"
     if isinstance(error, OwnCodeError):
         return error.reason
+    if is_worker_error(error):
+        error = worker_lost(error)
     message = str(error).strip().partition("\n")[0]
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
@@ -94,6 +98,19 @@ class ProcessLost(RuntimeError):  # noqa: N818  # what happened, not whose mista
     """A process of a job was killed, crashed, or stopped responding; its message is one line."""
 
 
+def is_worker_error(error: BaseException) -> bool:
+    """Whether torch reports a killed worker, in a signal handler, thus at any line of code."""
+    return isinstance(error, RuntimeError) and str(error).startswith(WORKER_ERROR)
+
+
+def worker_lost(error: BaseException) -> ProcessLost:
+    """The error to report in place of one that a killed worker of a DataLoader caused."""
+    return ProcessLost(
+        "a process that decodes images was killed, perhaps for lack of memory; use fewer"
+        f" dataset.workers ({message_lines(error)[0].strip()})"
+    )
+
+
 def error_text(error: BaseException) -> str:
     """The text to print for an error.
 
@@ -104,6 +121,8 @@ def error_text(error: BaseException) -> str:
     if isinstance(error, OwnCodeError):
         return str(error)
     if not tracebacks.shows_all():
+        if is_worker_error(error):
+            error = worker_lost(error)
         if isinstance(error, UserError | FloatingPointError | ProcessLost):
             return f"kd-bench: {error}"
         if isinstance(error, OSError) and error.errno in DISK_FULL:

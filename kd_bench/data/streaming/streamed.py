@@ -7,6 +7,7 @@ memory.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -23,9 +24,11 @@ from kd_bench.data.files.image_files import size_message
 from kd_bench.data.source import Reader
 from kd_bench.data.streaming.views import Views
 from kd_bench.interfaces import UserError
+from kd_bench.utils.errors import is_worker_error, worker_lost
 
 Item = tuple[int, int]  # numbers of an image and of its view
 AS_EVALUATED = -1  # in place of a view number
+SIGNAL_SECONDS = 1.0  # until the signal that a worker has died
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +115,8 @@ class StreamedData(Data):
             # DataLoader draws a seed for its workers, which must not shift the methods' draws.
             generator=torch.Generator(),
         )
-        for batch in loader:
+        batches = iter(loader)
+        while (batch := _next(batches)) is not None:
             if isinstance(batch, UserError):
                 raise batch
             yield batch
@@ -131,18 +135,23 @@ class StreamedFeed:
         self._ready = torch.zeros(shape, dtype=torch.uint8, device=data.mean.device)
         self._normalised = torch.zeros(shape, device=data.mean.device)
         self._coming: Iterator[Tensor] = iter(())
+        self._left = 0  # steps of the epoch that have no images yet
 
     def start(self, order: Tensor, epoch: int) -> None:
-        """Start decoding the images of an epoch."""
+        """Set the images of an epoch; the first `advance` starts decoding them."""
         order = order[: sum(self._sizes)]
         view = self._data.sample_views(order, epoch, self._seed)
         index = image_of(order, self._data.train_size)
         self._coming = self._data.augmented_images(index, view, self._sizes)
+        self._left = len(self._sizes)
 
     def advance(self) -> None:
         """Wait for the next step's images and copy them to the device."""
         image = next(self._coming)
         self._ready[: len(image)].copy_(image, non_blocking=True)
+        self._left -= 1
+        if self._left == 0:
+            self._coming = iter(())  # ends the workers
 
     def images(self, index: Tensor, view: Tensor) -> Tensor:
         """The images copied last, which are those of `index` and `view`."""
@@ -185,6 +194,27 @@ class _Images(TorchDataset):
 def _batches(pairs: Tensor, sizes: Sequence[int]) -> Iterator[list[Item]]:
     for part in pairs.split(list(sizes)):
         yield part.tolist()
+
+
+def _next(batches: Iterator[Tensor | UserError]) -> Tensor | UserError | None:
+    """The next batch of a loader; None after the last one.
+
+    Raises:
+        ProcessLost: a worker was killed.
+        RuntimeError: the same, if torch's signal handler raises it (`is_worker_error`).
+    """
+    try:
+        return next(batches, None)
+    except (EOFError, ConnectionError) as error:
+        if str(error).startswith("Caught"):  # raised in a worker, which is alive
+            raise
+        # Torch's signal handler raises its own error now, not while a file is written.
+        time.sleep(SIGNAL_SECONDS)
+        raise worker_lost(error) from error
+    except RuntimeError as error:
+        if not is_worker_error(error):
+            raise
+        raise worker_lost(error) from error
 
 
 def _as_it_is(batch: Tensor | UserError) -> Tensor | UserError:

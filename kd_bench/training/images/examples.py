@@ -23,11 +23,10 @@ def first_views(setup: TrainingSetup, most: int) -> Tensor:
     seed = derive_seed(setup.seed, phase.name, "views")
     order = setup.order(phase.name, 1)[: min(most, setup.step_sizes[0])]
     occurrence = order.to(setup.device)
-    with torch.random.fork_rng(devices=[]):  # a loader with workers draws from it
-        feed = data.feed(seed, [len(order)])
-        feed.start(order, 1)
-        feed.advance()
-        view = data.sample_views(occurrence, 1, seed)
-        image = feed.images(image_of(occurrence, data.train_size), view).permute(0, 2, 3, 1)
+    feed = data.feed(seed, [len(order)])
+    feed.start(order, 1)
+    feed.advance()
+    view = data.sample_views(occurrence, 1, seed)
+    image = feed.images(image_of(occurrence, data.train_size), view).permute(0, 2, 3, 1)
     pixels = 255 * (image * data.std + data.mean)
     return pixels.round().clamp(0, 255).to(torch.uint8).cpu()

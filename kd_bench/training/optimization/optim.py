@@ -36,6 +36,10 @@ class Optimizer:
         self.accumulated = (
             [torch.zeros_like(p) for p in self.parameters] if recipe.accumulate > 1 else []
         )
+        # Indices of the parameters that had a gradient since the last update. Cleared by the next
+        # batch, not by the update, which is run several times before it is captured.
+        self._reached: set[int] = set()
+        self._has_updated = False
 
     @property
     def state(self) -> list[Tensor]:
@@ -70,12 +74,19 @@ class Optimizer:
             batches: the number of batches whose mean gradient the next update uses.
             is_last: this is the last batch; the mean becomes the gradient that `step` uses.
         """
-        for parameter, accumulated in zip(self.parameters, self.accumulated, strict=True):
+        if self._has_updated and not is_last:
+            self._reached.clear()
+        self._has_updated = is_last
+        for place, accumulated in enumerate(self.accumulated):
+            parameter = self.parameters[place]
             if parameter.grad is not None:
+                self._reached.add(place)
                 accumulated.add_(parameter.grad, alpha=1 / batches)
-                if is_last:
-                    parameter.grad.copy_(accumulated)
-                    accumulated.zero_()
+            if is_last and place in self._reached:
+                if parameter.grad is None:
+                    parameter.grad = torch.empty_like(parameter)
+                parameter.grad.copy_(accumulated)
+                accumulated.zero_()
 
     @torch.no_grad()
     def step(self) -> None:

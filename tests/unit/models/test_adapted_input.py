@@ -46,6 +46,14 @@ def test_images_are_downscaled_with_antialiasing():
     torch.testing.assert_close(seen, expected, atol=1e-5, rtol=1e-5)
 
 
+def test_images_are_resized_in_single_precision_under_autocast():
+    image = torch.rand(2, 3, 8, 6)
+    net = AdaptedInput(nn.Identity(), GIVEN, EXPECTED)
+    expected = net(image)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(net(image), expected)
+
+
 def test_gradients_of_images_can_be_differentiated():
     net = AdaptedInput(nn.Tanh(), GIVEN, EXPECTED).double()
     image = torch.rand(1, 3, 8, 6, dtype=torch.float64, requires_grad=True)

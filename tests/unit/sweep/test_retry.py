@@ -15,7 +15,7 @@ from kd_bench.results.run_folder import ERROR, RESULT
 from kd_bench.sweep.display import SweepDisplay
 from kd_bench.sweep.retry import OUT_OF_MEMORY, OnError, RetryPolicy
 from kd_bench.sweep.scheduler import Sweep
-from kd_bench.utils.errors import ProcessLost, failure_reason
+from kd_bench.utils.errors import ProcessLost, error_text, failure_reason
 
 DONE = "done"
 ENDLESS = None  # runs until it receives a signal
@@ -179,6 +179,14 @@ def test_a_job_that_lost_a_process_is_retried_like_one_that_was_killed():
     assert policy.should_retry(reason, lost=False, tried=0)
     assert not policy.should_retry(reason, lost=False, tried=1)
     assert not policy.should_retry("UserError: no", lost=False, tried=0)
+
+
+def test_a_killed_worker_is_retried_and_reported_in_one_line_wherever_torch_raises_it():
+    error = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+    reason = failure_reason(error)
+    assert RetryPolicy(retries=1).should_retry(reason, lost=False, tried=0)
+    assert error_text(error).startswith("kd-bench: a process that decodes images was killed")
+    assert "\n" not in error_text(error)
 
 
 KILLED_ONCE = """

@@ -1,6 +1,9 @@
 """Streamed images: the same bits as images in memory, with any number of workers; errors."""
 
+import multiprocessing
+import os
 import re
+import signal
 
 import pytest
 import torch
@@ -12,7 +15,12 @@ from kd_bench.data.digits import Digits
 from kd_bench.data.files.csv_files import CsvFiles
 from kd_bench.data.files.decode import versions
 from kd_bench.data.image_folder import ImageFolder
+from kd_bench.data.streaming import streamed as streamed_module
 from kd_bench.interfaces import UserError
+from kd_bench.sweep.retry import RetryPolicy
+from kd_bench.utils.errors import ProcessLost, error_text, failure_reason
+
+KILLED = "DataLoader worker (pid 7) is killed by signal: Killed. "
 
 
 @pytest.fixture
@@ -82,6 +90,52 @@ def test_streaming_does_not_use_the_global_generator(root):
     list(epoch_of(data, torch.arange(12), [6, 6]))
     list(data.eval_batches(data.test, 4))
     assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.slow
+def test_no_worker_is_left_after_the_last_step_of_an_epoch(root):
+    data = load(folder(root), streamed=True, workers=2, mean=[0.5] * 3, std=[0.2] * 3)
+    feed = data.feed(5, [6, 6])
+    feed.start(torch.arange(12), 1)
+    feed.advance()
+    assert len(multiprocessing.active_children()) == 2
+    feed.advance()
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_a_lost_process_and_is_retried(root):
+    data = load(folder(root), streamed=True, workers=1, mean=[0.5] * 3, std=[0.2] * 3)
+    feed = data.feed(5, [1] * 12)
+    feed.start(torch.arange(12), 1)
+    feed.advance()
+    [worker] = multiprocessing.active_children()
+
+    def killed():
+        os.kill(worker.pid, signal.SIGKILL)
+        for _ in range(11):
+            feed.advance()
+
+    with pytest.raises((ProcessLost, RuntimeError)) as lost:  # torch's signal handler may be first
+        killed()
+    reason = failure_reason(lost.value)
+    expected = "a process that decodes images was killed, perhaps for lack of memory; use fewer"
+    assert reason.startswith(f"ProcessLost: {expected} dataset.workers")
+    assert error_text(lost.value) == reason.replace("ProcessLost", "kd-bench", 1)
+    assert RetryPolicy(retries=1).should_retry(reason, lost=False, tried=0)
+
+
+@pytest.mark.parametrize("error", [EOFError(), ConnectionResetError(), RuntimeError(KILLED)])
+def test_an_error_that_a_killed_worker_causes_is_a_lost_process(root, monkeypatch, error):
+    def raising(*_args, **_kwargs):
+        raise error
+        yield
+
+    data = load(folder(root), streamed=True, mean=[0.5] * 3, std=[0.2] * 3)
+    monkeypatch.setattr(streamed_module, "DataLoader", raising)
+    monkeypatch.setattr(streamed_module, "SIGNAL_SECONDS", 0)
+    with pytest.raises(ProcessLost, match=r"use fewer dataset\.workers"):
+        list(data.plain_images(data.test, 4))
 
 
 def test_dropped_steps_are_not_decoded(root):

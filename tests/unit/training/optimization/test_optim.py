@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from kd_bench.config.schema import OptimizerName, RecipeConfig
+from kd_bench.training import cuda_graph
 from kd_bench.training.optimization import optim
 
 
@@ -157,6 +158,35 @@ def test_an_update_uses_the_mean_of_the_accumulated_gradients():
             sgd.step()
             assert theta.item() == pytest.approx(expected)
     assert still.item() == 1.0
+
+
+def test_a_gradient_of_an_early_batch_alone_is_part_of_its_own_update():
+    # Theta's gradients are 2 and none, none and none, none and 4; rate 0.1, decay 0.5:
+    # 1 - 0.1 * (1 + 0.5) = 0.85; no update; 0.85 - 0.1 * (2 + 0.425) = 0.6075.
+    theta, other = (torch.nn.Parameter(torch.ones(1)) for _ in range(2))
+    rule = recipe(accumulate=2, momentum=0.0, weight_decay=0.5)
+    sgd = optim.SGD([theta, other], rule, fused=True)
+    for gradients, expected in (((2, 0), 0.85), ((0, 0), 0.85), ((0, 4), 0.6075)):
+        for gradient, is_last in zip(gradients, (False, True), strict=True):
+            total = other.sum() + gradient * theta.sum() if gradient else other.sum()
+            sgd.backward(total, [])
+            sgd.accumulate(2, is_last=is_last)
+        sgd.step()
+        assert theta.item() == pytest.approx(expected)
+        assert not any(each.any() for each in sgd.accumulated)
+
+
+def test_an_update_that_is_warmed_up_for_a_capture_keeps_the_gradients_of_early_batches():
+    # As in a step that is captured: the last batch runs again and again from the same state.
+    theta, other = (torch.nn.Parameter(torch.ones(1)) for _ in range(2))
+    sgd = optim.SGD([theta, other], recipe(accumulate=2, momentum=0.0), fused=True)
+    sgd.backward(2 * theta.sum() + other.sum(), [])
+    sgd.accumulate(2, is_last=False)
+    for _ in range(2):
+        with cuda_graph.restore_after([*sgd.accumulated]):
+            sgd.backward(other.sum(), [])
+            sgd.accumulate(2, is_last=True)
+            assert theta.grad.item() == 1.0
 
 
 def lamb(**changes):
