@@ -27,10 +27,19 @@ from kd_bench.utils.errors import UserError, exit_on_error, failure_reason, requ
 from kd_bench.utils.tracebacks import raised_by_hydra
 
 CONFIG_DIR_FLAGS = ("--config-dir", "-cd")
-# From Python 3.14, argparse checks help texts when an option is added. One of Hydra 1.3's is not a
-# string.
-CHECKS_HELP = hasattr(argparse.ArgumentParser, "_check_help")
 ALIASES = {"teacher": "model@teacher.model", "assistant": "model@assistant"}
+
+
+def _make_text(parser: argparse.ArgumentParser, action: argparse.Action) -> None:
+    """Convert a help text that is not a string."""
+    if action.help is not None and not isinstance(action.help, str):
+        action.help = str(action.help).replace("%", "%%")
+
+
+# From Python 3.14, argparse checks help texts when options are added. One of Hydra 1.3's is not a
+# string, so that its parser could not be made.
+if hasattr(argparse.ArgumentParser, "_check_help"):
+    argparse.ArgumentParser._check_help = _make_text
 
 
 def main(typed: Sequence[str], *, plan: bool = False) -> int:
@@ -40,8 +49,6 @@ def main(typed: Sequence[str], *, plan: bool = False) -> int:
         typed: the words of the command line.
         plan: only show what would run.
     """
-    if CHECKS_HELP:
-        argparse.ArgumentParser._check_help = _make_text  # type: ignore[attr-defined]
     words = hydra_arguments(typed)
     overrides = _check_flags(words)
     with hydra_errors_as_user_errors():
@@ -54,12 +61,6 @@ def main(typed: Sequence[str], *, plan: bool = False) -> int:
     with hydra_errors_as_user_errors():
         composed = compose.compose_standalone(words, None)
     return _plan(composed) if plan else _run(composed)
-
-
-def _make_text(parser: argparse.ArgumentParser, action: argparse.Action) -> None:
-    """Convert a help text that is not a string, instead of checking it."""
-    if action.help is not None and not isinstance(action.help, str):
-        action.help = str(action.help).replace("%", "%%")
 
 
 def hydra_arguments(typed: Sequence[str]) -> list[str]:

@@ -6,10 +6,11 @@ Stages are found by running the network once, without weights, with hooks on its
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import partial
+from functools import partial, wraps
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,25 @@ class PretrainedNetwork(WrappedNetwork):
         Raises:
             UserError: they cannot be downloaded.
         """
+
+
+Stages = dict[str, str]  # stage -> path in the network
+
+
+def found_once(
+    find: Callable[[dict[str, Any], tuple[int, int]], Stages],
+) -> Callable[[dict[str, Any], tuple[int, int]], Stages]:
+    """Like `functools.cache`, for a network's arguments, which may include lists."""
+    found: dict[str, Stages] = {}
+
+    @wraps(find)
+    def cached(arguments: dict[str, Any], image_size: tuple[int, int]) -> Stages:
+        key = repr((sorted(arguments.items()), image_size))
+        if key not in found:
+            found[key] = find(arguments, image_size)
+        return found[key]
+
+    return cached
 
 
 def unknown_name(library: str, name: str, known: Sequence[str]) -> UserError:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
@@ -14,6 +12,7 @@ from kd_bench.interfaces import UserError, require
 from kd_bench.models.adapted_input import ExpectedImages
 from kd_bench.models.library import (
     PretrainedNetwork,
+    found_once,
     found_stages,
     not_downloaded,
     unknown_name,
@@ -53,7 +52,7 @@ class TimmNetwork(PretrainedNetwork):
             options["img_size"] = image_size
         self.arguments = {"model_name": name, "num_classes": num_classes, **options}
         super().__init__(without_in_place(_created(timm, self.arguments)))
-        self.stages = self.paths(_stages(pickle.dumps(self.arguments), image_size))
+        self.stages = self.paths(_stages(self.arguments, image_size))
 
     @staticmethod
     def expected_images(name: str, weights: str) -> ExpectedImages:
@@ -138,14 +137,11 @@ def _pretrained_config(timm: ModuleType, name: str, weights: str) -> Any:
     )
 
 
-@lru_cache(maxsize=32)
-def _stages(pickled: bytes, image_size: tuple[int, int]) -> dict[str, str]:
-    """Stage -> path in timm's network, found in a copy without weights.
-
-    The arguments are pickled, because a cache's key must be hashable and lists are not.
-    """
+@found_once
+def _stages(arguments: dict[str, Any], image_size: tuple[int, int]) -> dict[str, str]:
+    """Stage -> path in timm's network, found in a copy without weights."""
     with torch.device("meta"):
-        net = without_in_place(_created(import_timm(), pickle.loads(pickled)))
+        net = without_in_place(_created(import_timm(), arguments))
     calls = watch(net, image_size)
     info = getattr(net, "feature_info", None) or []
     ends = [(each["module"], each["reduction"], each["num_chs"]) for each in info]

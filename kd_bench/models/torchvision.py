@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -17,6 +15,7 @@ from kd_bench.models.library import (
     Call,
     PretrainedNetwork,
     ends_of_sides,
+    found_once,
     found_stages,
     not_downloaded,
     unknown_name,
@@ -64,7 +63,7 @@ class TorchvisionNetwork(PretrainedNetwork):
             options |= {"aux_logits": False, "init_weights": True}
         self.arguments = {"name": name, "num_classes": num_classes, **options}
         super().__init__(without_in_place(_created(self.arguments)))
-        self.stages = self.paths(_stages(pickle.dumps(self.arguments), image_size))
+        self.stages = self.paths(_stages(self.arguments, image_size))
 
     @staticmethod
     def expected_images(name: str, weights: str) -> ExpectedImages:
@@ -136,13 +135,9 @@ def _created(arguments: dict[str, Any]) -> nn.Module:
         raise UserError(f"torchvision cannot build {given}: {message_lines(error)[0]}") from error
 
 
-@lru_cache(maxsize=32)
-def _stages(pickled: bytes, image_size: tuple[int, int]) -> dict[str, str]:
-    """Stage -> path in torchvision's network, found in a copy without weights.
-
-    The arguments are pickled, because a cache's key must be hashable and lists are not.
-    """
-    arguments = pickle.loads(pickled)
+@found_once
+def _stages(arguments: dict[str, Any], image_size: tuple[int, int]) -> dict[str, str]:
+    """Stage -> path in torchvision's network, found in a copy without weights."""
     with torch.device("meta"):
         net = without_in_place(_created(arguments))
     is_vit = "image_size" in arguments
