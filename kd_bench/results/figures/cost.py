@@ -137,7 +137,8 @@ def svg(table: Table, costs: Costs) -> str:
     for panel, (label, found) in zip(panels, shown.items(), strict=True):
         _draw(panel, found, metric)
         panel.set_title(printable(label), fontsize=10, loc="left", parse_math=False)
-    panels[-1].set_xlabel(costs.text)
+    has_controls = any(point.is_control for found in shown.values() for point in found)
+    panels[-1].set_xlabel(f"{costs.text}{' (crosses: controls)' * has_controls}")
     numbers = [[label, [list(vars(each).values()) for each in of]] for label, of in shown.items()]
     return picture(figure, "cost", [costs.name, numbers])
 
@@ -157,7 +158,8 @@ def _draw(panel: Axes, found: Sequence[Point], metric: Metric) -> None:
             markersize=4,
             elinewidth=0.8,
         )
-        if point in best or point.row == BASELINE or len(found) <= ALL_NAMED:
+        is_named = point in best or point.row == BASELINE or point is found[-1]
+        if is_named or len(found) <= ALL_NAMED:
             panel.annotate(
                 printable(point.row),
                 (point.cost, point.mean),

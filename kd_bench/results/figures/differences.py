@@ -61,7 +61,7 @@ def svg(table: Table) -> str:
         panel.set_title(printable(label), fontsize=10, loc="left", parse_math=False)
     unit = METRIC[table.metric].unit
     panels[-1].set_xlabel(
-        f"difference from the baseline in {unit}: seeds, mean, 95 % interval (blue: significant)"
+        f"difference from the baseline in {unit}: seeds, mean, 95 % interval\n(blue: significant)"
     )
     return picture(figure, "differences", _numbers(shown))
 
