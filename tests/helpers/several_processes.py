@@ -92,9 +92,13 @@ def second_one_fails(ranks: Ranks, how: str) -> None:
 
 def second_one_is_lost(ranks: Ranks, folder: Path) -> None:
     """Kill the second process; the first one then writes a file when it is terminated."""
+    waiting = folder / "waiting"
     if not ranks.is_first:
+        while not waiting.exists():
+            time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)
     try:
+        waiting.touch()
         time.sleep(600)
     finally:
         (folder / "released").touch()

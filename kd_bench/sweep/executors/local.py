@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 from kd_bench.config.schema import Device
 from kd_bench.jobs.protocol import CORES
 from kd_bench.sweep.executors.fork_server import ForkedProcess
 from kd_bench.utils import process
+
+NO_GPU = ("", "-1", "NoDevFiles")  # each ends the list in CUDA_VISIBLE_DEVICES
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class LocalSlot:
 def visible_gpus() -> list[str]:
     """IDs of the GPUs that this process may use; from nvidia-smi, so that torch is not needed."""
     if (chosen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [gpu for gpu in chosen.split(",") if gpu]
+        return list(takewhile(lambda gpu: gpu not in NO_GPU, chosen.split(",")))
     command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
     try:
         found = subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kd_bench.config.schema import Config, Device
+from kd_bench.config.schema import Config
 from kd_bench.sweep.executors import fork_server
 from kd_bench.sweep.executors.local import LocalSlot, local_slots
 from kd_bench.sweep.launchers.base import SweepConfig, SweepLauncher, require_one_or_more
@@ -45,7 +45,7 @@ class LocalLauncher(SweepLauncher):
         process.check_threads(config.threads)
         check_processes(device, config.gpus_per_job, config.threads)
         return local_slots(
-            Device(device.type),  # the CPU if PyTorch cannot use the GPUs that nvidia-smi lists
+            config.device,
             config.threads,
             self.jobs_per_gpu,
             self.jobs_at_once,

@@ -93,7 +93,7 @@ def test_a_table_shows_the_mean_and_single_corruptions(kd_bench, finished, few):
         code, printed = kd_bench(*command, name)
         assert code == 0, printed
         assert f",{value:.4f}," in printed
-    assert "no run has corrupted:smoke" in kd_bench(*command, "corrupted:smoke")[1]
+    assert "unknown corruption 'smoke'; choose from " in kd_bench(*command, "corrupted:smoke")[1]
     assert "unknown metric 'corrupted:'; choose from last, " in kd_bench(*command, "corrupted:")[1]
 
 
