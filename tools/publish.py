@@ -110,7 +110,8 @@ def publish_runs(args: argparse.Namespace) -> dict[str, list[str]]:
         else:
             outcome = copy(folder, target / record.folder, args.replace)
             outcomes.setdefault(outcome, []).append(record.folder)
-    jobs = {_job(name) for names in outcomes.values() for name in names}
+    published = {kind: names for kind, names in outcomes.items() if kind != "refused"}
+    jobs = {_job(name) for names in published.values() for name in names}
     for failure in read_failures(root):
         place = target / failure.folder
         if _job(failure.folder) in jobs and not (place / RESULT).exists():

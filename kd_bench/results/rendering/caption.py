@@ -203,7 +203,10 @@ def _why_none_is_best(table: Table, has_baseline: bool) -> str:
     if not has_baseline:
         return "no method differs significantly from the best"
     if any(cell.effect == 1 for cell in table.cells.values()):
-        return "those that are significantly better than the baseline are not ranked with others"
+        return (
+            "those that are significantly better than the baseline have failed seeds, or are not"
+            " ranked with another one"
+        )
     return "none is significantly better than the baseline"
 
 

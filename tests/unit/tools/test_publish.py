@@ -71,6 +71,15 @@ def test_failures_of_other_seeds_are_published_with_their_reason_until_they_fini
     assert not list(Path("results").rglob("error.txt"))
 
 
+def test_failures_of_a_refused_job_are_not_published(publish):
+    write(Path("runs"), [record(seed=0, dirty=True)])
+    folder = Path("runs", record(seed=1).folder)
+    folder.mkdir(parents=True)
+    (folder / "error.txt").write_text("FloatingPointError: loss is nan")
+    assert publish()[0] == 1
+    assert not list(Path().glob("results/**/error.txt"))
+
+
 def test_publishing_again_copies_only_new_runs(publish):
     write(Path("runs"), [record(seed=0)])
     publish()
